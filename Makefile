@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment in .venv, then the job.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# CUDA drivers 12 or 13 pick the DALI build; a machine without a GPU runs the same graphs on the CPU with either.
+CUDA ?= 13
+# Numba caches compiled kernels beside the sources or, where those are read-only, in the user's cache folder.
+
+.PHONY: demo test test-slow check types lint format bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/drawstream demo
+
+test: $(VENV)/installed check
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: lint types
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy must see the import name `drawstream`, which only an installation gives: a folder of links stands in for it.
+types: $(VENV)/installed
+	mkdir -p build/types/drawstream
+	for d in samplers pipeline features search tools; do ln -sfn "$(CURDIR)/$$d" build/types/drawstream/$$d; done
+	MYPYPATH=build/types $(BIN)/mypy -p drawstream
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cuda$(CUDA),dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Measures on logits, their extraction over shards, and the Parquet feature table."""

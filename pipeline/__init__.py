@@ -1,0 +1,1 @@
+"""Shards, catalog, reads and the DALI loader that follows an index stream."""

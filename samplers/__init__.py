@@ -1,0 +1,1 @@
+"""Scores to probabilities, probabilities to index streams: arrays in, arrays out, NumPy and Numba only."""

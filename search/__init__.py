@@ -1,0 +1,1 @@
+"""Searches that find samplers: spaces, agents and the outer loop."""

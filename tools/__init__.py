@@ -1,0 +1,1 @@
+"""The command line, the reference training loop, the demo and the report."""
