@@ -1,0 +1,398 @@
+"""The catalog: one row per sample, saying where its image lies in which shard, and its label.
+
+A catalog is one Parquet file, ``catalog.parquet``, beside the shards (ordinary WebDataset tars). ``sample_id`` is the
+row number. Columns:
+
+========== =================== ==================================================================================
+key        string              name of the sample, unique in the catalog
+shard      int32               index into the shard list of the file metadata; never decreases from row to row
+offset     int64               byte in the shard where the image's bytes begin
+size       int64               their number
+checksum   uint32              xxh32 (seed 0) of exactly these bytes
+label      int64               class, 0 … classes − 1, as the training sees it
+clean_label int64              only with label noise: the class before relabelling
+encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
+height     int32               pixels, as decoded (EXIF orientation applied)
+width      int32               pixels
+========== =================== ==================================================================================
+
+File metadata, key ``drawstream``: JSON with the format version, the shards (path relative to the catalog, bytes, hash),
+class names, channels, the fingerprint and how the catalog was made.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+FORMAT = 1
+FILE = "catalog.parquet"
+ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
+RAW = ENCODINGS.index("raw")
+METADATA = b"drawstream"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("checksum", pa.uint32()),
+        ("label", pa.int64()),
+        ("clean_label", pa.int64()),
+        ("encoding", pa.dictionary(pa.int8(), pa.string())),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar of a catalog.
+
+    Attributes:
+        path: Path relative to the catalog's folder, with ``/`` between its parts.
+        size: Length of the file in bytes.
+        hash: xxh3-128 of the whole file, 32 hex digits.
+    """
+
+    path: str
+    size: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Catalog:
+    """An opened catalog; every array has one entry per row and is read-only.
+
+    Attributes:
+        path: The Parquet file.
+        shards: The tars, in the order the ``shard`` column counts them.
+        classes: Class names; label ``c`` means ``classes[c]``.
+        channels: 1 or 3. Of raw rows the exact depth; encoded rows: 1 if every image is grayscale, else 3.
+        fingerprint: Hash over the shards' contents and the columns without ``clean_label``; label noise changes it.
+        provenance: How the catalog was made, as JSON values.
+        shard: int32 (rows,), index into ``shards``.
+        offset: int64 (rows,), first byte of the image in its shard.
+        size: int64 (rows,), bytes.
+        checksum: uint32 (rows,), xxh32 of these bytes.
+        label: int64 (rows,).
+        clean_label: int64 (rows,), or None where no label noise was put in.
+        encoding_codes: int8 (rows,), index into ``ENCODINGS``.
+        height: int32 (rows,), pixels.
+        width: int32 (rows,), pixels.
+
+    Example:
+        >>> catalog = Catalog.open("data/train")
+        >>> len(catalog), catalog.classes[catalog.label[0]], catalog.shard_path(catalog.shard[0])
+    """
+
+    path: Path
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...]
+    channels: int
+    fingerprint: str
+    provenance: Mapping[str, Any]
+    shard: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    checksum: NDArray[np.uint32]
+    label: NDArray[np.int64]
+    clean_label: NDArray[np.int64] | None
+    encoding_codes: NDArray[np.int8]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    _keys: Any = field()  # pyarrow large_string (rows,)
+    _starts: NDArray[np.int64] = field()  # (shards + 1,), first row of each shard
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], /) -> Self:
+        """Open a catalog and check it against its shards (presence and length only; ``verify`` reads them).
+
+        Args:
+            path: The folder that holds ``catalog.parquet``, or the file itself.
+
+        Raises:
+            FileNotFoundError: No catalog there, or a shard is missing.
+            ValueError: Not a catalog, a newer format, a missing column, rows that contradict the metadata, or a shard
+                of another length.
+        """
+        file = _locate(Path(path))
+        meta, table = _read(file)
+        shards = tuple(Shard(**shard) for shard in meta["shards"])
+        columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
+        codes = pc.index_in(table["encoding"].cast(pa.string()), value_set=pa.array(ENCODINGS)).combine_chunks()
+        _require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}", "pack the data anew")
+        catalog = cls(
+            path=file,
+            shards=shards,
+            classes=tuple(meta["classes"]),
+            channels=int(meta["channels"]),
+            fingerprint=meta["fingerprint"],
+            provenance=meta["provenance"],
+            clean_label=columns.pop("clean_label", None),
+            encoding_codes=_frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8)),
+            _keys=_flat_keys(table["key"]),
+            _starts=_frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
+            **columns,
+        )
+        catalog._check()
+        return catalog
+
+    def _check(self) -> None:
+        """Hold rows against metadata, fingerprint and the shards on disk."""
+        file = self.path
+        actual = fingerprint(
+            self.shards,
+            {name: getattr(self, name) for name in ("shard", "offset", "size", "checksum", "label", "height", "width")},
+            self._keys,
+            self.encoding_codes,
+        )
+        if actual != self.fingerprint:
+            raise ValueError(
+                f"{file}: the fingerprint of the rows is {actual}, the file says {self.fingerprint}: "
+                "the catalog was altered; pack or index the data anew"
+            )
+        remedy = "pack or index the data anew"
+        _require(len(self) > 0, file, "a catalog must have rows", remedy)
+        _require(bool((np.diff(self.shard) >= 0).all()), file, "the shard column must never decrease", remedy)
+        listed = self.shard[0] >= 0 and self.shard[-1] < len(self.shards)
+        _require(bool(listed), file, "shards must be in the list", remedy)
+        ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
+        inside = (self.offset >= 0) & (self.size > 0) & (self.offset + self.size <= ends)
+        _require(bool(inside.all()), file, "every image must lie inside its shard", remedy)
+        for labels in (self.label, self.clean_label):
+            known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
+            _require(known, file, f"labels must lie in 0 … {self.num_classes - 1}", remedy)
+        for i, shard in enumerate(self.shards):
+            tar = self.shard_path(i)
+            if not tar.is_file():
+                raise FileNotFoundError(f"{file}: shard {tar} is missing: copy it there, or pack or index anew")
+            size = tar.stat().st_size
+            if size != shard.size:
+                raise ValueError(
+                    f"{tar}: shard has {size} bytes, its catalog says {shard.size}: copy it again, or index anew"
+                )
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __repr__(self) -> str:
+        shape = f"{len(self)} rows, {len(self.shards)} shards, {self.num_classes} classes"
+        return f"Catalog({str(self.path)!r}: {shape}, fingerprint {self.fingerprint[:12]})"
+
+    @property
+    def root(self) -> Path:
+        """The folder that shard paths are relative to."""
+        return self.path.parent
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all rows, as a new list."""
+        return self._keys.to_pylist()  # type: ignore[no-any-return]
+
+    @property
+    def encodings(self) -> NDArray[np.str_]:
+        """The encoding of every row: str (rows,)."""
+        return np.array(ENCODINGS)[self.encoding_codes]
+
+    def key(self, row: int, /) -> str:
+        """The key of one row."""
+        return self._keys[int(row)].as_py()  # type: ignore[no-any-return]
+
+    def shard_path(self, shard: int, /) -> Path:
+        """Where a shard lies on disk."""
+        return self.root / self.shards[shard].path
+
+    def shard_rows(self, shard: int, /) -> tuple[int, int]:
+        """The rows of a shard, half open: ``start, stop``."""
+        return int(self._starts[shard]), int(self._starts[shard + 1])
+
+
+def write_catalog(
+    path: Path,
+    keys: Sequence[str],
+    columns: Mapping[str, NDArray[Any]],
+    /,
+    *,
+    shards: Sequence[Shard],
+    classes: Sequence[str],
+    channels: int,
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write a catalog under a temporary name, flush it to disk and rename it.
+
+    Args:
+        path: The Parquet file to write.
+        keys: One per row, unique.
+        columns: The other columns by name, ``encoding`` as positions in ``ENCODINGS``; ``clean_label`` may be absent.
+        shards: The tars that ``columns["shard"]`` counts.
+        classes: Class names.
+        channels: 1 or 3.
+        provenance: JSON values that say how the catalog was made.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        ValueError: No rows, or two rows of one key.
+    """
+    if not keys:
+        raise ValueError(f"{path}: a catalog must have rows, but got none")
+    names = pa.array(keys, pa.string())
+    if len(counted := pc.unique(names)) != len(names):
+        twice = next(entry["values"] for entry in pc.value_counts(names).to_pylist() if entry["counts"] > 1)
+        raise ValueError(
+            f"{path}: keys must be unique, but {len(names)} rows have {len(counted)} keys; one is {twice!r}"
+        )
+    codes = np.asarray(columns["encoding"], dtype=np.int8)
+    mark = fingerprint(shards, columns, _flat_keys(pa.chunked_array([names])), codes)
+    meta = {
+        "format": FORMAT,
+        "fingerprint": mark,
+        "checksum": "xxh32",
+        "hash": "xxh3_128",
+        "channels": channels,
+        "classes": list(classes),
+        "shards": [asdict(shard) for shard in shards],
+        "provenance": dict(provenance),
+    }
+    arrays, fields = [], []
+    for column in SCHEMA:
+        if column.name == "key":
+            arrays.append(names)
+        elif column.name == "encoding":
+            arrays.append(pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ENCODINGS)))
+        elif column.name in columns:
+            arrays.append(pa.array(columns[column.name], column.type))
+        else:
+            continue
+        fields.append(column)
+    schema = pa.schema(fields, metadata={METADATA: json.dumps(meta, ensure_ascii=False)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return mark
+
+
+def fingerprint(
+    shards: Sequence[Shard], columns: Mapping[str, NDArray[Any]], keys: Any, codes: NDArray[np.int8], /
+) -> str:
+    """Hash what a stream over this catalog can see: the shards' contents and every column but ``clean_label``.
+
+    Class names, shard paths and provenance stay out, so a renamed shard or class is still the same data.
+
+    Args:
+        shards: The tars.
+        columns: ``shard``, ``offset``, ``size``, ``checksum``, ``label``, ``height`` and ``width``, (rows,) each.
+        keys: pyarrow large_string (rows,).
+        codes: int8 (rows,), positions in ``ENCODINGS``.
+
+    Returns:
+        32 hex digits of xxh3-128.
+    """
+    state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n".encode())
+    for shard in shards:
+        state.update(f"{shard.hash} {shard.size}\n".encode())
+    for name in ("shard", "offset", "size", "checksum", "label", "height", "width"):
+        width = SCHEMA.field(name).type.bit_width // 8
+        kind = "u" if name == "checksum" else "i"
+        state.update(np.ascontiguousarray(columns[name], dtype=f"<{kind}{width}").data)
+    state.update(np.ascontiguousarray(codes).data)
+    _, offsets, text = keys.buffers()
+    bounds = np.frombuffer(offsets, dtype="<i8")[keys.offset : keys.offset + len(keys) + 1]
+    state.update(np.diff(bounds).data)
+    state.update(memoryview(text)[bounds[0] : bounds[-1]])
+    return state.hexdigest()
+
+
+def hash_file(path: Path, /) -> str:
+    """xxh3-128 of a file, 32 hex digits."""
+    state = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            state.update(buffer[:count])
+    return state.hexdigest()
+
+
+def _locate(path: Path) -> Path:
+    """The Parquet file that a path names, or an error that helps."""
+    if path.is_file():
+        return path
+    if (path / FILE).is_file():
+        return path / FILE
+    if (path / "train" / FILE).is_file():
+        raise FileNotFoundError(f"{path}: holds two catalogs: open {path / 'train'} or {path / 'holdout'}")
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"{path}: no {FILE} in this folder: make one with `drawstream pack` or `drawstream index`"
+        )
+    raise FileNotFoundError(f"{path}: no such catalog: make one with `drawstream pack` or `drawstream index`")
+
+
+def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
+    """Metadata and rows of a catalog file of this format, every column of its due type and without nulls."""
+    remedy = "pack or index the data anew"
+    try:
+        table = pq.read_table(file, partitioning=None)
+        meta = json.loads((table.schema.metadata or {})[METADATA])
+    except KeyError:
+        raise ValueError(f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {remedy}") from None
+    needed = {"format", "fingerprint", "channels", "classes", "shards", "provenance"}
+    if not isinstance(meta, dict) or not needed <= meta.keys():
+        raise ValueError(f"{file}: not a catalog: its metadata must hold {', '.join(sorted(needed))}; {remedy}")
+    if meta["format"] > FORMAT:
+        raise ValueError(
+            f"{file}: catalog format must be at most {FORMAT}, but got {meta['format']}: upgrade drawstream"
+        )
+    for column in SCHEMA:
+        if column.name not in table.column_names:
+            _require(column.name == "clean_label", file, f"column {column.name!r} must be there", remedy)
+            continue
+        kind = table.schema.field(column.name).type
+        same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
+        _require(same, file, f"column {column.name!r} must be {column.type}, but got {kind}", remedy)
+        _require(table[column.name].null_count == 0, file, f"column {column.name!r} must have no nulls", remedy)
+    return meta, table.select([name for name in SCHEMA.names if name in table.column_names])
+
+
+def _require(law: bool, file: Path, text: str, remedy: str) -> None:
+    if not law:
+        raise ValueError(f"{file}: {text}: {remedy}")
+
+
+def _array(table: pa.Table, name: str) -> NDArray[Any]:
+    return _frozen(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False
+    return array
+
+
+def _flat_keys(column: Any) -> Any:
+    """A key column as one array with 64-bit offsets."""
+    return pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in column.chunks])

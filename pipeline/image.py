@@ -1,0 +1,134 @@
+"""One image as bytes: its size and depth from the header, and conversion to what a shard stores.
+
+Raw pixels are stored as binary Netpbm (``.pgm`` gray, ``.ppm`` RGB): a header of about 13 bytes, then uint8 pixels row
+by row. WebDataset and DALI read that as an image; a catalog points past the header, at the pixels themselves.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}
+GRAY_MODES = ("1", "L", "I;16", "I;16B", "I")
+ORIENTATION = 0x0112  # EXIF tag; values 5 … 8 swap height and width
+UNREADABLE = (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_NETPBM = re.compile(rb"P([56])" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)" * 2 + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)\s")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What a header says.
+
+    Attributes:
+        encoding: ``jpeg``, ``png``, ``webp`` or ``raw`` (binary Netpbm).
+        height: Pixels, as decoded.
+        width: Pixels, as decoded.
+        channels: 1 for grayscale, else 3.
+        start: Where the bytes begin that a catalog points at: after the header for raw, else 0.
+    """
+
+    encoding: str
+    height: int
+    width: int
+    channels: int
+    start: int = 0
+
+
+def probe(data: bytes | memoryview, /) -> ImageInfo:
+    """Read an image's header; the pixels are not decoded.
+
+    Raises:
+        ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, or a damaged header.
+    """
+    if bytes(data[:2]) in (b"P5", b"P6"):
+        return _probe_netpbm(bytes(data[:4096]), len(data))
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            width, height = image.size
+            turned = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            encoding, channels = str(image.format).lower(), 1 if image.mode in GRAY_MODES else 3
+    except UNREADABLE as error:
+        raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({_line(error)})") from None
+    return ImageInfo(encoding, *((width, height) if turned else (height, width)), channels)
+
+
+def decode(data: bytes | memoryview, /) -> NDArray[np.uint8]:
+    """Decode an image file, EXIF orientation applied.
+
+    Returns:
+        uint8 (height, width) for grayscale, else (height, width, 3).
+
+    Raises:
+        ValueError: The file is damaged or of another kind.
+    """
+    info = probe(data)
+    if info.encoding == "raw":
+        shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
+        return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(upright.convert("L" if info.channels == 1 else "RGB"))
+    except UNREADABLE as error:
+        raise ValueError(f"image does not decode ({_line(error)})") from None
+
+
+def encode(image: bytes | NDArray[np.uint8], encoding: str, /, *, quality: int) -> tuple[bytes, ImageInfo]:
+    """Bring an image into the form a shard stores.
+
+    A file that already has the encoding keeps its bytes, whatever its quality.
+
+    Args:
+        image: An image file's bytes, or uint8 (height, width) or (height, width, 3).
+        encoding: ``raw``, ``png``, ``jpeg``, or ``keep``: files as they are, pixels as raw.
+        quality: Of a new JPEG, 1 … 100.
+
+    Returns:
+        The member's bytes and what its header says.
+
+    Raises:
+        ValueError: Unreadable bytes.
+    """
+    if isinstance(image, bytes):
+        info = probe(image)
+        if encoding in ("keep", info.encoding):
+            return image, info
+        image = decode(image)
+    elif encoding == "keep":
+        encoding = "raw"
+    data = _netpbm(image) if encoding == "raw" else _compressed(image, encoding, quality)
+    return data, probe(data)
+
+
+def _netpbm(image: NDArray[np.uint8]) -> bytes:
+    kind = b"P5" if image.ndim == 2 else b"P6"
+    return b"%s\n%d %d\n255\n%s" % (kind, image.shape[1], image.shape[0], image.tobytes())
+
+
+def _compressed(image: NDArray[np.uint8], encoding: str, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    options = {"quality": quality, "subsampling": 0 if quality >= 95 else 2} if encoding == "jpeg" else {}
+    Image.fromarray(image).save(buffer, encoding, **options)
+    return buffer.getvalue()
+
+
+def _probe_netpbm(head: bytes, length: int) -> ImageInfo:
+    match = _NETPBM.match(head)
+    if not match:
+        raise ValueError("damaged Netpbm header")
+    kind, width, height, top = (int(text) for text in match.groups())
+    info = ImageInfo("raw", height, width, 1 if kind == 5 else 3, match.end())
+    if top != 255 or 0 in (height, width) or length != info.start + height * width * info.channels:
+        raise ValueError(
+            f"Netpbm image must have 8 bits and {height} × {width} × {info.channels} pixels after its header, "
+            f"but got maximum {top} and {length - info.start} bytes"
+        )
+    return info
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,77 @@
+"""Draws over labels: a shuffle in which every prefix is class-balanced, and label noise by the papers' protocol.
+
+    n_c   rows of class c
+    R     share of every class that is relabelled
+    C     number of classes
+
+All draws are keyed by a seed and a purpose, so the holdout and the noise of one seed have nothing in common.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ORDER, _NOISE = 1, 2  # purposes
+
+
+def stratified_order(labels: NDArray[np.int64], /, *, seed: int) -> NDArray[np.int64]:
+    """A random order of the rows in which every prefix holds each class in its share.
+
+    Row of rank r (random, 0-based) in its class gets time (r + U) / n_c with U uniform in [0, 1); the order sorts by
+    time. So the first ``n`` rows hold ``n · n_c / rows`` of class c to within a few, for every ``n``.
+
+    Args:
+        labels: int64 (rows,).
+        seed: ≥ 0.
+
+    Returns:
+        int64 (rows,), a permutation.
+    """
+    generator = _generator(seed, _ORDER)
+    shuffled = np.argsort(generator.random(len(labels)), kind="stable")
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    counts_of_rows = np.repeat(counts, counts)
+    ranks = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    time = (ranks + generator.random(len(labels))) / counts_of_rows
+    return by_class[np.argsort(time, kind="stable")].astype(np.int64)
+
+
+def relabel(labels: NDArray[np.int64], /, *, rate: float, classes: int, seed: int, part: int = 0) -> NDArray[np.int64]:
+    """Put symmetric label noise into labels: exactly round(R · n_c) rows of each class c change class.
+
+    The rows are drawn without replacement and each goes to one of the other C − 1 classes with equal probability
+    (Swift Sampler §4.1).
+
+    Args:
+        labels: int64 (rows,), true classes.
+        rate: R in [0, 1).
+        classes: C ≥ 2 where R > 0.
+        seed: ≥ 0.
+        part: Which set of rows this is, so that sets of one seed get independent noise.
+
+    Returns:
+        int64 (rows,), a new array.
+
+    Raises:
+        ValueError: R outside [0, 1), or one class only.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"label noise must be in [0, 1), but got {rate}")
+    noisy = labels.copy()
+    if rate == 0:
+        return noisy
+    if classes < 2:
+        raise ValueError(f"label noise needs at least 2 classes, but got {classes}: leave it at 0")
+    for c in range(classes):
+        rows = np.flatnonzero(labels == c)
+        generator = _generator(seed, _NOISE, part, c)
+        chosen = rows[np.argsort(generator.random(len(rows)), kind="stable")[: round(rate * len(rows))]]
+        step = 1 + (generator.random(len(chosen)) * (classes - 1)).astype(np.int64)
+        noisy[chosen] = (c + step) % classes
+    return noisy
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    if seed < 0:
+        raise ValueError(f"a seed must be at least 0, but got {seed}")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *key])))

@@ -1,0 +1,264 @@
+"""Pack a source into shards and catalogs.
+
+    source ──stratified shuffle──▶ holdout rows ──▶ OUT/holdout/catalog.parquet, shard-000000.tar, …
+                               └─▶ train rows ──▶ OUT/train/catalog.parquet, shard-000000.tar, …
+
+Without a holdout there is one catalog, in OUT itself. Shards are ordinary WebDataset tars with the members ``KEY.cls``
+(the label), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm`` or ``.ppm`` (the image; the last two are raw pixels), and with
+label noise ``KEY.clean.cls`` (the true label). Rows are written in shuffled order, so a reader that goes through the
+shards from end to end meets mixed classes. The same input gives the same bytes.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+from drawstream.pipeline.catalog import ENCODINGS, FILE, Shard, hash_file, write_catalog
+from drawstream.pipeline.image import ImageInfo, encode
+from drawstream.pipeline.noise import relabel, stratified_order
+from drawstream.pipeline.sources import Source
+from drawstream.pipeline.staging import staged_folder
+from numpy.typing import NDArray
+
+BLOCK = 512  # bytes; tar members begin at multiples of it
+
+
+@dataclass(frozen=True, slots=True)
+class PackResult:
+    """What was written.
+
+    Attributes:
+        train: Folder of the catalog to train on.
+        holdout: Folder of the held-out catalog, or None.
+        rows: Rows of ``train``.
+        holdout_rows: Rows of ``holdout``.
+        relabelled: Rows of both whose label is not the true one.
+        bytes: Size of all shards.
+    """
+
+    train: Path
+    holdout: Path | None
+    rows: int
+    holdout_rows: int
+    relabelled: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One catalog to write: rows of the source in their new order, with their labels."""
+
+    name: str
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    clean: NDArray[np.int64] | None
+    origin: dict[str, Any]
+
+
+def pack(
+    source: Source,
+    out: str | os.PathLike[str],
+    /,
+    *,
+    encoding: str = "keep",
+    quality: int = 95,
+    limit: int | None = None,
+    holdout: int = 0,
+    seed: int = 0,
+    label_noise: float = 0.0,
+    noise_seed: int = 0,
+    noise_holdout: bool = False,
+    shard_rows: int = 10_000,
+    shard_bytes: int = 1 << 30,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackResult:
+    """Write a source as shards with a catalog, or with two when a holdout is asked for.
+
+    Everything is written beside the target and renamed at the end: a killed pack leaves no catalog behind.
+
+    Args:
+        source: Where images and labels come from; see ``open_source``.
+        out: Folder to make. With a holdout it gets ``train/`` and ``holdout/``, otherwise the catalog lies in it.
+        encoding: ``keep`` (files as they are, pixels as raw), ``raw`` (all of one shape), ``png`` or ``jpeg``.
+        quality: Of newly encoded JPEGs, 1 … 100.
+        limit: Rows to take in all, holdout included; None takes every row. A class-stratified random choice.
+        holdout: Rows of them that go to a catalog of their own; the same rows whatever the limit.
+        seed: Of the choice of rows and their order.
+        label_noise: Share R of every class that is relabelled uniformly into the other classes, in [0, 1).
+        noise_seed: Of the relabelling.
+        noise_holdout: Relabel the holdout too; by default it keeps its true labels, as in the papers.
+        shard_rows: Most rows of a shard; 10 000 keeps the parts of a resumable job short.
+        shard_bytes: A shard whose images have these many bytes takes no further row.
+        overwrite: Replace ``out`` where it holds an earlier pack; any other filled folder is still refused.
+        progress: Called after every row as ``progress(rows_done, rows_in_all)``.
+
+    Raises:
+        ValueError: Bad options, an unreadable image (named), raw images of two shapes, or a filled target.
+    """
+    rows = len(source) if limit is None else limit
+    if encoding not in ("keep", "raw", "png", "jpeg"):
+        raise ValueError(f"encoding must be keep, raw, png or jpeg, but got {encoding!r}")
+    _within("quality", quality, 1, 100)
+    _within("limit", rows, 1, len(source))
+    _within("holdout", holdout, 0, rows - 1)
+    _within("shard_rows", shard_rows, 1)
+    _within("shard_bytes", shard_bytes, 1)
+    order = stratified_order(source.labels, seed=seed)
+
+    def part(name: str, chosen: NDArray[np.int64], number: int, noise: float) -> _Part:
+        labels = source.labels[chosen]
+        noisy = relabel(labels, rate=noise, classes=len(source.classes), seed=noise_seed, part=number)
+        choice = {"limit": limit, "holdout": holdout, "seed": seed, "label_noise": noise, "noise_seed": noise_seed}
+        origin = {"by": "pack", "source": source.name, "part": name, "encoding": encoding, "quality": quality}
+        return _Part(name, chosen, noisy, labels if noise else None, origin | choice)
+
+    parts = [part("train" if holdout else "", order[holdout:rows], 0, label_noise)]
+    if holdout:
+        parts.append(part("holdout", order[:holdout], 1, label_noise if noise_holdout else 0.0))
+    out = Path(out)
+    earlier = overwrite and any((out / name / FILE).is_file() for name in ("", "train"))
+    done, size = 0, 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, rows)
+
+    with staged_folder(out, replaceable=earlier) as folder:
+        for each in parts:
+            writer = _ShardWriter(folder / each.name, shard_rows, shard_bytes)
+            size += _write(source, each, writer, encoding, quality, tick)
+    train, *held = parts
+    return PackResult(
+        train=out / train.name,
+        holdout=out / held[0].name if held else None,
+        rows=len(train.rows),
+        holdout_rows=holdout,
+        relabelled=sum(int((each.labels != each.clean).sum()) for each in parts if each.clean is not None),
+        bytes=size,
+    )
+
+
+def _within(name: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        law = f"at least {least}" if most is None else f"in {least} … {most}"
+        raise ValueError(f"{name} must be {law}, but got {value}")
+
+
+class _ShardWriter:
+    """Writes samples into numbered tars and notes where each image went."""
+
+    def __init__(self, root: Path, most_rows: int, most_bytes: int) -> None:
+        self.root = root
+        self.most = (most_rows, most_bytes)
+        self.shards: list[Shard] = []
+        self.place: list[tuple[int, int, int]] = []  # shard, offset, size of every image
+        self._tar: Any = None
+        self._file: BinaryIO | None = None
+        self._filled = (0, 0)  # rows and image bytes of the open shard
+        root.mkdir(exist_ok=True)
+        from webdataset.writer import TarWriter  # here, because it imports torch
+
+        self._writer = TarWriter
+
+    @property
+    def _path(self) -> Path:
+        return self.root / f"shard-{len(self.shards):06d}.tar"
+
+    def add(self, key: str, members: dict[str, bytes], image: str, start: int) -> None:
+        """Append a sample; ``image`` is its last member by name, and the catalog points ``start`` bytes into it."""
+        if self._tar is None:
+            self._file = self._path.open("xb")
+            self._tar = self._writer(self._file, user="", group="", mode=0o444, encoder=False, mtime=0)
+        assert max(members) == image  # TarWriter sorts members by name: the image ends where the tar now ends
+        self._tar.write({"__key__": key, **members})
+        data = members[image]
+        begin = self._tar.tarstream.offset - -(-len(data) // BLOCK) * BLOCK
+        self.place.append((len(self.shards), begin + start, len(data) - start))
+        rows, size = self._filled
+        self._filled = rows + 1, size + len(data)
+        if rows + 1 >= self.most[0] or size + len(data) >= self.most[1]:
+            self.close()
+
+    def close(self) -> None:
+        """End the open shard, if any."""
+        if self._tar is None or self._file is None:
+            return
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        path = self._path
+        self.shards.append(Shard(path.name, path.stat().st_size, hash_file(path)))
+        self._tar, self._file, self._filled = None, None, (0, 0)
+
+
+def _write(
+    source: Source, part: _Part, writer: _ShardWriter, encoding: str, quality: int, tick: Callable[[], None]
+) -> int:
+    """Write one part's shards and catalog; returns the shards' size in bytes."""
+    keys: list[str] = []
+    infos: list[ImageInfo] = []
+    checksums: list[int] = []
+    raw: tuple[int, int, int] | None = None
+    try:
+        for i, row in enumerate(part.rows.tolist()):
+            key = source.key(row)
+            try:
+                data, info = encode(source.read(row), encoding, quality=quality)
+            except ValueError as error:
+                raise ValueError(f"{source.name}: image {key!r}: {error}: repair or remove it") from None
+            if info.encoding == "raw":
+                shape = (info.height, info.width, info.channels)
+                raw = raw or shape
+                if shape != raw:
+                    raise ValueError(
+                        f"{source.name}: raw images must all be of one shape, but {key!r} is {shape} and "
+                        f"{keys[0]!r} is {raw}: pack with encoding 'keep', 'png' or 'jpeg'"
+                    )
+            image = _extension(info)
+            members = {"cls": b"%d" % part.labels[i], image: data}
+            if part.clean is not None:
+                members["clean.cls"] = b"%d" % part.clean[i]
+            writer.add(key, members, image, info.start)
+            keys.append(key)
+            infos.append(info)
+            checksums.append(xxhash.xxh32_intdigest(memoryview(data)[info.start :]))
+            tick()
+    finally:
+        writer.close()
+    place = np.array(writer.place, dtype=np.int64)
+    columns: dict[str, NDArray[Any]] = {
+        "shard": place[:, 0],
+        "offset": place[:, 1],
+        "size": place[:, 2],
+        "checksum": np.array(checksums, dtype=np.uint32),
+        "label": part.labels,
+        "encoding": np.array([ENCODINGS.index(info.encoding) for info in infos]),
+        "height": np.array([info.height for info in infos]),
+        "width": np.array([info.width for info in infos]),
+    }
+    if part.clean is not None:
+        columns["clean_label"] = part.clean
+    write_catalog(
+        writer.root / FILE,
+        keys,
+        columns,
+        shards=writer.shards,
+        classes=source.classes,
+        channels=max(info.channels for info in infos),
+        provenance=part.origin,
+    )
+    return sum(shard.size for shard in writer.shards)
+
+
+def _extension(info: ImageInfo) -> str:
+    if info.encoding == "raw":
+        return "pgm" if info.channels == 1 else "ppm"
+    return "jpg" if info.encoding == "jpeg" else info.encoding
