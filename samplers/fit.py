@@ -1,0 +1,100 @@
+"""Fitting Swift Samplers: ranks once per feature table, then a few passes over the rows per candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from drawstream.samplers.columns import gradient_mass, numeric_columns
+from drawstream.samplers.knots import cdf_table, mass_table
+from drawstream.samplers.swift import (
+    DegenerateSampler,
+    SwiftParams,
+    SwiftSampler,
+    Transform,
+    aggregate,
+    effective_share,
+    heights,
+    normalised,
+)
+
+
+class SwiftFit:
+    """A feature table prepared for many candidates: `probabilities(params)` costs no sort of large tables.
+
+    Example:
+        >>> fit = SwiftFit({"loss": [0.1, 2.0, 0.4], "grad_norm": [0.2, 1.0, 0.5]}, features=("loss",))
+        >>> fit.probabilities(SwiftParams((1.0,), (0.5,), (1.0, 1.0, 0.0))).round(2).tolist()
+        [0.5, 0.0, 0.5]
+
+    Args:
+        columns: Named numeric columns (rows,), finite.
+        features: Names of the features, one or more, distinct.
+        mass: Name of the column of gradient norms (>= 0, not all zero); needed for transform "cgf" only.
+        transform: "cgf" (the paper) or "cdf" (its ablation, T = rank of u).
+
+    Raises:
+        ValueError: A column is missing, not finite, of another length; or the mass is negative or all zero.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, ArrayLike],
+        /,
+        *,
+        features: Sequence[str] = ("loss", "entropy"),
+        mass: str | None = "grad_norm",
+        transform: Transform = "cgf",
+    ) -> None:
+        if transform not in ("cgf", "cdf"):
+            raise ValueError(f'transform must be "cgf" or "cdf", but got {transform!r}')
+        if isinstance(features, str) or not features or len(set(features)) < len(features):
+            raise ValueError(f"features must be one or more distinct column names, but got {features!r}")
+        if transform == "cgf" and mass is None:
+            raise ValueError('transform "cgf" needs a column of gradient norms: name it as mass, or use "cdf"')
+        self.features = tuple(features)
+        self.transform: Transform = transform
+        names = [*self.features, mass] if transform == "cgf" and mass is not None else list(self.features)
+        taken = numeric_columns(columns, names)
+        self.rows = taken[0].size
+        self._mass = gradient_mass(taken[-1], names[-1]) if transform == "cgf" else None
+        self._tables = tuple(cdf_table(values) for values in taken[: len(self.features)])
+        self._ranks = np.empty((len(self.features), self.rows), np.float32)
+        for row, table, values in zip(self._ranks, self._tables, taken, strict=False):
+            row[:] = table.at(values)
+
+    def sampler(self, params: SwiftParams, /, *, provenance: Mapping[str, Any] | None = None) -> SwiftSampler:
+        """The sampler with these parameters and this table's knots; provenance must be JSON-able."""
+        self._check(params)
+        balance, _ = mass_table(aggregate(self._ranks, params), self._mass)
+        return SwiftSampler(self.features, params, self.transform, self._tables, balance, dict(provenance or {}))
+
+    def probabilities(self, params: SwiftParams, /, *, min_ess: float = 0.0) -> NDArray[np.float64]:
+        """P of the rows of the fit, float64 (rows,): the bits that `sampler(params).probabilities(columns)` gives.
+
+        Args:
+            params: Parameters with one coefficient per feature.
+            min_ess: Least effective sample size as a share of the rows, in [0, 1].
+
+        Raises:
+            DegenerateSampler: No row has positive weight, or the effective sample size is below the floor.
+        """
+        self._check(params)
+        u = aggregate(self._ranks, params)
+        balance, positions = mass_table(u, self._mass)
+        p = normalised(heights(u, positions, balance, params))
+        if (share := effective_share(p)) < min_ess:
+            raise DegenerateSampler(
+                f"effective sample size >= {min_ess:g} of the rows must hold, but it is {share:.3g} "
+                f"(as if {share * self.rows:.0f} of {self.rows} rows were drawn)"
+            )
+        return p
+
+    def _check(self, params: SwiftParams) -> None:
+        if len(params.coefficients) != len(self.features):
+            raise ValueError(
+                f"params must hold one coefficient per feature {self.features}, but has {len(params.coefficients)}"
+            )

@@ -1,0 +1,243 @@
+"""The Swift Sampler: a static map from features of a row to its probability.
+
+Notation (paper "Swift Sampler", Sec. 3.2)
+    N        rows; n = 1..F features; f_n(i) value of feature n at row i
+    v_n      coefficients, real, not all zero                                  Eq. 6
+    u_i      sum_n v_n cdf_n(f_n(i)), float32 (rows,); equal u are one tie       Eq. 6, 7
+    T(u)     cumulative gradient norm over u (`cgf`) or its rank (`cdf`)       Eq. 10
+    H        piecewise linear on [0, 1]: S segments, ends 0 < e_1 < .. < e_{S-1} < 1, values o_0..o_S in [0, 1]
+    tau_i    H(T(u_i)) in [0, 1];   P_i = tau_i / sum tau
+The tables of cdf_n and T are the only code path: rows seen in the fit and new rows go through the same knots.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from drawstream.samplers.columns import numeric_columns
+from drawstream.samplers.knots import Knots, level
+from drawstream.samplers.sampler_file import read_document, table_from_json, table_to_json, write_document
+
+Transform = Literal["cgf", "cdf"]
+Array = NDArray[Any]
+MIN_GAP = 1e-9  # ends closer than this would make H a jump, which float64 cannot interpolate
+
+
+class DegenerateSampler(ValueError):  # noqa: N818 - the field's word, not a failure of the program
+    """The parameters give no usable distribution over the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwiftParams:
+    """The parameters of a sampler; 10 numbers for two features and four segments.
+
+    Attributes:
+        coefficients: v, one per feature, finite, not all zero.
+        ends: e, inner ends of the segments (S - 1), increasing in (0, 1).
+        values: o, heights at the ends (S + 1), in [0, 1], not all zero.
+
+    Raises:
+        DegenerateSampler: All coefficients or all values are zero.
+        ValueError: Any other law above is broken.
+    """
+
+    coefficients: tuple[float, ...]
+    ends: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("coefficients", "ends", "values"):
+            object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
+            if not all(map(math.isfinite, getattr(self, name))):
+                raise ValueError(f"{name} must be finite, but got {getattr(self, name)}")
+        v, e, o = self.coefficients, self.ends, self.values
+        if not v:
+            raise ValueError("coefficients must hold one number per feature, but got none")
+        if len(o) != len(e) + 2:
+            raise ValueError(f"S segments need S - 1 ends and S + 1 values, but got {len(e)} ends and {len(o)} values")
+        if any(b - a < MIN_GAP for a, b in zip((0.0, *e), (*e, 1.0), strict=True)):
+            raise ValueError(f"ends must increase in (0, 1), at least {MIN_GAP} apart, but got {e}")
+        if any(not 0 <= x <= 1 for x in o):
+            raise ValueError(f"values must lie in [0, 1], but got {o}")
+        if not any(v):
+            raise DegenerateSampler("all coefficients are zero: no feature decides")
+        if not any(o):
+            raise DegenerateSampler("all values are zero: no row has positive weight")
+
+    @classmethod
+    def uniform(cls, features: int = 2, segments: int = 4) -> SwiftParams:
+        """The parameters that give every row the same probability."""
+        ends = tuple(k / segments for k in range(1, segments))
+        return cls((1.0,) + (0.0,) * (features - 1), ends, (1.0,) * (segments + 1))
+
+    def canonical(self) -> SwiftParams:
+        """The representative of all parameters that give the same sampler (up to ties).
+
+        Largest |v| is 1, largest o is 1, the first non-zero v is positive (v -> -v mirrors H), and a constant H is
+        `uniform`. Scales are rounded to 12 digits, so that parameters that differ by a factor compare equal.
+        """
+        v, e, o = self.coefficients, self.ends, self.values
+        if min(o) == max(o):
+            return SwiftParams.uniform(len(v), len(o) - 1)
+        if next(x for x in v if x) < 0:
+            v, e, o = tuple(-x for x in v), tuple(1 - x for x in reversed(e)), tuple(reversed(o))
+        scale = max(map(abs, v))
+        return SwiftParams(tuple(round(x / scale, 12) + 0.0 for x in v), e, tuple(round(x / max(o), 12) for x in o))
+
+
+@njit(cache=True, nogil=True)
+def _aggregate(ranks: Array, v: Array, u: Array) -> None:
+    """Set u = v . ranks, rounded to float32; ranks (F, rows) float32."""
+    for i in range(u.size):
+        total = 0.0
+        for n in range(v.size):
+            total += v[n] * ranks[n, i]
+        u[i] = np.float32(total)
+
+
+@njit(cache=True, nogil=True)
+def _heights(u: Array, positions: Array, x: Array, y: Array, ends: Array, values: Array, tau: Array) -> None:
+    """Set tau = H(T(u)); ends (S + 1,) hold 0 and 1 too."""
+    for i in range(u.size):
+        t = level(u[i], positions[i], x, y)
+        s = 0
+        for k in range(1, ends.size - 1):  # no branch: the segments of neighbouring rows are as good as random
+            s += t > ends[k]
+        share = (t - ends[s]) / (ends[s + 1] - ends[s])
+        tau[i] = values[s] * (1.0 - share) + values[s + 1] * share
+
+
+def aggregate(ranks: NDArray[np.float32], params: SwiftParams, /) -> NDArray[np.float32]:
+    """The aggregate u (rows,) from ranks (F, rows), Eq. 6."""
+    u = np.empty(ranks.shape[1], np.float32)
+    _aggregate(ranks, np.array(params.coefficients), u)
+    return u
+
+
+def heights(
+    u: NDArray[np.float32], positions: NDArray[np.int32], table: Knots, params: SwiftParams, /
+) -> NDArray[np.float64]:
+    """The heights tau (rows,) from u and its positions in the table of T."""
+    tau = np.empty(u.size, np.float64)
+    ends = np.array((0.0, *params.ends, 1.0))
+    _heights(u, positions, table.x, table.y, ends, np.array(params.values), tau)
+    return tau
+
+
+def normalised(tau: NDArray[np.float64], /) -> NDArray[np.float64]:
+    """P = tau / sum tau, in place.
+
+    Raises:
+        DegenerateSampler: No row has positive weight.
+    """
+    total = tau.sum()
+    if not total > 0:
+        raise DegenerateSampler(f"none of the {tau.size} rows has positive weight: H is zero wherever rows lie")
+    tau /= total
+    return tau
+
+
+def effective_share(probabilities: NDArray[np.float64], /) -> float:
+    """Effective sample size over rows, 1 / (N sum P^2), in (0, 1]: 1 for uniform, k/N for k equal rows."""
+    squares = np.einsum("i,i->", probabilities, probabilities)  # np.dot would start BLAS threads for one pass
+    return float(1.0 / (probabilities.size * squares))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SwiftSampler:
+    """A fitted sampler: `SwiftFit.sampler` makes one, `load` reads one.
+
+    Example:
+        >>> sampler = SwiftSampler.load("sampler.json")  # doctest: +SKIP
+        >>> p = sampler.probabilities({"loss": loss, "entropy": entropy})  # doctest: +SKIP
+
+    Attributes:
+        features: Column names, in the order of the coefficients.
+        params: v, e and o as given.
+        transform: T: "cgf" (cumulative gradient norm) or "cdf" (rank).
+        tables: cdf_n, one table per feature.
+        balance: T as a table over u.
+        provenance: What the maker noted, JSON-able (catalog fingerprint, model hash).
+    """
+
+    features: tuple[str, ...]
+    params: SwiftParams
+    transform: Transform
+    tables: tuple[Knots, ...]
+    balance: Knots
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.transform not in ("cgf", "cdf"):
+            raise ValueError(f'transform must be "cgf" or "cdf", but got {self.transform!r}')
+        sizes = {len(self.features), len(self.params.coefficients), len(self.tables)}
+        if len(sizes) > 1 or len(set(self.features)) < len(self.features):
+            raise ValueError(
+                f"one coefficient and one table per distinct feature are needed, but got {len(self.features)} features "
+                f"{self.features}, {len(self.params.coefficients)} coefficients, {len(self.tables)} tables"
+            )
+
+    def score(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
+        """The heights tau in [0, 1] of any rows, float64 (rows,): rows of the fit or new ones (crops, another split).
+
+        Raises:
+            ValueError: A feature is missing, not numeric, not finite, or of another length than the rest.
+        """
+        taken = numeric_columns(columns, self.features)
+        ranks = np.stack([table.at(values) for table, values in zip(self.tables, taken, strict=True)])
+        u = aggregate(ranks.astype(np.float32), self.params)
+        return heights(u, self.balance.positions(u), self.balance, self.params)
+
+    def probabilities(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
+        """P, float64 (rows,), sums to 1.
+
+        Raises:
+            DegenerateSampler: None of these rows has positive weight.
+            ValueError: As `score`.
+        """
+        return normalised(self.score(columns))
+
+    def save(self, path: str | os.PathLike[str], /) -> None:
+        """Write `sampler.json`: under a temporary name, then renamed, so a reader sees the old file or the new."""
+        document = {
+            "features": list(self.features),
+            "transform": self.transform,
+            "coefficients": list(self.params.coefficients),
+            "ends": list(self.params.ends),
+            "values": list(self.params.values),
+            "provenance": self.provenance,
+            "tables": [table_to_json(table) for table in self.tables],
+            "balance": table_to_json(self.balance),
+        }
+        write_document(path, document)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], /) -> SwiftSampler:
+        """Read what `save` wrote; the sampler gives bit-identical probabilities.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, something else, or of a newer version.
+        """
+        document = read_document(path)
+        try:
+            return cls(
+                features=tuple(str(name) for name in document["features"]),
+                params=SwiftParams(*(tuple(document[key]) for key in ("coefficients", "ends", "values"))),
+                transform=document["transform"],
+                tables=tuple(table_from_json(entry) for entry in document["tables"]),
+                balance=table_from_json(document["balance"]),
+                provenance=dict(document["provenance"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"{os.fspath(path)} is damaged: it has no {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
