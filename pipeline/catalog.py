@@ -23,7 +23,7 @@ class names, channels, the fingerprint and how the catalog was made.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -163,13 +163,15 @@ class Catalog:
                 "the catalog was altered; pack or index the data anew"
             )
         remedy = "pack or index the data anew"
-        _require(len(self) > 0, file, "a catalog must have rows", remedy)
         _require(bool((np.diff(self.shard) >= 0).all()), file, "the shard column must never decrease", remedy)
         listed = self.shard[0] >= 0 and self.shard[-1] < len(self.shards)
         _require(bool(listed), file, "shards must be in the list", remedy)
         ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
         inside = (self.offset >= 0) & (self.size > 0) & (self.offset + self.size <= ends)
         _require(bool(inside.all()), file, "every image must lie inside its shard", remedy)
+        pixels = self.height.astype(np.int64) * self.width * self.channels
+        whole = (self.encoding_codes != RAW) | (self.size == pixels)
+        _require(bool(whole.all()), file, "a raw image must have height × width × channels bytes", remedy)
         for labels in (self.label, self.clean_label):
             known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
             _require(known, file, f"labels must lie in 0 … {self.num_classes - 1}", remedy)
@@ -221,78 +223,6 @@ class Catalog:
     def shard_rows(self, shard: int, /) -> tuple[int, int]:
         """The rows of a shard, half open: ``start, stop``."""
         return int(self._starts[shard]), int(self._starts[shard + 1])
-
-
-def write_catalog(
-    path: Path,
-    keys: Sequence[str],
-    columns: Mapping[str, NDArray[Any]],
-    /,
-    *,
-    shards: Sequence[Shard],
-    classes: Sequence[str],
-    channels: int,
-    provenance: Mapping[str, Any],
-) -> str:
-    """Write a catalog under a temporary name, flush it to disk and rename it.
-
-    Args:
-        path: The Parquet file to write.
-        keys: One per row, unique.
-        columns: The other columns by name, ``encoding`` as positions in ``ENCODINGS``; ``clean_label`` may be absent.
-        shards: The tars that ``columns["shard"]`` counts.
-        classes: Class names.
-        channels: 1 or 3.
-        provenance: JSON values that say how the catalog was made.
-
-    Returns:
-        The fingerprint.
-
-    Raises:
-        ValueError: No rows, or two rows of one key.
-    """
-    if not keys:
-        raise ValueError(f"{path}: a catalog must have rows, but got none")
-    names = pa.array(keys, pa.string())
-    if len(counted := pc.unique(names)) != len(names):
-        twice = next(entry["values"] for entry in pc.value_counts(names).to_pylist() if entry["counts"] > 1)
-        raise ValueError(
-            f"{path}: keys must be unique, but {len(names)} rows have {len(counted)} keys; one is {twice!r}"
-        )
-    codes = np.asarray(columns["encoding"], dtype=np.int8)
-    mark = fingerprint(shards, columns, _flat_keys(pa.chunked_array([names])), codes)
-    meta = {
-        "format": FORMAT,
-        "fingerprint": mark,
-        "checksum": "xxh32",
-        "hash": "xxh3_128",
-        "channels": channels,
-        "classes": list(classes),
-        "shards": [asdict(shard) for shard in shards],
-        "provenance": dict(provenance),
-    }
-    arrays, fields = [], []
-    for column in SCHEMA:
-        if column.name == "key":
-            arrays.append(names)
-        elif column.name == "encoding":
-            arrays.append(pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ENCODINGS)))
-        elif column.name in columns:
-            arrays.append(pa.array(columns[column.name], column.type))
-        else:
-            continue
-        fields.append(column)
-    schema = pa.schema(fields, metadata={METADATA: json.dumps(meta, ensure_ascii=False)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return mark
 
 
 def fingerprint(
@@ -368,6 +298,7 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         raise ValueError(
             f"{file}: catalog format must be at most {FORMAT}, but got {meta['format']}: upgrade drawstream"
         )
+    _require(table.num_rows > 0, file, "a catalog must have rows", remedy)
     for column in SCHEMA:
         if column.name not in table.column_names:
             _require(column.name == "clean_label", file, f"column {column.name!r} must be there", remedy)

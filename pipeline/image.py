@@ -6,6 +6,8 @@ by row. WebDataset and DALI read that as an image; a catalog points past the hea
 
 import io
 import re
+import struct
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +49,15 @@ def probe(data: bytes | memoryview, /) -> ImageInfo:
     if bytes(data[:2]) in (b"P5", b"P6"):
         return _probe_netpbm(bytes(data[:4096]), len(data))
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            width, height = image.size
-            turned = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            encoding, channels = str(image.format).lower(), 1 if image.mode in GRAY_MODES else 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and MPO blocks, which leave the image as it is
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+                width, height = image.size
+                turned = _orientation(image.info.get("exif")) in (5, 6, 7, 8)
+                kind, channels = str(image.format), 1 if image.mode in GRAY_MODES else 3
     except UNREADABLE as error:
         raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({_line(error)})") from None
+    encoding = "jpeg" if kind == "MPO" else kind.lower()  # MPO: a JPEG with further pictures behind it
     return ImageInfo(encoding, *((width, height) if turned else (height, width)), channels)
 
 
@@ -102,6 +107,18 @@ def encode(image: bytes | NDArray[np.uint8], encoding: str, /, *, quality: int) 
         encoding = "raw"
     data = _netpbm(image) if encoding == "raw" else _compressed(image, encoding, quality)
     return data, probe(data)
+
+
+def _orientation(exif: bytes | None) -> int:
+    """The EXIF orientation that decoders apply, 1 (upright) where there is none or the block is damaged."""
+    if not exif:
+        return 1
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return int(tags.get(ORIENTATION, 1))
+    except (*UNREADABLE, TypeError, struct.error):
+        return 1
 
 
 def _netpbm(image: NDArray[np.uint8]) -> bytes:

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import xxhash
-from drawstream.pipeline.catalog import ENCODINGS, FILE, Shard, hash_file, write_catalog
+from numpy.typing import NDArray
+
+from drawstream.pipeline.catalog import FILE, Shard, hash_file
+from drawstream.pipeline.draft import Draft
 from drawstream.pipeline.image import ImageInfo, encode
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import staged_folder
-from numpy.typing import NDArray
-
-BLOCK = 512  # bytes; tar members begin at multiples of it
+from drawstream.pipeline.tar import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,107 +152,74 @@ def _within(name: str, value: int, least: int, most: int | None = None) -> None:
 
 
 class _ShardWriter:
-    """Writes samples into numbered tars and notes where each image went."""
+    """Writes samples into numbered tars, each closed when it is full."""
 
     def __init__(self, root: Path, most_rows: int, most_bytes: int) -> None:
-        self.root = root
-        self.most = (most_rows, most_bytes)
-        self.shards: list[Shard] = []
-        self.place: list[tuple[int, int, int]] = []  # shard, offset, size of every image
-        self._tar: Any = None
-        self._file: BinaryIO | None = None
-        self._filled = (0, 0)  # rows and image bytes of the open shard
-        root.mkdir(exist_ok=True)
         from webdataset.writer import TarWriter  # here, because it imports torch
 
-        self._writer = TarWriter
+        self._open_tar = TarWriter
+        self.root = root
+        self.shards: list[Shard] = []
+        self._most = (most_rows, most_bytes)
+        self._filled = (0, 0)  # rows and image bytes of the open tar
+        self._file: BinaryIO | None = None
+        self._tar: Any = None
 
-    @property
-    def _path(self) -> Path:
-        return self.root / f"shard-{len(self.shards):06d}.tar"
-
-    def add(self, key: str, members: dict[str, bytes], image: str, start: int) -> None:
-        """Append a sample; ``image`` is its last member by name, and the catalog points ``start`` bytes into it."""
-        if self._tar is None:
-            self._file = self._path.open("xb")
-            self._tar = self._writer(self._file, user="", group="", mode=0o444, encoder=False, mtime=0)
+    def add(self, key: str, members: dict[str, bytes], image: str) -> int:
+        """Append a sample to the open tar; ``image`` is its last member by name. Returns where the image begins."""
+        if self._file is None:
+            self._file = (self.root / f"shard-{len(self.shards):06d}.tar").open("xb")
+            self._tar = self._open_tar(self._file, user="", group="", mode=0o444, encoder=False, mtime=0)
         assert max(members) == image  # TarWriter sorts members by name: the image ends where the tar now ends
         self._tar.write({"__key__": key, **members})
-        data = members[image]
-        begin = self._tar.tarstream.offset - -(-len(data) // BLOCK) * BLOCK
-        self.place.append((len(self.shards), begin + start, len(data) - start))
-        rows, size = self._filled
-        self._filled = rows + 1, size + len(data)
-        if rows + 1 >= self.most[0] or size + len(data) >= self.most[1]:
+        size = len(members[image])
+        begin: int = self._tar.tarstream.offset - -(-size // BLOCK) * BLOCK
+        self._filled = self._filled[0] + 1, self._filled[1] + size
+        if self._filled[0] >= self._most[0] or self._filled[1] >= self._most[1]:
             self.close()
+        return begin
 
     def close(self) -> None:
-        """End the open shard, if any."""
-        if self._tar is None or self._file is None:
+        """End the open tar, if there is one, and flush it to disk."""
+        if self._file is None:
             return
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        path = self._path
+        path = Path(self._file.name)
         self.shards.append(Shard(path.name, path.stat().st_size, hash_file(path)))
-        self._tar, self._file, self._filled = None, None, (0, 0)
+        self._file, self._filled = None, (0, 0)
 
 
 def _write(
     source: Source, part: _Part, writer: _ShardWriter, encoding: str, quality: int, tick: Callable[[], None]
 ) -> int:
     """Write one part's shards and catalog; returns the shards' size in bytes."""
-    keys: list[str] = []
-    infos: list[ImageInfo] = []
-    checksums: list[int] = []
-    raw: tuple[int, int, int] | None = None
+    writer.root.mkdir(exist_ok=True)
+    draft = Draft()
     try:
         for i, row in enumerate(part.rows.tolist()):
             key = source.key(row)
             try:
                 data, info = encode(source.read(row), encoding, quality=quality)
+                image = _extension(info)
+                members = {"cls": b"%d" % part.labels[i], image: data}
+                if part.clean is not None:
+                    members["clean.cls"] = b"%d" % part.clean[i]
+                shard = len(writer.shards)
+                draft.add(key, shard, writer.add(key, members, image), data, info)
             except ValueError as error:
-                raise ValueError(f"{source.name}: image {key!r}: {error}: repair or remove it") from None
-            if info.encoding == "raw":
-                shape = (info.height, info.width, info.channels)
-                raw = raw or shape
-                if shape != raw:
-                    raise ValueError(
-                        f"{source.name}: raw images must all be of one shape, but {key!r} is {shape} and "
-                        f"{keys[0]!r} is {raw}: pack with encoding 'keep', 'png' or 'jpeg'"
-                    )
-            image = _extension(info)
-            members = {"cls": b"%d" % part.labels[i], image: data}
-            if part.clean is not None:
-                members["clean.cls"] = b"%d" % part.clean[i]
-            writer.add(key, members, image, info.start)
-            keys.append(key)
-            infos.append(info)
-            checksums.append(xxhash.xxh32_intdigest(memoryview(data)[info.start :]))
+                raise ValueError(f"{source.name}: image {key!r}: {error}") from None
             tick()
     finally:
         writer.close()
-    place = np.array(writer.place, dtype=np.int64)
-    columns: dict[str, NDArray[Any]] = {
-        "shard": place[:, 0],
-        "offset": place[:, 1],
-        "size": place[:, 2],
-        "checksum": np.array(checksums, dtype=np.uint32),
-        "label": part.labels,
-        "encoding": np.array([ENCODINGS.index(info.encoding) for info in infos]),
-        "height": np.array([info.height for info in infos]),
-        "width": np.array([info.width for info in infos]),
-    }
-    if part.clean is not None:
-        columns["clean_label"] = part.clean
-    write_catalog(
+    draft.save(
         writer.root / FILE,
-        keys,
-        columns,
+        part.labels,
+        part.clean,
         shards=writer.shards,
         classes=source.classes,
-        channels=max(info.channels for info in infos),
         provenance=part.origin,
     )
     return sum(shard.size for shard in writer.shards)

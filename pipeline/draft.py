@@ -1,0 +1,125 @@
+"""A catalog while it is being made: rows are added one by one, then the file is written in one step."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, Shard, fingerprint
+from drawstream.pipeline.image import ImageInfo
+
+
+@dataclass(slots=True)
+class Draft:
+    """Rows of a catalog to be.
+
+    Two laws hold for every row, whoever adds it: keys are unique, and raw images are all of one shape.
+    """
+
+    keys: dict[str, int] = field(default_factory=dict)  # → shard
+    images: list[tuple[int, int, int, int, int, int, int]] = field(default_factory=list)  # in the order of _IMAGE
+    channels: int = 1
+    _raw: tuple[str, tuple[int, int, int]] | None = None
+
+    def add(self, key: str, shard: int, offset: int, data: bytes, info: ImageInfo, /) -> None:
+        """Add a row.
+
+        Args:
+            key: Its name.
+            shard: Number of its shard.
+            offset: Byte of the image member in the shard.
+            data: The image member's bytes.
+            info: What ``probe`` says of them.
+
+        Raises:
+            ValueError: The key is taken, or a raw image of another shape than the first.
+        """
+        if key in self.keys:
+            raise ValueError(
+                f"key {key!r} must be unique, but shard {self.keys[key]} has it already: rename one of them"
+            )
+        if info.encoding == "raw":
+            shape = (info.height, info.width, info.channels)
+            first, expected = self._raw = self._raw or (key, shape)
+            if shape != expected:
+                raise ValueError(
+                    f"raw images must all be of one shape, but {key!r} has {shape} and {first!r} has {expected}: "
+                    "store them as png or jpeg"
+                )
+        self.keys[key] = shard
+        self.channels = max(self.channels, info.channels)
+        mark = xxhash.xxh32_intdigest(memoryview(data)[info.start :])
+        place = (shard, offset + info.start, len(data) - info.start)
+        self.images.append((*place, mark, ENCODINGS.index(info.encoding), info.height, info.width))
+
+    def save(
+        self,
+        path: Path,
+        labels: NDArray[np.int64],
+        clean: NDArray[np.int64] | None,
+        /,
+        *,
+        shards: Sequence[Shard],
+        classes: Sequence[str],
+        provenance: Mapping[str, Any],
+    ) -> str:
+        """Write the catalog under a temporary name, flush it to disk and rename it.
+
+        Args:
+            path: The Parquet file.
+            labels: int64 (rows,).
+            clean: int64 (rows,), true labels, or None.
+            shards: The tars that the rows count.
+            classes: Class names.
+            provenance: JSON values that say how the catalog was made.
+
+        Returns:
+            The fingerprint.
+
+        Raises:
+            ValueError: No rows.
+        """
+        if not self.keys:
+            raise ValueError(f"{path}: a catalog must have rows, but got none")
+        keys = pa.array(self.keys, pa.large_string())
+        table = np.array(self.images, dtype=np.int64)
+        columns = {name: table[:, i] for i, name in enumerate(_IMAGE)} | {"label": labels}
+        codes = columns["encoding"].astype(np.int8)
+        meta = {
+            "format": FORMAT,
+            "fingerprint": fingerprint(shards, columns, keys, codes),
+            "checksum": "xxh32",
+            "hash": "xxh3_128",
+            "channels": self.channels,
+            "classes": list(classes),
+            "shards": [asdict(shard) for shard in shards],
+            "provenance": dict(provenance),
+        }
+        arrays = {name: pa.array(column) for name, column in columns.items()} | {"key": keys}
+        arrays["encoding"] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ENCODINGS))
+        if clean is not None:
+            arrays["clean_label"] = pa.array(clean)
+        fields = [column for column in SCHEMA if column.name in arrays]
+        schema = pa.schema(fields, metadata={METADATA: json.dumps(meta, ensure_ascii=False)})
+        rows = pa.Table.from_arrays([arrays[column.name].cast(column.type) for column in fields], schema=schema)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(rows, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return str(meta["fingerprint"])
+
+
+_IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width")

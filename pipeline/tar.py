@@ -1,0 +1,134 @@
+"""WebDataset tars, read by their headers: members, and the samples that members form.
+
+Stricter than the readers of the field, which stop without a word at a damaged header: an archive that does not run from
+header to header up to its end-of-archive mark (a block of zeros, and zeros to the end of the file) is refused.
+"""
+
+import mmap
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK = 512  # bytes; headers and data begin at multiples of it
+_SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar: its name, first byte and length."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Consecutive members of one key, by lower-case extension, in the tar's order."""
+
+    key: str
+    members: dict[str, Member]
+
+
+@contextmanager
+def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
+    """Map a tar for reading.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Empty or compressed.
+    """
+    if not shard.is_file():
+        raise FileNotFoundError(f"{shard}: no such shard")
+    with shard.open("rb") as file:
+        head = file.read(6)
+        if not head:
+            raise ValueError(f"{shard}: shard is empty: copy it again")
+        if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+            raise ValueError(f"{shard}: shard is compressed, its images cannot be reached by offset: decompress it")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
+    """Group a tar's members as WebDataset does: consecutive names that agree up to the first dot of the basename.
+
+    Hidden files and ``__meta__`` names are passed over.
+
+    Args:
+        data: The mapped tar.
+        shard: Its name, for messages.
+
+    Raises:
+        ValueError: A damaged or truncated tar, a key that comes twice, or an extension that a key has twice.
+    """
+    seen: set[str] = set()
+    current: Sample | None = None
+    for member in members(data, shard):
+        match = _SPLIT.fullmatch(member.name)
+        if not match or _META.match(member.name):
+            continue
+        key, extension = match[1], match[2].lower()
+        if current is None or key != current.key:
+            if current is not None:
+                yield current
+            if key in seen:
+                raise ValueError(
+                    f"{shard}: key {key!r} comes twice, the members between belong to others: pack it anew"
+                )
+            seen.add(key)
+            current = Sample(key, {})
+        if extension in current.members:
+            raise ValueError(f"{shard}: key {key!r} has two members .{extension}: keep one of them")
+        current.members[extension] = member
+    if current is not None:
+        yield current
+
+
+def members(data: mmap.mmap, shard: Path, /) -> Iterator[Member]:
+    """Walk a tar from header to header; GNU and PAX long names are understood.
+
+    Args:
+        data: The mapped tar.
+        shard: Its name, for messages.
+
+    Raises:
+        ValueError: Damaged, truncated, or with something else than plain files and folders in it; names the byte.
+    """
+    end = 0  # where the next header must be
+    try:
+        with tarfile.open(fileobj=data, mode="r:") as tar:
+            while (info := tar.next()) is not None:
+                if tar.offset <= end or info.size < 0:
+                    raise ValueError(f"{shard}: damaged header at byte {end}: copy the shard again")
+                if not info.isdir():
+                    yield _member(info, len(data), shard)
+                end = tar.offset
+    except (tarfile.TarError, OverflowError, UnicodeError) as error:
+        raise ValueError(
+            f"{shard}: damaged or truncated tar after byte {end} ({error}): copy the shard again"
+        ) from None
+    block = data[end : end + BLOCK]
+    if len(block) < BLOCK:
+        raise ValueError(f"{shard}: truncated: no end-of-archive mark at byte {end}: copy the shard again")
+    if block.strip(b"\0"):
+        raise ValueError(f"{shard}: damaged header at byte {end}: copy the shard again")
+    for at in range(end, len(data), 1 << 20):
+        if data[at : at + (1 << 20)].strip(b"\0"):
+            raise ValueError(f"{shard}: data after the end-of-archive mark at byte {end}: copy the shard again")
+
+
+def _member(info: tarfile.TarInfo, length: int, shard: Path) -> Member:
+    if not info.isreg() or info.issparse():
+        raise ValueError(f"{shard}: member {info.name!r} is a link, device or sparse file: store plain files")
+    if info.offset_data + info.size > length:
+        raise ValueError(f"{shard}: truncated inside member {info.name!r}: copy the shard again")
+    try:
+        info.name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shard}: member name {info.name!r} must be UTF-8: rename it") from None
+    return Member(info.name, info.offset_data, info.size)
