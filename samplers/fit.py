@@ -62,9 +62,7 @@ class SwiftFit:
         self.rows = taken[0].size
         self._mass = gradient_mass(taken[-1], names[-1]) if transform == "cgf" else None
         self._tables = tuple(cdf_table(values) for values in taken[: len(self.features)])
-        self._ranks = np.empty((len(self.features), self.rows), np.float32)
-        for row, table, values in zip(self._ranks, self._tables, taken, strict=False):
-            row[:] = table.at(values)
+        self._ranks = np.stack([table.at(values) for table, values in zip(self._tables, taken, strict=False)])
 
     def sampler(self, params: SwiftParams, /, *, provenance: Mapping[str, Any] | None = None) -> SwiftSampler:
         """The sampler with these parameters and this table's knots; provenance must be JSON-able."""

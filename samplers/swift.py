@@ -95,7 +95,7 @@ class SwiftParams:
 
 @njit(cache=True, nogil=True)
 def _aggregate(ranks: Array, v: Array, u: Array) -> None:
-    """Set u = v . ranks, rounded to float32; ranks (F, rows) float32."""
+    """Set u = v . ranks, rounded to float32; ranks (F, rows) float64. Rounding makes ties of equal sums."""
     for i in range(u.size):
         total = 0.0
         for n in range(v.size):
@@ -115,7 +115,7 @@ def _heights(u: Array, positions: Array, x: Array, y: Array, ends: Array, values
         tau[i] = values[s] * (1.0 - share) + values[s + 1] * share
 
 
-def aggregate(ranks: NDArray[np.float32], params: SwiftParams, /) -> NDArray[np.float32]:
+def aggregate(ranks: NDArray[np.float64], params: SwiftParams, /) -> NDArray[np.float32]:
     """The aggregate u (rows,) from ranks (F, rows), Eq. 6."""
     u = np.empty(ranks.shape[1], np.float32)
     _aggregate(ranks, np.array(params.coefficients), u)
@@ -193,7 +193,7 @@ class SwiftSampler:
         """
         taken = numeric_columns(columns, self.features)
         ranks = np.stack([table.at(values) for table, values in zip(self.tables, taken, strict=True)])
-        u = aggregate(ranks.astype(np.float32), self.params)
+        u = aggregate(ranks, self.params)
         return heights(u, self.balance.positions(u), self.balance, self.params)
 
     def probabilities(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
