@@ -1,6 +1,20 @@
 """Scores to probabilities, probabilities to index streams: arrays in, arrays out, NumPy and Numba only."""
 
 from drawstream.samplers.fit import SwiftFit
+from drawstream.samplers.order import Order, Sequential
+from drawstream.samplers.stream import IndexStream, RowSampler
 from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler, effective_share
+from drawstream.samplers.weights import effective_sample_size
 
-__all__ = ["DegenerateSampler", "SwiftFit", "SwiftParams", "SwiftSampler", "effective_share"]
+__all__ = [
+    "DegenerateSampler",
+    "IndexStream",
+    "Order",
+    "RowSampler",
+    "Sequential",
+    "SwiftFit",
+    "SwiftParams",
+    "SwiftSampler",
+    "effective_sample_size",
+    "effective_share",
+]

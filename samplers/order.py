@@ -1,0 +1,168 @@
+"""The order of one epoch, its parts by step and rank, and the order of a file.
+
+Notation
+    M    draws     positions of an epoch
+    G    global batch: step g holds the positions [g G, (g + 1) G); rank r of w takes the r-th of w equal parts
+"""
+
+import hashlib
+import operator
+from abc import ABC, abstractmethod
+from typing import Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Batches", "Draws", "Order", "Sequential"]
+
+
+class Draws(Protocol):
+    """What a mode makes of one epoch."""
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out`."""
+
+    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """1 / (N P) of the given rows."""
+
+
+class Order:
+    """The order of one epoch: an immutable view, computed where it is looked at.
+
+    `len(order)` is the epoch length M, `order[a:b]` the rows at positions a … b-1 (int64), `order[i]` one row (int).
+    """
+
+    __slots__ = ("_draws", "_length")
+
+    def __init__(self, draws: Draws, length: int, /) -> None:
+        self._draws, self._length = draws, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, at: int, /) -> int: ...
+    @overload
+    def __getitem__(self, at: slice, /) -> NDArray[np.int64]: ...
+    def __getitem__(self, at: int | slice, /) -> int | NDArray[np.int64]:
+        if isinstance(at, slice):
+            start, stop, step = at.indices(self._length)
+            if step != 1:
+                raise ValueError(f"an order is sliced with step 1, but got {step}: slice first, then stride the array")
+            return self._rows(start, max(start, stop))
+        position = operator.index(at)
+        if not -self._length <= position < self._length:
+            raise IndexError(f"position must be in [0, {self._length}), but got {position}")
+        position %= self._length
+        return int(self._rows(position, position + 1)[0])
+
+    def weights(self, start: int, stop: int, /) -> NDArray[np.float32]:
+        """Importance weights 1 / (N P) of the rows at positions start … stop-1.
+
+        Returns:
+            float32 (stop - start,). Averaged over the draws of an epoch, weight times value is an unbiased estimate of
+            the plain mean over all rows that have positive weight. In mode 'subset' P is the row's share of
+            a draw without replacement (see `drawstream.samplers.race`).
+
+        Raises:
+            ValueError: not 0 <= start <= stop <= M.
+        """
+        if not 0 <= start <= stop <= self._length:
+            raise ValueError(f"0 <= start <= stop <= {self._length} must hold, but got {start=} and {stop=}")
+        return self._draws.importance(self._rows(start, stop))
+
+    def _rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        out = np.empty(stop - start, dtype=np.int64)
+        if out.size:
+            self._draws.fill(start, out)
+        return out
+
+
+class Batches(ABC):
+    """Slicing of epochs into the batches of ranks: what `IndexStream` and `Sequential` share."""
+
+    draws: int
+
+    @abstractmethod
+    def epoch(self, epoch: int, /) -> Order:
+        """The order of an epoch."""
+
+    def batch(
+        self, epoch: int, step: int, /, *, global_batch: int, rank: int = 0, world_size: int = 1
+    ) -> NDArray[np.int64]:
+        """The rows of one rank in one step.
+
+        Args:
+            epoch: number of the epoch, >= 0.
+            step: number of the global batch in the epoch, >= 0.
+            global_batch: G, rows of all ranks together, a multiple of world_size.
+            rank: this rank, in [0, world_size).
+            world_size: number of ranks.
+
+        Returns:
+            int64 (G / world_size,). The last batch of an epoch may be short: its g rows are then parted as
+            evenly as they go, so ranks differ by at most one row.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        return self.epoch(epoch)[slice(*self.span(step, global_batch=global_batch, rank=rank, world_size=world_size))]
+
+    def span(self, step: int, /, *, global_batch: int, rank: int = 0, world_size: int = 1) -> tuple[int, int]:
+        """Positions [start, stop) of one rank in one step; arguments and errors as `batch`."""
+        if not 0 <= rank < world_size:
+            raise ValueError(f"0 <= rank < world_size must hold, but got {rank=} and {world_size=}")
+        if global_batch < 1 or global_batch % world_size:
+            raise ValueError(
+                f"global_batch must be a positive multiple of world_size, but got {global_batch=} and {world_size=}"
+            )
+        steps = -(-self.draws // global_batch)
+        if not 0 <= step < steps:
+            raise ValueError(f"0 <= step < {steps} must hold for {self.draws} draws, but got {step=}")
+        first = step * global_batch
+        size = min(global_batch, self.draws - first)
+        return first + rank * size // world_size, first + (rank + 1) * size // world_size
+
+
+class Sequential(Batches):
+    """Rows start … stop-1 in file order, each once, in every epoch: for evaluation and extraction.
+
+    The surface is that of `IndexStream`; weights are 1.
+
+    Args:
+        start: first row, >= 0.
+        stop: one past the last row, > start.
+
+    Raises:
+        ValueError: not 0 <= start < stop.
+    """
+
+    mode = "sequential"
+    seed = 0
+    nbytes = 0
+
+    def __init__(self, start: int, stop: int, /) -> None:
+        self.start, self.rows = operator.index(start), operator.index(stop)
+        if not 0 <= self.start < self.rows:
+            raise ValueError(f"0 <= start < stop must hold, but got {start=} and {stop=}")
+        self.draws = self.rows - self.start
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of mode and range."""
+        return hashlib.blake2b(repr((self.mode, self.start, self.rows)).encode(), digest_size=16).hexdigest()
+
+    def epoch(self, epoch: int, /) -> Order:  # noqa: ARG002 - the same for all
+        """The order of an epoch: always the same."""
+        return Order(self, self.draws)
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+        out[:] = np.arange(self.start + start, self.start + start + out.size)
+
+    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """Ones, float32."""
+        return np.ones(rows.size, dtype=np.float32)
+
+    def __repr__(self) -> str:
+        return f"Sequential({self.start}, {self.rows})"

@@ -1,0 +1,57 @@
+"""Every row once: the uniform stream, in O(1) memory for any number of rows."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.samplers.shuffle import Shuffle, shuffle
+
+__all__ = ["Permutation"]
+
+
+class Permutation:
+    """Every row once per N positions; each further N positions of an epoch have a shuffle of their own."""
+
+    __slots__ = ("draws", "rows")
+
+    def __init__(self, rows: int, draws: int, /) -> None:
+        self.rows, self.draws = rows, draws
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held between epochs."""
+        return 0
+
+    @property
+    def identity(self) -> NDArray[np.int64]:
+        """The array that decides the law."""
+        return np.array([self.rows], dtype=np.int64)
+
+    def epoch(self, seed: int, epoch: int, /) -> "PermutationEpoch":
+        """The draws of one epoch."""
+        return PermutationEpoch(self.rows, seed, epoch)
+
+
+class PermutationEpoch:
+    """The draws of one epoch; see `Permutation`."""
+
+    __slots__ = ("_epoch", "_first", "_rows", "_seed")
+
+    def __init__(self, rows: int, seed: int, epoch: int, /) -> None:
+        self._rows, self._seed, self._epoch = rows, seed, epoch
+        self._first = self._shuffle(0)
+
+    def _shuffle(self, lap: int) -> Shuffle:
+        return shuffle(self._rows, "permutation", self._seed, self._epoch, lap)
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+        done = 0
+        while done < out.size:
+            lap, place = divmod(start + done, self._rows)
+            part = out[done : done + self._rows - place]
+            (self._shuffle(lap) if lap else self._first).fill(place, part)
+            done += part.size
+
+    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """Ones, float32: every row has the same probability."""
+        return np.ones(rows.size, dtype=np.float32)

@@ -1,0 +1,222 @@
+"""Weighted subsets: M distinct rows an epoch, heavy rows first (an exponential race, known too as Gumbel top-M).
+
+Notation
+    E_i     float64   standard exponential, a function of (seed, epoch, row)
+    key_i   float64   E_i / P_i: the time at which row i arrives; the first M to arrive are the epoch's rows
+    tau     float64   arrival of the first row left out; infinite when every positive row is in
+    chosen  uint64    bitmap (ceil(N / 512) * 8 words): bit i set when row i is in
+
+The order of arrival is that of successive draws without replacement (Efraimidis and Spirakis 2006; Vieira 2014). Rows
+are not kept as a list: position t of the epoch is a rank pi(t) under a keyed permutation, found in the bitmap through
+block counts. Given tau, row i is in with probability 1 - exp(-P_i tau), so the weight (M / N) / (1 - exp(-P_i tau))
+leaves means unbiased (rank conditioning: Cohen and Kaplan, PODC 2007; Duffield, Lund, Thorup 2007). It tends to
+1 / (N P_i) for small M / N and to 1 when all rows are in. Single P_i cannot serve here: without replacement a row's
+share of the epoch is capped at 1.
+
+Set-up is two passes over the rows for every epoch: one counts arrivals by their leading float bits, one marks the early
+ones and sorts the few at the limit. The logarithm is a series in +, *, / alone, so the order is the same everywhere.
+
+Memory: 8 bytes per row for P, a quarter byte for bitmap and counts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from drawstream.samplers.guide import build_guide, locate
+from drawstream.samplers.hashing import count_ones, derive_keys, random_bits
+from drawstream.samplers.shuffle import Shuffle, shuffle
+from drawstream.samplers.weights import sum_exactly
+
+__all__ = ["Subset"]
+
+_WORDS = 8  # words of the bitmap per block, one cache line
+_BIN_SHIFT = 46  # leading 18 bits of a float64: bins of 1/64 octave
+_BINS = 1 << (64 - _BIN_SHIFT)
+_MANTISSA = np.int64((1 << 52) - 1)
+_EXPONENT_ONE = np.int64(1023 << 52)
+
+
+@dataclass(frozen=True, slots=True)
+class SubsetEpoch:
+    """The rows of one epoch; see `Subset`."""
+
+    law: "Subset"
+    ranks: Shuffle
+    chosen: NDArray[np.uint64]
+    starts: NDArray[np.int64]
+    guide: NDArray[np.int32]
+    shift: int
+    tau: float
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+        self.ranks.fill(start, out)
+        select_rows(self.chosen, self.starts, self.guide, self.shift, out)
+
+    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """(M / N) / (probability that the row is in, given tau), float32: 1 / (N P) of a draw without replacement."""
+        law = self.law
+        return (law.draws / law.rows / -np.expm1(-law.p[rows] * self.tau)).astype(np.float32)
+
+
+class Subset:
+    """Probabilities of the subset law; the race is run for each epoch.
+
+    Args:
+        weights: float64 (N,), checked.
+        draws: M >= 1.
+
+    Raises:
+        ValueError: M exceeds the number of rows with positive weight.
+    """
+
+    __slots__ = ("draws", "p", "positive", "rows")
+
+    def __init__(self, weights: NDArray[np.float64], draws: int, /) -> None:
+        self.rows, self.draws = weights.size, draws
+        self.p: NDArray[np.float64] = weights / weights.max()
+        self.p /= sum_exactly(self.p)
+        self.positive = int(np.count_nonzero(self.p))
+        if draws > self.positive:
+            raise ValueError(
+                f"draws <= rows with positive weight must hold in mode 'subset', but got {draws} draws and "
+                f"{self.positive} such rows (of {self.rows}): draw fewer, or use mode 'stratified'"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held between epochs."""
+        return self.p.nbytes
+
+    @property
+    def identity(self) -> NDArray[np.float64]:
+        """The array that decides the law."""
+        return self.p
+
+    def epoch(self, seed: int, epoch: int, /) -> SubsetEpoch:
+        """Run the race of one epoch."""
+        keys = derive_keys(2, "subset", seed, epoch)
+        chosen = np.zeros(-(-self.rows // (64 * _WORDS)) * _WORDS, dtype=np.uint64)
+        tau = self._mark(keys, chosen)
+        starts = np.empty(chosen.size // _WORDS, dtype=np.int64)
+        count_blocks(chosen, starts)
+        guide, shift = build_guide(starts, self.draws)
+        return SubsetEpoch(self, shuffle(self.draws, "subset", seed, epoch), chosen, starts, guide, shift, tau)
+
+    def _mark(self, keys: NDArray[np.uint64], chosen: NDArray[np.uint64]) -> float:
+        """Set the bits of the first M rows to arrive; return the arrival of the next one."""
+        counts = np.zeros(_BINS, dtype=np.int64)
+        count_arrivals(self.p, keys, counts)
+        before = np.cumsum(counts)
+        # The bin of the first row left out; past every bin when no positive row is left out.
+        limit = int(np.searchsorted(before, self.draws, side="right"))
+        late = int(counts[limit]) if limit < _BINS else 0
+        rows, arrivals = np.empty(late, dtype=np.int64), np.empty(late, dtype=np.float64)
+        mark_early(self.p, keys, limit, chosen, rows, arrivals)
+        if limit == _BINS:
+            return np.inf
+        missing = self.draws - (int(before[limit]) - late)
+        by_arrival = np.argsort(arrivals, kind="stable")
+        mark(rows[by_arrival[:missing]], chosen)
+        return float(arrivals[by_arrival[missing]])
+
+
+@njit(cache=True, nogil=True)
+def exponential(row: int, keys: NDArray[np.uint64]) -> Any:
+    """Standard exponential of a row: -log of a uniform number in (0, 1], to about 1e-15 relative."""
+    bits = random_bits(row, keys[0], keys[1]) >> np.uint64(11)
+    pattern = np.float64((np.float64(bits) + 1.0) * 2.0**-53).view(np.int64)
+    exponent = (pattern >> np.int64(52)) - np.int64(1023)
+    mantissa = np.int64((pattern & _MANTISSA) | _EXPONENT_ONE).view(np.float64)
+    if mantissa > 1.4142135623730951:
+        mantissa *= 0.5
+        exponent += np.int64(1)
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    z = s * s
+    series = 1.0 / 19.0
+    for odd in (17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0):  # atanh(s) / s
+        series = series * z + 1.0 / odd
+    return -(exponent * 0.6931471805599453 + 2.0 * s * series)
+
+
+@njit(cache=True, nogil=True)
+def count_arrivals(p: NDArray[np.float64], keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> None:
+    """Count the positive rows by the leading bits of their arrival."""
+    for i in range(p.size):
+        if p[i] > 0.0:
+            counts[np.float64(exponential(i, keys) / p[i]).view(np.int64) >> _BIN_SHIFT] += 1
+
+
+@njit(cache=True, nogil=True)
+def mark_early(
+    p: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    limit: int,
+    chosen: NDArray[np.uint64],
+    rows: NDArray[np.int64],
+    arrivals: NDArray[np.float64],
+) -> None:
+    """Set the bits of rows in bins before `limit`; list the rows and arrivals of that bin."""
+    late = 0
+    for i in range(p.size):
+        if p[i] > 0.0:
+            arrival = np.float64(exponential(i, keys) / p[i])
+            leading = arrival.view(np.int64) >> _BIN_SHIFT
+            if leading < limit:
+                chosen[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
+            elif leading == limit:
+                rows[late] = i
+                arrivals[late] = arrival
+                late += 1
+
+
+@njit(cache=True, nogil=True)
+def mark(rows: NDArray[np.int64], chosen: NDArray[np.uint64]) -> None:
+    """Set the bits of the given rows."""
+    for row in rows:
+        chosen[row >> 6] |= np.uint64(1) << np.uint64(row & 63)
+
+
+@njit(cache=True, nogil=True)
+def count_blocks(chosen: NDArray[np.uint64], starts: NDArray[np.int64]) -> None:
+    """Number of chosen rows before each block of 512."""
+    total = np.int64(0)
+    for block in range(starts.size):
+        starts[block] = total
+        for word in range(block * _WORDS, (block + 1) * _WORDS):
+            total += np.int64(count_ones(chosen[word]))
+
+
+@njit(cache=True, nogil=True)
+def select_rows(
+    chosen: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    guide: NDArray[np.int32],
+    shift: int,
+    ranks: NDArray[np.int64],
+) -> None:
+    """Turn ranks (n,) among the chosen rows into row numbers, in place."""
+    for i in range(ranks.size):
+        block = locate(ranks[i], starts, guide, shift)
+        left = np.uint64(ranks[i] - starts[block])
+        at = block * _WORDS
+        count = count_ones(chosen[at])
+        while left >= count:
+            left -= count
+            at += 1
+            count = count_ones(chosen[at])
+        word = chosen[at]
+        row = np.uint64(at) << np.uint64(6)
+        half = np.uint64(32)
+        while half > np.uint64(0):  # which half of the word holds the bit, and so on down
+            count = count_ones(word & ((np.uint64(1) << half) - np.uint64(1)))
+            if left >= count:
+                left -= count
+                word >>= half
+                row += half
+            half >>= np.uint64(1)
+        ranks[i] = np.int64(row)

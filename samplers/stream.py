@@ -1,0 +1,208 @@
+"""Index streams: the order of the rows in an epoch as a pure function of (seed, epoch, position).
+
+Notation
+    N    rows      row numbers are int64 in [0, N)
+    M    draws     positions of an epoch
+    G    global batch: step g holds the positions [g G, (g + 1) G); rank r of w takes the r-th of w equal parts
+
+           weights (N,)                          position
+               | once                               |
+               v                                    v
+           tables of the mode  --epoch(e)-->  order[a:b]  -->  rows, int64
+                                              order.weights(a, b)  -->  1 / (N P), float32
+
+Nothing depends on the number of ranks, workers or on what was drawn before: a position is the whole resume state.
+
+    stream = IndexStream(weights, seed=0)                  # or IndexStream(50_000)
+    order = stream.epoch(3)
+    rows = order[0:256]
+    mine = stream.batch(3, step=10, global_batch=256, rank=1, world_size=4)
+"""
+
+import hashlib
+import operator
+import threading
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from drawstream.samplers.alias import Multinomial
+from drawstream.samplers.order import Batches, Draws, Order
+from drawstream.samplers.permutation import Permutation
+from drawstream.samplers.race import Subset
+from drawstream.samplers.systematic import Stratified
+from drawstream.samplers.weights import check_weights
+
+__all__ = ["IndexStream", "RowSampler"]
+
+_KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepared
+
+
+class Law(Protocol):
+    """What a mode prepares once from the weights."""
+
+    rows: int
+    draws: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held between epochs."""
+
+    @property
+    def identity(self) -> NDArray[Any]:
+        """The array that decides the law."""
+
+    def epoch(self, seed: int, epoch: int, /) -> Draws:
+        """The draws of one epoch."""
+
+
+@runtime_checkable
+class RowSampler(Protocol):
+    """A source of weights that may change from epoch to epoch."""
+
+    def probabilities(self, epoch: int, /) -> ArrayLike:
+        """Weights >= 0 of the rows, float (rows,), of any scale."""
+
+
+class IndexStream(Batches):
+    """An endless, seekable order over rows, epoch by epoch.
+
+    Args:
+        weights_or_rows: number of rows N; or weights, float (N,), finite, >= 0, of any scale; or a row sampler,
+            an object with `probabilities(epoch)`, asked once per epoch (tables are kept while its answer stays equal).
+        mode: 'permutation' (default for a number: every row once per N positions), 'stratified' (default for
+            weights: each row floor(M P) or ceil(M P) times), 'multinomial' (M independent draws) or 'subset' (M
+            distinct rows, heavy ones first).
+        seed: in [0, 2^64); combined with the epoch by key, so (1, 0) and (0, 1) have nothing in common.
+        draws: M, positions per epoch; N by default.
+
+    Attributes:
+        rows: N.
+        draws: M.
+        seed: the seed.
+        mode: the mode.
+
+    Raises:
+        TypeError: the first argument is none of these, or weights are not floating point.
+        ValueError: no rows, bad weights, an unknown mode, mode 'permutation' with weights, M < 1, more
+            draws than positive rows in mode 'subset', a seed out of range.
+    """
+
+    def __init__(
+        self,
+        weights_or_rows: int | ArrayLike | RowSampler,
+        /,
+        *,
+        mode: str | None = None,
+        seed: int = 0,
+        draws: int | None = None,
+    ) -> None:
+        self.seed = operator.index(seed)
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
+        self._sampler: RowSampler | None = None
+        self._lock = threading.Lock()
+        self._orders: dict[int, Order] = {}
+        weights: NDArray[np.float64] | None = None
+        if isinstance(weights_or_rows, bool):
+            raise TypeError("rows must be an integer, weights or a row sampler, but got a bool")
+        if isinstance(weights_or_rows, int | np.integer):
+            self.rows = int(weights_or_rows)
+            if self.rows < 1:
+                raise ValueError(f"rows >= 1 must hold, but got {self.rows}")
+            self.mode = mode or "permutation"
+        else:
+            if isinstance(weights_or_rows, RowSampler):
+                self._sampler = weights_or_rows
+                weights = check_weights(weights_or_rows.probabilities(0))
+            else:
+                weights = check_weights(weights_or_rows)
+            self.rows = weights.size
+            self.mode = mode or "stratified"
+        if self.mode not in _LAWS:
+            raise ValueError(f"mode must be one of {', '.join(_LAWS)}, but got {mode!r}")
+        if self.mode == "permutation" and weights is not None:
+            raise ValueError("mode 'permutation' takes a number of rows, but got weights: use mode 'stratified'")
+        self.draws = self.rows if draws is None else operator.index(draws)
+        if self.draws < 1:
+            raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
+        self._law = self._prepare(weights)
+        self._weights_key = _digest(weights) if self._sampler is not None else ""
+
+    def _prepare(self, weights: NDArray[np.float64] | None) -> Law:
+        if self.mode == "permutation":
+            return Permutation(self.rows, self.draws)
+        law: Law = _LAWS[self.mode](np.ones(self.rows) if weights is None else weights, self.draws)
+        return law
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of mode, seed, rows, draws and law: equal for streams with the same orders, weights up to scale.
+
+        The weights of a row sampler change while it learns, so they are not part of it: its own state is.
+        """
+        law = "row sampler" if self._sampler is not None else _digest(self._law.identity)
+        parts = (self.mode, self.seed, self.rows, self.draws, law)
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables held between epochs."""
+        return self._law.nbytes
+
+    def epoch(self, epoch: int, /) -> Order:
+        """The order of an epoch >= 0.
+
+        Cheap for weights that stay, but for mode 'subset' (two passes over the rows) and for a row sampler (one set-up
+        when its weights have changed). The last two epochs are kept, so asking again costs nothing, and an epoch once
+        given keeps its order even while a row sampler learns.
+
+        Raises:
+            ValueError: the epoch is negative, or a row sampler gave bad weights or another number of rows.
+        """
+        epoch = operator.index(epoch)
+        if not 0 <= epoch < 1 << 64:
+            raise ValueError(f"0 <= epoch < 2**64 must hold, but got {epoch}")
+        with self._lock:
+            order = self._orders.get(epoch)
+            if order is None:
+                self._renew(epoch)
+                order = Order(self._law.epoch(self.seed, epoch), self.draws)
+                while len(self._orders) >= _KEPT_EPOCHS:
+                    del self._orders[next(iter(self._orders))]
+                self._orders[epoch] = order
+            return order
+
+    def _renew(self, epoch: int) -> None:
+        """Set up again when the weights of a row sampler have changed."""
+        if self._sampler is None:
+            return
+        weights = check_weights(self._sampler.probabilities(epoch))
+        if weights.size != self.rows:
+            raise ValueError(f"a row sampler must keep its {self.rows} rows, but gave {weights.size} in epoch {epoch}")
+        key = _digest(weights)
+        if key != self._weights_key:
+            self._law, self._weights_key = self._prepare(weights), key
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_orders")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock(), _orders={})
+
+    def __repr__(self) -> str:
+        return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"
+
+
+_LAWS: dict[str, Any] = {
+    "permutation": Permutation,
+    "stratified": Stratified,
+    "multinomial": Multinomial,
+    "subset": Subset,
+}
+
+
+def _digest(array: NDArray[Any] | None) -> str:
+    assert array is not None
+    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=16).hexdigest()
