@@ -85,10 +85,15 @@ class Draft:
             The fingerprint.
 
         Raises:
-            ValueError: No rows.
+            ValueError: No rows, or gray raw images beside colour ones.
         """
         if not self.keys:
             raise ValueError(f"{path}: a catalog must have rows, but got none")
+        if self._raw and self._raw[1][2] != self.channels:
+            raise ValueError(
+                f"{path}: raw images must be as deep as the others, but {self._raw[0]!r} is gray and others are not: "
+                "store them as png or jpeg"
+            )
         keys = pa.array(self.keys, pa.large_string())
         table = np.array(self.images, dtype=np.int64)
         columns = {name: table[:, i] for i, name in enumerate(_IMAGE)} | {"label": labels}

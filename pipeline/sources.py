@@ -22,6 +22,7 @@ FASHION_MNIST_CLASSES = (
 IMAGE_ENDINGS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 IDX_UINT8 = 0x08
+UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 class Source(Protocol):
@@ -205,7 +206,7 @@ def open_source(
     if path.suffix == ".npz":
         return _open_npz(path, names)
     if (path / "images.npy").is_file():
-        return ArraySource(_load(path / "images.npy"), _load(path / "labels.npy"), names, str(path))
+        return ArraySource(_open_npy(path / "images.npy"), _open_npy(path / "labels.npy"), names, str(path))
     if prefix := _idx_prefix(path, split):
         images = read_idx(_idx_file(prefix, "images", 3), dims=3)
         labels = read_idx(_idx_file(prefix, "labels", 1), dims=1)
@@ -279,19 +280,32 @@ def _idx_file(prefix: Path, part: str, dims: int) -> Path:
 
 
 def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
-    archive = _load(path)
-    if missing := {"images", "labels"} - set(archive.files):
-        raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
+    """Read ``images`` and ``labels`` of an archive."""
+    _present(path)
     try:
-        return ArraySource(archive["images"], archive["labels"], classes, str(path))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}: damaged .npz file ({error}): write it again") from None
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            missing = {"images", "labels"} - set(archive.files)
+            arrays = {name: archive[name] for name in ("images", "labels") if name not in missing}
+    except (*UNREADABLE, AttributeError) as error:  # AttributeError: a lone array, which is no archive
+        raise _unreadable(path, error) from None
+    if missing:
+        raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
+    return ArraySource(arrays["images"], arrays["labels"], classes, str(path))
 
 
-def _load(path: Path) -> Any:
+def _open_npy(path: Path) -> NDArray[Any]:
+    """Map an array, so that a subset of a large file costs only its own rows."""
+    _present(path)
+    try:
+        return np.asarray(np.load(path, allow_pickle=False, mmap_mode="r"))
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _present(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable NumPy file ({str(error).splitlines()[0]}): write it again") from None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: not a readable NumPy file ({(str(error) or 'empty').splitlines()[0]}): write it again")

@@ -1,0 +1,243 @@
+"""Packing: what lands in the shards, in which parts, and what a killed or refused pack leaves."""
+
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import webdataset
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.image import decode, encode
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, open_source
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+SOURCE = ArraySource(PIXELS, DIGITS.target)
+PHOTOS = Path(sklearn.datasets.__file__).parent / "images"
+
+ENDLESS = """
+import sys, time
+import numpy as np
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.sources import ArraySource
+def slow(done, total):
+    if done == 300:
+        print("ready", flush=True)
+        time.sleep(60)
+pack(ArraySource(np.zeros((1000, 8, 8), np.uint8), np.arange(1000) % 7), sys.argv[1], shard_rows=100, progress=slow)
+"""
+
+
+def contents(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def image_bytes(catalog, row):
+    with catalog.shard_path(catalog.shard[row]).open("rb") as file:
+        file.seek(catalog.offset[row])
+        return file.read(catalog.size[row])
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    options = {"holdout": 300, "label_noise": 0.2, "shard_rows": 400, "encoding": "png"}
+    for name in ("first", "second"):
+        pack(SOURCE, tmp_path / name, **options)
+        time.sleep(1.1 if name == "first" else 0)  # a time stamp would show
+    first = contents(tmp_path / "first")
+    assert len(first) == 4 + 1 + 1 + 1  # four shards and one, two catalogs
+    assert contents(tmp_path / "second") == first
+    pack(SOURCE, tmp_path / "third", **options, seed=1)
+    assert contents(tmp_path / "third") != first
+
+
+def test_without_a_holdout_the_catalog_lies_in_the_folder_itself(tmp_path):
+    result = pack(SOURCE, tmp_path / "out")
+    assert result.train == tmp_path / "out" and result.holdout is None
+    assert (result.rows, result.holdout_rows, result.relabelled) == (1797, 0, 0)
+    assert sorted(contents(tmp_path / "out")) == ["catalog.parquet", "shard-000000.tar"]
+    assert result.bytes == (tmp_path / "out" / "shard-000000.tar").stat().st_size
+    catalog = Catalog.open(result.train)
+    assert catalog.clean_label is None and sorted(catalog.keys) == [f"{row:08d}" for row in range(1797)]
+
+
+def test_holdout_is_disjoint_balanced_and_clean(tmp_path):
+    result = pack(SOURCE, tmp_path / "out", holdout=300, label_noise=0.4)
+    train, holdout = Catalog.open(result.train), Catalog.open(result.holdout)
+    assert (len(train), len(holdout)) == (result.rows, result.holdout_rows) == (1497, 300)
+    assert sorted(train.keys + holdout.keys) == [f"{row:08d}" for row in range(1797)]
+    assert np.abs(np.bincount(holdout.label) - np.bincount(DIGITS.target) * 300 / 1797).max() <= 4
+    assert holdout.clean_label is None
+    assert (holdout.label == DIGITS.target[[int(key) for key in holdout.keys]]).all()
+    assert (train.clean_label == DIGITS.target[[int(key) for key in train.keys]]).all()
+    counts = np.bincount(train.clean_label)
+    changed = np.bincount(train.clean_label[train.label != train.clean_label])
+    assert changed.tolist() == [round(0.4 * n) for n in counts] and changed.sum() == result.relabelled
+
+
+def test_holdout_gets_noise_when_asked(tmp_path):
+    result = pack(SOURCE, tmp_path / "out", holdout=300, label_noise=0.4, noise_holdout=True)
+    holdout = Catalog.open(result.holdout)
+    assert (holdout.label != holdout.clean_label).sum() == sum(round(0.4 * n) for n in np.bincount(holdout.clean_label))
+
+
+def test_limit_is_balanced_and_leaves_the_holdout_alone(tmp_path):
+    small = pack(SOURCE, tmp_path / "small", limit=500, holdout=100)
+    whole = pack(SOURCE, tmp_path / "whole", holdout=100)
+    assert (small.rows, small.holdout_rows) == (400, 100)
+    assert Catalog.open(small.holdout).keys == Catalog.open(whole.holdout).keys
+    assert Catalog.open(small.train).keys == Catalog.open(whole.train).keys[:400]
+    assert np.abs(np.bincount(Catalog.open(small.train).label) - 40).max() <= 5
+
+
+def test_rows_are_mixed_within_the_shards(tmp_path):
+    order = np.argsort(DIGITS.target, kind="stable")
+    catalog = Catalog.open(
+        pack(ArraySource(PIXELS[order], DIGITS.target[order]), tmp_path / "out", shard_rows=200).train
+    )
+    for shard in range(8):
+        assert len(set(catalog.label[slice(*catalog.shard_rows(shard))])) == 10
+
+
+@pytest.mark.parametrize(("options", "shards"), [({"shard_rows": 600}, 3), ({"shard_bytes": 60_000}, 3), ({}, 1)])
+def test_shard_sizes(tmp_path, options, shards):
+    catalog = Catalog.open(pack(SOURCE, tmp_path / "out", **options).train)
+    assert len(catalog.shards) == shards
+    assert catalog.shard_rows(shards - 1)[1] == 1797
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its shards open
+@pytest.mark.parametrize("encoding", ["raw", "png", "jpeg", "keep"])
+def test_webdataset_reads_the_shards(tmp_path, encoding):
+    result = pack(SOURCE, tmp_path / "out", encoding=encoding, limit=50, label_noise=0.3)
+    catalog = Catalog.open(result.train)
+    extension = {"raw": "pgm", "keep": "pgm", "png": "png", "jpeg": "jpg"}[encoding]
+    dataset = webdataset.WebDataset(str(result.train / "shard-000000.tar"), shardshuffle=False).decode("l8")
+    rows = 0
+    for row, sample in enumerate(dataset):
+        assert sample["__key__"] == catalog.key(row)
+        assert (sample["cls"], sample["clean.cls"]) == (catalog.label[row], catalog.clean_label[row])
+        if encoding != "jpeg":
+            assert (sample[extension] == PIXELS[int(catalog.key(row))]).all()
+        rows += 1
+    assert rows == len(catalog) == 50
+    assert set(catalog.encodings) == {"raw" if encoding == "keep" else encoding}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    for name, photo in (("flower", "flower.jpg"), ("Tempel süß", "china.jpg")):
+        (root / name).mkdir(parents=True)
+        for copy in range(3):
+            shutil.copy(PHOTOS / photo, root / name / f"photo {copy}.v1.jpg")
+    return root
+
+
+def test_image_folders_keep_their_bytes(folder, tmp_path):
+    catalog = Catalog.open(pack(open_source(folder), tmp_path / "out").train)
+    assert catalog.classes == ("Tempel süß", "flower") and catalog.channels == 3
+    assert (catalog.height == 427).all() and (catalog.width == 640).all()
+    for row in range(6):
+        photo = "china.jpg" if catalog.label[row] == 0 else "flower.jpg"
+        assert image_bytes(catalog, row) == (PHOTOS / photo).read_bytes()
+    assert "Tempel süß/photo 2_v1" in catalog.keys
+
+
+def test_image_folders_can_be_raw(folder, tmp_path):
+    catalog = Catalog.open(pack(open_source(folder), tmp_path / "out", encoding="raw").train)
+    photo = "china.jpg" if catalog.label[0] == 0 else "flower.jpg"
+    assert image_bytes(catalog, 0) == decode((PHOTOS / photo).read_bytes()).tobytes()
+
+
+def test_raw_images_of_two_shapes_are_refused(folder, tmp_path):
+    (folder / "flower" / "small.png").write_bytes(encode(np.zeros((4, 4, 3), np.uint8), "png", quality=95)[0])
+    with pytest.raises(ValueError, match=r"raw images must all be of one shape, but .*: store them as png or jpeg"):
+        pack(open_source(folder), tmp_path / "out", encoding="raw")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_an_unreadable_image_is_named_and_nothing_stays(folder, tmp_path):
+    (folder / "flower" / "broken.jpg").write_bytes((PHOTOS / "flower.jpg").read_bytes()[:100])
+    with pytest.raises(ValueError, match="image 'flower/broken': not a readable JPEG") as caught:
+        pack(open_source(folder), tmp_path / "out")
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"label_noise": 1.0}, r"label noise must be in \[0, 1\), but got 1.0"),
+        ({"label_noise": -0.1}, r"label noise must be in \[0, 1\)"),
+        ({"holdout": 1797}, "holdout must be in 0 … 1796, but got 1797"),
+        ({"holdout": 100, "limit": 100}, "holdout must be in 0 … 99, but got 100"),
+        ({"limit": 0}, "limit must be in 1 … 1797, but got 0"),
+        ({"limit": 1798}, "limit must be in 1 … 1797, but got 1798"),
+        ({"encoding": "gif"}, "encoding must be keep, raw, png or jpeg, but got 'gif'"),
+        ({"quality": 0}, "quality must be in 1 … 100"),
+        ({"seed": -1}, "a seed must be at least 0, but got -1"),
+        ({"shard_rows": 0}, "shard_rows must be at least 1, but got 0"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(tmp_path, options, text):
+    with pytest.raises(ValueError, match=text):
+        pack(SOURCE, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_class_cannot_be_noisy(tmp_path):
+    with pytest.raises(ValueError, match="needs at least 2 classes, but got 1"):
+        pack(ArraySource(PIXELS, np.zeros(1797, int)), tmp_path / "out", label_noise=0.1)
+
+
+def test_overwrite_replaces_packs_only(tmp_path):
+    pack(SOURCE, tmp_path / "out", limit=100)
+    with pytest.raises(ValueError, match="out: folder is not empty"):
+        pack(SOURCE, tmp_path / "out", limit=50)
+    assert len(Catalog.open(tmp_path / "out")) == 100
+    pack(SOURCE, tmp_path / "out", limit=50, holdout=10, overwrite=True)
+    assert len(Catalog.open(tmp_path / "out" / "train")) == 40
+    pack(SOURCE, tmp_path / "out", limit=30, overwrite=True)
+    assert len(Catalog.open(tmp_path / "out")) == 30
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="home: folder is not empty"):
+        pack(SOURCE, tmp_path / "home", limit=30, overwrite=True)
+
+
+def test_progress_counts_every_row(tmp_path):
+    seen = []
+    pack(SOURCE, tmp_path / "out", limit=100, holdout=10, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 100) for done in range(1, 101)]
+
+
+def test_a_killed_pack_leaves_no_catalog(tmp_path):
+    target = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, target], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+    assert not target.exists()
+    assert (tmp_path / ".out.partial" / "shard-000001.tar").exists()  # it was at work
+    assert list(tmp_path.rglob("catalog.parquet")) == []
+    pack(SOURCE, target, limit=100)
+    assert len(Catalog.open(target)) == 100
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_fashion_mnist(tmp_path):
+    source = open_source(FASHION_MNIST, split="test")
+    result = pack(source, tmp_path / "out", limit=1000, holdout=100, label_noise=0.4)
+    train = Catalog.open(result.train)
+    assert result.relabelled == (train.label != train.clean_label).sum()
+    assert image_bytes(train, 17) == source.read(int(train.key(17))).tobytes()

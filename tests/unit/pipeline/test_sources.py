@@ -1,0 +1,179 @@
+"""Sources: what each kind gives, and one line for every kind of bad input."""
+
+import gzip
+import io
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline.sources import FASHION_MNIST, FASHION_MNIST_CLASSES, ArraySource, open_source, read_idx
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+PHOTOS = Path(sklearn.datasets.__file__).parent / "images"
+
+
+def idx(array, *, magic=None):
+    head = struct.pack(">I", magic or 0x800 | array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def idx_folder(tmp_path):
+    for name, rows in (("train", slice(0, 100)), ("t10k", slice(100, 150))):
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PIXELS[rows])))
+        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(DIGITS.target[rows])))
+    return tmp_path
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    for name, photo in (("flower", "flower.jpg"), ("temple", "china.jpg")):
+        (tmp_path / name).mkdir()
+        shutil.copy(PHOTOS / photo, tmp_path / name)
+    return tmp_path
+
+
+def test_idx_splits(idx_folder):
+    train, test = open_source(idx_folder), open_source(str(idx_folder), split="test")
+    assert (len(train), len(test)) == (100, 50)
+    assert (train.read(7) == PIXELS[7]).all() and test.labels[3] == DIGITS.target[103]
+    assert train.key(7) == "00000007" and train.classes == tuple("0123456789")
+
+
+def test_idx_by_prefix_and_by_file(idx_folder):
+    for path in ("t10k", "t10k-images-idx3-ubyte.gz"):
+        assert len(open_source(idx_folder / path)) == 50
+
+
+def test_idx_uncompressed_with_names(tmp_path):
+    (tmp_path / "train-images.idx3-ubyte").write_bytes(idx(PIXELS))
+    (tmp_path / "train-labels.idx1-ubyte").write_bytes(idx(DIGITS.target))
+    source = open_source(tmp_path, classes=[f"digit {c}" for c in range(10)])
+    assert len(source) == 1797 and source.classes[3] == "digit 3"
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_fashion_mnist():
+    test = open_source(FASHION_MNIST, split="test", classes=FASHION_MNIST_CLASSES)
+    assert (np.bincount(test.labels) == 1000).all()
+    assert test.read(0).shape == (28, 28) and test.classes[test.labels[0]] == "Ankle boot"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("train-images-idx3-ubyte.gz", lambda b: b[: len(b) // 2], "damaged or truncated gzip file"),
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda b: gzip.compress(gzip.decompress(b)[:-1]),
+            "header says .*: fetch it again",
+        ),
+        ("train-images-idx3-ubyte.gz", lambda b: gzip.compress(gzip.decompress(b) + b"x"), "header says .*: fetch it"),
+        ("train-images-idx3-ubyte.gz", lambda b: b"", "magic number must be 0x00000803 .*, but got 0x00000000"),
+        ("train-labels-idx1-ubyte.gz", lambda b: idx(PIXELS[:100]), "magic number must be 0x00000801 .*0x00000803"),
+        ("train-labels-idx1-ubyte.gz", lambda b: idx(DIGITS.target[:99]), "but got 100 images and 99 labels"),
+        ("train-images-idx3-ubyte.gz", lambda b: b[:40] + bytes([b[40] ^ 255]) + b[41:], "train-images"),
+    ],
+    ids=["cut gzip", "short", "long", "empty", "wrong file", "counts", "flipped byte"],
+)
+def test_damaged_idx(idx_folder, name, change, text):
+    file = idx_folder / name
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ValueError, match=text) as caught:
+        open_source(idx_folder)
+    assert "\n" not in str(caught.value) and str(idx_folder) in str(caught.value)
+
+
+def test_missing_idx_parts(idx_folder):
+    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"t10k-labels-idx1-ubyte\.gz: no such file, nor without \.gz"):
+        open_source(idx_folder, split="test")
+    (idx_folder / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="holds IDX files, but none of split 'test'"):
+        open_source(idx_folder, split="test")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_idx(idx_folder / "nothing", dims=1)
+    with pytest.raises(ValueError, match="split must be train or test, but got 'val'"):
+        open_source(idx_folder, split="val")
+
+
+def test_npz_and_npy(tmp_path):
+    np.savez_compressed(tmp_path / "digits.npz", images=PIXELS, labels=DIGITS.target)
+    np.save(tmp_path / "images.npy", PIXELS[..., None])
+    np.save(tmp_path / "labels.npy", DIGITS.target)
+    for path in (tmp_path / "digits.npz", tmp_path):
+        source = open_source(path)
+        assert len(source) == 1797 and source.read(5).shape == (8, 8)
+
+
+def test_bad_npz(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    with pytest.raises(ValueError, match=r"a\.npz: must hold images and labels, but labels is missing"):
+        open_source(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"b\.npz: not a readable NumPy file"):
+        open_source(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", images=PIXELS, labels=np.array([object()] * 1797))
+    with pytest.raises(ValueError, match=r"c\.npz: not a readable NumPy file \(Object arrays"):
+        open_source(tmp_path / "c.npz")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        open_source(tmp_path / "d.npz")
+    (tmp_path / "images.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match=r"images\.npy: not a readable NumPy file"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "text"),
+    [
+        (DIGITS.images, DIGITS.target, "images must be uint8, but got float64: scale them"),
+        (PIXELS[0], DIGITS.target[:8], r"images must be \(rows, height, width\).*but got \(8, 8\)"),
+        (np.zeros((5, 4, 4, 2), np.uint8), np.arange(5), r"but got \(5, 4, 4, 2\)"),
+        (PIXELS, DIGITS.target[:-1], "but got 1797 images and 1796 labels"),
+        (PIXELS[:0], DIGITS.target[:0], "but got 0 images and 0 labels"),
+        (PIXELS, DIGITS.target.astype(float), "labels must be integers .*, but got float64"),
+        (PIXELS, DIGITS.target - 1, "labels must lie in 0 … 8, but got -1 … 8"),
+    ],
+    ids=["float", "one image", "channels", "counts", "none", "float labels", "negative"],
+)
+def test_bad_arrays(images, labels, text):
+    with pytest.raises(ValueError, match=text):
+        ArraySource(images, labels)
+
+
+def test_image_folder_keeps_bytes(image_folder):
+    (image_folder / "flower" / "notes.txt").write_text("passed over")
+    Image.fromarray(PIXELS[0]).save(image_folder / "flower" / "a.b.PNG", "png")
+    source = open_source(image_folder)
+    assert source.classes == ("flower", "temple") and source.labels.tolist() == [0, 0, 1]
+    assert [source.key(row) for row in range(3)] == ["flower/a_b", "flower/flower", "temple/china"]
+    assert source.read(2) == (PHOTOS / "china.jpg").read_bytes()
+
+
+def test_bad_image_folders(image_folder):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        open_source(image_folder / "nowhere")
+    with pytest.raises(ValueError, match="no IDX or NumPy files and no class folders in it"):
+        open_source(image_folder / "flower")
+    with pytest.raises(ValueError, match="not a source: give a folder"):
+        open_source(image_folder / "flower" / "flower.jpg")
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS[0]).save(buffer, "png")
+    (image_folder / "flower" / "flower.png").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match=r"flower\.png: same key 'flower/flower' as .*flower\.jpg: rename"):
+        open_source(image_folder)
+    (image_folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: class folder without \.jpg.*: remove it or fill it"):
+        open_source(image_folder)
+
+
+def test_nested_class_folders_say_where_to_look(image_folder):
+    with pytest.raises(ValueError, match=r"give .* if its subfolders are the classes"):
+        open_source(image_folder.parent)
