@@ -57,7 +57,7 @@ def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
 def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
     """Group a tar's members as WebDataset does: consecutive names that agree up to the first dot of the basename.
 
-    Hidden files and ``__meta__`` names are passed over.
+    Hidden files and ``__meta__`` names or folders are passed over.
 
     Args:
         data: The mapped tar.
@@ -70,7 +70,7 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
     current: Sample | None = None
     for member in members(data, shard):
         match = _SPLIT.fullmatch(member.name)
-        if not match or _META.match(member.name):
+        if not match or match[1].endswith("/") or _META.match(member.name):
             continue
         key, extension = match[1], match[2].lower()
         if current is None or key != current.key:
@@ -100,18 +100,21 @@ def members(data: mmap.mmap, shard: Path, /) -> Iterator[Member]:
         ValueError: Damaged, truncated, or with something else than plain files and folders in it; names the byte.
     """
     end = 0  # where the next header must be
-    try:
-        with tarfile.open(fileobj=data, mode="r:") as tar:
-            while (info := tar.next()) is not None:
-                if tar.offset <= end or info.size < 0:
-                    raise ValueError(f"{shard}: damaged header at byte {end}: copy the shard again")
-                if not info.isdir():
-                    yield _member(info, len(data), shard)
-                end = tar.offset
-    except (tarfile.TarError, OverflowError, UnicodeError) as error:
-        raise ValueError(
-            f"{shard}: damaged or truncated tar after byte {end} ({error}): copy the shard again"
-        ) from None
+    tar = None
+    while True:
+        try:
+            tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)
+            info = tar.next()
+        except (tarfile.TarError, OverflowError, ValueError) as error:
+            law = f"damaged or truncated tar after byte {end} ({error})"
+            raise ValueError(f"{shard}: {law}: copy the shard again") from None
+        if info is None:
+            break
+        if tar.offset <= end or info.size < 0:
+            raise ValueError(f"{shard}: damaged header at byte {end}: copy the shard again")
+        if not info.isdir():
+            yield _member(info, len(data), shard)
+        end = tar.offset
     block = data[end : end + BLOCK]
     if len(block) < BLOCK:
         raise ValueError(f"{shard}: truncated: no end-of-archive mark at byte {end}: copy the shard again")

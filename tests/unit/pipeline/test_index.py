@@ -1,0 +1,165 @@
+"""Catalogs for existing shards: the same rows as pack gives, every kind of label, and bad shards named."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from sklearn.datasets import load_digits
+from wds2idx import IndexCreator
+
+from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.image import encode
+from drawstream.pipeline.index import index, write_idx
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.sources import ArraySource
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+PNG = encode(PIXELS[0], "png", quality=95)[0]
+PHOTO = (Path(sklearn.datasets.__file__).parent / "images" / "china.jpg").read_bytes()
+COLUMNS = ("shard", "offset", "size", "checksum", "label", "clean_label", "encoding_codes", "height", "width")
+
+
+def shard(path, *files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            data = data.encode() if isinstance(data, str) else data
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png", "jpeg"])
+def test_equals_the_catalog_of_pack(tmp_path, encoding):
+    options = {"encoding": encoding, "label_noise": 0.4, "limit": 500, "shard_rows": 200}
+    packed = Catalog.open(pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "out", **options).train)
+    indexed = Catalog.open(index(packed.root, out=tmp_path / "other"))
+    for name in COLUMNS:
+        assert (getattr(indexed, name) == getattr(packed, name)).all(), name
+    assert indexed.keys == packed.keys and indexed.classes == packed.classes and indexed.channels == packed.channels
+    assert indexed.fingerprint == packed.fingerprint
+    assert [indexed.shard_path(i).resolve() for i in range(3)] == [packed.shard_path(i).resolve() for i in range(3)]
+
+
+def test_labels_of_every_kind(tmp_path):
+    a = shard(tmp_path / "a.tar", ("0.cls", "3\n"), ("0.jpg", PHOTO), ("1.json", '{"label": 1}'), ("1.png", PNG))
+    b = shard(
+        tmp_path / "b.tar", ("2.txt", "2"), ("2.PNG", PNG), ("3.json", "0"), ("3.jpeg", PNG), ("3.txt", "a caption")
+    )
+    catalog = Catalog.open(index([a, b]))
+    assert catalog.path == tmp_path / "catalog.parquet" and catalog.keys == ["0", "1", "2", "3"]
+    assert catalog.label.tolist() == [3, 1, 2, 0] and catalog.classes == ("0", "1", "2", "3")
+    assert catalog.encodings.tolist() == ["jpeg", "png", "png", "png"]  # by content, not by name
+    assert catalog.height.tolist() == [427, 8, 8, 8] and catalog.channels == 3
+    assert catalog.provenance == {"by": "index"}
+
+
+def test_class_names(tmp_path):
+    tar = shard(tmp_path / "a.tar", ("0.txt", "zebra"), ("0.png", PNG), ("1.json", '{"cls": "ant"}'), ("1.png", PNG))
+    catalog = Catalog.open(index(tar))
+    assert catalog.classes == ("ant", "zebra") and catalog.label.tolist() == [1, 0]
+    catalog = Catalog.open(index(tar, classes=["zebra", "bee", "ant"], overwrite=True))
+    assert catalog.label.tolist() == [0, 2] and catalog.num_classes == 3
+    with pytest.raises(ValueError, match="sample '0': label must be one of 2 classes, but got 'zebra'"):
+        index(tar, classes=["ant", "bee"], overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ([("0.png", PNG)], r"sample '0': must have a label \(\.cls, \.json, \.txt\), but got \.png"),
+        ([("0.cls", "1")], r"sample '0': must have one image .*, but got \.cls"),
+        ([("0.cls", "1"), ("0.png", PNG), ("0.jpg", PHOTO)], r"must have one image .*, but got \.png, \.jpg"),
+        ([("0.cls", "-1"), ("0.png", PNG)], "sample '0': label must be one of 0 classes, but got -1"),
+        ([("0.cls", ""), ("0.png", PNG)], r"sample '0': \.cls must hold a class number or name, but got b''"),
+        ([("0.cls", b"\xff\xfe"), ("0.png", PNG)], r"sample '0': \.cls is not readable"),
+        ([("0.json", "{"), ("0.png", PNG)], r"sample '0': \.json is not readable"),
+        ([("0.json", '{"width": 3}'), ("0.png", PNG)], r"sample '0': \.json must hold a class number or name"),
+        (
+            [("0.cls", "1"), ("0.png", PNG), ("1.cls", "cat"), ("1.png", PNG)],
+            "labels must all be numbers or all be names",
+        ),
+        ([("0.cls", "1"), ("0.png", PNG[:20])], "sample '0': not a readable JPEG"),
+        ([("0.cls", "1"), ("0.pgm", b"P5\n8 8\n255\n" + bytes(63))], "sample '0': Netpbm image must have 8 bits"),
+        ([("0.cls", "1"), ("0.png", PNG), ("1.cls", "0"), ("0.txt", "x")], "key '0' comes twice|sample '1'"),
+        (
+            [("0.cls", "1"), ("0.clean.cls", "1"), ("0.png", PNG), ("1.cls", "1"), ("1.png", PNG)],
+            r"\.clean\.cls must be in",
+        ),
+        ([("README", "nothing else")], "no samples in this shard"),
+    ],
+)
+def test_bad_samples_are_named(tmp_path, files, text):
+    tar = shard(tmp_path / "a.tar", *files)
+    with pytest.raises(ValueError, match=text) as caught:
+        index(tar)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "catalog.parquet").exists()
+
+
+def test_raw_and_colour_do_not_mix(tmp_path):
+    raw = b"P5\n8 8\n255\n" + bytes(64)
+    tar = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.pgm", raw), ("1.cls", "1"), ("1.jpg", PHOTO))
+    with pytest.raises(ValueError, match="raw images must be as deep as the others, but '0' is gray"):
+        index(tar)
+
+
+def test_one_key_in_two_shards_is_refused(tmp_path):
+    for name in ("a", "b"):
+        shard(tmp_path / f"{name}.tar", ("0.cls", "0"), ("0.png", PNG))
+    with pytest.raises(ValueError, match=r"b\.tar: sample '0': key '0' must be unique, but shard 0 has it already"):
+        index(tmp_path)
+
+
+def test_where_the_catalog_goes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no shards: give a folder"):
+        index(tmp_path)
+    (tmp_path / "x").mkdir()
+    a = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.png", PNG))
+    b = shard(tmp_path / "x" / "b.tar", ("1.cls", "0"), ("1.png", PNG))
+    with pytest.raises(ValueError, match="shards lie in several folders"):
+        index([a, b])
+    catalog = Catalog.open(index([b, a], out=tmp_path / "new" / "place"))
+    assert [shard.path for shard in catalog.shards] == ["../../x/b.tar", "../../a.tar"] and catalog.keys == ["1", "0"]
+    with pytest.raises(ValueError, match=r"catalog\.parquet: exists already"):
+        index([b, a], out=tmp_path / "new" / "place")
+
+
+def test_damaged_shards_leave_the_old_catalog(tmp_path):
+    root = pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "out", limit=100).train
+    before = (root / "catalog.parquet").read_bytes()
+    tar = root / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:50_000])
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: damaged or truncated tar after byte \d+"):
+        index(root, overwrite=True)
+    assert (root / "catalog.parquet").read_bytes() == before
+
+
+def test_idx_files_equal_wds2idx(tmp_path):
+    catalog = Catalog.open(pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "out", limit=50, label_noise=0.2).train)
+    write_idx(catalog, 0, tmp_path / "ours.idx")
+    creator = IndexCreator(str(catalog.shard_path(0)), str(tmp_path / "theirs.idx"), verbose=False)
+    creator.create_index()
+    creator.close()
+    assert (tmp_path / "ours.idx").read_text() == (tmp_path / "theirs.idx").read_text()
+
+
+def test_idx_files_refuse_white_space(tmp_path):
+    catalog = Catalog.open(index(shard(tmp_path / "a.tar", ("a b.cls", "0"), ("a b.png", PNG))))
+    with pytest.raises(ValueError, match=r"member 'a b\.cls': an \.idx file cannot hold white space"):
+        write_idx(catalog, 0, tmp_path / "a.idx")
+    assert not (tmp_path / "a.idx").exists()
+
+
+def test_a_moved_data_set_still_opens(tmp_path):
+    packed = pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "out", limit=60).train
+    path = index(packed, out=packed, overwrite=True)
+    assert json.dumps(Catalog.open(path).provenance) == '{"by": "index"}'
+    shutil.move(packed, tmp_path / "moved")
+    assert len(Catalog.open(tmp_path / "moved")) == 60

@@ -1,0 +1,159 @@
+"""The strict walk over tars: it finds what tarfile finds, and never stops early without a word."""
+
+import io
+import tarfile
+
+import pytest
+
+from drawstream.pipeline.tar import mapped, members, samples
+
+LONG = "very/" * 30 + "long-" * 30 + "name"
+NAMES = [
+    "a.cls",
+    "a.png",
+    f"{LONG}.cls",
+    f"{LONG}.png",
+    "süß/日本.cls",
+    "süß/日本.png",
+    "dir.d/b.left.png",
+    "dir.d/b.JPG",
+]
+
+
+def write(path, names=NAMES, *, form=tarfile.PAX_FORMAT, extra=()):
+    with tarfile.open(path, "w", format=form) as tar:
+        for i, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            data = bytes([i + 1]) * (100 + 700 * i)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for info in extra:
+            tar.addfile(info)
+    return path
+
+
+def walk(path):
+    with mapped(path) as data:
+        return [(m.name, bytes(data[m.offset : m.offset + m.size])) for m in members(data, path)]
+
+
+def group(path):
+    with mapped(path) as data:
+        return [(sample.key, list(sample.members)) for sample in samples(data, path)]
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_names_of_every_kind(tmp_path, form):
+    path = write(tmp_path / "a.tar", form=form)
+    assert walk(path) == [(name, bytes([i + 1]) * (100 + 700 * i)) for i, name in enumerate(NAMES)]
+    assert group(path) == [
+        ("a", ["cls", "png"]),
+        (LONG, ["cls", "png"]),
+        ("süß/日本", ["cls", "png"]),
+        ("dir.d/b", ["left.png", "jpg"]),
+    ]
+
+
+def test_folders_hidden_files_and_meta_names_are_passed_over(tmp_path):
+    folder = tarfile.TarInfo("data")
+    folder.type = tarfile.DIRTYPE
+    path = write(
+        tmp_path / "a.tar",
+        ["__meta__/index.json", "__meta__", "data/.hidden", "README", "data/x.png", "data/x.cls"],
+        extra=[folder],
+    )
+    assert group(path) == [("data/x", ["png", "cls"])]
+
+
+def test_every_flipped_header_byte_is_found(tmp_path):
+    path = write(tmp_path / "a.tar", ["a.cls", "a.png", "b.cls", "b.png"])
+    whole = path.read_bytes()
+    with mapped(path) as data:
+        headers = [member.offset - 512 for member in members(data, path)]
+    found = 0
+    for header in headers:
+        for at in (0, 100, 124, 130, 148, 156, 257):
+            path.write_bytes(whole[: header + at] + bytes([whole[header + at] ^ 0x11]) + whole[header + at + 1 :])
+            with pytest.raises(
+                ValueError, match=r"a\.tar: damaged (header at|or truncated tar after) byte \d+"
+            ) as caught:
+                walk(path)
+            assert str(header) in str(caught.value)
+            found += 1
+    assert found == 28
+
+
+def test_a_zeroed_header_is_not_the_end(tmp_path):
+    path = write(tmp_path / "a.tar", ["a.cls", "a.png", "b.cls", "b.png"])
+    whole = path.read_bytes()
+    with mapped(path) as data:
+        header = list(members(data, path))[2].offset - 512
+    path.write_bytes(whole[:header] + bytes(512) + whole[header + 512 :])
+    with pytest.raises(ValueError, match=rf"a\.tar: data after the end-of-archive mark at byte {header}"):
+        walk(path)
+
+
+def test_every_cut_is_found(tmp_path):
+    path = write(tmp_path / "a.tar", ["a.cls", "a.png", "b.cls", "b.png"])
+    whole = path.read_bytes()
+    with mapped(path) as data:
+        last = list(members(data, path))[-1]
+    end = -(-(last.offset + last.size) // 512) * 512
+    assert end - (last.offset + last.size) > 2  # there is padding to cut
+    for length in [
+        1,
+        511,
+        512,
+        600,
+        700,
+        1024,
+        last.offset - 512,
+        last.offset,
+        last.offset + 1,
+        end - 100,
+        end - 1,
+        end,
+    ]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"a\.tar: (damaged or )?truncated|a\.tar: damaged"):
+            walk(path)
+    path.write_bytes(whole[: end + 512])  # one block of zeros is a mark
+    assert len(walk(path)) == 4
+
+
+def test_two_tars_in_a_row_are_refused(tmp_path):
+    path = write(tmp_path / "a.tar")
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(ValueError, match="data after the end-of-archive mark"):
+        walk(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "empty.tar").write_bytes(b"")
+    (tmp_path / "text.tar").write_text("no tar at all " * 100)
+    with tarfile.open(tmp_path / "zipped.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.cls"))
+    for name, text in (("empty", "is empty"), ("text", "damaged"), ("zipped", "is compressed.*: decompress it")):
+        with pytest.raises(ValueError, match=rf"{name}\.tar: .*{text}"):
+            walk(tmp_path / f"{name}.tar")
+    with pytest.raises(FileNotFoundError, match=r"none\.tar: no such shard"):
+        walk(tmp_path / "none.tar")
+
+
+def test_links_are_refused(tmp_path):
+    link = tarfile.TarInfo("c.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+    with pytest.raises(ValueError, match=r"member 'c\.png' is a link"):
+        walk(write(tmp_path / "a.tar", extra=[link]))
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["a.cls", "a.png", "b.cls", "b.png", "a.json"], "key 'a' comes twice"),
+        (["a.cls", "a.png", "a.PNG"], r"key 'a' has two members \.png"),
+    ],
+)
+def test_duplicates_are_named(tmp_path, names, text):
+    with pytest.raises(ValueError, match=rf"a\.tar: {text}"):
+        group(write(tmp_path / "a.tar", names))
