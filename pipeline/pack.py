@@ -114,7 +114,7 @@ def pack(
         labels = source.labels[chosen]
         noisy = relabel(labels, rate=noise, classes=len(source.classes), seed=noise_seed, part=number)
         choice = {"limit": limit, "holdout": holdout, "seed": seed, "label_noise": noise, "noise_seed": noise_seed}
-        origin = {"by": "pack", "source": source.name, "part": name, "encoding": encoding, "quality": quality}
+        origin = {"by": "pack", "source": source.name, "part": name or "all", "encoding": encoding, "quality": quality}
         return _Part(name, chosen, noisy, labels if noise else None, origin | choice)
 
     parts = [part("train" if holdout else "", order[holdout:rows], 0, label_noise)]
