@@ -20,10 +20,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import derive_keys, high_product, random_bits
+from drawstream.samplers.hashing import derive_keys, random_bits
 from drawstream.samplers.weights import integer_widths
 
 __all__ = ["Multinomial"]
+
+_BATCH = 256  # draws worked on together
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +116,23 @@ def fill_table(widths: NDArray[np.int64], digits: int, bits: int, table: NDArray
 def draw_rows(
     start: int, keys: NDArray[np.uint64], table: NDArray[np.uint64], digits: int, bits: int, out: NDArray[np.int64]
 ) -> None:
-    """Write the rows drawn at positions start, start + 1, … into `out` (int64)."""
+    """Write the rows drawn at positions start, start + 1, … into `out` (int64).
+
+    The product of 64 random bits with N (below 2^32) is taken in halves: these loops run on vector registers, and the
+    loads of the second overlap.
+    """
     key0, key1 = keys[0], keys[1]
-    rows = np.uint64(table.size)
+    rows, half, low = np.uint64(table.size), np.uint64(32), np.uint64(0xFFFFFFFF)
     shift, drop = np.uint64(bits), np.uint64(64 - digits)
     mask = (np.uint64(1) << shift) - np.uint64(1)
-    for i in range(out.size):
-        random = random_bits(start + i, key0, key1)
-        column = high_product(random, rows)
-        entry = table[column]
-        own = ((random * rows) >> drop) < (entry >> shift)
-        out[i] = np.int64(column if own else entry & mask)
+    columns = np.empty(_BATCH, dtype=np.uint64)
+    points = np.empty(_BATCH, dtype=np.uint64)
+    for begin in range(0, out.size, _BATCH):
+        batch = out[begin : begin + _BATCH]
+        for i in range(batch.size):
+            random = random_bits(start + begin + i, key0, key1)
+            columns[i] = ((random >> half) * rows + (((random & low) * rows) >> half)) >> half
+            points[i] = (random * rows) >> drop
+        for i in range(batch.size):
+            entry = table[columns[i]]
+            batch[i] = np.int64(columns[i] if points[i] < (entry >> shift) else entry & mask)

@@ -1,0 +1,30 @@
+"""The stream benchmark: its rows, and that it measures what it says."""
+
+import pytest
+import torch
+
+from drawstream.tools.bench.stream import run
+
+KEYS = {"system", "mode", "rows", "draws_per_second", "setup_seconds", "peak_bytes", "seek_seconds"}
+
+
+def test_rows_and_table(capsys):
+    threads = torch.get_num_threads()
+    table = run([3000], rounds=1)
+    assert torch.get_num_threads() == threads
+    assert all(set(row) == KEYS for row in table)
+    ours = {row["mode"] for row in table if row["system"] == "drawstream"}
+    assert ours == {"permutation", "stratified", "multinomial", "subset"}
+    assert {row["system"] for row in table} >= {"torch.multinomial", "WeightedRandomSampler", "torch.randperm"}
+    assert all(row["draws_per_second"] > 0 and row["setup_seconds"] > 0 for row in table)
+    assert all((row["seek_seconds"] is None) == (row["system"] != "drawstream") for row in table)
+    assert len(capsys.readouterr().out.splitlines()) == len(table) + 1
+
+
+@pytest.mark.slow
+def test_speed_against_torch_and_numpy_in_the_same_run():
+    speed = {(row["system"], row["mode"]): row["draws_per_second"] for row in run([1_280_000], rounds=7, show=False)}
+    torch_speed = speed["torch.multinomial", "multinomial"]
+    assert speed["drawstream", "multinomial"] >= 20 * torch_speed
+    assert speed["drawstream", "stratified"] >= 4 * torch_speed
+    assert speed["drawstream", "permutation"] >= 0.5 * speed["numpy.Generator.permutation", "permutation"]
