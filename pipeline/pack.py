@@ -24,7 +24,7 @@ from drawstream.pipeline.image import ImageInfo, encode
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import staged_folder
-from drawstream.pipeline.tar import BLOCK
+from drawstream.pipeline.tar import BLOCK, split_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,10 @@ def _write(
             try:
                 data, info = encode(source.read(row), encoding, quality=quality)
                 image = _extension(info)
+                if split_name(f"{key}.{image}") != (key, image):
+                    raise ValueError(
+                        "a key must have no dot after its last slash and no __meta__ name: rename the image"
+                    )
                 members = {"cls": b"%d" % part.labels[i], image: data}
                 if part.clean is not None:
                     members["clean.cls"] = b"%d" % part.clean[i]

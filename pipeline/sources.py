@@ -19,7 +19,7 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's pack
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-IMAGE_ENDINGS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 IDX_UINT8 = 0x08
 UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -146,7 +146,7 @@ class FolderSource:
         files: list[Path] = []
         counts = []
         for name in classes:
-            found = sorted(e for e in (folder / name).iterdir() if e.suffix.lower() in IMAGE_ENDINGS and e.is_file())
+            found = sorted(entry for entry in (folder / name).iterdir() if _is_image(entry))
             if not found:
                 nested = any(entry.is_dir() for entry in (folder / name).iterdir())
                 remedy = f"give {folder / name} if its subfolders are the classes" if nested else "remove it or fill it"
@@ -176,6 +176,11 @@ class FolderSource:
     def read(self, row: int, /) -> bytes:
         """The file's bytes."""
         return self.files[row].read_bytes()
+
+
+def _is_image(entry: Path) -> bool:
+    """By its name; hidden files (macOS puts a ``._photo.jpg`` beside a photo) are none."""
+    return entry.suffix.lower() in IMAGE_ENDINGS and not entry.name.startswith(".") and entry.is_file()
 
 
 def open_source(

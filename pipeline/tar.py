@@ -69,10 +69,10 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
     seen: set[str] = set()
     current: Sample | None = None
     for member in members(data, shard):
-        match = _SPLIT.fullmatch(member.name)
-        if not match or match[1].endswith("/") or _META.match(member.name):
+        parts = split_name(member.name)
+        if parts is None:
             continue
-        key, extension = match[1], match[2].lower()
+        key, extension = parts
         if current is None or key != current.key:
             if current is not None:
                 yield current
@@ -87,6 +87,14 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
         current.members[extension] = member
     if current is not None:
         yield current
+
+
+def split_name(name: str, /) -> tuple[str, str] | None:
+    """Key and lower-case extension of a member's name; None for hidden and ``__meta__`` names."""
+    match = _SPLIT.fullmatch(name)
+    if not match or match[1].endswith("/") or _META.match(name):
+        return None
+    return match[1], match[2].lower()
 
 
 def members(data: mmap.mmap, shard: Path, /) -> Iterator[Member]:

@@ -149,7 +149,8 @@ def test_bad_arrays(images, labels, text):
 
 
 def test_image_folder_keeps_bytes(image_folder):
-    (image_folder / "flower" / "notes.txt").write_text("passed over")
+    for hidden in ("notes.txt", "._flower.jpg"):
+        (image_folder / "flower" / hidden).write_text("passed over")
     Image.fromarray(PIXELS[0]).save(image_folder / "flower" / "a.b.PNG", "png")
     source = open_source(image_folder)
     assert source.classes == ("flower", "temple") and source.labels.tolist() == [0, 0, 1]
