@@ -11,14 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from drawstream.samplers.columns import gradient_mass, numeric_columns
 from drawstream.samplers.knots import cdf_table, mass_table
 from drawstream.samplers.swift import (
-    DegenerateSampler,
     SwiftParams,
     SwiftSampler,
     Transform,
     aggregate,
-    effective_share,
     heights,
     normalised,
+    require_share,
 )
 
 
@@ -84,11 +83,8 @@ class SwiftFit:
         u = aggregate(self._ranks, params)
         balance, positions = mass_table(u, self._mass)
         p = normalised(heights(u, positions, balance, params))
-        if (share := effective_share(p)) < min_ess:
-            raise DegenerateSampler(
-                f"effective sample size >= {min_ess:g} of the rows must hold, but it is {share:.3g} "
-                f"(as if {share * self.rows:.0f} of {self.rows} rows were drawn)"
-            )
+        if min_ess > 0:
+            require_share(p, min_ess)
         return p
 
     def _check(self, params: SwiftParams) -> None:

@@ -151,6 +151,21 @@ def effective_share(probabilities: NDArray[np.float64], /) -> float:
     return float(1.0 / (probabilities.size * squares))
 
 
+def require_share(probabilities: NDArray[np.float64], floor: float, /) -> None:
+    """Refuse a distribution whose effective sample size, as a share of the rows, is below the floor in [0, 1].
+
+    Raises:
+        DegenerateSampler: It is below.
+    """
+    share = effective_share(probabilities)
+    if share < floor:
+        rows = probabilities.size
+        raise DegenerateSampler(
+            f"effective sample size >= {floor:g} of the rows must hold, but it is {share:.3g} "
+            f"(as if {share * rows:.0f} of {rows} rows were drawn)"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SwiftSampler:
     """A fitted sampler: `SwiftFit.sampler` makes one, `load` reads one.

@@ -1,0 +1,152 @@
+"""The guard: the best candidates and the uniform control run again, with other seeds, before one is taken.
+
+Notation: k candidates and the control, each run with the same n >= 2 seeds; y_cs score of c under seed s.
+    y_c     mean over the seeds;  the best candidate has the largest
+    s^2     sum (y_cs - y_c - y_s + y)^2 / (k (n - 1)): the noise left after the seeds' own effect (two-way layout)
+    d       y_best - y_uniform, with standard error s sqrt(2 / n)
+The best is taken if d > t s sqrt(2 / n), where t is Student's quantile at 1 - 0.05 / k with k (n - 1) degrees of
+freedom: when no candidate is better than uniform, one is taken at most once in 20 searches. t is 2.75 for 3 candidates
+and 3 seeds, and comes near 2 with more seeds. Where the scores have no noise at all, d must exceed 1e-6 of their size.
+Not stated in the paper, which has no such check.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import t as student
+
+from drawstream.samplers import SwiftFit
+from drawstream.search import gp
+from drawstream.search.agent import is_settled, observations
+from drawstream.search.objective import Objective, Trial, evaluate, usable
+from drawstream.search.space import Space
+from drawstream.search.study import record_of, run_seed
+
+UNIFORM = -1  # number of the control in records and in Trial.number
+LEVEL = 0.05  # chance that noise alone lets a candidate win
+FLOOR = 1e-6  # least difference, relative to the size of the scores, where they have no noise
+NEAR = 0.02  # candidates closer than this in total variation are one
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationRecord:
+    """One run of the guard: number of the candidate's trial (-1: uniform), seed, score (None: not finite)."""
+
+    candidate: int
+    seed: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Number of the trial that won, or None for uniform, and one sentence that says why."""
+
+    winner: int | None
+    message: str
+
+
+def best_candidates(
+    study: optuna.Study, space: Space, fit: SwiftFit, /, *, top: int, smooth: bool
+) -> dict[int, NDArray[np.float64]]:
+    """Trial number and probabilities of the best few distinct candidates, best first; uniform is none of them.
+
+    Args:
+        study: A study with settled trials.
+        space: Its space.
+        fit: Its feature table.
+        top: How many at most.
+        smooth: Rank by the posterior mean of the Gaussian process, which a lucky run sways less, or by the score.
+    """
+    settled = [trial for trial in study.get_trials(deepcopy=False) if is_settled(trial)]
+    points, scores = observations(space, settled)
+    merit = gp.posterior_mean(points, scores) if smooth and len(settled) > 1 else scores
+    chosen: dict[int, NDArray[np.float64]] = {}
+    known = [np.full(fit.rows, 1 / fit.rows)]
+    for index in np.argsort(-merit, kind="stable"):
+        if len(chosen) == top:
+            break
+        trial: FrozenTrial = settled[index]
+        params = record_of(trial).params
+        if trial.state != TrialState.COMPLETE or params is None:
+            continue
+        probabilities = fit.probabilities(params)
+        if all(np.abs(probabilities - other).sum() / 2 > NEAR for other in known):
+            chosen[trial.number] = probabilities
+            known.append(probabilities)
+    return chosen
+
+
+def run_confirmation(
+    study: optuna.Study,
+    candidates: Mapping[int, NDArray[np.float64]],
+    objective: Objective,
+    /,
+    *,
+    seed: int,
+    seeds: int,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> list[ConfirmationRecord]:
+    """Run the control and each candidate under the same seeds; runs that the study already holds are not repeated.
+
+    Raises:
+        ObjectiveError: The objective raised.
+        ValueError: The objective gives the control no finite score.
+    """
+    rows = next(iter(candidates.values())).size
+    runs = {UNIFORM: np.full(rows, 1 / rows), **candidates}
+    records = []
+    for number, probabilities in runs.items():
+        for index in range(seeds):
+            trial = Trial(number, run_seed(seed, 1, index), "confirm")
+            key = f"confirm {number} {trial.seed}"
+            if key not in study.user_attrs:
+                score = evaluate(objective, probabilities, trial)
+                study.set_user_attr(key, score if usable(score) else None)
+            record = ConfirmationRecord(number, trial.seed, study.user_attrs[key])
+            records.append(record)
+            if number == UNIFORM and record.value is None:
+                raise ValueError(
+                    f"the uniform control gives no finite score (seed {trial.seed}): nothing to compare with"
+                )
+            if progress is not None:
+                progress({"stage": "confirm", "done": len(records), "runs": len(runs) * seeds, **asdict(record)})
+    return records
+
+
+def decide(records: Sequence[ConfirmationRecord], /) -> Verdict:
+    """Whether the best candidate beats the control by more than noise (the rule above).
+
+    Candidates with a score that is not finite are out. The records hold the control, and n >= 2 seeds of each.
+    """
+    scores: dict[int, list[float]] = {}
+    for record in records:
+        scores.setdefault(record.candidate, []).append(math.nan if record.value is None else record.value)
+    table = {number: np.array(values) for number, values in scores.items() if np.isfinite(values).all()}
+    control = table.pop(UNIFORM)
+    if not table:
+        return Verdict(None, "no candidate beats uniform: none gave finite scores when confirmed")
+    y = np.stack([control, *table.values()])
+    candidates, seeds = len(table), control.size
+    means = y.mean(axis=1)
+    best = int(np.argmax(means[1:])) + 1
+    noise = y - means[:, None] - y.mean(axis=0) + y.mean()
+    freedom = candidates * (seeds - 1)
+    error = math.sqrt(float(np.square(noise).sum()) / freedom * 2 / seeds)
+    needed = max(float(student.ppf(1 - LEVEL / candidates, freedom)) * error, FLOOR * float(np.abs(means).max()))
+    difference = float(means[best] - means[0])
+    number = list(table)[best - 1]
+    figures = (
+        f"{means[best]:.6g} against {means[0]:.6g}, difference {difference:.3g}, standard error {error:.2g}, "
+        f"needed {needed:.2g}"
+    )
+    if difference > needed:
+        return Verdict(number, f"trial {number} beats uniform: {figures}")
+    return Verdict(None, f"no candidate beats uniform beyond noise: the best, trial {number}, has {figures}")
