@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.shuffle import Shuffle, shuffle
+from drawstream.samplers.shuffle import Shuffle
+from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Permutation"]
 
@@ -11,10 +12,10 @@ __all__ = ["Permutation"]
 class Permutation:
     """Every row once per N positions; each further N positions of an epoch have a shuffle of their own."""
 
-    __slots__ = ("draws", "rows")
+    __slots__ = ("draws", "rows", "window")
 
-    def __init__(self, rows: int, draws: int, /) -> None:
-        self.rows, self.draws = rows, draws
+    def __init__(self, rows: int, draws: int, window: int = 0, /) -> None:
+        self.rows, self.draws, self.window = rows, draws, window
 
     @property
     def nbytes(self) -> int:
@@ -28,20 +29,20 @@ class Permutation:
 
     def epoch(self, seed: int, epoch: int, /) -> "PermutationEpoch":
         """The draws of one epoch."""
-        return PermutationEpoch(self.rows, seed, epoch)
+        return PermutationEpoch(self.rows, self.window, seed, epoch)
 
 
 class PermutationEpoch:
     """The draws of one epoch; see `Permutation`."""
 
-    __slots__ = ("_epoch", "_first", "_rows", "_seed")
+    __slots__ = ("_epoch", "_first", "_rows", "_seed", "_window")
 
-    def __init__(self, rows: int, seed: int, epoch: int, /) -> None:
-        self._rows, self._seed, self._epoch = rows, seed, epoch
-        self._first = self._shuffle(0)
+    def __init__(self, rows: int, window: int, seed: int, epoch: int, /) -> None:
+        self._rows, self._window, self._seed, self._epoch = rows, window, seed, epoch
+        self._first = self._arrange(0)
 
-    def _shuffle(self, lap: int) -> Shuffle:
-        return shuffle(self._rows, "permutation", self._seed, self._epoch, lap)
+    def _arrange(self, lap: int) -> Shuffle | Windows:
+        return arrange(self._rows, self._window, "permutation", self._seed, self._epoch, lap)
 
     def fill(self, start: int, out: NDArray[np.int64], /) -> None:
         """Write the rows at positions start, start + 1, … into `out` (int64)."""
@@ -49,7 +50,7 @@ class PermutationEpoch:
         while done < out.size:
             lap, place = divmod(start + done, self._rows)
             part = out[done : done + self._rows - place]
-            (self._shuffle(lap) if lap else self._first).fill(place, part)
+            (self._arrange(lap) if lap else self._first).fill(place, part)
             done += part.size
 
     def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:

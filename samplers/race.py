@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import count_ones, derive_keys, random_bits
-from drawstream.samplers.shuffle import Shuffle, shuffle
+from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import sum_exactly
+from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Subset"]
 
 _WORDS = 8  # words of the bitmap per block, one cache line
-_BIN_SHIFT = 46  # leading 18 bits of a float64: bins of 1/64 octave
-_BINS = 1 << (64 - _BIN_SHIFT)
+_MANY_ROWS = 1 << 16  # from here on bins of 1/64 octave (18 leading bits of a float64), below 1/4 octave (14 bits)
 _MANTISSA = np.int64((1 << 52) - 1)
 _EXPONENT_ONE = np.int64(1023 << 52)
 
@@ -45,7 +45,7 @@ class SubsetEpoch:
     """The rows of one epoch; see `Subset`."""
 
     law: "Subset"
-    ranks: Shuffle
+    ranks: Shuffle | Windows
     chosen: NDArray[np.uint64]
     starts: NDArray[np.int64]
     guide: NDArray[np.int32]
@@ -69,15 +69,16 @@ class Subset:
     Args:
         weights: float64 (N,), checked.
         draws: M >= 1.
+        window: positions shuffled among one another; 0 for all (`arrange`).
 
     Raises:
         ValueError: M exceeds the number of rows with positive weight.
     """
 
-    __slots__ = ("draws", "p", "positive", "rows")
+    __slots__ = ("draws", "p", "positive", "rows", "window")
 
-    def __init__(self, weights: NDArray[np.float64], draws: int, /) -> None:
-        self.rows, self.draws = weights.size, draws
+    def __init__(self, weights: NDArray[np.float64], draws: int, window: int = 0, /) -> None:
+        self.rows, self.draws, self.window = weights.size, draws, window
         self.p: NDArray[np.float64] = weights / weights.max()
         self.p /= sum_exactly(self.p)
         self.positive = int(np.count_nonzero(self.p))
@@ -105,19 +106,22 @@ class Subset:
         starts = np.empty(chosen.size // _WORDS, dtype=np.int64)
         count_blocks(chosen, starts)
         guide, shift = build_guide(starts, self.draws)
-        return SubsetEpoch(self, shuffle(self.draws, "subset", seed, epoch), chosen, starts, guide, shift, tau)
+        return SubsetEpoch(
+            self, arrange(self.draws, self.window, "subset", seed, epoch), chosen, starts, guide, shift, tau
+        )
 
     def _mark(self, keys: NDArray[np.uint64], chosen: NDArray[np.uint64]) -> float:
         """Set the bits of the first M rows to arrive; return the arrival of the next one."""
-        counts = np.zeros(_BINS, dtype=np.int64)
-        count_arrivals(self.p, keys, counts)
+        shift = 46 if self.rows >= _MANY_ROWS else 50
+        counts = np.zeros(1 << (63 - shift), dtype=np.int64)
+        count_arrivals(self.p, keys, shift, counts)
         before = np.cumsum(counts)
         # The bin of the first row left out; past every bin when no positive row is left out.
         limit = int(np.searchsorted(before, self.draws, side="right"))
-        late = int(counts[limit]) if limit < _BINS else 0
+        late = int(counts[limit]) if limit < counts.size else 0
         rows, arrivals = np.empty(late, dtype=np.int64), np.empty(late, dtype=np.float64)
-        mark_early(self.p, keys, limit, chosen, rows, arrivals)
-        if limit == _BINS:
+        mark_early(self.p, keys, shift, limit, chosen, rows, arrivals)
+        if limit == counts.size:
             return np.inf
         missing = self.draws - (int(before[limit]) - late)
         by_arrival = np.argsort(arrivals, kind="stable")
@@ -144,17 +148,18 @@ def exponential(row: int, keys: NDArray[np.uint64]) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def count_arrivals(p: NDArray[np.float64], keys: NDArray[np.uint64], counts: NDArray[np.int64]) -> None:
+def count_arrivals(p: NDArray[np.float64], keys: NDArray[np.uint64], shift: int, counts: NDArray[np.int64]) -> None:
     """Count the positive rows by the leading bits of their arrival."""
     for i in range(p.size):
         if p[i] > 0.0:
-            counts[np.float64(exponential(i, keys) / p[i]).view(np.int64) >> _BIN_SHIFT] += 1
+            counts[np.float64(exponential(i, keys) / p[i]).view(np.int64) >> shift] += 1
 
 
 @njit(cache=True, nogil=True)
 def mark_early(
     p: NDArray[np.float64],
     keys: NDArray[np.uint64],
+    shift: int,
     limit: int,
     chosen: NDArray[np.uint64],
     rows: NDArray[np.int64],
@@ -165,7 +170,7 @@ def mark_early(
     for i in range(p.size):
         if p[i] > 0.0:
             arrival = np.float64(exponential(i, keys) / p[i])
-            leading = arrival.view(np.int64) >> _BIN_SHIFT
+            leading = arrival.view(np.int64) >> shift
             if leading < limit:
                 chosen[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
             elif leading == limit:

@@ -33,9 +33,11 @@ from drawstream.samplers.permutation import Permutation
 from drawstream.samplers.race import Subset
 from drawstream.samplers.systematic import Stratified
 from drawstream.samplers.weights import check_weights
+from drawstream.samplers.window import MIN_WINDOW
 
 __all__ = ["IndexStream", "RowSampler"]
 
+_MODES = ("permutation", "stratified", "multinomial", "subset")
 _KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepared
 
 
@@ -76,16 +78,19 @@ class IndexStream(Batches):
             distinct rows, heavy ones first).
         seed: in [0, 2^64); combined with the epoch by key, so (1, 0) and (0, 1) have nothing in common.
         draws: M, positions per epoch; N by default.
+        window: keep draws of neighbouring rows within about this many positions of one another, so that few shards
+            are open at a time (`drawstream.samplers.window`); None shuffles the whole epoch. Not for 'multinomial'.
 
     Attributes:
         rows: N.
         draws: M.
         seed: the seed.
         mode: the mode.
+        window: the window, 0 for none.
 
     Raises:
         TypeError: the first argument is none of these, or weights are not floating point.
-        ValueError: no rows, bad weights, an unknown mode, mode 'permutation' with weights, M < 1, more
+        ValueError: no rows, bad weights, an unknown mode, mode 'permutation' with weights, M < 1, window < 1024, more
             draws than positive rows in mode 'subset', a seed out of range.
     """
 
@@ -97,6 +102,7 @@ class IndexStream(Batches):
         mode: str | None = None,
         seed: int = 0,
         draws: int | None = None,
+        window: int | None = None,
     ) -> None:
         self.seed = operator.index(seed)
         if not 0 <= self.seed < 1 << 64:
@@ -120,30 +126,44 @@ class IndexStream(Batches):
                 weights = check_weights(weights_or_rows)
             self.rows = weights.size
             self.mode = mode or "stratified"
-        if self.mode not in _LAWS:
-            raise ValueError(f"mode must be one of {', '.join(_LAWS)}, but got {mode!r}")
+        if self.mode not in _MODES:
+            raise ValueError(f"mode must be one of {', '.join(_MODES)}, but got {mode!r}")
         if self.mode == "permutation" and weights is not None:
             raise ValueError("mode 'permutation' takes a number of rows, but got weights: use mode 'stratified'")
         self.draws = self.rows if draws is None else operator.index(draws)
         if self.draws < 1:
             raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
+        self.window = self._checked_window(window)
         self._law = self._prepare(weights)
         self._weights_key = _digest(weights) if self._sampler is not None else ""
 
+    def _checked_window(self, window: int | None) -> int:
+        if window is None:
+            return 0
+        if self.mode == "multinomial":
+            raise ValueError("mode 'multinomial' draws independently and knows no window: use mode 'stratified'")
+        window = operator.index(window)
+        if window < MIN_WINDOW:
+            raise ValueError(f"window >= {MIN_WINDOW} must hold, but got {window}")
+        return window
+
     def _prepare(self, weights: NDArray[np.float64] | None) -> Law:
         if self.mode == "permutation":
-            return Permutation(self.rows, self.draws)
-        law: Law = _LAWS[self.mode](np.ones(self.rows) if weights is None else weights, self.draws)
-        return law
+            return Permutation(self.rows, self.draws, self.window)
+        if weights is None:
+            weights = np.ones(self.rows)
+        if self.mode == "multinomial":
+            return Multinomial(weights, self.draws)
+        return (Subset if self.mode == "subset" else Stratified)(weights, self.draws, self.window)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of mode, seed, rows, draws and law: equal for streams with the same orders, weights up to scale.
+        """Hash of mode, seed, rows, draws, window and law: equal for streams with the same orders, weights up to scale.
 
         The weights of a row sampler change while it learns, so they are not part of it: its own state is.
         """
         law = "row sampler" if self._sampler is not None else _digest(self._law.identity)
-        parts = (self.mode, self.seed, self.rows, self.draws, law)
+        parts = (self.mode, self.seed, self.rows, self.draws, self.window, law)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -193,14 +213,6 @@ class IndexStream(Batches):
 
     def __repr__(self) -> str:
         return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"
-
-
-_LAWS: dict[str, Any] = {
-    "permutation": Permutation,
-    "stratified": Stratified,
-    "multinomial": Multinomial,
-    "subset": Subset,
-}
 
 
 def _digest(array: NDArray[Any] | None) -> str:

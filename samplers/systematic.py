@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import derive_keys, high_product, random_bits
-from drawstream.samplers.shuffle import Shuffle, shuffle
+from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import integer_widths
+from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Stratified"]
 
@@ -44,7 +45,7 @@ class StratifiedEpoch:
     """The draws of one epoch; see `Stratified`."""
 
     law: "Stratified"
-    slots: Shuffle
+    slots: Shuffle | Windows
     offset: int
     keys: NDArray[np.uint64]
     orders: NDArray[np.uint64]
@@ -68,12 +69,13 @@ class Stratified:
     Args:
         weights: float64 (N,), checked.
         draws: M >= 1.
+        window: positions shuffled among one another; 0 for all (`arrange`).
     """
 
-    __slots__ = ("digits", "draws", "guide", "rows", "shift", "starts", "widths")
+    __slots__ = ("digits", "draws", "guide", "rows", "shift", "starts", "widths", "window")
 
-    def __init__(self, weights: NDArray[np.float64], draws: int, /) -> None:
-        self.rows, self.draws = weights.size, draws
+    def __init__(self, weights: NDArray[np.float64], draws: int, window: int = 0, /) -> None:
+        self.rows, self.draws, self.window = weights.size, draws, window
         self.widths: NDArray[np.int64] = np.zeros(-(-self.rows // _BLOCK) * _BLOCK, dtype=np.int64)
         self.digits = integer_widths(weights, draws, self.widths[: self.rows])
         self.starts: NDArray[np.int64] = np.empty(self.widths.size // _BLOCK, dtype=np.int64)
@@ -96,7 +98,9 @@ class Stratified:
         orders = np.empty(_ORDERS, dtype=np.uint64)
         draw_orders(keys[:2], orders)
         offset = int(keys[2]) & ((1 << self.digits) - 1)
-        return StratifiedEpoch(self, shuffle(self.draws, "stratified", seed, epoch), offset, keys[3:], orders)
+        return StratifiedEpoch(
+            self, arrange(self.draws, self.window, "stratified", seed, epoch), offset, keys[3:], orders
+        )
 
 
 @njit(cache=True, nogil=True)

@@ -32,9 +32,10 @@ def streams(draw, modes=MODES):
     draws = draw(st.integers(1, positive if mode == "subset" else 3 * weights.size))
     if mode == "sequential":
         return Sequential(draw(st.integers(0, weights.size - 1)), weights.size), np.ones(weights.size)
+    window = None if mode == "multinomial" else draw(st.sampled_from([None, 1024, 1500]))
     if mode == "permutation":
-        return IndexStream(weights.size, seed=draw(seeds), draws=draws), np.ones(weights.size)
-    return IndexStream(weights, mode=mode, seed=draw(seeds), draws=draws), weights
+        return IndexStream(weights.size, seed=draw(seeds), draws=draws, window=window), np.ones(weights.size)
+    return IndexStream(weights, mode=mode, seed=draw(seeds), draws=draws, window=window), weights
 
 
 @given(streams(), epochs, st.data())
@@ -136,5 +137,5 @@ def test_a_stream_built_again_is_the_same_stream(pair, epoch):
     np.testing.assert_array_equal(stream.epoch(epoch)[:], expected)
     if stream.mode in ("stratified", "multinomial", "subset"):
         scaled = weights * 4 if weights.max() < 1e200 else weights / 4
-        twin = IndexStream(scaled, mode=stream.mode, seed=stream.seed, draws=stream.draws)
+        twin = IndexStream(scaled, mode=stream.mode, seed=stream.seed, draws=stream.draws, window=stream.window or None)
         np.testing.assert_array_equal(twin.epoch(epoch)[:], expected)
