@@ -122,7 +122,8 @@ def _ends(cube: Point) -> tuple[float, ...]:
 
 
 def _ends_to_cube(ends: Sequence[float]) -> Point:
-    return np.array([(a / b) ** k for k, (a, b) in enumerate(zip(ends, (*ends[1:], 1.0), strict=True), start=1)])
+    above = (*ends, 1.0)[1:]
+    return np.array([(a / b) ** k for k, (a, b) in enumerate(zip(ends, above, strict=True), start=1)])
 
 
 def _direction(signed: Point) -> tuple[float, ...]:

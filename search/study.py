@@ -209,8 +209,8 @@ def _settle(
     started: float,
 ) -> None:
     trial.set_user_attr("seconds", time.perf_counter() - started)
-    trial.set_user_attr("outcome", outcome)
-    if note:
+    if note:  # each attribute is a transaction: none without need
+        trial.set_user_attr("outcome", outcome)
         trial.set_user_attr("note", note)
     study.tell(trial, value, state=state)
 

@@ -1,0 +1,49 @@
+"""The guard's rule, on numbers."""
+
+import numpy as np
+import pytest
+
+from drawstream.search.confirm import UNIFORM, ConfirmationRecord, decide
+
+
+def records(table):
+    return [ConfirmationRecord(c, seed, v) for c, values in table.items() for seed, v in enumerate(values)]
+
+
+def test_a_clear_gain_wins():
+    verdict = decide(records({UNIFORM: [0.70, 0.72, 0.71], 5: [0.80, 0.83, 0.81], 9: [0.74, 0.75, 0.73]}))
+    assert verdict.winner == 5
+    assert verdict.message.startswith("trial 5 beats uniform: 0.813333 against 0.71, difference 0.103")
+
+
+def test_a_gain_within_noise_does_not():
+    verdict = decide(records({UNIFORM: [0.70, 0.75, 0.71], 5: [0.74, 0.71, 0.78]}))
+    assert verdict.winner is None
+    assert verdict.message.startswith("no candidate beats uniform beyond noise: the best, trial 5, has 0.743333")
+
+
+def test_the_effect_of_the_seed_is_no_noise():
+    seeds = np.array([0.0, 5.0, -3.0])  # far larger than the gain, but the same for both
+    noise = np.array([0.01, -0.01, 0.0])
+    assert decide(records({UNIFORM: list(seeds + noise), 1: list(seeds + 0.2)})).winner == 1
+
+
+@pytest.mark.parametrize(("gain", "winner"), [(0.0, None), (-0.1, None), (1e-9, None), (1e-3, 3)])
+def test_scores_without_noise_need_a_visible_gain(gain, winner):
+    assert decide(records({UNIFORM: [0.5, 0.5], 3: [0.5 + gain] * 2})).winner == winner
+
+
+def test_candidates_without_finite_scores_are_out():
+    table = {UNIFORM: [0.1, 0.1], 3: [0.9, None], 4: [0.5, 0.5]}
+    assert decide(records(table)).winner == 4
+    del table[4]
+    assert decide(records(table)).message == "no candidate beats uniform: none gave finite scores when confirmed"
+
+
+def test_noise_alone_wins_at_most_once_in_twenty():
+    rng = np.random.default_rng(0)
+    wins = sum(
+        decide(records({c: rng.standard_normal(3).tolist() for c in (UNIFORM, 1, 2, 3)})).winner is not None
+        for _ in range(1000)
+    )
+    assert 5 < wins < 65  # expected: at most 50, standard deviation 7

@@ -1,0 +1,40 @@
+"""Objectives by name, and their errors."""
+
+import numpy as np
+import pytest
+
+from drawstream.search import ObjectiveError, Trial, load_objective
+from drawstream.search.objective import evaluate
+
+
+def test_a_function_of_the_working_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "objective_in_cwd.py").write_text("def score(p, trial):\n    return p[0] + trial.number\n")
+    monkeypatch.chdir(tmp_path)
+    objective = load_objective("objective_in_cwd:score")
+    assert evaluate(objective, np.array([0.25, 0.75]), Trial(2, 0, "search")) == 2.25
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("module", "named \"module:function\", but got 'module'"),
+        (":f", "named"),
+        ("module:", "named"),
+        ("no_such_module_here:f", "cannot import 'no_such_module_here'.*ModuleNotFoundError: No module named"),
+        ("math:no_such", "module 'math' has no function 'no_such'"),
+        ("math:pi", "module 'math' has no function 'pi'"),
+    ],
+)
+def test_bad_names(spec, text):
+    with pytest.raises(ValueError, match=text):
+        load_objective(spec)
+
+
+def test_what_an_objective_raises_names_the_trial():
+    def broken(p, trial):
+        raise RuntimeError("out of memory\nlong trace")
+
+    with pytest.raises(ObjectiveError, match=r"trial 4 \(stage 'confirm', seed 9\): RuntimeError: out of memory; the"):
+        evaluate(broken, np.ones(1), Trial(4, 9, "confirm"))
+    with pytest.raises(ObjectiveError, match="TypeError"):
+        evaluate(lambda p, t: None, np.ones(1), Trial(0, 0, "search"))

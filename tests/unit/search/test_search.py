@@ -1,0 +1,247 @@
+"""The outer loop: budget, pruning, failures, resuming, refusing, and both verdicts."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+
+from drawstream.samplers import SwiftParams
+from drawstream.search import ObjectiveError, StudyMismatch, search_swift
+
+ROWS = 400
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rng = np.random.default_rng(0)
+    loss = rng.exponential(size=ROWS).astype(np.float32)
+    return {"loss": loss, "entropy": rng.random(ROWS, np.float32), "grad_norm": loss + 0.1}
+
+
+@pytest.fixture
+def low(columns):
+    """Probability mass on the 60 % rows of lowest loss, with noise of the run's seed: a stand-in for accuracy."""
+    clean = columns["loss"] < np.quantile(columns["loss"], 0.6)
+
+    def objective(p, trial):
+        return p[clean].sum() + 0.02 * np.random.default_rng([trial.seed, trial.number + 1]).standard_normal()
+
+    return objective
+
+
+def noise(p, trial):
+    return np.random.default_rng([trial.seed, trial.number + 1]).standard_normal()
+
+
+def completed(result):
+    return [r for r in result.trials if r.state == "complete"]
+
+
+def test_a_better_sampler_wins(columns, low):
+    result = search_swift(columns, low, trials=12, agent="random", provenance={"catalog": "c0ffee"})
+    assert result.winner == "swift"
+    assert len(completed(result)) == 12
+    assert result.probabilities[columns["loss"] < 0.5].mean() > 1.2 / ROWS
+    np.testing.assert_array_equal(result.sampler.probabilities(columns), result.probabilities)
+    assert result.sampler.provenance["catalog"] == "c0ffee"
+    assert result.sampler.provenance["search"]["message"] == result.message
+    seeds = {r.candidate: [] for r in result.confirmation}
+    for r in result.confirmation:
+        seeds[r.candidate].append(r.seed)
+    assert len(seeds) == 4
+    assert len({tuple(s) for s in seeds.values()}) == 1
+    winner = next(r for r in result.trials if str(r.number) in result.message.split(" beats")[0])
+    assert winner.params == result.sampler.params
+
+
+def test_noise_gives_the_uniform_sampler(columns):
+    result = search_swift(columns, noise, trials=8, agent="random")
+    assert result.winner == "uniform"
+    assert "no candidate beats uniform beyond noise" in result.message
+    assert result.sampler.params == SwiftParams.uniform()
+    np.testing.assert_array_equal(result.probabilities, np.full(ROWS, 1 / ROWS))
+
+
+def test_only_uniform_was_tried(columns, low):
+    result = search_swift(columns, low, trials=1, agent="random")
+    assert result.winner == "uniform"
+    assert result.message == "no candidate beats uniform: none differs from it"
+    assert result.confirmation == []
+
+
+def test_the_model_beats_random_points(columns, low):
+    best = {
+        agent: max(r.value for r in completed(search_swift(columns, low, trials=16, agent=agent, seed=3)))
+        for agent in ("gp", "random")
+    }
+    assert best["gp"] > best["random"]
+
+
+def test_designed_starts_come_first_and_can_be_left_out(columns, low):
+    with_starts = search_swift(columns, low, trials=4, agent="random")
+    assert with_starts.trials[0].params.values == (1, 1, 1, 1, 1)
+    assert with_starts.trials[3].params.values[0] == 0
+    without = search_swift(columns, low, trials=4, agent="gp", starts=False)
+    assert all(r.params.canonical() != SwiftParams.uniform() for r in without.trials)
+
+
+@pytest.mark.parametrize("space", ["reduced", "paper10"])
+@pytest.mark.parametrize("transform", ["cgf", "cdf"])
+def test_degenerate_candidates_never_reach_the_objective(columns, space, transform):
+    seen = []
+
+    def objective(p, trial):
+        seen.append(1 / (ROWS * np.square(p).sum()))
+        return p.max()  # rewards what is degenerate
+
+    result = search_swift(
+        columns, objective, trials=8, agent="random", space=space, transform=transform, min_ess=0.7, segments=6
+    )
+    pruned = [r for r in result.trials if r.state == "pruned"]
+    assert len(completed(result)) == 8
+    assert pruned
+    assert min(seen) >= 0.7
+    assert all(r.value is None and r.ess < 0.7 and "effective sample size >= 0.7" in r.note for r in pruned)
+    assert all(r.ess >= 0.7 and r.note == "" for r in completed(result))
+
+
+def test_the_model_does_not_insist_on_degenerate_candidates(columns):
+    result = search_swift(columns, lambda p, t: p.max(), trials=10, min_ess=0.6)
+    assert len([r for r in result.trials if r.state == "pruned"]) < 20
+
+
+def test_a_floor_that_nothing_passes_is_an_error(columns, low):
+    with pytest.raises(ValueError, match=r"100 candidates in a row gave no score.*effective sample size >= 1 of"):
+        search_swift(columns, low, trials=5, agent="random", min_ess=1.0)
+
+
+def test_a_score_of_nan_fails_the_trial_and_the_search_goes_on(columns, low):
+    def objective(p, trial):
+        return math.nan if trial.stage == "search" and p[columns["loss"].argmax()] > 1 / ROWS else low(p, trial)
+
+    result = search_swift(columns, objective, trials=6, agent="random")
+    failed = [r for r in result.trials if r.state == "failed"]
+    assert len(completed(result)) == 6
+    assert failed
+    assert all("the objective returned nan" in r.note for r in failed)
+    assert len({r.params for r in result.trials}) == len(result.trials)  # none was tried twice
+
+
+def test_the_control_must_have_a_score(columns, low):
+    with pytest.raises(ValueError, match="uniform control gives no finite score"):
+        search_swift(columns, lambda p, t: math.nan if t.stage == "confirm" else low(p, t), trials=3, agent="random")
+
+
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def test_an_error_leaves_the_study_intact_and_resuming_gives_the_same(columns, low, tmp_path):
+    calls = []
+
+    def broken(p, trial):
+        calls.append(trial)
+        if len(calls) in (3, 7) or (trial.stage == "confirm" and len(calls) == 14):
+            raise RuntimeError("disk full")
+        return low_by_seed(p, trial)
+
+    def low_by_seed(p, trial):  # a retried trial has its old seed but a new number
+        return p[columns["loss"] < 0.9].sum() + 0.02 * np.random.default_rng(trial.seed).standard_normal()
+
+    options = {"trials": 9, "agent": "random", "storage": url(tmp_path)}
+    stops = []
+    for _ in range(3):
+        with pytest.raises(ObjectiveError, match="RuntimeError: disk full; the study is intact") as stop:
+            search_swift(columns, broken, **options)
+        stops.append(str(stop.value))
+    assert "at trial 2 (stage 'search'" in stops[0]
+    assert "stage 'confirm'" in stops[2]
+    resumed = search_swift(columns, broken, **options)
+    whole = search_swift(columns, low_by_seed, trials=9, agent="random")
+    assert [(r.params, r.value) for r in completed(resumed)] == [(r.params, r.value) for r in completed(whole)]
+    assert [(r.seed, r.value) for r in resumed.confirmation] == [(r.seed, r.value) for r in whole.confirmation]
+    assert resumed.sampler.params == whole.sampler.params
+    assert len(calls) == 9 + 3 + len(whole.confirmation)
+    failed = [r for r in resumed.trials if r.state == "failed"]
+    assert [r.number for r in failed] == [2, 6 if failed[0].number != 2 else failed[1].number]
+    assert all("disk full" in r.note for r in failed)
+
+
+def test_a_finished_study_runs_nothing_and_a_larger_budget_goes_on(columns, low, tmp_path):
+    def never(p, trial):
+        raise AssertionError("ran again")
+
+    options = {"agent": "random", "storage": url(tmp_path)}
+    first = search_swift(columns, low, trials=5, **options)
+    second = search_swift(columns, never, trials=5, **options)
+    assert second.trials == first.trials
+    assert second.confirmation == first.confirmation
+    assert second.message == first.message
+    more = search_swift(columns, low, trials=7, **options)
+    assert more.trials[: len(first.trials)] == first.trials
+    assert len(completed(more)) == 7
+
+
+def test_suggestions_depend_on_the_study_alone(columns, low, tmp_path):
+    """A search in parts, each in a new agent, proposes what one search proposes."""
+    whole = search_swift(columns, low, trials=7)
+    for trials in (2, 5, 6, 7):
+        parts = search_swift(columns, low, trials=trials, storage=url(tmp_path))
+    assert [r.params for r in parts.trials] == [r.params for r in whole.trials]
+    other = search_swift(columns, low, trials=7, seed=1)
+    assert [r.params for r in other.trials] != [r.params for r in whole.trials]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 1}, "seed: 0 there, 1 given"),
+        ({"space": "paper10"}, "space: 'reduced' there, 'paper10' given"),
+        ({"features": ("entropy", "loss")}, r"features: \['loss', 'entropy'\] there, \['entropy', 'loss'\] given"),
+        ({"provenance": {"catalog": "b"}}, "provenance: {'catalog': 'a'} there, {'catalog': 'b'} given"),
+    ],
+)
+def test_a_study_of_other_settings_is_refused(columns, low, tmp_path, change, text):
+    options = {"trials": 1, "agent": "random", "storage": url(tmp_path), "provenance": {"catalog": "a"}}
+    search_swift(columns, low, **options)
+    with pytest.raises(StudyMismatch, match=text):
+        search_swift(columns, low, **(options | change))
+
+
+def test_a_study_of_other_data_is_refused(columns, low, tmp_path):
+    search_swift(columns, low, trials=1, agent="random", storage=url(tmp_path))
+    with pytest.raises(StudyMismatch, match="columns: "):
+        search_swift(columns | {"loss": columns["loss"] + 1}, low, trials=1, agent="random", storage=url(tmp_path))
+    optuna.create_study(storage=url(tmp_path), study_name="else").add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(StudyMismatch, match="trials of another search"):
+        search_swift(columns, low, trials=1, storage=url(tmp_path), study_name="else")
+
+
+def test_progress_tells_every_run(columns, low):
+    told = []
+    result = search_swift(columns, low, trials=5, agent="random", progress=told.append)
+    search = [t for t in told if t["stage"] == "search"]
+    assert len(search) == len(result.trials)
+    assert search[-1]["done"] == search[-1]["trials"] == 5
+    assert search[-1]["best"] == max(r.value for r in completed(result))
+    assert len(told) - len(search) == len(result.confirmation)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"trials": 0}, "trials >= 1 must hold, but got 0"),
+        ({"confirm_seeds": 1}, "confirm_seeds >= 2"),
+        ({"confirm_top": 0}, "confirm_top >= 1"),
+        ({"min_ess": 2}, "0 <= min_ess <= 1"),
+        ({"agent": "tpe"}, "agent must be"),
+        ({"kappa": -1}, "kappa >= 0"),
+        ({"features": ("lost",)}, "no column 'lost'"),
+        ({"storage": "sqlite:////no/such/folder/study.db"}, "cannot open the study storage 'sqlite:////no/such"),
+        ({"storage": "nonsense"}, "cannot open the study storage 'nonsense'"),
+    ],
+)
+def test_bad_arguments(columns, low, change, text):
+    with pytest.raises(ValueError, match=text):
+        search_swift(columns, low, **change)
