@@ -128,19 +128,17 @@ class Catalog:
         """
         file = _locate(Path(path))
         meta, table = _read(file)
-        shards = tuple(Shard(**shard) for shard in meta["shards"])
+        shards = meta["shards"]
         columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
-        codes = pc.index_in(table["encoding"].cast(pa.string()), value_set=pa.array(ENCODINGS)).combine_chunks()
-        _require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}", "pack the data anew")
         catalog = cls(
             path=file,
             shards=shards,
             classes=tuple(meta["classes"]),
-            channels=int(meta["channels"]),
+            channels=meta["channels"],
             fingerprint=meta["fingerprint"],
             provenance=meta["provenance"],
             clean_label=columns.pop("clean_label", None),
-            encoding_codes=_frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8)),
+            encoding_codes=_encoding_codes(table, file),
             _keys=_flat_keys(table["key"]),
             _starts=_frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
             **columns,
@@ -285,29 +283,47 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
     """Metadata and rows of a catalog file of this format, every column of its due type and without nulls."""
     remedy = "pack or index the data anew"
     try:
-        table = pq.read_table(file, partitioning=None)
+        table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
+        names = table.column_names
         meta = json.loads((table.schema.metadata or {})[METADATA])
     except KeyError:
         raise ValueError(f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {remedy}") from None
-    needed = {"format", "fingerprint", "channels", "classes", "shards", "provenance"}
-    if not isinstance(meta, dict) or not needed <= meta.keys():
-        raise ValueError(f"{file}: not a catalog: its metadata must hold {', '.join(sorted(needed))}; {remedy}")
+    kinds = {"format": int, "fingerprint": str, "channels": int, "classes": list, "shards": list, "provenance": dict}
+    try:
+        sound = all(isinstance(meta[name], kind) for name, kind in kinds.items())
+        meta["shards"] = tuple(
+            Shard(str(each["path"]), int(each["size"]), str(each["hash"])) for each in meta["shards"]
+        )
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{file}: not a catalog: its metadata must hold {', '.join(kinds)}; {remedy}")
     if meta["format"] > FORMAT:
         raise ValueError(
             f"{file}: catalog format must be at most {FORMAT}, but got {meta['format']}: upgrade drawstream"
         )
     _require(table.num_rows > 0, file, "a catalog must have rows", remedy)
     for column in SCHEMA:
-        if column.name not in table.column_names:
+        if column.name not in names:
             _require(column.name == "clean_label", file, f"column {column.name!r} must be there", remedy)
             continue
         kind = table.schema.field(column.name).type
         same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
         _require(same, file, f"column {column.name!r} must be {column.type}, but got {kind}", remedy)
         _require(table[column.name].null_count == 0, file, f"column {column.name!r} must have no nulls", remedy)
-    return meta, table.select([name for name in SCHEMA.names if name in table.column_names])
+    return meta, table.select([name for name in SCHEMA.names if name in names])
+
+
+def _encoding_codes(table: pa.Table, file: Path) -> NDArray[np.int8]:
+    try:
+        names = table["encoding"].cast(pa.string())
+    except pa.ArrowException as error:
+        raise ValueError(f"{file}: damaged encoding column ({error}): pack or index the data anew") from None
+    codes = pc.index_in(names, value_set=pa.array(ENCODINGS)).combine_chunks()
+    _require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}", "pack the data anew")
+    return _frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8))
 
 
 def _require(law: bool, file: Path, text: str, remedy: str) -> None:
