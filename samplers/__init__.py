@@ -3,7 +3,7 @@
 from drawstream.samplers.fit import SwiftFit
 from drawstream.samplers.order import Order, Sequential
 from drawstream.samplers.stream import IndexStream, RowSampler
-from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler, effective_share
+from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler
 from drawstream.samplers.weights import effective_sample_size
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "SwiftParams",
     "SwiftSampler",
     "effective_sample_size",
-    "effective_share",
 ]

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from drawstream.samplers import DegenerateSampler, SwiftFit, SwiftParams, effective_share
-from drawstream.samplers.swift import require_share
+from drawstream.samplers import DegenerateSampler, SwiftFit, SwiftParams
+from drawstream.samplers.swift import effective_share, require_share
 from drawstream.search.agent import SwiftAgent, is_settled, known_trials
 from drawstream.search.objective import Objective, Trial, describe, evaluate, usable
 from drawstream.search.space import Space

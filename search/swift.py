@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -67,7 +68,7 @@ def search_swift(
     """Search the sampler with the highest objective (paper, Algorithm 1), and take it only if it beats uniform again.
 
     With a storage, a search that was killed goes on where it was, gives what it would have given, and a finished one
-    started again runs nothing. Several processes may share one study.
+    started again runs nothing. Several processes may share one study; w of them may complete up to w - 1 trials more.
 
     Args:
         columns: Named numeric columns (rows,), finite.
@@ -107,6 +108,10 @@ def search_swift(
             raise ValueError(f"{name} >= {least} must hold, but got {value}")
     if not 0 <= min_ess <= 1:
         raise ValueError(f"0 <= min_ess <= 1 must hold, but got {min_ess}")
+    try:
+        notes = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"provenance must be plain JSON (strings, numbers, lists, dicts): {error}") from error
     fit = SwiftFit(columns, features=features, mass=mass, transform=transform)
     cube = Space(space, len(fit.features), segments)
     settings = {
@@ -122,7 +127,7 @@ def search_swift(
         "kappa": kappa,
         "rows": fit.rows,
         "columns": _content(columns, [*fit.features, *([mass] if transform == "cgf" and mass else [])]),
-        "provenance": dict(provenance or {}),
+        "provenance": notes,
     }
     proposer = SwiftAgent(cube, seed=seed, agent=agent, kappa=kappa, starts=starts)
     with open_study(storage, study_name, proposer, settings) as study:
@@ -139,19 +144,15 @@ def search_swift(
         records = [record_of(trial) for trial in done]
     won = next((record.params for record in records if record.number == verdict.winner), None)
     params = won or SwiftParams.uniform(len(fit.features), segments)
-    notes = {
-        **dict(provenance or {}),
-        "search": {
-            **{key: value for key, value in settings.items() if key != "provenance"},
-            "study": study_name,
-            "trials": sum(record.state == "complete" for record in records),
-            "trial": verdict.winner,
-            "message": verdict.message,
-            "confirmation": [asdict(record) for record in confirmation],
-        },
+    story = {key: value for key, value in settings.items() if key != "provenance"} | {
+        "study": study_name,
+        "trials": sum(record.state == "complete" for record in records),
+        "trial": verdict.winner,
+        "message": verdict.message,
+        "confirmation": [asdict(record) for record in confirmation],
     }
     return SearchResult(
-        sampler=fit.sampler(params, provenance=notes),
+        sampler=fit.sampler(params, provenance={**notes, "search": story}),
         probabilities=fit.probabilities(params),
         winner="swift" if won else "uniform",
         trials=records,

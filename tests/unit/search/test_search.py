@@ -172,7 +172,7 @@ def test_a_finished_study_runs_nothing_and_a_larger_budget_goes_on(columns, low,
     def never(p, trial):
         raise AssertionError("ran again")
 
-    options = {"agent": "random", "storage": url(tmp_path)}
+    options = {"agent": "random", "storage": url(tmp_path), "provenance": {"a tuple": (1, 2)}}
     first = search_swift(columns, low, trials=5, **options)
     second = search_swift(columns, never, trials=5, **options)
     assert second.trials == first.trials
@@ -239,6 +239,7 @@ def test_progress_tells_every_run(columns, low):
         ({"kappa": -1}, "kappa >= 0"),
         ({"features": ("lost",)}, "no column 'lost'"),
         ({"storage": "sqlite:////no/such/folder/study.db"}, "cannot open the study storage 'sqlite:////no/such"),
+        ({"provenance": {"when": object()}}, "provenance must be plain JSON"),
         ({"storage": "nonsense"}, "cannot open the study storage 'nonsense'"),
     ],
 )
