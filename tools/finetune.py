@@ -1,0 +1,59 @@
+"""The built-in objective of the searches: train with the candidate's stream, then top-1 on the held-out set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from drawstream.pipeline import Loader
+from drawstream.samplers import IndexStream
+from drawstream.search import Trial
+from drawstream.tools.train import Recipe, train
+
+
+@dataclass(slots=True)
+class FineTune:
+    """Scores probabilities over the rows of `loader`; higher is better (per cent).
+
+    In the search a candidate fine-tunes the weights w0 that uniform training gave (Swift Sampler, §3.4). In the
+    confirmation it is trained from scratch, because fine-tuning over-rates samplers that keep few clean rows.
+
+    Attributes:
+        loader: Over the training rows; its stream is replaced by each candidate's.
+        held_out: Sequential loader of the held-out set, never the test set.
+        build: Makes a freshly initialised model from a seed.
+        start: State dict w0.
+        search: Recipe of the fine-tuning. DESIGN: 2 epochs at 0.02, cosine: signal to noise 9 (1 epoch at 0.05: 3).
+        confirm: Recipe of a whole training.
+    """
+
+    loader: Loader
+    held_out: Loader
+    build: Callable[[int], nn.Module]
+    start: dict[str, Tensor]
+    search: Recipe
+    confirm: Recipe
+
+    def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
+        """Top-1 per cent on the held-out set after training with these probabilities."""
+        recipe = self.search if trial.stage == "search" else self.confirm
+        self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=trial.seed))
+        model = self.build(trial.seed)
+        if trial.stage == "search":
+            model.load_state_dict(self.start)
+        run = train(
+            model,
+            self.loader,
+            replace(recipe, seed=trial.seed),
+            evaluate={"held_out": self.held_out},
+            every=recipe.epochs,
+        )
+        return run.last("held_out")
+
+
+def flush_denormals() -> None:
+    """Treat denormal floats as 0: near-zero losses otherwise make training on the CPU three times slower."""
+    torch.set_flush_denormal(True)

@@ -1,0 +1,193 @@
+"""Models by name: small ones for 8 to 32 pixel images, timm's, or any factory a user names as `module:factory`."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mlp(*, num_classes: int, channels: int, size: tuple[int, int], hidden: tuple[int, ...] = (256, 256)) -> nn.Module:
+    """Fully connected network on the flattened image (for 8×8 digits: 64–256–256–C)."""
+    widths = (channels * size[0] * size[1], *hidden)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+
+
+def cnn(*, num_classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+    """Two strided convolutions and two linear layers: 20 epochs of 20 000 28×28 images take seconds on two cores."""
+    height, width = (((s + 1) // 2 + 1) // 2 for s in size)
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * height * width, 128),
+        nn.ReLU(),
+        nn.Linear(128, num_classes),
+    )
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions with a shortcut (He et al. 2016, Fig. 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same or half the side."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Residual network with a 3×3 stem, for images of 28 to 64 pixels; each stage after the first halves the side."""
+
+    def __init__(self, blocks: tuple[int, ...], width: int, *, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        stages: list[nn.Module] = []
+        inputs = width
+        for stage, count in enumerate(blocks):
+            outputs = width * 2**stage
+            for index in range(count):
+                stages.append(_Block(inputs, outputs, 2 if stage and index == 0 else 1))
+                inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, num_classes) of images (n, channels, H, W)."""
+        head: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
+        return head
+
+
+def resnet8(*, num_classes: int, channels: int) -> nn.Module:
+    """CIFAR ResNet with 8 layers, width 16."""
+    return ResNet((1, 1, 1), 16, num_classes=num_classes, channels=channels)
+
+
+def resnet20(*, num_classes: int, channels: int) -> nn.Module:
+    """CIFAR ResNet-20 (He et al. 2016, §4.2)."""
+    return ResNet((3, 3, 3), 16, num_classes=num_classes, channels=channels)
+
+
+def resnet18(*, num_classes: int, channels: int) -> nn.Module:
+    """ResNet-18 with the stem for small images that the CIFAR tables of the papers use."""
+    return ResNet((2, 2, 2, 2), 64, num_classes=num_classes, channels=channels)
+
+
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+}
+
+
+def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[int, int], seed: int) -> nn.Module:
+    """Make a freshly initialised model.
+
+    Args:
+        spec: A name of `BUILT_IN`, `timm:NAME`, or `module:factory`; a factory is called with those of the keywords
+            `num_classes`, `channels`, `size` (height, width) that it accepts.
+        num_classes: Length of the logits.
+        channels: Of the images.
+        size: Height and width of the images, pixels.
+        seed: Of the initialisation; the global random state is left as it was.
+
+    Raises:
+        ValueError: The name is unknown, or the factory cannot be imported or called.
+    """
+    if spec.startswith("timm:"):
+        factory, arguments = _timm(spec.removeprefix("timm:")), {"num_classes": num_classes, "in_chans": channels}
+    else:
+        factory = BUILT_IN.get(spec) or _import(spec)
+        offered = {"num_classes": num_classes, "channels": channels, "size": size}
+        accepted = inspect.signature(factory).parameters
+        open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+        arguments = {k: v for k, v in offered.items() if open_ended or k in accepted}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = factory(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {spec!r}: the factory returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _timm(name: str) -> Callable[..., nn.Module]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise ValueError(f"model 'timm:{name}' needs timm, which is not installed: pip install timm") from None
+    if name not in timm.list_models():
+        raise ValueError(f"timm has no model {name!r}: see timm.list_models()")
+    return lambda **arguments: timm.create_model(name, **arguments)
+
+
+def _import(spec: str) -> Callable[..., nn.Module]:
+    module, _, name = spec.partition(":")
+    if not name:
+        raise ValueError(f"unknown model {spec!r}: give one of {', '.join(BUILT_IN)}, timm:NAME or module:factory")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model {spec!r} cannot be imported: {error}") from None
+    if not callable(found):
+        raise ValueError(f"model {spec!r}: {name} is {type(found).__name__}, not a factory")
+    factory: Callable[..., nn.Module] = found
+    return factory
+
+
+def load_weights(model: nn.Module, path: Path, /) -> None:
+    """Load a safetensors file, or a checkpoint of plain tensors (a state dict, or one under `model`/`state_dict`).
+
+    Raises:
+        ValueError: Missing or damaged file, pickled objects, or names and shapes that do not fit the model.
+    """
+    if not path.is_file():
+        raise ValueError(f"weights {path}: no such file")
+    state: Any
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"weights {path}: cannot be read as tensors ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # pickle.UnpicklingError and what else a hostile file may raise
+        raise ValueError(
+            f"weights {path}: not a plain checkpoint ({type(error).__name__}); save it as safetensors"
+        ) from None
+    for key in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"weights {path}: holds no state dict of tensors")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ValueError(f"weights {path} do not fit the model: {detail}") from None
