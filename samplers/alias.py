@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
 from drawstream.samplers.weights import integer_widths
 
 __all__ = ["Multinomial"]
@@ -39,7 +39,7 @@ class MultinomialEpoch:
         """Write the rows at positions start, start + 1, … into `out` (int64)."""
         draw_rows(start, self.keys, self.law.table, self.law.digits, self.law.bits, out)
 
-    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
         """1 / (N P) of the given rows, float32."""
         return self.law.inverse[rows]
 
@@ -70,12 +70,11 @@ class Multinomial:
         """Bytes held between epochs."""
         return self.table.nbytes + self.inverse.nbytes
 
-    @property
-    def identity(self) -> NDArray[np.uint64]:
-        """The array that decides the law."""
-        return self.table
+    def digest(self) -> str:
+        """Hash of the law."""
+        return digest_array(self.table)
 
-    def epoch(self, seed: int, epoch: int, /) -> MultinomialEpoch:
+    def draw_epoch(self, seed: int, epoch: int, /) -> MultinomialEpoch:
         """The draws of one epoch."""
         return MultinomialEpoch(self, derive_keys(2, "multinomial", seed, epoch))
 

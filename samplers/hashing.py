@@ -21,7 +21,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-__all__ = ["count_ones", "derive_keys", "high_product", "random_bits"]
+__all__ = ["count_ones", "derive_keys", "digest_array", "high_product", "random_bits"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: consecutive positions land far apart
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -45,6 +45,11 @@ def derive_keys(count: int, /, *parts: int | str) -> NDArray[np.uint64]:
                 raise ValueError(f"a seed or an epoch must be in [0, 2**64), but got {part}")
             sponge.update(b"i" + int(part).to_bytes(8, "little"))
     return np.frombuffer(sponge.digest(8 * count), dtype="<u8").astype(np.uint64)
+
+
+def digest_array(array: NDArray[Any], /) -> str:
+    """Hash of the bytes of an array, 32 hexadecimal characters."""
+    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=16).hexdigest()
 
 
 def _high_product(typing: Any, a: Any, b: Any) -> tuple[Any, Callable[..., Any]]:  # noqa: ARG001 - Numba's signature

@@ -22,8 +22,8 @@ class Draws(Protocol):
     def fill(self, start: int, out: NDArray[np.int64], /) -> None:
         """Write the rows at positions start, start + 1, … into `out`."""
 
-    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """1 / (N P) of the given rows."""
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """1 / (N P) of `rows`, which stand at positions start, start + 1, …; float32."""
 
 
 class Order:
@@ -69,7 +69,7 @@ class Order:
         """
         if not 0 <= start <= stop <= self._length:
             raise ValueError(f"0 <= start <= stop <= {self._length} must hold, but got {start=} and {stop=}")
-        return self._draws.importance(self._rows(start, stop))
+        return self._draws.importance(start, self._rows(start, stop))
 
     def _rows(self, start: int, stop: int) -> NDArray[np.int64]:
         out = np.empty(stop - start, dtype=np.int64)
@@ -160,7 +160,7 @@ class Sequential(Batches):
         """Write the rows at positions start, start + 1, … into `out` (int64)."""
         out[:] = np.arange(self.start + start, self.start + start + out.size)
 
-    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
         """Ones, float32."""
         return np.ones(rows.size, dtype=np.float32)
 

@@ -22,12 +22,11 @@ class Permutation:
         """Bytes held between epochs."""
         return 0
 
-    @property
-    def identity(self) -> NDArray[np.int64]:
-        """The array that decides the law."""
-        return np.array([self.rows], dtype=np.int64)
+    def digest(self) -> str:
+        """Hash of the law: rows and draws, of which the stream knows already, say it all."""
+        return ""
 
-    def epoch(self, seed: int, epoch: int, /) -> "PermutationEpoch":
+    def draw_epoch(self, seed: int, epoch: int, /) -> "PermutationEpoch":
         """The draws of one epoch."""
         return PermutationEpoch(self.rows, self.window, seed, epoch)
 
@@ -53,6 +52,6 @@ class PermutationEpoch:
             (self._arrange(lap) if lap else self._first).fill(place, part)
             done += part.size
 
-    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
         """Ones, float32: every row has the same probability."""
         return np.ones(rows.size, dtype=np.float32)

@@ -27,7 +27,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
-from drawstream.samplers.hashing import count_ones, derive_keys, random_bits
+from drawstream.samplers.hashing import count_ones, derive_keys, digest_array, random_bits
 from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import sum_exactly
 from drawstream.samplers.window import Windows, arrange
@@ -57,7 +57,7 @@ class SubsetEpoch:
         self.ranks.fill(start, out)
         select_rows(self.chosen, self.starts, self.guide, self.shift, out)
 
-    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
         """(M / N) / (probability that the row is in, given tau), float32: 1 / (N P) of a draw without replacement."""
         law = self.law
         return (law.draws / law.rows / -np.expm1(-law.p[rows] * self.tau)).astype(np.float32)
@@ -93,12 +93,11 @@ class Subset:
         """Bytes held between epochs."""
         return self.p.nbytes
 
-    @property
-    def identity(self) -> NDArray[np.float64]:
-        """The array that decides the law."""
-        return self.p
+    def digest(self) -> str:
+        """Hash of the law."""
+        return digest_array(self.p)
 
-    def epoch(self, seed: int, epoch: int, /) -> SubsetEpoch:
+    def draw_epoch(self, seed: int, epoch: int, /) -> SubsetEpoch:
         """Run the race of one epoch."""
         keys = derive_keys(2, "subset", seed, epoch)
         chosen = np.zeros(-(-self.rows // (64 * _WORDS)) * _WORDS, dtype=np.uint64)

@@ -28,7 +28,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.alias import Multinomial
+from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.order import Batches, Draws, Order
+from drawstream.samplers.paged import Paged
 from drawstream.samplers.permutation import Permutation
 from drawstream.samplers.race import Subset
 from drawstream.samplers.systematic import Stratified
@@ -37,12 +39,13 @@ from drawstream.samplers.window import MIN_WINDOW
 
 __all__ = ["IndexStream", "RowSampler"]
 
-_MODES = ("permutation", "stratified", "multinomial", "subset")
+MODES = ("permutation", "stratified", "multinomial", "subset")
 _KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepared
 
 
+@runtime_checkable
 class Law(Protocol):
-    """What a mode prepares once from the weights."""
+    """What a mode prepares once from the weights; a `Schedule` is one too."""
 
     rows: int
     draws: int
@@ -51,11 +54,10 @@ class Law(Protocol):
     def nbytes(self) -> int:
         """Bytes held between epochs."""
 
-    @property
-    def identity(self) -> NDArray[Any]:
-        """The array that decides the law."""
+    def digest(self) -> str:
+        """Hash of the law."""
 
-    def epoch(self, seed: int, epoch: int, /) -> Draws:
+    def draw_epoch(self, seed: int, epoch: int, /) -> Draws:
         """The draws of one epoch."""
 
 
@@ -72,7 +74,9 @@ class IndexStream(Batches):
 
     Args:
         weights_or_rows: number of rows N; or weights, float (N,), finite, >= 0, of any scale; or a row sampler,
-            an object with `probabilities(epoch)`, asked once per epoch (tables are kept while its answer stays equal).
+            an object with `probabilities(epoch)`, asked once per epoch (tables are kept while its answer stays equal);
+            or a `Schedule`. In mode 'stratified' a `numpy.memmap` stays on disk: the same rows, hardly any memory,
+            but slower (`drawstream.samplers.paged`).
         mode: 'permutation' (default for a number: every row once per N positions), 'stratified' (default for
             weights: each row floor(M P) or ceil(M P) times), 'multinomial' (M independent draws) or 'subset' (M
             distinct rows, heavy ones first).
@@ -85,7 +89,7 @@ class IndexStream(Batches):
         rows: N.
         draws: M.
         seed: the seed.
-        mode: the mode.
+        mode: the mode; 'schedule' for recorded orders, where the seed has no effect.
         window: the window, 0 for none.
 
     Raises:
@@ -94,9 +98,13 @@ class IndexStream(Batches):
             draws than positive rows in mode 'subset', a seed out of range.
     """
 
+    rows: int
+    draws: int
+    mode: str
+
     def __init__(
         self,
-        weights_or_rows: int | ArrayLike | RowSampler,
+        weights_or_rows: int | ArrayLike | RowSampler | Law,
         /,
         *,
         mode: str | None = None,
@@ -107,54 +115,65 @@ class IndexStream(Batches):
         self.seed = operator.index(seed)
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
-        self._sampler: RowSampler | None = None
         self._lock = threading.Lock()
         self._orders: dict[int, Order] = {}
-        weights: NDArray[np.float64] | None = None
-        if isinstance(weights_or_rows, bool):
-            raise TypeError("rows must be an integer, weights or a row sampler, but got a bool")
-        if isinstance(weights_or_rows, int | np.integer):
-            self.rows = int(weights_or_rows)
-            if self.rows < 1:
-                raise ValueError(f"rows >= 1 must hold, but got {self.rows}")
-            self.mode = mode or "permutation"
-        else:
-            if isinstance(weights_or_rows, RowSampler):
-                self._sampler = weights_or_rows
-                weights = check_weights(weights_or_rows.probabilities(0))
-            else:
-                weights = check_weights(weights_or_rows)
-            self.rows = weights.size
-            self.mode = mode or "stratified"
-        if self.mode not in _MODES:
-            raise ValueError(f"mode must be one of {', '.join(_MODES)}, but got {mode!r}")
+        self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
+        self._weights_key = ""
+        self.window = 0
+        if isinstance(weights_or_rows, Law):
+            self._replay(weights_or_rows, mode, draws, window)
+            return
+        weights = self._read(weights_or_rows)
+        self.mode = mode or ("permutation" if weights is None else "stratified")
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
         if self.mode == "permutation" and weights is not None:
             raise ValueError("mode 'permutation' takes a number of rows, but got weights: use mode 'stratified'")
         self.draws = self.rows if draws is None else operator.index(draws)
         if self.draws < 1:
             raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
-        self.window = self._checked_window(window)
+        if window is not None:
+            self.window = self._checked_window(operator.index(window))
         self._law = self._prepare(weights)
-        self._weights_key = _digest(weights) if self._sampler is not None else ""
+        if self._sampler is not None and weights is not None:
+            self._weights_key = digest_array(weights)
 
-    def _checked_window(self, window: int | None) -> int:
-        if window is None:
-            return 0
+    def _replay(self, law: Law, mode: str | None, draws: int | None, window: int | None) -> None:
+        if mode not in (None, "schedule") or window is not None or draws not in (None, law.draws):
+            raise ValueError(
+                f"a schedule fixes mode, window and its {law.draws} draws, but got {mode=}, {window=} and {draws=}: "
+                "leave them out"
+            )
+        self.mode, self._law, self.rows, self.draws = "schedule", law, law.rows, law.draws
+
+    def _read(self, source: int | ArrayLike | RowSampler) -> NDArray[np.floating[Any]] | None:
+        """Set the number of rows; return the weights, None for uniform ones."""
+        if isinstance(source, int | np.integer) and not isinstance(source, bool):
+            self.rows = int(source)
+            if self.rows < 1:
+                raise ValueError(f"rows >= 1 must hold, but got {self.rows}")
+            return None
+        given = source.probabilities(0) if isinstance(source, RowSampler) else source
+        weights = given if isinstance(given, np.memmap) else check_weights(given)
+        self.rows = weights.size
+        return weights
+
+    def _checked_window(self, window: int) -> int:
         if self.mode == "multinomial":
             raise ValueError("mode 'multinomial' draws independently and knows no window: use mode 'stratified'")
-        window = operator.index(window)
         if window < MIN_WINDOW:
             raise ValueError(f"window >= {MIN_WINDOW} must hold, but got {window}")
         return window
 
-    def _prepare(self, weights: NDArray[np.float64] | None) -> Law:
+    def _prepare(self, weights: NDArray[np.floating[Any]] | None) -> Law:
         if self.mode == "permutation":
             return Permutation(self.rows, self.draws, self.window)
-        if weights is None:
-            weights = np.ones(self.rows)
+        if self.mode == "stratified" and isinstance(weights, np.memmap):
+            return Paged(weights, self.draws, self.window)
+        checked = np.ones(self.rows) if weights is None else check_weights(weights)
         if self.mode == "multinomial":
-            return Multinomial(weights, self.draws)
-        return (Subset if self.mode == "subset" else Stratified)(weights, self.draws, self.window)
+            return Multinomial(checked, self.draws)
+        return (Subset if self.mode == "subset" else Stratified)(checked, self.draws, self.window)
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +181,7 @@ class IndexStream(Batches):
 
         The weights of a row sampler change while it learns, so they are not part of it: its own state is.
         """
-        law = "row sampler" if self._sampler is not None else _digest(self._law.identity)
+        law = "row sampler" if self._sampler is not None else self._law.digest()
         parts = (self.mode, self.seed, self.rows, self.draws, self.window, law)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -188,7 +207,7 @@ class IndexStream(Batches):
             order = self._orders.get(epoch)
             if order is None:
                 self._renew(epoch)
-                order = Order(self._law.epoch(self.seed, epoch), self.draws)
+                order = Order(self._law.draw_epoch(self.seed, epoch), self.draws)
                 while len(self._orders) >= _KEPT_EPOCHS:
                     del self._orders[next(iter(self._orders))]
                 self._orders[epoch] = order
@@ -201,7 +220,7 @@ class IndexStream(Batches):
         weights = check_weights(self._sampler.probabilities(epoch))
         if weights.size != self.rows:
             raise ValueError(f"a row sampler must keep its {self.rows} rows, but gave {weights.size} in epoch {epoch}")
-        key = _digest(weights)
+        key = digest_array(weights)
         if key != self._weights_key:
             self._law, self._weights_key = self._prepare(weights), key
 
@@ -213,8 +232,3 @@ class IndexStream(Batches):
 
     def __repr__(self) -> str:
         return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"
-
-
-def _digest(array: NDArray[Any] | None) -> str:
-    assert array is not None
-    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=16).hexdigest()

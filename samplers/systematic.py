@@ -27,16 +27,16 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
-from drawstream.samplers.hashing import derive_keys, high_product, random_bits
+from drawstream.samplers.hashing import derive_keys, digest_array, high_product, random_bits
 from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import integer_widths
 from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Stratified"]
 
-_BLOCK = 16  # rows per block: 16 four-bit places make one order a single word
-_ORDERS = 1024  # 8 KiB, within the first-level cache
-_PICK = np.uint64(64 - 10)  # the leading bits that choose one of them
+BLOCK = 16  # rows per block: 16 four-bit places make one order a single word
+ORDERS = 1024  # 8 KiB, within the first-level cache
+PICK = np.uint64(64 - 10)  # the leading bits that choose one of them
 _BATCH = 128  # slots looked up together: their blocks fill 16 KiB
 
 
@@ -56,7 +56,7 @@ class StratifiedEpoch:
         self.slots.fill(start, out)
         find_rows(self.offset, law.digits, law.widths, law.starts, law.guide, law.shift, self.keys, self.orders, out)
 
-    def importance(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
         """1 / (N P) of the given rows, float32."""
         law = self.law
         whole = (law.draws << law.digits) / law.rows
@@ -76,9 +76,9 @@ class Stratified:
 
     def __init__(self, weights: NDArray[np.float64], draws: int, window: int = 0, /) -> None:
         self.rows, self.draws, self.window = weights.size, draws, window
-        self.widths: NDArray[np.int64] = np.zeros(-(-self.rows // _BLOCK) * _BLOCK, dtype=np.int64)
+        self.widths: NDArray[np.int64] = np.zeros(-(-self.rows // BLOCK) * BLOCK, dtype=np.int64)
         self.digits = integer_widths(weights, draws, self.widths[: self.rows])
-        self.starts: NDArray[np.int64] = np.empty(self.widths.size // _BLOCK, dtype=np.int64)
+        self.starts: NDArray[np.int64] = np.empty(self.widths.size // BLOCK, dtype=np.int64)
         sum_blocks(self.widths, self.starts)
         self.guide, self.shift = build_guide(self.starts, draws << self.digits)
 
@@ -87,15 +87,14 @@ class Stratified:
         """Bytes held between epochs."""
         return self.widths.nbytes + self.starts.nbytes + self.guide.nbytes
 
-    @property
-    def identity(self) -> NDArray[np.int64]:
-        """The array that decides the law."""
-        return self.widths
+    def digest(self) -> str:
+        """Hash of the law."""
+        return digest_array(self.widths)
 
-    def epoch(self, seed: int, epoch: int, /) -> StratifiedEpoch:
+    def draw_epoch(self, seed: int, epoch: int, /) -> StratifiedEpoch:
         """The draws of one epoch."""
         keys = derive_keys(5, "stratified", seed, epoch)
-        orders = np.empty(_ORDERS, dtype=np.uint64)
+        orders = np.empty(ORDERS, dtype=np.uint64)
         draw_orders(keys[:2], orders)
         offset = int(keys[2]) & ((1 << self.digits) - 1)
         return StratifiedEpoch(
@@ -109,7 +108,7 @@ def sum_blocks(widths: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
     total = np.int64(0)
     for block in range(starts.size):
         starts[block] = total
-        for i in range(block * _BLOCK, (block + 1) * _BLOCK):
+        for i in range(block * BLOCK, (block + 1) * BLOCK):
             total += widths[i]
 
 
@@ -119,8 +118,8 @@ def draw_orders(keys: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
     four, low = np.uint64(4), np.uint64(15)
     for i in range(out.size):
         order = np.uint64(0xFEDCBA9876543210)
-        for last in range(_BLOCK - 1, 0, -1):
-            bits = random_bits(i * _BLOCK + last, keys[0], keys[1])
+        for last in range(BLOCK - 1, 0, -1):
+            bits = random_bits(i * BLOCK + last, keys[0], keys[1])
             a = four * high_product(bits, np.uint64(last + 1))
             b = four * np.uint64(last)
             differ = ((order >> a) ^ (order >> b)) & low
@@ -166,12 +165,12 @@ def find_rows(
                 block, first = high, second
             blocks[i], lefts[i] = block, batch[i] - first
         for i in range(batch.size):  # bring both cache lines of each block in
-            touched += widths[blocks[i] * _BLOCK] + widths[blocks[i] * _BLOCK + _BLOCK // 2]
+            touched += widths[blocks[i] * BLOCK] + widths[blocks[i] * BLOCK + BLOCK // 2]
         for i in range(batch.size):
-            base, left = blocks[i] * _BLOCK, lefts[i]
-            order = orders[random_bits(blocks[i], keys[0], keys[1]) >> _PICK]
+            base, left = blocks[i] * BLOCK, lefts[i]
+            order = orders[random_bits(blocks[i], keys[0], keys[1]) >> PICK]
             rest, place = order, np.uint64(0)
-            for _ in range(_BLOCK - 1):
+            for _ in range(BLOCK - 1):
                 left -= widths[base + np.int64(rest & low)]
                 rest >>= four
                 place += four if left >= 0 else np.uint64(0)

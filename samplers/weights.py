@@ -23,6 +23,7 @@ __all__ = ["check_weights", "effective_sample_size", "integer_widths"]
 
 _DIGITS = 40  # rounding errors of a float64 quotient (2^-53) stay below half a unit for rows of up to 2^12 draws
 _SUM_BLOCK = 4096
+SMALLEST_SUM, LARGEST_SUM = 1e-280, 1e280
 
 
 def check_weights(weights: ArrayLike, /) -> NDArray[np.float64]:
@@ -36,20 +37,24 @@ def check_weights(weights: ArrayLike, /) -> NDArray[np.float64]:
         ValueError: not one-dimensional, empty, NaN, negative, infinite, or all zero.
     """
     array = np.asarray(weights)
+    check_values(array)
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def check_values(array: NDArray[Any], /) -> None:
+    """Check sampling weights without copying them; arguments and errors as `check_weights`."""
     if array.dtype.kind != "f":
         raise TypeError(f"weights must be floating point, but got dtype {array.dtype}: pass weights.astype(float)")
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"weights must have shape (rows,) with rows >= 1, but got {array.shape}")
-    values = np.ascontiguousarray(array, dtype=np.float64)
-    first, bad = find_bad(values)
+    first, bad, largest = find_bad(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
     if bad:
         raise ValueError(
-            f"weights must be finite and >= 0, but row {first} is {values[first]} ({bad} such of {values.size} rows): "
+            f"weights must be finite and >= 0, but row {first} is {array[first]} ({bad} such of {array.size} rows): "
             "set their weights to 0 or leave these rows out"
         )
-    if not values.any():
-        raise ValueError(f"at least one weight must be > 0, but all {values.size} are 0: there is no row to draw")
-    return values
+    if largest == 0:
+        raise ValueError(f"at least one weight must be > 0, but all {array.size} are 0: there is no row to draw")
 
 
 def effective_sample_size(p: ArrayLike, /) -> float:
@@ -75,47 +80,59 @@ def integer_widths(weights: NDArray[np.float64], draws: int, out: NDArray[np.int
         out: int64 (N,), written.
 
     Raises:
+        ValueError: as `most_digits`.
+    """
+    total = sum_exactly(weights)
+    if not SMALLEST_SUM < total < LARGEST_SUM:  # the scale is free: keep it away from the ends of float64
+        weights = weights / weights.max()
+        total = sum_exactly(weights)
+    digits = most_digits(weights.size, draws)
+    while True:
+        whole = draws << digits
+        rounded, fractional = round_widths(weights, whole / total, digits, out)
+        residual = whole - rounded
+        share, extra = divmod(abs(residual), max(1, fractional))
+        if spread(residual, extra, share, digits, out)[0] == 0:
+            return digits
+        digits -= 1  # too few rows could take it up; with another unit the rounding falls differently
+
+
+def most_digits(rows: int, draws: int, /) -> int:
+    """Binary digits behind the point for N rows and M draws.
+
+    Raises:
         ValueError: too many rows for this number of draws (N >= 2^k).
     """
-    rows = weights.size
     digits = min(_DIGITS, 62 - draws.bit_length())
     if digits < 1 or rows >= 1 << digits:
         raise ValueError(
             f"rows < 2**(62 - bits of draws) must hold, but got {rows} rows and {draws} draws: draw shorter epochs"
         )
-    total = sum_exactly(weights)
-    if not 1e-280 < total < 1e280:  # the scale of the weights is free: keep it away from the ends of float64
-        weights = weights / weights.max()
-        total = sum_exactly(weights)
-    whole = draws << digits
-    rounded, fractional = round_widths(weights, whole / total, digits, out)
-    residual = whole - rounded
-    while residual:
-        residual = spread(residual, fractional, digits, out)
-        fractional = count_fractional(digits, out)
     return digits
 
 
 @njit(cache=True, nogil=True)
-def find_bad(weights: NDArray[np.float64]) -> tuple[int, int]:
-    """First row that is NaN, infinite or negative (or -1), and how many there are."""
-    first, count = -1, 0
+def find_bad(weights: NDArray[np.floating[Any]]) -> tuple[int, int, float]:
+    """First row that is NaN, infinite or negative (or -1), how many there are, and the largest good weight."""
+    first, count, largest = -1, 0, 0.0
     for i in range(weights.size):
-        if not 0.0 <= weights[i] < np.inf:
+        if 0.0 <= weights[i] < np.inf:
+            largest = max(largest, np.float64(weights[i]))
+        else:
             if count == 0:
                 first = i
             count += 1
-    return first, count
+    return first, count, largest
 
 
 @njit(cache=True, nogil=True)
-def sum_exactly(values: NDArray[np.float64]) -> float:
+def sum_exactly(values: NDArray[np.floating[Any]]) -> float:
     """Sum in a fixed order, the same on every machine: plain within blocks, Neumaier's correction across them."""
     total, lost = 0.0, 0.0
     for low in range(0, values.size, _SUM_BLOCK):
         part = 0.0
         for i in range(low, min(low + _SUM_BLOCK, values.size)):
-            part += values[i]
+            part += np.float64(values[i])
         after = total + part
         lost += (total - after) + part if abs(total) >= abs(part) else (part - after) + total
         total = after
@@ -136,22 +153,19 @@ def round_widths(weights: NDArray[np.float64], scale: float, digits: int, out: N
 
 
 @njit(cache=True, nogil=True)
-def count_fractional(digits: int, widths: NDArray[np.int64]) -> int:
-    """How many widths are no multiple of 2^digits."""
-    mask = (np.int64(1) << digits) - np.int64(1)
-    count = 0
-    for i in range(widths.size):
-        count += (widths[i] & mask) != 0
-    return count
+def spread(residual: int, extra: int, share: int, digits: int, widths: NDArray[np.int64]) -> Any:
+    """Share a residual among the fractional widths, none crossing a multiple of 2^digits.
 
+    Each takes `share` units, the first `extra` of them one more, as far as it can.
 
-@njit(cache=True, nogil=True)
-def spread(residual: int, fractional: int, digits: int, widths: NDArray[np.int64]) -> Any:
-    """Share a residual evenly among the fractional widths, none crossing a multiple of 2^digits; return the rest."""
+    Returns:
+        The residual and the extra that are left for the widths that follow.
+    """
     unit = np.int64(1) << digits
     mask = unit - np.int64(1)
-    share, extra = abs(residual) // fractional, abs(residual) % fractional
     for i in range(widths.size):
+        if residual == 0:
+            break
         part = widths[i] & mask
         if part == 0:
             continue
@@ -165,6 +179,4 @@ def spread(residual: int, fractional: int, digits: int, widths: NDArray[np.int64
             step = min(wanted, part, -residual)
             widths[i] -= step
             residual += step
-        if residual == 0:
-            break
-    return residual
+    return residual, extra

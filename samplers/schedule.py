@@ -1,0 +1,239 @@
+"""Schedules: orders written down once and replayed exactly, from a memory-mapped Arrow file.
+
+File: Arrow IPC, record batches of up to 2^20 positions that do not cross epochs, all epochs equally long. Columns
+`row` int64 and `weight` float32 (1 / (N P) of the draw; 1 where the recorder knew none). Schema metadata, all text:
+`drawstream.schedule` format version, `rows` N, `draws` M, `catalog` fingerprint of the catalog or "".
+
+    write_schedule("auto.arrow", (stream.epoch(e) for e in range(90)), rows=stream.rows, catalog=catalog.fingerprint)
+    stream = IndexStream(Schedule.open("auto.arrow", catalog=catalog.fingerprint))
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from drawstream.samplers.counts import count_rows
+from drawstream.samplers.order import Order
+
+__all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
+
+_VERSION = "1"
+_KEY = "drawstream.schedule"
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleDiff:
+    """Where two schedules part.
+
+    Attributes:
+        first: (epoch, position) of the first different row; None when all are equal.
+        positions: number of positions with different rows.
+        variation: per epoch, total variation between the two distributions over rows, in [0, 1].
+    """
+
+    first: tuple[int, int] | None
+    positions: int
+    variation: tuple[float, ...]
+
+
+def write_schedule(
+    path: str | Path, orders: Iterable[Order | NDArray[np.int64]], /, *, rows: int, catalog: str = ""
+) -> None:
+    """Write one order per epoch, under a temporary name until the file is whole.
+
+    Args:
+        path: file to write.
+        orders: orders of a stream, or int64 (M,) arrays of rows; all of one length.
+        rows: N.
+        catalog: fingerprint of the catalog the rows belong to.
+
+    Raises:
+        ValueError: no epoch, epochs of different lengths, or a row outside [0, rows).
+    """
+    final = Path(path)
+    draft = final.with_name(final.name + ".tmp")
+    epochs = iter(orders)
+    first = next(epochs, None)
+    if first is None or len(first) == 0:
+        raise ValueError("a schedule must hold at least one epoch of at least one draw, but got none")
+    metadata = {_KEY: _VERSION, "rows": str(rows), "draws": str(len(first)), "catalog": catalog}
+    schema = pa.schema([("row", pa.int64()), ("weight", pa.float32())], metadata=metadata)
+    try:
+        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            _write_epoch(writer, schema, first, 0, rows, len(first))
+            for number, order in enumerate(epochs, start=1):
+                _write_epoch(writer, schema, order, number, rows, len(first))
+        draft.replace(final)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_epoch(
+    writer: pa.ipc.RecordBatchFileWriter,
+    schema: pa.Schema,
+    order: Order | NDArray[np.int64],
+    epoch: int,
+    rows: int,
+    draws: int,
+) -> None:
+    if len(order) != draws:
+        raise ValueError(f"all epochs must be equally long, but epoch 0 has {draws} draws and {epoch} has {len(order)}")
+    for start in range(0, draws, _PIECE):
+        stop = min(start + _PIECE, draws)
+        drawn = np.asarray(order[start:stop], dtype=np.int64)
+        if drawn.min() < 0 or drawn.max() >= rows:
+            raise ValueError(f"rows must be in [0, {rows}), but epoch {epoch} holds {drawn.min()} … {drawn.max()}")
+        weights = order.weights(start, stop) if isinstance(order, Order) else np.ones(stop - start, dtype=np.float32)
+        writer.write_batch(pa.record_batch([pa.array(drawn), pa.array(weights)], schema=schema))
+
+
+class Schedule:
+    """Recorded orders, read where they lie in the file. Make one with `Schedule.open`; give it to `IndexStream`.
+
+    Attributes:
+        path: the file.
+        rows: N.
+        draws: M, positions per epoch.
+        epochs: number of recorded epochs.
+        catalog: fingerprint of the catalog, "" when unknown.
+    """
+
+    mode = "schedule"
+    nbytes = 0
+
+    def __init__(self, path: str | Path, /) -> None:
+        self.path = Path(path)
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self.path} must be an Arrow IPC file written by write_schedule: {error}") from error
+        if metadata.get(_KEY) != _VERSION:
+            found = metadata.get(_KEY, "none")
+            raise ValueError(f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}")
+        self.rows, self.draws, self.catalog = int(metadata["rows"]), int(metadata["draws"]), metadata["catalog"]
+        self._rows = [batch.column(0).to_numpy() for batch in batches]  # views of the file
+        self._weights = [batch.column(1).to_numpy() for batch in batches]
+        self._pieces = math.ceil(self.draws / _PIECE)
+        self.epochs = len(batches) // self._pieces
+        if sum(part.size for part in self._rows) != self.epochs * self.draws:
+            raise ValueError(f"{self.path} must hold whole epochs of {self.draws} draws, but is cut short")
+
+    @classmethod
+    def open(cls, path: str | Path, /, *, catalog: str | None = None) -> "Schedule":
+        """Open a schedule, optionally for one catalog.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a schedule, cut short, or recorded on another catalog than the fingerprint given.
+        """
+        schedule = cls(path)
+        if catalog is not None and schedule.catalog != catalog:
+            raise ValueError(
+                f"a schedule replays only on its own catalog, but {schedule.path} was recorded on "
+                f"{schedule.catalog or 'an unnamed one'} and this is {catalog}: record it again here"
+            )
+        return schedule
+
+    def digest(self) -> str:
+        """Hash of all recorded rows."""
+        state = hashlib.blake2b(digest_size=16)
+        for part in self._rows:
+            state.update(np.ascontiguousarray(part).view(np.uint8).data)
+        return state.hexdigest()
+
+    def read_rows(self, epoch: int, start: int, out: NDArray[np.int64], /) -> None:
+        """Copy the rows at positions start, start + 1, … of an epoch into `out` (int64).
+
+        Raises:
+            ValueError: the file holds a row outside [0, N).
+        """
+        self._copy(self._rows, epoch, start, out)
+        if out.size and (out.min() < 0 or out.max() >= self.rows):
+            raise ValueError(f"rows must be in [0, {self.rows}), but {self.path} holds others: the file is damaged")
+
+    def read_weights(self, epoch: int, start: int, out: NDArray[np.float32], /) -> None:
+        """Copy the weights at positions start, start + 1, … of an epoch into `out` (float32)."""
+        self._copy(self._weights, epoch, start, out)
+
+    def _copy(
+        self, parts: list[NDArray[np.generic]], epoch: int, start: int, out: NDArray[np.int64] | NDArray[np.float32]
+    ) -> None:
+        done = 0
+        while done < out.size:
+            piece, place = divmod(start + done, _PIECE)
+            part = parts[epoch * self._pieces + piece][place : place + out.size - done]
+            out[done : done + part.size] = part
+            done += part.size
+
+    def epoch(self, epoch: int, /) -> Order:
+        """The recorded order of an epoch.
+
+        Raises:
+            ValueError: the epoch is not recorded.
+        """
+        return Order(self.draw_epoch(0, epoch), self.draws)
+
+    def draw_epoch(self, _seed: int, epoch: int, /) -> "Recorded":
+        """The draws of a recorded epoch, whatever the seed; errors as `epoch`."""
+        if not 0 <= epoch < self.epochs:
+            raise ValueError(
+                f"0 <= epoch < {self.epochs} must hold for schedule {self.path}, but got {epoch}: record more"
+            )
+        return Recorded(self, epoch)
+
+    def counts(self, epoch: int | None = None, /) -> NDArray[np.int64]:
+        """Times each row comes in one epoch, or in all of them, int64 (rows,)."""
+        epochs = range(self.epochs) if epoch is None else [epoch]
+        total = np.zeros(self.rows, dtype=np.int64)
+        for number in epochs:
+            total += count_rows(self.epoch(number), self.rows)
+        return total
+
+    def diff(self, other: "Schedule", /) -> ScheduleDiff:
+        """Where two schedules over the same rows part.
+
+        Raises:
+            ValueError: rows, draws or epochs differ.
+        """
+        mine, theirs = (self.rows, self.draws, self.epochs), (other.rows, other.draws, other.epochs)
+        if mine != theirs:
+            raise ValueError(f"(rows, draws, epochs) must be equal to compare, but got {mine} and {theirs}")
+        first, positions, variation = None, 0, []
+        for epoch in range(self.epochs):
+            for piece in range(epoch * self._pieces, (epoch + 1) * self._pieces):
+                differ = np.flatnonzero(self._rows[piece] != other._rows[piece])
+                if first is None and differ.size:
+                    first = epoch, (piece - epoch * self._pieces) * _PIECE + int(differ[0])
+                positions += differ.size
+            variation.append(float(np.abs(self.counts(epoch) - other.counts(epoch)).sum() / (2 * self.draws)))
+        return ScheduleDiff(first, positions, tuple(variation))
+
+    def __reduce__(self) -> tuple[type["Schedule"], tuple[Path]]:
+        return Schedule, (self.path,)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The draws of one recorded epoch."""
+
+    schedule: Schedule
+    number: int
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+        self.schedule.read_rows(self.number, start, out)
+
+    def importance(self, start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """The recorded weights at positions start, start + 1, …, float32."""
+        out = np.empty(rows.size, dtype=np.float32)
+        self.schedule.read_weights(self.number, start, out)
+        return out

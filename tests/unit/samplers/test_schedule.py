@@ -1,0 +1,121 @@
+"""Schedules: recorded, replayed, counted, compared; damaged and foreign files refused."""
+
+import math
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+import drawstream.samplers.schedule as schedule_module
+from drawstream.samplers import IndexStream
+from drawstream.samplers.counts import count_rows, entropy, histogram
+from drawstream.samplers.schedule import Schedule, write_schedule
+
+WEIGHTS = np.arange(1.0, 101.0)
+
+
+@pytest.fixture
+def stream():
+    return IndexStream(WEIGHTS, draws=70, seed=4)
+
+
+@pytest.fixture
+def recorded(tmp_path, stream):
+    path = tmp_path / "orders.arrow"
+    write_schedule(path, (stream.epoch(epoch) for epoch in range(3)), rows=100, catalog="abc")
+    return path
+
+
+def test_replay_is_exact(recorded, stream):
+    replay = IndexStream(Schedule.open(recorded, catalog="abc"), seed=9)
+    assert (replay.mode, replay.rows, replay.draws) == ("schedule", 100, 70)
+    for epoch in range(3):
+        np.testing.assert_array_equal(replay.epoch(epoch)[:], stream.epoch(epoch)[:])
+        np.testing.assert_array_equal(replay.epoch(epoch).weights(10, 40), stream.epoch(epoch).weights(10, 40))
+    np.testing.assert_array_equal(
+        replay.batch(1, 2, global_batch=20, rank=1, world_size=4),
+        stream.batch(1, 2, global_batch=20, rank=1, world_size=4),
+    )
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(replay)).epoch(2)[:], stream.epoch(2)[:])
+    with pytest.raises(ValueError, match=re.escape("0 <= epoch < 3 must hold for schedule")):
+        replay.epoch(3)
+
+
+def test_epochs_of_several_batches(tmp_path, monkeypatch, stream):
+    monkeypatch.setattr(schedule_module, "_PIECE", 16)
+    write_schedule(tmp_path / "a", [stream.epoch(0), stream.epoch(1)], rows=100)
+    replay = Schedule.open(tmp_path / "a")
+    assert replay.epochs == 2
+    np.testing.assert_array_equal(replay.epoch(1)[5:66], stream.epoch(1)[5:66])
+    np.testing.assert_array_equal(replay.epoch(1).weights(5, 66), stream.epoch(1).weights(5, 66))
+
+
+def test_counts_histogram_entropy(recorded, stream):
+    schedule = Schedule.open(recorded)
+    expected = np.bincount(stream.epoch(1)[:], minlength=100)
+    np.testing.assert_array_equal(schedule.counts(1), expected)
+    assert schedule.counts().sum() == 210
+    np.testing.assert_array_equal(histogram(schedule.counts(1)), np.bincount(expected))
+    assert entropy(np.full(8, 3)) == pytest.approx(math.log(8))
+    assert entropy(np.array([0, 7, 0])) == 0
+    with pytest.raises(ValueError, match="at least one draw"):
+        entropy(np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="rows must be in \\[0, 50\\), but row 50 is drawn"):
+        count_rows(IndexStream(51).epoch(0), 50)
+
+
+def test_diff(tmp_path, recorded, stream):
+    mine = Schedule.open(recorded)
+    assert mine.diff(mine).first is None
+    changed = [stream.epoch(epoch)[:] for epoch in range(3)]
+    changed[1][33] = (changed[1][33] + 1) % 100
+    write_schedule(tmp_path / "b", changed, rows=100)
+    diff = mine.diff(Schedule.open(tmp_path / "b"))
+    assert (diff.first, diff.positions) == ((1, 33), 1)
+    assert diff.variation == pytest.approx((0, 1 / 70, 0))
+    write_schedule(tmp_path / "c", changed[:2], rows=100)
+    with pytest.raises(ValueError, match=re.escape("but got (100, 70, 3) and (100, 70, 2)")):
+        mine.diff(Schedule.open(tmp_path / "c"))
+
+
+def test_fingerprints_follow_the_rows(tmp_path, recorded, stream):
+    write_schedule(tmp_path / "d", [stream.epoch(epoch)[:][::-1] for epoch in range(3)], rows=100)
+    here, there = (IndexStream(Schedule.open(path)).fingerprint for path in (recorded, tmp_path / "d"))
+    assert here != there
+
+
+def test_arrays_have_unit_weights(tmp_path):
+    write_schedule(tmp_path / "e", [np.array([2, 0, 2])], rows=3)
+    np.testing.assert_array_equal(Schedule.open(tmp_path / "e").epoch(0).weights(0, 3), np.ones(3, dtype=np.float32))
+
+
+def test_refusals(tmp_path, recorded, stream):
+    with pytest.raises(ValueError, match="was recorded on abc and this is xyz"):
+        Schedule.open(recorded, catalog="xyz")
+    with pytest.raises(
+        ValueError, match="a schedule fixes mode, window and its 70 draws, but got mode=None, window=None"
+    ):
+        IndexStream(Schedule.open(recorded), draws=10)
+    with pytest.raises(FileNotFoundError):
+        Schedule.open(tmp_path / "none")
+    (tmp_path / "text").write_text("no arrow")
+    with pytest.raises(ValueError, match="must be an Arrow IPC file"):
+        Schedule.open(tmp_path / "text")
+    (tmp_path / "cut").write_bytes(recorded.read_bytes()[:-300])
+    with pytest.raises(ValueError, match="must be an Arrow IPC file"):
+        Schedule.open(tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("orders", "text"),
+    [
+        ([], "at least one epoch"),
+        ([np.array([1, 5])], "rows must be in [0, 5), but epoch 0 holds 1 … 5"),
+        ([np.array([1, 2]), np.array([1])], "epoch 0 has 2 draws and 1 has 1"),
+    ],
+)
+def test_bad_orders_leave_no_file(tmp_path, orders, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        write_schedule(tmp_path / "bad", orders, rows=5)
+    assert list(tmp_path.iterdir()) == []
