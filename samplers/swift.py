@@ -116,9 +116,10 @@ def _heights(u: Array, positions: Array, x: Array, y: Array, ends: Array, values
 
 
 def aggregate(ranks: NDArray[np.float64], params: SwiftParams, /) -> NDArray[np.float32]:
-    """The aggregate u (rows,) from ranks (F, rows), Eq. 6."""
+    """The aggregate u (rows,) from ranks (F, rows), Eq. 6; the largest |v| counts as 1, so no scale underflows."""
     u = np.empty(ranks.shape[1], np.float32)
-    _aggregate(ranks, np.array(params.coefficients), u)
+    v = np.array(params.coefficients)
+    _aggregate(ranks, v / np.abs(v).max(), u)
     return u
 
 
@@ -169,6 +170,9 @@ def require_share(probabilities: NDArray[np.float64], floor: float, /) -> None:
 @dataclass(frozen=True, slots=True, eq=False)
 class SwiftSampler:
     """A fitted sampler: `SwiftFit.sampler` makes one, `load` reads one.
+
+    It carries over to another model frozen, as it is, or refitted: `SwiftFit(columns).sampler(sampler.params)` keeps
+    v, e and o and rebuilds the tables on the new model's features.
 
     Example:
         >>> sampler = SwiftSampler.load("sampler.json")  # doctest: +SKIP

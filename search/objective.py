@@ -39,7 +39,9 @@ class ObjectiveError(RuntimeError):
 
 
 def load_objective(spec: str, /) -> Objective:
-    """The function named by "module:function"; modules of the working folder are found too.
+    """The function named by "module:function".
+
+    Modules of the working folder are found too: it is appended to `sys.path`, also for what the function imports later.
 
     Raises:
         ValueError: The spec is malformed, the module cannot be imported, or it has no such function.
@@ -48,13 +50,12 @@ def load_objective(spec: str, /) -> Objective:
     if not (module_name and colon and name):
         raise ValueError(f'an objective is named "module:function", but got {spec!r}')
     here = str(Path.cwd())
-    sys.path.append(here)  # at the end: the working folder must not shadow an installed package
+    if here not in sys.path:
+        sys.path.append(here)  # at the end: the working folder must not shadow an installed package
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise ValueError(f"cannot import {module_name!r} of objective {spec!r}: {describe(error)}") from error
-    finally:
-        sys.path.remove(here)
     found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f"module {module_name!r} has no function {name!r} for objective {spec!r}")
@@ -69,7 +70,7 @@ def evaluate(objective: Objective, probabilities: NDArray[np.float64], trial: Tr
         ObjectiveError: The objective raised, or returned something else than a number.
     """
     try:
-        return float(objective(probabilities, trial))
+        return float(objective(probabilities.copy(), trial))  # its own: an objective may work in place
     except Exception as error:
         raise ObjectiveError(
             f"the objective raised at trial {trial.number} (stage {trial.stage!r}, seed {trial.seed}): "
