@@ -84,13 +84,14 @@ class SwiftParams:
         Largest |v| is 1, largest o is 1, the first non-zero v is positive (v -> -v mirrors H), and a constant H is
         `uniform`. Scales are rounded to 12 digits, so that parameters that differ by a factor compare equal.
         """
-        v, e, o = self.coefficients, self.ends, self.values
+        e = self.ends
+        v = tuple(round(x / max(map(abs, self.coefficients)), 12) + 0.0 for x in self.coefficients)
+        o = tuple(round(x / max(self.values), 12) for x in self.values)
         if min(o) == max(o):
             return SwiftParams.uniform(len(v), len(o) - 1)
         if next(x for x in v if x) < 0:
-            v, e, o = tuple(-x for x in v), tuple(1 - x for x in reversed(e)), tuple(reversed(o))
-        scale = max(map(abs, v))
-        return SwiftParams(tuple(round(x / scale, 12) + 0.0 for x in v), e, tuple(round(x / max(o), 12) for x in o))
+            v, e, o = tuple(0.0 - x for x in v), tuple(1 - x for x in reversed(e)), tuple(reversed(o))
+        return SwiftParams(v, e, o)
 
 
 @njit(cache=True, nogil=True)

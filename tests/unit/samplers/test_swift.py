@@ -62,6 +62,8 @@ def test_canonical_form_of_equal_samplers():
         (1, -0.5), (0.25, 0.5, 0.75), (1, 0.5, 0.25, 0, 0)
     )
     assert SwiftParams((0.3, 0.4), (0.1, 0.2, 0.3), (0.5,) * 5).canonical() == SwiftParams.uniform()
+    assert SwiftParams((1, 1), (), (1, 1 - 1e-16)).canonical() == SwiftParams.uniform(segments=1)
+    assert SwiftParams((1e-14, -1), (), (0, 1)).canonical() == SwiftParams((0, 1), (), (1, 0))
 
 
 def test_degenerate_samplers_are_refused_by_the_fit(columns):
