@@ -6,11 +6,10 @@
         sampler.set_epoch(epoch)
         for batch in loader: ...
 
-They stand where `DistributedSampler` or `WeightedRandomSampler` stood: `set_epoch` is the same, weights may differ from
-epoch to epoch (assign another stream to `sampler.stream`, or let the stream follow a row sampler), and `state_dict`
-serves torchdata's StatefulDataLoader (tried with 0.11, also with workers), which saves it at the batch it has delivered,
-not at the one it has prefetched.
-Each rank draws its own rows only.
+They stand where `DistributedSampler` or `WeightedRandomSampler` stood: `set_epoch` is the same, and each rank draws its
+own rows only. Weights may differ from epoch to epoch: assign another stream to `sampler.stream`, or let the stream
+follow a row sampler. `state_dict` serves torchdata's StatefulDataLoader (tried with 0.11, with workers too), which saves
+it at the batch it has delivered, not at the one it has prefetched.
 """
 
 from abc import abstractmethod

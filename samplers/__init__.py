@@ -1,6 +1,7 @@
 """Scores to probabilities, probabilities to index streams: arrays in, arrays out, NumPy and Numba only."""
 
 from drawstream.samplers.fit import SwiftFit
+from drawstream.samplers.importance import clip_weights, normalize_weights
 from drawstream.samplers.order import Order, Sequential
 from drawstream.samplers.stream import IndexStream, RowSampler
 from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler
@@ -15,5 +16,7 @@ __all__ = [
     "SwiftFit",
     "SwiftParams",
     "SwiftSampler",
+    "clip_weights",
     "effective_sample_size",
+    "normalize_weights",
 ]

@@ -1,0 +1,40 @@
+"""Importance weights tamed: clipped, or scaled to mean 1.
+
+Notation
+    w   float32 (n,)   1 / (N P) of n draws, as `order.weights` gives them; E[mean(w x)] = mean of x over all rows
+    c   float > 0      ceiling
+
+Plain weights are unbiased, but their variance grows with max w. Clipping bounds it by c and adds bias only on rows with
+w > c (truncated importance sampling: Ionides, J. Comput. Graph. Stat. 2008). Self-normalised weights keep the
+scale of a loss, and with it the learning rate, the same from batch to batch; the bias is O(1 / n) (Hesterberg,
+Technometrics 1995; Owen, "Monte Carlo theory, methods and examples", ch. 9.2). To do both: clip first, then normalise.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["clip_weights", "normalize_weights"]
+
+
+def clip_weights(weights: ArrayLike, /, *, ceiling: float) -> NDArray[np.float32]:
+    """min(w, c), float32 (n,).
+
+    Raises:
+        ValueError: the ceiling is not > 0.
+    """
+    if not ceiling > 0:
+        raise ValueError(f"ceiling > 0 must hold, but got {ceiling}: at 1 no row counts more than under plain sampling")
+    return np.minimum(np.asarray(weights, dtype=np.float32), np.float32(ceiling))
+
+
+def normalize_weights(weights: ArrayLike, /) -> NDArray[np.float32]:
+    """w / mean(w), float32 (n,): the weights of a batch, with mean 1.
+
+    Raises:
+        ValueError: no weights, or they do not have a finite mean > 0.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    mean = float(values.mean()) if values.size else 0.0
+    if not 0 < mean < np.inf:
+        raise ValueError(f"the mean of the weights must be finite and > 0, but got {mean} over {values.size} draws")
+    return (values / mean).astype(np.float32)
