@@ -8,8 +8,8 @@
 
 They stand where `DistributedSampler` or `WeightedRandomSampler` stood: `set_epoch` is the same, and each rank draws its
 own rows only. Weights may differ from epoch to epoch: assign another stream to `sampler.stream`, or let the stream
-follow a row sampler. `state_dict` serves torchdata's StatefulDataLoader (tried with 0.11, with workers too), which saves
-it at the batch it has delivered, not at the one it has prefetched.
+follow a row sampler. `state_dict` serves torchdata's StatefulDataLoader (tried with 0.11, with workers too), which
+saves it at the batch it has delivered, not at the one it has prefetched.
 """
 
 from abc import abstractmethod

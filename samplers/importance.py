@@ -17,7 +17,7 @@ __all__ = ["clip_weights", "normalize_weights"]
 
 
 def clip_weights(weights: ArrayLike, /, *, ceiling: float) -> NDArray[np.float32]:
-    """min(w, c), float32 (n,).
+    """Weights with a ceiling, min(w, c), float32 (n,).
 
     Raises:
         ValueError: the ceiling is not > 0.
@@ -28,7 +28,7 @@ def clip_weights(weights: ArrayLike, /, *, ceiling: float) -> NDArray[np.float32
 
 
 def normalize_weights(weights: ArrayLike, /) -> NDArray[np.float32]:
-    """w / mean(w), float32 (n,): the weights of a batch, with mean 1.
+    """Weights scaled to mean 1, w / mean(w), float32 (n,).
 
     Raises:
         ValueError: no weights, or they do not have a finite mean > 0.
