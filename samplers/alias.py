@@ -21,6 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers.parallel import map_pieces
 from drawstream.samplers.weights import integer_widths
 
 __all__ = ["Multinomial"]
@@ -62,8 +63,7 @@ class Multinomial:
         self.table: NDArray[np.uint64] = np.empty(self.rows, dtype=np.uint64)
         fill_table(widths, self.digits, self.bits, self.table)
         self.inverse: NDArray[np.float32] = np.empty(self.rows, dtype=np.float32)
-        with np.errstate(divide="ignore"):  # rows that are never drawn
-            np.divide(float(1 << self.digits), widths, out=self.inverse, casting="same_kind")
+        map_pieces(self.rows, lambda i, j: invert(widths[i:j], self.digits, self.inverse[i:j]))
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +77,14 @@ class Multinomial:
     def draw_epoch(self, seed: int, epoch: int, /) -> MultinomialEpoch:
         """The draws of one epoch."""
         return MultinomialEpoch(self, derive_keys(2, "multinomial", seed, epoch))
+
+
+@njit(cache=True, nogil=True)
+def invert(widths: NDArray[np.int64], digits: int, out: NDArray[np.float32]) -> None:
+    """Write 2^k / width, infinite for rows that are never drawn, into `out` (float32)."""
+    unit = np.float64(np.int64(1) << digits)
+    for i in range(widths.size):
+        out[i] = unit / widths[i] if widths[i] > 0 else np.inf
 
 
 @njit(cache=True, nogil=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers.parallel import map_pieces
 from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.systematic import BLOCK, ORDERS, PICK, draw_orders
 from drawstream.samplers.weights import (
@@ -101,9 +102,9 @@ class Paged:
         while True:
             whole = draws << self.digits
             self.scale = whole / total
-            rounded, fractional = round_pages(self.values, self.scale, self.digits)
-            residual = whole - rounded
-            self.share, extra = divmod(abs(residual), max(1, fractional))
+            sums = map_pieces(self.rows, lambda i, j: round_pages(self.values[i:j], self.scale, self.digits))
+            residual = whole - sum(total for total, _ in sums)
+            self.share, extra = divmod(abs(residual), max(1, sum(fractional for _, fractional in sums)))
             left = start_pages(
                 residual,
                 extra,

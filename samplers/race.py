@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import count_ones, derive_keys, digest_array, random_bits
+from drawstream.samplers.parallel import map_pieces
 from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import sum_exactly
 from drawstream.samplers.window import Windows, arrange
@@ -112,17 +113,16 @@ class Subset:
     def _mark(self, keys: NDArray[np.uint64], chosen: NDArray[np.uint64]) -> float:
         """Set the bits of the first M rows to arrive; return the arrival of the next one."""
         shift = 46 if self.rows >= _MANY_ROWS else 50
-        counts = np.zeros(1 << (63 - shift), dtype=np.int64)
-        count_arrivals(self.p, keys, shift, counts)
+        counts = sum(map_pieces(self.rows, lambda i, j: count_arrivals(i, self.p[i:j], keys, shift)))
+        assert isinstance(counts, np.ndarray)
         before = np.cumsum(counts)
         # The bin of the first row left out; past every bin when no positive row is left out.
         limit = int(np.searchsorted(before, self.draws, side="right"))
-        late = int(counts[limit]) if limit < counts.size else 0
-        rows, arrivals = np.empty(late, dtype=np.int64), np.empty(late, dtype=np.float64)
-        mark_early(self.p, keys, shift, limit, chosen, rows, arrivals)
+        late = map_pieces(self.rows, lambda i, j: mark_early(i, self.p[i:j], keys, shift, limit, chosen[i // 64 :]))
         if limit == counts.size:
             return np.inf
-        missing = self.draws - (int(before[limit]) - late)
+        rows, arrivals = np.concatenate([row for row, _ in late]), np.concatenate([arrival for _, arrival in late])
+        missing = self.draws - (int(before[limit]) - rows.size)
         by_arrival = np.argsort(arrivals, kind="stable")
         mark(rows[by_arrival[:missing]], chosen)
         return float(arrivals[by_arrival[missing]])
@@ -147,35 +147,51 @@ def exponential(row: int, keys: NDArray[np.uint64]) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def count_arrivals(p: NDArray[np.float64], keys: NDArray[np.uint64], shift: int, counts: NDArray[np.int64]) -> None:
-    """Count the positive rows by the leading bits of their arrival."""
+def count_arrivals(first: int, p: NDArray[np.float64], keys: NDArray[np.uint64], shift: int) -> NDArray[np.int64]:
+    """Count the positive rows first, first + 1, … by the leading bits of their arrival."""
+    counts = np.zeros(1 << (63 - shift), dtype=np.int64)
     for i in range(p.size):
         if p[i] > 0.0:
-            counts[np.float64(exponential(i, keys) / p[i]).view(np.int64) >> shift] += 1
+            counts[np.float64(exponential(first + i, keys) / p[i]).view(np.int64) >> shift] += 1
+    return counts
 
 
 @njit(cache=True, nogil=True)
 def mark_early(
+    first: int,
     p: NDArray[np.float64],
     keys: NDArray[np.uint64],
     shift: int,
     limit: int,
     chosen: NDArray[np.uint64],
-    rows: NDArray[np.int64],
-    arrivals: NDArray[np.float64],
-) -> None:
-    """Set the bits of rows in bins before `limit`; list the rows and arrivals of that bin."""
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Set the bits of the rows first, first + 1, … that arrive in bins before `limit`.
+
+    Args:
+        first: number of the first row, a multiple of 64.
+        p: float64 (n,), their probabilities.
+        keys: uint64 (2,).
+        shift: right shift from an arrival's float bits to its bin.
+        limit: bin of the first row left out.
+        chosen: uint64 bitmap, from the word of the first row on.
+
+    Returns:
+        The rows of the bin `limit`, int64, and their arrivals, float64.
+    """
+    rows = np.empty(p.size, dtype=np.int64)
+    arrivals = np.empty(p.size, dtype=np.float64)
     late = 0
     for i in range(p.size):
         if p[i] > 0.0:
-            arrival = np.float64(exponential(i, keys) / p[i])
+            arrival = np.float64(exponential(first + i, keys) / p[i])
             leading = arrival.view(np.int64) >> shift
             if leading < limit:
                 chosen[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
             elif leading == limit:
-                rows[late] = i
+                rows[late] = first + i
                 arrivals[late] = arrival
                 late += 1
+    return rows[:late].copy(), arrivals[:late].copy()
 
 
 @njit(cache=True, nogil=True)

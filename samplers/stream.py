@@ -22,6 +22,7 @@ Nothing depends on the number of ranks, workers or on what was drawn before: a p
 import hashlib
 import operator
 import threading
+from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -116,7 +117,8 @@ class IndexStream(Batches):
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
         self._lock = threading.Lock()
-        self._orders: dict[int, Order] = {}
+        self._building = threading.Lock()
+        self._orders: dict[int, Future[Order]] = {}
         self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
         self._weights_key = ""
         self.window = 0
@@ -200,18 +202,49 @@ class IndexStream(Batches):
         Raises:
             ValueError: the epoch is negative, or a row sampler gave bad weights or another number of rows.
         """
+        future, new = self._claim(epoch)
+        if new:
+            self._build(operator.index(epoch), future)
+        return future.result()
+
+    def prepare(self, epoch: int, /) -> Future[Order]:
+        """Begin the set-up of an epoch on a thread of its own, while another epoch runs; errors show in its result.
+
+        A row sampler is asked for its weights now: what it learns later counts from the epoch after.
+
+        Raises:
+            ValueError: the epoch is negative.
+        """
+        future, new = self._claim(epoch)
+        if new:
+            arguments = operator.index(epoch), future
+            threading.Thread(target=self._build, args=arguments, name="drawstream-epoch", daemon=True).start()
+        return future
+
+    def _claim(self, epoch: int) -> tuple[Future[Order], bool]:
+        """The order of an epoch to come, and whether it is up to the caller to build it."""
         epoch = operator.index(epoch)
         if not 0 <= epoch < 1 << 64:
             raise ValueError(f"0 <= epoch < 2**64 must hold, but got {epoch}")
         with self._lock:
-            order = self._orders.get(epoch)
-            if order is None:
+            known = self._orders.get(epoch)
+            if known is not None:
+                return known, False
+            future = self._orders[epoch] = Future()
+            while len(self._orders) > _KEPT_EPOCHS:
+                del self._orders[next(iter(self._orders))]
+            return future, True
+
+    def _build(self, epoch: int, future: Future[Order]) -> None:
+        try:
+            with self._building:
                 self._renew(epoch)
-                order = Order(self._law.draw_epoch(self.seed, epoch), self.draws)
-                while len(self._orders) >= _KEPT_EPOCHS:
-                    del self._orders[next(iter(self._orders))]
-                self._orders[epoch] = order
-            return order
+                future.set_result(Order(self._law.draw_epoch(self.seed, epoch), self.draws))
+        except BaseException as error:  # the one who waits gets it, and the next call tries again
+            with self._lock:
+                if self._orders.get(epoch) is future:
+                    del self._orders[epoch]
+            future.set_exception(error)
 
     def _renew(self, epoch: int) -> None:
         """Set up again when the weights of a row sampler have changed."""
@@ -225,10 +258,10 @@ class IndexStream(Batches):
             self._law, self._weights_key = self._prepare(weights), key
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_orders")}
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_building", "_orders")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock(), _orders={})
+        vars(self).update(state, _lock=threading.Lock(), _building=threading.Lock(), _orders={})
 
     def __repr__(self) -> str:
         return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"

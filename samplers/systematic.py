@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import derive_keys, digest_array, high_product, random_bits
+from drawstream.samplers.parallel import map_pieces
 from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import integer_widths
 from drawstream.samplers.window import Windows, arrange
@@ -79,7 +80,9 @@ class Stratified:
         self.widths: NDArray[np.int64] = np.zeros(-(-self.rows // BLOCK) * BLOCK, dtype=np.int64)
         self.digits = integer_widths(weights, draws, self.widths[: self.rows])
         self.starts: NDArray[np.int64] = np.empty(self.widths.size // BLOCK, dtype=np.int64)
-        sum_blocks(self.widths, self.starts)
+        map_pieces(self.widths.size, lambda i, j: sum_blocks(self.widths[i:j], self.starts[i // BLOCK : j // BLOCK]))
+        self.starts[1:] = np.cumsum(self.starts[:-1])
+        self.starts[0] = 0
         self.guide, self.shift = build_guide(self.starts, draws << self.digits)
 
     @property
@@ -103,13 +106,13 @@ class Stratified:
 
 
 @njit(cache=True, nogil=True)
-def sum_blocks(widths: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
-    """Where each block of 16 widths begins on the cumulative sum."""
-    total = np.int64(0)
-    for block in range(starts.size):
-        starts[block] = total
+def sum_blocks(widths: NDArray[np.int64], sums: NDArray[np.int64]) -> None:
+    """Write the sum of each block of 16 widths into `sums`."""
+    for block in range(sums.size):
+        total = np.int64(0)
         for i in range(block * BLOCK, (block + 1) * BLOCK):
             total += widths[i]
+        sums[block] = total
 
 
 @njit(cache=True, nogil=True)

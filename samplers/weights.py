@@ -19,6 +19,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.samplers.parallel import PIECE, map_pieces
+
 __all__ = ["check_weights", "effective_sample_size", "integer_widths"]
 
 _DIGITS = 40  # rounding errors of a float64 quotient (2^-53) stay below half a unit for rows of up to 2^12 draws
@@ -47,13 +49,16 @@ def check_values(array: NDArray[Any], /) -> None:
         raise TypeError(f"weights must be floating point, but got dtype {array.dtype}: pass weights.astype(float)")
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"weights must have shape (rows,) with rows >= 1, but got {array.shape}")
-    first, bad, largest = find_bad(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+    values = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    found = map_pieces(values.size, lambda start, stop: find_bad(values[start:stop]))
+    bad = sum(count for _, count, _ in found)
     if bad:
+        first = next(PIECE * i + piece[0] for i, piece in enumerate(found) if piece[1])
         raise ValueError(
             f"weights must be finite and >= 0, but row {first} is {array[first]} ({bad} such of {array.size} rows): "
             "set their weights to 0 or leave these rows out"
         )
-    if largest == 0:
+    if max(largest for _, _, largest in found) == 0:
         raise ValueError(f"at least one weight must be > 0, but all {array.size} are 0: there is no row to draw")
 
 
@@ -89,12 +94,24 @@ def integer_widths(weights: NDArray[np.float64], draws: int, out: NDArray[np.int
     digits = most_digits(weights.size, draws)
     while True:
         whole = draws << digits
-        rounded, fractional = round_widths(weights, whole / total, digits, out)
+        rounded, fractional = _round_all(weights, whole / total, digits, out)
         residual = whole - rounded
         share, extra = divmod(abs(residual), max(1, fractional))
         if spread(residual, extra, share, digits, out)[0] == 0:
             return digits
         digits -= 1  # too few rows could take it up; with another unit the rounding falls differently
+
+
+def _round_all(weights: NDArray[np.float64], scale: float, digits: int, out: NDArray[np.int64]) -> tuple[int, int]:
+    sums = map_pieces(out.size, lambda i, j: round_widths(weights[i:j], scale, digits, out[i:j]))
+    return sum(total for total, _ in sums), sum(fractional for _, fractional in sums)
+
+
+def sum_exactly(values: NDArray[np.floating[Any]], /) -> float:
+    """Sum in a fixed order, the same on every machine: plain within 4096 values, Neumaier's correction across them."""
+    sums: NDArray[np.float64] = np.empty(-(-values.size // _SUM_BLOCK), dtype=np.float64)
+    map_pieces(values.size, lambda i, j: sum_by_block(values[i:j], sums[i // _SUM_BLOCK : -(-j // _SUM_BLOCK)]))
+    return float(add_corrected(sums))
 
 
 def most_digits(rows: int, draws: int, /) -> int:
@@ -126,15 +143,22 @@ def find_bad(weights: NDArray[np.floating[Any]]) -> tuple[int, int, float]:
 
 
 @njit(cache=True, nogil=True)
-def sum_exactly(values: NDArray[np.floating[Any]]) -> float:
-    """Sum in a fixed order, the same on every machine: plain within blocks, Neumaier's correction across them."""
-    total, lost = 0.0, 0.0
-    for low in range(0, values.size, _SUM_BLOCK):
+def sum_by_block(values: NDArray[np.floating[Any]], sums: NDArray[np.float64]) -> None:
+    """Write the sums of 4096 values each into `sums`."""
+    for block in range(sums.size):
         part = 0.0
-        for i in range(low, min(low + _SUM_BLOCK, values.size)):
+        for i in range(block * _SUM_BLOCK, min((block + 1) * _SUM_BLOCK, values.size)):
             part += np.float64(values[i])
-        after = total + part
-        lost += (total - after) + part if abs(total) >= abs(part) else (part - after) + total
+        sums[block] = part
+
+
+@njit(cache=True, nogil=True)
+def add_corrected(values: NDArray[np.float64]) -> Any:
+    """Sum with Neumaier's correction, in order."""
+    total, lost = 0.0, 0.0
+    for value in values:
+        after = total + value
+        lost += (total - after) + value if abs(total) >= abs(value) else (value - after) + total
         total = after
     return total + lost
 

@@ -3,6 +3,8 @@
 import math
 import pickle
 import re
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -227,3 +229,45 @@ def test_effective_sample_size():
     assert effective_sample_size([1e-200, 1e-200, 0.0]) == pytest.approx(2)
     with pytest.raises(ValueError, match="all 2 are 0"):
         effective_sample_size([0.0, 0.0])
+
+
+class SlowLearner(Learner):
+    """Answers for epoch 1 only once it is allowed to."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.allowed = threading.Event()
+
+    def probabilities(self, epoch):
+        if epoch == 1:
+            assert self.allowed.wait(10)
+        return self.weights
+
+
+def test_the_next_epoch_is_prepared_while_one_runs():
+    learner = SlowLearner([1, 1, 2, 2])
+    stream = IndexStream(learner, draws=4)
+    running = stream.epoch(0)[:]
+    coming = stream.prepare(1)
+    np.testing.assert_array_equal(stream.epoch(0)[:], running)  # not held up
+    assert not coming.done()
+    learner.allowed.set()
+    assert coming.result(timeout=10) is stream.epoch(1)
+
+
+def test_a_failed_preparation_shows_and_can_be_repeated():
+    learner = Learner([1, 1, 1])
+    stream = IndexStream(learner)
+    learner.weights = np.array([1.0, np.nan, 1.0])
+    with pytest.raises(ValueError, match="row 1 is nan"):
+        stream.prepare(1).result(timeout=10)
+    learner.weights = np.ones(3)
+    assert sorted(stream.epoch(1)[:]) == [0, 1, 2]
+
+
+def test_samplers_import_with_numpy_and_numba_alone():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'pyarrow', 'scipy', 'pandas', 'sklearn', 'nvidia']));"
+        "from drawstream.samplers import IndexStream; assert sorted(IndexStream(5).epoch(0)[:]) == [0, 1, 2, 3, 4]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
