@@ -3,6 +3,8 @@
 The algorithm is the public specification of Yann Collet; the package `xxhash` is the reference in the tests.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit, uint32
 from numpy.typing import NDArray
@@ -11,22 +13,22 @@ _P1, _P2, _P3, _P4, _P5 = (np.uint32(v) for v in (0x9E3779B1, 0x85EBCA77, 0xC2B2
 
 
 @njit(inline="always")
-def _rotl(x, r):  # type: ignore[no-untyped-def]
+def _rotl(x: Any, r: int) -> Any:
     return uint32((x << uint32(r)) | (x >> uint32(32 - r)))
 
 
 @njit(inline="always")
-def _word(data, i):  # type: ignore[no-untyped-def]
+def _word(data: NDArray[np.uint8], i: int) -> Any:
     return uint32(data[i] | (data[i + 1] << 8) | (data[i + 2] << 16) | (data[i + 3] << 24))
 
 
 @njit(inline="always")
-def _round(acc, word):  # type: ignore[no-untyped-def]
+def _round(acc: Any, word: Any) -> Any:
     return uint32(_rotl(uint32(acc + uint32(word * _P2)), 13) * _P1)
 
 
 @njit(cache=True, nogil=True)
-def xxh32(data: NDArray[np.uint8]) -> int:
+def xxh32(data: NDArray[np.uint8]) -> Any:
     """XxHash32 of a contiguous byte array, seed 0."""
     n, i = data.size, 0
     if n >= 16:

@@ -1,18 +1,26 @@
-"""A second opinion on images that DALI refuses: it names no sample, Pillow does."""
+"""Which image of a run DALI refuses: its errors speak of the whole run, so each image goes through the graph alone."""
 
-import io
-
-from PIL import Image
+from typing import Any, Literal
 
 from drawstream.pipeline.feed import Prepared
+from drawstream.pipeline.graph import GraphSpec, build_pipeline
 
 
-def first_undecodable(batch: Prepared) -> int | None:
-    """Row in the catalog of the first encoded image of a batch that Pillow cannot decode, or None."""
-    for data, sample in zip(batch.inputs[0], batch.samples.tolist(), strict=True):
+def first_undecodable(
+    prepared: Prepared, spec: GraphSpec, /, *, device: Literal["cpu", "gpu"], device_id: int
+) -> int | None:
+    """Row in the catalog of the first image of a run that the graph cannot take, or None if it takes each of them."""
+    count = len(prepared.samples)
+
+    def one(info: Any) -> tuple[Any, ...]:
+        if info.iteration == count:
+            raise StopIteration
+        return tuple(values[info.iteration : info.iteration + 1] for values in prepared.inputs)
+
+    pipeline = build_pipeline(one, spec, batch_size=1, device=device, device_id=device_id, threads=1, prefetch=1)
+    for sample in prepared.samples.tolist():
         try:
-            with Image.open(io.BytesIO(data.tobytes())) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError):
+            pipeline.run()
+        except RuntimeError:
             return int(sample)
     return None

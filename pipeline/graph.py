@@ -4,11 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nvidia.dali import Pipeline, fn, types
+import nvidia.dali
 
 from drawstream.pipeline.transform import Transform
 
+dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
+fn, types = dali.fn, dali.types
+
 Geometry = Literal["whole", "pad", "window", "center"]
+_PIXELS = {"normalized_anchor": False, "normalized_shape": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,8 @@ class GraphSpec:
 
     Attributes:
         transform: Sizes and normalisation.
-        geometry: Which inputs follow the image: `pad` an int32 offset (y, x); `window` float32 anchor and shape.
+        geometry: Which inputs follow the image: `pad` an int32 offset (y, x); `window` int32 corner (y, x) and
+            shape (height, width), pixels.
         mirror: Whether an int32 coin per image follows as the last input.
         raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
         resize: Whether images must be resized to `transform.size` after the geometry.
@@ -41,10 +46,24 @@ def build_pipeline(
     device_id: int,
     threads: int,
     prefetch: int,
-) -> Pipeline:
-    """Build the graph around `source`, DALI's per-batch callable (`BatchInfo` → one array or list per input)."""
+) -> Any:
+    """Build the graph.
+
+    Args:
+        source: Called with DALI's `BatchInfo`, gives one array or list of arrays per input; they must stay as they are
+            until the run that they are for is done.
+        spec: What the graph does.
+        batch_size: Most images of a run.
+        device: Where it decodes and transforms.
+        device_id: Which GPU.
+        threads: DALI's worker threads.
+        prefetch: Runs that it computes ahead.
+
+    Returns:
+        An `nvidia.dali.Pipeline` with one output, float32 (n, C, H, W).
+    """
     on_gpu = device == "gpu"
-    pipeline = Pipeline(
+    pipeline = dali.Pipeline(
         batch_size=batch_size,
         num_threads=threads,
         device_id=device_id if on_gpu else None,
@@ -63,7 +82,7 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
     if spec.geometry == "pad":
         kinds, dims = [*kinds, types.INT32], [*dims, 1]
     elif spec.geometry == "window":
-        kinds, dims = [*kinds, types.FLOAT, types.FLOAT], [*dims, 1, 1]
+        kinds, dims = [*kinds, types.INT32, types.INT32], [*dims, 1, 1]
     if spec.mirror:
         kinds, dims = [*kinds, types.INT32], [*dims, 0]
     layout = ["HWC" if spec.raw else "", *[""] * (len(kinds) - 1)]
@@ -94,15 +113,11 @@ def _decode(data: Any, arguments: list[Any], spec: GraphSpec, device: str) -> An
     """Pixels on the device; a window is cut while decoding, so that only its part is decoded."""
     if spec.raw:
         images = data.gpu() if device == "gpu" else data
-        if spec.geometry == "window":
-            images = fn.slice(images, *arguments, axes=[0, 1], normalized_anchor=True, normalized_shape=True)
-        return images
+        return fn.slice(images, *arguments, axes=[0, 1], **_PIXELS) if spec.geometry == "window" else images
     where = "mixed" if device == "gpu" else "cpu"
     kind = types.RGB if spec.channels == 3 else types.GRAY
     if spec.geometry == "window":
-        return fn.decoders.image_slice(
-            data, *arguments, axes=[0, 1], device=where, output_type=kind, normalized_anchor=True, normalized_shape=True
-        )
+        return fn.decoders.image_slice(data, *arguments, axes=[0, 1], device=where, output_type=kind, **_PIXELS)
     return fn.decoders.image(data, device=where, output_type=kind)
 
 

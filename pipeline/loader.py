@@ -2,36 +2,46 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
-from drawstream.pipeline.catalog import ENCODINGS, Catalog
+from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
 from drawstream.pipeline.decode import first_undecodable
-from drawstream.pipeline.feed import Feed, Order, Plan, Rows
+from drawstream.pipeline.feed import Feed, Prepared, Reader, Rows
 from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
-from drawstream.pipeline.read import BadSampleError
+from drawstream.pipeline.plan import Order, Plan
+from drawstream.pipeline.read import BadSampleError, name_sample
 from drawstream.pipeline.transform import Transform
 from drawstream.samplers import Sequential
 
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
-RUN = 2048  # small raw images per DALI run: at 128 the cost of a run is half of the time, at 2048 it is gone
+RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
 
 
 class Stream(Protocol):
     """What a loader follows: `IndexStream`, `Sequential`, or anything with their surface."""
 
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Number of rows that it draws from."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Keys the draws of the transform."""
+
     @property
-    def fingerprint(self) -> str: ...
-    def epoch(self, epoch: int, /) -> Order: ...
+    def fingerprint(self) -> str:
+        """Equal for streams of the same orders."""
+
+    def epoch(self, epoch: int, /) -> Order:
+        """The order of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,9 @@ class Loader:
     Global batch g holds positions [g·G, (g+1)·G) of the epoch with G = batch_size · world_size; a rank takes its
     contiguous part. The last global batch may be smaller: every rank then gets the same, smaller number of images,
     and what is missing to that is filled from the start of the epoch with weight 0 (`drop_last` leaves it out).
+
+    Each `for` goes over the whole epoch, or over its rest right after `load_state_dict`. A loop may be left early, and
+    several may run at once; `state_dict` speaks of the one begun last.
 
         >>> loader = Loader(catalog, IndexStream(len(catalog), seed=0), batch_size=128)
         >>> for epoch in range(90):
@@ -97,32 +110,39 @@ class Loader:
             device: `cpu`, or `gpu` for decoding and transforms there.
             device_id: Which GPU.
             threads: DALI's worker threads; all cores of this process by default.
-            prefetch: Runs that DALI computes ahead; a run is a batch, or for small raw images about 2048 images.
+            prefetch: Runs that DALI computes ahead; a run is a batch, or for small raw images a few batches.
             read_ahead: Runs of DALI whose bytes are read ahead of it.
 
         Raises:
             ValueError: Stream, rows and catalog do not fit each other, or an option is out of range.
         """
         _check(batch_size=batch_size, rank=rank, world_size=world_size, prefetch=prefetch, read_ahead=read_ahead)
+        if device not in ("cpu", "gpu"):
+            raise ValueError(f"`device` must be cpu or gpu, but got {device!r}")
+        if device == "gpu" and not torch.cuda.is_available():
+            raise ValueError("`device='gpu'` needs a CUDA device, but there is none: use cpu")
         self.catalog = catalog
         self.transform = transform or default_transform(catalog, train=True)
         self._rows = rows
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._drop_last = drop_last
-        self._epoch, self._position, self._resumed = 0, 0, False
-        spec = graph_spec(catalog, rows, self.transform)
-        small = spec.raw and max(self.transform.size) <= SMALL
-        group = max(1, RUN // batch_size) if small else 1
-        self._feed = Feed(catalog, rows, spec, group=group, read_ahead=prefetch + read_ahead)
-        self._spec = spec
-        self._options: dict[str, Any] = {
+        if rows is not None:
+            _check_rows(rows, catalog)
+        self._spec = graph_spec(catalog, rows, self.transform)
+        values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
+        group = max(1, RUN // (values * batch_size)) if self._spec.raw else 1
+        self._reader = Reader(catalog, rows, self._spec, group=group)
+        self._read_ahead = prefetch + read_ahead
+        self._device: Literal["cpu", "gpu"] = device
+        self._device_id = device_id
+        self._options = {
             "batch_size": batch_size * group,
-            "device": device,
-            "device_id": device_id,
             "threads": threads or len(os.sched_getaffinity(0)),
             "prefetch": prefetch,
         }
-        self._pipeline: Any = None
+        self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
+        self._epoch, self._position, self._resumed = 0, 0, False
+        self._pass: Plan | None = None
         self.stream: Stream
         self.replace_stream(stream)
 
@@ -133,7 +153,7 @@ class Loader:
             what = "samples in the catalog" if self._rows is None else "rows in the feature table"
             raise ValueError(f"the stream draws from {stream.rows} rows, but there are {n} {what}: build it for these")
         self.stream = stream
-        self._epoch, self._position, self._resumed = 0, 0, False
+        self._at(0, 0, resumed=False)
 
     @property
     def epoch(self) -> int:
@@ -145,30 +165,34 @@ class Loader:
         if epoch < 0:
             raise ValueError(f"`epoch >= 0` must hold, but got {epoch}")
         if not (self._resumed and epoch == self._epoch):
-            self._position = 0
-        self._epoch, self._resumed = epoch, False
+            self._at(epoch, 0, resumed=False)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
         return len(self._plan(0))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the current epoch from the current position on."""
-        plan = self._plan(self._position)
-        self._resumed = False
-        self._feed.begin(plan)
-        pipeline, self._pipeline = self._pipeline or build_pipeline(self._feed, self._spec, **self._options), None
+        """Yield the batches of the current epoch: all of them, or the rest right after a load.
+
+        Raises:
+            BadSampleError: An image is damaged or does not decode; the batches before its own are given first.
+        """
+        plan = self._pass = self._plan(self._position if self._resumed else 0)
+        self._at(plan.epoch, plan.start, resumed=False, current=plan)
+        feed, pipeline = self._idle.pop() if self._idle else self._new_graph()
+        feed.begin(plan)
         step = 0
-        for run in range(self._feed.runs):
-            try:
-                (images,) = pipeline.run()
-            except RuntimeError as error:
-                raise self._explain(error) from None
-            for batch in self._batches(images, run):
-                self._position = plan.end(step)
-                step += 1
-                yield batch
-        self._finish(pipeline)
+        try:
+            for run in range(self._reader.runs(plan)):
+                for batch in self._batches(feed, pipeline, run):
+                    if self._pass is plan:
+                        self._position = plan.end(step)
+                    step += 1
+                    yield batch
+        finally:
+            feed.stop()
+            if self._drain(feed, pipeline):
+                self._idle[:] = [(feed, pipeline)]
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able position: what was seen up to the batch yielded last, and fingerprints of what it means."""
@@ -177,28 +201,40 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, also with another batch size or number of ranks.
 
+        After the last batch of an epoch the rest is empty: the next loop yields nothing, `set_epoch` goes on.
+
         Raises:
-            ValueError: The state belongs to another catalog, stream, table or transform; both sides are shown.
+            ValueError: The state belongs to another catalog, stream, table or transform; both sides are shown. Or it
+                is no state of a loader.
         """
         for key, mine in self._identity().items():
             theirs = state.get(key)
             if theirs != mine:
                 raise ValueError(f"this state is of another {key}: saved {theirs!r}, loader has {mine!r}")
-        self._epoch, self._position, self._resumed = int(state["epoch"]), int(state["position"]), True
+        epoch, position = state.get("epoch"), state.get("position")
+        if not (isinstance(epoch, int) and isinstance(position, int) and epoch >= 0 and position >= 0):
+            raise ValueError(f"a state needs an epoch and a position >= 0, but got {epoch!r} and {position!r}")
+        draws = len(self.stream.epoch(epoch))
+        if position > draws:
+            raise ValueError(f"the state is at position {position}, but an epoch has {draws}: it is damaged")
+        self._at(epoch, position, resumed=True)
 
     def close(self) -> None:
-        """Stop the reading threads and free DALI's buffers."""
-        self._pipeline = None
-        self._feed.close()
+        """Stop the reading thread and free DALI's buffers; a closed loader gives no more batches."""
+        self._idle.clear()
+        self._reader.close()
+
+    def _at(self, epoch: int, position: int, *, resumed: bool, current: Plan | None = None) -> None:
+        """Where the loader stands; a pass that is still running elsewhere no longer moves it."""
+        self._epoch, self._position, self._resumed, self._pass = epoch, position, resumed, current
 
     def _identity(self) -> dict[str, Any]:
-        transform = {k: list(v) if isinstance(v, tuple) else v for k, v in self.transform.as_dict().items()}
         return {
             "format": 1,
             "catalog": self.catalog.fingerprint,
-            "rows": None if self._rows is None else getattr(self._rows, "fingerprint", None),
+            "rows": None if self._rows is None else self._rows.fingerprint,
             "stream": self.stream.fingerprint,
-            "transform": transform,
+            "transform": self.transform.as_dict(),
         }
 
     def _plan(self, start: int) -> Plan:
@@ -207,42 +243,60 @@ class Loader:
             order, self.stream.seed, self._epoch, start, self._batch_size, self._rank, self._world_size, self._drop_last
         )
 
-    def _batches(self, images: Any, run: int) -> Iterator[Batch]:
-        """The batches of a finished DALI run."""
-        prepared = self._feed.take(run)
-        pixels = torch.from_dlpack(images.as_tensor()).clone()  # DALI reuses its buffer for a later run
+    def _new_graph(self) -> tuple[Feed, Any]:
+        feed = Feed(self._reader, read_ahead=self._read_ahead)
+        graph = build_pipeline(feed, self._spec, device=self._device, device_id=self._device_id, **self._options)
+        return feed, graph
+
+    def _batches(self, feed: Feed, pipeline: Any, run: int) -> Iterator[Batch]:
+        """The batches of the next DALI run."""
+        images: Any = None
+        stream = None
+        if self._device == "gpu":  # DALI's memory is then given back in the order of torch's work on it
+            stream = torch.cuda.current_stream(self._device_id)
+        try:
+            with suppress(StopIteration):  # its read failed: `take` raises why
+                (images,) = pipeline.run(stream)
+        except RuntimeError as error:
+            raise self._explain(error, feed.take(run)) from None
+        prepared = feed.take(run)
+        pixels = torch.utils.dlpack.from_dlpack(
+            images.as_tensor()
+        )  # the memory is torch's now: DALI's executor takes new for a run
+        pixels = pixels.clone() if stream is not None else pixels
         around = (torch.from_numpy(a) for a in (prepared.labels, prepared.ids, prepared.weights))
         tensors = (pixels, *(t.to(pixels.device, non_blocking=True) for t in around))
         for a, b in pairwise(prepared.bounds.tolist()):
             yield Batch(*(t[a:b] for t in tensors))
 
-    def _finish(self, pipeline: Any) -> None:
-        """Take DALI past the end of the pass, so that the same graph serves the next one."""
-        try:
-            pipeline.run()
-        except StopIteration:
-            pipeline.reset()
-            self._pipeline = pipeline
+    def _drain(self, feed: Feed, pipeline: Any) -> bool:
+        """Let DALI finish the runs it has begun, for it reads the feed's arrays; whether it can serve another pass."""
+        for _ in range(self._options["prefetch"] + 2):
+            try:
+                pipeline.run()
+            except StopIteration:
+                pipeline.reset()
+                feed.drop()
+                return True
+            except RuntimeError:  # one more image that does not decode, or DALI has shut down with the interpreter
+                continue
+        return False  # dropped with its feed, which stays until DALI has let go of it
 
-    def _explain(self, error: RuntimeError) -> Exception:
-        """Name the sample behind a DALI error, which speaks of the whole batch."""
-        if isinstance(error, BadSampleError) or self._spec.raw:
+    def _explain(self, error: RuntimeError, prepared: Prepared) -> Exception:
+        """Name the sample behind a DALI error, which speaks of the whole run."""
+        sample = first_undecodable(prepared, self._spec, device=self._device, device_id=self._device_id)
+        if sample is None:
             return error
-        for prepared in self._feed.waiting():
-            sample = first_undecodable(prepared)
-            if sample is not None:
-                where = self.catalog.shard_path(int(self.catalog.shard[sample]))
-                name = f"sample {self.catalog.key(sample)!r} (row {sample}) of {where}"
-                return BadSampleError(f"{name} cannot be decoded: remove it from the data set, or replace it", sample)
-        return error
+        name = name_sample(self.catalog, sample)
+        return BadSampleError(f"{name} cannot be decoded: remove it from the data set, or replace it", sample)
 
 
 def default_transform(catalog: Catalog, *, train: bool) -> Transform:
-    """Whole images when no side of any image exceeds 64 pixels and all have one size, else ImageNet's recipe."""
+    """Whole images, brought to the largest height and width, when no side exceeds 64 pixels; else ImageNet's recipe."""
     height, width = int(catalog.height.max()), int(catalog.width.max())
     if max(height, width) <= SMALL:
         return Transform.small((height, width), catalog.channels)
-    return Transform.large(train=train)
+    return Transform.large(train=train, channels=catalog.channels)
 
 
 def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> GraphSpec:
@@ -251,10 +305,11 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     Raises:
         ValueError: Channels differ, raw and encoded images are mixed, or raw images have several sizes.
     """
-    kinds = np.bincount(catalog.encoding_codes, minlength=len(ENCODINGS))
-    raw = bool(kinds[ENCODINGS.index("raw")])
-    sizes = len(np.unique(catalog.height)) * len(np.unique(catalog.width))
-    if raw and (kinds[ENCODINGS.index("raw")] < len(catalog) or sizes > 1):
+    codes = np.bincount(catalog.encoding_codes, minlength=len(ENCODINGS))
+    raw = bool(codes[RAW])
+    size = int(catalog.height[0]), int(catalog.width[0])
+    one_size = bool((catalog.height == size[0]).all() and (catalog.width == size[1]).all())
+    if raw and not (codes[RAW] == len(catalog) and one_size):
         raise ValueError(
             f"{catalog.path}: raw images cannot be mixed with encoded ones, or have several sizes; pack them as png"
         )
@@ -263,12 +318,25 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
             f"the transform normalises {len(transform.mean)} channels, but the images of {catalog.path} have "
             f"{catalog.channels}: give one mean and std per channel"
         )
-    same = bool((catalog.height == transform.size[0]).all() and (catalog.width == transform.size[1]).all())
     has_windows = rows is not None and rows.windows is not None
     names: dict[str, Geometry] = {"none": "whole", "pad": "pad", "random": "window", "center": "center"}
     geometry = "window" if has_windows else names[transform.crop]
     mirror = transform.flip or (rows is not None and rows.flip is not None)
-    return GraphSpec(transform, geometry, mirror, raw, geometry == "window" or not same, catalog.channels)
+    resize = geometry == "window" or not one_size or size != tuple(transform.size)
+    return GraphSpec(transform, geometry, mirror, raw, resize, catalog.channels)
+
+
+def _check_rows(rows: Rows, catalog: Catalog) -> None:
+    rows.check(catalog.fingerprint, str(catalog.path))
+    ids, windows = rows.sample_id, rows.windows
+    if not len(ids):
+        raise ValueError("the feature table has no rows: extract the features of a catalog that has some")
+    if ids.min() < 0 or ids.max() >= len(catalog):
+        raise ValueError(f"rows must be of samples in [0, {len(catalog)}), but got {ids.min()} … {ids.max()}")
+    if windows is None:
+        return
+    if not ((windows[:, :2] < windows[:, 2:]).all() and windows.min() >= 0 and windows.max() <= 1):
+        raise ValueError("`0 <= y0 < y1 <= 1` and `0 <= x0 < x1 <= 1` must hold for the window of every row")
 
 
 def _check(*, batch_size: int, rank: int, world_size: int, prefetch: int, read_ahead: int) -> None:

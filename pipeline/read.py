@@ -7,16 +7,16 @@ read with a name, not a SIGBUS. Each member is hashed while it is still in the c
 import os
 from collections import OrderedDict
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.checksum import xxh32
 
-_pread = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
+_pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
 
 OK, DAMAGED, UNREADABLE, SHORT = 0, 1, 2, 3
 """Status of one member: read and right, hash differs, refused by the operating system, file ends too early."""
@@ -54,8 +54,13 @@ class BadSampleError(RuntimeError):
         self.sample_id = sample_id
 
 
+def name_sample(catalog: Catalog, sample: int, /) -> str:
+    """Key, row and shard of a sample, for messages."""
+    return f"sample {catalog.key(sample)!r} (row {sample}) of {catalog.shard_path(int(catalog.shard[sample]))}"
+
+
 class ShardFiles:
-    """File descriptors of a catalog's shards, opened when first needed; at most `limit` stay open."""
+    """File descriptors of a catalog's shards, opened when first needed; at most `limit` are open at a time."""
 
     def __init__(self, catalog: Catalog, *, limit: int = 256) -> None:
         self._catalog = catalog
@@ -63,21 +68,7 @@ class ShardFiles:
         self._open: OrderedDict[int, _File] = OrderedDict()
         self._lock = Lock()
 
-    def descriptors(self, shards: NDArray[np.int32]) -> "list[_File]":
-        """Open files of the given shards (distinct numbers), in that order; the caller keeps them while it reads."""
-        with self._lock:
-            files = [self._file(int(shard)) for shard in shards]
-            while len(self._open) > self._limit:
-                self._open.popitem(last=False)
-            return files
-
-    def _file(self, shard: int) -> "_File":
-        if shard not in self._open:
-            self._open[shard] = _File(os.open(self._catalog.shard_path(shard), os.O_RDONLY | os.O_CLOEXEC))
-        self._open.move_to_end(shard)
-        return self._open[shard]
-
-    def read(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def read(self, samples: NDArray[np.int64], /) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read and check the image members of some samples.
 
         Args:
@@ -90,33 +81,63 @@ class ShardFiles:
             BadSampleError: A member is cut short, unreadable or differs from its checksum; names key and shard.
         """
         catalog = self._catalog
-        shards, which = np.unique(catalog.shard[samples], return_inverse=True)
-        files = self.descriptors(shards)
-        fds = np.array([file.fd for file in files], np.int32)[which]
         bounds = np.zeros(len(samples) + 1, np.int64)
         sizes = catalog.size[samples]
         np.cumsum(sizes, out=bounds[1:])
         out = np.empty(bounds[-1], np.uint8)
-        status = np.empty(len(samples), np.int64)
-        read_members(fds, catalog.offset[samples], sizes, catalog.checksum[samples], bounds, out, status)
+        status = np.zeros(len(samples), np.int64)
+        members = (catalog.shard[samples], catalog.offset[samples], sizes, catalog.checksum[samples], bounds[:-1])
+        shards = np.unique(members[0])
+        if len(shards) <= self._limit:
+            self._read(samples, members, out, status)
+        else:  # so many shards cannot be open at once: a part of them after the other
+            for part in np.array_split(shards, -(-len(shards) // self._limit)):
+                at = np.flatnonzero(np.isin(members[0], part))
+                done = np.empty(len(at), np.int64)
+                self._read(samples[at], tuple(column[at] for column in members), out, done)
+                status[at] = done
         if status.any():
             bad = int(np.flatnonzero(status)[0])
             raise self._error(int(samples[bad]), int(status[bad]))
         return out, bounds
 
-    def _error(self, sample: int, status: int) -> BadSampleError:
+    def _read(
+        self, samples: NDArray[np.int64], members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: Any
+    ) -> None:
+        """Read members that lie in at most `limit` shards."""
+        numbers, offsets, sizes, checksums, starts = members
+        shards, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        with self._lock:
+            files = [self._file(int(shard), int(samples[at])) for shard, at in zip(shards, first, strict=True)]
+        descriptors = np.array([file.fd for file in files], np.int32)[which]  # `files` keeps them open until the end
+        read_members(descriptors, offsets, sizes, checksums, starts, out, status)
+
+    def _file(self, shard: int, sample: int) -> "_File":
+        """The open file of a shard; `sample` is one that is wanted of it."""
+        if shard not in self._open:
+            while len(self._open) >= self._limit:
+                self._open.popitem(last=False)
+            try:
+                self._open[shard] = _File(os.open(self._catalog.shard_path(shard), os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as error:
+                raise self._error(sample, UNREADABLE, f"it cannot be opened ({error.strerror})") from None
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def close(self) -> None:
+        """Close all files; they open again when they are needed."""
+        with self._lock:
+            self._open.clear()
+
+    def _error(self, sample: int, status: int, reason: str = "") -> BadSampleError:
         catalog = self._catalog
         size, offset = int(catalog.size[sample]), int(catalog.offset[sample])
-        reason = {
+        reason = reason or {
             SHORT: f"the shard ends before byte {offset + size}",
             DAMAGED: f"its {size} bytes do not match the checksum of the catalog",
         }.get(status, "the operating system could not read it")
-        where = catalog.shard_path(int(catalog.shard[sample]))
-        message = (
-            f"sample {catalog.key(sample)!r} (row {sample}) of {where}: {reason}; "
-            "restore the shard, or run `drawstream verify` to list all damage"
-        )
-        return BadSampleError(message, sample)
+        remedy = "restore the shard, or run `drawstream verify` to list all damage"
+        return BadSampleError(f"{name_sample(catalog, sample)}: {reason}; {remedy}", sample)
 
 
 class _File:

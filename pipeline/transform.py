@@ -53,32 +53,44 @@ class Transform:
             raise ValueError(f"`std > 0` must hold, but got {self.std}")
         if self.crop not in ("none", "pad", "random", "center"):
             raise ValueError(f"`crop` must be none, pad, random or center, but got {self.crop!r}")
+        if self.pad < 0:
+            raise ValueError(f"`pad >= 0` must hold, but got {self.pad}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"`scale` must be a range within (0, 1], but got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"`ratio` must be a range of positive numbers, but got {self.ratio}")
         if self.crop == "center" and self.resize < max(self.size):
             raise ValueError(f"`resize >= max(size)` must hold for a centre crop, but got {self.resize}, {self.size}")
 
     @classmethod
     def small(cls, size: tuple[int, int], channels: int, *, augment: bool = False) -> Self:
-        """Whole small images to about [-1, 1]; with `augment` a 4-pixel pad-crop and flips (28 to 32 pixel photographs)."""
+        """Whole small images to about [-1, 1]; with `augment` a 4-pixel pad-crop and flips (for photographs)."""
         half = (127.5,) * channels
         return cls(size, half, half, crop="pad" if augment else "none", flip=augment)
 
     @classmethod
-    def large(cls, *, train: bool, size: int = 224) -> Self:
-        """ImageNet's recipe: random resized crop and flip for training, 256 → centre 224 for evaluation."""
-        mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    def large(cls, *, train: bool, size: int = 224, channels: int = 3) -> Self:
+        """ImageNet's recipe: random resized crop and flip for training, 256 → centre 224 for evaluation.
+
+        Gray images are brought to about [-1, 1], for want of a customary mean.
+        """
+        mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+        std: tuple[float, ...] = (58.395, 57.12, 57.375)
+        if channels == 1:
+            mean = std = (127.5,)
         crop: Literal["random", "center"] = "random" if train else "center"
         return cls((size, size), mean, std, crop=crop, flip=train, resize=round(size * 8 / 7))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form, for the provenance of features and runs."""
-        return asdict(self)
+        """The fields as JSON gives them back (lists for tuples), for states and the provenance of features and runs."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def _words(seed: int, epoch: int, purpose: int, start: int, count: int, blocks: int = 1) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1): shape (count, 4·blocks); row i depends on position `start + i` alone."""
     key = np.random.SeedSequence([seed, epoch, purpose]).generate_state(2, np.uint64)
     raw = np.random.Philox(key=key, counter=start * blocks).random_raw(4 * blocks * count)
-    return (raw >> np.uint64(11)).reshape(count, 4 * blocks) * 2.0**-53
+    return (raw >> np.uint64(11)).astype(np.float64).reshape(count, 4 * blocks) * 2.0**-53
 
 
 def draw_flips(seed: int, epoch: int, start: int, count: int) -> NDArray[np.bool_]:
@@ -124,4 +136,18 @@ def draw_windows(
         rel_w[none], rel_h[none] = np.minimum(1, target), np.minimum(1, 1 / target)
         y0[none], x0[none] = (1 - rel_h[none]) / 2, (1 - rel_w[none]) / 2
     windows = np.stack([y0, x0, y0 + rel_h, x0 + rel_w], axis=1)
-    return np.clip(windows, 0, 1).astype(np.float32)
+    return windows.clip(0, 1).astype(np.float32)
+
+
+def pixel_windows(
+    windows: NDArray[np.float32], heights: NDArray[np.int32], widths: NDArray[np.int32], /
+) -> NDArray[np.int32]:
+    """Windows in whole pixels, shape (n, 4): top, left, height, width.
+
+    Edges go to the nearest pixel edge (halves to the even one), but a window always keeps one row and one column and
+    lies within its image. So what is cut depends on nothing but the stored window and the size of the image.
+    """
+    size = np.stack([heights, widths], axis=1).astype(np.int64)
+    first = np.clip(np.rint(windows[:, :2].astype(np.float64) * size).astype(np.int64), 0, size - 1)
+    last = np.clip(np.rint(windows[:, 2:].astype(np.float64) * size).astype(np.int64), first + 1, size)
+    return np.concatenate([first, last - first], axis=1).astype(np.int32)
