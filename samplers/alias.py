@@ -51,12 +51,19 @@ class Multinomial:
     Args:
         weights: float64 (N,), checked.
         draws: M >= 1.
+
+    Raises:
+        ValueError: 2^32 rows or more.
     """
 
     __slots__ = ("bits", "digits", "draws", "inverse", "rows", "table")
 
     def __init__(self, weights: NDArray[np.float64], draws: int, /) -> None:
         self.rows, self.draws = weights.size, draws
+        if self.rows >= 1 << 32:
+            raise ValueError(
+                f"rows < 2**32 must hold in mode 'multinomial', but got {self.rows}: use mode 'stratified'"
+            )
         widths = np.empty(self.rows, dtype=np.int64)
         self.digits = integer_widths(weights, self.rows, widths)
         self.bits = (self.rows - 1).bit_length()

@@ -2,7 +2,7 @@
 
 Notation
     w        float32 or float64 (N,), memory-mapped
-    page     512 consecutive rows, 32 blocks of 16; only its start on the cumulative widths is held, 0.08 bytes per row
+    page     512 consecutive rows, 32 blocks of 16; only its start on the cumulative widths is held, 0.06 bytes per row
     scale    M 2^k / sum w: a row's width is round(w scale), plus its share of the rounding residual
 
 Two levels: a guide table finds the page of a point, then the page's widths are computed anew from its 512 weights. The
@@ -29,10 +29,11 @@ from drawstream.samplers.systematic import BLOCK, ORDERS, PICK, draw_orders
 from drawstream.samplers.weights import (
     LARGEST_SUM,
     SMALLEST_SUM,
+    TOO_LONG,
     check_values,
-    most_digits,
     spread,
     sum_exactly,
+    unit_digits,
 )
 from drawstream.samplers.window import Windows, arrange
 
@@ -98,12 +99,11 @@ class Paged:
         self.starts: NDArray[np.int64] = np.empty(pages, dtype=np.int64)
         self.residuals: NDArray[np.int64] = np.empty(pages, dtype=np.int64)
         self.extras: NDArray[np.int64] = np.empty(pages, dtype=np.int64)
-        self.digits = most_digits(self.rows, draws)
-        while True:
+        for self.digits in unit_digits(draws):
             whole = draws << self.digits
             self.scale = whole / total
             sums = map_pieces(self.rows, lambda i, j: round_pages(self.values[i:j], self.scale, self.digits))
-            residual = whole - sum(total for total, _ in sums)
+            residual = whole - sum(part for part, _ in sums)
             self.share, extra = divmod(abs(residual), max(1, sum(fractional for _, fractional in sums)))
             left = start_pages(
                 residual,
@@ -118,7 +118,8 @@ class Paged:
             )
             if left == 0:
                 break
-            self.digits -= 1
+        else:
+            raise ValueError(TOO_LONG.format(draws=draws))
         self.guide, self.shift = build_guide(self.starts, whole)
 
     @property

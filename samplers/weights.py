@@ -9,8 +9,8 @@ Notation
 
 Every weighted mode draws from the widths, so its law is exact and the same on every machine: rounding happens once,
 here, is at most a few 2^-k of a draw per row, and never carries a width across an integer: a row keeps
-floor(M P) <= width / 2^k <= ceil(M P). k is 40 up to 4 million draws and 35 at 10^8. A row whose share of the epoch
-is below 2^-(k+1) draws gets width 0.
+floor(M P) <= width / 2^k <= ceil(M P). k is 40 up to 4 million draws, 35 at 10^8, 29 at 5 10^9. A row whose share of
+the epoch is below 2^-(k+1) draws gets width 0.
 """
 
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = ["check_weights", "effective_sample_size", "integer_widths"]
 
 _DIGITS = 40  # rounding errors of a float64 quotient (2^-53) stay below half a unit for rows of up to 2^12 draws
 _SUM_BLOCK = 4096
+TOO_LONG = "draws < 2**61 must hold, but got {draws}: draw shorter epochs"
 SMALLEST_SUM, LARGEST_SUM = 1e-280, 1e280
 
 
@@ -85,21 +86,25 @@ def integer_widths(weights: NDArray[np.float64], draws: int, out: NDArray[np.int
         out: int64 (N,), written.
 
     Raises:
-        ValueError: as `most_digits`.
+        ValueError: M >= 2^61.
     """
     total = sum_exactly(weights)
     if not SMALLEST_SUM < total < LARGEST_SUM:  # the scale is free: keep it away from the ends of float64
         weights = weights / weights.max()
         total = sum_exactly(weights)
-    digits = most_digits(weights.size, draws)
-    while True:
+    for digits in unit_digits(draws):
         whole = draws << digits
         rounded, fractional = _round_all(weights, whole / total, digits, out)
         residual = whole - rounded
         share, extra = divmod(abs(residual), max(1, fractional))
         if spread(residual, extra, share, digits, out)[0] == 0:
             return digits
-        digits -= 1  # too few rows could take it up; with another unit the rounding falls differently
+    raise ValueError(TOO_LONG.format(draws=draws))
+
+
+def unit_digits(draws: int, /) -> range:
+    """The digits k to try for M draws, finest unit first; another one where no row could take up the residual."""
+    return range(min(_DIGITS, 62 - draws.bit_length()), 0, -1)
 
 
 def _round_all(weights: NDArray[np.float64], scale: float, digits: int, out: NDArray[np.int64]) -> tuple[int, int]:

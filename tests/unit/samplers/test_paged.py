@@ -39,6 +39,15 @@ def test_order_and_weights_equal_those_in_memory(tmp_path, rows, draws, power, d
     np.testing.assert_array_equal(near[half:], far[half:])
 
 
+def test_the_unit_falls_as_in_memory(tmp_path):
+    unit = 2.0**-40
+    weights = np.concatenate([np.full(1000, 1 + 0.3 * unit), [1 - unit, 2 - 299 * unit]])
+    paged = Paged(on_disk(tmp_path, weights), 1003)
+    assert paged.digits == 39
+    near, far = IndexStream(on_disk(tmp_path, weights), draws=1003), IndexStream(weights, draws=1003)
+    np.testing.assert_array_equal(near.epoch(0)[:], far.epoch(0)[:])
+
+
 def test_memory_does_not_grow_with_rows(tmp_path):
     paged = IndexStream(on_disk(tmp_path, np.random.default_rng(0).random(400_000, dtype=np.float32)))
     assert paged.nbytes < 0.1 * 400_000
@@ -64,5 +73,7 @@ def test_other_modes_read_the_file_into_memory(tmp_path):
 def test_bad_weights_on_disk(tmp_path, weights, text):
     with pytest.raises(ValueError, match=text):
         IndexStream(on_disk(tmp_path, np.array(weights)))
+    with pytest.raises(ValueError, match=r"draws < 2\*\*61 must hold"):
+        IndexStream(on_disk(tmp_path, np.ones(3)), draws=1 << 61)
     with pytest.raises(TypeError, match="must be floating point"):
         IndexStream(on_disk(tmp_path, np.arange(3)))

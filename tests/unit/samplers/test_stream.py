@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from drawstream.samplers import IndexStream, Sequential, effective_sample_size
+from drawstream.samplers.alias import Multinomial
 
 WEIGHTS = np.array([0.0, 1.0, 2.0, 3.0, 0.0, 4.0])
 
@@ -89,12 +90,17 @@ def test_bad_weights(weights, text, mode):
         ),
         (WEIGHTS, {"mode": "permutation"}, "takes a number of rows, but got weights"),
         (WEIGHTS, {"mode": "subset"}, "but got 6 draws and 4 such rows (of 6)"),
-        (np.ones(8), {"draws": 1 << 60}, "must hold, but got 8 rows and 1152921504606846976 draws"),
+        (np.ones(8), {"draws": 1 << 62}, "draws < 2**61 must hold, but got 4611686018427387904"),
     ],
 )
 def test_bad_values(arguments, options, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         IndexStream(arguments, **options)
+
+
+def test_multinomial_refuses_more_rows_than_its_columns_can_number():
+    with pytest.raises(ValueError, match=r"rows < 2\*\*32 must hold in mode 'multinomial', but got 4294967296"):
+        Multinomial(np.broadcast_to(np.float64(1), 1 << 32), 5)
 
 
 @pytest.mark.parametrize("rows", [True, "abc", np.arange(4), None, {"a": 1.0}])

@@ -51,3 +51,13 @@ def test_one_row_far_above_the_others():
     widths, digits = widths_of(weights, 1000)
     assert int(widths.sum()) == 1000 << digits
     assert widths[500] >= (1000 << digits) - 1000
+
+
+def test_another_unit_is_tried_where_no_row_can_take_the_residual():
+    """1000 rows lose 0.3 units each in rounding; of the two that could take them, one lacks a single unit to 1 draw."""
+    unit = 2.0**-40
+    weights = np.concatenate([np.full(1000, 1 + 0.3 * unit), [1 - unit, 2 - 299 * unit]])
+    widths, digits = widths_of(weights, 1003)
+    assert digits == 39
+    assert int(widths.sum()) == 1003 << 39
+    np.testing.assert_array_equal(widths[:1000], 1 << 39)
