@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.features.measures import GradNorm, HeadInput, chosen_measures, measure
-from drawstream.features.table import FeatureTable, part_path, read_provenance, require_same, write_part
+from drawstream.features.table import (
+    FeatureTable,
+    part_path,
+    read_provenance,
+    remove_abandoned,
+    require_same,
+    write_part,
+)
 from drawstream.pipeline import Catalog, Loader, Transform
 from drawstream.pipeline.loader import default_transform
 from drawstream.samplers import Sequential
@@ -61,6 +68,8 @@ def extract(
         ValueError: The model gives another number of classes or values that are not finite, or `out` holds parts of
             another extraction.
     """
+    if grad_norm not in ("last", "logit"):
+        raise ValueError(f"`grad_norm` must be last or logit, but got {grad_norm!r}")
     names = chosen_measures(measures, catalog.num_classes)
     transform = transform or default_transform(catalog, train=False)
     provenance: dict[str, Any] = {
@@ -68,11 +77,12 @@ def extract(
         "parts": len(catalog.shards),
         "model": model_name,
         "weights": weights_hash(model),
-        "transform": _plain(transform.as_dict()),
+        "transform": transform.as_dict(),
         "grad_norm": grad_norm if "grad_norm" in names else None,
         "measures": list(names),
     }
     out.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(out)
     finished = {shard for shard in range(len(catalog.shards)) if _is_done(part_path(out, shard), provenance)}
     done = sum(_count(catalog, shard) for shard in finished)
     model = model.to("cuda" if device == "gpu" else "cpu").eval()
@@ -109,8 +119,8 @@ def _score(
         for batch in loader:
             logits = model(batch.images)
             require_classes(logits, loader.catalog)
-            h = head.of(logits) if mode == "last" and "grad_norm" in names else None
-            scored = measure(logits, batch.labels, h, names)
+            h, bias = head.of(logits) if mode == "last" and "grad_norm" in names else (None, False)
+            scored = measure(logits, batch.labels, h, names, bias=bias)
             yield {name: values.cpu() for name, values in scored.items()}, len(batch.labels)
 
 
@@ -122,8 +132,8 @@ def require_classes(logits: Tensor, catalog: Catalog) -> None:
     """
     if logits.ndim != 2 or logits.shape[1] != catalog.num_classes:
         raise ValueError(
-            f"the model gives logits of shape {tuple(logits.shape)}, but {catalog.path} has {catalog.num_classes} classes: "
-            f"build the model for {catalog.num_classes} classes"
+            f"the model gives logits of shape {tuple(logits.shape)}, but {catalog.path} has {catalog.num_classes} "
+            f"classes: build the model for {catalog.num_classes} classes"
         )
 
 
@@ -131,7 +141,7 @@ def weights_hash(model: nn.Module, /) -> str:
     """Hash over names and values of all parameters and buffers, 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -163,11 +173,6 @@ def _require_finite(arrays: Mapping[str, NDArray[Any]], start: int, catalog: Cat
         if len(bad):
             row = start + int(bad[0])
             raise ValueError(
-                f"feature {name!r} is {values[bad[0]]} for sample {catalog.key(row)!r} (row {row}) and {len(bad)} rows of its "
-                "shard: the model's weights or the preprocessing are wrong"
+                f"feature {name!r} is {values[bad[0]]} for sample {catalog.key(row)!r} (row {row}), and not finite for "
+                f"{len(bad)} rows of its shard: the model's weights or the preprocessing are wrong"
             )
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

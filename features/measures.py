@@ -2,13 +2,16 @@
 
 Notation
     n    rows of a batch             z    logits, float (n, C)          p = softmax(z)
-    C    classes                     y    target class, int64 (n,)      h    input of the last linear layer, float (n, D)
+    C    classes                     y    target class, int64 (n,)      q = softmax over the C − 1 logits j ≠ y
+    h    input of the last linear layer, float (n, D)
+    m    margin log Σ_{j≠y} exp(z_j − z_y), the log odds against the target, nats, (n,)
 
-Everything is computed in float32 from log-probabilities, so that nothing is lost where p_y goes to 1 or logits reach 1e4.
+All is computed in float32 from m and q: loss = log(1 + e^m), p_y = σ(−m), 1 − p_y = σ(m), p_j = (1 − p_y) q_j. So
+nothing is lost where p_y goes to 1 (a loss of 1e-30 is not 0, and rows do not tie there) or where logits reach 1e4.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,46 +21,50 @@ GradNorm = Literal["last", "logit"]
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob", "correct")
 
 
-def loss(log_p: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy −log p_y, nats, float32 (n,)."""
-    return -log_p.gather(1, y[:, None])[:, 0]
+def margin(z: Tensor, y: Tensor, /) -> Tensor:
+    """The margins m, float32 (n,)."""
+    gaps = z - z.gather(1, y[:, None])  # exact where logits are close to each other, however large
+    return gaps.scatter(1, y[:, None], -torch.inf).logsumexp(1)
 
 
-def renormed_entropy(z: Tensor, y: Tensor) -> Tensor:
-    """Entropy of the softmax over the C − 1 non-target logits, nats, float32 (n,) (Swift Sampler, Eq. 11).
+def others(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor]:
+    """The probabilities q and log q, float32 (n, C) each; both are 0 at the target."""
+    log_q = F.log_softmax(z.scatter(1, y[:, None], -torch.inf), dim=1)
+    return log_q.exp(), log_q.scatter(1, y[:, None], 0.0)
 
-    The target is removed before the softmax; dividing by 1 − p_y would lose all digits where p_y is near 1.
+
+def renormed_entropy(q: Tensor, log_q: Tensor, /) -> Tensor:
+    """Entropy −Σ_{j≠y} q_j log q_j, nats, float32 (n,) (Swift Sampler, Eq. 11).
+
+    The target is removed before the softmax; dividing p by 1 − p_y would lose all digits where p_y is near 1.
     """
-    others = z.scatter(1, y[:, None], -torch.inf)
-    log_q = F.log_softmax(others, dim=1).scatter(1, y[:, None], 0.0)  # 0 · log 0 = 0: the target adds nothing
-    q = log_q.exp().scatter(1, y[:, None], 0.0)
     return -(q * log_q).sum(1)
 
 
-def grad_norm(log_p: Tensor, y: Tensor, h: Tensor | None) -> Tensor:
+def grad_norm(m: Tensor, q: Tensor, h: Tensor | None, /, *, bias: bool = True) -> Tensor:
     """Norm of the loss's gradient of each row, float32 (n,), nats per unit of weight.
 
     Args:
-        log_p: Log-probabilities, (n, C).
-        y: Targets, (n,).
+        m: Margins, (n,).
+        q: Probabilities of the others, (n, C), 0 at the target.
         h: Inputs of the last linear layer, (n, D): the exact norm over its weight and bias,
             ‖p − onehot(y)‖₂ · √(‖h‖² + 1); None: over the logits, ‖p − onehot(y)‖₂.
+        bias: Whether that layer has a bias; without one the 1 is left out.
     """
-    p = log_p.exp()
-    missing = -torch.expm1(log_p.gather(1, y[:, None]))  # 1 − p_y without cancellation
-    logit = p.scatter(1, y[:, None], missing).norm(dim=1)
-    return logit if h is None else logit * (h.float().square().sum(1) + 1).sqrt()
+    logit = m.sigmoid() * (1 + q.square().sum(1)).sqrt()
+    return logit if h is None else logit * (h.float().square().sum(1) + bias).sqrt()
 
 
-def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str]) -> dict[str, Tensor]:
+def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, bias: bool = True) -> dict[str, Tensor]:
     """The named measures of a batch, each float32 (n,); `h` None makes `grad_norm` that of the logits."""
     z = z.float()
-    log_p = F.log_softmax(z, dim=1)
+    m = margin(z, y)
+    q, log_q = others(z, y) if {"entropy", "grad_norm"} & set(names) else (z, z)
     compute = {
-        "loss": lambda: loss(log_p, y),
-        "entropy": lambda: renormed_entropy(z, y),
-        "grad_norm": lambda: grad_norm(log_p, y, h),
-        "target_prob": lambda: log_p.gather(1, y[:, None])[:, 0].exp(),
+        "loss": lambda: F.softplus(m),
+        "entropy": lambda: renormed_entropy(q, log_q),
+        "grad_norm": lambda: grad_norm(m, q, h, bias=bias),
+        "target_prob": lambda: m.neg().sigmoid(),
         "correct": lambda: (z.argmax(1) == y).float(),
     }
     return {name: compute[name]() for name in names}
@@ -74,38 +81,46 @@ def chosen_measures(names: Sequence[str] | None, classes: int) -> tuple[str, ...
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
         raise ValueError(f"unknown measure {unknown[0]!r}: give some of {', '.join(MEASURES)}")
-    if "entropy" in names and classes == 2:
-        raise ValueError("the renormed entropy needs at least 3 classes, but there are 2: it would be 0 for every row")
+    if "entropy" in names and classes < 3:
+        raise ValueError(
+            f"the renormed entropy needs at least 3 classes, but there are {classes}: it would be 0 for every row"
+        )
     return tuple(name for name in MEASURES if name in names)
 
 
 class HeadInput:
-    """Catches the input of a model's last linear layer while it runs (a context manager around forward passes)."""
+    """Catches the input of a model's last linear layer while it runs (a context manager around forward passes).
+
+    The layer is the one whose output the logits are, value by value; that it is used once is taken for granted.
+    """
 
     def __init__(self, model: nn.Module, /) -> None:
         self._layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> "HeadInput":
+    def __enter__(self) -> Self:
         self._hooks = [layer.register_forward_hook(self._keep) for layer in self._layers]
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._last = None
 
-    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._last = (inputs[0], output)
+    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim == 2:  # as logits have; the copy shows whether something changed them in place afterwards
+            assert isinstance(layer, nn.Linear)
+            self._last = (layer, inputs[0], output.clone())
 
-    def of(self, logits: Tensor) -> Tensor:
-        """Inputs (n, D) of the layer that made these logits.
+    def of(self, logits: Tensor, /) -> tuple[Tensor, bool]:
+        """Inputs (n, D) of the layer that made these logits, and whether it has a bias.
 
         Raises:
             ValueError: The logits are not the output of a linear layer.
         """
-        if self._last is None or self._last[1].data_ptr() != logits.data_ptr() or self._last[1].shape != logits.shape:
-            raise ValueError(
-                "the model does not end in a linear layer: choose the gradient norm of the logits (`logit`)"
-            )
-        return self._last[0]
+        if self._last is not None:
+            layer, inputs, output = self._last
+            if output.shape == logits.shape and bool(((output == logits) | (logits != logits)).all()):  # NaN stays NaN
+                return inputs, layer.bias is not None
+        raise ValueError("the model does not end in a linear layer: choose the gradient norm of the logits (`logit`)")

@@ -1,14 +1,15 @@
 """The feature table: one Parquet part per shard, one row per scored sample or crop.
 
-A part holds `sample_id` int64, `crop` int32, for crops the window `y0 x0 y1 x1` float32 and `flip` bool, `label` int64,
-then the features as float32. Its metadata (`drawstream`, JSON) says which catalog, model, weights and preprocessing made
-it; the parts of one table agree on all of it.
+A part holds `sample_id` int64, `crop` int32, for crops the window `y0 x0 y1 x1` float32 and `flip` bool, `label`
+int64, then the features as float32. Its metadata (`drawstream`, JSON) says which catalog, model, weights and
+preprocessing made it; the parts of one table agree on all of it.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,12 +34,21 @@ def write_part(path: Path, columns: Mapping[str, NDArray[Any]], provenance: Mapp
     meta = json.dumps({"format": FORMAT, **provenance}, sort_keys=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(table.replace_schema_metadata({_KEY: meta.encode()}), temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            pq.write_table(table.replace_schema_metadata({_KEY: meta.encode()}), file, write_page_checksum=True)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, /) -> None:
+    """Remove what killed writers left under temporary names; those of running processes stay."""
+    for temporary in folder.glob(".part-*.parquet.*"):
+        writer = temporary.suffix[1:]
+        if writer.isdigit() and not Path("/proc", writer).exists():
+            temporary.unlink(missing_ok=True)
 
 
 def read_provenance(path: Path, /) -> dict[str, Any]:
@@ -50,16 +60,16 @@ def read_provenance(path: Path, /) -> dict[str, Any]:
     try:
         meta = (pq.read_schema(path).metadata or {}).get(_KEY)
         provenance = json.loads(meta) if meta else None
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); extract it anew"
-        ) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
     if not isinstance(provenance, dict) or "format" not in provenance:
         raise ValueError(f"{path}: not a part of a feature table; give the folder that `drawstream features` wrote")
-    if provenance["format"] > FORMAT:
+    if not isinstance(provenance["format"], int) or provenance["format"] > FORMAT:
         raise ValueError(
             f"{path}: format {provenance['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
         )
+    if not (isinstance(provenance.get("parts"), int) and isinstance(provenance.get("catalog"), str)):
+        raise ValueError(f"{path}: its metadata lacks `parts` or `catalog`: extract it anew")
     return provenance
 
 
@@ -70,10 +80,11 @@ class FeatureTable:
     >>> table.columns("loss", "entropy")["loss"]        # float32 (rows,)
     """
 
-    def __init__(self, folder: Path, parts: list[Path], provenance: dict[str, Any], names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, parts: list[Path], provenance: dict[str, Any], schema: tuple[str, ...]) -> None:
         self.path = folder
         self.provenance = provenance
-        self.names = names
+        self.names = tuple(name for name in schema if name not in _FIXED)
+        self._schema = schema
         self._parts = parts
         self._columns: dict[str, NDArray[Any]] = {}
 
@@ -98,8 +109,7 @@ class FeatureTable:
             raise ValueError(
                 f"{folder}: {len(parts)} of {total} parts are there; run `drawstream features` again to finish"
             )
-        schema = pq.read_schema(parts[0])
-        return cls(folder, parts, found[0], tuple(name for name in schema.names if name not in _FIXED))
+        return cls(folder, parts, found[0], tuple(pq.read_schema(parts[0]).names))
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -107,12 +117,14 @@ class FeatureTable:
     def __repr__(self) -> str:
         return f"FeatureTable({str(self.path)!r}: {len(self)} rows, {', '.join(self.names)})"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the provenance and of every value."""
+        """Hash of the provenance and of every value, 32 hex digits."""
         digest = hashlib.blake2b(json.dumps(self.provenance, sort_keys=True).encode(), digest_size=16)
-        for name in pq.read_schema(self._parts[0]).names:
-            digest.update(self._column(name).tobytes())
+        for name in self._schema:
+            values = self._column(name)
+            digest.update(f"{name} {values.dtype}\n".encode())
+            digest.update(values.data)
         return digest.hexdigest()
 
     @property
@@ -125,17 +137,19 @@ class FeatureTable:
         """Label of the sample, int64 (rows,)."""
         return self._column("label")
 
-    @property
+    @cached_property
     def windows(self) -> NDArray[np.float32] | None:
         """Crop windows (y0, x0, y1, x1) in [0, 1], float32 (rows, 4); None where rows are whole images."""
-        if "y0" not in pq.read_schema(self._parts[0]).names:
+        if "y0" not in self._schema:
             return None
-        return np.stack([self._column(name) for name in ("y0", "x0", "y1", "x1")], axis=1)
+        windows = np.stack([self._column(name) for name in ("y0", "x0", "y1", "x1")], axis=1)
+        windows.setflags(write=False)
+        return windows
 
     @property
     def flip(self) -> NDArray[np.bool_] | None:
         """Whether the crop is mirrored, bool (rows,); None where rows are whole images."""
-        return self._column("flip") if "flip" in pq.read_schema(self._parts[0]).names else None
+        return self._column("flip") if "flip" in self._schema else None
 
     def columns(self, *names: str) -> dict[str, NDArray[np.float32]]:
         """Features by name, each float32 (rows,).
@@ -162,11 +176,23 @@ class FeatureTable:
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            chunks = [pq.read_table(part, columns=[name], partitioning=None)[name].to_numpy() for part in self._parts]
-            values = np.concatenate(chunks)
+            values = np.concatenate([_read(part, name) for part in self._parts])
             values.setflags(write=False)
             self._columns[name] = values
         return self._columns[name]
+
+
+def _read(part: Path, name: str) -> NDArray[Any]:
+    try:
+        table = pq.read_table(part, columns=[name], partitioning=None, page_checksum_verification=True)
+        return table[name].to_numpy()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _unreadable(part, error) from None
+
+
+def _unreadable(part: Path, error: Exception) -> ValueError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(f"{part}: not a readable Parquet file ({reason}); remove it and extract it anew")
 
 
 def require_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path, /) -> None:
@@ -178,6 +204,6 @@ def require_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: P
     for key in sorted({*found, *expected} - {"format"}):
         if found.get(key) != expected.get(key):
             raise ValueError(
-                f"{where}: {key} is {json.dumps(found.get(key))}, but this extraction has {json.dumps(expected.get(key))}: "
-                "give another output folder, or remove this one"
+                f"{where}: {key} is {json.dumps(found.get(key))}, but this extraction has "
+                f"{json.dumps(expected.get(key))}: give another output folder, or remove this one"
             )

@@ -278,8 +278,10 @@ class Loader:
                 pipeline.reset()
                 feed.drop()
                 return True
-            except RuntimeError:  # one more image that does not decode, or DALI has shut down with the interpreter
+            except RuntimeError:  # one more image that does not decode
                 continue
+            except AttributeError:  # the interpreter exits, and DALI has shut down before this loop did
+                return False
         return False  # dropped with its feed, which stays until DALI has let go of it
 
     def _explain(self, error: RuntimeError, prepared: Prepared) -> Exception:
