@@ -4,13 +4,16 @@ All systems run in one process on one thread, in alternating rounds, and the fas
 machine hurts them alike. A round draws min(rows, 2 000 000) indices, or one full shuffle where a system knows no less.
 Set-up is the time from weights to the first index. Memory is the growth of the peak resident set over set-up and one
 round, the input weights not counted. A seek reads 1024 indices at a random position after set-up; the others hold no
-position, they draw their list again, so theirs is empty.
+position, they draw their list again, so theirs is empty. SPDL's sampler joins when the package is installed.
 """
 
 import ctypes
 import gc
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +99,34 @@ def _compare(rows: int, rounds: int, seed: int) -> list[dict[str, Any]]:
     return table
 
 
-def _systems(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[str, str], Callable[[], tuple[Any, ...]]]:
-    """For each system a function that sets it up: (get the first index, draw a round, read at a position)."""
-    rows = weights.size
+Setup = Callable[[], tuple[Any, ...]]  # -> (get the first index, draw a round, read at a position or None)
 
-    def ours(mode: str) -> tuple[Any, ...]:
-        length = rows // 2 if mode == "subset" else rows
-        stream = IndexStream(rows if mode == "permutation" else weights, mode=mode, seed=seed, draws=length)
-        order = stream.epoch(0)
-        part = min(length, draws)
-        parts = length // part
-        return (
-            lambda: order[0],
-            lambda i: order[i % parts * part : (i % parts + 1) * part],
-            lambda position: order[position : position + SEEK_ROWS],
-        )
+
+def _systems(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[str, str], Setup]:
+    """For each system and mode a function that sets it up."""
+    ours: dict[tuple[str, str], Setup] = {
+        ("drawstream", mode): partial(_ours, weights, draws, seed, mode)
+        for mode in ("multinomial", "stratified", "subset", "permutation")
+    }
+    return ours | _weighted_peers(weights, draws, seed) | _uniform_peers(weights.size, seed)
+
+
+def _ours(weights: np.ndarray, draws: int, seed: int, mode: str) -> tuple[Any, ...]:
+    rows = weights.size
+    length = rows // 2 if mode == "subset" else rows
+    stream = IndexStream(rows if mode == "permutation" else weights, mode=mode, seed=seed, draws=length)
+    order = stream.epoch(0)
+    part = min(length, draws)
+    parts = length // part
+    return (
+        lambda: order[0],
+        lambda i: order[i % parts * part : (i % parts + 1) * part],
+        lambda position: order[position : position + SEEK_ROWS],
+    )
+
+
+def _weighted_peers(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[str, str], Setup]:
+    rows = weights.size
 
     def plain(draw: Callable[[int], Any]) -> tuple[Any, ...]:
         return (lambda: draw(1)), (lambda _: draw(draws)), None
@@ -126,24 +142,35 @@ def _systems(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[str, str]
         generator, p = np.random.default_rng(seed), weights / weights.sum()
         return plain(lambda count: generator.choice(rows, count, p=p))
 
-    def torch_randperm() -> tuple[Any, ...]:
-        return (lambda: torch.randperm(rows)), (lambda _: torch.randperm(rows)), None
+    def spdl() -> tuple[Any, ...]:
+        sampler = partial(import_module("spdl.source").DistributedRandomSampler, rows, rank=0, world_size=1)
+        return plain(lambda count: list(sampler(num_draws=count, weights=weights)))
 
-    def numpy_permutation() -> tuple[Any, ...]:
-        generator = np.random.default_rng(seed)
-        return (lambda: generator.permutation(rows)), (lambda _: generator.permutation(rows)), None
-
-    return {
-        ("drawstream", "multinomial"): lambda: ours("multinomial"),
-        ("torch.multinomial", "multinomial"): torch_multinomial,
-        ("WeightedRandomSampler", "multinomial"): weighted_random_sampler,
-        ("numpy.Generator.choice", "multinomial"): numpy_choice,
-        ("drawstream", "stratified"): lambda: ours("stratified"),
-        ("drawstream", "subset"): lambda: ours("subset"),
-        ("drawstream", "permutation"): lambda: ours("permutation"),
-        ("torch.randperm", "permutation"): torch_randperm,
-        ("numpy.Generator.permutation", "permutation"): numpy_permutation,
+    systems: dict[str, Setup] = {
+        "torch.multinomial": torch_multinomial,
+        "WeightedRandomSampler": weighted_random_sampler,
+        "numpy.Generator.choice": numpy_choice,
     }
+    if find_spec("spdl") is not None:
+        systems["spdl.DistributedRandomSampler"] = spdl
+    return {(name, "multinomial"): setup for name, setup in systems.items()}
+
+
+def _uniform_peers(rows: int, seed: int) -> dict[tuple[str, str], Setup]:
+    def whole(draw: Callable[[], Any]) -> tuple[Any, ...]:
+        return draw, (lambda _: draw()), None
+
+    def spdl() -> tuple[Any, ...]:
+        sampler = import_module("spdl.source").DistributedRandomSampler(rows, rank=0, world_size=1)
+        return whole(lambda: list(sampler))
+
+    systems: dict[str, Setup] = {
+        "torch.randperm": lambda: whole(lambda: torch.randperm(rows)),
+        "numpy.Generator.permutation": lambda: whole(partial(np.random.default_rng(seed).permutation, rows)),
+    }
+    if find_spec("spdl") is not None:
+        systems["spdl.DistributedRandomSampler"] = spdl
+    return {(name, "permutation"): setup for name, setup in systems.items()}
 
 
 def _rate(draw: Draw, number: int, count: int) -> float:

@@ -5,6 +5,7 @@ import pickle
 import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import drawstream.samplers.schedule as schedule_module
@@ -40,6 +41,25 @@ def test_replay_is_exact(recorded, stream):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(replay)).epoch(2)[:], stream.epoch(2)[:])
     with pytest.raises(ValueError, match=re.escape("0 <= epoch < 3 must hold for schedule")):
         replay.epoch(3)
+
+
+def test_the_file_is_as_documented(recorded, stream):
+    """Readers in other languages rely on these names and types."""
+    with pa.ipc.open_file(pa.memory_map(str(recorded))) as reader:
+        table = reader.read_all()
+    assert table.schema.names == ["row", "weight"]
+    assert table.schema.types == [pa.int64(), pa.float32()]
+    assert table.schema.metadata == {b"drawstream.schedule": b"1", b"rows": b"100", b"draws": b"70", b"catalog": b"abc"}
+    np.testing.assert_array_equal(table["row"].to_numpy()[70:140], stream.epoch(1)[:])
+
+
+def test_a_row_outside_the_catalog_is_found_on_reading(tmp_path):
+    metadata = {"drawstream.schedule": "1", "rows": "3", "draws": "2", "catalog": ""}
+    schema = pa.schema([("row", pa.int64()), ("weight", pa.float32())], metadata=metadata)
+    with pa.OSFile(str(tmp_path / "f"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([pa.array([0, 3]), pa.array([1.0, 1.0], pa.float32())], schema=schema))
+    with pytest.raises(ValueError, match=r"rows must be in \[0, 3\), but .* the file is damaged"):
+        Schedule.open(tmp_path / "f").epoch(0)[:]
 
 
 def test_epochs_of_several_batches(tmp_path, monkeypatch, stream):

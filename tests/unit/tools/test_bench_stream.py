@@ -25,6 +25,6 @@ def test_rows_and_table(capsys):
 def test_speed_against_torch_and_numpy_in_the_same_run():
     speed = {(row["system"], row["mode"]): row["draws_per_second"] for row in run([1_280_000], rounds=7, show=False)}
     torch_speed = speed["torch.multinomial", "multinomial"]
-    assert speed["drawstream", "multinomial"] >= 20 * torch_speed
+    assert speed["drawstream", "multinomial"] >= 25 * torch_speed
     assert speed["drawstream", "stratified"] >= 4 * torch_speed
     assert speed["drawstream", "permutation"] >= 0.5 * speed["numpy.Generator.permutation", "permutation"]
