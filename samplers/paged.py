@@ -14,6 +14,7 @@ lives on few pages; without, nearly every draw reads a page of its own.
 Set-up reads the file three times in sequence: check and sum; round; cumulate.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.guide import build_guide, locate
-from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers.hashing import derive_keys, random_bits
 from drawstream.samplers.parallel import map_pieces
 from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.systematic import BLOCK, ORDERS, PICK, draw_orders
@@ -40,6 +41,7 @@ from drawstream.samplers.window import Windows, arrange
 __all__ = ["Paged"]
 
 _PAGE = 512
+_HASHED_PAGES = 2048  # 8 MiB of widths at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,15 @@ class Paged:
         return self.starts.nbytes + self.residuals.nbytes + self.extras.nbytes + self.guide.nbytes
 
     def digest(self) -> str:
-        """Hash of the law: of the start of each page."""
-        return digest_array(self.starts)
+        """Hash of the law, that of the same weights in memory: one more read of the file."""
+        state = hashlib.blake2b(digest_size=16)
+        padded = -(-self.rows // BLOCK) * BLOCK
+        widths = np.empty(_HASHED_PAGES * _PAGE, dtype=np.int64)
+        for first in range(0, self.starts.size, _HASHED_PAGES):
+            residuals, extras = (part[first : first + _HASHED_PAGES] for part in (self.residuals, self.extras))
+            fill_pages(first, residuals, extras, self.digits, self.scale, self.share, self.values, widths)
+            state.update(widths[: min(widths.size, padded - first * _PAGE)].data)
+        return state.hexdigest()
 
     def draw_epoch(self, seed: int, epoch: int, /) -> PagedEpoch:
         """The draws of one epoch."""
@@ -171,6 +180,23 @@ def fill_page(
         widths[i] = np.int64(np.rint(np.float64(values[first + i]) * scale))
     widths[rows:] = 0
     return spread(residual, extra, share, digits, widths[:rows])
+
+
+@njit(cache=True, nogil=True)
+def fill_pages(
+    first: int,
+    residuals: NDArray[np.int64],
+    extras: NDArray[np.int64],
+    digits: int,
+    scale: float,
+    share: int,
+    values: NDArray[np.floating[Any]],
+    widths: NDArray[np.int64],
+) -> None:
+    """Write the widths of the pages first, first + 1, … into `widths` (512 per page)."""
+    for i in range(residuals.size):
+        page = widths[i * _PAGE : (i + 1) * _PAGE]
+        fill_page(first + i, residuals[i], extras[i], digits, scale, share, values, page)
 
 
 @njit(cache=True, nogil=True)

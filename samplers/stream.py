@@ -120,7 +120,7 @@ class IndexStream(Batches):
         self._building = threading.Lock()
         self._orders: dict[int, Future[Order]] = {}
         self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
-        self._weights_key = ""
+        self._weights_key = self._law_digest = ""
         self.window = 0
         if isinstance(weights_or_rows, Law):
             self._replay(weights_or_rows, mode, draws, window)
@@ -183,8 +183,9 @@ class IndexStream(Batches):
 
         The weights of a row sampler change while it learns, so they are not part of it: its own state is.
         """
-        law = "row sampler" if self._sampler is not None else self._law.digest()
-        parts = (self.mode, self.seed, self.rows, self.draws, self.window, law)
+        if not self._law_digest:
+            self._law_digest = "row sampler" if self._sampler is not None else self._law.digest()
+        parts = (self.mode, self.seed, self.rows, self.draws, self.window, self._law_digest)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     @property

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import drawstream.samplers.paged as paged_module
 from drawstream.samplers import IndexStream
 from drawstream.samplers.paged import Paged
 
@@ -32,7 +33,9 @@ def test_order_and_weights_equal_those_in_memory(tmp_path, rows, draws, power, d
     mapped = on_disk(tmp_path, weights)
     paged = IndexStream(mapped, draws=draws, seed=seed, window=window)
     assert isinstance(paged._law, Paged)
-    near, far = paged.epoch(2), IndexStream(weights, draws=draws, seed=seed, window=window).epoch(2)
+    held = IndexStream(weights, draws=draws, seed=seed, window=window)
+    assert paged.fingerprint == held.fingerprint
+    near, far = paged.epoch(2), held.epoch(2)
     np.testing.assert_array_equal(near[:], far[:])
     np.testing.assert_array_equal(near.weights(0, draws), far.weights(0, draws))
     half = draws // 2
@@ -46,6 +49,15 @@ def test_the_unit_falls_as_in_memory(tmp_path):
     assert paged.digits == 39
     near, far = IndexStream(on_disk(tmp_path, weights), draws=1003), IndexStream(weights, draws=1003)
     np.testing.assert_array_equal(near.epoch(0)[:], far.epoch(0)[:])
+
+
+def test_fingerprint_sees_a_swap_within_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(paged_module, "_HASHED_PAGES", 2)
+    weights = np.random.default_rng(0).random(3000)
+    before = IndexStream(on_disk(tmp_path, weights)).fingerprint
+    assert before == IndexStream(weights).fingerprint
+    weights[[20, 21]] = weights[[21, 20]]
+    assert IndexStream(on_disk(tmp_path, weights)).fingerprint != before
 
 
 def test_memory_does_not_grow_with_rows(tmp_path):
