@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -277,3 +278,40 @@ def test_samplers_import_with_numpy_and_numba_alone():
         "from drawstream.samplers import IndexStream; assert sorted(IndexStream(5).epoch(0)[:]) == [0, 1, 2, 3, 4]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (10**12, {}),
+        (10**12, {"window": 10**6}),
+        (WEIGHTS, {"draws": 10**12}),
+        (WEIGHTS, {"draws": 10**12, "window": 4096}),
+        (WEIGHTS, {"draws": 10**12, "mode": "multinomial"}),
+    ],
+)
+def test_an_epoch_is_never_held_as_a_list(rows, options):
+    order = IndexStream(rows, **options).epoch(7)
+    tracemalloc.start()
+    part = order[999_999_999_000:]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(order) == 10**12
+    assert part.size == 1000
+    assert order[999_999_999_500] == part[500]
+    assert peak < 1_000_000
+
+
+def test_stratified_counts_in_a_part_of_a_very_long_epoch():
+    order = IndexStream(WEIGHTS, draws=10**12).epoch(0)
+    counts = np.bincount(order[10**11 : 10**11 + 100_000], minlength=6)
+    np.testing.assert_allclose(counts, 100_000 * WEIGHTS / WEIGHTS.sum(), atol=800)
+
+
+@pytest.mark.parametrize(
+    ("mode", "bound"), [("permutation", 0), ("stratified", 9.1), ("multinomial", 12), ("subset", 8)]
+)
+def test_bytes_per_row(mode, bound):
+    rows = 100_000
+    stream = IndexStream(rows if mode == "permutation" else np.random.default_rng(0).random(rows), mode=mode)
+    assert stream.nbytes <= bound * rows
