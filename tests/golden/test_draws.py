@@ -5,7 +5,6 @@ import numpy as np
 
 from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows
 
-
 FLIPS = "01110010000010001101000011110011"
 OFFSETS = [[-3, -2], [-2, -2], [0, 3], [0, -4]]
 WINDOWS = [[0.107669, 0.193446, 0.844858, 0.802937], [0.0, 0.433333, 1.0, 0.566667]]

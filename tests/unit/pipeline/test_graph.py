@@ -1,0 +1,213 @@
+"""The DALI graph on real images against plain NumPy and Pillow: every geometry, raw and encoded, gray and RGB."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline import ArraySource, Catalog, Loader, Transform, open_source
+from drawstream.pipeline.image import decode
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows, pixel_windows
+from drawstream.samplers import IndexStream
+
+DIGITS = (load_digits().images * 15.9375).astype(np.uint8)
+PHOTOS = [
+    np.asarray(Image.open(Path(sklearn.datasets.__file__).parent / "images" / name))
+    for name in ("china.jpg", "flower.jpg")
+]
+SEED, EPOCH, N = 5, 2, 24
+ROUNDING = 0.501  # of 255: resized images are rounded to whole levels
+KINDS = [("raw", 1), ("raw", 3), ("png", 1), ("png", 3), ("jpeg", 1), ("jpeg", 3)]
+
+
+def patches(channels, height=60, width=80):
+    """Patches of two photographs; gray ones are their green channel."""
+    rng = np.random.default_rng(channels)
+    images = []
+    for i in range(N):
+        photo = PHOTOS[i % 2]
+        y, x = rng.integers(0, photo.shape[0] - height), rng.integers(0, photo.shape[1] - width)
+        patch = photo[y : y + height, x : x + width]
+        images.append(patch[..., 1] if channels == 1 else patch)
+    return np.stack(images)
+
+
+@pytest.fixture(scope="module")
+def catalogs(tmp_path_factory):
+    """Catalogs of the same patches, by encoding and channels."""
+    folder = tmp_path_factory.mktemp("graph")
+    return {
+        (kind, c): Catalog.open(
+            pack(ArraySource(patches(c), np.arange(N) % 3), folder / f"{kind}{c}", encoding=kind, shard_rows=10).train
+        )
+        for kind, c in KINDS
+    }
+
+
+def stored(catalog):
+    """All images of a catalog as stored, decoded by Pillow: list of uint8 (height, width, channels)."""
+    images = []
+    for row in range(len(catalog)):
+        data = catalog.shard_path(catalog.shard[row]).read_bytes()
+        data = data[catalog.offset[row] :][: catalog.size[row]]
+        image = np.frombuffer(data, np.uint8) if catalog.encodings[row] == "raw" else decode(data)
+        image = image.reshape(catalog.height[row], catalog.width[row], -1)
+        images.append(np.broadcast_to(image, (*image.shape[:2], catalog.channels)))
+    return images
+
+
+def loaded(catalog, transform, rows=None):
+    """Ids and images of an epoch, as float32 (n, H, W, C) in 0..255."""
+    n = len(catalog) if rows is None else len(rows.sample_id)
+    loader = Loader(catalog, IndexStream(n, seed=SEED), transform=transform, rows=rows, batch_size=7)
+    loader.set_epoch(EPOCH)
+    batches = list(loader)
+    loader.close()
+    images = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).numpy()
+    assert images.dtype == np.float32 and images.shape[1:3] == tuple(transform.size)
+    return torch.cat([batch.ids for batch in batches]).numpy(), images * transform.std + transform.mean
+
+
+def filter_matrix(n_in, n_out):
+    """Linear interpolation, widened by the scale when shrinking (antialiasing); pixels beyond the border repeat it."""
+    step = n_in / n_out
+    radius = max(1.0, step)
+    weights = np.zeros((n_out, n_in))
+    for out in range(n_out):
+        centre = (out + 0.5) * step
+        for at in range(int(np.floor(centre - radius)) - 1, int(np.ceil(centre + radius)) + 1):
+            weights[out, min(max(at, 0), n_in - 1)] += max(0.0, 1 - abs(at + 0.5 - centre) / radius)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resized(image, size):
+    """To (height, width) in float64, not rounded."""
+    rows, columns = filter_matrix(image.shape[0], size[0]), filter_matrix(image.shape[1], size[1])
+    return np.einsum("yi,ijc,xj->yxc", rows, image.astype(float), columns, optimize=True)
+
+
+def plain(catalog, **options):
+    channels = catalog.channels
+    return Transform(mean=(10.0, 20.0, 30.0)[:channels], std=(50.0, 60.0, 70.0)[:channels], **options)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_whole(catalogs, kind):
+    catalog = catalogs[kind]
+    images = stored(catalog)
+    ids, found = loaded(catalog, plain(catalog, size=(60, 80)))
+    assert np.abs(found - np.stack([images[i] for i in ids])).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_whole_resized(catalogs, kind):
+    catalog = catalogs[kind]
+    images = stored(catalog)
+    ids, found = loaded(catalog, plain(catalog, size=(32, 40)))
+    assert np.abs(found - np.stack([resized(images[i], (32, 40)) for i in ids])).max() < ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_pad_crop_and_flip(catalogs, kind):
+    catalog = catalogs[kind]
+    images = stored(catalog)
+    ids, found = loaded(catalog, plain(catalog, size=(60, 80), crop="pad", pad=6, flip=True))
+    offsets, flips = draw_pad_offsets(SEED, EPOCH, 0, N, 6), draw_flips(SEED, EPOCH, 0, N)
+    assert 0 < flips.sum() < N and (np.abs(offsets) > 4).any()
+    for i, row in enumerate(ids):
+        padded = np.pad(images[row], ((6, 6), (6, 6), (0, 0)))
+        y, x = offsets[i] + 6
+        expected = padded[y : y + 60, x : x + 80]
+        expected = expected[:, ::-1] if flips[i] else expected
+        assert np.abs(found[i] - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_random_window_and_flip(catalogs, kind):
+    catalog = catalogs[kind]
+    images = stored(catalog)
+    transform = plain(catalog, size=(24, 24), crop="random", flip=True)
+    ids, found = loaded(catalog, transform)
+    size = catalog.height[ids], catalog.width[ids]
+    windows = pixel_windows(draw_windows(SEED, EPOCH, 0, *size, scale=transform.scale, ratio=transform.ratio), *size)
+    flips = draw_flips(SEED, EPOCH, 0, N)
+    for i, row in enumerate(ids):
+        y, x, h, w = windows[i]
+        expected = resized(images[row][y : y + h, x : x + w], (24, 24))
+        assert np.abs(found[i] - (expected[:, ::-1] if flips[i] else expected)).max() < ROUNDING
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_center(catalogs, kind):
+    catalog = catalogs[kind]
+    images = stored(catalog)
+    ids, found = loaded(catalog, plain(catalog, size=(24, 24), crop="center", resize=30))
+    for i, row in enumerate(ids):
+        expected = resized(images[row], (30, 40))[3:27, 8:32]  # the shorter side to 30, then the middle
+        assert np.abs(found[i] - expected).max() < ROUNDING
+
+
+class Crops:
+    """A row table: each sample at three windows, the second one mirrored."""
+
+    fingerprint = "crops"
+
+    def __init__(self, catalog, windows, flip):
+        self.catalog, self.windows, self.flip = catalog, windows, flip
+        self.sample_id = np.repeat(np.arange(len(catalog)), len(windows) // len(catalog))
+
+    def check(self, fingerprint, where):
+        assert fingerprint == self.catalog.fingerprint and where == str(self.catalog.path)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_stored_windows_are_decode_then_slice(catalogs, kind):
+    """Windows of the output's own size need no resizing: the pixels are exactly those of the stored image."""
+    catalog = catalogs[kind]
+    images = stored(catalog)
+    rng = np.random.default_rng(1)
+    top, left = rng.integers(0, 60 - 24, 3 * N), rng.integers(0, 80 - 32, 3 * N)
+    windows = np.stack([top / 60, left / 80, (top + 24) / 60, (left + 32) / 80], 1).astype(np.float32)
+    flip = np.arange(3 * N) % 3 == 1
+    ids, found = loaded(catalog, plain(catalog, size=(24, 32), crop="random", flip=True), Crops(catalog, windows, flip))
+    assert sorted(ids) == list(range(3 * N))
+    for i, row in enumerate(ids):
+        expected = images[row // 3][top[row] : top[row] + 24, left[row] : left[row] + 32]
+        assert np.abs(found[i] - (expected[:, ::-1] if flip[row] else expected)).max() < 1e-3
+
+
+def test_images_of_many_sizes_and_depths(tmp_path):
+    """Cameras' orientation tags, gray among colour: what DALI decodes is what Pillow shows upright."""
+    folder = tmp_path / "photos" / "all"
+    folder.mkdir(parents=True)
+    for i in range(16):
+        patch = Image.fromarray(PHOTOS[i % 2][: 50 + 7 * i, : 90 + i])
+        exif = Image.Exif()
+        exif[0x0112] = i % 8 + 1
+        if i % 5 == 0:
+            patch = patch.convert("L")
+        patch.save(folder / f"{i:02d}.{'png' if i % 3 == 0 else 'jpg'}", exif=exif)
+    catalog = Catalog.open(pack(open_source(tmp_path / "photos"), tmp_path / "out").train)
+    images = stored(catalog)
+    transform = plain(catalog, size=(40, 40), crop="random")
+    ids, found = loaded(catalog, transform)
+    size = catalog.height[ids], catalog.width[ids]
+    windows = pixel_windows(draw_windows(SEED, EPOCH, 0, *size, scale=transform.scale, ratio=transform.ratio), *size)
+    for i, row in enumerate(ids):
+        y, x, h, w = windows[i]
+        assert np.abs(found[i] - resized(images[row][y : y + h, x : x + w], (40, 40))).max() < ROUNDING
+
+
+def test_digits_with_the_default_transform(tmp_path):
+    catalog = Catalog.open(pack(ArraySource(DIGITS[:100], np.arange(100) % 10), tmp_path / "digits").train)
+    images = np.stack(stored(catalog))
+    loader = Loader(catalog, IndexStream(100))
+    batch = next(iter(loader))
+    expected = (images[batch.ids].astype(np.float32) - 127.5) / 127.5
+    assert np.abs(batch.images.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-6
+    assert loader.transform == Transform.small((8, 8), 1)
