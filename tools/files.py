@@ -1,11 +1,9 @@
 """Files that exist are whole: write under a temporary name, then rename."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 @contextmanager
@@ -20,9 +18,3 @@ def write_atomically(path: Path, /) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any, /) -> None:
-    """Write one JSON object, readable by people."""
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -26,8 +26,8 @@ class FineTune:
         held_out: Sequential loader of the held-out set, never the test set.
         build: Makes a freshly initialised model from a seed.
         start: State dict w0.
-        search: Recipe of the fine-tuning. DESIGN: 2 epochs at 0.02, cosine: signal to noise 9 (1 epoch at 0.05: 3).
-        confirm: Recipe of a whole training.
+        search: Recipe of the fine-tuning; its seed serves all candidates, so that they differ by their samplers alone.
+        confirm: Recipe of a whole training; run under the seeds of the confirmation.
     """
 
     loader: Loader
@@ -39,18 +39,13 @@ class FineTune:
 
     def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
         """Top-1 per cent on the held-out set after training with these probabilities."""
-        recipe = self.search if trial.stage == "search" else self.confirm
-        self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=trial.seed))
-        model = self.build(trial.seed)
-        if trial.stage == "search":
+        searching = trial.stage == "search"
+        recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
+        self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=recipe.seed))
+        model = self.build(recipe.seed)
+        if searching:
             model.load_state_dict(self.start)
-        run = train(
-            model,
-            self.loader,
-            replace(recipe, seed=trial.seed),
-            evaluate={"held_out": self.held_out},
-            every=recipe.epochs,
-        )
+        run = train(model, self.loader, recipe, evaluate={"held_out": self.held_out}, every=recipe.epochs)
         return run.last("held_out")
 
 

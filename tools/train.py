@@ -107,8 +107,8 @@ class Run:
         return self.history[-1].accuracy[name]
 
     def best(self, name: str) -> float:
-        """Highest accuracy on a set over all epochs, per cent: early stopping by an oracle."""
-        return max(epoch.accuracy[name] for epoch in self.history)
+        """Accuracy on a set at the best epoch, per cent: early stopping by the set `select`."""
+        return self.history[self.best_epoch].accuracy[name]
 
 
 def train(

@@ -1,0 +1,410 @@
+"""The command line: `drawstream …`, also `python -m drawstream.tools.cli`.
+
+Commands open with what they need, call one function, print one summary. Bad input ends with one line and exit 2.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drawstream.tools.progress import Progress
+
+app = typer.Typer(
+    name="drawstream",
+    help="Weighted sampling for image training: pack, score, search, train, report.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
+CatalogArg = Annotated[Path, typer.Argument(help="Folder with catalog.parquet.")]
+HeldOut = Annotated[
+    Path | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")
+]
+Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.")]
+Device = Annotated[str, typer.Option(help="cpu or gpu.")]
+Batch = Annotated[int, typer.Option(help="Images per training step.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Augment = Annotated[bool, typer.Option(help="Random crops and flips (small images; large ones always have them).")]
+
+
+@app.command()
+def pack(
+    source: Annotated[
+        Path, typer.Argument(help="IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write: shards and catalog.parquet.")],
+    encoding: Annotated[str, typer.Option(help="keep, raw, png or jpeg.")] = "keep",
+    quality: Annotated[int, typer.Option(help="Of newly encoded JPEGs.")] = 95,
+    split: Annotated[str, typer.Option(help="train or test, of an IDX folder.")] = "train",
+    limit: Annotated[int | None, typer.Option(help="Rows to take, class-balanced.")] = None,
+    holdout: Annotated[int, typer.Option(help="Rows for a second catalog: OUT/train and OUT/holdout.")] = 0,
+    label_noise: Annotated[float, typer.Option(help="Share of each class to relabel into the others.")] = 0.0,
+    noise_seed: Annotated[int, typer.Option(help="Seed of the relabelling.")] = 0,
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier pack.")] = False,
+    json_path: Json = None,
+) -> None:
+    """Write images as WebDataset shards with a catalog.
+
+    Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
+    """
+    from drawstream.pipeline import open_source
+    from drawstream.pipeline.pack import pack as run
+
+    with Progress("pack", "images") as progress:
+        packed = run(
+            open_source(source, split=split),
+            out,
+            encoding=encoding,
+            quality=quality,
+            limit=limit,
+            holdout=holdout,
+            label_noise=label_noise,
+            noise_seed=noise_seed,
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress.update,
+        )
+    result = {
+        "train": str(packed.train),
+        "holdout": str(packed.holdout) if packed.holdout else None,
+        "rows": packed.rows,
+        "holdout_rows": packed.holdout_rows,
+        "relabelled": packed.relabelled,
+        "bytes": packed.bytes,
+    }
+    held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
+    _finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
+
+
+@app.command()
+def index(
+    shards: Annotated[list[Path], typer.Argument(help="WebDataset tars, or a folder of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the catalog; by default beside the shards.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
+    json_path: Json = None,
+) -> None:
+    """Make the catalog of existing WebDataset shards.
+
+    Example: drawstream index /data/imagenet/train-*.tar
+    """
+    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.index import index as run
+
+    with Progress("index", "shards") as progress:
+        path = run(shards[0] if len(shards) == 1 else shards, out=out, overwrite=overwrite, progress=progress.update)
+    catalog = Catalog.open(path)
+    result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}
+    _finish(
+        result,
+        json_path,
+        f"{len(catalog)} images in {len(catalog.shards)} shards, {catalog.num_classes} classes: {path}",
+    )
+
+
+@app.command()
+def verify(catalog: CatalogArg, json_path: Json = None) -> None:
+    """Check shards, members, decoding and labels against the catalog; exit 1 when something is damaged.
+
+    Example: drawstream verify data/train
+    """
+    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.verify import verify as run
+
+    opened = Catalog.open(catalog)
+    with Progress("verify", "shards") as progress:
+        findings = run(opened, progress=progress.update)
+    for finding in findings:
+        print(finding.message)
+    rows = [{"kind": f.kind, "shard": f.shard, "row": f.row, "message": f.message} for f in findings]
+    _finish({"findings": rows}, json_path, f"{len(opened)} images checked, {len(findings)} findings")
+    if findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    catalog: CatalogArg,
+    out: Out,
+    model: Model = "cnn",
+    held_out: HeldOut = None,
+    test: Annotated[Path | None, typer.Option(help="Catalog that reports; never chooses.")] = None,
+    sampler: Annotated[Path | None, typer.Option(help="sampler.json; without it training is uniform.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Feature table that the sampler reads.")] = None,
+    mode: Annotated[str, typer.Option(help="Stream of a sampler: stratified, multinomial or subset.")] = "stratified",
+    epochs: Annotated[int, typer.Option(help="Passes over the stream.")] = 20,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
+    schedule: Annotated[str, typer.Option(help="cosine, linear, step or constant.")] = "cosine",
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
+    batch_size: Batch = 128,
+    seed: Seed = 0,
+    augment: Augment = False,
+    amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
+    device: Device = "cpu",
+    json_path: Json = None,
+) -> None:
+    """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
+
+    Example: drawstream train data/train -o runs/uniform --held-out data/holdout --test data-test --epochs 20
+    """
+    from drawstream.tools.jobs import Sampling, train_job
+    from drawstream.tools.train import Recipe
+
+    recipe = Recipe(epochs, lr, _one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
+    setup = _setup(catalog, model, device, batch_size, held_out=held_out, test=test, augment=augment)
+    record = train_job(setup, recipe, Sampling(sampler, table, mode), out)
+    spent = f"{record['seconds']:.1f} s, {record['wait_share']:.1%} of it waiting for data"
+    text = f"{record['method']}, {epochs} epochs in {spent}"
+    if "result" in record:
+        r = record["result"]
+        text = f"{r['set']} top-1: last epoch {r['last']:.2f} %, best epoch {r['best']:.2f} %; {text}"
+    _finish(record, json_path, f"{text}: {out}")
+
+
+@app.command()
+def features(
+    catalog: CatalogArg,
+    out: Out,
+    weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
+    model: Model = "cnn",
+    grad_norm: Annotated[str, typer.Option(help="last: of the last linear layer; logit: of the logits.")] = "last",
+    measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
+    device: Device = "cpu",
+    json_path: Json = None,
+) -> None:
+    """Score every image once: loss, renormed entropy, gradient norm, probability of the target, correct.
+
+    Example: drawstream features data/train -o features --model cnn --weights runs/uniform/best.safetensors
+    """
+    from drawstream.tools.jobs import features_job
+
+    if grad_norm not in ("last", "logit"):
+        raise ValueError(f"--grad-norm must be last or logit, but got {grad_norm!r}")
+    setup = _setup(catalog, model, device, 128)
+    chosen = measures.split(",") if measures else None
+    table = features_job(setup, weights, out, grad_norm=_one_of("grad-norm", grad_norm), measures=chosen)
+    result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
+    _finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
+
+
+@app.command()
+def fit(
+    table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="sampler.json to write.")],
+    coefficients: Annotated[str, typer.Option(help="v: one weight per feature, comma list.")] = "1,0",
+    ends: Annotated[str, typer.Option(help="e: inner ends of the segments, comma list.")] = "0.25,0.5,0.75",
+    values: Annotated[str, typer.Option(help="o: values at the ends, comma list.")] = "1,1,1,0,0",
+    columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
+    transform: Annotated[str, typer.Option(help="cgf or cdf.")] = "cgf",
+    json_path: Json = None,
+) -> None:
+    """Make a sampler from given parameters, without a search.
+
+    Example, drop the worst half by loss: drawstream fit features -o drop.json --transform cdf --values 1,1,1,0,0
+    """
+    from drawstream.features import FeatureTable
+    from drawstream.samplers import SwiftFit, SwiftParams, effective_sample_size
+
+    params = SwiftParams(_numbers("coefficients", coefficients), _numbers("ends", ends), _numbers("values", values))
+    opened = FeatureTable.open(table)
+    names = columns.split(",")
+    mass = ["grad_norm"] if transform == "cgf" else []
+    fitted = SwiftFit(
+        opened.columns(*dict.fromkeys([*names, *mass])), features=names, transform=_one_of("transform", transform)
+    )
+    probabilities = fitted.probabilities(params)
+    fitted.sampler(params, provenance={**opened.provenance, "features": opened.fingerprint}).save(out)
+    ess = effective_sample_size(probabilities)
+    result = {"sampler": str(out), "rows": len(opened), "ess": ess, "zero_rows": int((probabilities == 0).sum())}
+    _finish(result, json_path, f"effective sample size {ess:.0f} of {len(opened)} rows: {out}")
+
+
+search_app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(search_app, name="search")
+
+
+@search_app.command()
+def swift(
+    table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
+    out: Out,
+    catalog: Annotated[Path, typer.Option(help="The catalog that the features were made from.")],
+    model: Model = "cnn",
+    held_out: HeldOut = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights of uniform training, from which candidates fine-tune.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help="Your own, as module:function; instead of fine-tuning.")] = None,
+    columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
+    transform: Annotated[str, typer.Option(help="cgf (the paper) or cdf.")] = "cgf",
+    space: Annotated[str, typer.Option(help="reduced or paper10.")] = "reduced",
+    agent: Annotated[str, typer.Option(help="gp (the paper) or random.")] = "gp",
+    trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
+    min_ess: Annotated[float, typer.Option(help="Least effective sample size, as a share of the rows.")] = 0.3,
+    kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
+    fine_tune_epochs: Annotated[int, typer.Option(help="Epochs of a candidate.")] = 2,
+    fine_tune_lr: Annotated[float, typer.Option(help="Learning rate of a candidate.")] = 0.02,
+    epochs: Annotated[int, typer.Option(help="Epochs of a confirmation run, from scratch.")] = 20,
+    lr: Annotated[float, typer.Option(help="Learning rate of a confirmation run.")] = 0.05,
+    confirm_top: Annotated[int, typer.Option(help="Candidates to confirm.")] = 3,
+    confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
+    batch_size: Batch = 128,
+    seed: Seed = 0,
+    augment: Augment = False,
+    device: Device = "cpu",
+    json_path: Json = None,
+) -> None:
+    """Search a Swift Sampler; it is taken only if it beats the uniform control again, from scratch, with other seeds.
+
+    Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
+        --model cnn --start runs/uniform/last.safetensors
+    """
+    from drawstream.search import load_objective
+    from drawstream.tools.jobs import fine_tuning, search_job
+    from drawstream.tools.train import Recipe
+
+    setup = _setup(catalog, model, device, batch_size, held_out=held_out, augment=augment)
+    if objective is None and start is None:
+        raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
+    if objective is not None:
+        score = load_objective(objective)
+    else:
+        assert start is not None
+        short = Recipe(fine_tune_epochs, fine_tune_lr, seed=seed)
+        score = fine_tuning(setup, start, short, Recipe(epochs, lr))
+    options = {
+        "features": columns.split(","),
+        "transform": transform,
+        "space": space,
+        "agent": agent,
+        "trials": trials,
+        "min_ess": min_ess,
+        "kappa": kappa,
+        "confirm_top": confirm_top,
+        "confirm_seeds": confirm_seeds,
+    }
+    record = search_job(setup, table, score, out, seed=seed, options=options)
+    _finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder with runs and searches, at any depth.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; by default RUN/report.html.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Write a self-contained HTML page about the runs and searches of a folder.
+
+    Example: drawstream report runs/demo-digits -o report.html
+    """
+    from drawstream.tools.report import write_report
+
+    page = out or run / "report.html"
+    write_report(run, page)
+    _finish({"report": str(page)}, json_path, f"report: {page}")
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="digits (scikit-learn) or fashion-mnist.")] = "digits",
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of Fashion-MNIST's IDX files; Debian's by default.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Share of training labels to make wrong.")] = 0.4,
+    seeds: Annotated[str, typer.Option(help="Comma list.")] = "0,1,2",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; by default runs/demo-DATA.")] = None,
+    json_path: Json = None,
+) -> None:
+    """The main job on real data: pack, train uniformly, score, search, train with the sampler, report.
+
+    Example: drawstream demo --data fashion-mnist
+    """
+    from drawstream.tools.demo import run_demo
+
+    chosen = [int(seed) for seed in _numbers("seeds", seeds)]
+    result = run_demo(data, out or Path("runs") / f"demo-{data}", source=source, noise=noise, seeds=chosen)
+    _finish(result, json_path, f"report: {result['report']}")
+
+
+def _setup(catalog: Path, model: str, device: str, batch_size: int, **given: Any) -> Any:
+    from drawstream.tools.finetune import flush_denormals
+    from drawstream.tools.setup import Setup
+
+    if device not in ("cpu", "gpu"):
+        raise ValueError(f"--device must be cpu or gpu, but got {device!r}")
+    flush_denormals()
+    return Setup(catalog, model, device=_one_of("device", device), batch_size=batch_size, **given)
+
+
+def _one_of(_name: str, value: str) -> Any:
+    """A string option whose values the callee checks."""
+    return value
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--{name} must be numbers separated by commas, but got {text!r}") from None
+
+
+def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
+    """Print the summary and write the JSON result."""
+    if json_path is not None:
+        from drawstream.tools.runs import write_json
+
+        write_json(json_path, result)
+    print(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 damage found, 2 bad input, 130 interrupted."""
+    try:
+        status = app(args=arguments, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except typer.TyperException as error:
+        if error.format_message().startswith("Usage:"):  # a group without a command: its help
+            print(error.format_message(), file=sys.stderr)
+            return 2
+        return _fail(error.format_message())
+    except (typer.Abort, KeyboardInterrupt):
+        print("drawstream: interrupted; start the same command again to go on", file=sys.stderr)
+        return 130
+    except (
+        ValueError,
+        FileNotFoundError,
+        PermissionError,
+        NotADirectoryError,
+        IsADirectoryError,
+        RuntimeError,
+    ) as error:
+        if type(error) is RuntimeError:
+            raise
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _fail(
+                f"no space left on the device ({error.filename or 'temporary file'}): free some and start again"
+            )
+        raise
+
+
+def _fail(message: str) -> int:
+    print(f"drawstream: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The demo: the whole main job on real data with label noise, for several seeds, with the uniform control."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from drawstream.pipeline import ArraySource, Source, open_source
+from drawstream.pipeline.catalog import FILE
+from drawstream.pipeline.noise import stratified_order
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.sources import FASHION_MNIST
+from drawstream.tools.finetune import flush_denormals
+from drawstream.tools.jobs import Sampling, features_job, fine_tuning, search_job, train_job
+from drawstream.tools.report import write_report
+from drawstream.tools.runs import write_record
+from drawstream.tools.setup import Setup
+from drawstream.tools.train import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a demo data set is trained with, the same for every method.
+
+    Attributes:
+        model: Name of the model.
+        limit: Rows of training and held-out set together; None takes all that the test set leaves.
+        holdout: Rows of the held-out set, which keeps its true labels.
+        batch_size: Images per step.
+        recipe: Of every training from scratch.
+        fine_tune: Of the candidates in the search.
+        trials: Candidates of the search.
+        threads: Of torch; None leaves all. Layers as small as the digits' run no faster on two, and stall where
+            something else uses the second core.
+    """
+
+    model: str
+    limit: int | None
+    holdout: int
+    batch_size: int
+    recipe: Recipe
+    fine_tune: Recipe
+    trials: int
+    threads: int | None = None
+
+
+DIGITS_TEST = 400  # of 1797 rows; Fashion-MNIST comes with a test set
+PLANS = {
+    "digits": Plan("mlp", None, 300, 32, Recipe(60, 0.05), Recipe(4, 0.02), 30, threads=1),
+    "fashion-mnist": Plan("cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(2, 0.02), 40),
+}
+
+
+def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seeds: list[int]) -> dict[str, Any]:
+    """Run the main job for each seed, print every accuracy, and write `demo.json` and `report.html` into `out`.
+
+    What a killed demo finished is kept when it is started again.
+
+    Raises:
+        ValueError: Unknown data, no seeds, or `out` holds a demo with other settings.
+    """
+    if data not in PLANS:
+        raise ValueError(f"no demo on {data!r}: give one of {', '.join(PLANS)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be given and differ, but got {seeds}")
+    flush_denormals()
+    if PLANS[data].threads is not None:
+        torch.set_num_threads(PLANS[data].threads)
+    print(f"{data}, {noise:.0%} of the training labels wrong; held-out and test labels are right", flush=True)
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        rows += _one_seed(data, out / f"seed-{seed}", source, noise, seed)
+    print(_table(rows))
+    report = out / "report.html"
+    write_report(out, report)
+    result = {"data": data, "noise": noise, "rows": rows, "report": report}
+    write_record(out / "demo.json", "demo", result)
+    return {**result, "report": str(report)}
+
+
+def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int) -> list[dict[str, Any]]:
+    """Pack, train uniformly, score, search and train with the sampler, for one seed of all of it."""
+    plan = PLANS[data]
+    print(f"seed {seed}", flush=True)
+    _pack(data, out, source, noise, seed, plan)
+    setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
+    recipe = Recipe(plan.recipe.epochs, plan.recipe.lr, seed=seed)
+    uniform = train_job(setup, recipe, Sampling(), out / "uniform")
+    features_job(setup, out / "uniform/best.safetensors", out / "features")
+    fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
+    objective = fine_tuning(setup, out / "uniform/last.safetensors", fine_tune, plan.recipe)
+    options = {"transform": "cdf", "trials": plan.trials}
+    search = search_job(setup, out / "features", objective, out / "search", seed=seed, options=options)
+    print(f"  {search['message']}", flush=True)
+    swift = train_job(
+        setup, recipe, Sampling(out / "search/sampler.json", out / "features"), out / "swift", method="swift"
+    )
+    rows = []
+    for record in (uniform, swift):
+        result = record["result"]
+        row = {"method": record["method"], "seed": seed, "last": result["last"], "best": result["best"]}
+        rows.append({**row, "seconds": record["seconds"]})
+    rows[1]["search_seconds"] = search["seconds"]
+    return rows
+
+
+def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, plan: Plan) -> None:
+    train, test = _sources(data, source, seed)
+    if not (out / "test" / FILE).exists():
+        pack(test, out / "test", encoding="raw", seed=seed)
+    if not (out / "data/train" / FILE).exists():
+        pack(
+            train,
+            out / "data",
+            encoding="raw",
+            limit=plan.limit,
+            holdout=plan.holdout,
+            label_noise=noise,
+            noise_seed=seed,
+            seed=seed,
+        )
+
+
+def _sources(data: str, source: Path | None, seed: int) -> tuple[Source, Source]:
+    """Training and test images."""
+    if data == "fashion-mnist":
+        folder = source or FASHION_MNIST
+        if not folder.exists():
+            raise ValueError(
+                f"{folder}: Fashion-MNIST is not there; on Debian: apt-get install dataset-fashion-mnist; "
+                "elsewhere give the folder of its four .gz files with --source"
+            )
+        return open_source(folder), open_source(folder, split="test")
+    from sklearn.datasets import load_digits  # only this demo needs it
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
+    order = stratified_order(labels, seed=seed)
+    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    return ArraySource(images[train], labels[train], name="digits"), ArraySource(
+        images[test], labels[test], name="digits"
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Test accuracies of every seed, and their means."""
+    seeds = sorted({row["seed"] for row in rows})
+    lines = ["test top-1, %          " + "".join(f"{f'seed {seed}':>9}" for seed in seeds) + f"{'mean':>9}{'std':>7}"]
+    for method in ("uniform", "swift"):
+        for key, text in (("last", "last epoch"), ("best", "best epoch")):
+            values = [row[key] for seed in seeds for row in rows if row["seed"] == seed and row["method"] == method]
+            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+            cells = "".join(f"{value:9.2f}" for value in values)
+            lines.append(f"{method:8} {text:14}{cells}{np.mean(values):9.2f}{spread:7.2f}")
+    lines.append("best epoch: chosen on the held-out set; last epoch: nothing chosen")
+    return "\n".join(lines)

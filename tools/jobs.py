@@ -1,0 +1,259 @@
+"""The steps of the main job as functions: train, score, search; the command line and the demo call the same ones.
+
+Each writes one folder, goes on where a killed run stopped, and gives back the finished record when it is there already.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from drawstream.features import FeatureTable, extract
+from drawstream.features.measures import GradNorm
+from drawstream.samplers import IndexStream, SwiftSampler
+from drawstream.search import Objective, search_swift
+from drawstream.tools.files import write_atomically
+from drawstream.tools.finetune import FineTune
+from drawstream.tools.models import load_weights
+from drawstream.tools.progress import Progress
+from drawstream.tools.runs import read_record, write_record
+from drawstream.tools.setup import Setup
+from drawstream.tools.train import Recipe, Run, train
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Where the training stream comes from: a sampler over a feature table, or (both None) uniform.
+
+    Attributes:
+        sampler: `sampler.json`.
+        table: Folder of the feature table that it reads.
+        mode: Mode of the stream of a sampler.
+    """
+
+    sampler: Path | None = None
+    table: Path | None = None
+    mode: str = "stratified"
+
+    def probabilities(self, setup: Setup) -> NDArray[np.float64] | None:
+        """P over the rows of the table, float64; None for uniform.
+
+        Raises:
+            ValueError: One of sampler and table is missing, or the table was made from another catalog.
+        """
+        if self.sampler is None and self.table is None:
+            return None
+        if self.sampler is None or self.table is None:
+            raise ValueError("a sampler needs the feature table that it reads, and the other way round: give both")
+        table = FeatureTable.open(self.table)
+        table.check(setup.data.fingerprint, str(setup.data.path))
+        sampler = SwiftSampler.load(self.sampler)
+        return sampler.probabilities(table.columns(*sampler.features))
+
+
+def train_job(
+    setup: Setup, recipe: Recipe, sampling: Sampling, out: Path, /, *, method: str | None = None
+) -> dict[str, Any]:
+    """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
+
+    Args:
+        setup: Data and model.
+        recipe: How to train; its seed also seeds the stream.
+        sampling: Uniform, or a sampler over a feature table.
+        out: Folder of the run.
+        method: Name in reports; by default `uniform` or `swift`.
+
+    Raises:
+        ValueError: Inputs do not fit each other, or `out` holds another run.
+    """
+    evaluate = setup.evaluation_loaders()
+    loader = setup.training_loader()
+    probabilities = sampling.probabilities(setup)
+    if probabilities is not None:
+        loader.replace_stream(IndexStream(probabilities, mode=sampling.mode, seed=recipe.seed))
+    else:
+        loader.replace_stream(IndexStream(len(setup.data), seed=recipe.seed))
+    settings = {
+        "method": method or ("uniform" if probabilities is None else "swift"),
+        "seed": recipe.seed,
+        "model": setup.model,
+        "catalog": setup.catalog,
+        "catalog_fingerprint": setup.data.fingerprint,
+        "sampler": sampling.sampler,
+        "features": sampling.table,
+        "stream": loader.stream.fingerprint,
+        "transform": _plain(setup.transforms[0].as_dict()),
+        "batch_size": setup.batch_size,
+        "recipe": asdict(recipe),
+        "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
+    }
+    record_path = out / "run.json"
+    if record_path.exists():
+        return _finished(record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe"))
+    model = setup.build(recipe.seed)
+    begin = time.perf_counter()
+    with Progress(f"train {settings['method']}", "epochs") as progress:
+        run = train(
+            model,
+            loader,
+            recipe,
+            evaluate=evaluate,
+            select=next(iter(evaluate), None),
+            checkpoint=out / "checkpoint.pt",
+            on_epoch=lambda epoch: progress.update(
+                epoch.epoch + 1, recipe.epochs, _epoch_note(epoch.loss, epoch.accuracy)
+            ),
+        )
+    _save_weights(out / "last.safetensors", model.state_dict())
+    if run.best_state:
+        _save_weights(out / "best.safetensors", run.best_state)
+    record = write_record(record_path, "train", {**settings, **_results(run, time.perf_counter() - begin)})
+    (out / "checkpoint.pt").unlink()
+    for each in (loader, *evaluate.values()):
+        each.close()
+    return record
+
+
+def features_job(
+    setup: Setup, weights: Path, out: Path, /, *, grad_norm: GradNorm = "last", measures: list[str] | None = None
+) -> FeatureTable:
+    """Score every row of the catalog with a trained model; one Parquet part per shard in `out`."""
+    model = setup.build(0)
+    load_weights(model, weights)
+    with Progress("features", "rows") as progress:
+        return extract(
+            setup.data,
+            model,
+            out,
+            model_name=setup.model,
+            transform=setup.transforms[1],
+            measures=measures,
+            grad_norm=grad_norm,
+            batch_size=EXTRACT_BATCH,
+            device=setup.device,
+            progress=lambda p: progress.update(p.done, p.rows),
+        )
+
+
+EXTRACT_BATCH = 256  # part of what makes the values bit-equal between runs
+
+
+def fine_tuning(setup: Setup, start: Path, search: Recipe, confirm: Recipe, /) -> FineTune:
+    """The built-in objective, over the setup's held-out set.
+
+    Raises:
+        ValueError: There is no held-out set, or the weights do not fit the model.
+    """
+    held_out = setup.evaluation_loaders().get("held_out")
+    if held_out is None:
+        raise ValueError("the search needs a held-out catalog to score candidates on: give --held-out")
+    model = setup.build(0)
+    load_weights(model, start)
+    return FineTune(setup.training_loader(), held_out, setup.build, model.state_dict(), search, confirm)
+
+
+def search_job(
+    setup: Setup, table_path: Path, objective: Objective, out: Path, /, *, seed: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
+
+    Args:
+        setup: Data; its catalog must be the table's.
+        table_path: Folder of the feature table.
+        objective: Scores probabilities.
+        out: Folder of the search.
+        seed: Of proposals and runs.
+        options: Keywords of `search_swift`.
+    """
+    table = FeatureTable.open(table_path)
+    table.check(setup.data.fingerprint, str(setup.data.path))
+    names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {"seed": seed, "catalog": setup.catalog, "features": table_path, "options": _plain(options)}
+    begin = time.perf_counter()
+    with Progress("search", "runs") as progress:
+
+        def show(event: dict[str, Any]) -> None:
+            if event["stage"] == "search":
+                progress.update(
+                    event["done"], event["trials"], f"best so far {event['best']:.2f}" if event["best"] else ""
+                )
+            else:
+                progress.update(event["done"], event["runs"], "confirming")
+
+        result = search_swift(
+            table.columns(*names),
+            objective,
+            storage=f"sqlite:///{out / 'study.db'}",
+            seed=seed,
+            progress=show,
+            provenance={"catalog": setup.data.fingerprint, "features": table.fingerprint, **table.provenance},
+            **options,
+        )
+    result.sampler.save(out / "sampler.json")
+    return write_record(
+        out / "search.json",
+        "search",
+        {
+            **settings,
+            "sampler": out / "sampler.json",
+            "winner": result.winner,
+            "message": result.message,
+            "trials": [asdict(trial) for trial in result.trials],
+            "confirmation": [asdict(run) for run in result.confirmation],
+            "seconds": time.perf_counter() - begin,
+        },
+    )
+
+
+def _mass(options: dict[str, Any]) -> list[str]:
+    mass = options.get("mass", "grad_norm")
+    return [mass] if mass and options.get("transform", "cgf") == "cgf" else []
+
+
+def _results(run: Run, wall: float) -> dict[str, Any]:
+    """What a finished run is worth: on the test set where there is one, else on the held-out set."""
+    sets = list(run.history[-1].accuracy)
+    results: dict[str, Any] = {
+        "history": [asdict(epoch) for epoch in run.history],
+        "seconds": run.seconds,
+        "wall_seconds": wall,
+        "wait_share": run.wait_share,
+    }
+    if sets:
+        name = "test" if "test" in sets else sets[0]
+        results["result"] = {"set": name, "last": run.last(name), "best": run.best(name), "best_epoch": run.best_epoch}
+    return results
+
+
+def _finished(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The record of a finished job, if it is of the same settings."""
+    record = read_record(path, kind)
+    for key in keys:
+        if record[key] != settings[key]:
+            raise ValueError(
+                f"{path}: a finished run with {key} {record[key]!r}, not {settings[key]!r}: give another output folder"
+            )
+    return record
+
+
+def _save_weights(path: Path, state: dict[str, Tensor]) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with write_atomically(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def _epoch_note(loss: float, accuracy: dict[str, float]) -> str:
+    return ", ".join(
+        [f"loss {loss:.3f}", *(f"{name.replace('_', '-')} {value:.2f} %" for name, value in accuracy.items())]
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,0 +1,66 @@
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+EVERY = 10.0  # seconds between lines in a log
+
+
+class Progress:
+    """Shows how far a job is, on stderr.
+
+    >>> with Progress("features", "rows") as progress:
+    ...     progress.update(128, 1000)
+    """
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit = title, unit
+        self._begin = self._printed = time.monotonic()
+        self._first: int | None = None
+        self._state = (0, 0)
+        self._note = ""
+        self._bar: Bar | None = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(title, total=None, note="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: TracebackType | BaseException | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if kind is None and self._state[1]:
+            seconds = time.monotonic() - self._begin
+            self._line(f"{self._state[0]} {self._unit} in {seconds:.1f} s{self._note}")
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` units are finished."""
+        self._first = done if self._first is None else self._first
+        self._state, self._note = (done, total), f", {note}" if note else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, note=note)
+            return
+        now = time.monotonic()
+        if now - self._printed >= EVERY:
+            self._printed = now
+            rate = (done - self._first) / (now - self._begin)
+            left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
+            self._line(f"{done} of {total} {self._unit}{left}{self._note}")
+
+    def _line(self, text: str) -> None:
+        print(f"{self._title}: {text}", file=sys.stderr, flush=True)

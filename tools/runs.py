@@ -1,0 +1,85 @@
+"""Run records: one JSON file beside what a job wrote, with the command, the settings and the results.
+
+Paths inside are relative to the file's folder, so that a folder of runs can be moved as a whole.
+"""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from drawstream.tools.files import write_atomically
+
+FORMAT = 1
+
+
+def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
+    """Write a record and return it; `Path` values become relative to the record's folder."""
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "command": ["drawstream", *sys.argv[1:]],
+        **content,
+        "versions": versions(),
+    }
+    record = {key: _relative(value, path.parent) for key, value in record.items()}
+    write_json(path, record)
+    return record
+
+
+def read_record(path: Path, kind: str, /) -> dict[str, Any]:
+    """Read a record back.
+
+    Raises:
+        ValueError: Missing, damaged, of another kind or a newer format.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such record; run the job first") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(record, dict) or record.get("kind") != kind:
+        raise ValueError(f"{path}: not the record of a {kind} job")
+    if record["format"] > FORMAT:
+        raise ValueError(
+            f"{path}: format {record['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
+        )
+    return record
+
+
+def write_json(path: Path, value: Any, /) -> None:
+    """Write one JSON object, readable by people."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    found = {"python": platform.python_version()}
+    for name in (
+        "drawstream",
+        "torch",
+        "numpy",
+        "numba",
+        "nvidia-dali-cuda130",
+        "nvidia-dali-cuda120",
+        "botorch",
+        "optuna",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return os.path.relpath(value, folder)
+    if isinstance(value, dict):
+        return {key: _relative(item, folder) for key, item in value.items()}
+    return value

@@ -1,0 +1,103 @@
+"""What the jobs share: catalogs, preprocessing, loaders and models, opened and checked once."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.pipeline.loader import SMALL
+from drawstream.pipeline.statistics import channel_statistics
+from drawstream.samplers import IndexStream, Sequential
+from drawstream.tools.models import build_model
+
+Device = Literal["cpu", "gpu"]
+EVAL_BATCH = 512  # images; evaluation keeps no activations
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Data and model of a job.
+
+    Attributes:
+        catalog: Folder of the training catalog.
+        model: Name, see `build_model`.
+        held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
+        test: Catalog that reports; never chooses.
+        batch_size: Of training.
+        augment: Random crops and flips in training (always on for large images).
+        device: `cpu` or `gpu`.
+    """
+
+    catalog: Path
+    model: str
+    held_out: Path | None = None
+    test: Path | None = None
+    batch_size: int = 128
+    augment: bool = False
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size >= 1` must hold, but got {self.batch_size}")
+        if self.device == "gpu" and not torch.cuda.is_available():
+            raise ValueError("`--device gpu` needs a CUDA device, and torch sees none: use `--device cpu`")
+
+    @cached_property
+    def data(self) -> Catalog:
+        """The training catalog."""
+        return Catalog.open(self.catalog)
+
+    @cached_property
+    def transforms(self) -> tuple[Transform, Transform]:
+        """For training and for evaluation; small images are normalised with the training set's mean and deviation."""
+        height, width = int(self.data.height.max()), int(self.data.width.max())
+        if max(height, width) > SMALL:
+            return Transform.large(train=True), Transform.large(train=False)
+        mean, std = channel_statistics(self.data, size=(height, width))
+        plain = Transform((height, width), mean, std)
+        return (replace(plain, crop="pad", flip=True) if self.augment else plain), plain
+
+    def training_loader(self) -> Loader:
+        """Over the training rows, uniformly permuted until its stream is replaced."""
+        uniform = IndexStream(len(self.data))
+        return Loader(self.data, uniform, transform=self.transforms[0], batch_size=self.batch_size, device=self.device)
+
+    def evaluation_loaders(self) -> dict[str, Loader]:
+        """Loaders in file order over what there is of `held_out` and `test`.
+
+        Raises:
+            ValueError: A set has other classes than the training set, or is the training set.
+        """
+        given = {"held_out": self.held_out, "test": self.test}
+        loaders = {}
+        for name, path in given.items():
+            if path is None:
+                continue
+            catalog = Catalog.open(path)
+            if catalog.classes != self.data.classes:
+                raise ValueError(
+                    f"{catalog.path} has {catalog.num_classes} classes ({', '.join(catalog.classes[:3])}, …), but "
+                    f"{self.data.path} has {self.data.num_classes} ({', '.join(self.data.classes[:3])}, …)"
+                )
+            if catalog.fingerprint == self.data.fingerprint:
+                raise ValueError(f"{catalog.path} is the training set itself: give rows that are not trained on")
+            stream = Sequential(0, len(catalog))
+            loaders[name] = Loader(
+                catalog, stream, transform=self.transforms[1], batch_size=EVAL_BATCH, device=self.device
+            )
+        return loaders
+
+    def build(self, seed: int) -> nn.Module:
+        """A freshly initialised model on the device."""
+        model = build_model(
+            self.model,
+            num_classes=self.data.num_classes,
+            channels=self.data.channels,
+            size=self.transforms[1].size,
+            seed=seed,
+        )
+        return model.to("cuda" if self.device == "gpu" else "cpu")
