@@ -1,0 +1,404 @@
+"""The loader: what it refuses, how its passes begin and end, and what it says of damage."""
+
+import gc
+import io
+import json
+import os
+import shutil
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform, open_source
+from drawstream.pipeline.image import encode
+from drawstream.pipeline.index import index
+from drawstream.pipeline.loader import default_transform
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import IndexStream, Sequential
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+SMALL = Transform.small((8, 8), 1, augment=True)
+
+
+def packed(folder, n=300, **options):
+    source = ArraySource(PIXELS[:n], DIGITS.target[:n])
+    return Catalog.open(pack(source, folder, shard_rows=100, **options).train)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return packed(tmp_path_factory.mktemp("loader") / "digits")
+
+
+@pytest.fixture(scope="module")
+def pngs(tmp_path_factory):
+    return packed(tmp_path_factory.mktemp("loader") / "png", encoding="png")
+
+
+def ids(batches):
+    return [batch.ids.tolist() for batch in batches]
+
+
+class Rows:
+    fingerprint = "rows"
+    windows = None
+    flip = None
+
+    def __init__(self, sample_id, windows=None):
+        self.sample_id, self.windows = np.asarray(sample_id), windows
+
+    def check(self, fingerprint, where):
+        pass
+
+
+class Foreign(Rows):
+    def check(self, fingerprint, where):
+        raise ValueError(f"features of another catalog than {where}")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch_size": 0}, "`batch_size >= 1` must hold, but got 0"),
+        ({"world_size": 0}, "`world_size >= 1` must hold"),
+        ({"prefetch": 0}, "`prefetch >= 1` must hold"),
+        ({"read_ahead": -1}, "`read_ahead >= 0` must hold"),
+        ({"rank": 2, "world_size": 2}, "`0 <= rank < world_size` must hold, but got rank 2 of 2"),
+        ({"rank": -1}, "`0 <= rank < world_size` must hold"),
+        ({"device": "tpu"}, "`device` must be cpu or gpu, but got 'tpu'"),
+        ({"transform": Transform.small((8, 8), 3)}, "normalises 3 channels, but the images of .* have 1"),
+        ({"rows": Rows([0, 300])}, r"rows must be of samples in \[0, 300\), but got 0 … 300"),
+        ({"rows": Rows([-1, 3])}, "rows must be of samples"),
+        ({"rows": Rows(np.empty(0, np.int64))}, "no rows"),
+        ({"rows": Rows([0, 1], np.array([[0, 0, 1, 1], [0.5, 0, 0.5, 1]], np.float32))}, "`0 <= y0 < y1 <= 1`"),
+        ({"rows": Rows([0, 1], np.array([[0, 0, 1, 1], [0, 0, 1.5, 1]], np.float32))}, "`0 <= y0 < y1 <= 1`"),
+        ({"rows": Foreign([0])}, "features of another catalog than .*catalog.parquet"),
+    ],
+)
+def test_bad_options_are_refused(digits, options, text):
+    with pytest.raises(ValueError, match=text):
+        Loader(digits, IndexStream(300), **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_gpu_without_one_is_refused(digits):
+    with pytest.raises(ValueError, match="needs a CUDA device, but there is none: use cpu"):
+        Loader(digits, IndexStream(300), device="gpu")
+
+
+@pytest.mark.parametrize("rows", [299, 301])
+def test_stream_over_other_rows_is_refused(digits, rows):
+    text = f"draws from {rows} rows, but there are 300 samples in the catalog"
+    with pytest.raises(ValueError, match=text):
+        Loader(digits, IndexStream(rows))
+    loader = Loader(digits, IndexStream(300))
+    with pytest.raises(ValueError, match=text):
+        loader.replace_stream(IndexStream(rows))
+    with pytest.raises(ValueError, match="but there are 2 rows in the feature table"):
+        Loader(digits, IndexStream(300), rows=Rows([0, 1]))
+
+
+def test_raw_beside_encoded_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "mixed.tar", "w") as tar:
+        for i, kind in enumerate(("raw", "png")):
+            for name, data in (
+                ("pgm" if kind == "raw" else kind, encode(PIXELS[i], kind, quality=95)[0]),
+                ("cls", b"0"),
+            ):
+                info = tarfile.TarInfo(f"{i}.{name}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    catalog = Catalog.open(index([tmp_path / "mixed.tar"]))
+    with pytest.raises(ValueError, match="raw images cannot be mixed with encoded ones"):
+        Loader(catalog, IndexStream(2))
+
+
+def test_batches_are_torch_tensors_of_the_catalog(digits):
+    stream = IndexStream(np.arange(1.0, 301), seed=1)
+    loader = Loader(digits, stream, batch_size=64)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 5 and [len(b.ids) for b in batches] == [64] * 4 + [44]
+    order = stream.epoch(0)
+    for i, batch in enumerate(batches):
+        n = len(batch.ids)
+        assert batch.images.shape == (n, 1, 8, 8) and batch.images.dtype == torch.float32
+        assert batch.labels.dtype == batch.ids.dtype == torch.int64 and batch.weights.dtype == torch.float32
+        assert (batch.labels.numpy() == digits.label[batch.ids]).all()
+        assert (batch.weights.numpy() == order.weights(64 * i, 64 * i + n)).all()
+
+
+def test_batches_do_not_share_memory(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=20)
+    kept = list(loader)
+    copies = [batch.images.clone() for batch in kept]
+    for _ in range(3):  # DALI goes on with its buffers
+        for batch in loader:
+            batch.images.zero_()
+    assert all(torch.equal(batch.images, copy) for batch, copy in zip(kept, copies, strict=True))
+
+
+def test_a_loop_repeats_its_epoch_until_another_is_set(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=50)
+    first = ids(loader)
+    assert ids(loader) == first and loader.epoch == 0
+    loader.set_epoch(1)
+    assert ids(loader) != first and loader.epoch == 1
+    loader.set_epoch(0)
+    assert ids(loader) == first
+    with pytest.raises(ValueError, match="`epoch >= 0` must hold"):
+        loader.set_epoch(-1)
+
+
+@pytest.mark.parametrize("catalog", ["digits", "pngs"])
+def test_leaving_early_leaves_no_trace(catalog, request):
+    loader = Loader(request.getfixturevalue(catalog), IndexStream(300), batch_size=10, transform=SMALL)
+    whole = [batch.images for batch in loader]
+    for stop in (0, 1, 5, 29):
+        for i, batch in enumerate(loader):
+            assert torch.equal(batch.images, whole[i])
+            if i == stop:
+                break
+        assert loader.state_dict()["position"] == (stop + 1) * 10
+    loader.set_epoch(0)
+    assert all(torch.equal(batch.images, images) for batch, images in zip(loader, whole, strict=True))
+
+
+def test_an_error_in_the_loop_leaves_no_trace(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=10)
+    with pytest.raises(ZeroDivisionError):
+        for _ in loader:
+            1 / 0  # noqa: B018
+    assert len(list(loader)) == 30
+
+
+def test_two_loops_at_once(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=30, transform=SMALL)
+    whole = [batch.images for batch in loader]
+    one = iter(loader)
+    assert torch.equal(next(one).images, whole[0])
+    two = iter(loader)
+    for i in range(9):
+        assert torch.equal(next(two).images, whole[i])
+        assert torch.equal(next(one).images, whole[i + 1])
+        assert loader.state_dict()["position"] == (i + 1) * 30  # of the loop begun last
+    assert next(one, None) is None and next(two) is not None and next(two, None) is None
+
+
+def test_an_older_loop_does_not_move_a_new_stream(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=30)
+    old = iter(loader)
+    next(old)
+    loader.replace_stream(Sequential(100, 200))
+    next(old)
+    assert loader.state_dict()["position"] == 0
+    assert np.concatenate(ids(loader)).tolist() == list(range(100, 200))
+
+
+def test_sequential_part_of_a_catalog(digits):
+    batches = list(Loader(digits, Sequential(90, 110), batch_size=7))
+    assert np.concatenate(ids(batches)).tolist() == list(range(90, 110))
+
+
+def test_small_images_are_run_in_groups_of_batches(digits):
+    """Grouping changes nothing but speed: an option of the graph, not of the batches."""
+    loader = Loader(digits, IndexStream(300), batch_size=7, transform=SMALL, prefetch=1, read_ahead=0)
+    single = Loader(digits, IndexStream(300), batch_size=7, transform=SMALL)
+    assert single._reader.group > 1
+    single._reader.group = 1
+    for a, b in zip(loader, single, strict=True):
+        assert torch.equal(a.images, b.images) and torch.equal(a.ids, b.ids) and torch.equal(a.weights, b.weights)
+
+
+def test_default_transforms(digits, tmp_path):
+    assert default_transform(digits, train=True) == Transform.small((8, 8), 1)
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg", folder)
+    catalog = Catalog.open(pack(open_source(tmp_path / "photos"), tmp_path / "out").train)
+    assert default_transform(catalog, train=True) == Transform.large(train=True)
+    assert next(iter(Loader(catalog, IndexStream(1)))).images.shape == (1, 3, 224, 224)
+
+
+def test_large_gray_images_load_by_default(tmp_path):
+    source = ArraySource(np.kron(PIXELS[:4], np.ones((10, 10), np.uint8)), DIGITS.target[:4])
+    for kind in ("raw", "png"):
+        catalog = Catalog.open(pack(source, tmp_path / kind, encoding=kind).train)
+        batch = next(iter(Loader(catalog, IndexStream(4))))
+        assert batch.images.shape == (4, 1, 224, 224) and batch.images.abs().max() <= 1
+
+
+# State
+
+
+def test_state_is_json_and_shows_both_sides_of_a_mismatch(digits, pngs):
+    loader = Loader(digits, IndexStream(300, seed=1), transform=SMALL)
+    state = json.loads(json.dumps(loader.state_dict()))
+    assert state == loader.state_dict()
+    others = {
+        "catalog": Loader(pngs, IndexStream(300, seed=1), transform=SMALL),
+        "stream": Loader(digits, IndexStream(300, seed=2), transform=SMALL),
+        "transform": Loader(digits, IndexStream(300, seed=1)),
+        "rows": Loader(digits, IndexStream(300, seed=1), rows=Rows(range(300)), transform=SMALL),
+    }
+    for what, other in others.items():
+        with pytest.raises(ValueError, match=f"this state is of another {what}: saved ") as caught:
+            other.load_state_dict(state)
+        assert repr(state[what]) in str(caught.value) and repr(other.state_dict()[what]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"epoch": -1}, "needs an epoch and a position >= 0, but got -1 and 0"),
+        ({"position": "7"}, "needs an epoch and a position >= 0, but got 0 and '7'"),
+        ({"position": 301}, "the state is at position 301, but an epoch has 300: it is damaged"),
+        ({"format": 2}, "this state is of another format: saved 2, loader has 1"),
+    ],
+)
+def test_damaged_states_are_refused(digits, change, text):
+    loader = Loader(digits, IndexStream(300))
+    with pytest.raises(ValueError, match=text):
+        loader.load_state_dict(loader.state_dict() | change)
+    with pytest.raises(ValueError, match="saved None"):
+        loader.load_state_dict({})
+
+
+def test_state_at_the_end_of_an_epoch(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=64)
+    list(loader)
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (0, 300)
+    other = Loader(digits, IndexStream(300), batch_size=64)
+    other.load_state_dict(state)
+    assert list(other) == []
+    other.set_epoch(1)
+    loader.set_epoch(1)
+    assert ids(other) == ids(loader)
+
+
+def test_set_epoch_keeps_a_restored_position_only_in_its_epoch(digits):
+    loader = Loader(digits, IndexStream(300), batch_size=50)
+    loader.set_epoch(2)
+    whole = ids(loader)
+    loader.load_state_dict(loader.state_dict() | {"position": 100})
+    loader.set_epoch(2)
+    loader.set_epoch(2)
+    assert loader.state_dict()["position"] == 100
+    assert ids(loader) == whole[2:]
+    assert ids(loader) == whole  # the next loop is a whole one
+    loader.load_state_dict(loader.state_dict() | {"position": 100})
+    loader.set_epoch(3)
+    assert len(ids(loader)) == 6
+
+
+# Damage
+
+
+def damage(catalog, row, data=b"\x55"):
+    with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
+        file.seek(int(catalog.offset[row]) + 3)
+        file.write(data)
+
+
+def test_damage_comes_with_its_own_batch_and_the_next_epoch_works(tmp_path):
+    catalog = packed(tmp_path / "d", encoding="png")
+    loader = Loader(catalog, Sequential(0, 300), batch_size=10)
+    kept = catalog.shard_path(1).read_bytes()
+    damage(catalog, 157)
+    seen = []
+    with pytest.raises(
+        BadSampleError, match=r"\(row 157\) of .*shard-000001.tar: its \d+ bytes do not match"
+    ) as caught:
+        for batch in loader:
+            seen += batch.ids.tolist()
+    assert caught.value.sample_id == 157 and seen == list(range(150))
+    assert loader.state_dict()["position"] == 150
+    state = loader.state_dict()
+    catalog.shard_path(1).write_bytes(kept)
+    loader.load_state_dict(state)
+    assert np.concatenate(ids(loader)).tolist() == list(range(150, 300))
+
+
+def test_truncation_while_iterating_is_named(tmp_path):
+    catalog = packed(tmp_path / "d")
+    loader = Loader(catalog, Sequential(0, 300), batch_size=10, prefetch=1, read_ahead=0)
+    loader._reader.group = 1
+    seen = []
+    with pytest.raises(BadSampleError, match=r"\(row 250\) of .*shard-000002.tar: the shard ends before"):
+        for batch in loader:
+            seen += batch.ids.tolist()
+            os.truncate(catalog.shard_path(2), int(catalog.offset[250]))
+    assert seen == list(range(250))
+
+
+@pytest.mark.parametrize("crop", ["none", "random"])
+def test_undecodable_image_with_a_right_checksum_is_named(tmp_path, crop, capfd):
+    """A JPEG cut in half before it was packed: only the decoder can tell."""
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    photo = (Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg").read_bytes()
+    for i in range(24):
+        (folder / f"{i:02d}.jpg").write_bytes(photo[: len(photo) * 2 // 3] if i == 13 else photo)
+    catalog = Catalog.open(pack(open_source(tmp_path / "photos"), tmp_path / "out").train)
+    bad = catalog.keys.index("a/13")
+    loader = Loader(
+        catalog, Sequential(0, 24), transform=Transform((32, 32), (0.0,) * 3, (1.0,) * 3, crop=crop), batch_size=5
+    )
+    for _ in range(2):  # and the loader works on
+        seen = []
+        with pytest.raises(BadSampleError, match=rf"sample 'a/13' \(row {bad}\) of .*tar cannot be decoded") as caught:
+            for batch in loader:
+                seen += batch.ids.tolist()
+        assert caught.value.sample_id == bad and seen == list(range(bad // 5 * 5))
+    loader.replace_stream(Sequential(bad + 1, 24))
+    assert np.concatenate(ids(loader)).tolist() == list(range(bad + 1, 24))
+    capfd.readouterr()  # the decoder's own line on stderr
+
+
+# Resources
+
+
+def test_loops_leak_no_descriptors_and_no_threads(digits, pngs):
+    def used():
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count(), task_count()
+
+    def task_count():
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+    loaders = [Loader(catalog, IndexStream(300), batch_size=16) for catalog in (digits, pngs)]
+    for loader in loaders:
+        list(loader)
+    gc.collect()
+    before = used()
+    for loader in loaders:
+        for epoch in range(5):
+            loader.set_epoch(epoch)
+            list(loader)
+            next(iter(loader))
+    gc.collect()
+    assert used() == before
+    for loader in loaders:
+        loader.close()
+    del loader, loaders
+    assert all(a < b for a, b in zip(used(), before, strict=True))
+
+
+def test_a_forgotten_loader_ends_its_thread(digits):
+    gc.collect()
+    before = threading.active_count()
+    loader = Loader(digits, IndexStream(300))
+    list(loader)
+    assert threading.active_count() == before + 1
+    del loader
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("drawstream-read"):
+            thread.join(5)
+    assert threading.active_count() == before
