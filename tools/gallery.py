@@ -1,0 +1,111 @@
+"""Images of chosen rows as PNGs inside the page: the rows a sampler draws most and least."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from drawstream.pipeline import BadSampleError
+from drawstream.pipeline.image import decode
+from drawstream.pipeline.read import ShardFiles
+from drawstream.tools.sampling import SampledRows
+
+THUMB = 96  # pixels of the longer side, at most: a page with a few hundred images stays small
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One row to show.
+
+    Attributes:
+        png: The image, base64.
+        width: Pixels of the PNG.
+        height: Pixels of the PNG.
+        key: Name of the sample.
+        label: Class name that the training sees.
+        true: True class name where it differs, else None.
+        ratio: N P.
+    """
+
+    png: str
+    width: int
+    height: int
+    key: str
+    label: str
+    true: str | None
+    ratio: float
+
+
+def extremes(ratio: NDArray[np.float64], count: int, /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows with the largest and the smallest N P, `count` each; rows that tie are taken by a fixed random order."""
+    mixed = np.random.default_rng(0).permutation(ratio.size)
+    order = mixed[np.argsort(ratio[mixed], kind="stable")]
+    return order[::-1][:count], order[:count]
+
+
+def pictures(sampling: SampledRows, rows: NDArray[np.int64], /) -> list[Picture]:
+    """Read, crop to the row's window and shrink the images of some rows.
+
+    Raises:
+        ValueError: An image is damaged or cannot be read.
+    """
+    catalog = sampling.catalog
+    samples = sampling.table.sample_id[rows]
+    try:
+        data, bounds = ShardFiles(catalog).read(samples)
+    except (BadSampleError, OSError) as error:
+        raise ValueError(f"{catalog.path}: {error}") from None
+    found = []
+    for i, (row, sample) in enumerate(zip(rows.tolist(), samples.tolist(), strict=True)):
+        pixels = _pixels(sampling, sample, data[bounds[i] : bounds[i + 1]])
+        image = _thumb(_window(sampling, row, pixels))
+        clean = sampling.clean
+        wrong = clean is not None and clean[row] != sampling.label[row]
+        found.append(
+            Picture(
+                png=_png(image),
+                width=image.width,
+                height=image.height,
+                key=catalog.key(sample),
+                label=catalog.classes[sampling.label[row]],
+                true=catalog.classes[clean[row]] if clean is not None and wrong else None,
+                ratio=float(sampling.ratio[row]),
+            )
+        )
+    return found
+
+
+def _pixels(sampling: SampledRows, sample: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (height, width, 1 or 3) of one member."""
+    catalog = sampling.catalog
+    if catalog.encodings[sample] == "raw":
+        return data.reshape(int(catalog.height[sample]), int(catalog.width[sample]), -1)
+    try:
+        return np.atleast_3d(decode(data.tobytes()))
+    except ValueError as error:
+        raise ValueError(f"{catalog.path}: sample {catalog.key(sample)!r} (row {sample}): {error}") from None
+
+
+def _window(sampling: SampledRows, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part of an image that a row stands for, mirrored where the row is."""
+    windows, flip = sampling.table.windows, sampling.table.flip
+    if windows is not None:
+        height, width = pixels.shape[:2]
+        y0, x0, y1, x1 = np.rint(windows[row] * (height, width, height, width)).astype(int)
+        pixels = pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    return pixels[:, ::-1] if flip is not None and flip[row] else pixels
+
+
+def _thumb(pixels: NDArray[np.uint8]) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    image.thumbnail((THUMB, THUMB))
+    return image
+
+
+def _png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return base64.b64encode(buffer.getvalue()).decode()

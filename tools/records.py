@@ -1,0 +1,187 @@
+"""What runs and searches left behind: every `run.json` and `search.json` below a folder, checked where it is read.
+
+Paths inside a record are relative to its own folder.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drawstream.tools.runs import read_record
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPoint:
+    """Accuracy after an epoch (numbered from 0), per cent by evaluation set; no set where none was due."""
+
+    epoch: int
+    accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a training run is worth on one set, per cent.
+
+    Attributes:
+        evaluated_on: "test" or "held_out".
+        last: Accuracy after the last epoch.
+        best: Highest accuracy over the epochs of the history, whatever epoch the record calls best.
+        chosen: Accuracy at the epoch that the held-out set chose; None where the run had no other set than this one.
+    """
+
+    evaluated_on: str
+    last: float
+    best: float
+    chosen: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRecord:
+    """One training run.
+
+    Attributes:
+        path: Its `run.json`.
+        document: All of it.
+        method: "uniform", "swift", or another name.
+        seed: Of the run.
+        result: None where it was not evaluated.
+        history: One point per epoch.
+        catalog: Folder of the training data.
+    """
+
+    path: Path
+    document: Mapping[str, Any]
+    method: str
+    seed: int
+    result: Result | None
+    history: tuple[EpochPoint, ...]
+    catalog: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPoint:
+    """One candidate of a search: its number, score (None unless it completed), state and effective share of rows."""
+
+    number: int
+    value: float | None
+    state: str
+    ess: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationPoint:
+    """One run of the guard: trial number (-1: uniform), seed, score (None: not finite)."""
+
+    candidate: int
+    seed: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRecord:
+    """One search for a sampler.
+
+    Attributes:
+        path: Its `search.json`.
+        document: All of it.
+        seed: Of the search.
+        catalog: Folder of the data.
+        features: Folder of the feature table.
+        sampler: The `sampler.json` it wrote.
+        winner: "swift" or "uniform".
+        message: Why, in one sentence.
+        trials: In order of their numbers.
+        confirmation: The guard's runs.
+    """
+
+    path: Path
+    document: Mapping[str, Any]
+    seed: int
+    catalog: Path
+    features: Path
+    sampler: Path
+    winner: str
+    message: str
+    trials: tuple[TrialPoint, ...]
+    confirmation: tuple[ConfirmationPoint, ...]
+
+
+def read_records(folder: Path, /) -> tuple[list[TrainRecord], list[SearchRecord]]:
+    """All runs and searches below a folder, each sorted by seed, then path.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: No record in it, or one is damaged, of another kind, or of a newer format; one line names it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; give the one that `drawstream train`, `search` or `demo` wrote"
+        )
+    runs = [_read(path, "train", _train) for path in sorted(folder.rglob("run.json"))]
+    searches = [_read(path, "search", _search) for path in sorted(folder.rglob("search.json"))]
+    if not runs and not searches:
+        raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
+    return sorted(runs, key=lambda run: run.seed), sorted(searches, key=lambda search: search.seed)
+
+
+def _read(path: Path, kind: str, build: Callable[[Path, Mapping[str, Any]], Record]) -> Record:
+    try:
+        return build(path, read_record(path, kind))
+    except KeyError as error:
+        raise ValueError(f"{path}: damaged record: it has no {error}") from None
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: damaged record: {error}") from None
+
+
+def _train(path: Path, document: Mapping[str, Any]) -> TrainRecord:
+    history = tuple(
+        EpochPoint(int(point["epoch"]), {str(name): float(value) for name, value in point["accuracy"].items()})
+        for point in document["history"]
+    )
+    return TrainRecord(
+        path=path,
+        document=document,
+        method=str(document["method"]),
+        seed=int(document["seed"]),
+        result=_result(document["result"], history) if "result" in document else None,
+        history=history,
+        catalog=path.parent / document["catalog"],
+    )
+
+
+def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
+    name = str(entry["set"])
+    picked = [point.accuracy for point in history if point.epoch == entry["best_epoch"]]
+    chosen = picked[0].get(name) if picked and name != "held_out" and "held_out" in picked[0] else None
+    seen = [point.accuracy[name] for point in history if name in point.accuracy]
+    return Result(name, float(entry["last"]), max([float(entry["best"]), *seen]), chosen)
+
+
+def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
+    trials = [
+        TrialPoint(int(each["number"]), _number(each["value"]), str(each["state"]), _number(each.get("ess")))
+        for each in document["trials"]
+    ]
+    confirmation = [
+        ConfirmationPoint(int(each["candidate"]), int(each["seed"]), _number(each["value"]))
+        for each in document["confirmation"]
+    ]
+    return SearchRecord(
+        path=path,
+        document=document,
+        seed=int(document["seed"]),
+        catalog=path.parent / document["catalog"],
+        features=path.parent / document["features"],
+        sampler=path.parent / document["sampler"],
+        winner=str(document["winner"]),
+        message=str(document["message"]),
+        trials=tuple(sorted(trials, key=lambda trial: trial.number)),
+        confirmation=tuple(confirmation),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

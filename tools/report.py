@@ -1,0 +1,348 @@
+"""The report: one HTML page from the records below a folder; the result, what the sampler does, provenance.
+
+The page is a pure function of the files it reads, so the same run gives the same bytes.
+"""
+
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drawstream.pipeline import Catalog
+from drawstream.tools import page
+from drawstream.tools.comparison import compare, methods_of, settings_that_differ, verdicts
+from drawstream.tools.figures import (
+    confirmation_figure,
+    heights_figure,
+    history_figure,
+    marginals_figure,
+    percentile_figure,
+    plane_figures,
+    result_figure,
+    trials_figure,
+)
+from drawstream.tools.files import write_atomically
+from drawstream.tools.gallery import extremes, pictures
+from drawstream.tools.records import SearchRecord, TrainRecord, read_records
+from drawstream.tools.sampling import SampledRows, by_percentile, plane
+
+IMAGES = (24, 12)  # in each grid of the first search and of the others
+ILLUSTRATED = 8  # searches with images; beyond, the page would grow past some 12 MB
+COMMANDS = 6  # shown on top; all are under provenance
+Block = tuple[str, str]  # heading and HTML
+
+
+def write_report(run: Path, out: Path, /) -> None:
+    """Write the page of all `run.json` and `search.json` below a folder.
+
+    Args:
+        run: Folder of a run, a search, or many of them.
+        out: The HTML file; it is replaced in one step.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: A record or a file it names is missing or damaged, or nothing is there to report.
+    """
+    if out.is_dir():
+        raise ValueError(f"{out}: is a folder; name the HTML file to write")
+    runs, searches = read_records(run)
+    text = _page(runs, searches)
+    with write_atomically(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _page(runs: Sequence[TrainRecord], searches: Sequence[SearchRecord]) -> str:
+    samplings = [SampledRows.open(record) for record in searches]
+    data = _data_sets(runs, samplings)
+    title = "; ".join(dict.fromkeys(name for name, _ in data)) or "Training runs"
+    parts = [*_head(runs, searches, data), _result(runs, searches), *_history(runs)]
+    if not searches:
+        parts.append(page.paragraph("No search lies below this folder, so there is no sampler to show.", kind="soft"))
+    if len(searches) > 1:
+        parts.append(page.section("Searches", _overview(searches, samplings)))
+    for i, (record, sampling) in enumerate(zip(searches, samplings, strict=True)):
+        blocks = _search_blocks(record, sampling, 0 if i >= ILLUSTRATED else IMAGES[min(i, 1)])
+        if i == 0:
+            where = f" (search of seed {record.seed})" if len(searches) > 1 else ""
+            parts += [page.section(heading + where, body) for heading, body in blocks]
+        else:
+            name = f"Search of seed {record.seed} ({record.path.parent}): the same figures"
+            parts.append(page.folded(name, *(page.heading(heading) + body for heading, body in blocks)))
+    parts.append(page.section("Provenance", *_provenance(runs, searches, samplings)))
+    return page.document(title, *parts)
+
+
+def _data_sets(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows]) -> list[tuple[str, str]]:
+    """Short name and description of every distinct data set; a run whose catalog is gone contributes none."""
+    catalogs = {sampling.catalog.path.resolve(): sampling.catalog for sampling in samplings}
+    for run in runs:
+        if run.catalog.resolve() in {path.parent for path in catalogs} | catalogs.keys():
+            continue
+        try:
+            catalog = Catalog.open(run.catalog)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise ValueError(f"{run.path}: {error}") from None
+        stated = run.document.get("catalog_fingerprint", catalog.fingerprint)
+        if stated != catalog.fingerprint:
+            raise ValueError(
+                f"{run.path}: trained on catalog {str(stated)[:12]}, but {catalog.path} is {catalog.fingerprint[:12]}: "
+                "the data was packed anew; train again"
+            )
+        catalogs[catalog.path.resolve()] = catalog
+    return _describe(list(catalogs.values()))
+
+
+def _describe(catalogs: Sequence[Catalog]) -> list[tuple[str, str]]:
+    """Catalogs that differ in their noise only, as those of a demo's seeds, are described as one data set."""
+    noises: dict[tuple[str, str], list[float]] = {}
+    for catalog in catalogs:
+        name = Path(str(catalog.provenance.get("source", catalog.root.name))).name
+        what = f"{name}: {len(catalog):,} training images, {catalog.num_classes} classes"
+        known = noises.setdefault((name, what), [])
+        if catalog.clean_label is not None:
+            known.append(100 * float((catalog.label != catalog.clean_label).mean()))
+    described = []
+    for (name, what), known in noises.items():
+        if not known:
+            described.append((name, f"{what}, true labels not recorded"))
+            continue
+        low, high = f"{min(known):.2f}", f"{max(known):.2f}"
+        share = low if low == high else f"{low} to {high}"
+        described.append((f"{name}, {np.mean(known):.0f} % label noise", f"{what}, {share} % of the labels wrong"))
+    return described
+
+
+def _head(runs: Sequence[TrainRecord], searches: Sequence[SearchRecord], data: Sequence[tuple[str, str]]) -> list[str]:
+    """Data sets, date of the newest record, and the commands."""
+    paths = [run.path for run in runs] + [search.path for search in searches]
+    date = datetime.fromtimestamp(max(path.stat().st_mtime for path in paths), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    lines = [*dict.fromkeys(text for _, text in data), f"Finished {date}"]
+    documents = [search.document for search in searches] + [run.document for run in runs]
+    commands = list(dict.fromkeys(filter(None, map(_command, documents))))
+    more = [f"… {len(commands) - COMMANDS} more under Provenance"] if len(commands) > COMMANDS else []
+    typed = [page.code([*commands[:COMMANDS], *more])] if commands else []
+    return [page.paragraph(". ".join(lines) + ".", kind="soft"), *typed]
+
+
+def _command(document: Mapping[str, Any]) -> str:
+    return shlex.join(str(word) for word in document.get("command") or [])
+
+
+def _result(runs: Sequence[TrainRecord], searches: Sequence[SearchRecord]) -> str:
+    """The verdict, then every number it rests on."""
+    evaluated = [run for run in runs if run.result is not None]
+    told = [page.paragraph(text, kind="caution") for text in _searches_that_kept_uniform(searches)]
+    if not evaluated:
+        story = [
+            page.paragraph(f"Search of seed {search.seed}: {search.message}.", kind="verdict") for search in searches
+        ]
+        return page.section(
+            "Result", *story, *told, page.paragraph("No evaluated training run lies below this folder.")
+        )
+    entries = compare(evaluated)
+    seeds = sorted({run.seed for run in evaluated})
+    rows = []
+    for entry in entries:
+        cells = [", ".join(f"{value:.2f}" for at, value in entry.values if at == seed) or "–" for seed in seeds]
+        spread = "–" if entry.std is None else f"± {entry.std:.2f}"
+        rows.append([entry.name, f"{entry.mean:.2f}", spread, *cells])
+    unlike = settings_that_differ(evaluated)
+    if unlike:
+        told.append(page.paragraph(f"The runs do not share all settings ({'; '.join(unlike)}).", kind="caution"))
+    sets = list(dict.fromkeys(run.result.evaluated_on for run in evaluated if run.result is not None))
+    measured = " and ".join(name.replace("_", "-") for name in sets)
+    return page.section(
+        "Result",
+        *(page.paragraph(sentence, kind="verdict") for sentence in verdicts(entries)),
+        *told,
+        page.table(["Top-1 accuracy (%)", "Mean", "Std", *(f"Seed {seed}" for seed in seeds)], rows),
+        page.chart(
+            result_figure(entries, sets[0]),
+            "A point per seed; the bar is the mean, its whiskers one standard deviation (n − 1) over the seeds.",
+        ),
+        page.paragraph(
+            f"“Best epoch” is the one with the highest accuracy on the {measured} set itself, picked in hindsight: an "
+            "oracle, which no training run can follow. “Early stopping” takes the epoch that the held-out set chose.",
+            kind="soft",
+        ),
+    )
+
+
+def _searches_that_kept_uniform(searches: Sequence[SearchRecord]) -> list[str]:
+    kept = [search for search in searches if search.winner == "uniform"]
+    if not kept:
+        return []
+    seeds = ", ".join(str(search.seed) for search in kept)
+    return [
+        f"In {len(kept)} of {len(searches)} searches (seed {seeds}) no candidate beat uniform sampling when it was "
+        "confirmed; the sampler written there is the uniform one."
+    ]
+
+
+def _history(runs: Sequence[TrainRecord]) -> list[str]:
+    """Accuracy over epochs, the set of the result first."""
+    reported = [run.result.evaluated_on for run in runs if run.result is not None]
+    known = dict.fromkeys([*reported, *(name for run in runs for point in run.history for name in point.accuracy)])
+    figures = [(name, history_figure(runs, name)) for name in known]
+    charts = [page.chart(figure, "Thin lines: single runs.") for _, figure in figures if figure is not None]
+    return [page.section("Accuracy over epochs", page.panels(*charts))] if charts else []
+
+
+def _overview(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows]) -> str:
+    """One line per search."""
+    rows = []
+    for record, sampling in zip(searches, samplings, strict=True):
+        scores = [trial.value for trial in record.trials if trial.value is not None]
+        effective = 100 * sampling.effective_rows / len(sampling.ratio)
+        noise = [f"{100 * share:.1f}" for share in (sampling.noisy_before, sampling.noisy_after) if share is not None]
+        rows.append(
+            [
+                f"Seed {record.seed}",
+                record.winner,
+                f"{max(scores):.2f}" if scores else "–",
+                f"{effective:.1f}",
+                f"{100 * sampling.zero_share:.1f}",
+                " → ".join(noise) or "–",
+            ]
+        )
+    head = ["", "Winner", "Best trial", "Effective sample size (%)", "Zero rows (%)", "Wrong labels drawn (%)"]
+    return page.table(head, rows)
+
+
+def _search_blocks(record: SearchRecord, sampling: SampledRows, images: int) -> list[Block]:
+    """All that the page shows of one search, in order."""
+    blocks = _plane_block(sampling)
+    axes = sampling.axes()
+    feature = axes[0] if axes else sampling.sampler.features[0]
+    caption = (
+        f"Mean of N·P over the rows in each bin of {feature} percentile; above 1: drawn more often than by uniform."
+    )
+    percentiles = percentile_figure(*by_percentile(sampling, feature), feature)
+    blocks.append((f"Probability against {feature} percentile", page.chart(percentiles, caption)))
+    blocks.append(("Best score so far over trials", _trials(record)))
+    if images:
+        blocks.append(("Most and least likely images", _images(sampling, images)))
+    blocks.append(("Effective sample size, noise and classes", _shares(sampling)))
+    blocks.append(("Parameters found", _parameters(record, sampling)))
+    return blocks
+
+
+def _plane_block(sampling: SampledRows) -> list[Block]:
+    axes = sampling.axes()
+    if len(axes) < 2:
+        return []
+    cells = plane(sampling, *axes)
+    left, right = plane_figures(cells)
+    first = "(a) All rows: share of them in the cell; their true labels are not known."
+    if cells.noisy is not None:
+        first = "(a) Noisy rows: share of the rows in the cell whose label is wrong."
+    second = "(b) Sampler: mean probability × N of the rows in the cell; 1 is uniform."
+    note = "Each axis is the share of rows whose value is at most that of the row. Cells without rows are left empty."
+    body = page.panels(page.chart(left, first), page.chart(right, second)) + page.paragraph(note, kind="soft")
+    return [(f"Sampler over the ({axes[0]}, {axes[1]}) plane", body)]
+
+
+def _trials(record: SearchRecord) -> str:
+    states = [trial.state for trial in record.trials]
+    counts = f"{states.count('complete')} trials scored, {states.count('pruned')} degenerate and never run"
+    failed = len(states) - states.count("complete") - states.count("pruned")
+    caption = f"{counts}{f', {failed} failed' if failed else ''}. "
+    caption += "The built-in objective is top-1 accuracy on the held-out set after fine-tuning (%)."
+    charts = [page.chart(trials_figure(record.trials), caption)]
+    if record.confirmation:
+        note = "The best candidates and the uniform control, run again with other seeds; bar: mean. "
+        lost = sum(point.value is None for point in record.confirmation)
+        note += f"{lost} runs gave no finite score. " if lost else ""
+        charts.append(page.chart(confirmation_figure(record.confirmation), note))
+    return page.panels(*charts) + page.paragraph(f"Outcome of the search: {record.message}.")
+
+
+def _images(sampling: SampledRows, count: int) -> str:
+    ratio = sampling.ratio
+    parts = []
+    for name, rows in zip(("Most likely", "Least likely"), extremes(ratio, count), strict=True):
+        edge = ratio[rows[0]]
+        tied = int((ratio == edge).sum())
+        note = (
+            f"Under each image its label, the true label where that differs, and N·P. {tied:,} of {len(ratio):,} rows "
+        )
+        note += f"have the {'highest' if name == 'Most likely' else 'lowest'} value, {edge:.2f}"
+        note += "; those shown were drawn at random from them." if tied > count else "."
+        shown = pictures(sampling, rows)
+        parts.append(page.heading(name) + page.gallery(shown) + page.paragraph(note, kind="soft"))
+    return "".join(parts)
+
+
+def _shares(sampling: SampledRows) -> str:
+    rows, effective = len(sampling.ratio), sampling.effective_rows
+    lines = [
+        ["Effective sample size (rows)", f"{rows:,}", f"{effective:,.0f}"],
+        ["Effective sample size (% of rows)", "100.0", f"{100 * effective / rows:.1f}"],
+        ["Rows with probability 0 (%)", "0.0", f"{100 * sampling.zero_share:.1f}"],
+        ["Largest probability × N", "1.00", f"{sampling.ratio.max():.2f}"],
+    ]
+    if sampling.noisy_before is not None and sampling.noisy_after is not None:
+        before, after = f"{100 * sampling.noisy_before:.1f}", f"{100 * sampling.noisy_after:.1f}"
+        lines.append(["Draws with a wrong label (%)", before, after])
+    figure = marginals_figure(sampling.catalog.classes, *sampling.marginals())
+    return page.table(["", "Uniform", "Sampler"], lines) + page.chart(figure, "Class marginals before and after.")
+
+
+def _parameters(record: SearchRecord, sampling: SampledRows) -> str:
+    sampler = sampling.sampler
+    params = sampler.params
+    lines = [
+        ["Winner of the search", record.winner],
+        ["Features", ", ".join(sampler.features)],
+        ["Coefficients v", _numbers(params.coefficients)],
+        ["Transform T", {"cgf": "cgf, cumulative gradient norm", "cdf": "cdf, rank"}[sampler.transform]],
+        ["Inner ends e of H", _numbers(params.ends)],
+        ["Values o of H", _numbers(params.values)],
+    ]
+    formula = "P ∝ H(T(u)) with u the sum of v · cdf over the features."
+    table = page.table(["Parameter", "Value"], lines, text=True)
+    return page.panels(table, page.chart(heights_figure(params, sampler.transform), formula))
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}".replace("-", "−") for value in values)
+
+
+def _provenance(
+    runs: Sequence[TrainRecord], searches: Sequence[SearchRecord], samplings: Sequence[SampledRows]
+) -> list[str]:
+    """Everything that is needed to make the records again."""
+    parts = []
+    for record, sampling in zip(searches, samplings, strict=True):
+        rows = _facts(record.document, leave={"trials", "confirmation", "format", "kind"})
+        rows += [
+            ["catalog fingerprint", sampling.catalog.fingerprint],
+            ["features fingerprint", sampling.table.fingerprint],
+        ]
+        rows += [[f"features: {name}", text] for name, text in _facts(sampling.table.provenance)]
+        rows += [[f"sampler: {name}", text] for name, text in _facts(sampling.sampler.provenance)]
+        parts.append(page.folded(f"Search, seed {record.seed}: {record.path}", page.table(["", ""], rows, text=True)))
+    for method in methods_of(runs):
+        for run in (each for each in runs if each.method == method):
+            rows = _facts(run.document, leave={"history", "format", "kind"})
+            parts.append(
+                page.folded(f"Run, {method}, seed {run.seed}: {run.path}", page.table(["", ""], rows, text=True))
+            )
+    return parts
+
+
+def _facts(document: Mapping[str, Any], *, leave: Collection[str] = ()) -> list[list[str]]:
+    """Entries of a record as pairs of texts."""
+    rows = []
+    for name, value in document.items():
+        if name in leave:
+            continue
+        text = _command(document) if name == "command" else value if isinstance(value, str) else json.dumps(value)
+        rows.append([name, str(text)])
+    return rows
