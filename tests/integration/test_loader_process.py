@@ -1,0 +1,132 @@
+"""The loader in processes of its own: SIGKILL and resume, clean exits, flat memory."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline import ArraySource
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import IndexStream
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+EPOCHS, BATCH = 3, 16
+SETUP = """
+import gc, json, os, sys, time
+from pathlib import Path
+from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.samplers import IndexStream
+folder = Path(sys.argv[1])
+catalog = Catalog.open(folder / "digits")
+stream = IndexStream(len(catalog), seed=4)
+loader = Loader(catalog, stream, transform=Transform.small((8, 8), 1, augment=True), batch_size=16)
+"""
+TRAIN = (
+    SETUP
+    + """
+# A training loop as users write it: after each step a line of the log and then the state, both on disk.
+state = folder / "state.json"
+log = (folder / "log").open("r+b")
+if state.exists():
+    saved = json.loads(state.read_text())
+    log.truncate(saved["log"])
+    loader.load_state_dict(saved["loader"])
+log.seek(0, 2)
+print("ready", flush=True)
+for epoch in range(loader.epoch, 3):
+    loader.set_epoch(epoch)
+    for batch in loader:
+        log.write(json.dumps([epoch, batch.ids.tolist(), batch.images.double().sum().item()]).encode() + b"\\n")
+        log.flush()
+        part = state.with_suffix(".part")
+        part.write_text(json.dumps({"loader": loader.state_dict(), "log": log.tell()}))
+        part.replace(state)
+        time.sleep(0.002)
+log.close()
+print("done", flush=True)
+"""
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pack(ArraySource(PIXELS[:300], DIGITS.target[:300]), tmp_path / "digits", shard_rows=100)
+    return tmp_path
+
+
+def python(code, *arguments, **options):
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, ""), err
+    return out
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_training_sees_the_stream_once(folder, kills):
+    (folder / "log").write_bytes(b"")
+    chance = random.Random(kills)
+    pause = 0.5 / kills  # so that the kills are spread over the three epochs
+    for _ in range(kills):
+        process = python(TRAIN, folder)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0, pause))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert "done" in finished(python(TRAIN, folder))
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    stream = IndexStream(300, seed=4)
+    expected = [
+        [epoch, stream.epoch(epoch)[a : a + BATCH].tolist()] for epoch in range(EPOCHS) for a in range(0, 300, BATCH)
+    ]
+    assert [line[:2] for line in lines] == expected
+    whole = folder / "whole"
+    whole.mkdir()
+    (whole / "digits").symlink_to(folder / "digits")
+    (whole / "log").write_bytes(b"")
+    finished(python(TRAIN, whole))  # undisturbed: the images were the same, too
+    assert (whole / "log").read_bytes() == (folder / "log").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "kept = [iter(loader), iter(loader)]; [next(k) for k in kept]; loader.close()",
+        "kept = iter(loader); next(kept); sys.exit(0)",
+        pytest.param("list(loader)", marks=pytest.mark.slow),
+        pytest.param("for batch in loader: break", marks=pytest.mark.slow),
+        pytest.param("next(iter(loader)); del loader; gc.collect()", marks=pytest.mark.slow),
+    ],
+)
+def test_the_interpreter_exits_cleanly(folder, ending):
+    assert finished(python(f"{SETUP}\n{ending}", folder)) == ""
+
+
+def test_memory_stays_flat(folder):
+    code = (
+        SETUP
+        + """
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+sizes = []
+for epoch in range(220):
+    loader.set_epoch(epoch)
+    for i, batch in enumerate(loader):
+        if epoch % 10 == 3 and i == 2:
+            break
+    if epoch >= 20 and epoch % 20 == 0:
+        sizes.append(resident())
+print(json.dumps(sizes))
+"""
+    )
+    sizes = json.loads(finished(python(code, folder)))
+    assert len(sizes) == 10 and max(sizes[5:]) - max(sizes[:5]) < 2 << 20  # bytes, over 2 000 batches
