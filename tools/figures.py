@@ -177,7 +177,7 @@ def heights_figure(params: SwiftParams, transform: str, /) -> Figure:
     x = [0.0, *params.ends, 1.0]
     line = _line(x, list(params.values), "H", color=BLUE, width=2.5) | {"mode": "lines+markers"}
     line["hovertemplate"] = "T(u) = %{x:.3f}: H = %{y:.3f}<extra></extra>"
-    layout = _layout(f"T(u), T = {transform}", "H(T(u)), unnormalised probability", height=300, showlegend=False)
+    layout = _layout(f"T(u), T = {transform}", "Weight H(T(u)) (1)", height=320, showlegend=False)
     layout["xaxis"]["range"] = [0, 1]
     layout["yaxis"]["range"] = [-0.03, 1.03]
     return {"data": [line], "layout": layout}

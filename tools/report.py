@@ -343,6 +343,11 @@ def _facts(document: Mapping[str, Any], *, leave: Collection[str] = ()) -> list[
     for name, value in document.items():
         if name in leave:
             continue
-        text = _command(document) if name == "command" else value if isinstance(value, str) else json.dumps(value)
-        rows.append([name, str(text)])
+        if name == "command":
+            text = _command(document)
+        elif isinstance(value, float):
+            text = f"{value:.6g}"
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+        rows.append([name, text])
     return rows
