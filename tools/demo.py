@@ -66,8 +66,9 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be given and differ, but got {seeds}")
     flush_denormals()
-    if PLANS[data].threads is not None:
-        torch.set_num_threads(PLANS[data].threads)
+    threads = PLANS[data].threads
+    if threads is not None:
+        torch.set_num_threads(threads)
     print(f"{data}, {noise:.0%} of the training labels wrong; held-out and test labels are right", flush=True)
     rows: list[dict[str, Any]] = []
     for seed in seeds:

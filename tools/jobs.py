@@ -173,8 +173,17 @@ def search_job(
     table = FeatureTable.open(table_path)
     table.check(setup.data.fingerprint, str(setup.data.path))
     names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
+    settings = {
+        "seed": seed,
+        "catalog": setup.catalog,
+        "features": table_path,
+        "features_fingerprint": table.fingerprint,
+        "options": _plain(options),
+    }
+    record_path = out / "search.json"
+    if record_path.exists():
+        return _finished(record_path, "search", settings, ("seed", "features_fingerprint", "options"))
     out.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": seed, "catalog": setup.catalog, "features": table_path, "options": _plain(options)}
     begin = time.perf_counter()
     with Progress("search", "runs") as progress:
 
@@ -192,12 +201,12 @@ def search_job(
             storage=f"sqlite:///{out / 'study.db'}",
             seed=seed,
             progress=show,
-            provenance={"catalog": setup.data.fingerprint, "features": table.fingerprint, **table.provenance},
+            provenance={**table.provenance, "features": table.fingerprint},
             **options,
         )
     result.sampler.save(out / "sampler.json")
     return write_record(
-        out / "search.json",
+        record_path,
         "search",
         {
             **settings,

@@ -119,6 +119,7 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
     Raises:
         ValueError: The name is unknown, or the factory cannot be imported or called.
     """
+    arguments: dict[str, Any]
     if spec.startswith("timm:"):
         factory, arguments = _timm(spec.removeprefix("timm:")), {"num_classes": num_classes, "in_chans": channels}
     else:

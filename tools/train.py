@@ -165,7 +165,7 @@ def train(
                     require_classes(logits, loader.catalog)
                 loss = F.cross_entropy(logits, batch.labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.detach() * len(batch.labels)
             count += len(batch.labels)

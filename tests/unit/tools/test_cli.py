@@ -1,0 +1,205 @@
+"""Bad input to the command line: one line that says what and where, exit 2, nothing half-written."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from drawstream.features.table import part_path, read_provenance, write_part
+from drawstream.tools.cli import main
+from drawstream.tools.models import build_model
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command; give its exit status and what it wrote to stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main([str(a) for a in arguments])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def fails(cli):
+    """A command must end with exit 2 and one line of error that matches."""
+
+    def check(pattern, *arguments):
+        status, err = cli(*arguments)
+        lines = [line for line in err.splitlines() if line.startswith("drawstream: ")]
+        assert status == 2, err
+        assert len(lines) == 1, err
+        assert err.splitlines()[-1] == lines[0], err
+        assert re.search(pattern, lines[0]), lines[0]
+        assert "Traceback" not in err
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def scored(digits, tmp_path_factory):
+    """A folder with weights and a feature table of the digits."""
+    root = tmp_path_factory.mktemp("scored")
+    model = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0)
+    save_file(model.state_dict(), root / "w.safetensors")
+    arguments = ("features", digits.train, "-o", root / "table", "--model", "mlp", "--weights", root / "w.safetensors")
+    assert main([str(a) for a in arguments]) == 0
+    return root
+
+
+def test_help_and_usage(cli, capsys):
+    assert main(["--help"]) == 0
+    assert "pack" in capsys.readouterr().out
+    for command in (
+        ["pack"], ["index"], ["verify"], ["train"], ["features"], ["fit"], ["search", "swift"], ["report"], ["demo"]
+    ):  # fmt: skip
+        assert main([*command, "--help"]) == 0
+        assert re.search(r"Example[^:]*: drawstream " + " ".join(command), capsys.readouterr().out), command
+    assert cli("search")[0] == 2
+    assert cli("unheard")[0] == 2
+
+
+def test_pack(fails, tmp_path, digits):
+    out = tmp_path / "out"
+    fails("no such file or folder", "pack", tmp_path / "missing", out)
+    np.savez(tmp_path / "bad.npz", images=np.zeros((4, 8, 8), np.float32), labels=np.zeros(4, np.int64))
+    fails("uint8", "pack", tmp_path / "bad.npz", out)
+    np.savez(tmp_path / "short.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.zeros(3, np.int64))
+    fails("4.*3|3.*4", "pack", tmp_path / "short.npz", out)
+    np.savez(tmp_path / "fine.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 2)
+    fails("label_noise|noise", "pack", tmp_path / "fine.npz", out, "--label-noise", 1.5)
+    fails("holdout", "pack", tmp_path / "fine.npz", out, "--holdout", 4)
+    fails("train", "pack", tmp_path / "fine.npz", digits.train)  # filled folder
+    assert not out.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.npz", "fine.npz", "short.npz"]
+
+
+def test_damaged_tar(fails, digits, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(digits.train, copy)
+    shard = next(copy.glob("*.tar"))
+    whole = bytearray(shard.read_bytes())
+    shard.write_bytes(whole[:-2048])
+    out = tmp_path / "run"
+    fails(f"{shard.name}.*bytes", "train", copy, "-o", out, "--model", "mlp")
+    whole[1024 + 20] ^= 1  # a pixel or a name: size stays, content does not
+    for offset in range(len(whole)):
+        if whole[offset : offset + 2] == b"P5":
+            whole[offset + 20] ^= 1
+            break
+    shard.write_bytes(whole)
+    fails("does not match|do not match|damaged", "train", copy, "-o", out, "--model", "mlp", "--epochs", 1)
+    fails("header|checksum|damaged|tar", "index", shard, "-o", tmp_path / "index")
+    assert not (out / "run.json").exists()
+    assert not (tmp_path / "index" / "catalog.parquet").exists()
+
+
+def test_train(fails, digits, scored, tmp_path):
+    out = tmp_path / "run"
+    fails("no catalog|catalog.parquet", "train", tmp_path, "-o", out)
+    fails("unknown model 'nope'", "train", digits.train, "-o", out, "--model", "nope")
+    fails("must be cosine", "train", digits.train, "-o", out, "--schedule", "exp")
+    fails("--device must be cpu or gpu", "train", digits.train, "-o", out, "--device", "tpu")
+    fails("batch_size >= 1", "train", digits.train, "-o", out, "--batch-size", 0)
+    fails("training set itself", "train", digits.train, "-o", out, "--held-out", digits.train)
+    fails("give both", "train", digits.train, "-o", out, "--table", scored / "table")
+    sampler = ("--sampler", tmp_path / "none.json", "--table", scored / "table")
+    fails("none.json", "train", digits.train, "-o", out, "--model", "mlp", *sampler)
+    assert not out.exists()
+
+
+def test_a_finished_run_is_kept_and_another_refused(cli, fails, digits, tmp_path):
+    command = ("train", digits.train, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--batch-size", 64)
+    assert cli(*command)[0] == 0
+    before = (tmp_path / "run/run.json").read_bytes()
+    assert cli(*command)[0] == 0
+    assert (tmp_path / "run/run.json").read_bytes() == before
+    fails("finished run with seed 0, not 1", *command, "--seed", 1)
+
+
+def test_features(fails, digits, scored, tmp_path):
+    out, weights = tmp_path / "table", scored / "w.safetensors"
+    command = ("features", digits.train, "-o", out, "--model", "mlp")
+    fails("no such file", *command, "--weights", tmp_path / "none.safetensors")
+    fails("unknown measure 'losss'", *command, "--weights", weights, "--measures", "losss")
+    fails("must be last or logit", *command, "--weights", weights, "--grad-norm", "x")
+    state = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict()
+    save_file({name: torch.full_like(value, torch.nan) for name, value in state.items()}, tmp_path / "nan.safetensors")
+    fails("is nan for sample", *command, "--weights", tmp_path / "nan.safetensors")
+    wrong = build_model("mlp", num_classes=3, channels=1, size=(8, 8), seed=0)
+    save_file(wrong.state_dict(), tmp_path / "three.safetensors")
+    fails("do not fit the model", *command, "--weights", tmp_path / "three.safetensors")
+    elsewhere = ("features", digits.held_out, "-o", scored / "table", "--model", "mlp", "--weights", weights)
+    fails("catalog is .* but this extraction has", *elsewhere)
+    assert not list(out.glob("*"))
+
+
+def test_sampler_inputs(fails, digits, scored, tmp_path):
+    table, out = scored / "table", tmp_path / "sampler.json"
+    fails("no feature 'los'", "fit", table, "-o", out, "--features", "los,entropy")
+    fails("comma", "fit", table, "-o", out, "--values", "a,b")
+    fails("zero|o = 0|positive", "fit", table, "-o", out, "--values", "0,0,0,0,0")
+    fails("no feature table there", "fit", tmp_path, "-o", out)
+    search = ("search", "swift", table, "-o", tmp_path / "s", "--model", "mlp")
+    start = ("--start", scored / "w.safetensors")
+    fails("features of catalog", *search, "--catalog", digits.held_out, "--held-out", digits.test, *start)
+    fails("give --held-out", *search, "--catalog", digits.train, *start)
+    fails("needs --start", *search, "--catalog", digits.train, "--held-out", digits.held_out)
+    fails("no_module", *search, "--catalog", digits.train, "--objective", "no_module:f")
+    assert not out.exists()
+    assert not (tmp_path / "s" / "sampler.json").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bad_feature_values_are_named(fails, scored, tmp_path, value):
+    copy = tmp_path / "table"
+    shutil.copytree(scored / "table", copy)
+    part = part_path(copy, 2)
+    columns = {name: column.to_numpy().copy() for name, column in zip(*_columns(part), strict=True)}
+    columns["loss"][7] = value
+    provenance = read_provenance(part)
+    part.unlink()
+    provenance.pop("format")
+    write_part(part, columns, provenance)
+    fails(f"loss.*{value}|{value}.*loss", "fit", copy, "-o", tmp_path / "sampler.json")
+
+
+def _columns(part):
+    table = pq.ParquetFile(part).read()
+    return table.column_names, table.columns
+
+
+def test_json_holds_the_result(cli, digits, scored, tmp_path):
+    out = tmp_path / "sampler.json"
+    assert cli("fit", scored / "table", "-o", out, "--transform", "cdf", "--json", tmp_path / "r.json")[0] == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["rows"] == 500
+    assert 0 < result["ess"] < 500
+    assert result["zero_rows"] > 0
+
+
+def test_verify_lists_damage_and_exits_1(cli, digits, tmp_path, capsys):
+    assert cli("verify", digits.train)[0] == 0
+    copy = tmp_path / "data"
+    shutil.copytree(digits.train, copy)
+    shard = next(copy.glob("*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"P5") + 20] ^= 1
+    shard.write_bytes(data)
+    assert main(["verify", str(copy), "--json", str(tmp_path / "v.json")]) == 1
+    assert shard.name in capsys.readouterr().out
+    assert json.loads((tmp_path / "v.json").read_text())["findings"]
+
+
+def test_the_demo_names_what_it_needs(fails, tmp_path):
+    fails("no demo on 'cifar'", "demo", "--data", "cifar", "-o", tmp_path / "d")
+    fails("seeds must be", "demo", "--seeds", "1,1", "-o", tmp_path / "d")
+    fails("--source", "demo", "--data", "fashion-mnist", "--source", tmp_path / "none", "-o", tmp_path / "d")
+    assert not (tmp_path / "d").exists()
