@@ -28,17 +28,21 @@ def margin(z: Tensor, y: Tensor, /) -> Tensor:
 
 
 def others(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor]:
-    """The probabilities q and log q, float32 (n, C) each; both are 0 at the target."""
-    log_q = F.log_softmax(z.scatter(1, y[:, None], -torch.inf), dim=1)
-    return log_q.exp(), log_q.scatter(1, y[:, None], 0.0)
+    """What the classes other than the target share among themselves.
 
+    The target is removed before the softmax; dividing p by 1 − p_y would lose all digits where p_y is near 1. With
+    k the largest of the others, g_j = z_k − z_j >= 0 and s = Σ_{j≠y,k} exp(−g_j), the entropy −Σ_{j≠y} q_j log q_j
+    (Swift Sampler, Eq. 11) is log(1 + s) + Σ_{j≠y} q_j g_j: no term is negative, so it keeps its digits near 0 too.
 
-def renormed_entropy(q: Tensor, log_q: Tensor, /) -> Tensor:
-    """Entropy −Σ_{j≠y} q_j log q_j, nats, float32 (n,) (Swift Sampler, Eq. 11).
-
-    The target is removed before the softmax; dividing p by 1 − p_y would lose all digits where p_y is near 1.
+    Returns:
+        q, float32 (n, C), 0 at the target; and its entropy, nats, float32 (n,).
     """
-    return -(q * log_q).sum(1)
+    top, k = z.scatter(1, y[:, None], -torch.inf).max(1, keepdim=True)
+    g = (top - z).scatter(1, y[:, None], 0.0)
+    e = (-g).exp().scatter(1, y[:, None], 0.0)
+    s = e.scatter(1, k, 0.0).sum(1)
+    q = e / (1 + s[:, None])
+    return q, s.log1p() + (q * g).sum(1)
 
 
 def grad_norm(m: Tensor, q: Tensor, h: Tensor | None, /, *, bias: bool = True) -> Tensor:
@@ -59,10 +63,10 @@ def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, 
     """The named measures of a batch, each float32 (n,); `h` None makes `grad_norm` that of the logits."""
     z = z.float()
     m = margin(z, y)
-    q, log_q = others(z, y) if {"entropy", "grad_norm"} & set(names) else (z, z)
+    q, entropy = others(z, y) if {"entropy", "grad_norm"} & set(names) else (z, m)
     compute = {
         "loss": lambda: F.softplus(m),
-        "entropy": lambda: renormed_entropy(q, log_q),
+        "entropy": lambda: entropy,
         "grad_norm": lambda: grad_norm(m, q, h, bias=bias),
         "target_prob": lambda: m.neg().sigmoid(),
         "correct": lambda: (z.argmax(1) == y).float(),
