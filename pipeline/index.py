@@ -100,6 +100,11 @@ def write_idx(catalog: Catalog, shard: int, path: str | os.PathLike[str], /) -> 
     Raises:
         ValueError: A member name with white space, which the format cannot hold, or a damaged shard.
     """
+    write_lines(Path(path), idx_lines(catalog, shard))
+
+
+def idx_lines(catalog: Catalog, shard: int, /) -> list[str]:
+    """The lines of a shard's index, one per row in the catalog's order; errors as `write_idx`."""
     tar = catalog.shard_path(shard)
     lines = []
     with mapped(tar) as data:
@@ -110,7 +115,12 @@ def write_idx(catalog: Catalog, shard: int, path: str | os.PathLike[str], /) -> 
                     raise ValueError(f"{tar}: member {member.name!r}: an .idx file cannot hold white space: rename it")
                 parts.append(f"{extension} {member.offset} {member.size} {member.name}")
             lines.append(" ".join(parts))
-    Path(path).write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]), encoding="utf-8")
+    return lines
+
+
+def write_lines(path: Path, lines: Sequence[str], /) -> None:
+    """Write an index file of format v1.2."""
+    path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]), encoding="utf-8")
 
 
 def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
