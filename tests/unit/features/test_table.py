@@ -1,0 +1,251 @@
+"""The feature table on disk: what opens, what is refused, and what rows with windows mean to the loader."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from drawstream.features import FeatureTable
+from drawstream.features.table import part_path, remove_abandoned, write_part
+from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import IndexStream
+
+PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}
+RNG = np.random.default_rng(0)
+
+
+def part(i, rows=5, **more):
+    ids = np.arange(i * rows, (i + 1) * rows)
+    columns = {"sample_id": ids, "crop": np.zeros(rows, np.int32), "label": ids % 3}
+    return {**columns, "loss": RNG.random(rows).astype(np.float32), "entropy": ids.astype(np.float32), **more}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(3):
+        write_part(part_path(tmp_path, i), part(i), PROVENANCE)
+    return tmp_path
+
+
+def test_columns_run_over_the_parts(folder):
+    table = FeatureTable.open(folder)
+    assert len(table) == 15 and table.names == ("loss", "entropy") and table.provenance["model"] == "m"
+    assert table.sample_id.tolist() == list(range(15)) and table.sample_id.dtype == np.int64
+    assert table.label.tolist() == [i % 3 for i in range(15)]
+    columns = table.columns("entropy")
+    assert list(columns) == ["entropy"] and columns["entropy"].dtype == np.float32
+    assert columns["entropy"].tolist() == list(range(15))
+    assert table.windows is None and table.flip is None
+    assert repr(table).endswith("15 rows, loss, entropy)")
+
+
+def test_columns_are_read_once_and_cannot_be_written(folder):
+    table = FeatureTable.open(folder)
+    first = table.columns("loss")["loss"]
+    for path in folder.iterdir():
+        path.unlink()
+    assert table.columns("loss")["loss"] is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 1
+
+
+def test_windows_and_flips(tmp_path):
+    windows = np.array([[0, 0, 0.5, 1], [0.25, 0.5, 1, 0.75]], np.float32)
+    more = dict(zip(("y0", "x0", "y1", "x1"), windows.T, strict=True)) | {"flip": np.array([True, False])}
+    write_part(part_path(tmp_path, 0), part(0, 2, **more), PROVENANCE | {"parts": 1})
+    table = FeatureTable.open(tmp_path)
+    assert table.names == ("loss", "entropy")
+    assert table.windows.dtype == np.float32 and (table.windows == windows).all()
+    assert table.flip.tolist() == [True, False] and table.flip.dtype == bool
+    assert table.windows is table.windows  # asked for by every batch: made once
+    with pytest.raises(ValueError, match="read-only"):
+        table.windows[0] = 0
+
+
+def test_fingerprint_covers_values_and_provenance(folder):
+    first = FeatureTable.open(folder).fingerprint
+    assert FeatureTable.open(folder).fingerprint == first and len(first) == 32
+    changed = part(1)
+    write_part(part_path(folder, 1), changed, PROVENANCE)
+    second = FeatureTable.open(folder).fingerprint
+    assert second != first
+    for i in range(3):
+        write_part(part_path(folder, i), changed, PROVENANCE | {"model": "n"})
+    assert FeatureTable.open(folder).fingerprint not in (first, second)
+
+
+def test_fingerprint_is_computed_once(folder):
+    table = FeatureTable.open(folder)
+    first = table.fingerprint
+    for path in folder.iterdir():
+        path.unlink()
+    assert table.fingerprint is first
+
+
+def test_unknown_column(folder):
+    with pytest.raises(ValueError, match="no feature 'margin'; there are loss, entropy"):
+        FeatureTable.open(folder).columns("loss", "margin")
+
+
+def test_nothing_there(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError, match=r"no feature table there .*run `drawstream features`"):
+            FeatureTable.open(path)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_missing_part(folder, missing):
+    part_path(folder, missing).unlink()
+    with pytest.raises(ValueError, match="2 of 3 parts are there; run `drawstream features` again to finish"):
+        FeatureTable.open(folder)
+
+
+def test_surplus_part(folder):
+    write_part(part_path(folder, 3), part(3), PROVENANCE)
+    with pytest.raises(ValueError, match="4 of 3 parts"):
+        FeatureTable.open(folder)
+
+
+def test_part_of_another_extraction_shows_both_sides(folder):
+    write_part(part_path(folder, 2), part(2), PROVENANCE | {"model": "other"})
+    with pytest.raises(ValueError, match=r'part-00002.parquet: model is "other", but this extraction has "m"'):
+        FeatureTable.open(folder)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 100, -1])
+def test_truncated_part(folder, cut):
+    path = part_path(folder, 1)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(
+        ValueError, match=r"part-00001.parquet: not a readable Parquet file \(.+\); remove it and extract"
+    ):
+        FeatureTable.open(folder)
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(folder):
+    """A byte anywhere in a part: the values read are right, or the part is refused by name."""
+    path = part_path(folder, 1)
+    whole = path.read_bytes()
+    table = FeatureTable.open(folder)
+    right = {name: table.columns(name)[name].copy() for name in table.names} | {"sample_id": table.sample_id.copy()}
+    refused = 0
+    for at in range(4, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x24]) + whole[at + 1 :])
+        try:
+            table = FeatureTable.open(folder)
+            found = table.columns("loss", "entropy") | {"sample_id": table.sample_id}
+        except ValueError as error:
+            assert "part-00001.parquet" in str(error)
+            refused += 1
+            continue
+        assert all((found[name] == right[name]).all() for name in right), at
+    assert refused > len(whole) / 7 / 4
+
+
+@pytest.mark.parametrize(
+    ("meta", "text"),
+    [
+        (None, "not a part of a feature table; give the folder that `drawstream features` wrote"),
+        ("[]", "not a part of a feature table"),
+        ("{nonsense", "not a readable Parquet file"),
+        ('{"parts": 1}', "not a part of a feature table"),
+        ('{"format": 2, "parts": 1}', "format 2 is newer than 1, which this drawstream reads: upgrade"),
+        ('{"format": "x", "parts": 1}', "format x is newer"),
+        ('{"format": 1, "catalog": "c"}', "its metadata lacks `parts` or `catalog`"),
+    ],
+)
+def test_foreign_parquet(tmp_path, meta, text):
+    table = pa.table({"loss": [1.0]}).replace_schema_metadata(meta and {"drawstream": meta})
+    pq.write_table(table, part_path(tmp_path, 0))
+    with pytest.raises(ValueError, match=text):
+        FeatureTable.open(tmp_path)
+
+
+def test_part_without_a_column_of_the_others(folder):
+    columns = part(1)
+    del columns["entropy"]
+    write_part(part_path(folder, 1), columns, PROVENANCE)
+    with pytest.raises(ValueError, match=r"part-00001\.parquet: not a readable Parquet file"):
+        FeatureTable.open(folder).columns("entropy")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(pa.ArrowInvalid):
+        write_part(part_path(tmp_path, 0), {"a": np.zeros(2), "b": np.zeros(3)}, PROVENANCE)
+    with pytest.raises(TypeError):
+        write_part(part_path(tmp_path, 0), {"a": np.zeros(2)}, {"catalog": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_abandoned_files_are_removed(folder):
+    mine = folder / f".part-00000.parquet.{os.getpid()}"
+    dead = folder / ".part-00001.parquet.4194999"  # above the kernel's largest process number
+    for path in (mine, dead):
+        path.write_bytes(b"half")
+    remove_abandoned(folder)
+    assert mine.exists() and not dead.exists()
+
+
+# With the loader
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    digits = load_digits()
+    source = ArraySource((digits.images * 15.9375).astype(np.uint8)[:40], digits.target[:40])
+    return Catalog.open(pack(source, tmp_path / "digits").train)
+
+
+def crops(folder, catalog, fingerprint):
+    rows = 2 * len(catalog)
+    corner = RNG.integers(0, 5, (rows, 2)) / 8
+    window = np.concatenate([corner, corner + 0.5], 1).astype(np.float32)
+    columns = {
+        "sample_id": np.repeat(np.arange(len(catalog)), 2),
+        "crop": np.tile(np.arange(2, dtype=np.int32), len(catalog)),
+        **dict(zip(("y0", "x0", "y1", "x1"), window.T, strict=True)),
+        "flip": np.arange(rows) % 2 == 1,
+        "label": np.repeat(catalog.label, 2),
+        "loss": np.zeros(rows, np.float32),
+    }
+    folder.mkdir()
+    write_part(part_path(folder, 0), columns, {"catalog": fingerprint, "parts": 1})
+    return FeatureTable.open(folder)
+
+
+def test_rows_of_a_table_are_its_crops(tmp_path, catalog):
+    table = crops(tmp_path / "features", catalog, catalog.fingerprint)
+    stream = IndexStream(80, seed=1)
+    whole = Transform((8, 8), (0.0,), (1.0,))
+    images = {
+        int(i): x
+        for b in Loader(catalog, IndexStream(40), transform=whole)
+        for i, x in zip(b.ids, b.images, strict=True)
+    }
+    loader = Loader(catalog, stream, rows=table, transform=Transform((4, 4), (0.0,), (1.0,)), batch_size=16)
+    seen = []
+    for batch in loader:
+        for row, label, image in zip(batch.ids.tolist(), batch.labels.tolist(), batch.images, strict=True):
+            y, x = (table.windows[row, :2] * 8).astype(int)
+            expected = images[row // 2][:, y : y + 4, x : x + 4]
+            assert torch.equal(image, expected.flip(2) if row % 2 else expected)
+            assert label == catalog.label[row // 2]
+            seen.append(row)
+    assert seen == stream.epoch(0)[:].tolist()
+    assert loader.state_dict()["rows"] == table.fingerprint
+    assert json.dumps(loader.state_dict())
+
+
+def test_table_of_another_catalog_is_refused(tmp_path, catalog):
+    table = crops(tmp_path / "features", catalog, "0123456789abcdef" * 2)
+    text = (
+        f"features of catalog 0123456789ab, but .*catalog.parquet is {catalog.fingerprint[:12]}: extract them from it"
+    )
+    with pytest.raises(ValueError, match=text):
+        Loader(catalog, IndexStream(80), rows=table)
