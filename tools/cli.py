@@ -156,13 +156,20 @@ def train(
     """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
 
     Example: drawstream train data/train -o runs/uniform --held-out data/holdout --test data-test --epochs 20
+
+    On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
     from drawstream.tools.jobs import Sampling, train_job
+    from drawstream.tools.ranks import join_ranks, leave_ranks
     from drawstream.tools.train import Recipe
 
     recipe = Recipe(epochs, lr, _one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
-    setup = _setup(catalog, model, device, batch_size, held_out=held_out, test=test, augment=augment)
+    ranks = join_ranks(device)
+    setup = _setup(catalog, model, device, batch_size, held_out=held_out, test=test, augment=augment, ranks=ranks)
     record = train_job(setup, recipe, Sampling(sampler, table, mode), out)
+    leave_ranks()
+    if not ranks.writes:
+        return
     spent = f"{record['seconds']:.1f} s, {record['wait_share']:.1%} of it waiting for data"
     text = f"{record['method']}, {epochs} epochs in {spent}"
     if "result" in record:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def write_atomically(path: Path, /) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes the name when the block ends well, and is removed when it does not."""
+    """Give a temporary path beside `path`: it takes the name if the block ends well, and is removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

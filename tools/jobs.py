@@ -97,7 +97,7 @@ def train_job(
         return _finished(record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe"))
     model = setup.build(recipe.seed)
     begin = time.perf_counter()
-    with Progress(f"train {settings['method']}", "epochs") as progress:
+    with Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
         run = train(
             model,
             loader,
@@ -105,18 +105,22 @@ def train_job(
             evaluate=evaluate,
             select=next(iter(evaluate), None),
             checkpoint=out / "checkpoint.pt",
+            ranks=setup.ranks,
             on_epoch=lambda epoch: progress.update(
                 epoch.epoch + 1, recipe.epochs, _epoch_note(epoch.loss, epoch.accuracy)
             ),
         )
-    _save_weights(out / "last.safetensors", model.state_dict())
-    if run.best_state:
-        _save_weights(out / "best.safetensors", run.best_state)
-    record = write_record(record_path, "train", {**settings, **_results(run, time.perf_counter() - begin)})
-    (out / "checkpoint.pt").unlink()
+    results = _results(run, time.perf_counter() - begin)
+    if setup.ranks.writes:
+        _save_weights(out / "last.safetensors", model.state_dict())
+        if run.best_state:
+            _save_weights(out / "best.safetensors", run.best_state)
+        write_record(record_path, "train", {**settings, **results})
+        (out / "checkpoint.pt").unlink()
+    setup.ranks.wait()
     for each in (loader, *evaluate.values()):
         each.close()
-    return record
+    return read_record(record_path, "train")
 
 
 def features_job(

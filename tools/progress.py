@@ -13,20 +13,21 @@ EVERY = 10.0  # seconds between lines in a log
 
 
 class Progress:
-    """Shows how far a job is, on stderr.
+    """Shows how far a job is, on stderr; `quiet` shows nothing (all ranks but the first).
 
     >>> with Progress("features", "rows") as progress:
     ...     progress.update(128, 1000)
     """
 
-    def __init__(self, title: str, unit: str) -> None:
+    def __init__(self, title: str, unit: str, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._title, self._unit = title, unit
         self._begin = self._printed = time.monotonic()
         self._first: int | None = None
         self._state = (0, 0)
         self._note = ""
         self._bar: Bar | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -63,4 +64,5 @@ class Progress:
             self._line(f"{done} of {total} {self._unit}{left}{self._note}")
 
     def _line(self, text: str) -> None:
-        print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+        if not self._quiet:
+            print(f"{self._title}: {text}", file=sys.stderr, flush=True)

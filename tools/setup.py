@@ -1,6 +1,6 @@
 """What the jobs share: catalogs, preprocessing, loaders and models, opened and checked once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.pipeline.loader import SMALL
+from drawstream.pipeline.loader import SMALL, Stream
 from drawstream.pipeline.statistics import channel_statistics
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.tools.models import build_model
+from drawstream.tools.ranks import Ranks
 
 Device = Literal["cpu", "gpu"]
 EVAL_BATCH = 512  # images; evaluation keeps no activations
@@ -27,9 +28,10 @@ class Setup:
         model: Name, see `build_model`.
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
-        batch_size: Of training.
+        batch_size: Images per training step, over all ranks.
         augment: Random crops and flips in training (always on for large images).
         device: `cpu` or `gpu`.
+        ranks: The processes that share each step.
     """
 
     catalog: Path
@@ -39,10 +41,15 @@ class Setup:
     batch_size: int = 128
     augment: bool = False
     device: Device = "cpu"
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"`batch_size >= 1` must hold, but got {self.batch_size}")
+        if self.batch_size % self.ranks.world_size:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the ranks, but got {self.batch_size} for {self.ranks.world_size}"
+            )
         if self.device == "gpu" and not torch.cuda.is_available():
             raise ValueError("`--device gpu` needs a CUDA device, and torch sees none: use `--device cpu`")
 
@@ -63,8 +70,8 @@ class Setup:
 
     def training_loader(self) -> Loader:
         """Over the training rows, uniformly permuted until its stream is replaced."""
-        uniform = IndexStream(len(self.data))
-        return Loader(self.data, uniform, transform=self.transforms[0], batch_size=self.batch_size, device=self.device)
+        share = self.batch_size // self.ranks.world_size
+        return self._loader(self.data, IndexStream(len(self.data)), self.transforms[0], share)
 
     def evaluation_loaders(self) -> dict[str, Loader]:
         """Loaders in file order over what there is of `held_out` and `test`.
@@ -85,11 +92,21 @@ class Setup:
                 )
             if catalog.fingerprint == self.data.fingerprint:
                 raise ValueError(f"{catalog.path} is the training set itself: give rows that are not trained on")
-            stream = Sequential(0, len(catalog))
-            loaders[name] = Loader(
-                catalog, stream, transform=self.transforms[1], batch_size=EVAL_BATCH, device=self.device
-            )
+            loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], EVAL_BATCH)
         return loaders
+
+    def _loader(self, catalog: Catalog, stream: Stream, transform: Transform, batch_size: int) -> Loader:
+        ranks = self.ranks
+        return Loader(
+            catalog,
+            stream,
+            transform=transform,
+            batch_size=batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            device=self.device,
+            device_id=ranks.local,
+        )
 
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised model on the device."""

@@ -14,10 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from drawstream.features.extract import require_classes
 from drawstream.pipeline import Batch, Loader
 from drawstream.tools.files import write_atomically
+from drawstream.tools.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,12 @@ def train(
     select: str | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Run:
     """Train a model in place.
+
+    Under several ranks each loader gives its rank's part of the global batch, and the gradient is that of the mean loss
+    over the global batch: the number of ranks changes nothing but the order of floating-point sums.
 
     Args:
         model: Gives logits (n, classes).
@@ -134,6 +140,7 @@ def train(
         select: Name of the set whose accuracy decides the best epoch.
         checkpoint: File that is rewritten after every epoch; if it is there, training goes on from it.
         on_epoch: Called after each epoch.
+        ranks: The processes that train together; rank 0 writes the checkpoint.
 
     Raises:
         ValueError: The model's class count is wrong, or the loss is no longer finite.
@@ -149,6 +156,8 @@ def train(
     run = Run()
     if checkpoint is not None and checkpoint.exists():
         run = _load_checkpoint(checkpoint, model, optimizer, recipe)
+    ranks = ranks or Ranks()
+    parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
     steps = recipe.epochs * len(loader)
     for epoch in range(len(run.history), recipe.epochs):
         loader.set_epoch(epoch)
@@ -160,26 +169,28 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at((epoch * len(loader) + step) / steps)
             with _autocast(device, recipe.amp):
-                logits = model(batch.images)
+                logits = parallel(batch.images)
                 if step == 0:
                     require_classes(logits, loader.catalog)
-                loss = F.cross_entropy(logits, batch.labels)
+                loss = _mean_loss(logits, batch, ranks)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.detach() * len(batch.labels)
             count += len(batch.labels)
-        mean = float(total) / max(count, 1)
+        mean = float(ranks.total(total)) / max(count * ranks.world_size, 1)
         seconds = time.perf_counter() - begin
         if not math.isfinite(mean):
             raise ValueError(f"the training loss is {mean} in epoch {epoch}: lower the learning rate (now {recipe.lr})")
         due = (epoch + 1) % every == 0 or epoch + 1 == recipe.epochs
-        accuracy = {name: top1(model, held, amp=recipe.amp) for name, held in (evaluate or {}).items() if due}
+        accuracy = {
+            name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in (evaluate or {}).items() if due
+        }
         run.history.append(Epoch(epoch, mean, optimizer.param_groups[0]["lr"], accuracy, seconds, wait))
         if select in accuracy and _is_best(run, select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        if checkpoint is not None:
+        if checkpoint is not None and ranks.writes:
             _save_checkpoint(checkpoint, model, optimizer, recipe, run)
         if on_epoch is not None:
             on_epoch(run.history[-1])
@@ -187,20 +198,28 @@ def train(
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False) -> float:
-    """Top-1 accuracy over one pass of a loader, per cent; rows of weight 0 (fill) do not count."""
+def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False, ranks: Ranks | None = None) -> float:
+    """Top-1 accuracy over one pass of the ranks' loaders, per cent; rows of weight 0 (fill) do not count."""
     device = next(model.parameters()).device
     model.eval()
-    right = torch.zeros((), device=device)
-    total = torch.zeros((), device=device)
+    counted = torch.zeros(2, device=device, dtype=torch.float64)  # right, all
     loader.set_epoch(0)
     for batch in loader:
         with _autocast(device, amp):
             logits = model(batch.images)
-        counts = batch.weights > 0
-        right += ((logits.argmax(1) == batch.labels) & counts).sum()
-        total += counts.sum()
+        real = batch.weights > 0
+        counted += torch.stack([((logits.argmax(1) == batch.labels) & real).sum(), real.sum()])
+    right, total = (ranks or Ranks()).total(counted).tolist()
     return 100 * float(right) / float(total)
+
+
+def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
+    """Cross-entropy that averages over the ranks to the mean over the global batch; fill (weight 0) does not count."""
+    if ranks.world_size == 1:
+        return F.cross_entropy(logits, batch.labels)
+    real = batch.weights > 0
+    rows = ranks.total(real.sum())
+    return F.cross_entropy(logits[real], batch.labels[real], reduction="sum") * ranks.world_size / rows
 
 
 def _is_best(run: Run, select: str) -> bool:
