@@ -87,26 +87,26 @@ def extract(
     done = sum(_count(catalog, shard) for shard in finished)
     model = model.to("cuda" if device == "gpu" else "cpu").eval()
     loader: Loader | None = None
-    for shard in range(len(catalog.shards)):
-        if shard in finished:
-            continue
-        start, stop = catalog.shard_rows(shard)
-        columns = {name: [torch.empty(0)] for name in names}
-        if stop > start:  # an indexed shard may be empty
-            rows = Sequential(start, stop)
-            loader = loader or Loader(catalog, rows, transform=transform, batch_size=batch_size, device=device)
-            loader.replace_stream(rows)
-            for scored, count in _score(model, loader, names, grad_norm):
-                for name, values in scored.items():
-                    columns[name].append(values)
-                done += count
-                if progress:
-                    progress(Progress(done, len(catalog)))
-        arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
-        _require_finite(arrays, start, catalog)
-        write_part(part_path(out, shard), {**_fixed(catalog, start, stop), **arrays}, provenance)
-    if loader is not None:
-        loader.close()
+    try:
+        for shard in sorted(set(range(len(catalog.shards))) - finished):
+            start, stop = catalog.shard_rows(shard)
+            columns = {name: [torch.empty(0)] for name in names}
+            if stop > start:  # an indexed shard may be empty
+                rows = Sequential(start, stop)
+                loader = loader or Loader(catalog, rows, transform=transform, batch_size=batch_size, device=device)
+                loader.replace_stream(rows)
+                for scored, count in _score(model, loader, names, grad_norm):
+                    for name, values in scored.items():
+                        columns[name].append(values)
+                    done += count
+                    if progress:
+                        progress(Progress(done, len(catalog)))
+            arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+            _require_finite(arrays, start, catalog)
+            write_part(part_path(out, shard), {**_fixed(catalog, start, stop), **arrays}, provenance)
+    finally:
+        if loader is not None:
+            loader.close()
     return FeatureTable.open(out)
 
 
