@@ -2,10 +2,10 @@
 
 Notation
     w        float32 or float64 (N,), memory-mapped
-    page     512 consecutive rows, 32 blocks of 16; only its start on the cumulative widths is held, 0.06 bytes per row
+    page     128 consecutive rows, 8 blocks of 16; only its start on the cumulative widths is held, 0.25 bytes per row
     scale    M 2^k / sum w: a row's width is round(w scale), plus its share of the rounding residual
 
-Two levels: a guide table finds the page of a point, then the page's widths are computed anew from its 512 weights. The
+Two levels: a guide table finds the page of a point, then the page's widths are computed anew from its 128 weights. The
 residual is shared row after row (`spread`), so each page stores how much of it was left where it begins, and gets the
 very widths of `integer_widths`: the order equals that of the stream in memory, bit for bit. The points of a
 request are sorted first, so a page is read once and pages are read in the order of the file. With a `window` a batch
@@ -40,8 +40,10 @@ from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Paged"]
 
-_PAGE = 512
-_HASHED_PAGES = 2048  # 8 MiB of widths at a time
+_PAGE = 128
+_HASHED_PAGES = 8192  # 8 MiB of widths at a time
+_BATCH = 32  # draws worked on together: their pages fit the first-level cache
+_LINE = 8  # values of a cache line
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def fill_page(
     values: NDArray[np.floating[Any]],
     widths: NDArray[np.int64],
 ) -> Any:
-    """Write the widths of one page into `widths` (512,), 0 past the last row; return residual and extra behind it."""
+    """Write the widths of one page into `widths` (128,), 0 past the last row; return residual and extra behind it."""
     first = page * _PAGE
     rows = min(_PAGE, values.size - first)
     for i in range(rows):
@@ -193,7 +195,7 @@ def fill_pages(
     values: NDArray[np.floating[Any]],
     widths: NDArray[np.int64],
 ) -> None:
-    """Write the widths of the pages first, first + 1, … into `widths` (512 per page)."""
+    """Write the widths of the pages first, first + 1, … into `widths` (128 per page)."""
     for i in range(residuals.size):
         page = widths[i * _PAGE : (i + 1) * _PAGE]
         fill_page(first + i, residuals[i], extras[i], digits, scale, share, values, page)
@@ -236,32 +238,47 @@ def find_rows_by_page(
     keys: NDArray[np.uint64],
     orders: NDArray[np.uint64],
     slots: NDArray[np.int64],
-) -> None:
-    """Turn slots (n,) into the rows under their points, in place, page after page."""
+) -> Any:
+    """Turn slots (n,) into the rows under their points, in place, page by page; returns a number without meaning.
+
+    The pages of a batch are found and touched first: those loads do not depend on one another, so they overlap.
+    """
     four, low = np.uint64(4), np.uint64(15)
     widths = np.empty(_PAGE, dtype=np.int64)
+    pages = np.empty(_BATCH, dtype=np.int64)
     held = np.int64(-1)
-    for i in np.argsort(slots):
-        point = (slots[i] << digits) + offset
-        page = locate(point, starts, guide, shift)
-        if page != held:
-            fill_page(page, residuals[page], extras[page], digits, scale, share, values, widths)
-            held = page
-        left = point - starts[page]
-        base = np.int64(0)
-        block = widths[base : base + BLOCK].sum()
-        while left >= block:
-            left -= block
-            base += BLOCK
+    touched = 0.0
+    rising = np.argsort(slots)
+    for begin in range(0, slots.size, _BATCH):
+        batch = rising[begin : begin + _BATCH]
+        for n in range(batch.size):
+            pages[n] = locate((slots[batch[n]] << digits) + offset, starts, guide, shift)
+        for n in range(batch.size):
+            first = pages[n] * _PAGE
+            for at in range(first, min(first + _PAGE, values.size), _LINE):
+                touched += values[at]
+            touched += residuals[pages[n]] + extras[pages[n]]
+        for n in range(batch.size):
+            page = pages[n]
+            if page != held:
+                fill_page(page, residuals[page], extras[page], digits, scale, share, values, widths)
+                held = page
+            left = (slots[batch[n]] << digits) + offset - starts[page]
+            base = np.int64(0)
             block = widths[base : base + BLOCK].sum()
-        order = orders[random_bits((page * _PAGE + base) // BLOCK, keys[0], keys[1]) >> PICK]
-        row = base + np.int64(order & low)
-        left -= widths[row]
-        while left >= 0:
-            order >>= four
+            while left >= block:
+                left -= block
+                base += BLOCK
+                block = widths[base : base + BLOCK].sum()
+            order = orders[random_bits((page * _PAGE + base) // BLOCK, keys[0], keys[1]) >> PICK]
             row = base + np.int64(order & low)
             left -= widths[row]
-        slots[i] = page * _PAGE + row
+            while left >= 0:
+                order >>= four
+                row = base + np.int64(order & low)
+                left -= widths[row]
+            slots[batch[n]] = page * _PAGE + row
+    return touched
 
 
 @njit(cache=True, nogil=True)

