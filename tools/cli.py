@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.progress import Progress
+from drawstream.tools.stream import app as stream_app
 
 app = typer.Typer(
     name="drawstream",
@@ -238,6 +240,8 @@ def fit(
 
 search_app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(search_app, name="search")
+app.add_typer(stream_app, name="stream")
+app.add_typer(bench_app, name="bench")
 
 
 @search_app.command()

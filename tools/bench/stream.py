@@ -4,7 +4,8 @@ All systems run in one process on one thread, in alternating rounds, and the fas
 machine hurts them alike. A round draws min(rows, 2 000 000) indices, or one full shuffle where a system knows no less.
 Set-up is the time from weights to the first index. Memory is the growth of the peak resident set over set-up and one
 round, the input weights not counted. A seek reads 1024 indices at a random position after set-up; the others hold no
-position, they draw their list again, so theirs is empty. SPDL's sampler joins when the package is installed.
+position, they draw their list again, so theirs is empty. SPDL's sampler joins when the package is installed; who could
+not take part is told by `missing_systems`.
 """
 
 import ctypes
@@ -23,10 +24,11 @@ from torch.utils.data import WeightedRandomSampler
 
 from drawstream.samplers import IndexStream
 
-__all__ = ["run"]
+__all__ = ["missing_systems", "run"]
 
 ROUND_DRAWS = 2_000_000
 SEEK_ROWS = 1024
+TORCH_MOST_ROWS = 1 << 24  # torch.multinomial refuses more categories
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Draw = Callable[[int], Any]  # round number -> indices
@@ -56,6 +58,23 @@ def run(
     if show:
         print(format_table(table))
     return table
+
+
+def missing_systems(rows: Sequence[int], /) -> list[dict[str, Any]]:
+    """Who is not in the table of `run` at these numbers of rows, and why: system, mode, rows, reason."""
+    missing = []
+    for count in rows:
+        if count > TORCH_MOST_ROWS:
+            missing += [
+                (name, "multinomial", count, _REFUSES) for name in ("torch.multinomial", "WeightedRandomSampler")
+            ]
+        if find_spec("spdl") is None:
+            missing += [(_SPDL, mode, count, "not installed") for mode in ("multinomial", "permutation")]
+    return [dict(zip(("system", "mode", "rows", "reason"), each, strict=True)) for each in missing]
+
+
+_SPDL = "spdl.DistributedRandomSampler"
+_REFUSES = f"refuses more than {TORCH_MOST_ROWS} rows"
 
 
 def _compare(rows: int, rounds: int, seed: int) -> list[dict[str, Any]]:
@@ -152,7 +171,7 @@ def _weighted_peers(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[st
         "numpy.Generator.choice": numpy_choice,
     }
     if find_spec("spdl") is not None:
-        systems["spdl.DistributedRandomSampler"] = spdl
+        systems[_SPDL] = spdl
     return {(name, "multinomial"): setup for name, setup in systems.items()}
 
 
@@ -169,7 +188,7 @@ def _uniform_peers(rows: int, seed: int) -> dict[tuple[str, str], Setup]:
         "numpy.Generator.permutation": lambda: whole(partial(np.random.default_rng(seed).permutation, rows)),
     }
     if find_spec("spdl") is not None:
-        systems["spdl.DistributedRandomSampler"] = spdl
+        systems[_SPDL] = spdl
     return {(name, "permutation"): setup for name, setup in systems.items()}
 
 

@@ -1,0 +1,75 @@
+"""`drawstream bench`: our parts beside the ones people use today, in one run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
+
+
+@app.command()
+def stream(
+    rows: Annotated[str, typer.Option(help="Numbers of rows, comma list; 1e6 to 1e8 fit in 16 GB.")] = "1280000",
+    rounds: Annotated[int, typer.Option(help="Alternating rounds; the fastest counts.")] = 5,
+    seeds: Annotated[str, typer.Option(help="Seeds of weights and draws, comma list.")] = "0",
+    json_path: Json = None,
+) -> None:
+    """Index streams beside torch, NumPy and SPDL: draws per second, set-up, peak memory, seeking.
+
+    Example: drawstream bench stream --rows 1e6,1e7,1e8 --json stream.json
+    """
+    from drawstream.tools.bench.stream import missing_systems, run
+
+    sizes, chosen = _whole("rows", rows), _whole("seeds", seeds)
+    if min(sizes) < 2 or rounds < 1 or min(chosen) < 0:
+        raise ValueError(f"--rows >= 2, --rounds >= 1 and --seeds >= 0 must hold, but got {rows}, {rounds} and {seeds}")
+    table = [{**row, "seed": seed} for seed in chosen for row in run(sizes, rounds=rounds, seed=seed)]
+    missing = missing_systems(sizes)
+    for each in missing:
+        print(f"{each['system']} ({each['mode']}): {each['reason']}")
+    _write(json_path, {"rows": table, "missing": missing})
+
+
+@app.command()
+def loader(
+    data: Annotated[
+        Path | None, typer.Option(help="Small images, such as Fashion-MNIST's IDX folder; by default digits.")
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Comma list.")] = "128,512",
+    images: Annotated[int, typer.Option(help="Images per epoch, at most.")] = 60_000,
+    rounds: Annotated[int, typer.Option(help="Alternating rounds; the median counts.")] = 7,
+    threads: Annotated[int, typer.Option(help="DALI's worker threads, for all systems.")] = 2,
+    json_path: Json = None,
+) -> None:
+    """The loader beside bare DALI on the same graph: images per second.
+
+    Example: drawstream bench loader --data /usr/share/datasets/fashion-mnist --json loader.json
+    """
+    from drawstream.tools.bench.loader import run
+
+    sizes = _whole("batch-sizes", batch_sizes)
+    if min(*sizes, images, rounds, threads) < 1:
+        got = f"{batch_sizes}, {images}, {rounds} and {threads}"
+        raise ValueError(f"--batch-sizes, --images, --rounds and --threads must be >= 1, but got {got}")
+    _write(json_path, run(data, batch_sizes=sizes, images=images, rounds=rounds, threads=threads))
+
+
+def _whole(name: str, text: str) -> list[int]:
+    """Whole numbers of a comma list; 1e6 is one."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        if not all(number.is_integer() for number in numbers):
+            raise ValueError(text)
+    except ValueError:
+        raise ValueError(f"--{name} must be whole numbers separated by commas, but got {text!r}") from None
+    return [int(number) for number in numbers]
+
+
+def _write(json_path: Path | None, result: dict[str, Any]) -> None:
+    if json_path is not None:
+        from drawstream.tools.runs import write_json
+
+        write_json(json_path, result)
