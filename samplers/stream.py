@@ -35,12 +35,13 @@ from drawstream.samplers.paged import Paged
 from drawstream.samplers.permutation import Permutation
 from drawstream.samplers.race import Subset
 from drawstream.samplers.systematic import Stratified
-from drawstream.samplers.weights import check_weights
+from drawstream.samplers.weights import TOO_LONG, check_weights
 from drawstream.samplers.window import MIN_WINDOW
 
 __all__ = ["IndexStream", "RowSampler"]
 
 MODES = ("permutation", "stratified", "multinomial", "subset")
+_MOST = 1 << 61  # positions and rows are int64, and sums of two of them must be too
 _KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepared
 
 
@@ -134,6 +135,8 @@ class IndexStream(Batches):
         self.draws = self.rows if draws is None else operator.index(draws)
         if self.draws < 1:
             raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
+        if self.draws >= _MOST:
+            raise ValueError(TOO_LONG.format(draws=self.draws))
         if window is not None:
             self.window = self._checked_window(operator.index(window))
         self._law = self._prepare(weights)
@@ -154,6 +157,8 @@ class IndexStream(Batches):
             self.rows = int(source)
             if self.rows < 1:
                 raise ValueError(f"rows >= 1 must hold, but got {self.rows}")
+            if self.rows >= _MOST:
+                raise ValueError(f"rows < 2**61 must hold, but got {self.rows}: row numbers are int64")
             return None
         given = source.probabilities(0) if isinstance(source, RowSampler) else source
         weights = given if isinstance(given, np.memmap) else check_weights(given)

@@ -83,6 +83,8 @@ def test_bad_weights(weights, text, mode):
     [
         (0, {}, "rows >= 1 must hold, but got 0"),
         (5, {"draws": 0}, "draws >= 1 must hold, but got 0"),
+        (1 << 61, {}, f"rows < 2**61 must hold, but got {1 << 61}"),
+        (5, {"draws": 1 << 61}, f"draws < 2**61 must hold, but got {1 << 61}"),
         (5, {"seed": -1}, "0 <= seed < 2**64 must hold, but got -1"),
         (
             5,
