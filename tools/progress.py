@@ -23,7 +23,7 @@ class Progress:
         self._quiet = quiet
         self._title, self._unit = title, unit
         self._begin = self._printed = time.monotonic()
-        self._first: int | None = None
+        self._phase = (0.0, 0)  # when the phase began, and what was done by then
         self._state = (0, 0)
         self._note = ""
         self._bar: Bar | None = None
@@ -51,15 +51,17 @@ class Progress:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` units are finished."""
-        self._first = done if self._first is None else self._first
+        now = time.monotonic()
+        if total != self._state[1]:  # a new phase has its own rate; what a resumed job finds finished took no time
+            self._phase = (now, done)
         self._state, self._note = (done, total), f", {note}" if note else ""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, note=note)
             return
-        now = time.monotonic()
         if now - self._printed >= EVERY:
             self._printed = now
-            rate = (done - self._first) / (now - self._begin)
+            begin, before = self._phase
+            rate = (done - before) / max(now - begin, 1e-9)
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
             self._line(f"{done} of {total} {self._unit}{left}{self._note}")
 

@@ -1,0 +1,53 @@
+"""Progress in a log: plain lines, a rate per phase, nothing from ranks that keep quiet."""
+
+import re
+
+import pytest
+
+from drawstream.tools import progress
+from drawstream.tools.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is moved."""
+
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_lines_come_every_ten_seconds_with_the_time_left(clock, capsys):
+    with Progress("features", "rows") as shown:
+        for second in range(1, 31):
+            clock.now = second
+            shown.update(second * 10, 400, "note")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "features: 100 of 400 rows, 30 s left, note",
+        "features: 200 of 400 rows, 20 s left, note",
+        "features: 300 of 400 rows, 10 s left, note",
+        "features: 300 rows in 30.0 s, note",
+    ]
+
+
+def test_a_new_phase_has_its_own_rate(clock, capsys):
+    with Progress("search", "runs") as shown:
+        clock.now = 1
+        shown.update(40, 40)
+        for run in range(1, 5):
+            clock.now = 1 + 20 * run
+            shown.update(run, 12)
+    left = re.findall(r"(\d+) of 12 runs, (\d+) s left", capsys.readouterr().err)
+    assert left == [("2", "200"), ("3", "180"), ("4", "160")]
+
+
+def test_failed_and_quiet_jobs_print_no_summary(clock, capsys):
+    with Progress("train", "epochs", quiet=True) as shown:
+        shown.update(1, 2)
+    with pytest.raises(ValueError, match="stop"), Progress("train", "epochs") as shown:
+        shown.update(1, 2)
+        raise ValueError("stop")
+    assert capsys.readouterr().err == ""
