@@ -11,10 +11,11 @@ and Sanders, ACM TOMS 2022). Integers leave no remainder, so a row of weight 0 i
 bits of its own: their product with N gives the column (upper half) and the point within it (lower half), so no column
 is favoured by more than N 2^-64, at 10^8 rows too.
 
-Memory: 8 bytes per row for the table, 4 for the weights 1 / (N P).
+Memory: 8 bytes per row for the table, which is made where the widths lay, 4 for the weights 1 / (N P).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -49,7 +50,7 @@ class Multinomial:
     """Tables of the multinomial law, built once from checked weights.
 
     Args:
-        weights: float64 (N,), checked.
+        weights: float32 or float64 (N,), checked.
         draws: M >= 1.
 
     Raises:
@@ -58,7 +59,7 @@ class Multinomial:
 
     __slots__ = ("bits", "digits", "draws", "inverse", "rows", "table")
 
-    def __init__(self, weights: NDArray[np.float64], draws: int, /) -> None:
+    def __init__(self, weights: NDArray[np.floating[Any]], draws: int, /) -> None:
         self.rows, self.draws = weights.size, draws
         if self.rows >= 1 << 32:
             raise ValueError(
@@ -67,10 +68,11 @@ class Multinomial:
         widths = np.empty(self.rows, dtype=np.int64)
         self.digits = integer_widths(weights, self.rows, widths)
         self.bits = (self.rows - 1).bit_length()
-        self.table: NDArray[np.uint64] = np.empty(self.rows, dtype=np.uint64)
-        fill_table(widths, self.digits, self.bits, self.table)
         self.inverse: NDArray[np.float32] = np.empty(self.rows, dtype=np.float32)
         map_pieces(self.rows, lambda i, j: invert(widths[i:j], self.digits, self.inverse[i:j]))
+        self.table: NDArray[np.uint64] = widths.view(np.uint64)
+        fill_table(self.digits, self.bits, self.inverse, self.table)
+        np.abs(self.inverse, out=self.inverse)
 
     @property
     def nbytes(self) -> int:
@@ -88,41 +90,47 @@ class Multinomial:
 
 @njit(cache=True, nogil=True)
 def invert(widths: NDArray[np.int64], digits: int, out: NDArray[np.float32]) -> None:
-    """Write 2^k / width, infinite for rows that are never drawn, into `out` (float32)."""
-    unit = np.float64(np.int64(1) << digits)
+    """Write 2^k / width into `out` (float32), infinite for rows never drawn, and negative to mark heavy rows."""
+    unit = np.int64(1) << digits
     for i in range(widths.size):
-        out[i] = unit / widths[i] if widths[i] > 0 else np.inf
+        inverse = np.float64(unit) / widths[i] if widths[i] > 0 else np.inf
+        out[i] = -inverse if widths[i] > unit else inverse
 
 
 @njit(cache=True, nogil=True)
-def fill_table(widths: NDArray[np.int64], digits: int, bits: int, table: NDArray[np.uint64]) -> None:
-    """Fill the alias table: each heavy row (above one column) is poured over light columns, then closes its own."""
-    rows = widths.size
+def fill_table(digits: int, bits: int, inverse: NDArray[np.float32], table: NDArray[np.uint64]) -> None:
+    """Turn widths into the alias table in place (N,); the sign of `inverse` tells heavy rows, above one column.
+
+    Each heavy row is poured over light columns, then closes its own. A column is written when its width has been used
+    up, so no second array is needed.
+    """
+    rows = table.size
     column = np.int64(1) << digits
     shift = np.uint64(bits)
     light, heavy = 0, 0
-    while heavy < rows and widths[heavy] <= column:
+    while heavy < rows and inverse[heavy] > 0:
         heavy += 1
-    left = widths[heavy] if heavy < rows else column
+    left = np.int64(table[heavy]) if heavy < rows else column
     while heavy < rows:
         if left > column:
-            while widths[light] > column:
+            while inverse[light] < 0:
                 light += 1
-            table[light] = (np.uint64(widths[light]) << shift) | np.uint64(heavy)
-            left -= column - widths[light]
+            width = np.int64(table[light])
+            table[light] = (np.uint64(width) << shift) | np.uint64(heavy)
+            left -= column - width
             light += 1
             continue
         following = heavy + 1
-        while following < rows and widths[following] <= column:
+        while following < rows and inverse[following] > 0:
             following += 1
         if following == rows:  # the sum is exact: what is left fills this column, and the other columns are full
             table[heavy] = (np.uint64(left) << shift) | np.uint64(heavy)
         else:
             table[heavy] = (np.uint64(left) << shift) | np.uint64(following)
-            left += widths[following] - column
+            left += np.int64(table[following]) - column
         heavy = following
     for i in range(light, rows):
-        if widths[i] <= column:
+        if inverse[i] > 0:
             table[i] = (np.uint64(column) << shift) | np.uint64(i)
 
 

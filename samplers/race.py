@@ -68,7 +68,7 @@ class Subset:
     """Probabilities of the subset law; the race is run for each epoch.
 
     Args:
-        weights: float64 (N,), checked.
+        weights: float32 or float64 (N,), checked.
         draws: M >= 1.
         window: positions shuffled among one another; 0 for all (`arrange`).
 
@@ -78,9 +78,9 @@ class Subset:
 
     __slots__ = ("draws", "p", "positive", "rows", "window")
 
-    def __init__(self, weights: NDArray[np.float64], draws: int, window: int = 0, /) -> None:
+    def __init__(self, weights: NDArray[np.floating[Any]], draws: int, window: int = 0, /) -> None:
         self.rows, self.draws, self.window = weights.size, draws, window
-        self.p: NDArray[np.float64] = weights / weights.max()
+        self.p: NDArray[np.float64] = np.divide(weights, float(weights.max()), dtype=np.float64)
         self.p /= sum_exactly(self.p)
         self.positive = int(np.count_nonzero(self.p))
         if draws > self.positive:

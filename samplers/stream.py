@@ -35,7 +35,7 @@ from drawstream.samplers.paged import Paged
 from drawstream.samplers.permutation import Permutation
 from drawstream.samplers.race import Subset
 from drawstream.samplers.systematic import Stratified
-from drawstream.samplers.weights import TOO_LONG, check_weights
+from drawstream.samplers.weights import TOO_LONG, check_single
 from drawstream.samplers.window import MIN_WINDOW
 
 __all__ = ["IndexStream", "RowSampler"]
@@ -161,7 +161,7 @@ class IndexStream(Batches):
                 raise ValueError(f"rows < 2**61 must hold, but got {self.rows}: row numbers are int64")
             return None
         given = source.probabilities(0) if isinstance(source, RowSampler) else source
-        weights = given if isinstance(given, np.memmap) else check_weights(given)
+        weights = given if isinstance(given, np.memmap) else check_single(given)
         self.rows = weights.size
         return weights
 
@@ -177,7 +177,9 @@ class IndexStream(Batches):
             return Permutation(self.rows, self.draws, self.window)
         if self.mode == "stratified" and isinstance(weights, np.memmap):
             return Paged(weights, self.draws, self.window)
-        checked = np.ones(self.rows) if weights is None else check_weights(weights)
+        checked = np.ones(self.rows, dtype=np.float32) if weights is None else weights
+        if isinstance(checked, np.memmap):
+            checked = check_single(checked)
         if self.mode == "multinomial":
             return Multinomial(checked, self.draws)
         return (Subset if self.mode == "subset" else Stratified)(checked, self.draws, self.window)
@@ -256,7 +258,7 @@ class IndexStream(Batches):
         """Set up again when the weights of a row sampler have changed."""
         if self._sampler is None:
             return
-        weights = check_weights(self._sampler.probabilities(epoch))
+        weights = check_single(self._sampler.probabilities(epoch))
         if weights.size != self.rows:
             raise ValueError(f"a row sampler must keep its {self.rows} rows, but gave {weights.size} in epoch {epoch}")
         key = digest_array(weights)

@@ -68,14 +68,14 @@ class Stratified:
     """Tables of the stratified law, built once from checked weights.
 
     Args:
-        weights: float64 (N,), checked.
+        weights: float32 or float64 (N,), checked.
         draws: M >= 1.
         window: positions shuffled among one another; 0 for all (`arrange`).
     """
 
     __slots__ = ("digits", "draws", "guide", "rows", "shift", "starts", "widths", "window")
 
-    def __init__(self, weights: NDArray[np.float64], draws: int, window: int = 0, /) -> None:
+    def __init__(self, weights: NDArray[np.floating[Any]], draws: int, window: int = 0, /) -> None:
         self.rows, self.draws, self.window = weights.size, draws, window
         self.widths: NDArray[np.int64] = np.zeros(-(-self.rows // BLOCK) * BLOCK, dtype=np.int64)
         self.digits = integer_widths(weights, draws, self.widths[: self.rows])

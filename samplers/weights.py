@@ -13,6 +13,7 @@ floor(M P) <= width / 2^k <= ceil(M P). k is 40 up to 4 million draws, 35 at 10^
 the epoch is below 2^-(k+1) draws gets width 0.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,14 @@ def check_weights(weights: ArrayLike, /) -> NDArray[np.float64]:
         TypeError: the values are not floating point.
         ValueError: not one-dimensional, empty, NaN, negative, infinite, or all zero.
     """
+    return np.ascontiguousarray(check_single(weights), dtype=np.float64)
+
+
+def check_single(weights: ArrayLike, /) -> NDArray[np.floating[Any]]:
+    """As `check_weights`, but float32 stays float32: half the memory, and the same stream."""
     array = np.asarray(weights)
     check_values(array)
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
 
 
 def check_values(array: NDArray[Any], /) -> None:
@@ -72,16 +78,23 @@ def effective_sample_size(p: ArrayLike, /) -> float:
     Raises:
         TypeError, ValueError: as `check_weights`.
     """
-    values = check_weights(p)
-    values = values / values.max()
-    return float(values.sum() ** 2 / np.dot(values, values))
+    values = check_single(p)
+    largest = float(values.max())
+    sums = map_pieces(values.size, lambda i, j: _moments(values[i:j], largest))
+    return math.fsum(total for total, _ in sums) ** 2 / math.fsum(squares for _, squares in sums)
 
 
-def integer_widths(weights: NDArray[np.float64], draws: int, out: NDArray[np.int64], /) -> int:
+def _moments(values: NDArray[np.floating[Any]], largest: float) -> tuple[float, float]:
+    """Sum and sum of squares of values / largest."""
+    scaled = np.divide(values, largest, dtype=np.float64)
+    return float(scaled.sum()), float(np.einsum("i,i->", scaled, scaled))  # np.dot would start BLAS threads
+
+
+def integer_widths(weights: NDArray[np.floating[Any]], draws: int, out: NDArray[np.int64], /) -> int:
     """Write M P_i in units of 2^-k into `out` (N,), summing to M 2^k exactly, and return k.
 
     Args:
-        weights: float64 (N,), checked.
+        weights: float32 or float64 (N,), checked.
         draws: M >= 1.
         out: int64 (N,), written.
 
@@ -107,7 +120,9 @@ def unit_digits(draws: int, /) -> range:
     return range(min(_DIGITS, 62 - draws.bit_length()), 0, -1)
 
 
-def _round_all(weights: NDArray[np.float64], scale: float, digits: int, out: NDArray[np.int64]) -> tuple[int, int]:
+def _round_all(
+    weights: NDArray[np.floating[Any]], scale: float, digits: int, out: NDArray[np.int64]
+) -> tuple[int, int]:
     sums = map_pieces(out.size, lambda i, j: round_widths(weights[i:j], scale, digits, out[i:j]))
     return sum(total for total, _ in sums), sum(fractional for _, fractional in sums)
 
@@ -169,12 +184,12 @@ def add_corrected(values: NDArray[np.float64]) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def round_widths(weights: NDArray[np.float64], scale: float, digits: int, out: NDArray[np.int64]) -> Any:
+def round_widths(weights: NDArray[np.floating[Any]], scale: float, digits: int, out: NDArray[np.int64]) -> Any:
     """Round weights * scale into `out`; return the sum and how many are no multiple of 2^digits."""
     mask = (np.int64(1) << digits) - np.int64(1)
     total, fractional = np.int64(0), 0
     for i in range(weights.size):
-        width = np.int64(np.rint(weights[i] * scale))
+        width = np.int64(np.rint(np.float64(weights[i]) * scale))
         out[i] = width
         total += width
         fractional += (width & mask) != 0

@@ -1,15 +1,21 @@
 """One contract for every mode of an index stream, and the laws of each."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers.schedule import Schedule, write_schedule
 
-MODES = ("permutation", "stratified", "multinomial", "subset", "sequential")
+MODES = ("permutation", "stratified", "multinomial", "subset", "schedule", "sequential")
+DRAWN = ("stratified", "multinomial", "subset")
 seeds = st.integers(0, 2**64 - 1)
 epochs = st.integers(0, 2**40)
+RECORDED = 4
 
 
 @st.composite
@@ -32,17 +38,28 @@ def streams(draw, modes=MODES):
     draws = draw(st.integers(1, positive if mode == "subset" else 3 * weights.size))
     if mode == "sequential":
         return Sequential(draw(st.integers(0, weights.size - 1)), weights.size), np.ones(weights.size)
+    if mode == "schedule":  # the recorded epochs are 0, 1, 2, …; `nth` brings any epoch into their range
+        inner, weights = draw(streams(modes=("permutation", *DRAWN)))
+        with tempfile.TemporaryDirectory() as folder:  # a mapped file lives on when its name goes
+            file = Path(folder) / "orders.arrow"
+            write_schedule(file, (inner.epoch(epoch) for epoch in range(RECORDED)), rows=inner.rows)
+            return IndexStream(Schedule.open(file), seed=draw(seeds)), weights
     window = None if mode == "multinomial" else draw(st.sampled_from([None, 1024, 1500]))
     if mode == "permutation":
         return IndexStream(weights.size, seed=draw(seeds), draws=draws, window=window), np.ones(weights.size)
     return IndexStream(weights, mode=mode, seed=draw(seeds), draws=draws, window=window), weights
 
 
+def nth(stream, epoch):
+    """The epoch itself, or one of those that a schedule holds."""
+    return epoch % RECORDED if stream.mode == "schedule" else epoch
+
+
 @given(streams(), epochs, st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_slice_is_that_slice_of_the_whole(pair, epoch, data):
     stream, _ = pair
-    order = stream.epoch(epoch)
+    order = stream.epoch(nth(stream, epoch))
     whole, weights = order[:], order.weights(0, len(order))
     assert len(order) == whole.size == stream.draws
     start = data.draw(st.integers(0, stream.draws))
@@ -57,7 +74,7 @@ def test_any_slice_is_that_slice_of_the_whole(pair, epoch, data):
 @settings(max_examples=100, deadline=None)
 def test_rows_are_in_range_and_never_of_weight_zero(pair, epoch):
     stream, weights = pair
-    order = stream.epoch(epoch)
+    order = stream.epoch(nth(stream, epoch))
     rows = order[:]
     assert rows.min() >= 0
     assert rows.max() < stream.rows == weights.size
@@ -69,6 +86,7 @@ def test_rows_are_in_range_and_never_of_weight_zero(pair, epoch):
 @settings(max_examples=60, deadline=None)
 def test_ranks_are_disjoint_equal_and_complete(pair, epoch, world_size, per_rank):
     stream, _ = pair
+    epoch = nth(stream, epoch)
     size = world_size * per_rank
     steps = -(-stream.draws // size)
     parts = [
@@ -130,12 +148,23 @@ def test_no_two_pairs_of_seed_and_epoch_share_an_order(mode, pairs):
 @settings(max_examples=60, deadline=None)
 def test_a_stream_built_again_is_the_same_stream(pair, epoch):
     stream, weights = pair
+    epoch = nth(stream, epoch)
     expected = stream.epoch(epoch)[:]
-    stream.epoch(epoch + 1)[:1]
-    stream.epoch(epoch + 2)
-    stream.epoch(epoch + 3)
+    for later in (1, 2, 3):
+        stream.epoch(nth(stream, epoch + later))[:1]
     np.testing.assert_array_equal(stream.epoch(epoch)[:], expected)
-    if stream.mode in ("stratified", "multinomial", "subset"):
+    if stream.mode in DRAWN:
         scaled = weights * 4 if weights.max() < 1e200 else weights / 4
         twin = IndexStream(scaled, mode=stream.mode, seed=stream.seed, draws=stream.draws, window=stream.window or None)
         np.testing.assert_array_equal(twin.epoch(epoch)[:], expected)
+
+
+@given(weight_arrays(), st.sampled_from(DRAWN), seeds, epochs)
+@settings(max_examples=60, deadline=None)
+def test_single_precision_weights_give_the_stream_of_the_same_numbers(weights, mode, seed, epoch):
+    single = (weights / weights.max()).astype(np.float32)
+    draws = int(np.count_nonzero(single)) if mode == "subset" else 2 * single.size
+    near, far = (IndexStream(each, mode=mode, seed=seed, draws=draws) for each in (single, single.astype(np.float64)))
+    np.testing.assert_array_equal(near.epoch(epoch)[:], far.epoch(epoch)[:])
+    np.testing.assert_array_equal(near.epoch(epoch).weights(0, draws), far.epoch(epoch).weights(0, draws))
+    assert near.fingerprint == far.fingerprint
