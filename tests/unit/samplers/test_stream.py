@@ -317,3 +317,14 @@ def test_bytes_per_row(mode, bound):
     rows = 100_000
     stream = IndexStream(rows if mode == "permutation" else np.random.default_rng(0).random(rows), mode=mode)
     assert stream.nbytes <= bound * rows
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("stratified", 9.6), ("multinomial", 12.1), ("subset", 8.2)])
+def test_set_up_holds_hardly_more_than_the_tables(mode, bound):
+    weights = np.random.default_rng(0).random(1 << 20, dtype=np.float32)
+    IndexStream(weights[:100], mode=mode)
+    tracemalloc.start()
+    IndexStream(weights, mode=mode)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= bound * weights.size
