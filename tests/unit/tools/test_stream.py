@@ -237,10 +237,10 @@ def test_every_command_has_help_with_an_example(command, capsys):
 
 
 def test_bench_stream_writes_rows(tmp_path, capsys):
-    result = run(tmp_path, "bench", "stream", "--rows", "1e3,2000", "--rounds", 1, "--seeds", "0,1")
+    result = run(tmp_path, "bench", "stream", "--rows", "1e3", "--rounds", 1, "--seeds", "0,1")
     ours = [row for row in result["rows"] if row["system"] == "drawstream"]
-    assert len(ours) == 2 * 2 * 4
-    assert {(row["rows"], row["seed"]) for row in ours} == {(1000, 0), (2000, 0), (1000, 1), (2000, 1)}
+    assert len(ours) == 2 * 4
+    assert {(row["rows"], row["seed"]) for row in ours} == {(1000, 0), (1000, 1)}
     keys = {"system", "mode", "rows", "draws_per_second", "setup_seconds", "peak_bytes", "seek_seconds", "seed"}
     assert all(set(row) == keys for row in result["rows"])
     for arguments in (["stream", "--rows", "ten"], ["stream", "--rows", "1.5"], ["loader", "--rounds", "0"]):
