@@ -24,7 +24,7 @@ def on_disk(folder, weights):
     st.sampled_from([None, 1024]),
     st.integers(0, 2**63),
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_order_and_weights_equal_those_in_memory(tmp_path, rows, draws, power, dtype, window, seed):
     random = np.random.default_rng(seed)
     weights = (random.random(rows) ** power).astype(dtype)
