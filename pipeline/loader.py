@@ -19,7 +19,7 @@ from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.plan import Order, Plan
 from drawstream.pipeline.read import BadSampleError, name_sample
 from drawstream.pipeline.transform import Transform
-from drawstream.samplers import Sequential
+from drawstream.samplers import IndexStream, Sequential
 
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
@@ -179,6 +179,8 @@ class Loader:
         """
         plan = self._pass = self._plan(self._position if self._resumed else 0)
         self._at(plan.epoch, plan.start, resumed=False, current=plan)
+        if isinstance(self.stream, IndexStream) and self.stream.sets_up_epochs:
+            self.stream.prepare(plan.epoch + 1)
         feed, pipeline = self._idle.pop() if self._idle else self._new_graph()
         feed.begin(plan)
         step = 0

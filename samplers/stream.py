@@ -215,6 +215,11 @@ class IndexStream(Batches):
             self._build(operator.index(epoch), future)
         return future.result()
 
+    @property
+    def sets_up_epochs(self) -> bool:
+        """Whether an epoch takes passes over the rows that can be done ahead: mode 'subset' of weights that stay."""
+        return self.mode == "subset" and self._sampler is None
+
     def prepare(self, epoch: int, /) -> Future[Order]:
         """Begin the set-up of an epoch on a thread of its own, while another epoch runs; errors show in its result.
 

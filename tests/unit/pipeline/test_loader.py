@@ -201,6 +201,27 @@ def test_an_older_loop_does_not_move_a_new_stream(digits):
     assert np.concatenate(ids(loader)).tolist() == list(range(100, 200))
 
 
+def test_the_next_epoch_of_a_subset_is_set_up_while_this_one_runs(digits, monkeypatch):
+    asked = []
+    prepare = IndexStream.prepare
+    monkeypatch.setattr(IndexStream, "prepare", lambda self, epoch: asked.append(epoch) or prepare(self, epoch))
+    weights = np.linspace(1, 2, 300)
+    for stream, expected in (
+        (IndexStream(weights, mode="subset", draws=100, seed=1), [4]),
+        (IndexStream(weights, seed=1), []),  # nothing to do ahead
+    ):
+        asked.clear()
+        loader = Loader(digits, stream, batch_size=50, transform=SMALL)
+        loader.set_epoch(3)
+        next(iter(loader))
+        assert asked == expected
+    fresh = IndexStream(weights, mode="subset", draws=100, seed=1)
+    loader = Loader(digits, IndexStream(weights, mode="subset", draws=100, seed=1), batch_size=50, transform=SMALL)
+    for epoch in (3, 4):
+        loader.set_epoch(epoch)
+        np.testing.assert_array_equal(sum(ids(loader), []), fresh.epoch(epoch)[0:100])
+
+
 def test_sequential_part_of_a_catalog(digits):
     batches = list(Loader(digits, Sequential(90, 110), batch_size=7))
     assert np.concatenate(ids(batches)).tolist() == list(range(90, 110))
