@@ -219,7 +219,7 @@ def test_the_next_epoch_of_a_subset_is_set_up_while_this_one_runs(digits, monkey
     loader = Loader(digits, IndexStream(weights, mode="subset", draws=100, seed=1), batch_size=50, transform=SMALL)
     for epoch in (3, 4):
         loader.set_epoch(epoch)
-        np.testing.assert_array_equal(sum(ids(loader), []), fresh.epoch(epoch)[0:100])
+        np.testing.assert_array_equal(np.concatenate(ids(loader)), fresh.epoch(epoch)[0:100])
 
 
 def test_sequential_part_of_a_catalog(digits):
