@@ -152,6 +152,7 @@ def train(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=recipe.momentum > 0,
+        fused=True,
     )
     run = Run()
     if checkpoint is not None and checkpoint.exists():

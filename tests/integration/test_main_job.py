@@ -14,7 +14,7 @@ from drawstream.tools.train import Recipe
 @pytest.fixture
 def small(monkeypatch):
     """The demo's plan for digits with a shorter search."""
-    plan = replace(demo.PLANS["digits"], recipe=Recipe(25, 0.05), confirm=Recipe(20, 0.05), trials=8)
+    plan = replace(demo.PLANS["digits"], recipe=Recipe(25, 0.05), trials=8)
     monkeypatch.setitem(demo.PLANS, "digits", plan)
 
 
