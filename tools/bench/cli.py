@@ -36,7 +36,8 @@ def stream(
 @app.command()
 def loader(
     data: Annotated[
-        Path | None, typer.Option(help="Small images, such as Fashion-MNIST's IDX folder; by default digits.")
+        Path | None,
+        typer.Option(help="fashion-mnist (Debian's files), or a source of small images; by default digits."),
     ] = None,
     batch_sizes: Annotated[str, typer.Option(help="Comma list.")] = "128,512",
     images: Annotated[int, typer.Option(help="Images per epoch, at most.")] = 60_000,
@@ -46,15 +47,17 @@ def loader(
 ) -> None:
     """The loader beside bare DALI on the same graph: images per second.
 
-    Example: drawstream bench loader --data /usr/share/datasets/fashion-mnist --json loader.json
+    Example: drawstream bench loader --data fashion-mnist --json loader.json
     """
+    from drawstream.pipeline.sources import FASHION_MNIST
     from drawstream.tools.bench.loader import run
 
     sizes = _whole("batch-sizes", batch_sizes)
     if min(*sizes, images, rounds, threads) < 1:
         got = f"{batch_sizes}, {images}, {rounds} and {threads}"
         raise ValueError(f"--batch-sizes, --images, --rounds and --threads must be >= 1, but got {got}")
-    _write(json_path, run(data, batch_sizes=sizes, images=images, rounds=rounds, threads=threads))
+    source = FASHION_MNIST if data == Path("fashion-mnist") else data
+    _write(json_path, run(source, batch_sizes=sizes, images=images, rounds=rounds, threads=threads))
 
 
 def _whole(name: str, text: str) -> list[int]:
