@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -174,6 +175,11 @@ def test_bad_feature_values_are_named(fails, scored, tmp_path, value):
 def _columns(part):
     table = pq.ParquetFile(part).read()
     return table.column_names, table.columns
+
+
+def test_floats_are_ieee_again_after_a_command(scored, digits, tmp_path):
+    assert main(["train", str(digits.train), "-o", str(tmp_path / "run"), "--model", "mlp", "--epochs", "1"]) == 0
+    assert sys.float_info.min / 2 > 0
 
 
 def test_json_holds_the_result(cli, digits, scored, tmp_path):
