@@ -413,6 +413,9 @@ def main(arguments: list[str] | None = None) -> int:
                 f"no space left on the device ({error.filename or 'temporary file'}): free some and start again"
             )
         raise
+    finally:
+        if "torch" in sys.modules:  # commands that train flush denormals; who calls this function gets IEEE floats back
+            sys.modules["torch"].set_flush_denormal(False)
 
 
 def _fail(message: str) -> int:
