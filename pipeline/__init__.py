@@ -1,9 +1,20 @@
 """Shards, catalog, reads and the DALI loader that follows an index stream."""
 
+from drawstream.pipeline.bad import BadSample, BadSampleError
 from drawstream.pipeline.catalog import Catalog, Shard
 from drawstream.pipeline.loader import Batch, Loader
-from drawstream.pipeline.read import BadSampleError
 from drawstream.pipeline.sources import ArraySource, Source, open_source
 from drawstream.pipeline.transform import Transform
 
-__all__ = ["ArraySource", "BadSampleError", "Batch", "Catalog", "Loader", "Shard", "Source", "Transform", "open_source"]
+__all__ = [
+    "ArraySource",
+    "BadSample",
+    "BadSampleError",
+    "Batch",
+    "Catalog",
+    "Loader",
+    "Shard",
+    "Source",
+    "Transform",
+    "open_source",
+]

@@ -1,4 +1,4 @@
-"""Which image of a run DALI refuses: its errors speak of the whole run, so each image goes through the graph alone."""
+"""Which images of a run DALI refuses: its errors speak of the whole run, so each image goes through the graph alone."""
 
 from typing import Any, Literal
 
@@ -6,21 +6,31 @@ from drawstream.pipeline.feed import Prepared
 from drawstream.pipeline.graph import GraphSpec, build_pipeline
 
 
-def first_undecodable(
-    prepared: Prepared, spec: GraphSpec, /, *, device: Literal["cpu", "gpu"], device_id: int
-) -> int | None:
-    """Row in the catalog of the first image of a run that the graph cannot take, or None if it takes each of them."""
-    count = len(prepared.samples)
+def undecodable(prepared: Prepared, spec: GraphSpec, /, *, device: Literal["cpu", "gpu"], device_id: int) -> list[int]:
+    """Rows in the catalog of those images of a run that the graph cannot take, in the order of the run."""
+    pipeline, bad = None, []
+    for i, sample in enumerate(prepared.samples.tolist()):
+        image = tuple(values[i : i + 1] for values in prepared.inputs)
+        pipeline = pipeline or _Single(spec, device=device, device_id=device_id)
+        if not pipeline.takes(image):
+            bad.append(sample)
+            pipeline = None  # it is not to be trusted after an error
+    return bad
 
-    def one(info: Any) -> tuple[Any, ...]:
-        if info.iteration == count:
-            raise StopIteration
-        return tuple(values[info.iteration : info.iteration + 1] for values in prepared.inputs)
 
-    pipeline = build_pipeline(one, spec, batch_size=1, device=device, device_id=device_id, threads=1, prefetch=1)
-    for sample in prepared.samples.tolist():
+class _Single:
+    """A graph for one image at a time."""
+
+    def __init__(self, spec: GraphSpec, *, device: Literal["cpu", "gpu"], device_id: int) -> None:
+        self._image: tuple[Any, ...] = ()
+        self._pipeline = build_pipeline(
+            lambda _: self._image, spec, batch_size=1, device=device, device_id=device_id, threads=1, prefetch=1
+        )
+
+    def takes(self, image: tuple[Any, ...]) -> bool:
+        self._image = image
         try:
-            pipeline.run()
+            self._pipeline.run()
         except RuntimeError:
-            return int(sample)
-    return None
+            return False
+        return True

@@ -3,6 +3,10 @@
     stream ──rows──▶ Reader (thread): pread + checksum, windows, coins ──Prepared──▶ Feed ──inputs──▶ DALI graph
 
 DALI borrows the arrays of a `Prepared` without a copy, so a feed keeps it until DALI has given back that run.
+
+A bad sample is replaced by another draw of the same epoch, a pure function of (seed, epoch, position): attempt k = 1, 2, …
+takes the row at position hash(seed, epoch, position, k) mod M until one is good. So the replacement does not depend on
+ranks, threads or read-ahead either, nor on when the sample was found to be bad.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.bad import BadSamples
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.graph import GraphSpec
+from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Plan
-from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline.read import OK, Buffers, ShardFiles
 from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows, pixel_windows
+
+ATTEMPTS = 1000  # replacements tried for one position, before all the epoch is held to be bad
 
 
 class Rows(Protocol):
@@ -46,41 +54,58 @@ class Rows(Protocol):
 class Prepared:
     """What DALI computes in one run, before it does: graph inputs and what goes around them, arrays of length n.
 
-    `bounds` are the ends of the batches in it: batch i of the run is [bounds[i], bounds[i + 1]).
+    `bounds` are the ends of the batches in it: batch i of the run is [bounds[i], bounds[i + 1]). `buffer` holds the bytes
+    that the inputs point into, `substituted` says how many rows were replaced.
     """
 
     inputs: tuple[Any, ...]
+    buffer: NDArray[np.uint8]
     bounds: NDArray[np.int64]
     samples: NDArray[np.int64]
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
+    substituted: int
 
 
 class Reader:
-    """Prepares the runs of plans in one thread of its own.
+    """Prepares the runs of plans in threads of its own.
 
     A run is `group` batches of the plan: DALI's cost per run would otherwise exceed its work on small images.
     """
 
-    def __init__(self, catalog: Catalog, rows: Rows | None, spec: GraphSpec, *, group: int) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        rows: Rows | None,
+        spec: GraphSpec,
+        files: ShardFiles,
+        bad: BadSamples,
+        meter: Meter,
+        *,
+        group: int,
+        threads: int,
+    ) -> None:
         self.group = group
+        self.buffers = Buffers()
         self._catalog = catalog
         self._rows = rows
         self._spec = spec
-        self._files = ShardFiles(catalog)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="drawstream-read")
+        self._files = files
+        self._bad = bad
+        self._meter = meter
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawstream-read")
 
     def runs(self, plan: Plan) -> int:
         """DALI runs of a plan."""
         return -(-len(plan) // self.group)
 
     def submit(self, plan: Plan, run: int) -> Future[Prepared]:
-        """Prepare a run in the thread."""
+        """Prepare a run in a thread."""
         return self._pool.submit(self.prepare, plan, run)
 
     def close(self) -> None:
-        """Stop the thread and close the shards."""
+        """Stop the threads and close the shards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._files.close()
 
@@ -88,21 +113,55 @@ class Reader:
         """Read a run.
 
         Raises:
-            BadSampleError: A sample is damaged.
+            BadSampleError: A sample is bad and is not to be replaced, or too many are.
         """
-        steps = range(run * self.group, min((run + 1) * self.group, len(plan)))
-        spans = [plan.positions(step) for step in steps]
-        if plan.world_size == 1:  # batches follow one another without a gap
-            spans, bounds = [(spans[0][0], spans[-1][1])], np.array([spans[0][0], *(b for _, b in spans)]) - spans[0][0]
-        else:
-            bounds = np.cumsum([0, *(b - a for a, b in spans)])
-        drawn = [plan.rows(a, b) for a, b in spans]
-        ids = np.concatenate([rows for rows, _ in drawn])
-        weights = np.concatenate([weights for _, weights in drawn])
-        samples = ids if self._rows is None else self._rows.sample_id[ids]
-        data, members = self._files.read(samples)
-        inputs = (self._images(data, members, len(samples)), *self._geometry(plan, spans, ids, samples))
-        return Prepared(inputs, bounds, samples, ids, self._catalog.label[samples], weights)
+        with self._meter.reading():
+            steps = range(run * self.group, min((run + 1) * self.group, len(plan)))
+            spans = [plan.positions(step) for step in steps]
+            if plan.world_size == 1:  # batches follow one another without a gap
+                ends = np.array([spans[0][0], *(b for _, b in spans)])
+                spans, bounds = [(spans[0][0], spans[-1][1])], ends - spans[0][0]
+            else:
+                bounds = np.cumsum([0, *(b - a for a, b in spans)])
+            drawn = [plan.rows(a, b) for a, b in spans]
+            ids = np.concatenate([rows for rows, _ in drawn])
+            weights = np.concatenate([weights for _, weights in drawn])
+            buffer, data, members, substituted = self._read(plan, spans, ids, weights)
+            samples = self._samples(ids)
+            inputs = (self._images(data, members, len(samples)), *self._geometry(plan, spans, ids, samples))
+            self._meter.add(bytes_read=len(data))
+            labels = self._catalog.label[samples]
+            return Prepared(inputs, buffer, bounds, samples, ids, labels, weights, substituted)
+
+    def _samples(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ids if self._rows is None else self._rows.sample_id[ids]
+
+    def _read(
+        self, plan: Plan, spans: list[tuple[int, int]], ids: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], int]:
+        """A buffer, the part of it that holds the bytes of these rows, the bounds between them, how many were replaced.
+
+        Rows of bad samples are replaced in `ids` and `weights`, which are the run's own.
+        """
+        attempts = np.zeros(len(ids), np.int64)
+        while True:
+            while len(at := self._bad.known(self._samples(ids))):
+                attempts[at] += 1
+                if attempts.max() > ATTEMPTS:
+                    raise self._bad.exhausted(int(self._samples(ids)[at[0]]), ATTEMPTS)
+                positions = np.concatenate([np.arange(a, b) for a, b in spans])[at]
+                ids[at], other = plan.others(positions, attempts[at])
+                weights[at] = np.where(weights[at] > 0, other, 0)  # rows that only fill up stay so
+            samples = self._samples(ids)
+            members = self._files.bounds(samples)
+            buffer = self.buffers.take(int(members[-1]))
+            data = buffer[: members[-1]]
+            status = self._files.read_into(samples, members, data)
+            if not status.any():
+                return buffer, data, members, int((attempts > 0).sum())
+            self.buffers.give(buffer)
+            failed = np.flatnonzero(status != OK)
+            self._bad.add(self._files.error(int(samples[i]), int(status[i])) for i in failed)
 
     def _images(self, data: NDArray[np.uint8], members: NDArray[np.int64], n: int) -> Any:
         if not self._spec.raw:
@@ -153,18 +212,18 @@ class Feed:
         self._read_ahead = read_ahead
         self._runs: dict[int, Future[Prepared]] = {}
         self._plan: Plan | None = None
-        self._count = 0
+        self._first = self._count = 0
 
-    def begin(self, plan: Plan) -> None:
-        """Start to read the runs of a plan; the last plan's must have been consumed or dropped."""
+    def begin(self, plan: Plan, first: int = 0) -> None:
+        """Start to read a plan from its run `first`; the last plan's runs must have been consumed or dropped."""
         assert not self._runs
-        self._plan, self._count = plan, self._reader.runs(plan)
-        for run in range(min(self._read_ahead, self._count)):
+        self._plan, self._first, self._count = plan, first, self._reader.runs(plan)
+        for run in range(first, min(first + self._read_ahead, self._count)):
             self._runs[run] = self._reader.submit(plan, run)
 
     def __call__(self, info: Any) -> tuple[Any, ...]:
-        """Graph inputs of run `info.iteration`; StopIteration past the last one, and where a read failed."""
-        run = info.iteration
+        """Graph inputs of DALI's next run; StopIteration past the last one, and where a read failed."""
+        run = self._first + info.iteration
         if self._plan is None or run >= self._count or self._runs[run].exception() is not None:
             raise StopIteration
         ahead = run + self._read_ahead

@@ -1,8 +1,9 @@
 """The loader: an index stream in, batches of torch tensors out, through DALI; resumable at any batch."""
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -12,12 +13,14 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
+from drawstream.pipeline.bad import BadSample, BadSampleError, BadSamples, OnBad, name_sample
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
-from drawstream.pipeline.decode import first_undecodable
+from drawstream.pipeline.decode import undecodable
 from drawstream.pipeline.feed import Feed, Prepared, Reader, Rows
 from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
+from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Order, Plan
-from drawstream.pipeline.read import BadSampleError, name_sample
+from drawstream.pipeline.read import Checksum, ShardFiles
 from drawstream.pipeline.transform import Transform
 from drawstream.samplers import IndexStream, Sequential
 
@@ -95,6 +98,11 @@ class Loader:
         threads: int | None = None,
         prefetch: int = 2,
         read_ahead: int = 4,
+        read_threads: int = 1,
+        checksum: Checksum = "always",
+        on_bad: OnBad = "raise",
+        max_bad: int = 100,
+        quarantine: str | os.PathLike[str] | None = None,
     ) -> None:
         """Prepare a loader; nothing is read before the first batch.
 
@@ -112,11 +120,19 @@ class Loader:
             threads: DALI's worker threads; all cores of this process by default.
             prefetch: Runs that DALI computes ahead; a run is a batch, or for small raw images a few batches.
             read_ahead: Runs of DALI whose bytes are read ahead of it.
+            read_threads: Threads that read; one keeps up with local disks, more hide the latency of network storage.
+            checksum: Hold every read against the catalog's checksums (`always`), only the first read of each sample
+                (`first`), or none (`never`).
+            on_bad: What becomes of a sample that is damaged or does not decode: `raise` an error, or `substitute`
+                another draw of the epoch, the same one whenever and wherever this position is read.
+            max_bad: Most samples that are replaced; one more raises.
+            quarantine: List that `drawstream verify --quarantine` wrote: these samples are replaced without being read.
 
         Raises:
             ValueError: Stream, rows and catalog do not fit each other, or an option is out of range.
         """
-        _check(batch_size=batch_size, rank=rank, world_size=world_size, prefetch=prefetch, read_ahead=read_ahead)
+        numbers = {"batch_size": batch_size, "world_size": world_size, "prefetch": prefetch}
+        _check({**numbers, "read_threads": read_threads}, rank=rank, read_ahead=read_ahead)
         if device not in ("cpu", "gpu"):
             raise ValueError(f"`device` must be cpu or gpu, but got {device!r}")
         if device == "gpu" and not torch.cuda.is_available():
@@ -131,7 +147,17 @@ class Loader:
         self._spec = graph_spec(catalog, rows, self.transform)
         values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
         group = max(1, RUN // (values * batch_size)) if self._spec.raw else 1
-        self._reader = Reader(catalog, rows, self._spec, group=group)
+        listed = np.empty(0, np.int64)
+        if quarantine is not None:
+            from drawstream.pipeline.quarantine import read_quarantine
+
+            listed = read_quarantine(quarantine, catalog)
+        self._bad = BadSamples(catalog, on_bad=on_bad, limit=max_bad, quarantine=listed)
+        self._meter = Meter(nvtx=device == "gpu")
+        files = ShardFiles(catalog, checksum=checksum)
+        self._reader = Reader(
+            catalog, rows, self._spec, files, self._bad, self._meter, group=group, threads=read_threads
+        )
         self._read_ahead = prefetch + read_ahead
         self._device: Literal["cpu", "gpu"] = device
         self._device_id = device_id
@@ -181,20 +207,34 @@ class Loader:
         self._at(plan.epoch, plan.start, resumed=False, current=plan)
         if isinstance(self.stream, IndexStream) and self.stream.sets_up_epochs:
             self.stream.prepare(plan.epoch + 1)
-        feed, pipeline = self._idle.pop() if self._idle else self._new_graph()
-        feed.begin(plan)
         step = 0
-        try:
-            for run in range(self._reader.runs(plan)):
-                for batch in self._batches(feed, pipeline, run):
-                    if self._pass is plan:
-                        self._position = plan.end(step)
-                    step += 1
-                    yield batch
-        finally:
-            feed.stop()
-            if self._drain(feed, pipeline):
-                self._idle[:] = [(feed, pipeline)]
+        began = asked = time.perf_counter()
+        with closing(self._delivered(plan)) as batches:
+            for batch in batches:
+                if self._pass is plan:
+                    self._position = plan.end(step)
+                step += 1
+                waited = time.perf_counter() - asked
+                self._meter.add(images=len(batch.ids), batches=1)
+                yield batch
+                asked = time.perf_counter()
+                self._meter.passed(asked - began, waited)
+                began = asked
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What this loader has done so far, over all epochs, JSON-able.
+
+        `images`, `batches`, `bytes_read`, `substituted` (positions that got another draw), `bad_samples` (distinct ones
+        met); `seconds` in loops over it, `wait_seconds` of them waiting for a batch, `read_seconds` in its reading threads;
+        `images_per_second` and `wait_share` follow from these.
+        """
+        return {**self._meter.as_dict(), "bad_samples": len(self._bad.met)}
+
+    @property
+    def bad_samples(self) -> tuple[BadSample, ...]:
+        """The samples that were found bad and replaced so far, by row; those of the quarantine list are not among them."""
+        return self._bad.met
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able position: what was seen up to the batch yielded last, and fingerprints of what it means."""
@@ -245,6 +285,23 @@ class Loader:
             order, self.stream.seed, self._epoch, start, self._batch_size, self._rank, self._world_size, self._drop_last
         )
 
+    def _delivered(self, plan: Plan) -> Generator[Batch, None, None]:
+        """The batches of a plan; where DALI refuses an image that may be replaced, it begins anew at that run."""
+        run, count = 0, self._reader.runs(plan)
+        while run < count:
+            feed, pipeline = self._idle.pop() if self._idle else self._new_graph()
+            feed.begin(plan, run)
+            try:
+                while run < count:
+                    yield from self._batches(feed, pipeline, run)
+                    run += 1
+            except _RefusedError as refused:
+                self._bad.add(refused.errors)
+            finally:
+                feed.stop()
+                if self._drain(feed, pipeline):
+                    self._idle[:] = [(feed, pipeline)]
+
     def _new_graph(self) -> tuple[Feed, Any]:
         feed = Feed(self._reader, read_ahead=self._read_ahead)
         graph = build_pipeline(feed, self._spec, device=self._device, device_id=self._device_id, **self._options)
@@ -256,16 +313,21 @@ class Loader:
         stream = None
         if self._device == "gpu":  # DALI's memory is then given back in the order of torch's work on it
             stream = torch.cuda.current_stream(self._device_id)
-        try:
-            with suppress(StopIteration):  # its read failed: `take` raises why
-                (images,) = pipeline.run(stream)
-        except RuntimeError as error:
-            raise self._explain(error, feed.take(run)) from None
+        with self._meter.range("drawstream.run"):
+            try:
+                with suppress(StopIteration):  # its read failed: `take` raises why
+                    (images,) = pipeline.run(stream)
+            except RuntimeError as error:
+                raise self._explain(error, feed.take(run)) from None
         prepared = feed.take(run)
         pixels = torch.utils.dlpack.from_dlpack(
             images.as_tensor()
         )  # the memory is torch's now: DALI's executor takes new for a run
-        pixels = pixels.clone() if stream is not None else pixels
+        if stream is None:
+            self._reader.buffers.give(prepared.buffer)  # on a GPU copies from it may still be under way
+        else:
+            pixels = pixels.clone()
+        self._meter.add(substituted=prepared.substituted)
         around = (torch.from_numpy(a) for a in (prepared.labels, prepared.ids, prepared.weights))
         tensors = (pixels, *(t.to(pixels.device, non_blocking=True) for t in around))
         for a, b in pairwise(prepared.bounds.tolist()):
@@ -287,12 +349,19 @@ class Loader:
         return False  # dropped with its feed, which stays until DALI has let go of it
 
     def _explain(self, error: RuntimeError, prepared: Prepared) -> Exception:
-        """Name the sample behind a DALI error, which speaks of the whole run."""
-        sample = first_undecodable(prepared, self._spec, device=self._device, device_id=self._device_id)
-        if sample is None:
-            return error
-        name = name_sample(self.catalog, sample)
-        return BadSampleError(f"{name} cannot be decoded: remove it from the data set, or replace it", sample)
+        """Name the samples behind a DALI error, which speaks of the whole run."""
+        samples = undecodable(prepared, self._spec, device=self._device, device_id=self._device_id)
+        named = [(sample, name_sample(self.catalog, sample)) for sample in samples]
+        law = "cannot be decoded: remove it from the data set, or replace it"
+        return _RefusedError([BadSampleError(f"{name} {law}", sample) for sample, name in named]) if named else error
+
+
+class _RefusedError(Exception):
+    """DALI refused these images."""
+
+    def __init__(self, errors: list[BadSampleError]) -> None:
+        super().__init__()
+        self.errors = errors
 
 
 def default_transform(catalog: Catalog, *, train: bool) -> Transform:
@@ -343,11 +412,11 @@ def _check_rows(rows: Rows, catalog: Catalog) -> None:
         raise ValueError("`0 <= y0 < y1 <= 1` and `0 <= x0 < x1 <= 1` must hold for the window of every row")
 
 
-def _check(*, batch_size: int, rank: int, world_size: int, prefetch: int, read_ahead: int) -> None:
-    for name, value in (("batch_size", batch_size), ("world_size", world_size), ("prefetch", prefetch)):
+def _check(positive: dict[str, int], /, *, rank: int, read_ahead: int) -> None:
+    for name, value in positive.items():
         if value < 1:
             raise ValueError(f"`{name} >= 1` must hold, but got {value}")
     if read_ahead < 0:
         raise ValueError(f"`read_ahead >= 0` must hold, but got {read_ahead}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {rank} of {world_size}")
+    if not 0 <= rank < positive["world_size"]:
+        raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {rank} of {positive['world_size']}")

@@ -70,3 +70,19 @@ class Plan:
         if inside:
             weights[:inside] = self.order.weights(a, m)
         return np.concatenate(rows), weights
+
+    def others(
+        self, positions: NDArray[np.int64], attempts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Other draws of the epoch for positions whose own cannot be used, (n,) each: rows and weights.
+
+        The draw is a pure function of (seed, epoch, position, attempt).
+        """
+        pairs = zip(positions.tolist(), attempts.tolist(), strict=True)
+        keys = [np.random.SeedSequence([self.seed, self.epoch, _OTHER, *pair]) for pair in pairs]
+        at = [int(key.generate_state(1, np.uint64)[0]) % len(self.order) for key in keys]
+        rows = [self.order[p : p + 1] for p in at]
+        return np.concatenate(rows), np.concatenate([self.order.weights(p, p + 1) for p in at])
+
+
+_OTHER = 4  # purpose of the key, beside those of the transform's draws

@@ -7,14 +7,17 @@ read with a name, not a SIGBUS. Each member is hashed while it is still in the c
 import os
 from collections import OrderedDict
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
+from drawstream.pipeline.bad import BadSampleError, name_sample
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.checksum import xxh32
+
+Checksum = Literal["always", "first", "never"]
 
 _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
 
@@ -28,11 +31,15 @@ def read_members(
     offsets: NDArray[np.int64],
     sizes: NDArray[np.int64],
     checksums: NDArray[np.uint32],
+    check: NDArray[np.bool_],
     starts: NDArray[np.int64],
     out: NDArray[np.uint8],
     status: NDArray[np.int64],
 ) -> None:
-    """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i of `descriptors[i]`; `status[i]` says how it went."""
+    """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i of `descriptors[i]`; `status[i]` says how it went.
+
+    Where `check[i]`, the bytes are held against `checksums[i]`.
+    """
     for i in range(offsets.size):
         status[i] = OK
         done, size = 0, sizes[i]
@@ -42,30 +49,52 @@ def read_members(
                 status[i] = SHORT if got == 0 else UNREADABLE
                 break
             done += got
-        if done == size and xxh32(out[starts[i] : starts[i] + size]) != checksums[i]:
+        if done == size and check[i] and xxh32(out[starts[i] : starts[i] + size]) != checksums[i]:
             status[i] = DAMAGED
 
 
-class BadSampleError(RuntimeError):
-    """A sample cannot be read as the catalog describes it. `sample_id` is its row in the catalog."""
+class Buffers:
+    """Byte buffers that are used again: fresh memory costs a page fault for every 4 KiB that is read into it."""
 
-    def __init__(self, message: str, sample_id: int) -> None:
-        super().__init__(message)
-        self.sample_id = sample_id
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._lock = Lock()
 
+    def take(self, size: int, /) -> NDArray[np.uint8]:
+        """A buffer of at least `size` bytes, contents arbitrary."""
+        with self._lock:
+            for i, buffer in enumerate(self._free):
+                if buffer.size >= size:
+                    return self._free.pop(i)
+            if self._free:
+                self._free.pop()  # all are too small: a larger one takes its place
+        return np.empty(size + size // 4, np.uint8)
 
-def name_sample(catalog: Catalog, sample: int, /) -> str:
-    """Key, row and shard of a sample, for messages."""
-    return f"sample {catalog.key(sample)!r} (row {sample}) of {catalog.shard_path(int(catalog.shard[sample]))}"
+    def give(self, buffer: NDArray[np.uint8], /) -> None:
+        """Hand back a buffer that nothing reads from any more."""
+        with self._lock:
+            self._free.append(buffer)
 
 
 class ShardFiles:
-    """File descriptors of a catalog's shards, opened when first needed; at most `limit` are open at a time."""
+    """File descriptors of a catalog's shards, opened when first needed; at most `limit` are open at a time.
 
-    def __init__(self, catalog: Catalog, *, limit: int = 256) -> None:
+    Args:
+        catalog: Whose shards.
+        checksum: Which reads are held against the checksums of the catalog: `always` all, `first` the first one of each
+            sample, `never` none.
+        limit: Well below the usual 1024 descriptors of a process.
+    """
+
+    def __init__(self, catalog: Catalog, *, checksum: Checksum = "always", limit: int = 256) -> None:
+        if checksum not in ("always", "first", "never"):
+            raise ValueError(f"`checksum` must be always, first or never, but got {checksum!r}")
         self._catalog = catalog
-        self._limit = limit  # well below the usual 1024 descriptors of a process
+        self._limit = limit
+        self._policy = checksum
+        self._seen = np.zeros(len(catalog) if checksum == "first" else 0, np.bool_)
         self._open: OrderedDict[int, _File] = OrderedDict()
+        self._refused: dict[int, str] = {}  # shard → why it could not be opened last
         self._lock = Lock()
 
     def read(self, samples: NDArray[np.int64], /) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -80,47 +109,70 @@ class ShardFiles:
         Raises:
             BadSampleError: A member is cut short, unreadable or differs from its checksum; names key and shard.
         """
-        catalog = self._catalog
-        bounds = np.zeros(len(samples) + 1, np.int64)
-        sizes = catalog.size[samples]
-        np.cumsum(sizes, out=bounds[1:])
+        bounds = self.bounds(samples)
         out = np.empty(bounds[-1], np.uint8)
+        status = self.read_into(samples, bounds, out)
+        if status.any():
+            bad = int(np.flatnonzero(status)[0])
+            raise self.error(int(samples[bad]), int(status[bad]))
+        return out, bounds
+
+    def bounds(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Where each member begins when they lie one after the other, and where the last one ends: int64 (n + 1,)."""
+        bounds = np.zeros(len(samples) + 1, np.int64)
+        np.cumsum(self._catalog.size[samples], out=bounds[1:])
+        return bounds
+
+    def read_into(
+        self, samples: NDArray[np.int64], bounds: NDArray[np.int64], out: NDArray[np.uint8], /
+    ) -> NDArray[np.int64]:
+        """Read members to `out[bounds[i] : bounds[i + 1]]`; the status of each, int64 (n,)."""
+        catalog = self._catalog
         status = np.zeros(len(samples), np.int64)
-        members = (catalog.shard[samples], catalog.offset[samples], sizes, catalog.checksum[samples], bounds[:-1])
+        check = np.full(len(samples), self._policy == "always")
+        if self._policy == "first":
+            check = ~self._seen[samples]
+        members = (
+            catalog.shard[samples],
+            catalog.offset[samples],
+            catalog.size[samples],
+            catalog.checksum[samples],
+            check,
+            bounds[:-1],
+        )
         shards = np.unique(members[0])
         if len(shards) <= self._limit:
-            self._read(samples, members, out, status)
+            self._read(members, out, status)
         else:  # so many shards cannot be open at once: a part of them after the other
             for part in np.array_split(shards, -(-len(shards) // self._limit)):
                 at = np.flatnonzero(np.isin(members[0], part))
                 done = np.empty(len(at), np.int64)
-                self._read(samples[at], tuple(column[at] for column in members), out, done)
+                self._read(tuple(column[at] for column in members), out, done)
                 status[at] = done
-        if status.any():
-            bad = int(np.flatnonzero(status)[0])
-            raise self._error(int(samples[bad]), int(status[bad]))
-        return out, bounds
+        if self._policy == "first":
+            self._seen[samples[status == OK]] = True
+        return status
 
-    def _read(
-        self, samples: NDArray[np.int64], members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: Any
-    ) -> None:
+    def _read(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
         """Read members that lie in at most `limit` shards."""
-        numbers, offsets, sizes, checksums, starts = members
-        shards, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        numbers, *columns = members
+        shards, which = np.unique(numbers, return_inverse=True)
         with self._lock:
-            files = [self._file(int(shard), int(samples[at])) for shard, at in zip(shards, first, strict=True)]
+            files = [self._file(int(shard)) for shard in shards]
         descriptors = np.array([file.fd for file in files], np.int32)[which]  # `files` keeps them open until the end
-        read_members(descriptors, offsets, sizes, checksums, starts, out, status)
+        read_members(descriptors, *columns, out, status)
 
-    def _file(self, shard: int, sample: int) -> "_File":
-        """The open file of a shard; `sample` is one that is wanted of it."""
+    def _file(self, shard: int) -> "_File":
+        """The open file of a shard; without a descriptor where it cannot be opened, so that its reads fail."""
         if shard not in self._open:
             while len(self._open) >= self._limit:
                 self._open.popitem(last=False)
             try:
                 self._open[shard] = _File(os.open(self._catalog.shard_path(shard), os.O_RDONLY | os.O_CLOEXEC))
             except OSError as error:
-                raise self._error(sample, UNREADABLE, f"it cannot be opened ({error.strerror})") from None
+                self._refused[shard] = f"it cannot be opened ({error.strerror})"
+                return _File(-1)
+            self._refused.pop(shard, None)
         self._open.move_to_end(shard)
         return self._open[shard]
 
@@ -129,13 +181,14 @@ class ShardFiles:
         with self._lock:
             self._open.clear()
 
-    def _error(self, sample: int, status: int, reason: str = "") -> BadSampleError:
+    def error(self, sample: int, status: int, /) -> BadSampleError:
+        """What to say of a sample whose read ended with this status."""
         catalog = self._catalog
         size, offset = int(catalog.size[sample]), int(catalog.offset[sample])
-        reason = reason or {
+        reason = {
             SHORT: f"the shard ends before byte {offset + size}",
             DAMAGED: f"its {size} bytes do not match the checksum of the catalog",
-        }.get(status, "the operating system could not read it")
+        }.get(status) or self._refused.get(int(catalog.shard[sample]), "the operating system could not read it")
         remedy = "restore the shard, or run `drawstream verify` to list all damage"
         return BadSampleError(f"{name_sample(catalog, sample)}: {reason}; {remedy}", sample)
 
@@ -149,4 +202,5 @@ class _File:
         self.fd = fd
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)

@@ -56,18 +56,19 @@ def test_status_of_each_member(tmp_path):
     closed = os.dup(file)
     os.close(closed)
     right = xxhash.xxh32_intdigest(bytes(range(10, 20)))
-    out, status = np.zeros(40, np.uint8), np.full(4, -1)
+    out, status = np.zeros(50, np.uint8), np.full(5, -1)
     read_members(
-        np.array([file, file, file, closed], np.int32),
-        np.array([10, 10, 95, 10]),
-        np.array([10] * 4),
-        np.array([right, right + 1, right, right], np.uint32),
-        np.array([0, 10, 20, 30]),
+        np.array([file, file, file, closed, file], np.int32),
+        np.array([10, 10, 95, 10, 10]),
+        np.array([10] * 5),
+        np.array([right, right + 1, right, right, right + 1], np.uint32),
+        np.array([True, True, True, True, False]),
+        np.array([0, 10, 20, 30, 40]),
         out,
         status,
     )
     os.close(file)
-    assert status.tolist() == [OK, DAMAGED, SHORT, UNREADABLE]
+    assert status.tolist() == [OK, DAMAGED, SHORT, UNREADABLE, OK]
     assert out[:10].tolist() == list(range(10, 20)) and out[20:25].tolist() == list(range(95, 100))
 
 

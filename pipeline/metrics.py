@@ -1,0 +1,68 @@
+"""What a loader has done so far, counted where it happens; reading threads and the loop count at the same time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import torch
+
+
+class Meter:
+    """Counters of one loader.
+
+    `seconds` run only while a loop is in the loader or in the user's step, `wait_seconds` only while the loop waits for
+    a batch; `read_seconds` are those of the reading threads, which overlap with both.
+    """
+
+    def __init__(self, *, nvtx: bool) -> None:
+        self._nvtx = nvtx
+        self._lock = Lock()
+        self._counts = dict.fromkeys(("images", "batches", "bytes_read", "substituted"), 0)
+        self._times = dict.fromkeys(("seconds", "wait_seconds", "read_seconds"), 0.0)
+
+    def add(self, **counts: int) -> None:
+        """Add to counters."""
+        with self._lock:
+            for name, count in counts.items():
+                self._counts[name] += count
+
+    def passed(self, seconds: float, waited: float, /) -> None:
+        """Add the time of a stretch of a loop, and the part of it that waited for a batch."""
+        with self._lock:
+            self._times["seconds"] += seconds
+            self._times["wait_seconds"] += waited
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Time a read; a range of that name in torch's profiler, and in NVTX on a GPU."""
+        began = time.perf_counter()
+        with self.range("drawstream.read"):
+            yield
+        with self._lock:
+            self._times["read_seconds"] += time.perf_counter() - began
+
+    @contextmanager
+    def range(self, name: str, /) -> Iterator[None]:
+        """Mark what happens inside for `torch.profiler`, and for NVTX on a GPU."""
+        with torch.profiler.record_function(name):
+            if self._nvtx:
+                torch.cuda.nvtx.range_push(name)
+            try:
+                yield
+            finally:
+                if self._nvtx:
+                    torch.cuda.nvtx.range_pop()
+
+    def as_dict(self) -> dict[str, Any]:
+        """All counters, with the rates that follow from them."""
+        with self._lock:
+            counts, times = dict(self._counts), dict(self._times)
+        seconds = times["seconds"]
+        return {
+            **counts,
+            **times,
+            "images_per_second": counts["images"] / seconds if seconds else 0.0,
+            "wait_share": times["wait_seconds"] / seconds if seconds else 0.0,
+        }
