@@ -99,7 +99,7 @@ class BadSamples:
         """What to say when no replacement was found."""
         name = name_sample(self._catalog, sample)
         return BadSampleError(
-            f"{name} is bad, and so were {attempts} other draws of its epoch: restore the data, or draw from other rows",
+            f"{name} is bad, as were {attempts} other draws of its epoch: restore the data, or draw from other rows",
             sample,
         )
 

@@ -4,9 +4,9 @@
 
 DALI borrows the arrays of a `Prepared` without a copy, so a feed keeps it until DALI has given back that run.
 
-A bad sample is replaced by another draw of the same epoch, a pure function of (seed, epoch, position): attempt k = 1, 2, …
-takes the row at position hash(seed, epoch, position, k) mod M until one is good. So the replacement does not depend on
-ranks, threads or read-ahead either, nor on when the sample was found to be bad.
+A bad sample is replaced by another draw of the same epoch, a pure function of (seed, epoch, position): attempt
+k = 1, 2, … takes the row at position hash(seed, epoch, position, k) mod M until one is good. So the replacement does not
+depend on ranks, threads or read-ahead either, nor on when the sample was found to be bad.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,8 +54,8 @@ class Rows(Protocol):
 class Prepared:
     """What DALI computes in one run, before it does: graph inputs and what goes around them, arrays of length n.
 
-    `bounds` are the ends of the batches in it: batch i of the run is [bounds[i], bounds[i + 1]). `buffer` holds the bytes
-    that the inputs point into, `substituted` says how many rows were replaced.
+    `bounds` are the ends of the batches in it: batch i of the run is [bounds[i], bounds[i + 1]). `buffer` holds the
+    bytes that the inputs point into, `substituted` says how many rows were replaced.
     """
 
     inputs: tuple[Any, ...]

@@ -226,14 +226,14 @@ class Loader:
         """What this loader has done so far, over all epochs, JSON-able.
 
         `images`, `batches`, `bytes_read`, `substituted` (positions that got another draw), `bad_samples` (distinct ones
-        met); `seconds` in loops over it, `wait_seconds` of them waiting for a batch, `read_seconds` in its reading threads;
-        `images_per_second` and `wait_share` follow from these.
+        met); `seconds` in loops over it, `wait_seconds` of them waiting for a batch, `read_seconds` in its reading
+        threads; `images_per_second` and `wait_share` follow from these.
         """
         return {**self._meter.as_dict(), "bad_samples": len(self._bad.met)}
 
     @property
     def bad_samples(self) -> tuple[BadSample, ...]:
-        """The samples that were found bad and replaced so far, by row; those of the quarantine list are not among them."""
+        """The samples that were found bad and replaced so far, by row; without those of the quarantine list."""
         return self._bad.met
 
     def state_dict(self) -> dict[str, Any]:

@@ -48,12 +48,12 @@ class Meter:
         """Mark what happens inside for `torch.profiler`, and for NVTX on a GPU."""
         with torch.profiler.record_function(name):
             if self._nvtx:
-                torch.cuda.nvtx.range_push(name)
+                torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
             try:
                 yield
             finally:
                 if self._nvtx:
-                    torch.cuda.nvtx.range_pop()
+                    torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
 
     def as_dict(self) -> dict[str, Any]:
         """All counters, with the rates that follow from them."""

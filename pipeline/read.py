@@ -155,12 +155,12 @@ class ShardFiles:
 
     def _read(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
         """Read members that lie in at most `limit` shards."""
-        numbers, *columns = members
+        numbers, offsets, sizes, checksums, check, starts = members
         shards, which = np.unique(numbers, return_inverse=True)
         with self._lock:
             files = [self._file(int(shard)) for shard in shards]
         descriptors = np.array([file.fd for file in files], np.int32)[which]  # `files` keeps them open until the end
-        read_members(descriptors, *columns, out, status)
+        read_members(descriptors, offsets, sizes, checksums, check, starts, out, status)
 
     def _file(self, shard: int) -> "_File":
         """The open file of a shard; without a descriptor where it cannot be opened, so that its reads fail."""
