@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drawstream.features.extract import require_classes
+from drawstream.features.scorer import require_classes
 from drawstream.pipeline import Batch, Loader
 from drawstream.tools.files import write_atomically
 from drawstream.tools.ranks import Ranks

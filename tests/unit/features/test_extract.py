@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from drawstream.features import FeatureTable, extract
-from drawstream.features.extract import Progress, weights_hash
+from drawstream.features.extract import Progress
+from drawstream.features.scorer import weights_hash
 from drawstream.features.table import part_path
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
 from drawstream.pipeline.pack import pack
@@ -72,6 +73,8 @@ def test_one_part_per_shard_with_its_provenance(catalog, tmp_path):
         "transform": Transform.small((8, 8), 1).as_dict(),
         "grad_norm": "logit",
         "measures": ["loss", "grad_norm"],
+        "batch_size": 256,
+        "device": "cpu",
     }
 
 
