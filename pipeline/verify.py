@@ -2,30 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import xxhash
 
 from drawstream.pipeline.catalog import RAW, Catalog, hash_file
+from drawstream.pipeline.finding import Finding
 from drawstream.pipeline.image import decode
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: ``shard``: the file's hash is not the catalog's; ``checksum``: an image's bytes differ; ``size``: an image
-            has other dimensions than the catalog says; ``decode``: an image does not decode.
-        shard: Number of the shard.
-        row: The sample, or None where the finding is about the whole shard.
-        message: What, where and how to mend it, in one line.
-    """
-
-    kind: str
-    shard: int
-    row: int | None
-    message: str
 
 
 def verify(
@@ -48,10 +30,12 @@ def verify(
             actual, expected = hash_file(path), catalog.shards[shard].hash
             if actual != expected:
                 message = f"{path}: hash must be {expected}, but got {actual}: copy the shard again"
-                findings.append(Finding("shard", shard, None, message))
+                findings.append(Finding("shard", shard, None, None, message))
             findings += _rows(catalog, shard, pixels)
         except OSError as error:
-            findings.append(Finding("shard", shard, None, f"{path}: not readable ({error.strerror}): copy it again"))
+            findings.append(
+                Finding("shard", shard, None, None, f"{path}: not readable ({error.strerror}): copy it again")
+            )
         if progress:
             progress(shard + 1, len(catalog.shards))
     return findings
@@ -67,7 +51,7 @@ def _rows(catalog: Catalog, shard: int, pixels: bool) -> Iterator[Finding]:
             if (actual := xxhash.xxh32_intdigest(data)) != catalog.checksum[row]:
                 expected = f"{catalog.checksum[row]:08x}"
                 message = f"{where}: checksum must be {expected}, but got {actual:08x}: copy the shard again"
-                yield Finding("checksum", shard, row, message)
+                yield Finding("checksum", shard, row, catalog.key(row), message)
             elif pixels and catalog.encoding_codes[row] != RAW:
                 yield from _image(catalog, row, data, where)
 
@@ -78,8 +62,8 @@ def _image(catalog: Catalog, row: int, data: bytes, where: str) -> Iterator[Find
     try:
         actual = decode(data).shape[:2]
     except ValueError as error:
-        yield Finding("decode", shard, row, f"{where}: {error}: replace the image and pack anew")
+        yield Finding("decode", shard, row, catalog.key(row), f"{where}: {error}: replace the image and pack anew")
         return
     if actual != expected:
         message = f"{where}: image must be {expected} pixels high and wide, but got {actual}: index the shard anew"
-        yield Finding("size", shard, row, message)
+        yield Finding("size", shard, row, catalog.key(row), message)
