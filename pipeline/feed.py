@@ -5,8 +5,8 @@
 DALI borrows the arrays of a `Prepared` without a copy, so a feed keeps it until DALI has given back that run.
 
 A bad sample is replaced by another draw of the same epoch, a pure function of (seed, epoch, position): attempt
-k = 1, 2, … takes the row at position hash(seed, epoch, position, k) mod M until one is good. So the replacement does not
-depend on ranks, threads or read-ahead either, nor on when the sample was found to be bad.
+k = 1, 2, … takes the row at position hash(seed, epoch, position, k) mod M until one is good. So the replacement does
+not depend on ranks, threads or read-ahead either, nor on when the sample was found to be bad.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,0 +1,210 @@
+"""Bad samples: replaced by the same other draw whatever the ranks and buffers, listed, and bounded."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform, open_source
+from drawstream.pipeline.bad import BadSamples
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import IndexStream, Sequential
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+N = 300
+FLIPPED, CUT = (11, 12, 157), range(290, 300)  # rows with a flipped byte; rows behind the end of a truncated shard
+WEIGHTS = 1.0 + np.random.default_rng(0).random(N)
+
+
+def overwrite(catalog, row):
+    with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
+        file.seek(int(catalog.offset[row]) + 3)
+        file.write(b"\x55")
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad") / "d"
+    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), folder, shard_rows=100).train)
+    for row in FLIPPED:
+        overwrite(catalog, row)
+    os.truncate(catalog.shard_path(2), int(catalog.offset[CUT[0]]))
+    return catalog
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """24 JPEGs, of which 3 were cut before they were packed: only the decoder can tell."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "photos" / "a").mkdir(parents=True)
+    photo = (Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg").read_bytes()
+    for i in range(24):
+        data = photo[: len(photo) * 2 // 3] if i in (3, 13, 14) else photo
+        (folder / "photos" / "a" / f"{i:02d}.jpg").write_bytes(data)
+    return Catalog.open(pack(open_source(folder / "photos"), folder / "out").train)
+
+
+def loader_of(catalog, stream=None, **options):
+    stream = stream or IndexStream(WEIGHTS, seed=3)
+    options = {"transform": Transform.small((8, 8), 1, augment=True), "on_bad": "substitute", **options}
+    return Loader(catalog, stream, **options)
+
+
+def columns(batches):
+    parts = [(b.images.numpy(), b.labels.numpy(), b.ids.numpy(), b.weights.numpy()) for b in batches]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def test_other_draws_take_the_places_of_bad_ones(damaged):
+    loader = loader_of(damaged, batch_size=16)
+    loader.set_epoch(2)
+    _, labels, ids, weights = columns(loader)
+    order = loader.stream.epoch(2)
+    expected = order[0:N]
+    bad = np.isin(expected, [*FLIPPED, *CUT])
+    assert bad.any() and (ids[~bad] == expected[~bad]).all()
+    assert not np.isin(ids, [*FLIPPED, *CUT]).any()
+    assert (labels == damaged.label[ids]).all()
+    of_row = dict(zip(expected.tolist(), order.weights(0, N).tolist(), strict=True))
+    assert weights.tolist() == [of_row[row] for row in ids.tolist()]
+    assert len(set(ids[bad].tolist())) > bad.sum() // 2  # not one stand-in for all
+    assert loader.metrics["substituted"] == bad.sum()
+    assert [b.sample_id for b in loader.bad_samples] == sorted(set(expected[bad].tolist()))
+    assert loader.metrics["bad_samples"] == len(loader.bad_samples)
+    first = loader.bad_samples[0]
+    assert (first.key, first.shard) == (damaged.key(first.sample_id), "shard-000000.tar")
+    assert "do not match the checksum" in first.reason
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 7, "prefetch": 1, "read_ahead": 0},
+        {"batch_size": 32, "read_threads": 3, "read_ahead": 9},
+        {"batch_size": 300, "threads": 1},
+    ],
+)
+def test_the_replacement_does_not_depend_on_how_it_is_read(damaged, options):
+    expected = columns(loader_of(damaged, batch_size=16))
+    for a, b in zip(columns(loader_of(damaged, **options)), expected, strict=True):
+        assert (a == b).all()
+
+
+def test_nor_on_the_ranks_or_on_a_resume(damaged):
+    expected = columns(loader_of(damaged, batch_size=16))
+    ranks = [list(loader_of(damaged, batch_size=5, rank=r, world_size=3)) for r in range(3)]
+    together = columns(batch for step in zip(*ranks, strict=True) for batch in step)
+    first = loader_of(damaged, batch_size=16)
+    batches = iter(first)
+    begun = [next(batches) for _ in range(9)]
+    resumed = loader_of(damaged, batch_size=4, rank=0, world_size=1)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for a, b, c in zip(together, columns([*begun, *resumed]), expected, strict=True):
+        assert (a == c).all() and (b == c).all()
+
+
+@pytest.mark.parametrize("crop", ["none", "random"])
+def test_images_that_do_not_decode_are_replaced(photos, crop, capfd):
+    transform = Transform((32, 32), (0.0,) * 3, (1.0,) * 3, crop=crop)
+    bad = {i for i, key in enumerate(photos.keys) if key in ("a/03", "a/13", "a/14")}
+    runs = []
+    for batch_size in (5, 8):
+        loader = loader_of(photos, IndexStream(24, seed=1), transform=transform, batch_size=batch_size)
+        for _ in range(2):  # once they are met, they are not even tried
+            runs.append(columns(loader))
+        assert {b.sample_id for b in loader.bad_samples} == bad
+        assert all("cannot be decoded" in b.reason for b in loader.bad_samples)
+        assert loader.metrics["substituted"] == 6 and loader.metrics["batches"] == 2 * -(-24 // batch_size)
+    for run in runs:
+        assert all((a == b).all() for a, b in zip(run, runs[0], strict=True))
+    assert not bad & set(runs[0][2].tolist())
+    capfd.readouterr()  # the decoder's own lines on stderr
+
+
+def test_more_bad_samples_than_allowed(damaged):
+    loader = loader_of(damaged, Sequential(0, N), max_bad=2, batch_size=10)
+    seen = []
+    with pytest.raises(BadSampleError, match=r"\(row 157\) of .* 2 other bad samples were replaced already"):
+        for batch in loader:
+            seen += batch.ids.tolist()
+    assert len(seen) == 0 or not set(seen) & {11, 12, 157}
+    assert [b.sample_id for b in loader.bad_samples] == [11, 12]
+    assert sum(len(b.ids) for b in loader_of(damaged, Sequential(0, N), max_bad=13)) == N
+
+
+def test_an_epoch_of_bad_samples_ends_with_an_error(damaged):
+    loader = loader_of(damaged, Sequential(290, N), batch_size=4)
+    with pytest.raises(BadSampleError, match="is bad, as were 1000 other draws of its epoch: restore the data"):
+        list(loader)
+
+
+def test_raise_is_the_default(damaged):
+    loader = Loader(damaged, Sequential(0, N), transform=Transform.small((8, 8), 1))
+    with pytest.raises(BadSampleError, match=r"\(row 11\)"):
+        list(loader)
+    assert loader.bad_samples == ()
+
+
+def test_quarantined_samples_are_never_read(tmp_path):
+    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
+    expected = columns(loader_of(catalog, batch_size=16))
+    bad = BadSamples(catalog, on_bad="raise", limit=0, quarantine=np.array([5, 3, 5]))
+    assert bad.known(np.array([1, 5, 2, 3])).tolist() == [1, 3] and bad.met == ()
+    loader = loader_of(catalog, batch_size=16, on_bad="raise")
+    loader._bad._known = np.array([3, 5])
+    ids = columns(loader)[2]
+    was = np.isin(expected[2], [3, 5])
+    assert was.any() and (ids[~was] == expected[2][~was]).all() and not np.isin(ids, [3, 5]).any()
+    assert loader.bad_samples == () and loader.metrics["substituted"] == was.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"on_bad": "skip"}, "`on_bad` must be raise or substitute, but got 'skip'"),
+        ({"max_bad": -1}, "`max_bad >= 0` must hold, but got -1"),
+        ({"checksum": "sometimes"}, "`checksum` must be always, first or never, but got 'sometimes'"),
+        ({"read_threads": 0}, "`read_threads >= 1` must hold, but got 0"),
+    ],
+)
+def test_bad_options_are_refused(damaged, options, text):
+    with pytest.raises(ValueError, match=text):
+        loader_of(damaged, **options)
+
+
+def test_a_list_of_all_samples_is_refused(damaged):
+    with pytest.raises(ValueError, match="the quarantine list holds all 300 samples"):
+        BadSamples(damaged, on_bad="raise", limit=0, quarantine=np.arange(N))
+
+
+@pytest.mark.parametrize(("policy", "found"), [("always", True), ("first", False), ("never", False)])
+def test_what_is_held_against_the_checksum(tmp_path, policy, found):
+    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
+    loader = loader_of(catalog, checksum=policy)
+    list(loader)
+    overwrite(catalog, 7)  # after the first epoch
+    list(loader)
+    assert bool(loader.bad_samples) == found
+    fresh = loader_of(catalog, checksum=policy)
+    list(fresh)
+    assert bool(fresh.bad_samples) == (policy != "never")
+
+
+def test_metrics_count_what_was_delivered(tmp_path):
+    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
+    loader = Loader(catalog, IndexStream(N), transform=Transform.small((8, 8), 1), batch_size=32)
+    assert loader.metrics["images"] == loader.metrics["images_per_second"] == loader.metrics["wait_share"] == 0
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        list(loader)
+    metrics = json.loads(json.dumps(loader.metrics))
+    assert (metrics["images"], metrics["batches"], metrics["bytes_read"]) == (3 * N, 3 * 10, 3 * N * 64)
+    assert 0 < metrics["wait_seconds"] <= metrics["seconds"] and metrics["read_seconds"] > 0
+    assert metrics["images_per_second"] == pytest.approx(3 * N / metrics["seconds"])
+    shutil.rmtree(catalog.root)
