@@ -1,76 +1,42 @@
 """The feature table: one Parquet part per shard, one row per scored sample or crop.
 
 A part holds `sample_id` int64, `crop` int32, for crops the window `y0 x0 y1 x1` float32 and `flip` bool, `label`
-int64, then the features as float32. Its metadata (`drawstream`, JSON) says which catalog, model, weights and
-preprocessing made it; the parts of one table agree on all of it.
+int64, then the features as float32. Its metadata says which catalog, model, weights and preprocessing made it; the
+parts of one table agree on all of it.
+
+A column is read straight into its place, part beside part on all cores: it lies in memory once, and nothing else does.
+Tables larger than memory are read block by block (`blocks`), and never as a whole.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-FORMAT = 1
-_KEY = b"drawstream"
-_FIXED = ("sample_id", "crop", "y0", "x0", "y1", "x1", "flip", "label")
+from drawstream.features.join import Joined, join_file
+from drawstream.features.part import (
+    FORMAT,
+    Part,
+    open_part,
+    part_path,
+    read_provenance,
+    remove_abandoned,
+    require_same,
+    write_part,
+)
+from drawstream.pipeline import Catalog
 
+__all__ = ["FORMAT", "FeatureTable", "part_path", "read_provenance", "remove_abandoned", "require_same", "write_part"]
 
-def part_path(folder: Path, part: int) -> Path:
-    """Where the part of a shard lies."""
-    return folder / f"part-{part:05d}.parquet"
-
-
-def write_part(path: Path, columns: Mapping[str, NDArray[Any]], provenance: Mapping[str, Any], /) -> None:
-    """Write one part under a temporary name, then rename it: a part that exists is whole."""
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    meta = json.dumps({"format": FORMAT, **provenance}, sort_keys=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table.replace_schema_metadata({_KEY: meta.encode()}), file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_abandoned(folder: Path, /) -> None:
-    """Remove what killed writers left under temporary names; those of running processes stay."""
-    for temporary in folder.glob(".part-*.parquet.*"):
-        writer = temporary.suffix[1:]
-        if writer.isdigit() and not Path("/proc", writer).exists():
-            temporary.unlink(missing_ok=True)
-
-
-def read_provenance(path: Path, /) -> dict[str, Any]:
-    """Metadata of a part.
-
-    Raises:
-        ValueError: Not a part of a feature table, damaged, or of a newer format.
-    """
-    try:
-        meta = (pq.read_schema(path).metadata or {}).get(_KEY)
-        provenance = json.loads(meta) if meta else None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if not isinstance(provenance, dict) or "format" not in provenance:
-        raise ValueError(f"{path}: not a part of a feature table; give the folder that `drawstream features` wrote")
-    if not isinstance(provenance["format"], int) or provenance["format"] > FORMAT:
-        raise ValueError(
-            f"{path}: format {provenance['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
-        )
-    if not (isinstance(provenance.get("parts"), int) and isinstance(provenance.get("catalog"), str)):
-        raise ValueError(f"{path}: its metadata lacks `parts` or `catalog`: extract it anew")
-    return provenance
+FIXED = ("sample_id", "crop", "y0", "x0", "y1", "x1", "flip", "label")
+_WINDOW = ("y0", "x0", "y1", "x1")
 
 
 class FeatureTable:
@@ -78,59 +44,102 @@ class FeatureTable:
 
     >>> table = FeatureTable.open("features/")
     >>> table.columns("loss", "entropy")["loss"]        # float32 (rows,)
+
+    Attributes:
+        path: Its folder.
+        names: Features, those of joined files last.
+        parts: The opened parts, in order.
+        joined: What was joined.
+        provenance: What made the table.
     """
 
-    def __init__(self, folder: Path, parts: list[Path], provenance: dict[str, Any], schema: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, parts: Sequence[Part], joined: Sequence[Joined] = ()) -> None:
         self.path = folder
-        self.provenance = provenance
-        self.names = tuple(name for name in schema if name not in _FIXED)
-        self._schema = schema
-        self._parts = parts
-        self._columns: dict[str, NDArray[Any]] = {}
+        self.parts = tuple(parts)
+        self.joined = tuple(joined)
+        self.provenance = dict(parts[0].provenance)
+        if joined:
+            self.provenance["joined"] = [each.as_dict() for each in joined]
+        self._types = parts[0].types
+        added = {name: values for each in joined for name, values in each.columns.items()}
+        self.names = (*(name for name in self._types if name not in FIXED), *added)
+        self._columns: dict[str, NDArray[Any]] = dict(added)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], /) -> Self:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        join: Sequence[str | os.PathLike[str]] = (),
+        catalog: Catalog | None = None,
+    ) -> Self:
         """Open the folder of a finished extraction.
 
+        Args:
+            path: The folder.
+            join: Parquet files with more features of the same samples (`join_file`).
+            catalog: The catalog of the features; needed where a joined file names samples by their keys.
+
         Raises:
-            FileNotFoundError: No such folder, or no part in it.
-            ValueError: Parts are missing, damaged, or of different extractions.
+            FileNotFoundError: No such folder, no part in it, or no such file to join.
+            ValueError: Parts are missing, damaged, or of different extractions; or a file does not fit.
         """
         folder = Path(path)
-        parts = sorted(folder.glob("part-*.parquet"))
-        if not parts:
+        paths = sorted(folder.glob("part-*.parquet"))
+        if not paths:
             raise FileNotFoundError(f"{folder}: no feature table there (no part-*.parquet); run `drawstream features`")
-        found = [read_provenance(part) for part in parts]
-        for part, provenance in zip(parts, found, strict=True):
-            require_same(provenance, found[0], part)
-        total = int(found[0]["parts"])
-        missing = [i for i in range(total) if not part_path(folder, i).exists()]
-        if missing or len(parts) != total:
+        with ThreadPoolExecutor(_cores()) as threads:
+            parts = list(threads.map(open_part, paths))
+        for part in parts:
+            require_same(part.provenance, parts[0].provenance, part.path)
+            require_same({"columns": _listed(part)}, {"columns": _listed(parts[0])}, part.path)
+        total = int(parts[0].provenance["parts"])
+        if len(paths) != total or not all(part_path(folder, i).exists() for i in range(total)):
             raise ValueError(
-                f"{folder}: {len(parts)} of {total} parts are there; run `drawstream features` again to finish"
+                f"{folder}: {len(paths)} of {total} parts are there; run `drawstream features` again to finish"
             )
-        return cls(folder, parts, found[0], tuple(pq.read_schema(parts[0]).names))
+        table = cls(folder, parts)
+        if catalog is not None:
+            table.check(catalog.fingerprint, str(catalog.path))
+        joined: list[Joined] = []
+        for file in join:
+            taken = {*FIXED, *table.names, *(name for each in joined for name in each.columns)}
+            joined.append(join_file(Path(file), table.sample_id, table.crop, taken, catalog))
+        return cls(folder, parts, joined) if joined else table
 
     def __len__(self) -> int:
-        return len(self.sample_id)
+        return sum(part.rows for part in self.parts)
 
     def __repr__(self) -> str:
         return f"FeatureTable({str(self.path)!r}: {len(self)} rows, {', '.join(self.names)})"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the provenance and of every value, 32 hex digits."""
+        """Hash of the provenance and of every value, 32 hex digits.
+
+        The parts know the hashes of their values, so no value is read; of parts of format 1 every value is.
+        """
         digest = hashlib.blake2b(json.dumps(self.provenance, sort_keys=True).encode(), digest_size=16)
-        for name in self._schema:
-            values = self._column(name)
-            digest.update(f"{name} {values.dtype}\n".encode())
-            digest.update(values.data)
+        if any(part.hashes is None for part in self.parts):
+            for name in self._types:
+                values = self._column(name)
+                digest.update(f"{name} {values.dtype}\n".encode())
+                digest.update(values.data)
+            return digest.hexdigest()
+        for part in self.parts:
+            digest.update(json.dumps([part.rows, part.hashes]).encode())
         return digest.hexdigest()
 
     @property
     def sample_id(self) -> NDArray[np.int64]:
         """Row of the catalog, int64 (rows,)."""
         return self._column("sample_id")
+
+    @property
+    def crop(self) -> NDArray[np.int32]:
+        """Number of the crop of its sample, int32 (rows,); 0 where rows are whole images."""
+        return self._column("crop")
 
     @property
     def label(self) -> NDArray[np.int64]:
@@ -140,27 +149,42 @@ class FeatureTable:
     @cached_property
     def windows(self) -> NDArray[np.float32] | None:
         """Crop windows (y0, x0, y1, x1) in [0, 1], float32 (rows, 4); None where rows are whole images."""
-        if "y0" not in self._schema:
+        if "y0" not in self._types:
             return None
-        windows = np.stack([self._column(name) for name in ("y0", "x0", "y1", "x1")], axis=1)
+        windows = np.empty((len(self), 4), np.float32)
+        for i, name in enumerate(_WINDOW):
+            self._fill(name, windows[:, i])
         windows.setflags(write=False)
         return windows
 
     @property
     def flip(self) -> NDArray[np.bool_] | None:
         """Whether the crop is mirrored, bool (rows,); None where rows are whole images."""
-        return self._column("flip") if "flip" in self._schema else None
+        return self._column("flip") if "flip" in self._types else None
 
     def columns(self, *names: str) -> dict[str, NDArray[np.float32]]:
-        """Features by name, each float32 (rows,).
+        """Features by name, each float32 (rows,), read-only.
 
         Raises:
             ValueError: No such feature.
         """
-        for name in names:
-            if name not in self.names:
-                raise ValueError(f"{self.path}: no feature {name!r}; there are {', '.join(self.names)}")
+        self._require(names)
         return {name: self._column(name) for name in names}
+
+    def blocks(self, *names: str) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Features block by block, for tables larger than memory: each float32 (at most 2^20,), in order of the rows.
+
+        Raises:
+            ValueError: No such feature.
+        """
+        self._require(names)
+        read = [name for name in names if name in self._types]
+        at = 0
+        for part in self.parts:
+            for block in part.blocks(read or ["sample_id"]):
+                stop = at + len(next(iter(block.values())))
+                yield {name: block[name] if name in block else self._columns[name][at:stop] for name in names}
+                at = stop
 
     def check(self, fingerprint: str, where: str, /) -> None:
         """Refuse a catalog that these features were not made from.
@@ -174,36 +198,36 @@ class FeatureTable:
                 f"{self.path}: features of catalog {mine[:12]}, but {where} is {fingerprint[:12]}: extract them from it"
             )
 
+    def _require(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.names:
+                raise ValueError(f"{self.path}: no feature {name!r}; there are {', '.join(self.names)}")
+
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            values = np.concatenate([_read(part, name) for part in self._parts])
+            if name not in self._types:
+                raise ValueError(f"{self.path}: its parts lack the column {name!r}: extract it anew")
+            values = np.empty(len(self), self._types[name])
+            self._fill(name, values)
             values.setflags(write=False)
             self._columns[name] = values
         return self._columns[name]
 
-
-def _read(part: Path, name: str) -> NDArray[Any]:
-    try:
-        table = pq.read_table(part, columns=[name], partitioning=None, page_checksum_verification=True)
-        return table[name].to_numpy()  # type: ignore[no-any-return]
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise _unreadable(part, error) from None
-
-
-def _unreadable(part: Path, error: Exception) -> ValueError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return ValueError(f"{part}: not a readable Parquet file ({reason}); remove it and extract it anew")
+    def _fill(self, name: str, out: NDArray[Any]) -> None:
+        """Write a column into its place, part beside part."""
+        ends = np.cumsum([part.rows for part in self.parts])
+        with ThreadPoolExecutor(_cores()) as threads:
+            done = [
+                threads.submit(part.read, name, out[end - part.rows : end])
+                for part, end in zip(self.parts, ends.tolist(), strict=True)
+            ]
+            for each in done:
+                each.result()
 
 
-def require_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path, /) -> None:
-    """Refuse a part of another extraction, showing both sides.
+def _listed(part: Part) -> Mapping[str, str]:
+    return {name: str(kind) for name, kind in part.types.items()}
 
-    Raises:
-        ValueError: Some entry of the provenance differs.
-    """
-    for key in sorted({*found, *expected} - {"format"}):
-        if found.get(key) != expected.get(key):
-            raise ValueError(
-                f"{where}: {key} is {json.dumps(found.get(key))}, but this extraction has "
-                f"{json.dumps(expected.get(key))}: give another output folder, or remove this one"
-            )
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,23 +4,26 @@ an edit of the expectation alone."""
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drawstream.features import FeatureTable
 from drawstream.features.table import FORMAT, part_path, write_part
+
+COLUMNS = {
+    "sample_id": np.arange(2),
+    "crop": np.zeros(2, np.int32),
+    **{name: np.zeros(2, np.float32) for name in ("y0", "x0", "y1", "x1")},
+    "flip": np.zeros(2, bool),
+    "label": np.zeros(2, np.int64),
+    "loss": np.ones(2, np.float32),
+}
 
 
 def test_schema_and_metadata(tmp_path):
-    columns = {
-        "sample_id": np.arange(2),
-        "crop": np.zeros(2, np.int32),
-        **{name: np.zeros(2, np.float32) for name in ("y0", "x0", "y1", "x1")},
-        "flip": np.zeros(2, bool),
-        "label": np.zeros(2, np.int64),
-        "loss": np.ones(2, np.float32),
-    }
     path = part_path(tmp_path, 7)
-    write_part(path, columns, {"catalog": "abc", "parts": 8})
-    assert path.name == "part-00007.parquet" and FORMAT == 1
+    write_part(path, COLUMNS, {"catalog": "abc", "parts": 8})
+    assert path.name == "part-00007.parquet" and FORMAT == 2
     schema = pq.read_schema(path)
     assert [(field.name, str(field.type)) for field in schema] == [
         ("sample_id", "int64"),
@@ -33,4 +36,48 @@ def test_schema_and_metadata(tmp_path):
         ("label", "int64"),
         ("loss", "float"),
     ]
-    assert json.loads(schema.metadata[b"drawstream"]) == {"format": 1, "catalog": "abc", "parts": 8}
+    assert json.loads(schema.metadata[b"drawstream"]) == {
+        "format": 2,
+        "catalog": "abc",
+        "parts": 8,
+        "content": {
+            "rows": 2,
+            "columns": [
+                ["sample_id", "int64", "206effdcb542372df2acedb3feda973a"],
+                ["crop", "int32", "2c0a8a99dc147d5445c3b49d035665b2"],
+                ["y0", "float32", "2c0a8a99dc147d5445c3b49d035665b2"],
+                ["x0", "float32", "2c0a8a99dc147d5445c3b49d035665b2"],
+                ["y1", "float32", "2c0a8a99dc147d5445c3b49d035665b2"],
+                ["x1", "float32", "2c0a8a99dc147d5445c3b49d035665b2"],
+                ["flip", "bool", "4758ddac5f9ee9383325230e1f285505"],
+                ["label", "int64", "e5189a9599e3f86205ea23ef06e28b2d"],
+                ["loss", "float32", "8574b1eb820552229b6204a3f4c0dfc5"],
+            ],
+        },
+        "seal": "7076af48899ed0bb8f26e402a35828bf",
+    }
+
+
+def test_a_part_of_format_1_opens_and_keeps_its_fingerprint(tmp_path):
+    """As the first release wrote it: no hashes, Parquet's defaults. Runs on such tables must still resume."""
+    table = pa.table(
+        {
+            "sample_id": np.arange(3),
+            "crop": np.zeros(3, np.int32),
+            "label": np.array([1, 0, 1]),
+            "loss": np.array([0.5, 2.0, 0.125], np.float32),
+        }
+    )
+    meta = json.dumps({"format": 1, "catalog": "abc", "parts": 1}, sort_keys=True)
+    pq.write_table(
+        table.replace_schema_metadata({b"drawstream": meta.encode()}), part_path(tmp_path, 0), write_page_checksum=True
+    )
+    opened = FeatureTable.open(tmp_path)
+    assert opened.provenance == {"format": 1, "catalog": "abc", "parts": 1}
+    assert opened.columns("loss")["loss"].tolist() == [0.5, 2.0, 0.125]
+    assert opened.fingerprint == "3d97bb1b815ebd8569d5f89a45851a69"
+
+
+def test_the_fingerprint_of_format_2(tmp_path):
+    write_part(part_path(tmp_path, 0), COLUMNS, {"catalog": "abc", "parts": 1})
+    assert FeatureTable.open(tmp_path).fingerprint == "40da9d3c5ecbf6fb976073a6caeff8c5"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -148,6 +149,77 @@ def test_every_flipped_byte_is_noticed_or_harmless(folder):
     assert refused > len(whole) / 7 / 4
 
 
+def test_every_flipped_byte_of_a_footer_is_noticed_or_harmless(tmp_path):
+    """The only part, so there is no other to compare it with: names, provenance, fingerprint and values are right."""
+    path = part_path(tmp_path, 0)
+    write_part(path, part(0), PROVENANCE | {"parts": 1})
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+
+    def read():
+        table = FeatureTable.open(tmp_path)
+        values = {**table.columns(*table.names), "sample_id": table.sample_id, "label": table.label}
+        return table.names, table.provenance, table.fingerprint, {k: v.tolist() for k, v in values.items()}
+
+    right = read()
+    refused = 0
+    for at in range(footer, len(whole), 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            assert read() == right, at
+        except ValueError as error:
+            assert "part-00000.parquet" in str(error)
+            refused += 1
+    assert refused > (len(whole) - footer) / 3 / 2
+
+
+def test_values_that_are_not_those_hashed_are_refused(tmp_path):
+    """Pages and checksums that agree, but not the values that the metadata was sealed with."""
+    path = part_path(tmp_path, 0)
+    write_part(path, part(0), PROVENANCE | {"parts": 1})
+    other = pq.read_table(path)
+    other = other.set_column(3, "loss", pa.array(np.zeros(5, np.float32)))
+    pq.write_table(other, path, write_page_checksum=True)
+    table = FeatureTable.open(tmp_path)
+    assert table.columns("entropy")["entropy"].tolist() == list(range(5))
+    with pytest.raises(ValueError, match=r"part-00000\.parquet: .*column 'loss' is not as it was written"):
+        table.columns("loss")
+    with pytest.raises(ValueError, match="column 'loss' is not as it was written"):
+        list(table.blocks("loss"))
+
+
+def test_blocks_are_the_columns(folder, monkeypatch):
+    monkeypatch.setattr("drawstream.features.part.BLOCK", 2)
+    table = FeatureTable.open(folder)
+    blocks = list(table.blocks("entropy", "loss"))
+    assert [len(block["loss"]) for block in blocks] == [2, 2, 1] * 3
+    for name, values in table.columns("loss", "entropy").items():
+        assert np.concatenate([block[name] for block in blocks]).tolist() == values.tolist()
+    with pytest.raises(ValueError, match="no feature 'margin'"):
+        next(table.blocks("margin"))
+
+
+def test_a_column_lies_in_memory_once(tmp_path):
+    rows = 1 << 20
+    for i in range(4):
+        write_part(part_path(tmp_path, i), part(i, rows), PROVENANCE | {"parts": 4})
+    table = FeatureTable.open(tmp_path)
+    table.columns("loss")
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    column = table.columns("entropy")["entropy"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert column.nbytes <= peak < column.nbytes + 1e6  # numpy's side: the column and nothing like it
+    assert pa.total_allocated_bytes() <= before + 1e6
+
+
+def test_the_fingerprint_reads_no_values(folder, monkeypatch):
+    expected = FeatureTable.open(folder).fingerprint
+    monkeypatch.setattr("drawstream.features.part.Part.blocks", None)
+    assert FeatureTable.open(folder).fingerprint == expected
+
+
 @pytest.mark.parametrize(
     ("meta", "text"),
     [
@@ -155,7 +227,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(folder):
         ("[]", "not a part of a feature table"),
         ("{nonsense", "not a readable Parquet file"),
         ('{"parts": 1}', "not a part of a feature table"),
-        ('{"format": 2, "parts": 1}', "format 2 is newer than 1, which this drawstream reads: upgrade"),
+        ('{"format": 3, "parts": 1}', "format 3 is newer than 2, which this drawstream reads: upgrade"),
         ('{"format": "x", "parts": 1}', "format x is newer"),
         ('{"format": 1, "catalog": "c"}', "its metadata lacks `parts` or `catalog`"),
     ],
@@ -171,8 +243,8 @@ def test_part_without_a_column_of_the_others(folder):
     columns = part(1)
     del columns["entropy"]
     write_part(part_path(folder, 1), columns, PROVENANCE)
-    with pytest.raises(ValueError, match=r"part-00001\.parquet: not a readable Parquet file"):
-        FeatureTable.open(folder).columns("entropy")
+    with pytest.raises(ValueError, match=r'part-00001\.parquet: columns is .*"float32"}, but this extraction has'):
+        FeatureTable.open(folder)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
