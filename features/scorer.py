@@ -83,8 +83,17 @@ class ShardScorer:
     >>> scorer.close()
     """
 
-    def __init__(self, catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, device_id: int = 0) -> None:
-        """Put the model into evaluation mode, on the device of the scoring.
+    def __init__(
+        self,
+        catalog: Catalog,
+        model: nn.Module,
+        scoring: Scoring,
+        /,
+        *,
+        device_id: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        """Put the model into evaluation mode, on the device of the scoring; `threads` are DALI's, by default all cores.
 
         Raises:
             ValueError: A measure is unknown, or not defined for this number of classes.
@@ -92,7 +101,7 @@ class ShardScorer:
         self._catalog = catalog
         self._scoring = scoring.on(catalog)
         self._model = model.to(f"cuda:{device_id}" if scoring.device == "gpu" else "cpu").eval()
-        self._device_id = device_id
+        self._device_id, self._threads = device_id, threads
         self._loader: Loader | None = None
 
     def score(self, shard: int, /, *, on_batch: Callable[[int], None] | None = None) -> dict[str, NDArray[Any]]:
@@ -155,6 +164,7 @@ class ShardScorer:
                 batch_size=scoring.batch_size,
                 device=scoring.device,
                 device_id=self._device_id,
+                threads=self._threads,
             )
         self._loader.replace_stream(rows)
         return self._loader
