@@ -17,6 +17,14 @@ _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's bas
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
 
 
+class DamagedTarError(ValueError):
+    """A tar that does not run from header to header to its end. `at` is the byte where the walk stopped."""
+
+    def __init__(self, message: str, at: int) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A file in a tar: its name, first byte and length."""
@@ -97,47 +105,100 @@ def split_name(name: str, /) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def members(data: mmap.mmap, shard: Path, /) -> Iterator[Member]:
+def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Member]:
     """Walk a tar from header to header; GNU and PAX long names are understood.
 
     Args:
         data: The mapped tar.
         shard: Its name, for messages.
+        begin: Byte of the first header to read.
 
     Raises:
-        ValueError: Damaged, truncated, or with something else than plain files and folders in it; names the byte.
+        DamagedTarError: Damaged or truncated; names the byte.
+        ValueError: Something else than plain files and folders in it, or a name that is not UTF-8.
     """
-    end = 0  # where the next header must be
+    end = begin  # where the next header must be
     tar = None
+    data.seek(begin)
     while True:
         try:
             tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)
             info = tar.next()
+            tar.members.clear()  # tarfile keeps them all
         except (tarfile.TarError, OverflowError, ValueError) as error:
             law = f"damaged or truncated tar after byte {end} ({error})"
-            raise ValueError(f"{shard}: {law}: copy the shard again") from None
+            raise DamagedTarError(f"{shard}: {law}: copy the shard again", end) from None
         if info is None:
             break
         if tar.offset <= end or info.size < 0:
-            raise ValueError(f"{shard}: damaged header at byte {end}: copy the shard again")
+            raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
         if not info.isdir():
-            yield _member(info, len(data), shard)
+            yield _member(info, len(data), shard, end)
         end = tar.offset
+    _check_end(data, shard, end)
+
+
+def survey(data: mmap.mmap, shard: Path, /) -> tuple[list[Member], list[DamagedTarError]]:
+    """Walk a tar past its damage: every member that can still be found, and every place that is damaged.
+
+    After a damaged header the walk goes on at the next block that is a header by its checksum.
+
+    Args:
+        data: The mapped tar.
+        shard: Its name, for messages.
+    """
+    found: list[Member] = []
+    damage: list[DamagedTarError] = []
+    begin: int | None = 0
+    while begin is not None:
+        try:
+            found.extend(members(data, shard, begin=begin))
+            break
+        except DamagedTarError as error:
+            damage.append(error)
+            begin = _next_header(data, max(begin, error.at) + BLOCK)
+        except ValueError as error:  # a link, or a name that is not UTF-8, where the catalog's maker saw none
+            at = found[-1].offset if found else 0
+            damage.append(DamagedTarError(str(error), at))
+            break
+    return found, damage
+
+
+def is_header(block: bytes, /) -> bool:
+    """Whether 512 bytes are a tar header by the checksum in them."""
+    try:
+        written = int(block[148:156].strip(b" \0"), 8)
+    except ValueError:
+        return False
+    return len(block) == BLOCK and written == sum(block) - sum(block[148:156]) + 8 * 32
+
+
+def _next_header(data: mmap.mmap, begin: int) -> int | None:
+    for at in range(-(-begin // BLOCK) * BLOCK, len(data), BLOCK):
+        if is_header(data[at : at + BLOCK]):
+            return at
+    return None
+
+
+def _check_end(data: mmap.mmap, shard: Path, end: int) -> None:
+    """Hold the bytes after the last member against an archive's end: zeros, a block of them at least."""
     block = data[end : end + BLOCK]
     if len(block) < BLOCK:
-        raise ValueError(f"{shard}: truncated: no end-of-archive mark at byte {end}: copy the shard again")
+        law = f"truncated: no end-of-archive mark at byte {end}"
+        raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
     if block.strip(b"\0"):
-        raise ValueError(f"{shard}: damaged header at byte {end}: copy the shard again")
+        raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
     for at in range(end, len(data), 1 << 20):
         if data[at : at + (1 << 20)].strip(b"\0"):
-            raise ValueError(f"{shard}: data after the end-of-archive mark at byte {end}: copy the shard again")
+            law = f"data after the end-of-archive mark at byte {end}"
+            raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
 
 
-def _member(info: tarfile.TarInfo, length: int, shard: Path) -> Member:
+def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:
     if not info.isreg() or info.issparse():
         raise ValueError(f"{shard}: member {info.name!r} is a link, device or sparse file: store plain files")
     if info.offset_data + info.size > length:
-        raise ValueError(f"{shard}: truncated inside member {info.name!r}: copy the shard again")
+        raise DamagedTarError(f"{shard}: truncated inside member {info.name!r}: copy the shard again", at)
     try:
         info.name.encode()
     except UnicodeEncodeError:
