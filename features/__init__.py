@@ -1,7 +1,9 @@
 """Measures on logits, their extraction over shards, and the Parquet feature table."""
 
+from drawstream.features.crops import Crops
 from drawstream.features.extract import extract
-from drawstream.features.scorer import Scoring, ShardScorer
+from drawstream.features.scorer import ShardScorer
+from drawstream.features.scoring import Scoring
 from drawstream.features.table import FeatureTable
 
-__all__ = ["FeatureTable", "Scoring", "ShardScorer", "extract"]
+__all__ = ["Crops", "FeatureTable", "Scoring", "ShardScorer", "extract"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from drawstream.features.scorer import Scoring, ShardScorer, provenance
+from drawstream.features.scorer import ShardScorer
+from drawstream.features.scoring import Scoring, provenance
 from drawstream.features.table import (
     FeatureTable,
     part_path,
@@ -58,7 +59,7 @@ def extract(
     made = provenance(catalog, model, scoring, model_name=model_name)
     shards = missing_shards(catalog, out, made)
     with ShardScorer(catalog, model, scoring) as scorer:
-        write_shards(catalog, scorer, shards, out, made, progress=progress)
+        write_shards(scorer, shards, out, made, progress=progress)
     return FeatureTable.open(out)
 
 
@@ -81,7 +82,6 @@ def missing_shards(catalog: Catalog, out: Path, made: Mapping[str, Any], /) -> l
 
 
 def write_shards(
-    catalog: Catalog,
     scorer: ShardScorer,
     shards: Sequence[int],
     out: Path,
@@ -90,20 +90,14 @@ def write_shards(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Score these shards and write their parts; rows of all others count as done."""
-    rows = len(catalog)
-    done = rows - sum(_count(catalog, shard) for shard in shards)
+    """Score these shards and write their parts; the rows of all others count as done."""
+    done = scorer.rows - sum(scorer.rows_of(shard) for shard in shards)
 
     def count(batch: int) -> None:
         nonlocal done
         done += batch
         if progress:
-            progress(Progress(done, rows))
+            progress(Progress(done, scorer.rows))
 
     for shard in shards:
         write_part(part_path(out, shard), scorer.score(shard, on_batch=count), made)
-
-
-def _count(catalog: Catalog, shard: int) -> int:
-    start, stop = catalog.shard_rows(shard)
-    return stop - start

@@ -11,13 +11,13 @@ nothing is lost where p_y goes to 1 (a loss of 1e-30 is not 0, and rows do not t
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-GradNorm = Literal["last", "logit"]
+GradNorm = Literal["last", "logit", "full"]
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob", "correct")
 
 
@@ -90,41 +90,3 @@ def chosen_measures(names: Sequence[str] | None, classes: int) -> tuple[str, ...
             f"the renormed entropy needs at least 3 classes, but there are {classes}: it would be 0 for every row"
         )
     return tuple(name for name in MEASURES if name in names)
-
-
-class HeadInput:
-    """Catches the input of a model's last linear layer while it runs (a context manager around forward passes).
-
-    The layer is the one whose output the logits are, value by value; that it is used once is taken for granted.
-    """
-
-    def __init__(self, model: nn.Module, /) -> None:
-        self._layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        self._last: tuple[nn.Linear, Tensor, Tensor] | None = None
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> Self:
-        self._hooks = [layer.register_forward_hook(self._keep) for layer in self._layers]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._last = None
-
-    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim == 2:  # as logits have; the copy shows whether something changed them in place afterwards
-            assert isinstance(layer, nn.Linear)
-            self._last = (layer, inputs[0], output.clone())
-
-    def of(self, logits: Tensor, /) -> tuple[Tensor, bool]:
-        """Inputs (n, D) of the layer that made these logits, and whether it has a bias.
-
-        Raises:
-            ValueError: The logits are not the output of a linear layer.
-        """
-        if self._last is not None:
-            layer, inputs, output = self._last
-            if output.shape == logits.shape and bool(((output == logits) | (logits != logits)).all()):  # NaN stays NaN
-                return inputs, layer.bias is not None
-        raise ValueError("the model does not end in a linear layer: choose the gradient norm of the logits (`logit`)")

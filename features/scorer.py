@@ -1,82 +1,34 @@
-"""One model over the shards of a catalog: the columns of a part, and what they were made with.
+"""One model over the shards of a catalog, in the same way in this process and on another machine.
 
-    Scoring (options) ─┬─▶ ShardScorer.score(shard) ──columns──▶ write_part
-                       └─▶ provenance ─────────────────────────▶ its metadata
-
-A scorer holds a loader and a model; whoever has a catalog, a model and the same `Scoring` makes the same columns, in
-this process or on another machine.
+Scoring (options) ─┬─▶ ShardScorer.score(shard) ──columns──▶ write_part
+└─▶ provenance ─────────────────────────▶ its metadata
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drawstream.features.measures import GradNorm, HeadInput, chosen_measures, measure
-from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.pipeline.loader import default_transform
+from drawstream.features.crops import CropRows
+from drawstream.features.custom import call_measure
+from drawstream.features.full import full_grad_norms
+from drawstream.features.head import HeadInput
+from drawstream.features.measures import measure
+from drawstream.features.scoring import HALF, Scoring
+from drawstream.features.table import FIXED
+from drawstream.pipeline import Catalog, Loader
+from drawstream.pipeline.loader import Batch
 from drawstream.samplers import Sequential
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """The options of an extraction that decide its values; part of the provenance, and sent to other machines.
-
-    Attributes:
-        measures: Some of `MEASURES`; None: all that the number of classes allows.
-        grad_norm: `last`: over the last linear layer; `logit`: over the logits.
-        transform: Preprocessing; None: the whole small image, or ImageNet's centre crop.
-        batch_size: Images per forward pass; 256 fills a GPU, and a CPU is no faster with more.
-        device: Where the loader and the model run.
-    """
-
-    measures: tuple[str, ...] | None = None
-    grad_norm: GradNorm = "last"
-    transform: Transform | None = None
-    batch_size: int = 256
-    device: Literal["cpu", "gpu"] = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.grad_norm not in ("last", "logit"):
-            raise ValueError(f"`grad_norm` must be last or logit, but got {self.grad_norm!r}")
-
-    def on(self, catalog: Catalog) -> Self:
-        """The same with the defaults that depend on the catalog filled in.
-
-        Raises:
-            ValueError: A measure is unknown, or not defined for this number of classes.
-        """
-        return replace(
-            self,
-            measures=chosen_measures(self.measures, catalog.num_classes),
-            transform=self.transform or default_transform(catalog, train=False),
-        )
-
-
-def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model_name: str) -> dict[str, Any]:
-    """What made a table, JSON-able: catalog, model with its weights, and every option that decides a value."""
-    scoring = scoring.on(catalog)
-    assert scoring.transform is not None and scoring.measures is not None
-    return {
-        "catalog": catalog.fingerprint,
-        "parts": len(catalog.shards),
-        "model": model_name,
-        "weights": weights_hash(model),
-        "transform": scoring.transform.as_dict(),
-        "grad_norm": scoring.grad_norm if "grad_norm" in scoring.measures else None,
-        "measures": list(scoring.measures),
-        "batch_size": scoring.batch_size,
-        "device": scoring.device,
-    }
 
 
 class ShardScorer:
     """Scores shards one by one; the loader and its graph are made once and serve all of them.
+
+    Whoever has a catalog, a model and the same `Scoring` makes the same columns.
 
     >>> scorer = ShardScorer(catalog, model, Scoring())
     >>> write_part(part_path(out, 0), scorer.score(0), provenance(catalog, model, Scoring(), model_name="cnn"))
@@ -96,38 +48,45 @@ class ShardScorer:
         """Put the model into evaluation mode, on the device of the scoring; `threads` are DALI's, by default all cores.
 
         Raises:
-            ValueError: A measure is unknown, or not defined for this number of classes.
+            ValueError: A measure is unknown, or not defined for this number of classes; or the model has no such head.
         """
         self._catalog = catalog
         self._scoring = scoring.on(catalog)
         self._model = model.to(f"cuda:{device_id}" if scoring.device == "gpu" else "cpu").eval()
+        if scoring.channels_last:
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._head = HeadInput(self._model, scoring.head)
         self._device_id, self._threads = device_id, threads
+        crops = self._scoring.crops
+        self._crops = CropRows(catalog, self._scoring.transform, crops) if crops else None
         self._loader: Loader | None = None
 
     def score(self, shard: int, /, *, on_batch: Callable[[int], None] | None = None) -> dict[str, NDArray[Any]]:
-        """All columns of a shard's part, arrays of equal length, rows in the order of the catalog.
+        """All columns of a shard's part, arrays of equal length; rows by sample, then by crop.
 
         Args:
             shard: Number of the shard.
             on_batch: Called with the number of rows after each batch.
 
         Raises:
-            ValueError: The model gives another number of classes, or values that are not finite.
+            ValueError: The model gives another number of classes, values are not finite, or an own measure gives
+                something else than one number per row.
             BadSampleError: An image is damaged or does not decode.
         """
         start, stop = self._catalog.shard_rows(shard)
-        names = self._scoring.measures
-        assert names is not None
-        columns = {name: [torch.empty(0)] for name in names}
-        if stop > start:  # an indexed shard may be empty
-            for scored, count in self._batches(Sequential(start, stop), names):
-                for name, values in scored.items():
-                    columns[name].append(values)
-                if on_batch:
-                    on_batch(count)
-        arrays = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
-        _require_finite(arrays, start, self._catalog)
-        return {**_fixed(self._catalog, start, stop), **arrays}
+        if start == stop:  # an indexed shard may be empty; its part has the columns of all others
+            return {name: values[:0] for name, values in self._columns(0, 1, lambda _: None).items()}
+        return self._columns(start, stop, on_batch or (lambda _: None))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole table."""
+        return len(self._catalog) * self._scoring.options.rows_per_sample
+
+    def rows_of(self, shard: int, /) -> int:
+        """Rows of a shard's part."""
+        start, stop = self._catalog.shard_rows(shard)
+        return (stop - start) * self._scoring.options.rows_per_sample
 
     def close(self) -> None:
         """Stop the loader."""
@@ -140,34 +99,75 @@ class ShardScorer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @torch.inference_mode()
-    def _batches(self, rows: Sequential, names: tuple[str, ...]) -> Iterator[tuple[dict[str, Tensor], int]]:
-        """Measures of each batch, on the CPU, and its number of rows."""
-        scoring = self._scoring
-        with HeadInput(self._model) as head:
-            for batch in self._reading(rows):
-                logits = self._model(batch.images)
-                require_classes(logits, self._catalog)
-                wanted = scoring.grad_norm == "last" and "grad_norm" in names
-                h, bias = head.of(logits) if wanted else (None, False)
-                scored = measure(logits, batch.labels, h, names, bias=bias)
-                yield {name: values.cpu() for name, values in scored.items()}, len(batch.labels)
+    def _columns(self, start: int, stop: int, on_batch: Callable[[int], None]) -> dict[str, NDArray[Any]]:
+        """The columns of samples [start, stop), at least one."""
+        loader = self._reading(start, stop)
+        scored: list[dict[str, Tensor]] = []
+        with torch.inference_mode(self._scoring.grad_norm != "full"), torch.no_grad(), self._head:
+            for batch in loader:
+                scored.append(self._measured(batch))
+                on_batch(len(batch.labels))
+        features = {name: torch.cat([each[name] for each in scored]).cpu().numpy() for name in scored[0]}
+        fixed = self._fixed(start, stop)
+        _require_finite(features, fixed["sample_id"], self._catalog)
+        return {**fixed, **features}
 
-    def _reading(self, rows: Sequential) -> Loader:
-        """The loader, over these rows."""
-        scoring = self._scoring
+    def _measured(self, batch: Batch) -> dict[str, Tensor]:
+        """All measures of a batch, each float32 (n,), where the model is."""
+        scoring, mode = self._scoring, self._scoring.grad_norm
+        images = batch.images
+        if scoring.options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            logits = self._model(images)
+        require_classes(logits, self._catalog)
+        h, bias = self._head.of(logits) if mode == "last" else (None, False)
+        plain = [name for name in scoring.names if not (name == "grad_norm" and mode == "full")]
+        found = measure(logits, batch.labels, h, plain, bias=bias)
+        if mode == "full":
+            found["grad_norm"] = full_grad_norms(self._model, images, batch.labels, memory=scoring.options.grad_memory)
+        columns = {name: found[name] for name in scoring.names}
+        for name, function in scoring.functions.items():
+            head = self._head.find(logits)
+            own = call_measure(function, logits.float(), batch.labels, head[0].float() if head else None)
+            _require_new(own, columns, name)
+            columns |= own
+        return columns
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        options = self._scoring.options
+        if options.amp == "off":
+            return nullcontext()
+        return torch.autocast("cuda" if options.device == "gpu" else "cpu", HALF[options.amp])
+
+    def _reading(self, start: int, stop: int) -> Loader:
+        """The loader, over these samples or their crops."""
+        options = self._scoring.options
+        rows = Sequential(start, stop)
+        if self._crops is not None:
+            self._crops.move(start, stop)
+            rows = Sequential(0, len(self._crops.sample_id))
         if self._loader is None:
             self._loader = Loader(
                 self._catalog,
                 rows,
-                transform=scoring.transform,
-                batch_size=scoring.batch_size,
-                device=scoring.device,
+                rows=self._crops,
+                transform=self._scoring.transform,
+                batch_size=options.batch_size,
+                device=options.device,
                 device_id=self._device_id,
                 threads=self._threads,
             )
         self._loader.replace_stream(rows)
         return self._loader
+
+    def _fixed(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Columns that do not come from the model."""
+        if self._crops is not None:
+            columns = self._crops.columns()
+        else:
+            columns = {"sample_id": np.arange(start, stop, dtype=np.int64), "crop": np.zeros(stop - start, np.int32)}
+        return {**columns, "label": self._catalog.label[columns["sample_id"]]}
 
 
 def require_classes(logits: Tensor, catalog: Catalog) -> None:
@@ -183,30 +183,20 @@ def require_classes(logits: Tensor, catalog: Catalog) -> None:
         )
 
 
-def weights_hash(model: nn.Module, /) -> str:
-    """Hash over names and values of all parameters and buffers, 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _fixed(catalog: Catalog, start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Columns that do not come from the model."""
-    return {
-        "sample_id": np.arange(start, stop, dtype=np.int64),
-        "crop": np.zeros(stop - start, np.int32),
-        "label": catalog.label[start:stop],
-    }
-
-
-def _require_finite(arrays: Mapping[str, NDArray[Any]], start: int, catalog: Catalog) -> None:
-    for name, values in arrays.items():
+def _require_finite(features: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], catalog: Catalog) -> None:
+    for name, values in features.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            row = start + int(bad[0])
+            row = int(samples[bad[0]])
             raise ValueError(
                 f"feature {name!r} is {values[bad[0]]} for sample {catalog.key(row)!r} (row {row}), and not finite for "
-                f"{len(bad)} rows of its shard: the model's weights or the preprocessing are wrong"
+                f"{len(bad)} rows of its shard: the model's weights, the preprocessing or a measure of yours are wrong"
+            )
+
+
+def _require_new(own: Mapping[str, Tensor], columns: Mapping[str, Tensor], function: str) -> None:
+    for name in own:
+        if name in columns or name in FIXED:
+            raise ValueError(
+                f"measure {function} gives a column {name!r}, which is there already: give it another name"
             )

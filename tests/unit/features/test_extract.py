@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from drawstream.features import FeatureTable, extract
 from drawstream.features.extract import Progress
-from drawstream.features.scorer import weights_hash
+from drawstream.features.scoring import weights_hash
 from drawstream.features.table import part_path
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
 from drawstream.pipeline.pack import pack
@@ -65,15 +65,21 @@ def test_one_part_per_shard_with_its_provenance(catalog, tmp_path):
         assert rows == list(range(*catalog.shard_rows(i)))
     provenance = dict(table.provenance)
     assert provenance.pop("weights") == weights_hash(make())
+    provenance.pop("format")
     assert provenance == {
-        "format": 1,
         "catalog": catalog.fingerprint,
         "parts": SHARDS,
         "model": "mlp",
         "transform": Transform.small((8, 8), 1).as_dict(),
+        "crops": None,
         "grad_norm": "logit",
+        "grad_memory": None,
+        "head": None,
         "measures": ["loss", "grad_norm"],
+        "functions": {},
         "batch_size": 256,
+        "amp": "off",
+        "channels_last": False,
         "device": "cpu",
     }
 
@@ -151,8 +157,8 @@ def test_models_without_a_linear_head_need_the_logit_norm(catalog, tmp_path):
     with pytest.raises(ValueError, match="does not end in a linear layer: choose the gradient norm of the logits"):
         extract(catalog, model, tmp_path, model_name="conv")
     assert len(extract(catalog, model, tmp_path, model_name="conv", grad_norm="logit")) == ROWS
-    with pytest.raises(ValueError, match="`grad_norm` must be last or logit, but got 'full'"):
-        extract(catalog, model, tmp_path, model_name="conv", grad_norm="full")
+    with pytest.raises(ValueError, match="`grad_norm` must be last, logit or full, but got 'fully'"):
+        extract(catalog, model, tmp_path, model_name="conv", grad_norm="fully")
 
 
 def test_damaged_shard_is_named_and_the_others_are_kept(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features.measures import MEASURES, HeadInput, chosen_measures, measure
+from drawstream.features.head import HeadInput
+from drawstream.features.measures import MEASURES, chosen_measures, measure
 
 NAMES = MEASURES
 GENERATOR = torch.Generator().manual_seed(0)

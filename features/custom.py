@@ -1,0 +1,100 @@
+"""Measures of the user's own: any function of logits, targets and activations, for any modality.
+
+    def top2(logits, targets, activations):
+        two = logits.topk(2, dim=1).values
+        return {"top2_margin": two[:, 0] - two[:, 1]}
+
+A function is known by its name and by a hash of its source, so a table made with another text of it is refused; what
+the function reads besides its arguments (globals, files) is not part of the hash.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MeasureFunction = Callable[[Tensor, Tensor, Tensor | None], Mapping[str, Tensor]]
+
+
+def load_measure(spec: str, /) -> MeasureFunction:
+    """The function named by "module:function"; modules of the working folder are found too, after installed ones.
+
+    Raises:
+        ValueError: The spec is malformed, the module cannot be imported, or it has no such function.
+    """
+    module, _, name = spec.partition(":")
+    if not (module and name):
+        raise ValueError(f'a measure of your own is named "module:function", but got {spec!r}')
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: MeasureFunction = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ValueError(f"measure {spec!r} cannot be imported: {type(error).__name__}: {error}") from error
+    name_measure(found)
+    return found
+
+
+def name_measure(function: object, /) -> str:
+    """`module:function`.
+
+    Raises:
+        ValueError: Not a plain function, whose source says all that it does.
+    """
+    if not inspect.isfunction(function):
+        raise ValueError(f"a measure must be a name or a plain function, but got {function!r}: wrap it in a `def`")
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def hash_source(function: MeasureFunction, /) -> str:
+    """Hash of the function's source, 32 hex digits.
+
+    Raises:
+        ValueError: The source cannot be read.
+    """
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        raise ValueError(
+            f"measure {name_measure(function)}: its source cannot be read: define it in a module of its own"
+        ) from None
+    return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+
+
+def call_measure(
+    function: MeasureFunction, logits: Tensor, targets: Tensor, activations: Tensor | None, /
+) -> dict[str, Tensor]:
+    """The columns that a function gives for a batch, each float32 (n,).
+
+    Args:
+        function: Called once per batch.
+        logits: float32 (n, C).
+        targets: int64 (n,).
+        activations: Inputs of the last linear layer, (n, D); None where the model has none.
+
+    Raises:
+        ValueError: It gives something else than named tensors with one number per row.
+    """
+    name, n = name_measure(function), len(targets)
+    found = function(logits, targets, activations)
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(f"measure {name} must give a dict of name and tensor, but gave {type(found).__name__}")
+    columns = {}
+    for key, values in found.items():
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"measure {name} must name its columns by strings, but gave {key!r}")
+        if not isinstance(values, Tensor):
+            raise ValueError(f"measure {name} must give tensors, but {key!r} is {type(values).__name__}")
+        if values.shape != (n,) or values.is_complex():
+            raise ValueError(
+                f"measure {name} must give one real number per row, shape ({n},), but {key!r} is {values.dtype} "
+                f"{tuple(values.shape)}"
+            )
+        columns[key] = values.detach().to(torch.float32)
+    return columns

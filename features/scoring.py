@@ -1,0 +1,132 @@
+"""What to score and how: the options of an extraction, and the provenance that a table keeps of them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from drawstream.features.crops import Crops
+from drawstream.features.custom import MeasureFunction, hash_source, name_measure
+from drawstream.features.measures import GradNorm, chosen_measures
+from drawstream.pipeline import Catalog, Transform
+from drawstream.pipeline.loader import default_transform
+
+Amp = Literal["off", "bf16", "fp16"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The options of an extraction that decide its values; part of the provenance, and sent to other machines.
+
+    Attributes:
+        measures: Some of `MEASURES`, and functions of your own (see `custom`); None: all names that the number of
+            classes allows.
+        grad_norm: `last`: over the last linear layer; `logit`: over the logits; `full`: over all parameters.
+        head: Name of the last linear layer; None: the one whose output the logits are.
+        crops: Random crops to score instead of the whole image; a number K stands for `Crops(K)`.
+        transform: Preprocessing; None: the whole small image, or ImageNet's centre crop. Crops take its size and
+            normalisation, and their law from its `scale` and `ratio`.
+        batch_size: Images per forward pass; 256 fills a GPU, and a CPU is no faster with more.
+        amp: Forward passes under autocast to bfloat16 or float16; measures are float32 all the same.
+        channels_last: Memory format of model and images.
+        grad_memory: Bytes that the gradients of `full` may take at once; 256 MiB are 300 rows of a small CNN.
+        device: Where the loader and the model run.
+    """
+
+    measures: Sequence[str | MeasureFunction] | None = None
+    grad_norm: GradNorm = "last"
+    head: str | None = None
+    crops: Crops | int | None = None
+    transform: Transform | None = None
+    batch_size: int = 256
+    amp: Amp = "off"
+    channels_last: bool = False
+    grad_memory: int = 1 << 28
+    device: Literal["cpu", "gpu"] = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.grad_norm not in ("last", "logit", "full"):
+            raise ValueError(f"`grad_norm` must be last, logit or full, but got {self.grad_norm!r}")
+        if self.amp not in ("off", *HALF):
+            raise ValueError(f"`amp` must be off, bf16 or fp16, but got {self.amp!r}")
+        if self.grad_norm == "full" and self.amp != "off":
+            raise ValueError(f"`full` gradient norms need float32 throughout, but `amp` is {self.amp}: turn it off")
+        if self.grad_memory < 1:
+            raise ValueError(f"`grad_memory >= 1` must hold, but got {self.grad_memory}")
+        if isinstance(self.crops, int):
+            object.__setattr__(self, "crops", Crops(self.crops))
+        if self.measures is not None:
+            object.__setattr__(self, "measures", tuple(self.measures))
+
+    @property
+    def rows_per_sample(self) -> int:
+        """Rows of the table for each sample of the catalog."""
+        return self.crops.count if isinstance(self.crops, Crops) else 1
+
+    @property
+    def functions(self) -> dict[str, MeasureFunction]:
+        """The measures that are the user's own, by name."""
+        return {name_measure(each): each for each in self.measures or () if not isinstance(each, str)}
+
+    def on(self, catalog: Catalog, /) -> "Resolved":
+        """The same with what depends on the catalog filled in.
+
+        Raises:
+            ValueError: A measure is unknown, is no function, or is not defined for this number of classes.
+        """
+        named = None if self.measures is None else [each for each in self.measures if isinstance(each, str)]
+        names = chosen_measures(named, catalog.num_classes)
+        transform = self.transform or default_transform(catalog, train=False)
+        crops = Crops(self.crops) if isinstance(self.crops, int) else self.crops
+        return Resolved(self, names, self.functions, transform, crops)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A scoring on one catalog: names of the built-in measures, own functions by name, preprocessing and crops."""
+
+    options: Scoring
+    names: tuple[str, ...]
+    functions: Mapping[str, MeasureFunction]
+    transform: Transform
+    crops: Crops | None
+
+    @property
+    def grad_norm(self) -> GradNorm | None:
+        """The mode, where the gradient norm is wanted at all."""
+        return self.options.grad_norm if "grad_norm" in self.names else None
+
+
+def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model_name: str) -> dict[str, Any]:
+    """What made a table, JSON-able: catalog, model with its weights, and every option that decides a value."""
+    resolved = scoring.on(catalog)
+    return {
+        "catalog": catalog.fingerprint,
+        "parts": len(catalog.shards),
+        "model": model_name,
+        "weights": weights_hash(model),
+        "transform": resolved.transform.as_dict(),
+        "crops": asdict(resolved.crops) if resolved.crops else None,
+        "grad_norm": resolved.grad_norm,
+        "grad_memory": scoring.grad_memory if resolved.grad_norm == "full" else None,
+        "head": scoring.head,
+        "measures": list(resolved.names),
+        "functions": {name: hash_source(function) for name, function in resolved.functions.items()},
+        "batch_size": scoring.batch_size,
+        "amp": scoring.amp,
+        "channels_last": scoring.channels_last,
+        "device": scoring.device,
+    }
+
+
+def weights_hash(model: nn.Module, /) -> str:
+    """Hash over names and values of all parameters and buffers, 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
