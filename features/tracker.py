@@ -1,0 +1,392 @@
+"""The tracker: averages per row of what training computes anyway, from ids and logits of its steps.
+
+Notation
+    visit     one row in one batch with a weight > 0; rows of weight 0 (fill of the last batch) do not count
+    x         a measure of a visit (METHODS §1): loss, entropy, grad_norm of the logits, uncertainty 1 − p_y
+    S         Σ x over visits in units of 2^-36, int64; every x is rounded to a unit (1.5e-11), at most 2^14 (`visits`)
+    position  (step, rank, place in the batch) as one int64: the order of an epoch's visits
+    correct   argmax z = y at a visit; of an epoch: at its last visit, by position
+
+Integers add up the same in any order, so batches, ranks and restarts change no bit of S and of the means S / seen. What
+does depend on order, forgetting (a row correct in one epoch and incorrect in the next one that visits it: Toneva et
+al., ICLR 2019) and the moving average, goes by whole epochs: `reduce` ends one.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from drawstream.features.measures import grad_norm, margin, others
+from drawstream.features.part import part_path, read_provenance, remove_abandoned, require_same, write_part
+from drawstream.features.table import FeatureTable
+from drawstream.features.visits import IGNORED, LEARNED, UNIT, Array, first_bad, fold, scatter
+from drawstream.pipeline import Catalog
+
+FORMAT = 1
+MEASURES = ("loss", "entropy", "grad_norm", "uncertainty")
+_GATHER = 1024  # rows that are measured together: 15 small operations cost as much for 128 rows as for 500
+_PENDING = 4  # copies from a GPU that may be on their way before the oldest is waited for
+
+
+class Tracker:
+    """Follows every row through training; ends as a feature table that cost no pass over the data.
+
+        >>> tracker = Tracker(len(catalog))
+        >>> for epoch in range(90):
+        ...     tracker.set_epoch(epoch)
+        ...     for batch in loader:
+        ...         logits = model(batch.images)
+        ...         tracker.observe(batch.ids, logits, batch.labels, batch.weights)
+        ...     tracker.reduce()
+        >>> tracker.export("features-of-training", catalog)
+
+    Under `torch.distributed` each rank observes its own batches, as many as the others, and `reduce` adds them up:
+    every rank then holds the state of one process that saw the global batches. Memory: 97 bytes per row, 32 more with
+    `decay`, and the logits of about 1024 rows. On a GPU the measures are taken there and come over in asynchronous
+    copies; observing waits for the GPU only where it lags four copies behind.
+    """
+
+    def __init__(self, rows: int, /, *, since: int = 0, until: int | None = None, decay: float | None = None) -> None:
+        """Make a tracker that has seen nothing.
+
+        Args:
+            rows: Rows that ids number: samples of a catalog, or rows of a feature table.
+            since: First epoch that counts.
+            until: First epoch that no longer counts; None counts all from `since` on.
+            decay: None gives means over visits. A number in (0, 1) gives moving averages over epochs in their place:
+                `decay` times what was, plus the rest times the mean of the epoch; the first visited epoch begins them.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        if rows < 1:
+            raise ValueError(f"`rows >= 1` must hold, but got {rows}")
+        if since < 0 or (until is not None and until <= since):
+            raise ValueError(f"`0 <= since < until` must hold, but got since {since} and until {until}")
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f"`0 < decay < 1` must hold, but got {decay}: None gives plain means")
+        self.rows, self.since, self.until, self.decay = rows, since, until, decay
+        width = len(MEASURES) + 1
+        self._sums = np.zeros((rows, width), np.int64)
+        self._last = np.zeros(rows, np.int64)
+        self._totals = np.zeros((rows, width), np.int64)
+        self._forgotten = np.zeros(rows, np.int32)
+        self._last_epoch = np.full(rows, -1, np.int32)
+        self._flags = np.zeros(rows, np.uint8)
+        self._averages = np.zeros((0 if decay is None else rows, len(MEASURES)))
+        self._epoch, self._step, self._open, self._classes = -1, 0, False, 0
+        self._gathered: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, logits, labels of batches not yet measured
+        self._positions: list[NDArray[np.int64]] = []
+        self._pending: deque[tuple[Any, Tensor, NDArray[np.int64]]] = deque()  # event, values, positions
+
+    def __repr__(self) -> str:
+        state = f"in epoch {self._epoch}" if self._open else f"{self._epoch + 1} epochs"
+        return f"Tracker({self.rows} rows, {state})"
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Begin an epoch; the one under way may be named again, as after a restart within it.
+
+        Raises:
+            ValueError: The epoch before was not ended by `reduce`, or this one does not come after it.
+        """
+        if self._open and epoch == self._epoch:
+            return
+        if self._open:
+            raise ValueError(
+                f"epoch {self._epoch} is still open: call `reduce()` on every rank before `set_epoch({epoch})`"
+            )
+        if epoch <= self._epoch or epoch < 0:
+            raise ValueError(f"epochs must rise, but {epoch} comes after {self._epoch}: restore the state before it")
+        self._epoch, self._step, self._open = epoch, 0, True
+
+    def observe(self, ids: Tensor, logits: Tensor, labels: Tensor, weights: Tensor | None = None, /) -> None:
+        """Take note of a batch of this rank; a row that comes twice in it is two visits, in that order.
+
+        Args:
+            ids: int64 (n,), in [0, rows).
+            logits: float (n, C), of the training step's forward pass; they are copied.
+            labels: int64 (n,).
+            weights: float (n,); rows of weight 0 do not count. Others count once, whatever their weight.
+
+        Raises:
+            ValueError: No epoch is open, or shapes do not fit. Ids out of range and logits that are not finite are
+                found when the batch is measured: here, in a later call or in `reduce`.
+        """
+        if not self._open:
+            raise ValueError("no epoch is open: call `set_epoch(epoch)` before the epoch's first batch")
+        n = len(ids)
+        if logits.ndim != 2 or ids.shape != labels.shape or ids.ndim != 1 or len(logits) != n or logits.shape[1] < 2:
+            raise ValueError(
+                f"ids (n,), logits (n, C >= 2) and labels (n,) must fit, but got {tuple(ids.shape)}, "
+                f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+            )
+        if self._classes not in (0, logits.shape[1]):
+            raise ValueError(f"logits of {logits.shape[1]} classes, but the batches before had {self._classes}")
+        if not self._counts:
+            return
+        self._classes = logits.shape[1]
+        device = logits.device
+        with torch.no_grad():
+            kept = ids.clone() if weights is None else torch.where(weights > 0, ids, IGNORED)
+            batch = (kept.to(device, non_blocking=True), logits.clone(), labels.to(device, non_blocking=True).clone())
+        self._gathered.append(batch)
+        self._positions.append(_first_position(self._step, n) + np.arange(n))
+        self._step += 1
+        if sum(map(len, self._positions)) >= _GATHER:
+            self._measure()
+            self._drain(_PENDING)
+
+    def reduce(self) -> None:
+        """End the epoch: add up what all ranks observed (a collective call under `torch.distributed`).
+
+        Raises:
+            ValueError: No epoch is open, or a batch held an id out of range or logits that are not finite.
+        """
+        if not self._open:
+            raise ValueError("no epoch is open: `reduce()` ends one that `set_epoch` began")
+        self._settle()
+        if self._counts and dist.is_initialized() and dist.get_world_size() > 1:
+            _all_reduce(self._sums, dist.ReduceOp.SUM)
+            _all_reduce(self._last, dist.ReduceOp.MAX)
+            classes = np.array([self._classes])
+            _all_reduce(classes, dist.ReduceOp.MAX)
+            self._classes = int(classes[0])
+        fold(
+            self._epoch,
+            self._sums,
+            self._last,
+            self._totals,
+            self._forgotten,
+            self._last_epoch,
+            self._flags,
+            self._averages,
+            self.decay or 0.0,
+        )
+        self._open = False
+
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """What was seen up to the last `reduce`, each float32 (rows,).
+
+        `loss`, `entropy` (from 3 classes on), `grad_norm` (of the logits) and `uncertainty` are means over visits, or
+        moving averages; a row never seen takes the largest value of the others, as in p-SGD (METHODS §4). `seen` counts
+        visits. `forgetting` counts events; a row never learned, so also one never seen, has one more than any that
+        was. `learned` is 1 for a row that was correct in some epoch. `last_epoch` is -1 for a row never seen.
+
+        Raises:
+            ValueError: An epoch is open, or no row was seen.
+        """
+        if self._open:
+            raise ValueError(f"epoch {self._epoch} is still open: call `reduce()` first")
+        visits = self._totals[:, -1]
+        seen = visits > 0
+        if not seen.any():
+            raise ValueError(
+                f"none of the {self.rows} rows was seen in epochs since {self.since} until {self.until}: train first"
+            )
+        columns = {}
+        for k, name in enumerate(MEASURES):
+            if name == "entropy" and self._classes < 3:
+                continue
+            mean = self._totals[:, k] * UNIT / np.maximum(visits, 1) if self.decay is None else self._averages[:, k]
+            columns[name] = np.where(seen, mean, mean[seen].max()).astype(np.float32)
+        learned = (self._flags & LEARNED) > 0
+        most = self._forgotten[learned].max(initial=0) + 1
+        columns["seen"] = visits.astype(np.float32)
+        columns["forgetting"] = np.where(learned, self._forgotten, most).astype(np.float32)
+        columns["learned"] = learned.astype(np.float32)
+        columns["last_epoch"] = self._last_epoch.astype(np.float32)
+        return columns
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        catalog: Catalog,
+        /,
+        *,
+        rows: FeatureTable | None = None,
+        model_name: str = "model",
+    ) -> FeatureTable:
+        """Write the columns as a feature table, one part per shard, rows in order.
+
+        Args:
+            folder: Made where missing; parts of the same state are written over.
+            catalog: The samples.
+            rows: The feature table whose rows were trained on, where ids are not samples (crops).
+            model_name: How the model was named; part of the provenance.
+
+        Raises:
+            ValueError: As `columns`; or catalog, rows and tracker differ in length; or the folder holds another table.
+        """
+        columns = self.columns()
+        count = len(catalog) if rows is None else len(rows)
+        if count != self.rows:
+            where = catalog.path if rows is None else rows.path
+            raise ValueError(f"the tracker has {self.rows} rows, but {where} has {count}: track the ids of this one")
+        if rows is not None:
+            rows.check(catalog.fingerprint, str(catalog.path))
+        fixed = _fixed(catalog, rows)
+        digest = hashlib.blake2b(digest_size=16)
+        for values in columns.values():
+            digest.update(values.data)
+        provenance = {
+            "catalog": catalog.fingerprint,
+            "parts": len(catalog.shards),
+            "model": model_name,
+            "grad_norm": "logit",
+            "measures": list(columns),
+            "rows": None if rows is None else rows.fingerprint,
+            "tracker": {"since": self.since, "until": self.until, "decay": self.decay, "epochs": self._epoch + 1},
+            "values": digest.hexdigest(),
+        }
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(out)
+        for part in out.glob("part-*.parquet"):
+            require_same(read_provenance(part), provenance, part)
+        bounds = [catalog.shard_rows(shard) for shard in range(len(catalog.shards))]
+        for shard, bound in enumerate(bounds):
+            start, stop = np.searchsorted(fixed["sample_id"], bound)
+            arrays = {name: values[start:stop] for name, values in (fixed | columns).items()}
+            write_part(part_path(out, shard), arrays, provenance)
+        return FeatureTable.open(out)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state: `meta` (plain JSON) and `tensors`, which safetensors and `torch.save` take.
+
+        Within an epoch each rank has visits of its own, and each must save and restore its state; after `reduce` the
+        states of all ranks are equal, and that of rank 0 serves all.
+        """
+        self._settle()
+        at = {"epoch": self._epoch, "step": self._step, "open": self._open, "classes": self._classes}
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays(self._open).items()}
+        return {"meta": {**self._identity(), **at}, "tensors": tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where `state_dict` was called: the same steps then give the same state, bit for bit.
+
+        Raises:
+            ValueError: The state is of a tracker of other rows, window or decay (both sides are shown), or damaged.
+        """
+        meta, tensors = state.get("meta", {}), state.get("tensors", {})
+        for key, mine in self._identity().items():
+            if meta.get(key) != mine:
+                raise ValueError(f"this state is of another tracker: {key} {meta.get(key)!r}, but here it is {mine!r}")
+        for name, array in self._arrays(bool(meta.get("open"))).items():
+            found = tensors.get(name)
+            expected = torch.from_numpy(array)
+            if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
+                shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else "missing"
+                raise ValueError(f"the state's {name} is {shown}, not {expected.dtype} {array.shape}: it is damaged")
+        self._gathered, self._positions, self._pending = [], [], deque()
+        self._epoch, self._step, self._classes = int(meta["epoch"]), int(meta["step"]), int(meta["classes"])
+        self._open = bool(meta["open"])
+        self._sums[:], self._last[:] = 0, 0
+        for name, array in self._arrays(self._open).items():
+            array[...] = tensors[name].cpu().numpy()
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the epoch lies in the window."""
+        return self._epoch >= self.since and (self.until is None or self._epoch < self.until)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"format": FORMAT, "rows": self.rows, "since": self.since, "until": self.until, "decay": self.decay}
+
+    def _arrays(self, whole: bool, /) -> dict[str, Array]:
+        """State by name; the epoch's own arrays are zero, and left out, while none is open."""
+        kept: dict[str, Array] = {
+            "totals": self._totals,
+            "forgotten": self._forgotten,
+            "last_epoch": self._last_epoch,
+            "flags": self._flags,
+            "averages": self._averages,
+        }
+        return {**kept, "sums": self._sums, "last": self._last} if whole else kept
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        """Measure the gathered batches and send the values on their way."""
+        if not self._gathered:
+            return
+        ids, z, y = (torch.cat(parts) for parts in zip(*self._gathered, strict=True))
+        positions = np.concatenate(self._positions)
+        self._gathered, self._positions = [], []
+        z = z.float()
+        m = margin(z, y)
+        q, entropy = others(z, y)
+        measured = (F.softplus(m), entropy, grad_norm(m, q, None), m.sigmoid(), z.argmax(1) == y)
+        values = torch.stack([part.double() for part in (ids, *measured)])  # one copy; ids below 2^53 are exact
+        event = None
+        if values.is_cuda:
+            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = pinned.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        self._pending.append((event, values, positions))
+
+    def _drain(self, most: int) -> None:
+        """Add what has arrived; wait only while more than `most` are on their way."""
+        while self._pending:
+            event, values, positions = self._pending[0]
+            if event is not None and len(self._pending) <= most and not event.query():
+                return
+            if event is not None:
+                event.synchronize()
+            self._pending.popleft()
+            self._add(values.numpy(), positions)
+
+    def _settle(self) -> None:
+        """Bring in everything that was observed."""
+        self._measure()
+        self._drain(0)
+
+    def _add(self, values: NDArray[np.float64], positions: NDArray[np.int64]) -> None:
+        ids, measured = values[0], values[1:]
+        bad = first_bad(ids, measured, self.rows)
+        if bad >= 0 and not 0 <= ids[bad] < self.rows:
+            raise ValueError(f"ids must lie in [0, {self.rows}), but got {int(ids[bad])} in epoch {self._epoch}")
+        if bad >= 0:
+            raise ValueError(
+                f"the logits of row {int(ids[bad])} are not finite in epoch {self._epoch}: lower the learning rate"
+            )
+        scatter(ids, measured, positions, self._sums, self._last)
+
+
+def _first_position(step: int, n: int) -> int:
+    """Position of a batch's first row: 28 bits of step, 14 of rank, 20 of place."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    if n >= 1 << 20 or step >= 1 << 28:
+        raise ValueError(f"batches have < 2^20 rows and epochs < 2^28 steps, but got {n} rows in step {step}")
+    return (step << 34) + (rank << 20)
+
+
+def _all_reduce(array: Array, how: Any) -> None:
+    """Reduce an array over the ranks in place, by way of the GPU where NCCL is the backend."""
+    value = torch.from_numpy(array)
+    on_device = value.cuda() if dist.get_backend() == "nccl" else value
+    dist.all_reduce(on_device, op=how)
+    if on_device is not value:
+        value.copy_(on_device)
+
+
+def _fixed(catalog: Catalog, rows: FeatureTable | None) -> dict[str, Array]:
+    """The columns that say what each row is."""
+    if rows is None:
+        n = len(catalog)
+        return {"sample_id": np.arange(n), "crop": np.zeros(n, np.int32), "label": np.asarray(catalog.label)}
+    fixed: dict[str, Array] = {"sample_id": rows.sample_id, "crop": rows.crop}
+    if rows.windows is not None:
+        fixed |= {name: np.ascontiguousarray(rows.windows[:, i]) for i, name in enumerate(("y0", "x0", "y1", "x1"))}
+    if rows.flip is not None:
+        fixed["flip"] = rows.flip
+    return {**fixed, "label": rows.label}
