@@ -20,7 +20,9 @@ from drawstream.pipeline.feed import Feed, Prepared, Reader, Rows
 from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Order, Plan
+from drawstream.pipeline.quarantine import read_quarantine
 from drawstream.pipeline.read import Checksum, ShardFiles
+from drawstream.pipeline.remote import Remote
 from drawstream.pipeline.transform import Transform
 from drawstream.samplers import IndexStream, Sequential
 
@@ -100,6 +102,7 @@ class Loader:
         read_ahead: int = 4,
         read_threads: int = 1,
         checksum: Checksum = "always",
+        remote: Remote | None = None,
         on_bad: OnBad = "raise",
         max_bad: int = 100,
         quarantine: str | os.PathLike[str] | None = None,
@@ -123,6 +126,7 @@ class Loader:
             read_threads: Threads that read; one keeps up with local disks, more hide the latency of network storage.
             checksum: Hold every read against the catalog's checksums (`always`), only the first read of each sample
                 (`first`), or none (`never`).
+            remote: How the shards of a remote catalog are read: by default whole, into a cache on local disk.
             on_bad: What becomes of a sample that is damaged or does not decode: `raise` an error, or `substitute`
                 another draw of the epoch, the same one whenever and wherever this position is read.
             max_bad: Most samples that are replaced; one more raises.
@@ -147,14 +151,10 @@ class Loader:
         self._spec = graph_spec(catalog, rows, self.transform)
         values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
         group = max(1, RUN // (values * batch_size)) if self._spec.raw else 1
-        listed = np.empty(0, np.int64)
-        if quarantine is not None:
-            from drawstream.pipeline.quarantine import read_quarantine
-
-            listed = read_quarantine(quarantine, catalog)
+        listed = np.empty(0, np.int64) if quarantine is None else read_quarantine(quarantine, catalog)
         self._bad = BadSamples(catalog, on_bad=on_bad, limit=max_bad, quarantine=listed)
         self._meter = Meter(nvtx=device == "gpu")
-        files = ShardFiles(catalog, checksum=checksum)
+        self._files = files = ShardFiles(catalog, checksum=checksum, remote=remote)
         self._reader = Reader(
             catalog, rows, self._spec, files, self._bad, self._meter, group=group, threads=read_threads
         )
@@ -227,9 +227,10 @@ class Loader:
 
         `images`, `batches`, `bytes_read`, `substituted` (positions that got another draw), `bad_samples` (distinct ones
         met); `seconds` in loops over it, `wait_seconds` of them waiting for a batch, `read_seconds` in its reading
-        threads; `images_per_second` and `wait_share` follow from these.
+        threads; `images_per_second` and `wait_share` follow from these. With a remote catalog also `bytes_downloaded` and
+        `retries` (requests), and with a cache `hits` and `misses` (shards).
         """
-        return {**self._meter.as_dict(), "bad_samples": len(self._bad.met)}
+        return {**self._meter.as_dict(), "bad_samples": len(self._bad.met), **self._files.counts}
 
     @property
     def bad_samples(self) -> tuple[BadSample, ...]:

@@ -153,6 +153,10 @@ def train(
     augment: Augment = False,
     amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
     device: Device = "cpu",
+    checksum: Annotated[str, typer.Option(help="Check images against the catalog: always, first or never.")] = "always",
+    on_bad: Annotated[str, typer.Option(help="A bad image: raise an error, or substitute another draw.")] = "raise",
+    max_bad: Annotated[int, typer.Option(help="Most images that are substituted.")] = 100,
+    quarantine: Annotated[Path | None, typer.Option(help="List of `drawstream verify`: images not to read.")] = None,
     json_path: Json = None,
 ) -> None:
     """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
@@ -163,17 +167,22 @@ def train(
     """
     from drawstream.tools.jobs import Sampling, train_job
     from drawstream.tools.ranks import join_ranks, leave_ranks
+    from drawstream.tools.setup import Reading
     from drawstream.tools.train import Recipe
 
     recipe = Recipe(epochs, lr, _one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
     ranks = join_ranks(device)
-    setup = _setup(catalog, model, device, batch_size, held_out=held_out, test=test, augment=augment, ranks=ranks)
+    reading = Reading(_one_of("checksum", checksum), _one_of("on-bad", on_bad), max_bad, quarantine)
+    given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
+    setup = _setup(catalog, model, device, batch_size, **given)
     record = train_job(setup, recipe, Sampling(sampler, table, mode), out)
     leave_ranks()
     if not ranks.writes:
         return
     spent = f"{record['seconds']:.1f} s, {record['wait_share']:.1%} of it waiting for data"
     text = f"{record['method']}, {epochs} epochs in {spent}"
+    if record.get("bad_samples"):  # records of 0.1.0 have none
+        text += f"; {len(record['bad_samples'])} bad images were substituted (listed in run.json)"
     if "result" in record:
         r = record["result"]
         text = f"{r['set']} top-1: last epoch {r['last']:.2f} %, best epoch {r['best']:.2f} %; {text}"

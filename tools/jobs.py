@@ -15,6 +15,7 @@ from torch import Tensor
 
 from drawstream.features import FeatureTable, extract
 from drawstream.features.measures import GradNorm
+from drawstream.pipeline import Loader
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.search import Objective, search_swift
 from drawstream.tools.files import write_atomically
@@ -23,7 +24,7 @@ from drawstream.tools.models import load_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe, Run, train
+from drawstream.tools.train import Epoch, Recipe, Run, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,11 @@ def train_job(
             select=next(iter(evaluate), None),
             checkpoint=out / "checkpoint.pt",
             ranks=setup.ranks,
-            on_epoch=lambda epoch: progress.update(
-                epoch.epoch + 1, recipe.epochs, _epoch_note(epoch.loss, epoch.accuracy)
-            ),
+            on_epoch=lambda epoch: progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader)),
         )
     results = _results(run, time.perf_counter() - begin)
+    met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
+    results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     if setup.ranks.writes:
         _save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:
@@ -261,10 +262,12 @@ def _save_weights(path: Path, state: dict[str, Tensor]) -> None:
         save_file(tensors, temporary)
 
 
-def _epoch_note(loss: float, accuracy: dict[str, float]) -> str:
-    return ", ".join(
-        [f"loss {loss:.3f}", *(f"{name.replace('_', '-')} {value:.2f} %" for name, value in accuracy.items())]
-    )
+def _epoch_note(epoch: Epoch, loader: Loader) -> str:
+    metrics = loader.metrics
+    accuracy = [f"{name.replace('_', '-')} {value:.2f} %" for name, value in epoch.accuracy.items()]
+    speed = f"{metrics['images_per_second']:,.0f} images/s, {metrics['wait_share']:.1%} waiting"
+    bad = [f"{metrics['bad_samples']} bad"] if metrics["bad_samples"] else []
+    return ", ".join([f"loss {epoch.loss:.3f}", *accuracy, speed, *bad])
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the jobs share: catalogs, preprocessing, loaders and models, opened and checked once."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.pipeline.bad import OnBad
 from drawstream.pipeline.loader import SMALL, Stream
+from drawstream.pipeline.read import Checksum
 from drawstream.pipeline.statistics import channel_statistics
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.tools.models import build_model
@@ -17,6 +19,16 @@ from drawstream.tools.ranks import Ranks
 
 Device = Literal["cpu", "gpu"]
 EVAL_BATCH = 512  # images; evaluation keeps no activations
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the training loader treats what it reads; the keywords of `Loader` of the same names."""
+
+    checksum: Checksum = "always"
+    on_bad: OnBad = "raise"
+    max_bad: int = 100
+    quarantine: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class Setup:
         augment: Random crops and flips in training (always on for large images).
         device: `cpu` or `gpu`.
         ranks: The processes that share each step.
+        reading: Of the training loader; what chooses and reports is read strictly.
     """
 
     catalog: Path
@@ -42,6 +55,7 @@ class Setup:
     augment: bool = False
     device: Device = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -64,14 +78,14 @@ class Setup:
         height, width = int(self.data.height.max()), int(self.data.width.max())
         if max(height, width) > SMALL:
             return Transform.large(train=True), Transform.large(train=False)
-        mean, std = channel_statistics(self.data, size=(height, width))
+        mean, std = channel_statistics(self.data, size=(height, width), **asdict(self.reading))
         plain = Transform((height, width), mean, std)
         return (replace(plain, crop="pad", flip=True) if self.augment else plain), plain
 
     def training_loader(self) -> Loader:
         """Over the training rows, uniformly permuted until its stream is replaced."""
         share = self.batch_size // self.ranks.world_size
-        return self._loader(self.data, IndexStream(len(self.data)), self.transforms[0], share)
+        return self._loader(self.data, IndexStream(len(self.data)), self.transforms[0], share, self.reading)
 
     def evaluation_loaders(self) -> dict[str, Loader]:
         """Loaders in file order over what there is of `held_out` and `test`.
@@ -95,7 +109,14 @@ class Setup:
             loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], EVAL_BATCH)
         return loaders
 
-    def _loader(self, catalog: Catalog, stream: Stream, transform: Transform, batch_size: int) -> Loader:
+    def _loader(
+        self,
+        catalog: Catalog,
+        stream: Stream,
+        transform: Transform,
+        batch_size: int,
+        reading: Reading = Reading(),
+    ) -> Loader:
         ranks = self.ranks
         return Loader(
             catalog,
@@ -106,6 +127,7 @@ class Setup:
             world_size=ranks.world_size,
             device=self.device,
             device_id=ranks.local,
+            **asdict(reading),
         )
 
     def build(self, seed: int) -> nn.Module:

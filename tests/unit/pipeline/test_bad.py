@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,9 @@ from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform, open_source
 from drawstream.pipeline.bad import BadSamples
+from drawstream.pipeline.finding import Finding
 from drawstream.pipeline.pack import pack
+from drawstream.pipeline.quarantine import write_quarantine
 from drawstream.samplers import IndexStream, Sequential
 
 DIGITS = load_digits()
@@ -156,8 +157,10 @@ def test_quarantined_samples_are_never_read(tmp_path):
     expected = columns(loader_of(catalog, batch_size=16))
     bad = BadSamples(catalog, on_bad="raise", limit=0, quarantine=np.array([5, 3, 5]))
     assert bad.known(np.array([1, 5, 2, 3])).tolist() == [1, 3] and bad.met == ()
-    loader = loader_of(catalog, batch_size=16, on_bad="raise")
-    loader._bad._known = np.array([3, 5])
+    findings = [Finding("checksum", 0, row, "its bytes differ") for row in (5, 3)]
+    write_quarantine(tmp_path / "q.json", catalog, findings)
+    overwrite(catalog, 3)
+    loader = loader_of(catalog, batch_size=16, on_bad="raise", quarantine=tmp_path / "q.json")
     ids = columns(loader)[2]
     was = np.isin(expected[2], [3, 5])
     assert was.any() and (ids[~was] == expected[2][~was]).all() and not np.isin(ids, [3, 5]).any()
@@ -207,4 +210,3 @@ def test_metrics_count_what_was_delivered(tmp_path):
     assert (metrics["images"], metrics["batches"], metrics["bytes_read"]) == (3 * N, 3 * 10, 3 * N * 64)
     assert 0 < metrics["wait_seconds"] <= metrics["seconds"] and metrics["read_seconds"] > 0
     assert metrics["images_per_second"] == pytest.approx(3 * N / metrics["seconds"])
-    shutil.rmtree(catalog.root)

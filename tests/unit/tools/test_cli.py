@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from drawstream.features.table import part_path, read_provenance, write_part
+from drawstream.pipeline import Catalog
 from drawstream.tools.cli import main
 from drawstream.tools.models import build_model
 
@@ -209,3 +210,21 @@ def test_the_demo_names_what_it_needs(fails, tmp_path):
     fails("seeds must be", "demo", "--seeds", "1,1", "-o", tmp_path / "d")
     fails("--source", "demo", "--data", "fashion-mnist", "--source", tmp_path / "none", "-o", tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_bad_images_are_substituted_when_asked(cli, fails, digits, tmp_path):
+    folder = shutil.copytree(digits.train, tmp_path / "copy")
+    catalog = Catalog.open(folder)
+    for row in (3, 20):
+        with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
+            file.seek(int(catalog.offset[row]))
+            file.write(b"\xaa\x55")
+    options = ("--model", "mlp", "--epochs", 1, "--on-bad", "substitute")
+    fails("do not match the checksum", "train", folder, "-o", tmp_path / "a", "--model", "mlp", "--epochs", 1)
+    fails("`max_bad` allows no more", "train", folder, "-o", tmp_path / "b", *options, "--max-bad", 1)
+    status, err = cli("train", folder, "-o", tmp_path / "c", *options, "--json", tmp_path / "c.json")
+    assert status == 0, err
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert [bad["sample_id"] for bad in record["bad_samples"]] == [3, 20]
+    assert record["loader"]["bad_samples"] == 2 and record["loader"]["images"] == len(catalog)
+    assert record["bad_samples"][0]["key"] == catalog.key(3)
