@@ -157,7 +157,7 @@ def test_quarantined_samples_are_never_read(tmp_path):
     expected = columns(loader_of(catalog, batch_size=16))
     bad = BadSamples(catalog, on_bad="raise", limit=0, quarantine=np.array([5, 3, 5]))
     assert bad.known(np.array([1, 5, 2, 3])).tolist() == [1, 3] and bad.met == ()
-    findings = [Finding("checksum", 0, row, "its bytes differ") for row in (5, 3)]
+    findings = [Finding("checksum", 0, row, catalog.key(row), "its bytes differ") for row in (5, 3)]
     write_quarantine(tmp_path / "q.json", catalog, findings)
     overwrite(catalog, 3)
     loader = loader_of(catalog, batch_size=16, on_bad="raise", quarantine=tmp_path / "q.json")
