@@ -17,7 +17,8 @@ width      int32               pixels
 ========== =================== ==================================================================================
 
 File metadata, key ``drawstream``: JSON with the format version, the shards (path relative to the catalog, bytes, hash),
-class names, channels, the fingerprint and how the catalog was made.
+class names, channels, the fingerprint and how the catalog was made. Key ``drawstream-hash``: a hash over that JSON, the
+names of the columns and ``clean_label``, which the fingerprint leaves out; files of 0.1.0 have none.
 """
 
 import json
@@ -39,6 +40,7 @@ FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
 METADATA = b"drawstream"
+SEAL = b"drawstream-hash"
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -126,6 +128,13 @@ class Catalog:
             ValueError: Not a catalog, a newer format, a missing column, rows that contradict the metadata, or a shard
                 of another length.
         """
+        catalog = cls.open_rows(path)
+        catalog._check_shards()
+        return catalog
+
+    @classmethod
+    def open_rows(cls, path: str | os.PathLike[str], /) -> Self:
+        """Open a catalog whatever has become of its shards, as ``verify`` must; errors otherwise as ``open``."""
         file = _locate(Path(path))
         meta, table = _read(file)
         shards = meta["shards"]
@@ -143,11 +152,11 @@ class Catalog:
             _starts=_frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
             **columns,
         )
-        catalog._check()
+        catalog._check_rows()
         return catalog
 
-    def _check(self) -> None:
-        """Hold rows against metadata, fingerprint and the shards on disk."""
+    def _check_rows(self) -> None:
+        """Hold rows against metadata and fingerprint."""
         file = self.path
         actual = fingerprint(
             self.shards,
@@ -173,6 +182,10 @@ class Catalog:
         for labels in (self.label, self.clean_label):
             known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
             _require(known, file, f"labels must lie in 0 … {self.num_classes - 1}", remedy)
+
+    def _check_shards(self) -> None:
+        """Hold the shards on disk against the metadata."""
+        file = self.path
         for i, shard in enumerate(self.shards):
             tar = self.shard_path(i)
             if not tar.is_file():
@@ -254,6 +267,24 @@ def fingerprint(
     return state.hexdigest()
 
 
+def seal(metadata: bytes, names: Sequence[str], clean: NDArray[np.int64] | None, /) -> str:
+    """Hash what the fingerprint leaves out, so that no byte of it can change unnoticed.
+
+    Args:
+        metadata: The JSON of the file metadata.
+        names: The columns that the file has.
+        clean: int64 (rows,), true labels, or None.
+
+    Returns:
+        32 hex digits of xxh3-128.
+    """
+    state = xxhash.xxh3_128(metadata)
+    state.update("".join(f"\n{name}" for name in names).encode())
+    if clean is not None:
+        state.update(np.ascontiguousarray(clean, dtype="<i8").data)
+    return state.hexdigest()
+
+
 def hash_file(path: Path, /) -> str:
     """xxh3-128 of a file, 32 hex digits."""
     state = xxhash.xxh3_128()
@@ -285,7 +316,8 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
     try:
         table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
         names = table.column_names
-        meta = json.loads((table.schema.metadata or {})[METADATA])
+        metadata = table.schema.metadata or {}
+        meta = json.loads(metadata[METADATA])
     except KeyError:
         raise ValueError(f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}") from None
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -313,6 +345,11 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
         _require(same, file, f"column {column.name!r} must be {column.type}, but got {kind}", remedy)
         _require(table[column.name].null_count == 0, file, f"column {column.name!r} must have no nulls", remedy)
+    if SEAL in metadata:
+        clean = _array(table, "clean_label") if "clean_label" in names else None
+        actual, expected = seal(metadata[METADATA], names, clean), metadata[SEAL].decode(errors="replace")
+        same = f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered"
+        _require(actual == expected, file, same, remedy)
     return meta, table.select([name for name in SCHEMA.names if name in names])
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, Shard, fingerprint
+from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, SEAL, Shard, fingerprint, seal
 from drawstream.pipeline.image import ImageInfo
 
 
@@ -113,7 +113,9 @@ class Draft:
         if clean is not None:
             arrays["clean_label"] = pa.array(clean)
         fields = [column for column in SCHEMA if column.name in arrays]
-        schema = pa.schema(fields, metadata={METADATA: json.dumps(meta, ensure_ascii=False)})
+        text = json.dumps(meta, ensure_ascii=False).encode()
+        mark = seal(text, [column.name for column in fields], clean)
+        schema = pa.schema(fields, metadata={METADATA: text, SEAL: mark})
         rows = pa.Table.from_arrays([arrays[column.name].cast(column.type) for column in fields], schema=schema)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:

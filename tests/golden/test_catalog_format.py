@@ -63,6 +63,17 @@ def test_columns_and_metadata(packed):
             "noise_seed": 11,
         },
     }
+    assert table.schema.metadata[b"drawstream-hash"] == b"c92c2a6f1f063ebece2b1db4d4147b5c"
+
+
+def test_files_without_a_hash_still_open(packed):
+    """Version 0.1.0 wrote none."""
+    file = packed / "catalog.parquet"
+    fingerprint = Catalog.open(packed).fingerprint
+    table = pq.read_table(file)
+    metadata = {b"drawstream": table.schema.metadata[b"drawstream"]}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    assert Catalog.open(packed).fingerprint == fingerprint
 
 
 def test_rows(packed):

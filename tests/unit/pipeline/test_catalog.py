@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline.catalog import METADATA, Catalog
+from drawstream.pipeline.catalog import METADATA, SEAL, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import ArraySource
 
@@ -154,6 +154,49 @@ def test_altered_catalogs_are_refused(folder, change, text):
         Catalog.open(folder)
 
 
+def reseal(folder, metadata, **columns):
+    """Rewrite a catalog file with other metadata beside the old hash."""
+    file = folder / "catalog.parquet"
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        table = table.drop_columns(name) if values is None else table.set_column(6, name, values)
+    hashed = {METADATA: metadata(table.schema.metadata[METADATA]), SEAL: table.schema.metadata[SEAL]}
+    pq.write_table(table.replace_schema_metadata(hashed), file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"channels": 1', b'"channels": 3'),
+        (b'"7"', b'"y"'),
+        (b'"seed": 0', b'"seed": 1'),
+        (b"000002.tar", b"000001.tar"),
+    ],
+    ids=["channels", "classes", "provenance", "paths"],
+)
+def test_the_hash_covers_the_metadata(folder, old, new):
+    reseal(folder, lambda text: text.replace(old, new))
+    with pytest.raises(
+        ValueError, match=r"parquet: the hash of the metadata is [0-9a-f]{32}, the file says b?'[0-9a-f]{32}"
+    ):
+        Catalog.open(folder)
+
+
+@pytest.mark.parametrize("values", [None, pa.array([0] * 1797)], ids=["dropped", "changed"])
+def test_the_hash_covers_clean_labels(folder, values):
+    reseal(folder, lambda text: text, clean_label=values)
+    with pytest.raises(ValueError, match="the catalog was altered: pack or index the data anew"):
+        Catalog.open(folder)
+
+
+def test_rows_open_whatever_has_become_of_the_shards(folder):
+    (folder / "shard-000000.tar").unlink()
+    (folder / "shard-000001.tar").write_bytes(b"")
+    assert len(Catalog.open_rows(folder)) == 1797
+    with pytest.raises(FileNotFoundError, match=r"shard .*shard-000000\.tar is missing"):
+        Catalog.open(folder)
+
+
 def test_clean_label_is_optional(folder):
     edit(folder, clean_label=None)
     assert Catalog.open(folder).clean_label is None
@@ -182,6 +225,7 @@ def test_no_flipped_byte_changes_a_row(packed, folder):
         else:
             for name in ("shard", "offset", "size", "checksum", "label", "encoding_codes", "height", "width"):
                 assert (getattr(catalog, name) == getattr(whole, name)).all()
-            assert catalog.keys == whole.keys
-            assert catalog.clean_label is None or (catalog.clean_label == whole.clean_label).all()
+            assert catalog.keys == whole.keys and (catalog.clean_label == whole.clean_label).all()
+            assert (catalog.classes, catalog.channels) == (whole.classes, whole.channels)
+            assert (catalog.shards, catalog.provenance) == (whole.shards, whole.provenance)
     assert refused > 200  # the rest lies in page statistics, which nobody reads
