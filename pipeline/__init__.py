@@ -3,6 +3,7 @@
 from drawstream.pipeline.bad import BadSample, BadSampleError
 from drawstream.pipeline.catalog import Catalog, Shard
 from drawstream.pipeline.loader import Batch, Loader
+from drawstream.pipeline.remote import Remote, RemoteError
 from drawstream.pipeline.sources import ArraySource, Source, open_source
 from drawstream.pipeline.transform import Transform
 
@@ -13,6 +14,8 @@ __all__ = [
     "Batch",
     "Catalog",
     "Loader",
+    "Remote",
+    "RemoteError",
     "Shard",
     "Source",
     "Transform",

@@ -26,6 +26,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +35,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
+
+from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
 
 FORMAT = 1
 FILE = "catalog.parquet"
@@ -77,7 +80,8 @@ class Catalog:
     """An opened catalog; every array has one entry per row and is read-only.
 
     Attributes:
-        path: The Parquet file.
+        path: The Parquet file; of a remote catalog the copy of it on local disk.
+        remote: URL of the folder that the shards are in, as it was given; None where they are local.
         shards: The tars, in the order the ``shard`` column counts them.
         classes: Class names; label ``c`` means ``classes[c]``.
         channels: 1 or 3. Of raw rows the exact depth; encoded rows: 1 if every image is grayscale, else 3.
@@ -99,6 +103,7 @@ class Catalog:
     """
 
     path: Path
+    remote: str | None
     shards: tuple[Shard, ...]
     classes: tuple[str, ...]
     channels: int
@@ -121,10 +126,12 @@ class Catalog:
         """Open a catalog and check it against its shards (presence and length only; ``verify`` reads them).
 
         Args:
-            path: The folder that holds ``catalog.parquet``, or the file itself.
+            path: The folder that holds ``catalog.parquet``, or the file itself. Also as a URL for fsspec (``s3://…``,
+                ``https://…``): the file is then downloaded, and shards are checked when they are read.
 
         Raises:
             FileNotFoundError: No catalog there, or a shard is missing.
+            RemoteError: A remote catalog cannot be downloaded.
             ValueError: Not a catalog, a newer format, a missing column, rows that contradict the metadata, or a shard
                 of another length.
         """
@@ -135,12 +142,13 @@ class Catalog:
     @classmethod
     def open_rows(cls, path: str | os.PathLike[str], /) -> Self:
         """Open a catalog whatever has become of its shards, as ``verify`` must; errors otherwise as ``open``."""
-        file = _locate(Path(path))
+        file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = _read(file)
         shards = meta["shards"]
         columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
         catalog = cls(
             path=file,
+            remote=remote,
             shards=shards,
             classes=tuple(meta["classes"]),
             channels=meta["channels"],
@@ -186,7 +194,7 @@ class Catalog:
     def _check_shards(self) -> None:
         """Hold the shards on disk against the metadata."""
         file = self.path
-        for i, shard in enumerate(self.shards):
+        for i, shard in enumerate(self.shards if self.remote is None else ()):
             tar = self.shard_path(i)
             if not tar.is_file():
                 raise FileNotFoundError(f"{file}: shard {tar} is missing: copy it there, or pack or index anew")
@@ -201,11 +209,12 @@ class Catalog:
 
     def __repr__(self) -> str:
         shape = f"{len(self)} rows, {len(self.shards)} shards, {self.num_classes} classes"
-        return f"Catalog({str(self.path)!r}: {shape}, fingerprint {self.fingerprint[:12]})"
+        where = str(self.path) if self.remote is None else shown(self.remote)
+        return f"Catalog({where!r}: {shape}, fingerprint {self.fingerprint[:12]})"
 
     @property
     def root(self) -> Path:
-        """The folder that shard paths are relative to."""
+        """The folder that the catalog is in, and that the paths of local shards are relative to."""
         return self.path.parent
 
     @property
@@ -228,8 +237,23 @@ class Catalog:
         return self._keys[int(row)].as_py()  # type: ignore[no-any-return]
 
     def shard_path(self, shard: int, /) -> Path:
-        """Where a shard lies on disk."""
+        """Where a local shard lies on disk.
+
+        Raises:
+            ValueError: The catalog is remote.
+        """
+        if self.remote is not None:
+            raise ValueError(f"{self.shard_name(shard)}: this needs local shards: copy the catalog's folder to a disk")
         return self.root / self.shards[shard].path
+
+    def shard_url(self, shard: int, /) -> str:
+        """Where a shard of a remote catalog lies, with the credentials of the catalog's URL if it has any."""
+        assert self.remote is not None
+        return join(self.remote, self.shards[shard].path)
+
+    def shard_name(self, shard: int, /) -> str:
+        """Where a shard lies, for messages: its path, or its URL without credentials."""
+        return str(self.shard_path(shard)) if self.remote is None else shown(self.shard_url(shard))
 
     def shard_rows(self, shard: int, /) -> tuple[int, int]:
         """The rows of a shard, half open: ``start, stop``."""
@@ -285,14 +309,36 @@ def seal(metadata: bytes, names: Sequence[str], clean: NDArray[np.int64] | None,
     return state.hexdigest()
 
 
-def hash_file(path: Path, /) -> str:
-    """xxh3-128 of a file, 32 hex digits."""
+def hash_file(path: Path | int, /) -> str:
+    """xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open."""
     state = xxhash.xxh3_128()
     buffer = memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
         while count := file.readinto(buffer):
             state.update(buffer[:count])
     return state.hexdigest()
+
+
+def _download(url: str) -> tuple[Path, str]:
+    """A fresh copy of a remote catalog file, and the URL of the folder that it came from."""
+    is_file = url.partition("?")[0].endswith(".parquet")
+    root = parent(url) if is_file else join(url, ".")
+    url = url if is_file else join(url, FILE)
+    name = xxhash.xxh3_64_hexdigest(shown(url).encode())
+    (data,) = Transfer(root, Remote()).get([(url, None, None)])
+    file = cache_folder() / "catalogs" / name / FILE
+    part = file.with_name(f"{FILE}.{os.getpid()}-{get_ident()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RemoteError(
+            f"{file}: the copy of {shown(url)} cannot be written ({error.strerror}): "
+            "let XDG_CACHE_HOME name a folder with room that you may write to"
+        ) from None
+    return file, root
 
 
 def _locate(path: Path) -> Path:

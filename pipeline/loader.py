@@ -227,8 +227,8 @@ class Loader:
 
         `images`, `batches`, `bytes_read`, `substituted` (positions that got another draw), `bad_samples` (distinct ones
         met); `seconds` in loops over it, `wait_seconds` of them waiting for a batch, `read_seconds` in its reading
-        threads; `images_per_second` and `wait_share` follow from these. With a remote catalog also `bytes_downloaded` and
-        `retries` (requests), and with a cache `hits` and `misses` (shards).
+        threads; `images_per_second` and `wait_share` follow from these. Of a remote catalog also `bytes_downloaded`
+        and `retries` (requests), and with a cache `hits` and `misses` (shards).
         """
         return {**self._meter.as_dict(), "bad_samples": len(self._bad.met), **self._files.counts}
 

@@ -14,8 +14,11 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from drawstream.pipeline.bad import BadSampleError, name_sample
+from drawstream.pipeline.cache import CachedShards
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.checksum import xxh32
+from drawstream.pipeline.ranges import RangeShards
+from drawstream.pipeline.remote import Remote
 
 Checksum = Literal["always", "first", "never"]
 
@@ -23,6 +26,7 @@ _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidp
 
 OK, DAMAGED, UNREADABLE, SHORT = 0, 1, 2, 3
 """Status of one member: read and right, hash differs, refused by the operating system, file ends too early."""
+HELD = 16  # shards of a cache that one read holds open at a time: removed ones then take room beyond its bound
 
 
 @njit(cache=True, nogil=True)
@@ -51,6 +55,21 @@ def read_members(
             done += got
         if done == size and check[i] and xxh32(out[starts[i] : starts[i] + size]) != checksums[i]:
             status[i] = DAMAGED
+
+
+@njit(cache=True, nogil=True)
+def check_members(
+    sizes: NDArray[np.int64],
+    checksums: NDArray[np.uint32],
+    check: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    status: NDArray[np.int64],
+) -> None:
+    """Hold members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` against their checksums."""
+    for i in range(sizes.size):
+        damaged = check[i] and xxh32(out[starts[i] : starts[i] + sizes[i]]) != checksums[i]
+        status[i] = DAMAGED if damaged else OK
 
 
 class Buffers:
@@ -84,9 +103,12 @@ class ShardFiles:
         checksum: Which reads are held against the checksums of the catalog: `always` all, `first` the first one of each
             sample, `never` none.
         limit: Well below the usual 1024 descriptors of a process.
+        remote: How the shards of a remote catalog are read; of no effect on a local one.
     """
 
-    def __init__(self, catalog: Catalog, *, checksum: Checksum = "always", limit: int = 256) -> None:
+    def __init__(
+        self, catalog: Catalog, *, checksum: Checksum = "always", limit: int = 256, remote: Remote | None = None
+    ) -> None:
         if checksum not in ("always", "first", "never"):
             raise ValueError(f"`checksum` must be always, first or never, but got {checksum!r}")
         self._catalog = catalog
@@ -96,6 +118,22 @@ class ShardFiles:
         self._open: OrderedDict[int, _File] = OrderedDict()
         self._refused: dict[int, str] = {}  # shard → why it could not be opened last
         self._lock = Lock()
+        self._cached: CachedShards | None = None
+        self._ranges: RangeShards | None = None
+        if catalog.remote is not None:
+            remote = remote or Remote()
+            if remote.mode == "cache":
+                self._cached = CachedShards(catalog, remote)
+                self._limit = min(limit, HELD)
+            else:
+                self._ranges = RangeShards(catalog, remote)
+                self._limit = len(catalog.shards)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of a remote catalog: what was downloaded, and from the cache whether shards were there."""
+        source = self._cached or self._ranges
+        return {} if source is None else source.counts
 
     def read(self, samples: NDArray[np.int64], /) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read and check the image members of some samples.
@@ -154,13 +192,34 @@ class ShardFiles:
         return status
 
     def _read(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
-        """Read members that lie in at most `limit` shards."""
+        """Read members that lie in at most `limit` shards; remote ones that came damaged are fetched anew once."""
+        self._read_once(members, out, status)
+        bad = np.flatnonzero(status)
+        if len(bad) and self._catalog.remote is not None:
+            if self._cached is not None:
+                for shard in np.unique(members[0][bad]):
+                    self._cached.discard(int(shard))
+            again = np.empty(len(bad), np.int64)
+            self._read_once(tuple(column[bad] for column in members), out, again)
+            status[bad] = again
+
+    def _read_once(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
         numbers, offsets, sizes, checksums, check, starts = members
+        if self._ranges is not None:
+            self._ranges.fetch(numbers, offsets, sizes, starts, out)
+            check_members(sizes, checksums, check, starts, out, status)
+            return
         shards, which = np.unique(numbers, return_inverse=True)
-        with self._lock:
-            files = [self._file(int(shard)) for shard in shards]
+        files = self._files(shards.tolist())
         descriptors = np.array([file.fd for file in files], np.int32)[which]  # `files` keeps them open until the end
         read_members(descriptors, offsets, sizes, checksums, check, starts, out, status)
+
+    def _files(self, shards: list[int]) -> "list[_File]":
+        """Open files of shards. Those of a cache are not held for later: what it removes would still take its room."""
+        if self._cached is not None:  # without the lock: a download takes long
+            return [_File(self._cached.open(shard)) for shard in shards]
+        with self._lock:
+            return [self._file(shard) for shard in shards]
 
     def _file(self, shard: int) -> "_File":
         """The open file of a shard; without a descriptor where it cannot be opened, so that its reads fail."""

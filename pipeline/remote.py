@@ -1,0 +1,209 @@
+"""Remote files through fsspec: byte ranges, several at a time, retried with a bound; no credentials in any message."""
+
+import asyncio
+import errno
+import os
+import posixpath
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+from urllib.parse import quote
+
+PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds before the first retry, doubled each time, and the most; ± half by chance
+_URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
+
+
+class RemoteError(RuntimeError):
+    """A remote file could not be read, or not be kept; names its URL, without credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """How a loader reads the shards of a remote catalog.
+
+    Attributes:
+        mode: `cache` fetches whole shards once and keeps them on local disk, which suits data that fit there and are
+            read for several epochs. `ranges` fetches just the images of a batch and keeps nothing.
+        folder: Where shards are kept; `drawstream` in `$XDG_CACHE_HOME` or `~/.cache` by default. On a local disk.
+        limit: Bytes that the kept shards may take; those not used for longest go first. By default 100 GiB, or 80 % of
+            what the disk has free when that is less.
+        connections: Requests in flight per reading thread; 16 hide 50 ms of latency at 100 kB per image and 30 MB/s.
+        retries: How often a request that failed for a passing reason (timeout, broken connection, 5xx) is repeated,
+            after growing pauses; 6 bear about 15 s of failure.
+        timeout: Seconds for one request, which is of 8 MiB at most.
+    """
+
+    mode: Literal["cache", "ranges"] = "cache"
+    folder: Path | None = None
+    limit: int | None = None
+    connections: int = 16
+    retries: int = 6
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("cache", "ranges"):
+            raise ValueError(f"`mode` must be cache or ranges, but got {self.mode!r}")
+        for name, value, least in (("limit", self.limit, 1), ("connections", self.connections, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"`{name} >= {least}` must hold, but got {value}")
+        if self.retries < 0 or not self.timeout > 0:
+            raise ValueError(f"`retries >= 0` and `timeout > 0` must hold, but got {self.retries} and {self.timeout}")
+
+
+def is_url(path: str | os.PathLike[str], /) -> bool:
+    """Whether this names something for fsspec, as `s3://bucket/train`, rather than a local file."""
+    return isinstance(path, str) and _URL.match(path) is not None
+
+
+def shown(text: object, /) -> str:
+    """A URL, or a text with URLs in it, without user names, passwords and query strings, which may be tokens."""
+    return re.sub(r"\?[^\s'\")]+", "?…", re.sub(r"://[^/\s'\"]*@", "://", str(text)))
+
+
+def join(root: str, name: str, /) -> str:
+    """URL of a file under a folder; a query string of an http folder (a token) is carried over."""
+    scheme, rest = root.split("://", 1)
+    query = ""
+    if scheme.lower() in ("http", "https"):
+        rest, mark, query = rest.partition("?")
+        name, query = quote(name), mark + query
+    return f"{scheme}://{posixpath.normpath(f'{rest}/{name}')}{query}"
+
+
+def parent(url: str, /) -> str:
+    """URL of the folder that a file is in."""
+    return join(url, "..")
+
+
+def cache_folder() -> Path:
+    """`drawstream` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drawstream"
+
+
+class Transfer:
+    """Reads parts of files under one root. Safe with threads; a forked process opens connections of its own.
+
+    Args:
+        root: URL of the folder.
+        remote: Its connections, retries and timeout are used.
+
+    Raises:
+        RemoteError: The package for this kind of URL is missing, or the URL is of no known kind.
+    """
+
+    def __init__(self, root: str, remote: Remote) -> None:
+        self._root = root
+        self._remote = remote
+        self._system: Any = None
+        self._process = 0
+        self._lock = Lock()
+        self._counts = {"bytes_downloaded": 0, "retries": 0}
+        self._open()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Bytes that came, and requests that had to be repeated."""
+        return dict(self._counts)
+
+    def get(self, parts: Sequence[tuple[str, int | None, int | None]], /) -> list[bytes]:
+        """Read bytes [start, stop) of files; None is the beginning or the end.
+
+        A server that serves no ranges sends more than was asked for: such replies are returned whole.
+
+        Args:
+            parts: URL, start and stop of each.
+
+        Raises:
+            RemoteError: One of them cannot be had, at once or after all retries.
+        """
+        from fsspec.asyn import get_loop, sync
+
+        system = self._open()
+        try:
+            return sync(get_loop(), self._all, system, parts)  # type: ignore[no-any-return]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    def _open(self) -> Any:
+        """The file system of this process."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._system, self._process = _file_system(self._root), os.getpid()
+            return self._system
+
+    async def _all(self, system: Any, parts: Sequence[tuple[str, int | None, int | None]]) -> list[bytes]:
+        gate = asyncio.Semaphore(self._remote.connections)
+        async with asyncio.TaskGroup() as group:  # the first failure ends the others
+            tasks = [group.create_task(self._one(system, gate, *part)) for part in parts]
+        return [task.result() for task in tasks]
+
+    async def _one(self, system: Any, gate: asyncio.Semaphore, url: str, start: int | None, stop: int | None) -> bytes:
+        path = system._strip_protocol(url)
+        for attempt in range(self._remote.retries + 1):
+            try:
+                async with gate:
+                    data = await asyncio.wait_for(_read(system, path, start, stop), self._remote.timeout)
+                if stop is not None and len(data) < stop - (start or 0):
+                    raise EOFError(f"{len(data)} of {stop - (start or 0)} bytes came")
+            except Exception as error:
+                why = _permanent(error)
+                if why:
+                    raise RemoteError(f"{shown(url)}: {why}") from None
+                last = _brief(error)
+            else:
+                with self._lock:
+                    self._counts["bytes_downloaded"] += len(data)
+                return data
+            if attempt < self._remote.retries:
+                with self._lock:
+                    self._counts["retries"] += 1
+                await asyncio.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311
+        raise RemoteError(
+            f"{shown(url)}: could not be read in {self._remote.retries + 1} attempts ({last}): "
+            "check the connection, then start again"
+        )
+
+
+async def _read(system: Any, path: str, start: int | None, stop: int | None) -> bytes:
+    if system.async_impl:
+        return await system._cat_file(path, start=start, end=stop)  # type: ignore[no-any-return]
+    return await asyncio.to_thread(system.cat_file, path, start=start, end=stop)
+
+
+def _file_system(root: str) -> Any:
+    import fsspec
+
+    try:
+        system, _ = fsspec.core.url_to_fs(root)
+    except ImportError as error:
+        raise RemoteError(
+            f"{shown(root)}: a package for such URLs is missing ({_brief(error)}): `pip install 'drawstream[remote]'` "
+            "brings those for http and s3"
+        ) from None
+    except ValueError as error:
+        raise RemoteError(f"{shown(root)}: {_brief(error)}: use a URL that fsspec knows") from None
+    return system
+
+
+def _permanent(error: Exception) -> str | None:
+    """What to say of an error that would come again; None of one that may pass."""
+    status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return "there is no such file: check the address"
+    if isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ == "NoCredentialsError":
+        return "access is denied: check address and credentials"
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    if refused or getattr(error, "errno", None) == errno.EINVAL or isinstance(error, (ValueError, TypeError)):
+        return f"the request is refused ({_brief(error)}): is the file the one that was packed?"
+    return None
+
+
+def _brief(error: Exception) -> str:
+    """An error in a few words."""
+    status, message = getattr(error, "status", None), getattr(error, "message", None)
+    text = f"{status} {message}" if status else str(error) or type(error).__name__
+    return shown(text.splitlines()[0][:200])
