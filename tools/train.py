@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from drawstream.features.scorer import require_classes
+from drawstream.features.tracker import Tracker
 from drawstream.pipeline import Batch, Loader
 from drawstream.tools.files import write_atomically
 from drawstream.tools.ranks import Ranks
@@ -125,6 +126,7 @@ def train(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     ranks: Ranks | None = None,
+    tracker: Tracker | None = None,
 ) -> Run:
     """Train a model in place.
 
@@ -141,6 +143,7 @@ def train(
         checkpoint: File that is rewritten after every epoch; if it is there, training goes on from it.
         on_epoch: Called after each epoch.
         ranks: The processes that train together; rank 0 writes the checkpoint.
+        tracker: Observes every step; its state is part of the checkpoint.
 
     Raises:
         ValueError: The model's class count is wrong, or the loss is no longer finite.
@@ -154,14 +157,12 @@ def train(
         nesterov=recipe.momentum > 0,
         fused=True,
     )
-    run = Run()
-    if checkpoint is not None and checkpoint.exists():
-        run = _load_checkpoint(checkpoint, model, optimizer, recipe)
+    run = _load_checkpoint(checkpoint, model, optimizer, recipe, tracker)
     ranks = ranks or Ranks()
     parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
     steps = recipe.epochs * len(loader)
     for epoch in range(len(run.history), recipe.epochs):
-        loader.set_epoch(epoch)
+        _set_epoch(epoch, loader, tracker)
         model.train()
         begin, wait, count = time.perf_counter(), 0.0, 0
         total = torch.zeros((), device=device)
@@ -177,8 +178,12 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if tracker is not None:
+                tracker.observe(batch.ids, logits, batch.labels, batch.weights)
             total += loss.detach() * len(batch.labels)
             count += len(batch.labels)
+        if tracker is not None:
+            tracker.reduce()
         mean = float(ranks.total(total)) / max(count * ranks.world_size, 1)
         seconds = time.perf_counter() - begin
         if not math.isfinite(mean):
@@ -191,8 +196,7 @@ def train(
         if select in accuracy and _is_best(run, select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        if checkpoint is not None and ranks.writes:
-            _save_checkpoint(checkpoint, model, optimizer, recipe, run)
+        _save_checkpoint(checkpoint if ranks.writes else None, model, optimizer, recipe, run, tracker)
         if on_epoch is not None:
             on_epoch(run.history[-1])
     return run
@@ -223,6 +227,12 @@ def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
     return F.cross_entropy(logits[real], batch.labels[real], reduction="sum") * ranks.world_size / rows
 
 
+def _set_epoch(epoch: int, loader: Loader, tracker: Tracker | None) -> None:
+    loader.set_epoch(epoch)
+    if tracker is not None:
+        tracker.set_epoch(epoch)
+
+
 def _is_best(run: Run, select: str) -> bool:
     """Whether the epoch just recorded beats all before it."""
     earlier = [epoch.accuracy[select] for epoch in run.history[:-1] if select in epoch.accuracy]
@@ -244,7 +254,16 @@ def _autocast(device: torch.device, amp: bool) -> contextlib.AbstractContextMana
     return torch.autocast(device.type, torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
 
 
-def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, run: Run) -> None:
+def _save_checkpoint(
+    path: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    run: Run,
+    tracker: Tracker | None,
+) -> None:
+    if path is None:
+        return
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -252,16 +271,25 @@ def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
         "history": [asdict(epoch) for epoch in run.history],
         "best_epoch": run.best_epoch,
         "best_state": run.best_state,
+        "tracker": None if tracker is None else tracker.state_dict(),
     }
     with write_atomically(path) as temporary:
         torch.save(state, temporary)
 
 
-def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Run:
+def _load_checkpoint(
+    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, tracker: Tracker | None
+) -> Run:
+    if path is None or not path.exists():
+        return Run()
     state = torch.load(path, map_location="cpu", weights_only=True)
     saved = Recipe(**state["recipe"])
     if saved != recipe:
         raise ValueError(f"{path}: this run was started with {saved}, not {recipe}: give another output folder")
+    if tracker is not None:
+        if state.get("tracker") is None:
+            raise ValueError(f"{path}: this run was started without tracking: give another output folder")
+        tracker.load_state_dict(state["tracker"])
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return Run([Epoch(**epoch) for epoch in state["history"]], state["best_epoch"], state["best_state"])
