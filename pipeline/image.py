@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}
-GRAY_MODES = ("1", "L", "I;16", "I;16B", "I")
+GRAY_MODES = ("1", "L")
 ORIENTATION = 0x0112  # EXIF tag; values 5 … 8 swap height and width
 UNREADABLE = (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 _NETPBM = re.compile(rb"P([56])" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)" * 2 + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)\s")
@@ -44,7 +44,8 @@ def probe(data: bytes | memoryview, /) -> ImageInfo:
     """Read an image's header; the pixels are not decoded.
 
     Raises:
-        ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, or a damaged header.
+        ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, a damaged header, more pixels than Pillow takes
+            for honest, or gray with 16 bits.
     """
     if bytes(data[:2]) in (b"P5", b"P6"):
         return _probe_netpbm(bytes(data[:4096]), len(data))
@@ -54,9 +55,14 @@ def probe(data: bytes | memoryview, /) -> ImageInfo:
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
                 width, height = image.size
                 turned = _orientation(image.info.get("exif")) in (5, 6, 7, 8)
-                kind, channels = str(image.format), 1 if image.mode in GRAY_MODES else 3
+                kind, mode = str(image.format), image.mode
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{_line(error).rstrip('.')}: store it smaller") from None
     except UNREADABLE as error:
         raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({_line(error)})") from None
+    if mode.startswith(("I", "F")):
+        raise ValueError(f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it: store it with 8 bits")
+    channels = 1 if mode in GRAY_MODES else 3
     encoding = "jpeg" if kind == "MPO" else kind.lower()  # MPO: a JPEG with further pictures behind it
     return ImageInfo(encoding, *((width, height) if turned else (height, width)), channels)
 
@@ -75,7 +81,8 @@ def decode(data: bytes | memoryview, /) -> NDArray[np.uint8]:
         shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
         return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            warnings.simplefilter("ignore")  # of transparency in palettes, which is dropped
             upright = ImageOps.exif_transpose(image)
             return np.asarray(upright.convert("L" if info.channels == 1 else "RGB"))
     except UNREADABLE as error:

@@ -1,10 +1,13 @@
 """Headers and conversions of single images."""
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
+import nvidia.dali as dali
 import pytest
 import sklearn.datasets
 from PIL import Image
@@ -71,6 +74,116 @@ def test_unreadable(data, text):
     with pytest.raises(ValueError, match=text) as caught:
         probe(data)
     assert "\n" not in str(caught.value)
+
+
+def png(width, height, depth, kind, rows, *chunks):
+    """A PNG made by hand: Pillow writes no such ones."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    body = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    chunks = [(b"IHDR", head), *chunks, (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def test_16_bit_gray_is_refused():
+    """Pillow clips it to 255 where DALI divides by 257."""
+    deep = stored(GRAY.astype(np.uint16) * 257, "png")
+    for act in (probe, decode):
+        with pytest.raises(ValueError, match=r"gray with 16 bits \(mode I;16\): .*: store it with 8 bits"):
+            act(deep)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_decompression_bombs_are_refused_by_their_headers(kind):
+    if kind == "png":
+        data = png(40_000, 25_000, 8, 2, [])
+    elif kind == "jpeg":
+        data = bytearray(stored(COLOUR, "jpeg"))
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", 40_000, 25_000)
+    else:  # VP8X: canvas of 16 384 × 16 384, three bytes each, less one
+        chunk = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_383).to_bytes(3, "little") * 2
+        data = b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+    for act in (probe, decode):
+        with pytest.raises(
+            ValueError, match=r"Image size \(\d{9,10} pixels\) exceeds limit.*: store it smaller"
+        ) as caught:
+            act(bytes(data))
+        assert "\n" not in str(caught.value)
+
+
+def alpha(image):
+    layers = [*np.moveaxis(image.reshape(40, 60, -1), 2, 0), np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))]
+    return np.stack(layers, axis=2)
+
+
+def palette(**options):
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).quantize(64).save(buffer, "png", **options)
+    return buffer.getvalue()
+
+
+def animation(kind, **options):
+    buffer = io.BytesIO()
+    frames = [Image.fromarray(frame) for frame in (COLOUR, COLOUR[::-1], 255 - COLOUR)]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], **options)
+    return buffer.getvalue()
+
+
+def cmyk(transform):
+    """A four-colour JPEG as Adobe marks it: transform 0 CMYK, 2 YCCK."""
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).convert("CMYK").save(buffer, "jpeg", quality=90)
+    data = bytearray(buffer.getvalue())
+    data[data.index(b"Adobe") + 11] = transform
+    return bytes(data)
+
+
+RGB16 = np.random.default_rng(0).integers(0, 1 << 16, (40, 180)).astype(">u2")
+KINDS = {
+    "jpeg": PHOTO,
+    "progressive": stored(COLOUR, "jpeg", progressive=True),
+    "gray jpeg": stored(GRAY, "jpeg"),
+    "rgb jpeg": stored(COLOUR, "jpeg", keep_rgb=True),
+    "cmyk": cmyk(0),
+    "ycck": cmyk(2),
+    "mpo": animation("mpo"),
+    "1 bit": stored(GRAY > 100, "png"),
+    "2 bits": png(
+        60, 40, 2, 0, np.packbits(np.unpackbits(GRAY[..., None] >> 6, axis=2)[..., 6:].reshape(40, -1), axis=1)
+    ),
+    "gray": stored(GRAY, "png"),
+    "gray and alpha": stored(alpha(GRAY), "png"),
+    "colour and alpha": stored(alpha(COLOUR), "png"),
+    "palette": palette(),
+    "palette, one transparent": palette(transparency=3),
+    "palette, all transparent": palette(transparency=bytes(range(0, 256, 4))),
+    "gray, one transparent": png(60, 40, 8, 0, GRAY, (b"tRNS", struct.pack(">H", 100))),
+    "16-bit colour": png(60, 40, 16, 2, RGB16),
+    "animated png": animation("png"),
+    "webp": stored(COLOUR, "webp"),
+    "webp and alpha": stored(alpha(COLOUR), "webp"),
+    "animated webp": animation("webp", lossless=True),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_dali_decodes_as_pillow_does(name):
+    """A model is scored, searched and trained through either; alpha is dropped, and the first frame is the image."""
+    info, ours = probe(KINDS[name]), decode(KINDS[name])
+    kind = dali.types.GRAY if info.channels == 1 else dali.types.RGB
+    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    data = np.frombuffer(KINDS[name], np.uint8)
+    with pipeline:
+        source = dali.fn.external_source(source=lambda: [data], dtype=dali.types.UINT8, ndim=1)
+        pipeline.set_outputs(dali.fn.decoders.image(source, device="cpu", output_type=kind))
+    pipeline.build()
+    theirs = np.asarray(pipeline.run()[0].as_array()[0]).reshape(ours.shape)
+    assert (info.height, info.width) == ours.shape[:2]
+    assert np.abs(theirs.astype(int) - ours).max() <= (1 if "16" in name else 0)
 
 
 def test_truncated_scan_does_not_decode():
