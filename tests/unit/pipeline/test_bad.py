@@ -197,16 +197,3 @@ def test_what_is_held_against_the_checksum(tmp_path, policy, found):
     fresh = loader_of(catalog, checksum=policy)
     list(fresh)
     assert bool(fresh.bad_samples) == (policy != "never")
-
-
-def test_metrics_count_what_was_delivered(tmp_path):
-    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
-    loader = Loader(catalog, IndexStream(N), transform=Transform.small((8, 8), 1), batch_size=32)
-    assert loader.metrics["images"] == loader.metrics["images_per_second"] == loader.metrics["wait_share"] == 0
-    for epoch in range(3):
-        loader.set_epoch(epoch)
-        list(loader)
-    metrics = json.loads(json.dumps(loader.metrics))
-    assert (metrics["images"], metrics["batches"], metrics["bytes_read"]) == (3 * N, 3 * 10, 3 * N * 64)
-    assert 0 < metrics["wait_seconds"] <= metrics["seconds"] and metrics["read_seconds"] > 0
-    assert metrics["images_per_second"] == pytest.approx(3 * N / metrics["seconds"])
