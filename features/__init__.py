@@ -5,5 +5,6 @@ from drawstream.features.extract import extract
 from drawstream.features.scorer import ShardScorer
 from drawstream.features.scoring import Scoring
 from drawstream.features.table import FeatureTable
+from drawstream.features.tracker import Tracker
 
-__all__ = ["Crops", "FeatureTable", "Scoring", "ShardScorer", "extract"]
+__all__ = ["Crops", "FeatureTable", "Scoring", "ShardScorer", "Tracker", "extract"]

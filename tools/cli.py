@@ -152,6 +152,9 @@ def train(
     seed: Seed = 0,
     augment: Augment = False,
     amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
+    track: Annotated[
+        Path | None, typer.Option(help="Folder for a feature table of averages over this training, at no extra pass.")
+    ] = None,
     device: Device = "cpu",
     checksum: Annotated[str, typer.Option(help="Check images against the catalog: always, first or never.")] = "always",
     on_bad: Annotated[str, typer.Option(help="A bad image: raise an error, or substitute another draw.")] = "raise",
@@ -175,7 +178,7 @@ def train(
     reading = Reading(_one_of("checksum", checksum), _one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = _setup(catalog, model, device, batch_size, **given)
-    record = train_job(setup, recipe, Sampling(sampler, table, mode), out)
+    record = train_job(setup, recipe, Sampling(sampler, table, mode), out, track=track)
     leave_ranks()
     if not ranks.writes:
         return

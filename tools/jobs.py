@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drawstream.features import FeatureTable, extract
+from drawstream.features import FeatureTable, Tracker, extract
 from drawstream.features.measures import GradNorm
 from drawstream.pipeline import Loader
 from drawstream.samplers import IndexStream, SwiftSampler
@@ -58,7 +58,14 @@ class Sampling:
 
 
 def train_job(
-    setup: Setup, recipe: Recipe, sampling: Sampling, out: Path, /, *, method: str | None = None
+    setup: Setup,
+    recipe: Recipe,
+    sampling: Sampling,
+    out: Path,
+    /,
+    *,
+    method: str | None = None,
+    track: Path | None = None,
 ) -> dict[str, Any]:
     """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
 
@@ -68,6 +75,7 @@ def train_job(
         sampling: Uniform, or a sampler over a feature table.
         out: Folder of the run.
         method: Name in reports; by default `uniform` or `swift`.
+        track: Folder for a feature table of averages over this training.
 
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.
@@ -92,10 +100,15 @@ def train_job(
         "batch_size": setup.batch_size,
         "recipe": asdict(recipe),
         "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
+        "tracked": track,
     }
     record_path = out / "run.json"
     if record_path.exists():
-        return _finished(record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe"))
+        record = _finished(record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe"))
+        if track is not None and not record.get("tracked"):
+            raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
+        return record
+    tracker = Tracker(len(setup.data)) if track is not None else None
     model = setup.build(recipe.seed)
     begin = time.perf_counter()
     with Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
@@ -107,6 +120,7 @@ def train_job(
             select=next(iter(evaluate), None),
             checkpoint=out / "checkpoint.pt",
             ranks=setup.ranks,
+            tracker=tracker,
             on_epoch=lambda epoch: progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader)),
         )
     results = _results(run, time.perf_counter() - begin)
@@ -116,6 +130,8 @@ def train_job(
         _save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:
             _save_weights(out / "best.safetensors", run.best_state)
+        if tracker is not None and track is not None:
+            tracker.export(track, setup.data, model_name=setup.model)
         write_record(record_path, "train", {**settings, **results})
         (out / "checkpoint.pt").unlink()
     setup.ranks.wait()
