@@ -48,6 +48,9 @@ def test_the_step_counts_and_is_no_waiting(catalog):
 
 
 def test_a_profile_shows_reads_and_runs(catalog):
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], experimental_config=threads
+    ) as profile:
         list(loader_of(catalog))
-    assert "drawstream.run" in {event.key for event in profile.key_averages()}
+    assert {"drawstream.read", "drawstream.run"} <= {event.key for event in profile.key_averages()}
