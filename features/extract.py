@@ -90,14 +90,19 @@ def write_shards(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Score these shards and write their parts; the rows of all others count as done."""
-    done = scorer.rows - sum(scorer.rows_of(shard) for shard in shards)
-
-    def count(batch: int) -> None:
-        nonlocal done
-        done += batch
-        if progress:
-            progress(Progress(done, scorer.rows))
-
+    """Score these shards and write their parts; the parts of other processes in the folder count as done, too."""
     for shard in shards:
+        done = _rows_there(scorer, out)
+
+        def count(batch: int) -> None:
+            nonlocal done
+            done += batch
+            if progress:
+                progress(Progress(done, scorer.rows))
+
         write_part(part_path(out, shard), scorer.score(shard, on_batch=count), made)
+
+
+def _rows_there(scorer: ShardScorer, out: Path) -> int:
+    names = {path.name for path in out.iterdir()}
+    return sum(scorer.rows_of(shard) for shard in range(scorer.shards) if part_path(out, shard).name in names)

@@ -119,6 +119,8 @@ def write_part(path: Path, columns: Mapping[str, NDArray[Any]], provenance: Mapp
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:  # a full disk says neither where nor what
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

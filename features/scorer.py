@@ -4,7 +4,7 @@ Scoring (options) ─┬─▶ ShardScorer.score(shard) ──columns──▶ w
 └─▶ provenance ─────────────────────────▶ its metadata
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -79,6 +79,11 @@ class ShardScorer:
         return self._columns(start, stop, on_batch or (lambda _: None))
 
     @property
+    def shards(self) -> int:
+        """Shards of the catalog."""
+        return len(self._catalog.shards)
+
+    @property
     def rows(self) -> int:
         """Rows of the whole table."""
         return len(self._catalog) * self._scoring.options.rows_per_sample
@@ -103,9 +108,11 @@ class ShardScorer:
         """The columns of samples [start, stop), at least one."""
         loader = self._reading(start, stop)
         scored: list[dict[str, Tensor]] = []
-        with torch.inference_mode(self._scoring.grad_norm != "full"), torch.no_grad(), self._head:
+        watched = self._head if self._scoring.grad_norm == "last" or self._scoring.functions else nullcontext()
+        with torch.inference_mode(self._scoring.grad_norm != "full"), torch.no_grad(), watched:
             for batch in loader:
                 scored.append(self._measured(batch))
+                _require_same_columns(scored)
                 on_batch(len(batch.labels))
         features = {name: torch.cat([each[name] for each in scored]).cpu().numpy() for name in scored[0]}
         fixed = self._fixed(start, stop)
@@ -200,3 +207,11 @@ def _require_new(own: Mapping[str, Tensor], columns: Mapping[str, Tensor], funct
             raise ValueError(
                 f"measure {function} gives a column {name!r}, which is there already: give it another name"
             )
+
+
+def _require_same_columns(scored: Sequence[Mapping[str, Tensor]]) -> None:
+    if scored[-1].keys() != scored[0].keys():
+        raise ValueError(
+            f"measures must give the same columns for every batch, but one got {', '.join(scored[-1])} after "
+            f"{', '.join(scored[0])}"
+        )

@@ -131,7 +131,7 @@ def test_features(fails, digits, scored, tmp_path):
     command = ("features", digits.train, "-o", out, "--model", "mlp")
     fails("no such file", *command, "--weights", tmp_path / "none.safetensors")
     fails("unknown measure 'losss'", *command, "--weights", weights, "--measures", "losss")
-    fails("must be last or logit", *command, "--weights", weights, "--grad-norm", "x")
+    fails("must be last, logit or full", *command, "--weights", weights, "--grad-norm", "x")
     state = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict()
     save_file({name: torch.full_like(value, torch.nan) for name, value in state.items()}, tmp_path / "nan.safetensors")
     fails("is nan for sample", *command, "--weights", tmp_path / "nan.safetensors")
