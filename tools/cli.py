@@ -6,6 +6,7 @@ Commands open with what they need, call one function, print one summary. Bad inp
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,22 +199,61 @@ def features(
     out: Out,
     weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
     model: Model = "cnn",
-    grad_norm: Annotated[str, typer.Option(help="last: of the last linear layer; logit: of the logits.")] = "last",
+    grad_norm: Annotated[
+        str, typer.Option(help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).")
+    ] = "last",
+    head: Annotated[str | None, typer.Option(help="Name of the last linear layer; found by itself without.")] = None,
     measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(help="Your own, as module:function(logits, targets, activations) -> dict of columns; repeatable."),
+    ] = None,
+    crops: Annotated[int, typer.Option(help="Random crops per image, each a row; 0: the whole image.")] = 0,
+    crop_seed: Annotated[int, typer.Option(help="Seed of the crops.")] = 0,
+    crop_scale: Annotated[str, typer.Option(help="Area range of the crops, parts of the image.")] = "0.08,1",
+    crop_ratio: Annotated[str, typer.Option(help="Aspect range of the crops, width / height.")] = "0.75,1.3333333",
+    crop_flip: Annotated[bool, typer.Option(help="Mirror half of the crops.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 256,
+    amp: Annotated[str, typer.Option(help="Forward passes in bf16 or fp16; off: float32.")] = "off",
+    channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
+    grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
     device: Device = "cpu",
     json_path: Json = None,
 ) -> None:
     """Score every image once: loss, renormed entropy, gradient norm, probability of the target, correct.
 
-    Example: drawstream features data/train -o features --model cnn --weights runs/uniform/best.safetensors
-    """
-    from drawstream.tools.jobs import features_job
+    A killed extraction goes on when started again.
 
-    if grad_norm not in ("last", "logit"):
-        raise ValueError(f"--grad-norm must be last or logit, but got {grad_norm!r}")
-    setup = _setup(catalog, model, device, 128)
-    chosen = measures.split(",") if measures else None
-    table = features_job(setup, weights, out, grad_norm=_one_of("grad-norm", grad_norm), measures=chosen)
+    Example: drawstream features data/train -o features --model cnn --weights runs/uniform/best.safetensors
+
+    On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli features … --device gpu
+    """
+    from drawstream.features import Crops, Scoring
+    from drawstream.features.custom import load_measure
+    from drawstream.features.measures import chosen_measures
+    from drawstream.tools.jobs import features_job
+    from drawstream.tools.ranks import join_ranks, leave_ranks
+
+    ranks = join_ranks(device)
+    setup = _setup(catalog, model, device, ranks.world_size, ranks=ranks)
+    names = chosen_measures(measures.split(",") if measures else None, setup.data.num_classes)
+    scoring = Scoring(
+        measures=(*names, *(load_measure(each) for each in measure or ())),
+        grad_norm=_one_of("grad-norm", grad_norm),
+        head=head,
+        crops=Crops(crops, crop_seed, crop_flip) if crops else None,
+        batch_size=batch_size,
+        amp=_one_of("amp", amp),
+        channels_last=channels_last,
+        grad_memory=grad_memory << 20,
+    )
+    if crops:
+        law = {"scale": _pair("crop-scale", crop_scale), "ratio": _pair("crop-ratio", crop_ratio)}
+        scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
+    table = features_job(setup, weights, out, scoring)
+    leave_ranks()
+    if not ranks.writes:
+        return
     result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
     _finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
 
@@ -380,6 +420,13 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"--{name} must be numbers separated by commas, but got {text!r}") from None
 
 
+def _pair(name: str, text: str) -> tuple[float, float]:
+    numbers = _numbers(name, text)
+    if len(numbers) != 2:
+        raise ValueError(f"--{name} must be two numbers, from and to, but got {text!r}")
+    return numbers[0], numbers[1]
+
+
 def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
     """Print the summary and write the JSON result."""
     if json_path is not None:
@@ -420,10 +467,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _fail(
-                f"no space left on the device ({error.filename or 'temporary file'}): free some and start again"
-            )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = error.filename or "temporary file"
+            return _fail(f"{where}: {error.strerror}: free some space and start the same command again")
         raise
     finally:
         if "torch" in sys.modules:  # commands that train flush denormals; who calls this function gets IEEE floats back

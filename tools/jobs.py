@@ -4,7 +4,7 @@ Each writes one folder, goes on where a killed run stopped, and gives back the f
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,28 +140,35 @@ def train_job(
     return read_record(record_path, "train")
 
 
-def features_job(
-    setup: Setup, weights: Path, out: Path, /, *, grad_norm: GradNorm = "last", measures: list[str] | None = None
-) -> FeatureTable:
-    """Score every row of the catalog with a trained model; one Parquet part per shard in `out`."""
+def features_job(setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /) -> FeatureTable:
+    """Score every row of the catalog with a trained model; one Parquet part per shard in `out`.
+
+    Args:
+        setup: Data, model and device; its ranks share the shards.
+        weights: Of the model.
+        out: Folder of the table.
+        scoring: What to score, by default all measures; its device is the setup's, and its transform where it has none.
+
+    Raises:
+        ValueError: As `extract`.
+    """
     model = setup.build(0)
     load_weights(model, weights)
-    with Progress("features", "rows") as progress:
-        return extract(
-            setup.data,
-            model,
-            out,
-            model_name=setup.model,
-            transform=setup.transforms[1],
-            measures=measures,
-            grad_norm=grad_norm,
-            batch_size=EXTRACT_BATCH,
-            device=setup.device,
-            progress=lambda p: progress.update(p.done, p.rows),
-        )
-
-
-EXTRACT_BATCH = 256  # part of what makes the values bit-equal between runs
+    scoring = scoring or Scoring()
+    scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
+    made = provenance(setup.data, model, scoring, model_name=setup.model)
+    missing = missing_shards(setup.data, out, made)
+    ranks = setup.ranks
+    ranks.wait()  # until all have looked, so that they divide the same list
+    with (
+        ShardScorer(setup.data, model, scoring, device_id=ranks.local) as scorer,
+        Progress("features", "rows", quiet=not ranks.writes) as progress,
+    ):
+        mine = missing[ranks.rank :: ranks.world_size]
+        write_shards(scorer, mine, out, made, progress=lambda p: progress.update(p.done, p.rows))
+        ranks.wait()
+        progress.update(scorer.rows, scorer.rows)
+    return FeatureTable.open(out)
 
 
 def fine_tuning(setup: Setup, start: Path, search: Recipe, confirm: Recipe, /) -> FineTune:
