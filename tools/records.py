@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from drawstream.pipeline.remote import is_url
 from drawstream.tools.runs import read_record
 
 Record = TypeVar("Record")
@@ -49,7 +50,7 @@ class TrainRecord:
         seed: Of the run.
         result: None where it was not evaluated.
         history: One point per epoch.
-        catalog: Folder of the training data.
+        catalog: Folder of the training data, or its URL.
     """
 
     path: Path
@@ -58,7 +59,7 @@ class TrainRecord:
     seed: int
     result: Result | None
     history: tuple[EpochPoint, ...]
-    catalog: Path
+    catalog: Path | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class SearchRecord:
         path: Its `search.json`.
         document: All of it.
         seed: Of the search.
-        catalog: Folder of the data.
+        catalog: Folder of the data, or its URL.
         features: Folder of the feature table.
         sampler: The `sampler.json` it wrote.
         winner: "swift" or "uniform".
@@ -100,7 +101,7 @@ class SearchRecord:
     path: Path
     document: Mapping[str, Any]
     seed: int
-    catalog: Path
+    catalog: Path | str
     features: Path
     sampler: Path
     winner: str
@@ -148,8 +149,12 @@ def _train(path: Path, document: Mapping[str, Any]) -> TrainRecord:
         seed=int(document["seed"]),
         result=_result(document["result"], history) if "result" in document else None,
         history=history,
-        catalog=path.parent / document["catalog"],
+        catalog=_place(path, document["catalog"]),
     )
+
+
+def _place(path: Path, stated: str) -> Path | str:
+    return stated if is_url(stated) else path.parent / stated
 
 
 def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
@@ -173,7 +178,7 @@ def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
         path=path,
         document=document,
         seed=int(document["seed"]),
-        catalog=path.parent / document["catalog"],
+        catalog=_place(path, document["catalog"]),
         features=path.parent / document["features"],
         sampler=path.parent / document["sampler"],
         winner=str(document["winner"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline import Catalog, RemoteError
 from drawstream.tools import page
 from drawstream.tools.comparison import compare, methods_of, settings_that_differ, verdicts
 from drawstream.tools.figures import (
@@ -80,11 +80,12 @@ def _data_sets(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows]) ->
     """Short name and description of every distinct data set; a run whose catalog is gone contributes none."""
     catalogs = {sampling.catalog.path.resolve(): sampling.catalog for sampling in samplings}
     for run in runs:
-        if run.catalog.resolve() in {path.parent for path in catalogs} | catalogs.keys():
+        known = {path.parent for path in catalogs} | catalogs.keys()
+        if isinstance(run.catalog, Path) and run.catalog.resolve() in known:
             continue
         try:
             catalog = Catalog.open(run.catalog)
-        except FileNotFoundError:
+        except (FileNotFoundError, RemoteError):
             continue
         except ValueError as error:
             raise ValueError(f"{run.path}: {error}") from None

@@ -11,17 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from drawstream.pipeline.remote import is_url, shown
 from drawstream.tools.files import write_atomically
 
 FORMAT = 1
 
 
 def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
-    """Write a record and return it; `Path` values become relative to the record's folder."""
+    """Write a record and return it; `Path` values become relative to its folder, URLs lose their credentials."""
     record = {
         "format": FORMAT,
         "kind": kind,
-        "command": ["drawstream", *sys.argv[1:]],
+        "command": ["drawstream", *(shown(each) if "://" in each else each for each in sys.argv[1:])],
         **content,
         "versions": versions(),
     }
@@ -82,4 +83,4 @@ def _relative(value: Any, folder: Path) -> Any:
         return os.path.relpath(value, folder)
     if isinstance(value, dict):
         return {key: _relative(item, folder) for key, item in value.items()}
-    return value
+    return shown(value) if isinstance(value, str) and is_url(value) else value

@@ -36,7 +36,7 @@ class Setup:
     """Data and model of a job.
 
     Attributes:
-        catalog: Folder of the training catalog.
+        catalog: Folder of the training catalog, or its URL.
         model: Name, see `build_model`.
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
@@ -47,10 +47,10 @@ class Setup:
         reading: Of the training loader; what chooses and reports is read strictly.
     """
 
-    catalog: Path
+    catalog: Path | str
     model: str
-    held_out: Path | None = None
-    test: Path | None = None
+    held_out: Path | str | None = None
+    test: Path | str | None = None
     batch_size: int = 128
     augment: bool = False
     device: Device = "cpu"
