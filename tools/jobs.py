@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drawstream.features import FeatureTable, Tracker, extract
-from drawstream.features.measures import GradNorm
+from drawstream.features import FeatureTable, Scoring, ShardScorer, Tracker
+from drawstream.features.extract import missing_shards, write_shards
+from drawstream.features.scoring import provenance
 from drawstream.pipeline import Loader
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.search import Objective, search_swift
