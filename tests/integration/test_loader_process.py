@@ -117,10 +117,12 @@ def test_the_interpreter_exits_cleanly(folder, ending):
     assert finished(python(f"{SETUP}\n{ending}", folder)) == ""
 
 
-def test_memory_stays_flat(folder):
-    catalog = Catalog.open(folder / "digits")
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_memory_stays_flat_and_files_bounded(folder, encoding):
+    source = ArraySource(PIXELS[:300], DIGITS.target[:300])
+    catalog = Catalog.open(pack(source, folder / encoding, encoding=encoding, shard_rows=10).train)
     loader = Loader(catalog, IndexStream(300), transform=Transform.small((8, 8), 1, augment=True), batch_size=16)
-    sizes = []
+    sizes, files = [], []
     for epoch in range(220):
         loader.set_epoch(epoch)
         for i, _ in enumerate(loader):
@@ -129,4 +131,6 @@ def test_memory_stays_flat(folder):
         if epoch >= 20 and epoch % 20 == 0:
             gc.collect()
             sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
     assert len(sizes) == 10 and max(sizes[5:]) - max(sizes[:5]) < 2 << 20  # bytes, over 2 000 batches
+    assert len(set(files)) == 1
