@@ -1,7 +1,7 @@
 """`drawstream bench`: our parts beside the ones people use today, in one run."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -36,28 +36,47 @@ def stream(
 @app.command()
 def loader(
     data: Annotated[
-        Path | None,
-        typer.Option(help="fashion-mnist (Debian's files), or a source of small images; by default digits."),
+        str,
+        typer.Option(
+            help="photos, digits, fashion-mnist (Debian's files), or the path of a catalog's folder or of a source."
+        ),
+    ] = "photos",
+    batch_sizes: Annotated[str, typer.Option(help="Comma list; JPEGs are loaded with the first.")] = "128,512",
+    images: Annotated[
+        int | None, typer.Option(help="Images of a round, at most; by default 2048 photos or 60000 small ones.")
     ] = None,
-    batch_sizes: Annotated[str, typer.Option(help="Comma list.")] = "128,512",
-    images: Annotated[int, typer.Option(help="Images per epoch, at most.")] = 60_000,
     rounds: Annotated[int, typer.Option(help="Alternating rounds; the median counts.")] = 7,
-    threads: Annotated[int, typer.Option(help="DALI's worker threads, for all systems.")] = 2,
+    threads: Annotated[int, typer.Option(help="DALI's worker threads, and the others' worker processes.")] = 2,
+    device: Annotated[
+        Literal["cpu", "gpu"], typer.Option(help="Where DALI works on JPEGs, and where all batches arrive.")
+    ] = "cpu",
+    work: Annotated[Path | None, typer.Option(help="Folder that keeps the photos for the next run.")] = None,
+    peers_env: Annotated[
+        Path | None, typer.Option(help="Virtual environment with Mosaic Streaming, LitData and SPDL.")
+    ] = None,
     json_path: Json = None,
 ) -> None:
-    """The loader beside bare DALI on the same graph: images per second.
+    """The loader beside DALI's own reader and other loaders on JPEGs, or beside bare DALI on small raw images.
 
-    Example: drawstream bench loader --data fashion-mnist --json loader.json
+    Example: drawstream bench loader --json loader.json; drawstream bench loader --data fashion-mnist
     """
-    from drawstream.pipeline.sources import FASHION_MNIST
     from drawstream.tools.bench.loader import run
 
     sizes = _whole("batch-sizes", batch_sizes)
-    if min(*sizes, images, rounds, threads) < 1:
+    if min(*sizes, 1 if images is None else images, rounds, threads) < 1:
         got = f"{batch_sizes}, {images}, {rounds} and {threads}"
         raise ValueError(f"--batch-sizes, --images, --rounds and --threads must be >= 1, but got {got}")
-    source = FASHION_MNIST if data == Path("fashion-mnist") else data
-    _write(json_path, run(source, batch_sizes=sizes, images=images, rounds=rounds, threads=threads))
+    result = run(
+        data,
+        batch_sizes=sizes,
+        images=images,
+        rounds=rounds,
+        threads=threads,
+        device=device,
+        work=work,
+        peers_env=peers_env,
+    )
+    _write(json_path, result)
 
 
 def _whole(name: str, text: str) -> list[int]:

@@ -1,15 +1,176 @@
-"""The loader benchmark: its result has the promised shape, and its table every system."""
+"""The loader benchmark: its results have the promised shape, and every system delivers exactly its images."""
+
+import io
+import json
+import random
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits
+from typer.testing import CliRunner
 
-from drawstream.pipeline import Catalog
+import drawstream.tools.bench.peer_worker as worker
+from drawstream.pipeline import Catalog, Transform
 from drawstream.pipeline.pack import pack
-from drawstream.tools.bench.loader import _digits, run
+from drawstream.pipeline.transform import draw_windows
+from drawstream.tools.bench.cli import app
+from drawstream.tools.bench.dali_readers import dali_systems
+from drawstream.tools.bench.loader import run
+from drawstream.tools.bench.ours import Ours, StoredWindows, row_weights, weighted_stream
+from drawstream.tools.bench.peers import ELSEWHERE, start_peers
+from drawstream.tools.bench.photos import BYTES, HEIGHT, WIDTH, pack_photos
+from drawstream.tools.bench.raw import digits
+from drawstream.tools.bench.rounds import Delivery, Setting, System, alternate, median_ratio
+
+SETTING = Setting(Transform.large(train=True, size=32), 8, threads=2, prefetch=2, device="cpu")
+IN_PROCESS = [
+    "drawstream",
+    "drawstream, checksum never",
+    "drawstream, stored windows",
+    "dali webdataset reader",
+    "dali webdataset reader, replay",
+    "dali external_source, no read-ahead",
+]
+TORCH = ["torch webdataset + Pillow", "torch map-style + Pillow"]
 
 
-def test_result_and_table(capsys):
-    result = run(batch_sizes=(128,), images=3000, rounds=3)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Folder with 20 photos in it: no multiple of the batch size, and 7 shards of up to 3."""
+    folder = tmp_path_factory.mktemp("photos")
+    pack_photos(folder, images=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def catalog(photos):
+    return pack_photos(photos, images=20)
+
+
+def test_photos_are_like_imagenet_and_reproducible(photos, catalog, tmp_path):
+    assert set(catalog.width.tolist()) == {WIDTH} and set(catalog.height.tolist()) == {HEIGHT}
+    assert 0.95 * BYTES < catalog.size.mean() < 1.05 * BYTES
+    assert sorted(catalog.label.tolist()) == list(range(20)) and len(catalog.shards) == 7
+    again = pack_photos(tmp_path, images=20)
+    assert again.fingerprint == catalog.fingerprint
+    data = catalog.shard_path(0).read_bytes()[int(catalog.offset[0]) : int(catalog.offset[0] + catalog.size[0])]
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    assert pixels.shape == (HEIGHT, WIDTH, 3) and pixels.std() > 10 and data.endswith(b"\xff\xd9")  # nothing is padded
+    written = (photos / "photos-20-0" / "catalog.parquet").stat().st_mtime_ns
+    assert pack_photos(photos, images=20).fingerprint == catalog.fingerprint
+    assert (photos / "photos-20-0" / "catalog.parquet").stat().st_mtime_ns == written
+
+
+def test_jpegs_are_compared_with_dali_and_torch(photos, capsys):
+    result = run("photos", images=20, batch_sizes=(8,), rounds=2, work=photos)
+    assert [row["system"] for row in result["rows"]] == IN_PROCESS + TORCH
+    assert all(len(row["rounds"]) == 2 and row["images_per_second"] > 0 for row in result["rows"])
+    ratio = {row["system"]: row["ratio"] for row in result["rows"]}
+    assert ratio["drawstream"] == 1
+    assert result["ratio_to_dali_reader"] == ratio["dali webdataset reader"]
+    assert result["ratio_to_torch"] == ratio["torch webdataset + Pillow"]
+    assert result["ratio_of_checksums"] == 1 / ratio["drawstream, checksum never"]
+    assert result["first_batch_seconds"] > 0 and 0 <= result["waiting"] < 1
+    assert {each["system"] for each in result["missing"]} == set(ELSEWHERE)
+    assert all("--peers-env" in each["reason"] for each in result["missing"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in [*IN_PROCESS, *TORCH, *ELSEWHERE])
+    json.dumps(result)
+
+
+def test_systems_deliver_what_they_should_round_after_round(catalog, tmp_path):
+    stream = weighted_stream(20, 20, 1)
+    systems = dali_systems(catalog, stream, SETTING, tmp_path)
+    systems.append(Ours.build(catalog, stream, SETTING).system("drawstream", 8))
+    windows = StoredWindows.draw(catalog, SETTING, 1)
+    systems.append(Ours.build(catalog, weighted_stream(40, 20, 1), SETTING, windows).system("windows", 8))
+    for system in systems:
+        for number in range(3):
+            delivery = system.deliver(number)
+            assert delivery.images == len(delivery.labels) >= 20
+            assert delivery.labels.tolist() == system.expected(number).tolist()
+    drawn = np.bincount(catalog.label[stream.epoch(0)[:]], minlength=20)
+    assert not (drawn == 1).all()  # so an order cannot pass for the other
+    replayed = systems[1].expected(0)
+    assert replayed.tolist() != systems[0].expected(0).tolist() != systems[2].expected(0).tolist()
+
+
+def test_a_system_that_delivers_other_images_ends_the_benchmark():
+    def deliver(_):
+        return Delivery(1.0, 3, np.array([2, 0, 1]))
+
+    known = System("sorted", 3, deliver, lambda _: np.arange(3), ordered=False)
+    assert [row["images_per_second"] for row in alternate([known], 2)] == [3.0]
+    with pytest.raises(RuntimeError, match="ordered: round 0 must deliver 3 images"):
+        alternate([System("ordered", 3, deliver, lambda _: np.arange(3))], 2)
+    with pytest.raises(RuntimeError, match="one twice"):
+        alternate([System("one twice", 3, deliver, lambda _: np.array([0, 0, 1]), ordered=False)], 2)
+
+
+def test_rounds_alternate_and_the_first_does_not_count():
+    called = []
+
+    def system(name):
+        def deliver(number):
+            called.append((name, number))
+            return Delivery(1.0 if number else 100.0, 10 * number)
+
+        return System(name, 1, deliver)
+
+    table = alternate([system("a"), system("b")], 3)
+    assert called == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
+    assert [row["rounds"] for row in table] == [[10, 20, 30]] * 2 and table[0]["images_per_second"] == 20
+    assert median_ratio([1, 10, 3], [1, 5, 1]) == 2
+
+
+def test_peers_that_cannot_take_part_are_told(catalog, tmp_path):
+    with start_peers(catalog, row_weights(20, 0), SETTING, tmp_path, environment=tmp_path / "none", seed=0) as peers:
+        assert [system.name for system in peers.systems] == TORCH
+        assert [each["system"] for each in peers.missing] == list(ELSEWHERE)
+        assert all("does not start" in each["reason"] for each in peers.missing)
+        peers.systems[0].deliver.__self__._process.kill()
+        with pytest.raises(RuntimeError, match=r"torch webdataset.*died in round 0"):
+            peers.systems[0].deliver(0)
+
+
+def test_packages_that_are_not_there_are_the_reason(catalog, tmp_path):
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with start_peers(catalog, row_weights(20, 0), SETTING, tmp_path, environment=tmp_path / "env", seed=0) as peers:
+        told = {each["system"]: each["reason"] for each in peers.missing}
+        assert {each.name for each in peers.systems} | set(told) == {*TORCH, *ELSEWHERE}
+        absent = {name for name in ELSEWHERE if find_spec({"mosaic streaming": "streaming"}.get(name, name)) is None}
+        assert absent and absent <= set(told)
+        assert all(told[name].startswith("ModuleNotFoundError: No module named") for name in absent)
+
+
+def test_the_peers_windows_follow_the_law_of_the_loader():
+    law = SETTING.transform
+    random.seed(0)
+    theirs = np.array([worker.random_window(375, 500, {"scale": law.scale, "ratio": law.ratio}) for _ in range(4000)])
+    x, y, w, h = theirs.T
+    assert (theirs >= 0).all() and (x + w <= 500).all() and (y + h <= 375).all()
+    ours = draw_windows(0, 0, 0, np.full(4000, 375), np.full(4000, 500), scale=law.scale, ratio=law.ratio)
+    top, left, height, width = ours[:, 0], ours[:, 1], ours[:, 2] - ours[:, 0], ours[:, 3] - ours[:, 1]
+    for a, b in [
+        (w / 500, width),
+        (h / 375, height),
+        (x / 500, left),
+        (y / 375, top),
+        (w * h / 187_500, width * height),
+    ]:
+        assert ks_2samp(a, b).pvalue > 1e-3
+
+
+def test_raw_result_and_table(capsys):
+    result = run("digits", batch_sizes=(128,), images=3000, rounds=3)
     systems = [(row["system"], row["batch_size"]) for row in result["rows"]]
     assert systems == [("drawstream", 128), ("dali external_source", 128), ("dali external_source", 2048)]
     for row in result["rows"]:
@@ -25,8 +186,19 @@ def test_result_and_table(capsys):
 
 
 def test_digits_are_repeated_at_28_pixels(tmp_path):
-    source = _digits(2000)
+    source = digits(2000)
     assert source.images.shape == (2000, 28, 28) and (source.images[1797:] == source.images[:203]).all()
     middle = source.images[5, 3:26:3, 3:26:3]
     assert (middle == (load_digits().images[5] * 15.9375).astype(np.uint8)).all()
     assert len(Catalog.open(pack(source, tmp_path / "d").train)) == 2000
+
+
+def test_command_takes_a_catalog_and_writes_json(tmp_path):
+    packed = pack(digits(300), tmp_path / "d").train
+    target = tmp_path / "result.json"
+    done = CliRunner().invoke(
+        app, ["loader", "--data", str(packed), "--rounds", "1", "--batch-sizes", "64", "--json", str(target)]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(Path(target).read_text())
+    assert set(result) == {"rows", "ratio_to_bare_dali"} and result["rows"][0]["batch_size"] == 64

@@ -1,0 +1,107 @@
+"""Alternating rounds: every system delivers the same images again and again, and what it delivered is compared."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline import Transform
+
+__all__ = ["Delivery", "Setting", "System", "alternate", "median_ratio"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all systems have in common.
+
+    Attributes:
+        transform: Geometry and normalisation.
+        batch_size: Images per batch.
+        threads: Worker threads of a system, or its worker processes.
+        prefetch: Batches that DALI computes ahead.
+        device: Where DALI decodes and transforms, and where all batches must arrive.
+    """
+
+    transform: Transform
+    batch_size: int
+    threads: int
+    prefetch: int
+    device: Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came out of one round: how many images in how many seconds, and their labels where the system has them."""
+
+    seconds: float
+    images: int
+    labels: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class System:
+    """Someone who delivers images.
+
+    Attributes:
+        name: In the table.
+        batch_size: Images per batch.
+        deliver: Runs round number i; called for 0, 1, … in this order.
+        expected: Labels that round i must deliver, or None where nothing is known.
+        ordered: Whether they must come in this order, too; workers hand over as they please.
+    """
+
+    name: str
+    batch_size: int
+    deliver: Callable[[int], Delivery]
+    expected: Callable[[int], NDArray[np.int64]] | None = None
+    ordered: bool = True
+
+
+def alternate(systems: Sequence[System], rounds: int, /) -> list[dict[str, Any]]:
+    """Run all systems in turns, after one round each that does not count.
+
+    Each round begins with another system, so that none always follows the same one. A system that delivers other
+    images than it should ends the benchmark: speeds of different work say nothing.
+
+    Returns:
+        Per system `system`, `batch_size`, `images_per_second` (median over the rounds) and `rounds` (each of them).
+
+    Raises:
+        RuntimeError: Other labels than expected.
+    """
+    speeds: list[list[float]] = [[] for _ in systems]
+    for number in range(rounds + 1):
+        for turn in range(len(systems)):
+            at = (number + turn) % len(systems)
+            speeds[at].append(_checked_round(systems[at], number))
+    return [
+        {
+            "system": system.name,
+            "batch_size": system.batch_size,
+            "images_per_second": statistics.median(speed[1:]),
+            "rounds": speed[1:],
+        }
+        for system, speed in zip(systems, speeds, strict=True)
+    ]
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float], /) -> float:
+    """Median over the rounds of the ratio within a round: a machine that is busy for a while hurts both sides."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def _checked_round(system: System, number: int) -> float:
+    delivery = system.deliver(number)
+    if system.expected is not None and delivery.labels is not None:
+        got, wanted = delivery.labels, system.expected(number)
+        if not system.ordered:
+            got, wanted = np.sort(got), np.sort(wanted)
+        if not np.array_equal(got, wanted):
+            raise RuntimeError(
+                f"{system.name}: round {number} must deliver {len(wanted)} images that are known, but {len(got)} "
+                "came, or others: its speed cannot be compared"
+            )
+    return delivery.images / delivery.seconds
