@@ -48,15 +48,9 @@ class SwiftFit:
         mass: str | None = "grad_norm",
         transform: Transform = "cgf",
     ) -> None:
-        if transform not in ("cgf", "cdf"):
-            raise ValueError(f'transform must be "cgf" or "cdf", but got {transform!r}')
-        if isinstance(features, str) or not features or len(set(features)) < len(features):
-            raise ValueError(f"features must be one or more distinct column names, but got {features!r}")
-        if transform == "cgf" and mass is None:
-            raise ValueError('transform "cgf" needs a column of gradient norms: name it as mass, or use "cdf"')
+        names = requested_columns(features, mass, transform)
         self.features = tuple(features)
         self.transform: Transform = transform
-        names = [*self.features, mass] if transform == "cgf" and mass is not None else list(self.features)
         taken = numeric_columns(columns, names)
         self.rows = taken[0].size
         self._mass = gradient_mass(taken[-1], names[-1]) if transform == "cgf" else None
@@ -65,7 +59,7 @@ class SwiftFit:
 
     def sampler(self, params: SwiftParams, /, *, provenance: Mapping[str, Any] | None = None) -> SwiftSampler:
         """The sampler with these parameters and this table's knots; provenance must be JSON-able."""
-        self._check(params)
+        require_coefficients(params, self.features)
         balance, _ = mass_table(aggregate(self._ranks, params), self._mass)
         return SwiftSampler(self.features, params, self.transform, self._tables, balance, dict(provenance or {}))
 
@@ -79,7 +73,7 @@ class SwiftFit:
         Raises:
             DegenerateSampler: No row has positive weight, or the effective sample size is below the floor.
         """
-        self._check(params)
+        require_coefficients(params, self.features)
         u = aggregate(self._ranks, params)
         balance, positions = mass_table(u, self._mass)
         p = normalised(heights(u, positions, balance, params))
@@ -87,8 +81,29 @@ class SwiftFit:
             require_share(p, min_ess)
         return p
 
-    def _check(self, params: SwiftParams) -> None:
-        if len(params.coefficients) != len(self.features):
-            raise ValueError(
-                f"params must hold one coefficient per feature {self.features}, but has {len(params.coefficients)}"
-            )
+
+def requested_columns(features: Sequence[str], mass: str | None, transform: Transform, /) -> list[str]:
+    """Names of the columns that a fit reads, the features first.
+
+    Raises:
+        ValueError: The request breaks a law of `SwiftFit`.
+    """
+    if transform not in ("cgf", "cdf"):
+        raise ValueError(f'transform must be "cgf" or "cdf", but got {transform!r}')
+    if isinstance(features, str) or not features or len(set(features)) < len(features):
+        raise ValueError(f"features must be one or more distinct column names, but got {features!r}")
+    if transform == "cgf" and mass is None:
+        raise ValueError('transform "cgf" needs a column of gradient norms: name it as mass, or use "cdf"')
+    return [*features, mass] if transform == "cgf" and mass is not None else list(features)
+
+
+def require_coefficients(params: SwiftParams, features: Sequence[str], /) -> None:
+    """Refuse parameters that have not one coefficient per feature.
+
+    Raises:
+        ValueError: Another number.
+    """
+    if len(params.coefficients) != len(features):
+        raise ValueError(
+            f"params must hold one coefficient per feature {tuple(features)}, but has {len(params.coefficients)}"
+        )

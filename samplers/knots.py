@@ -215,20 +215,53 @@ def _histogram_table(
     values: NDArray[np.float32], mass: Floats | None, low: float, high: float
 ) -> tuple[Knots, Positions]:
     weights = np.ones(values.size) if mass is None else mass
-    scale = COARSE_BINS / (high - low)
-    coarse = np.zeros(COARSE_BINS)
-    _coarse(values, weights, low, scale, coarse)
-    parts = 1 + (coarse / coarse.sum() * (MAX_KNOTS - COARSE_BINS - 1)).astype(np.int64)
-    total = np.zeros(int(parts.sum()))
-    top = np.full(total.size, -np.inf)
     positions = np.empty(values.size, np.int32)
-    _fine(values, weights, low, scale, parts, np.cumsum(parts) - parts, total, top, positions)
-    seen = top > -np.inf
-    _renumber(positions, np.cumsum(seen, dtype=np.int32) - np.int32(1))
-    cumulative = np.cumsum(total[seen])
-    if mass is None:
-        return Knots.from_counts(top[seen], cumulative.astype(np.int64)), positions
-    return Knots(top[seen], _shares(cumulative)), positions
+    histogram = MassHistogram(low, high)
+    histogram.add_coarse(values, weights)
+    histogram.refine()
+    histogram.add_fine(values, weights, positions)
+    _renumber(positions, np.cumsum(histogram.seen, dtype=np.int32) - np.int32(1))
+    return histogram.table(counted=mass is None), positions
+
+
+class MassHistogram:
+    """The two levels of `mass_table` over values in [low, high], low < high.
+
+    Rows come in pieces, first all to `add_coarse`, then all again to `add_fine`; sums run in the order of the rows, so
+    how they were cut into pieces changes no bit.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low, self._scale = low, COARSE_BINS / (high - low)
+        self.coarse = np.zeros(COARSE_BINS)
+
+    def add_coarse(self, values: NDArray[np.float32], mass: Floats, /) -> None:
+        """Add rows to bins of equal width."""
+        _coarse(values, mass, self._low, self._scale, self.coarse)
+
+    def refine(self) -> None:
+        """Cut each bin into parts, more where more mass lies."""
+        shares = self.coarse / self.coarse.sum()
+        self._parts = 1 + (shares * (MAX_KNOTS - COARSE_BINS - 1)).astype(np.int64)
+        self._first = np.cumsum(self._parts) - self._parts
+        self._total = np.zeros(int(self._parts.sum()))
+        self._top = np.full(self._total.size, -np.inf)
+
+    def add_fine(self, values: NDArray[np.float32], mass: Floats, positions: Positions, /) -> None:
+        """Add rows to parts, and write which one each is in, int32 (rows,)."""
+        _fine(values, mass, self._low, self._scale, self._parts, self._first, self._total, self._top, positions)
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which parts hold rows, bool (parts,)."""
+        return self._top > -np.inf
+
+    def table(self, *, counted: bool) -> Knots:
+        """One knot per part that holds rows, its largest value; `counted` where every mass is 1."""
+        cumulative = np.cumsum(self._total[self.seen])
+        if counted:
+            return Knots.from_counts(self._top[self.seen], cumulative.astype(np.int64))
+        return Knots(self._top[self.seen], _shares(cumulative))
 
 
 def _shares(cumulative: Floats) -> Floats:
