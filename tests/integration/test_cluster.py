@@ -1,0 +1,209 @@
+"""Extraction on a Ray cluster of several nodes on this machine: equal to the local engine, whatever is killed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from drawstream.features import extract
+from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.pack import pack
+
+pytest.importorskip("ray")
+from ray.cluster_utils import Cluster
+
+from drawstream.features.cluster import extract_on_ray
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+SHARDS = 8
+STORE = 80 << 20  # bytes; Ray's least
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that takes no work, and two nodes of one core."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    source = ArraySource(PIXELS[:800], DIGITS.target[:800])
+    return Catalog.open(pack(source, tmp_path_factory.mktemp("cluster") / "d", shard_rows=800 // SHARDS).train)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As many as a node has cores: a convolution adds in another order on two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(folder=None, pause=0.0):
+    """A small CNN; slowed down, it notes the processes that run it. Its class is local, so that Ray sends its code."""
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            if folder is not None:
+                (folder / str(os.getpid())).touch()
+            time.sleep(pause)
+            return x
+
+    torch.manual_seed(0)
+    conv = nn.Sequential(nn.Conv2d(1, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+    return nn.Sequential(Slow(), conv, nn.Flatten(), nn.Linear(128, 10))
+
+
+def parts(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(catalog, tmp_path_factory):
+    """The parts that the local engine writes."""
+    folder = tmp_path_factory.mktemp("local") / "f"
+    extract(catalog, make(), folder, model_name="conv", batch_size=50)
+    return parts(folder)
+
+
+def on_cluster(cluster, catalog, model, out, **options):
+    return extract_on_ray(
+        catalog, model, out, model_name="conv", address=cluster.address, batch_size=50, threads=1, **options
+    )
+
+
+class Once:
+    """Does something at the first progress after `rows`, and remembers all of it."""
+
+    def __init__(self, rows, deed):
+        self.rows, self.deed, self.seen = rows, deed, []
+
+    def __call__(self, progress):
+        if all(done < self.rows for done in self.seen) and progress.done >= self.rows:
+            self.deed()
+        self.seen.append(progress.done)
+
+
+def test_equal_to_the_local_engine_also_when_a_worker_is_killed(cluster, catalog, whole, tmp_path):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+
+    def kill():
+        os.kill(int(next(pids.iterdir()).name), signal.SIGKILL)
+
+    once = Once(100, kill)
+    table = on_cluster(cluster, catalog, make(pids, 0.1), tmp_path / "f", progress=once)
+    assert parts(tmp_path / "f") == whole and len(table) == 800
+    assert once.seen[-1] == 800 and len(list(pids.iterdir())) >= 2
+
+
+def test_a_shard_that_always_fails_is_one_line_and_the_rest_is_kept(cluster, catalog, whole, tmp_path):
+    tar = catalog.shard_path(5)
+    data = bytearray(tar.read_bytes())
+    at = int(catalog.offset[catalog.shard_rows(5)[0] + 7])
+    damaged = bytearray(data)
+    damaged[at : at + 2] = bytes([data[at] ^ 255, data[at + 1] ^ 255])
+    tar.write_bytes(damaged)
+    try:
+        with pytest.raises(RuntimeError) as told:
+            on_cluster(cluster, catalog, make(), tmp_path / "f")
+    finally:
+        tar.write_bytes(data)
+    text = str(told.value)
+    assert "\n" not in text and text.startswith(f"shard {tar.name} failed 3 times, the last time: node ")
+    assert "(row 507)" in text and "do not match the checksum" in text
+    left = parts(tmp_path / "f")
+    assert "part-00005.parquet" not in left and left.items() <= whole.items()
+    extract(catalog, make(), tmp_path / "f", model_name="conv", batch_size=50)  # the local engine goes on from them
+    assert parts(tmp_path / "f") == whole
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_loses_nothing(cluster, catalog, whole, tmp_path):
+    node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    once = Once(100, lambda: cluster.remove_node(node, allow_graceful=False))
+    on_cluster(cluster, catalog, make(tmp_path, 0.2), tmp_path / "f", progress=once)
+    assert parts(tmp_path / "f") == whole
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_when_all_others_died_ends_the_work(cluster, catalog, whole, tmp_path):
+    nodes = list(cluster.worker_nodes)
+
+    def replace():
+        for node in nodes:
+            cluster.remove_node(node, allow_graceful=False)
+        for _ in nodes:
+            cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    on_cluster(cluster, catalog, make(tmp_path, 0.1), tmp_path / "f", progress=Once(100, replace))
+    assert parts(tmp_path / "f") == whole
+
+
+@pytest.mark.slow
+def test_models_and_data_that_a_node_cannot_open_are_named(cluster, catalog, tmp_path):
+    with pytest.raises(ValueError, match="the model cannot be sent to other processes: "):
+        broken = make()
+        broken.lock = contextlib.ExitStack()
+        broken.file = Path(__file__).open()  # noqa: SIM115
+        on_cluster(cluster, catalog, broken, tmp_path / "f")
+    broken.file.close()
+    source = ArraySource(PIXELS[:100], DIGITS.target[:100])
+    moved = Catalog.open(pack(source, tmp_path / "here").train)
+    moved.path.parent.rename(tmp_path / "there")
+    with pytest.raises(ValueError, match=r"node [0-9.]+: .*here.*; every node must see the data under the same path"):
+        on_cluster(cluster, moved, make(), tmp_path / "g")
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+import torch
+from torch import nn
+from drawstream.features.cluster import extract_on_ray
+from drawstream.pipeline import Catalog
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+conv = nn.Sequential(nn.Conv2d(1, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+model = nn.Sequential(nn.Identity(), conv, nn.Flatten(), nn.Linear(128, 10))
+
+def progress(p):
+    print(p.done, flush=True)
+    time.sleep(0.3)
+
+extract_on_ray(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name="conv", address=sys.argv[3],
+               batch_size=50, threads=1, progress=progress)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_ends_leaves_whole_parts(cluster, catalog, whole, tmp_path, end):
+    command = [sys.executable, "-c", DRIVER, str(catalog.path), str(tmp_path / "f"), cluster.address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "100\n"
+    process.send_signal(end)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    there = parts(tmp_path / "f")
+    assert len(there) < SHARDS and all(data == whole[name] for name, data in there.items() if name[0] != ".")
+    on_cluster(cluster, catalog, make(), tmp_path / "f")
+    assert parts(tmp_path / "f") == whole
