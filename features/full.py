@@ -37,7 +37,10 @@ def full_grad_norms(model: nn.Module, images: Tensor, labels: Tensor, /, *, memo
 
     def norm(x: Tensor, y: Tensor) -> Tensor:
         g = grad(loss)(weights, x, y)
-        return torch.stack([part.square().sum() for part in g.values()]).sum().sqrt()
+        wide = torch.float64  # squares of float32 gradients leave its range from 1e-19 down
+        return torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(part, dtype=wide) for part in g.values()])
+        )
 
     rows = max(1, memory // sum(w.numel() * w.element_size() for w in weights.values()))
     try:

@@ -71,9 +71,7 @@ class HeadInput:
             return found
         remedy = "choose the gradient norm of the logits (`logit`)"
         if self._name is not None:
-            raise ValueError(
-                f"the logits are not the output of the linear layer {self._name!r}: name another, {remedy}"
-            )
+            raise ValueError(f"the logits are not the output of linear layer {self._name!r}: name another, or {remedy}")
         raise ValueError(f"the model does not end in a linear layer: {remedy}")
 
 
