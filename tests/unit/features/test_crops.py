@@ -1,0 +1,163 @@
+"""Crops: pure functions of seed, sample and number; stored windows decode to the very pixels that were scored."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from torch import nn
+
+from drawstream.features import Crops, FeatureTable, extract
+from drawstream.features.crops import CropRows
+from drawstream.features.measures import measure
+from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.transform import draw_windows
+from drawstream.samplers import IndexStream, Sequential
+
+DIGITS = load_digits()
+ROWS = 60
+
+
+def photos(rows):
+    """Pictures of two sizes with something to see everywhere."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (rows, 12, 16, 3), np.uint8)
+    return small.repeat(8, axis=1).repeat(8, axis=2)
+
+
+@pytest.fixture(scope="module", params=["raw", "jpeg"])
+def catalog(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crops") / "d"
+    labels = DIGITS.target[:ROWS]
+    if request.param == "raw":
+        images = np.kron(DIGITS.images[:ROWS], np.ones((1, 4, 4)))[:, 2:-2, 2:-2] * 15.9
+        return Catalog.open(pack(ArraySource(images.astype(np.uint8), labels), folder, shard_rows=25).train)
+    return Catalog.open(pack(ArraySource(photos(ROWS), labels), folder, shard_rows=25, encoding="jpeg").train)
+
+
+class Spy(nn.Module):
+    """A model that keeps the images it was shown."""
+
+    def __init__(self, channels, size):
+        super().__init__()
+        torch.manual_seed(0)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(7), nn.Linear(49 * channels, 10)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.clone())
+        return self.head(self.pool(x).flatten(1))
+
+
+def rows_of(catalog, crops, transform=None):
+    transform = transform or Transform((20, 20), (0.0,) * catalog.channels, (1.0,) * catalog.channels)
+    return CropRows(catalog, transform, crops)
+
+
+@settings(deadline=None, max_examples=30)
+@given(a=st.integers(0, ROWS - 1), n=st.integers(1, 20), k=st.integers(1, 5), seed=st.integers(0, 2**40))
+def test_a_crop_depends_on_seed_sample_and_number_alone(catalog, a, n, k, seed):
+    whole = rows_of(catalog, Crops(6, seed))
+    whole.move(0, ROWS)
+    part = rows_of(catalog, Crops(k, seed))
+    stop = min(a + n, ROWS)
+    part.move(a, stop)
+    same = (whole.sample_id >= a) & (whole.sample_id < stop) & (whole.crop < k)
+    for name, values in part.columns().items():
+        np.testing.assert_array_equal(values, whole.columns()[name][same], err_msg=name)
+    assert part.sample_id.tolist() == sorted(part.sample_id.tolist())  # by sample, then by crop
+    assert part.crop.tolist() == list(range(k)) * (stop - a)
+
+
+def test_crops_seeds_and_training_streams_draw_differently(catalog):
+    first, second = rows_of(catalog, Crops(2, 0)), rows_of(catalog, Crops(2, 1))
+    for rows in (first, second):
+        rows.move(0, ROWS)
+    windows = first.windows.reshape(ROWS, 2, 4)
+    assert (windows[:, 0] != windows[:, 1]).any(1).all() and (first.windows != second.windows).any(1).all()
+    law = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+    for epoch in (0, 1):
+        drawn = draw_windows(0, epoch, 0, catalog.height, catalog.width, **law)
+        assert (drawn != windows[:, epoch]).any(1).all()
+    assert 0.3 < first.flip.mean() < 0.7
+    rows = rows_of(catalog, Crops(2, 0, flip=False))
+    assert not rows.flip.any()
+
+
+def test_the_law_is_that_of_the_transform(catalog):
+    """Areas uniform in `scale`; no window leaves the image."""
+    transform = Transform(
+        (20, 20), (0.0,) * catalog.channels, (1.0,) * catalog.channels, scale=(0.2, 0.5), ratio=(0.9, 1.1)
+    )
+    rows = rows_of(catalog, Crops(100), transform)
+    rows.move(0, ROWS)
+    y0, x0, y1, x1 = rows.windows.T.astype(np.float64)
+    area = (y1 - y0) * (x1 - x0)
+    assert rows.windows.dtype == np.float32 and rows.windows.min() >= 0 and rows.windows.max() <= 1
+    assert area.min() >= 0.2 - 1e-6 and area.max() <= 0.5 + 1e-6
+    counts = np.histogram(area, 10, (0.2, 0.5))[0]
+    assert abs(counts - 600).max() < 6 * np.sqrt(600)
+
+
+def scored(catalog, out, **options):
+    size = (28, 28) if catalog.channels == 1 else (40, 40)
+    transform = Transform(size, (127.5,) * catalog.channels, (60.0,) * catalog.channels)
+    spy = Spy(catalog.channels, size)
+    table = extract(catalog, spy, out, model_name="spy", transform=transform, batch_size=32, **options)
+    return table, spy, transform
+
+
+def test_the_table_holds_windows_and_rows_by_sample_and_crop(catalog, tmp_path):
+    seen = []
+    table, _, _ = scored(catalog, tmp_path, crops=Crops(3, 5), progress=seen.append)
+    expected = rows_of(catalog, Crops(3, 5))
+    expected.move(0, ROWS)
+    assert len(table) == 3 * ROWS == seen[-1].done == seen[-1].rows
+    assert table.sample_id.tolist() == np.repeat(np.arange(ROWS), 3).tolist()
+    np.testing.assert_array_equal(table.windows, expected.windows)
+    np.testing.assert_array_equal(table.flip, expected.flip)
+    np.testing.assert_array_equal(table.label, np.repeat(catalog.label, 3))
+    assert table.provenance["crops"] == {"count": 3, "seed": 5, "flip": True}
+    assert scored(catalog, tmp_path / "whole")[0].windows is None
+
+
+def test_a_stored_crop_decodes_to_the_pixels_that_were_scored(catalog, tmp_path):
+    """Through a shuffled training loader with other batches, bit for bit; and to the same features."""
+    _, spy, transform = scored(catalog, tmp_path, crops=4)
+    table = FeatureTable.open(tmp_path)
+    pixels = torch.cat(spy.seen)
+    assert len(pixels) == 4 * ROWS
+    training = Transform(transform.size, transform.mean, transform.std, crop="random", flip=True)
+    loader = Loader(catalog, IndexStream(len(table), seed=3), rows=table, transform=training, batch_size=50)
+    found = 0
+    for batch in loader:
+        assert torch.equal(batch.images, pixels[batch.ids])
+        found += len(batch.ids)
+    assert found == 4 * ROWS
+    with torch.inference_mode():
+        for shard in range(len(catalog.shards)):
+            start, stop = (4 * row for row in catalog.shard_rows(shard))
+            again = Loader(catalog, Sequential(start, stop), rows=table, transform=training, batch_size=32)
+            for batch in again:
+                z = spy(batch.images)
+                h = spy.pool(batch.images).flatten(1)
+                for name, values in measure(z, batch.labels, h, table.names).items():
+                    assert np.array_equal(values.numpy(), table.columns(name)[name][batch.ids.numpy()]), name
+            again.close()
+    loader.close()
+
+
+@pytest.mark.parametrize(("other", "shown"), [(4, '"count": 4'), (Crops(3, 1), '"seed": 1'), (None, "null")])
+def test_other_crops_are_refused(catalog, tmp_path, other, shown):
+    scored(catalog, tmp_path, crops=3)
+    with pytest.raises(ValueError, match=r'crops is {"count": 3.*}, but this extraction has .*' + shown):
+        scored(catalog, tmp_path, crops=other)
+
+
+def test_counts_and_seeds_are_checked():
+    with pytest.raises(ValueError, match="`crops >= 1` must hold, but got 0"):
+        Crops(0)
+    with pytest.raises(ValueError, match="`seed >= 0` must hold for crops, but got -1"):
+        Crops(1, -1)

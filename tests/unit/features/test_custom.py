@@ -1,0 +1,168 @@
+"""Measures of the user's own: their columns, names, source hashes, and what is refused."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from drawstream.features import extract
+from drawstream.features.custom import call_measure, hash_source, load_measure, name_measure
+from drawstream.features.measures import MEASURES
+from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.pack import pack
+
+ROWS = 40
+
+
+def top2(logits, targets, activations):
+    two = logits.topk(2, dim=1).values
+    return {"top2": two[:, 0] - two[:, 1], "norm": activations.norm(dim=1), "target": targets}
+
+
+def without_head(logits, targets, activations):
+    assert activations is None
+    return {"peak": logits.amax(1)}
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    images = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8), np.uint8)
+    source = ArraySource(images, np.arange(ROWS) % 5)
+    return Catalog.open(pack(source, tmp_path_factory.mktemp("custom") / "d", shard_rows=15).train)
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 5))
+
+
+def test_columns_beside_the_built_in_ones(catalog, tmp_path):
+    model = make()
+    table = extract(catalog, model, tmp_path, model_name="m", measures=["loss", top2], batch_size=10)
+    assert table.names == ("loss", "top2", "norm", "target")
+    values = table.columns(*table.names)
+    assert all(column.dtype == np.float32 for column in values.values())
+    np.testing.assert_array_equal(values["target"], catalog.label)
+    alone = extract(catalog, model, tmp_path / "alone", model_name="m", measures=[top2], batch_size=10)
+    assert alone.names == ("top2", "norm", "target")
+    np.testing.assert_array_equal(alone.columns("norm")["norm"], values["norm"])
+    assert table.provenance["measures"] == ["loss"]
+    assert table.provenance["functions"] == {f"{__name__}:top2": hash_source(top2)}
+
+
+def test_they_see_the_logits_and_the_penultimate_layer(catalog, tmp_path):
+    model, seen = make(), []
+    model[2].register_forward_hook(lambda _m, _i, output: seen.append(output))
+    table = extract(catalog, model, tmp_path, model_name="m", measures=[top2], batch_size=10, grad_norm="logit")
+    h = torch.cat(seen)
+    np.testing.assert_array_equal(table.columns("norm")["norm"], h.norm(dim=1))
+    two = model[3](h).topk(2, dim=1).values.detach()
+    np.testing.assert_allclose(table.columns("top2")["top2"], two[:, 0] - two[:, 1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_without_a_linear_head_has_no_activations(catalog, tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 5, 8), nn.Flatten())
+    assert extract(catalog, model, tmp_path, model_name="m", measures=[without_head]).names == ("peak",)
+
+
+MODULE = """
+def mine(logits, targets, activations):
+    return {{"mine": logits.amax(1) * {factor}}}
+"""
+
+
+def test_another_source_under_the_same_name_is_refused(catalog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    path = tmp_path / "my_measures_one.py"
+    path.write_text(MODULE.format(factor=1))
+    found = load_measure("my_measures_one:mine")
+    assert name_measure(found) == "my_measures_one:mine"
+    extract(catalog, make(), tmp_path / "f", model_name="m", measures=[found])
+    first = hash_source(found)
+    path.write_text(MODULE.format(factor=22))
+    importlib.invalidate_caches()
+    found = importlib.reload(importlib.import_module("my_measures_one")).mine
+    importlib.import_module("linecache").checkcache()
+    assert hash_source(found) != first
+    with pytest.raises(ValueError, match=r'functions is {"my_measures_one:mine": .+}, but this extraction has'):
+        extract(catalog, make(), tmp_path / "f", model_name="m", measures=[found])
+
+
+def test_loading_says_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="named \"module:function\", but got 'entropy'"):
+        load_measure("entropy")
+    with pytest.raises(ValueError, match="'nowhere_at_all:f' cannot be imported: ModuleNotFoundError: No module"):
+        load_measure("nowhere_at_all:f")
+    with pytest.raises(ValueError, match="cannot be imported: AttributeError"):
+        load_measure("math:nothing")
+    with pytest.raises(ValueError, match=r"a measure must be a name or a plain function, but got .*sqrt.*wrap it in a"):
+        load_measure("math:sqrt")
+    namespace = {}
+    exec("def f(z, y, h): return {}", namespace)  # no file to read it from
+    with pytest.raises(ValueError, match="its source cannot be read: define it in a module"):
+        hash_source(namespace["f"])
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (torch.zeros(4), "must give a dict of name and tensor, but gave Tensor"),
+        ({}, "must give a dict of name and tensor, but gave dict"),
+        ({"a": 3.0}, "must give tensors, but 'a' is float"),
+        ({3: torch.zeros(4)}, "must name its columns by strings, but gave 3"),
+        ({"a": torch.zeros(5)}, r"one real number per row, shape \(4,\), but 'a' is torch.float32 \(5,\)"),
+        ({"a": torch.zeros(4, 1)}, r"one real number per row, shape \(4,\), but 'a' is torch.float32 \(4, 1\)"),
+        ({"a": torch.zeros(())}, r"one real number per row, shape \(4,\), but 'a' is torch.float32 \(\)"),
+        ({"a": torch.zeros(4, dtype=torch.complex64)}, "but 'a' is torch.complex64"),
+    ],
+)
+def test_what_is_no_column_is_refused(given, text):
+    def wrong(logits, targets, activations):
+        return given
+
+    with pytest.raises(ValueError, match="test_custom:test_what_is_no_column_is_refused.*wrong .*" + text):
+        call_measure(wrong, torch.zeros(4, 3), torch.zeros(4, dtype=torch.long), None)
+
+
+def test_numbers_of_all_kinds_become_float32():
+    def kinds(logits, targets, activations):
+        return {"b": targets > 0, "i": targets, "d": logits[:, 0].double(), "h": logits[:, 1].half()}
+
+    found = call_measure(kinds, torch.ones(4, 3), torch.arange(4), None)
+    assert all(values.dtype == torch.float32 for values in found.values())
+    assert found["b"].tolist() == [0, 1, 1, 1] and found["i"].tolist() == [0, 1, 2, 3]
+
+
+def test_taken_names_unsteady_columns_and_infinite_values_are_refused(catalog, tmp_path):
+    def again(logits, targets, activations):
+        return {"loss": logits[:, 0]}
+
+    def fixed(logits, targets, activations):
+        return {"label": logits[:, 0]}
+
+    def unsteady(logits, targets, activations):
+        return {f"n{len(logits)}": logits[:, 0]}
+
+    def infinite(logits, targets, activations):
+        return {"inverse": 1 / (targets.float() - 3)}
+
+    def run(*measures):
+        extract(catalog, make(), tmp_path, model_name="m", measures=measures, batch_size=10)
+
+    with pytest.raises(ValueError, match=r"again gives a column 'loss', which is there already: give it another name"):
+        run("loss", again)
+    with pytest.raises(ValueError, match=r"gives a column 'label', which is there already"):
+        run(fixed)
+    with pytest.raises(ValueError, match="the same columns for every batch, but one got n5 after n10"):
+        run(unsteady)
+    with pytest.raises(ValueError, match=r"'inverse' is inf for sample '.+' \(row 3\), and not finite for 3 rows"):
+        run(infinite)
+    with pytest.raises(ValueError, match="a measure must be a name or a plain function, but got 3"):
+        run("loss", 3)
+    with pytest.raises(ValueError, match="unknown measure 'top'"):
+        run(*MEASURES, "top")
+    assert not list(tmp_path.glob("part-*"))
