@@ -24,18 +24,14 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from drawstream.features.measures import grad_norm, margin, others
 from drawstream.features.part import part_path, read_provenance, remove_abandoned, require_same, write_part
 from drawstream.features.table import FeatureTable
-from drawstream.features.visits import IGNORED, LEARNED, UNIT, Array, first_bad, fold, scatter
+from drawstream.features.visits import IGNORED, LEARNED, MEASURES, UNIT, Array, fold, measure_visits, scatter
 from drawstream.pipeline import Catalog
 
 FORMAT = 1
-MEASURES = ("loss", "entropy", "grad_norm", "uncertainty")
-_GATHER = 1024  # rows that are measured together: 15 small operations cost as much for 128 rows as for 500
-_PENDING = 4  # copies from a GPU that may be on their way before the oldest is waited for
+_PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for
 
 
 class Tracker:
@@ -52,8 +48,8 @@ class Tracker:
 
     Under `torch.distributed` each rank observes its own batches, as many as the others, and `reduce` adds them up:
     every rank then holds the state of one process that saw the global batches. Memory: 97 bytes per row, 32 more with
-    `decay`, and the logits of about 1024 rows. On a GPU the measures are taken there and come over in asynchronous
-    copies; observing waits for the GPU only where it lags four copies behind.
+    `decay`. Logits on a GPU come over in asynchronous copies and are measured on the CPU; observing waits for the GPU
+    only where it lags four batches behind.
     """
 
     def __init__(self, rows: int, /, *, since: int = 0, until: int | None = None, decay: float | None = None) -> None:
@@ -85,9 +81,7 @@ class Tracker:
         self._flags = np.zeros(rows, np.uint8)
         self._averages = np.zeros((0 if decay is None else rows, len(MEASURES)))
         self._epoch, self._step, self._open, self._classes = -1, 0, False, 0
-        self._gathered: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, logits, labels of batches not yet measured
-        self._positions: list[NDArray[np.int64]] = []
-        self._pending: deque[tuple[Any, Tensor, NDArray[np.int64]]] = deque()  # event, values, positions
+        self._pending: deque[tuple[Any, tuple[Tensor, ...], int]] = deque()  # event, batch, position of its first row
 
     def __repr__(self) -> str:
         state = f"in epoch {self._epoch}" if self._open else f"{self._epoch + 1} epochs"
@@ -114,13 +108,13 @@ class Tracker:
 
         Args:
             ids: int64 (n,), in [0, rows).
-            logits: float (n, C), of the training step's forward pass; they are copied.
+            logits: float (n, C), of the training step's forward pass.
             labels: int64 (n,).
             weights: float (n,); rows of weight 0 do not count. Others count once, whatever their weight.
 
         Raises:
-            ValueError: No epoch is open, or shapes do not fit. Ids out of range and logits that are not finite are
-                found when the batch is measured: here, in a later call or in `reduce`.
+            ValueError: No epoch is open, shapes do not fit, ids or labels are out of range, or logits are not finite;
+                what a batch on a GPU holds is seen in a later call or in `reduce`.
         """
         if not self._open:
             raise ValueError("no epoch is open: call `set_epoch(epoch)` before the epoch's first batch")
@@ -135,16 +129,19 @@ class Tracker:
         if not self._counts:
             return
         self._classes = logits.shape[1]
-        device = logits.device
-        with torch.no_grad():
-            kept = ids.clone() if weights is None else torch.where(weights > 0, ids, IGNORED)
-            batch = (kept.to(device, non_blocking=True), logits.clone(), labels.to(device, non_blocking=True).clone())
-        self._gathered.append(batch)
-        self._positions.append(_first_position(self._step, n) + np.arange(n))
+        position = _first_position(self._step, n)
         self._step += 1
-        if sum(map(len, self._positions)) >= _GATHER:
-            self._measure()
-            self._drain(_PENDING)
+        with torch.no_grad():
+            kept = ids if weights is None else torch.where(weights > 0, ids, IGNORED)
+            batch: tuple[Tensor, ...] = (kept, logits.detach().float(), labels)
+            if not logits.is_cuda:
+                self._add(batch, position)
+                return
+            batch = tuple(_on_its_way(value) for value in batch)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._pending.append((event, batch, position))
+        self._drain(_PENDING)
 
     def reduce(self) -> None:
         """End the epoch: add up what all ranks observed (a collective call under `torch.distributed`).
@@ -154,7 +151,7 @@ class Tracker:
         """
         if not self._open:
             raise ValueError("no epoch is open: `reduce()` ends one that `set_epoch` began")
-        self._settle()
+        self._drain(0)
         if self._counts and dist.is_initialized() and dist.get_world_size() > 1:
             _all_reduce(self._sums, dist.ReduceOp.SUM)
             _all_reduce(self._last, dist.ReduceOp.MAX)
@@ -266,7 +263,7 @@ class Tracker:
         Within an epoch each rank has visits of its own, and each must save and restore its state; after `reduce` the
         states of all ranks are equal, and that of rank 0 serves all.
         """
-        self._settle()
+        self._drain(0)
         at = {"epoch": self._epoch, "step": self._step, "open": self._open, "classes": self._classes}
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays(self._open).items()}
         return {"meta": {**self._identity(), **at}, "tensors": tensors}
@@ -287,7 +284,7 @@ class Tracker:
             if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
                 shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else "missing"
                 raise ValueError(f"the state's {name} is {shown}, not {expected.dtype} {array.shape}: it is damaged")
-        self._gathered, self._positions, self._pending = [], [], deque()
+        self._pending.clear()
         self._epoch, self._step, self._classes = int(meta["epoch"]), int(meta["step"]), int(meta["classes"])
         self._open = bool(meta["open"])
         self._sums[:], self._last[:] = 0, 0
@@ -313,53 +310,36 @@ class Tracker:
         }
         return {**kept, "sums": self._sums, "last": self._last} if whole else kept
 
-    @torch.no_grad()
-    def _measure(self) -> None:
-        """Measure the gathered batches and send the values on their way."""
-        if not self._gathered:
-            return
-        ids, z, y = (torch.cat(parts) for parts in zip(*self._gathered, strict=True))
-        positions = np.concatenate(self._positions)
-        self._gathered, self._positions = [], []
-        z = z.float()
-        m = margin(z, y)
-        q, entropy = others(z, y)
-        measured = (F.softplus(m), entropy, grad_norm(m, q, None), m.sigmoid(), z.argmax(1) == y)
-        values = torch.stack([part.double() for part in (ids, *measured)])  # one copy; ids below 2^53 are exact
-        event = None
-        if values.is_cuda:
-            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = pinned.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-        self._pending.append((event, values, positions))
-
     def _drain(self, most: int) -> None:
         """Add what has arrived; wait only while more than `most` are on their way."""
         while self._pending:
-            event, values, positions = self._pending[0]
-            if event is not None and len(self._pending) <= most and not event.query():
+            event, batch, position = self._pending[0]
+            if len(self._pending) <= most and not event.query():
                 return
-            if event is not None:
-                event.synchronize()
+            event.synchronize()
             self._pending.popleft()
-            self._add(values.numpy(), positions)
+            self._add(batch, position)
 
-    def _settle(self) -> None:
-        """Bring in everything that was observed."""
-        self._measure()
-        self._drain(0)
+    def _add(self, batch: tuple[Tensor, ...], position: int) -> None:
+        ids, z, y = (value.cpu().contiguous().numpy() for value in batch)
+        values = np.empty((len(MEASURES) + 1, len(ids)))
+        bad = measure_visits(ids, z, y, self.rows, values)
+        if bad < 0:
+            scatter(ids, values, position, self._sums, self._last)
+            return
+        where = f"in epoch {self._epoch}"
+        if not 0 <= ids[bad] < self.rows:
+            raise ValueError(f"ids must lie in [0, {self.rows}), but got {ids[bad]} {where}")
+        if not 0 <= y[bad] < z.shape[1]:
+            raise ValueError(f"labels must lie in [0, {z.shape[1]}), but got {y[bad]} for row {ids[bad]} {where}")
+        raise ValueError(f"the logits of row {ids[bad]} are not finite {where}: lower the learning rate")
 
-    def _add(self, values: NDArray[np.float64], positions: NDArray[np.int64]) -> None:
-        ids, measured = values[0], values[1:]
-        bad = first_bad(ids, measured, self.rows)
-        if bad >= 0 and not 0 <= ids[bad] < self.rows:
-            raise ValueError(f"ids must lie in [0, {self.rows}), but got {int(ids[bad])} in epoch {self._epoch}")
-        if bad >= 0:
-            raise ValueError(
-                f"the logits of row {int(ids[bad])} are not finite in epoch {self._epoch}: lower the learning rate"
-            )
-        scatter(ids, measured, positions, self._sums, self._last)
+
+def _on_its_way(value: Tensor) -> Tensor:
+    """A copy in pinned memory that is there after an event of the current stream; at once for a tensor of the CPU."""
+    if not value.is_cuda:
+        return value.clone()
+    return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
 
 
 def _first_position(step: int, n: int) -> int:
