@@ -1,0 +1,337 @@
+"""The tracker: values against a plain loop, forgetting by hand, windows, its table, its state, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
+
+from drawstream.features import FeatureTable, Tracker
+from drawstream.features.part import part_path, write_part
+from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
+
+ROWS = 50
+
+
+def batches(epochs=3, steps=12, n=16, classes=4, seed=0):
+    """Random visits: (epoch, ids, logits, labels, weights), some of weight 0, ids with repeats."""
+    rng = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        for _ in range(steps):
+            ids = torch.randint(0, ROWS, (n,), generator=rng)
+            logits = 3 * torch.randn(n, classes, generator=rng)
+            labels = torch.randint(0, classes, (n,), generator=rng)
+            weights = (torch.rand(n, generator=rng) > 0.1).float() * 2.5
+            yield epoch, ids, logits, labels, weights
+
+
+def follow(tracker, given):
+    """Run a tracker over visits; each epoch is opened and reduced."""
+    epoch = None
+    for now, *batch in given:
+        if epoch is not None and now != epoch:
+            tracker.reduce()
+        tracker.set_epoch(now)
+        tracker.observe(*batch)
+        epoch = now
+    tracker.reduce()
+    return tracker
+
+
+def one_hot(correct):
+    """Logits of class 0 or 1, for label 0."""
+    return torch.tensor([[2.0, 0.0, 0.0] if c else [0.0, 2.0, 0.0] for c in correct])
+
+
+def same(a, b):
+    assert a["meta"] == b["meta"] and a["tensors"].keys() == b["tensors"].keys()
+    return all(torch.equal(a["tensors"][name], b["tensors"][name]) for name in a["tensors"])
+
+
+def test_equals_a_plain_loop():
+    given = list(batches())
+    columns = follow(Tracker(ROWS), given).columns()
+    seen = {row: [] for row in range(ROWS)}
+    for epoch, ids, z, y, weights in given:
+        z = z.double()
+        p = z.softmax(1)
+        hot = F.one_hot(y, 4)
+        rest = p * (1 - hot)
+        q = rest / rest.sum(1, keepdim=True)
+        entropy = -(q * (q + hot).log()).sum(1)
+        measured = torch.stack([F.cross_entropy(z, y, reduction="none"), entropy, (p - hot).norm(dim=1), rest.sum(1)])
+        for i, row in enumerate(ids.tolist()):
+            if weights[i] > 0:
+                seen[row].append((epoch, *measured[:, i].tolist()))
+    assert columns["seen"].tolist() == [len(seen[row]) for row in range(ROWS)]
+    assert columns["last_epoch"].tolist() == [seen[row][-1][0] for row in range(ROWS)]
+    for k, name in enumerate(("loss", "entropy", "grad_norm", "uncertainty"), start=1):
+        expected = [np.mean([visit[k] for visit in seen[row]]) for row in range(ROWS)]
+        np.testing.assert_allclose(columns[name], expected, rtol=2e-6, err_msg=name)
+        assert columns[name].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("history", "events", "learned"),
+    [("1111", 0, 1), ("0101", 1, 1), ("1010", 2, 1), ("1000", 1, 1), ("0001", 0, 1), ("1.0.", 1, 1), ("1..1", 0, 1)],
+)
+def test_forgetting_counts_flips_between_consecutive_visits(history, events, learned):
+    tracker = Tracker(1)
+    for epoch, correct in enumerate(history):
+        tracker.set_epoch(epoch)
+        if correct != ".":
+            tracker.observe(torch.tensor([0]), one_hot([correct == "1"]), torch.tensor([0]))
+        tracker.reduce()
+    columns = tracker.columns()
+    assert columns["forgetting"][0] == events and columns["learned"][0] == learned
+
+
+def test_within_an_epoch_the_last_visit_decides():
+    tracker = Tracker(2)
+    for epoch, correct in enumerate([(0, 0, 1), (1, 1, 0), (0, 1, 1)]):  # 1, 0, 1 at the last visit
+        tracker.set_epoch(epoch)
+        tracker.observe(torch.zeros(2, dtype=torch.int64), one_hot(correct[:2]), torch.zeros(2, dtype=torch.int64))
+        tracker.observe(torch.tensor([0]), one_hot(correct[2:]), torch.tensor([0]))
+        tracker.reduce()
+    assert tracker.columns()["forgetting"].tolist() == [1, 2]  # row 1 was never seen
+
+
+def test_rows_never_learned_or_seen_come_first():
+    tracker = Tracker(4)
+    y = torch.zeros(3, dtype=torch.int64)
+    for epoch, correct in enumerate([(1, 1, 0), (0, 1, 0), (1, 1, 0)]):
+        tracker.set_epoch(epoch)
+        tracker.observe(torch.arange(3), one_hot(correct), y)
+        tracker.reduce()
+    columns = tracker.columns()
+    assert columns["forgetting"].tolist() == [1, 0, 2, 2]
+    assert columns["learned"].tolist() == [1, 1, 0, 0]
+    assert columns["seen"].tolist() == [3, 3, 3, 0]
+    assert columns["last_epoch"].tolist() == [2, 2, 2, -1]
+    for name in ("loss", "entropy", "grad_norm", "uncertainty"):
+        assert columns[name][3] == columns[name][:3].max()
+
+
+def test_a_window_takes_its_epochs_alone():
+    given = list(batches(epochs=5))
+    part = follow(Tracker(ROWS, since=1, until=3), given).columns()
+    alone = follow(Tracker(ROWS), [batch for batch in given if 1 <= batch[0] < 3]).columns()
+    for name, values in alone.items():
+        np.testing.assert_array_equal(part[name], values)
+
+
+def test_a_moving_average_goes_by_epochs():
+    given = list(batches(epochs=4))
+    columns = follow(Tracker(ROWS, decay=0.7), given).columns()
+    expected = np.full(ROWS, np.nan)
+    for epoch in range(4):
+        only = follow(Tracker(ROWS), [batch for batch in given if batch[0] == epoch]).columns()
+        mean, seen = only["loss"].astype(float), only["seen"] > 0
+        first = np.isnan(expected)
+        expected = np.where(seen, np.where(first, mean, 0.7 * expected + 0.3 * mean), expected)
+    np.testing.assert_allclose(columns["loss"], expected, rtol=1e-6)
+
+
+def test_losses_near_zero_and_huge_ones_keep_their_digits():
+    z = torch.tensor([[0.0, 20.0], [0.0, 30000.0]])
+    tracker = follow(Tracker(2), [(0, torch.arange(2), z, torch.tensor([1, 0]), None)])
+    loss = tracker.columns()["loss"]
+    assert loss[0] == pytest.approx(2.06e-9, abs=2e-11)  # a unit is 1.5e-11
+    assert loss[1] == 2**14  # the ceiling of one visit
+    assert "entropy" not in tracker.columns()  # two classes have none
+
+
+def test_what_is_observed_may_change_afterwards():
+    given = list(batches())
+    expected = follow(Tracker(ROWS), given).state_dict()
+
+    def reused():
+        for epoch, *batch in given:
+            copies = [value.clone().requires_grad_(value.dtype == torch.float32) for value in batch]
+            yield epoch, *copies
+            for value in copies:
+                value.detach().zero_()
+
+    assert same(follow(Tracker(ROWS), reused()).state_dict(), expected)
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+@pytest.mark.parametrize("stop", [0, 7, 12, 25, 36])
+def test_a_restored_tracker_goes_on_bit_for_bit(decay, stop):
+    given = list(batches())
+    expected = follow(Tracker(ROWS, decay=decay), given).state_dict()
+    first = Tracker(ROWS, decay=decay)
+    for epoch, *batch in given[:stop]:
+        if first._open and first._epoch != epoch:
+            first.reduce()
+        first.set_epoch(epoch)
+        first.observe(*batch)
+    state = first.state_dict()
+    tensors = load(save(state["tensors"]))  # as safetensors
+    second = Tracker(ROWS, decay=decay)
+    second.load_state_dict({"meta": state["meta"], "tensors": tensors})
+    for epoch, *batch in given[stop:]:
+        if second._open and second._epoch != epoch:
+            second.reduce()
+        second.set_epoch(epoch)
+        second.observe(*batch)
+    second.reduce()
+    assert same(second.state_dict(), expected)
+
+
+def test_a_state_is_a_copy_and_plain(tmp_path):
+    tracker = follow(Tracker(ROWS), batches(epochs=1))
+    state = tracker.state_dict()
+    before = {name: value.clone() for name, value in state["tensors"].items()}
+    tracker.set_epoch(1)
+    tracker.observe(torch.tensor([3]), torch.zeros(1, 4), torch.tensor([1]))
+    tracker.reduce()
+    assert all(torch.equal(state["tensors"][name], before[name]) for name in before)
+    torch.save(state, tmp_path / "s.pt")
+    assert same(torch.load(tmp_path / "s.pt", weights_only=True), state)
+
+
+def test_memory_is_what_the_docstring_says():
+    def size(tracker):
+        return sum(a.nbytes for a in tracker._arrays(True).values()) / 1000
+
+    assert size(Tracker(1000)) == 97
+    assert size(Tracker(1000, decay=0.5)) == 97 + 32
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"rows": 0}, "rows >= 1"),
+        ({"since": -1}, "0 <= since < until"),
+        ({"since": 3, "until": 3}, "got since 3 and until 3"),
+        ({"decay": 1.0}, "0 < decay < 1"),
+    ],
+)
+def test_bad_arguments(change, text):
+    rows = change.pop("rows", ROWS)
+    with pytest.raises(ValueError, match=text):
+        Tracker(rows, **change)
+
+
+def test_epochs_are_opened_and_ended_in_order():
+    tracker = Tracker(ROWS)
+    visit = torch.tensor([0]), torch.zeros(1, 3), torch.tensor([0])
+    with pytest.raises(ValueError, match="no epoch is open: call `set_epoch"):
+        tracker.observe(*visit)
+    with pytest.raises(ValueError, match="no epoch is open: `reduce"):
+        tracker.reduce()
+    tracker.set_epoch(1)
+    with pytest.raises(ValueError, match="epoch 1 is still open"):
+        tracker.set_epoch(2)
+    with pytest.raises(ValueError, match="epoch 1 is still open"):
+        tracker.columns()
+    tracker.reduce()
+    with pytest.raises(ValueError, match="none of the 50 rows was seen"):
+        tracker.columns()
+    with pytest.raises(ValueError, match="epochs must rise, but 1 comes after 1"):
+        tracker.set_epoch(1)
+
+
+@pytest.mark.parametrize(
+    ("visit", "text"),
+    [
+        ((torch.tensor([0]), torch.zeros(1, 1), torch.tensor([0])), "must fit"),
+        ((torch.tensor([0, 1]), torch.zeros(1, 3), torch.tensor([0, 0])), "must fit"),
+        ((torch.tensor([0]), torch.zeros(1, 3), torch.tensor([0, 0])), "must fit"),
+        ((torch.tensor([0]), torch.zeros(1, 5), torch.tensor([0])), "5 classes, but the batches before had 3"),
+        ((torch.tensor([ROWS]), torch.zeros(1, 3), torch.tensor([0])), r"ids must lie in \[0, 50\), but got 50"),
+        ((torch.tensor([-1]), torch.zeros(1, 3), torch.tensor([0])), "but got -1 in epoch 0"),
+        ((torch.tensor([7]), torch.full((1, 3), torch.nan), torch.tensor([0])), "row 7 are not finite in epoch 0"),
+    ],
+)
+def test_bad_batches(visit, text):
+    tracker = Tracker(ROWS)
+    tracker.set_epoch(0)
+    tracker.observe(torch.tensor([0]), torch.zeros(1, 3), torch.tensor([0]))
+    with pytest.raises(ValueError, match=text):
+        tracker.observe(*visit)
+        tracker.reduce()
+
+
+def test_a_bad_row_of_weight_0_is_nobodys():
+    tracker = Tracker(ROWS)
+    tracker.set_epoch(0)
+    z = torch.tensor([[1.0, 0.0, 0.0], [torch.nan] * 3])
+    tracker.observe(torch.tensor([0, 5]), z, torch.tensor([0, 0]), torch.tensor([1.0, 0.0]))
+    tracker.reduce()
+    assert tracker.columns()["seen"].sum() == 1
+
+
+def test_states_of_other_trackers_are_refused():
+    state = follow(Tracker(ROWS), batches(epochs=1)).state_dict()
+    for other, text in [
+        (Tracker(ROWS + 1), "rows 50, but here it is 51"),
+        (Tracker(ROWS, until=3), "until None, but here it is 3"),
+        (Tracker(ROWS, decay=0.5), "decay None, but here it is 0.5"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            other.load_state_dict(state)
+    state["tensors"]["flags"] = state["tensors"]["flags"][:-1]
+    with pytest.raises(ValueError, match=r"flags is torch.uint8 \(49,\), not torch.uint8 \(50,\): it is damaged"):
+        Tracker(ROWS).load_state_dict(state)
+    with pytest.raises(ValueError, match="state is of another tracker: format None"):
+        Tracker(ROWS).load_state_dict({})
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    digits = load_digits()
+    source = ArraySource((digits.images[:ROWS] * 15.9375).astype(np.uint8), digits.target[:ROWS])
+    return Catalog.open(pack(source, tmp_path_factory.mktemp("tracker") / "d", shard_rows=20).train)
+
+
+def test_the_table_is_read_and_sampled_from(catalog, tmp_path):
+    tracker = follow(Tracker(ROWS), batches())
+    table = tracker.export(tmp_path / "f", catalog, model_name="cnn")
+    assert len(list((tmp_path / "f").iterdir())) == len(catalog.shards) == 3
+    columns = tracker.columns()
+    assert table.names == tuple(columns)
+    for name in columns:
+        np.testing.assert_array_equal(table.columns(name)[name], columns[name])
+    assert table.sample_id.tolist() == list(range(ROWS)) and (table.label == catalog.label).all()
+    assert table.provenance["tracker"] == {"since": 0, "until": None, "decay": None, "epochs": 3}
+    table.check(catalog.fingerprint, "here")
+    fit = SwiftFit(table.columns("loss", "entropy", "grad_norm"), features=["loss", "entropy"], transform="cgf")
+    fit.sampler(SwiftParams((1, 0.5), (0.25, 0.5, 0.75), (1, 1, 1, 0, 0))).save(tmp_path / "s.json")
+    p = SwiftSampler.load(tmp_path / "s.json").probabilities(table.columns("loss", "entropy"))
+    assert p.shape == (ROWS,) and p[np.argmax(columns["loss"] + columns["entropy"])] < 1 / ROWS
+
+
+def test_an_export_is_repeatable_and_replaces_no_other(catalog, tmp_path):
+    tracker = follow(Tracker(ROWS), batches())
+    tracker.export(tmp_path, catalog)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    part_path(tmp_path, 1).unlink()  # as a killed export leaves it
+    tracker.export(tmp_path, catalog)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="give another output folder, or remove this one"):
+        follow(Tracker(ROWS), batches(seed=1)).export(tmp_path, catalog)
+    with pytest.raises(ValueError, match=r"the tracker has 60 rows, but .* has 50"):
+        follow(Tracker(60), batches()).export(tmp_path / "other", catalog)
+
+
+def test_ids_may_be_rows_of_a_table_of_crops(catalog, tmp_path):
+    crops = 2
+    for shard in range(len(catalog.shards)):
+        rows = np.repeat(np.arange(*catalog.shard_rows(shard)), crops)
+        window = np.tile(np.array([0, 0.5], np.float32), len(rows) // crops)
+        parts = {"sample_id": rows, "crop": np.tile(np.arange(crops, dtype=np.int32), len(rows) // crops)}
+        parts |= dict.fromkeys(("y0", "x0"), window) | dict.fromkeys(("y1", "x1"), window + 0.5)
+        parts |= {"flip": window > 0, "label": catalog.label[rows], "loss": window}
+        write_part(part_path(tmp_path, shard), parts, {"catalog": catalog.fingerprint, "parts": 3})
+    scored = FeatureTable.open(tmp_path)
+    tracker = follow(Tracker(ROWS * crops), batches())
+    table = tracker.export(tmp_path / "f", catalog, rows=scored)
+    np.testing.assert_array_equal(table.windows, scored.windows)
+    for name in ("sample_id", "crop", "label", "flip"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(scored, name))
+    np.testing.assert_array_equal(table.columns("loss")["loss"], tracker.columns()["loss"])
