@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from drawstream.tools.bench.cli import app as bench_app
+from drawstream.tools.features import Join, open_table
+from drawstream.tools.features import app as features_app
 from drawstream.tools.progress import Progress
 from drawstream.tools.stream import app as stream_app
 
@@ -144,6 +146,7 @@ def train(
     test: Annotated[Path | None, typer.Option(help="Catalog that reports; never chooses.")] = None,
     sampler: Annotated[Path | None, typer.Option(help="sampler.json; without it training is uniform.")] = None,
     table: Annotated[Path | None, typer.Option(help="Feature table that the sampler reads.")] = None,
+    join: Join = None,
     mode: Annotated[str, typer.Option(help="Stream of a sampler: stratified, multinomial or subset.")] = "stratified",
     epochs: Annotated[int, typer.Option(help="Passes over the stream.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
@@ -179,7 +182,7 @@ def train(
     reading = Reading(_one_of("checksum", checksum), _one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = _setup(catalog, model, device, batch_size, **given)
-    record = train_job(setup, recipe, Sampling(sampler, table, mode), out, track=track)
+    record = train_job(setup, recipe, Sampling(sampler, table, mode, tuple(join or ())), out, track=track)
     leave_ranks()
     if not ranks.writes:
         return
@@ -193,7 +196,7 @@ def train(
     _finish(record, json_path, f"{text}: {out}")
 
 
-@app.command()
+@features_app.command("extract")
 def features(
     catalog: CatalogArg,
     out: Out,
@@ -267,30 +270,43 @@ def fit(
     values: Annotated[str, typer.Option(help="o: values at the ends, comma list.")] = "1,1,1,0,0",
     columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
     transform: Annotated[str, typer.Option(help="cgf or cdf.")] = "cgf",
+    join: Join = None,
+    catalog: Annotated[str | None, typer.Option(help="Catalog of the features, for files with keys.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Write P there too (.npy), block by block: the table may be larger than memory."),
+    ] = None,
     json_path: Json = None,
 ) -> None:
     """Make a sampler from given parameters, without a search.
 
     Example, drop the worst half by loss: drawstream fit features -o drop.json --transform cdf --values 1,1,1,0,0
     """
-    from drawstream.features import FeatureTable
     from drawstream.samplers import SwiftFit, SwiftParams, effective_sample_size
+    from drawstream.samplers.fit_blocks import fit_blocks
+    from drawstream.samplers.weights_file import map_weights
 
     params = SwiftParams(_numbers("coefficients", coefficients), _numbers("ends", ends), _numbers("values", values))
-    opened = FeatureTable.open(table)
-    names = columns.split(",")
-    mass = ["grad_norm"] if transform == "cgf" else []
-    fitted = SwiftFit(
-        opened.columns(*dict.fromkeys([*names, *mass])), features=names, transform=_one_of("transform", transform)
-    )
-    probabilities = fitted.probabilities(params)
-    fitted.sampler(params, provenance={**opened.provenance, "features": opened.fingerprint}).save(out)
+    opened = open_table(table, join, catalog)
+    provenance = {**opened.provenance, "features": opened.fingerprint}
+    names, law = columns.split(","), _one_of("transform", transform)
+    probabilities: Any
+    if weights is not None:
+        sampler = fit_blocks(opened.blocks, weights, params, features=names, transform=law, provenance=provenance)
+        probabilities = map_weights(weights)
+    else:
+        mass = ["grad_norm"] if transform == "cgf" else []
+        fitted = SwiftFit(opened.columns(*dict.fromkeys([*names, *mass])), features=names, transform=law)
+        probabilities = fitted.probabilities(params)
+        sampler = fitted.sampler(params, provenance=provenance)
+    sampler.save(out)
     ess = effective_sample_size(probabilities)
     result = {"sampler": str(out), "rows": len(opened), "ess": ess, "zero_rows": int((probabilities == 0).sum())}
     _finish(result, json_path, f"effective sample size {ess:.0f} of {len(opened)} rows: {out}")
 
 
 search_app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(features_app, name="features")
 app.add_typer(search_app, name="search")
 app.add_typer(stream_app, name="stream")
 app.add_typer(bench_app, name="bench")
@@ -301,6 +317,7 @@ def swift(
     table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
     out: Out,
     catalog: Annotated[Path, typer.Option(help="The catalog that the features were made from.")],
+    join: Join = None,
     model: Model = "cnn",
     held_out: HeldOut = None,
     start: Annotated[
@@ -355,7 +372,7 @@ def swift(
         "confirm_top": confirm_top,
         "confirm_seeds": confirm_seeds,
     }
-    record = search_job(setup, table, score, out, seed=seed, options=options)
+    record = search_job(setup, table, score, out, seed=seed, options=options, join=join or ())
     _finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")
 
 

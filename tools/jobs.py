@@ -4,6 +4,7 @@ Each writes one folder, goes on where a killed run stopped, and gives back the f
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ class Sampling:
         sampler: `sampler.json`.
         table: Folder of the feature table that it reads.
         mode: Mode of the stream of a sampler.
+        join: Files whose columns are joined to the table.
     """
 
     sampler: Path | None = None
     table: Path | None = None
     mode: str = "stratified"
+    join: tuple[Path, ...] = ()
 
     def probabilities(self, setup: Setup) -> NDArray[np.float64] | None:
         """P over the rows of the table, float64; None for uniform.
@@ -52,8 +55,7 @@ class Sampling:
             return None
         if self.sampler is None or self.table is None:
             raise ValueError("a sampler needs the feature table that it reads, and the other way round: give both")
-        table = FeatureTable.open(self.table)
-        table.check(setup.data.fingerprint, str(setup.data.path))
+        table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         sampler = SwiftSampler.load(self.sampler)
         return sampler.probabilities(table.columns(*sampler.features))
 
@@ -96,6 +98,7 @@ def train_job(
         "catalog_fingerprint": setup.data.fingerprint,
         "sampler": sampling.sampler,
         "features": sampling.table,
+        "join": list(sampling.join),
         "stream": loader.stream.fingerprint,
         "transform": _plain(setup.transforms[0].as_dict()),
         "batch_size": setup.batch_size,
@@ -187,7 +190,15 @@ def fine_tuning(setup: Setup, start: Path, search: Recipe, confirm: Recipe, /) -
 
 
 def search_job(
-    setup: Setup, table_path: Path, objective: Objective, out: Path, /, *, seed: int, options: dict[str, Any]
+    setup: Setup,
+    table_path: Path,
+    objective: Objective,
+    out: Path,
+    /,
+    *,
+    seed: int,
+    options: dict[str, Any],
+    join: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
 
@@ -198,14 +209,15 @@ def search_job(
         out: Folder of the search.
         seed: Of proposals and runs.
         options: Keywords of `search_swift`.
+        join: Files whose columns are joined to the table.
     """
-    table = FeatureTable.open(table_path)
-    table.check(setup.data.fingerprint, str(setup.data.path))
+    table = FeatureTable.open(table_path, join=join, catalog=setup.data)
     names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
     settings = {
         "seed": seed,
         "catalog": setup.catalog,
         "features": table_path,
+        "join": list(join),
         "features_fingerprint": table.fingerprint,
         "options": _plain(options),
     }

@@ -83,4 +83,6 @@ def _relative(value: Any, folder: Path) -> Any:
         return os.path.relpath(value, folder)
     if isinstance(value, dict):
         return {key: _relative(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_relative(item, folder) for item in value]
     return shown(value) if isinstance(value, str) and is_url(value) else value

@@ -49,8 +49,8 @@ class SampledRows:
         """
         try:
             catalog = Catalog.open(record.catalog)
-            table = FeatureTable.open(record.features)
-            table.check(catalog.fingerprint, str(catalog.path))
+            join = [record.path.parent / each for each in record.document.get("join", ())]
+            table = FeatureTable.open(record.features, join=join, catalog=catalog)
             sampler = SwiftSampler.load(record.sampler)
             probabilities = sampler.probabilities(table.columns(*sampler.features))
         except OSError as error:

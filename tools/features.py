@@ -1,0 +1,153 @@
+"""`drawstream features`: score a catalog (the command `extract`, which needs no name), and look at what came out."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from drawstream.tools.progress import Progress
+
+if TYPE_CHECKING:
+    from drawstream.features import FeatureTable
+    from drawstream.features.describe import Description
+
+_BAR = 40  # characters of the longest bar
+
+
+class ExtractByDefault(TyperGroup):
+    """A group whose first argument decides: a sub-command, or else all arguments are those of `extract`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the command that was meant before its arguments."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["extract", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=ExtractByDefault,
+    help="""Score every image of a catalog once, or look at a feature table.
+
+    `drawstream features CATALOG -o DIR --weights W` scores: its options are shown by `drawstream features extract
+    --help`. A catalog in a folder named like a command is given as ./info.
+
+    Example: drawstream features data/train -o features --model cnn --weights runs/uniform/best.safetensors
+
+    Example: drawstream features describe features
+    """,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Table = Annotated[Path, typer.Argument(help="Folder of a feature table.")]
+Join = Annotated[
+    list[Path] | None,
+    typer.Option("--join", help="Parquet file with more columns, by sample_id or key (and crop); repeatable."),
+]
+Catalog = Annotated[str | None, typer.Option(help="The catalog that the features were made from.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
+
+
+def open_table(path: Path, join: list[Path] | None, catalog: str | None = None) -> "FeatureTable":
+    """Open a table with what is joined, and say what of that was left out."""
+    from drawstream.features import FeatureTable
+    from drawstream.pipeline import Catalog
+
+    opened = FeatureTable.open(path, join=join or (), catalog=Catalog.open(catalog) if catalog else None)
+    for joined in opened.joined:
+        for note in joined.notes:
+            typer.echo(f"note: {note}", err=True)
+    return opened
+
+
+@app.command()
+def info(table: Table, join: Join = None, catalog: Catalog = None, json_path: Json = None) -> None:
+    """Show what a table holds and what made it: rows, parts, columns, provenance, fingerprint.
+
+    Example: drawstream features info features
+    """
+    opened = open_table(table, join, catalog)
+    size = sum(part.path.stat().st_size for part in opened.parts)
+    types = {name: str(kind) for name, kind in opened.parts[0].types.items()}
+    types |= {name: "float32" for joined in opened.joined for name in joined.columns}
+    result = {
+        "rows": len(opened),
+        "parts": len(opened.parts),
+        "bytes": size,
+        "columns": types,
+        "fingerprint": opened.fingerprint,
+        "provenance": opened.provenance,
+    }
+    lines = [
+        f"{len(opened)} rows in {len(opened.parts)} parts, {size / 1e6:.1f} MB, fingerprint {opened.fingerprint}",
+        *(f"column {name}: {kind}" for name, kind in types.items()),
+        *(f"{key}: {value}" for key, value in opened.provenance.items()),
+    ]
+    _finish(result, json_path, "\n".join(lines))
+
+
+@app.command()
+def check(table: Table, catalog: Catalog = None, json_path: Json = None) -> None:
+    """Read every part, value and id of a table; exit 1 when something is wrong.
+
+    Example: drawstream features check features --catalog data/train
+    """
+    from drawstream.features.check import check_table
+    from drawstream.pipeline import Catalog
+
+    with Progress("check", "parts") as progress:
+        findings = check_table(table, Catalog.open(catalog) if catalog else None, progress=progress.update)
+    for finding in findings:
+        print(finding.message)
+    _finish({"findings": [asdict(finding) for finding in findings]}, json_path, f"{table}: {len(findings)} findings")
+    if findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def describe(table: Table, join: Join = None, catalog: Catalog = None, json_path: Json = None) -> None:
+    """Describe every column: range, mean, quantiles, ties, a histogram; exit 1 when one is not finite.
+
+    Example: drawstream features describe features --join faces.parquet
+    """
+    from drawstream.features.describe import describe as run
+
+    opened = open_table(table, join, catalog)
+    found = []
+    with Progress("describe", "columns") as progress:
+        for done, column in enumerate(run(opened), start=1):
+            found.append(column)
+            progress.update(done, len(opened.names))
+    result = {"rows": len(opened), "columns": [asdict(column) for column in found]}
+    _finish(result, json_path, "\n\n".join(_text(column) for column in found))
+    if any(column.bad for column in found):
+        raise typer.Exit(1)
+
+
+def _text(column: "Description") -> str:
+    lines = [f"{column.name}: {column.rows} rows"]
+    if column.bad:
+        lines[0] += f", {column.bad} of them NaN or infinite"
+    if column.mean is None:
+        return lines[0]
+    lines[0] += f", {column.distinct} distinct values, {column.tied} rows tied"
+    lines.append(
+        f"  min {column.minimum:.6g}, max {column.maximum:.6g}, mean {column.mean:.6g}, "
+        f"standard deviation {column.deviation:.6g}"
+    )
+    lines.append("  quantiles " + ", ".join(f"{share}: {value:.6g}" for share, value in column.quantiles.items()))
+    most = max(column.counts)
+    for low, count in zip(column.edges, column.counts, strict=False):
+        lines.append(f"  {low:>12.5g} {'█' * round(_BAR * count / most):<{_BAR}} {count}".rstrip())
+    return "\n".join(lines)
+
+
+def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
+    """Print the summary and write the JSON result."""
+    if json_path is not None:
+        from drawstream.tools.runs import write_json
+
+        write_json(json_path, result)
+    print(text)
