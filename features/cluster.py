@@ -245,7 +245,7 @@ class _Crew:
         try:
             self._model = ray.put(model)
         except TypeError as error:
-            reason = str(error).splitlines()[0]
+            reason = _line(error.__cause__ or error)  # Ray's own text shows the whole model
             raise ValueError(f"the model cannot be sent to other processes: {reason}") from None
         gpus = 1 if job.scoring.device == "gpu" else 0
         self._actor = ray.remote(Worker).options(num_cpus=job.threads, num_gpus=gpus, scheduling_strategy="SPREAD")

@@ -1,12 +1,11 @@
 """Extraction on a Ray cluster of several nodes on this machine: equal to the local engine, whatever is killed."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,12 +158,10 @@ def test_a_node_that_joins_when_all_others_died_ends_the_work(cluster, catalog, 
 
 @pytest.mark.slow
 def test_models_and_data_that_a_node_cannot_open_are_named(cluster, catalog, tmp_path):
-    with pytest.raises(ValueError, match="the model cannot be sent to other processes: "):
-        broken = make()
-        broken.lock = contextlib.ExitStack()
-        broken.file = Path(__file__).open()  # noqa: SIM115
+    broken = make()
+    broken.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"^the model cannot be sent to other processes: cannot pickle '_thread.lock'"):
         on_cluster(cluster, catalog, broken, tmp_path / "f")
-    broken.file.close()
     source = ArraySource(PIXELS[:100], DIGITS.target[:100])
     moved = Catalog.open(pack(source, tmp_path / "here").train)
     moved.path.parent.rename(tmp_path / "there")
@@ -199,7 +196,8 @@ extract_on_ray(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name="
 def test_a_driver_that_ends_leaves_whole_parts(cluster, catalog, whole, tmp_path, end):
     command = [sys.executable, "-c", DRIVER, str(catalog.path), str(tmp_path / "f"), cluster.address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "100\n"
+    while int(process.stdout.readline()) < 100:  # a part is about to be written
+        pass
     process.send_signal(end)
     process.communicate(timeout=60)
     assert process.returncode != 0
