@@ -1,0 +1,179 @@
+"""User columns: rows find their row whatever its order, and what does not fit is refused by name and number."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drawstream.features import FeatureTable
+from drawstream.features.join import join_file
+from drawstream.features.table import part_path, write_part
+from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.pack import pack
+
+ROWS = 12
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    images = RNG.integers(0, 255, (ROWS, 4, 4), dtype=np.uint8)
+    return Catalog.open(pack(ArraySource(images, np.arange(ROWS) % 3), tmp_path_factory.mktemp("digits")).train)
+
+
+@pytest.fixture
+def table(tmp_path, catalog):
+    """Two parts, two crops per sample."""
+    for i in range(2):
+        ids = np.repeat(np.arange(6 * i, 6 * i + 6), 2)
+        columns = {
+            "sample_id": ids,
+            "crop": np.tile(np.arange(2, dtype=np.int32), 6),
+            "label": catalog.label[ids],
+            "loss": RNG.random(12).astype(np.float32),
+        }
+        write_part(part_path(tmp_path, i), columns, {"catalog": catalog.fingerprint, "parts": 2})
+    return tmp_path
+
+
+def write(folder, **columns):
+    path = folder / "more.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_by_sample_in_any_order(table, tmp_path):
+    ids = RNG.permutation(ROWS)
+    path = write(tmp_path, margin=ids * 0.5, sample_id=ids, good=ids % 2 == 0, size=ids.astype(np.int16))
+    opened = FeatureTable.open(table, join=[path])
+    assert opened.names == ("loss", "margin", "good", "size")
+    columns = opened.columns("margin", "good", "size", "loss")
+    assert {values.dtype.name for values in columns.values()} == {"float32"}
+    assert columns["margin"].tolist() == (opened.sample_id * 0.5).tolist()
+    assert columns["good"].tolist() == (opened.sample_id % 2 == 0).tolist()
+    assert columns["size"].tolist() == opened.sample_id.tolist()
+    assert opened.joined[0].notes == ()
+    with pytest.raises(ValueError, match="read-only"):
+        columns["margin"][0] = 1
+
+
+def test_by_key_through_the_catalog(table, tmp_path, catalog):
+    order = RNG.permutation(ROWS)
+    keys = [catalog.key(row) for row in order] + ["stranger"]
+    path = write(tmp_path, key=keys, margin=np.append(order, -1.0), caption=["x"] * 13)
+    opened = FeatureTable.open(table, join=[path], catalog=catalog)
+    assert opened.columns("margin")["margin"].tolist() == opened.sample_id.tolist()
+    assert opened.joined[0].notes == (
+        f"{path}: 1 of 13 rows belong to no row of the table and are left out",
+        f"{path}: columns that are no numbers are left out: caption",
+    )
+    with pytest.raises(ValueError, match="named by `key`, which the catalog knows: give the catalog too"):
+        FeatureTable.open(table, join=[path])
+
+
+def test_by_sample_and_crop(table, tmp_path):
+    sample, crop = np.divmod(RNG.permutation(3 * ROWS), 3)
+    path = write(tmp_path, sample_id=sample, crop=crop, margin=sample + crop / 8)
+    opened = FeatureTable.open(table, join=[path])
+    assert opened.columns("margin")["margin"].tolist() == (opened.sample_id + opened.crop / 8).tolist()
+    assert "12 of 36 rows" in opened.joined[0].notes[0]
+
+
+def test_several_files_and_blocks(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("drawstream.features.part.BLOCK", 5)
+    first = write(tmp_path, sample_id=np.arange(ROWS), a=np.arange(ROWS) / 2)
+    second = first.rename(tmp_path / "second.parquet")
+    third = write(tmp_path, sample_id=np.arange(ROWS), b=np.arange(ROWS) / 4)
+    opened = FeatureTable.open(table, join=[second, third])
+    assert opened.names == ("loss", "a", "b")
+    for names in (("b", "loss", "a"), ("a",)):
+        blocks = list(opened.blocks(*names))
+        for name, values in opened.columns(*names).items():
+            assert np.concatenate([block[name] for block in blocks]).tolist() == values.tolist()
+
+
+def test_the_fingerprint_covers_the_joined_values_and_not_their_file(table, tmp_path):
+    plain = FeatureTable.open(table).fingerprint
+    path = write(tmp_path, sample_id=np.arange(ROWS), a=np.arange(ROWS) / 2)
+    joined = FeatureTable.open(table, join=[path]).fingerprint
+    path = path.rename(tmp_path / "renamed.parquet")
+    assert FeatureTable.open(table, join=[path]).fingerprint == joined != plain
+    path = write(tmp_path, sample_id=np.arange(ROWS)[::-1], a=np.arange(ROWS)[::-1] / 2)
+    assert FeatureTable.open(table, join=[path]).fingerprint == joined
+    path = write(tmp_path, sample_id=np.arange(ROWS)[::-1], a=np.arange(ROWS) / 2)
+    assert FeatureTable.open(table, join=[path]).fingerprint not in (joined, plain)
+    path = write(tmp_path, sample_id=np.arange(ROWS), b=np.arange(ROWS) / 2)
+    assert FeatureTable.open(table, join=[path]).fingerprint not in (joined, plain)
+
+
+IDS = np.arange(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"a": IDS}, "a column `sample_id` or `key` must say which sample a row is, but there are a"),
+        ({"sample_id": IDS}, "there must be a column of numbers to join, but there are sample_id"),
+        ({"sample_id": IDS, "loss": IDS}, "a column 'loss' is there already: rename it, or leave it out"),
+        ({"sample_id": IDS, "label": IDS}, "a column 'label' is there already"),
+        ({"sample_id": IDS * 1.0, "a": IDS}, "`sample_id` must be integers without nulls, but is double with 0 nulls"),
+        ({"sample_id": [None, *range(11)], "a": IDS}, "must be integers without nulls, but is int64 with 1 nulls"),
+        ({"sample_id": IDS[4:], "a": IDS[4:]}, r"but 8 of 24 have none: sample 0 \(.+\), sample 0 \(.+\), .*…"),
+        ({"sample_id": IDS, "crop": IDS * 0, "a": IDS}, r"12 of 24 have none: sample 0 \(.+\) crop 1, sample 1 "),
+        ({"sample_id": np.append(IDS, [3, 3]), "a": np.arange(14)}, "2 rows name one that .*: first rows 3 and 12"),
+        ({"sample_id": IDS, "a": [np.nan, np.inf, *range(10)]}, r"'a' must be finite, but 4 of 24 rows .* row 0 \(nan"),
+        (
+            {"sample_id": IDS, "a": [*range(10), None, None]},
+            r"4 of 24 .* first at row 10 \(nan, sample 10\)",
+        ),
+        ({"sample_id": IDS, "a": [1e39, *range(11)]}, r"2 of 24 rows are not, the first at row 0 \(inf, sample 0\)"),
+        ({"key": IDS, "a": IDS}, "column `key` must be text, but is int64"),
+        ({"key": ["?"] * 12, "a": IDS}, "24 of 24 have none"),
+        ({"sample_id": IDS[:0], "a": IDS[:0]}, "24 of 24 have none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(table, tmp_path, catalog, columns, text):
+    path = write(tmp_path, **columns)
+    with pytest.raises(ValueError, match=text) as caught:
+        FeatureTable.open(table, join=[path], catalog=catalog)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_two_files_with_one_name_and_files_that_are_none(table, tmp_path):
+    path = write(tmp_path, sample_id=IDS, a=IDS)
+    with pytest.raises(ValueError, match="a column 'a' is there already"):
+        FeatureTable.open(table, join=[path, path])
+    with pytest.raises(FileNotFoundError, match="no such file to join"):
+        FeatureTable.open(table, join=[tmp_path / "nothing.parquet"])
+    path.write_text("no Parquet")
+    with pytest.raises(ValueError, match="not a readable Parquet file"):
+        FeatureTable.open(table, join=[path])
+
+
+def test_another_catalog_is_refused(table, tmp_path, catalog):
+    other = SimpleNamespace(fingerprint="0" * 32, path=tmp_path)
+    with pytest.raises(ValueError, match=r"but .* is 0{12}: extract them from it"):
+        FeatureTable.open(table, join=[write(tmp_path, sample_id=IDS, a=IDS)], catalog=other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_row_finds_its_only_partner(tmp_path_factory, data):
+    """Against a dictionary, for any ids: the same values, or an error just when a row has no partner or two."""
+    ids = data.draw(st.lists(st.integers(0, 8), max_size=10))
+    rows = data.draw(st.lists(st.integers(0, 8), min_size=1, max_size=10))
+    path = write(tmp_path_factory.mktemp("join"), sample_id=np.array(ids, np.int64), a=np.arange(len(ids)) / 2)
+    whole = len(set(ids)) == len(ids) and set(rows) <= set(ids)
+    sample = np.array(rows, np.int64)
+    arguments = (path, sample, np.zeros(sample.size, np.int32), (), None)
+    if not whole:
+        with pytest.raises(ValueError, match="must have"):
+            join_file(*arguments)
+        return
+    joined = join_file(*arguments)
+    assert joined.columns["a"].tolist() == [ids.index(row) / 2 for row in rows]
+    assert len(joined.notes) == (set(ids) > set(rows))
