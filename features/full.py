@@ -38,9 +38,9 @@ def full_grad_norms(model: nn.Module, images: Tensor, labels: Tensor, /, *, memo
     def norm(x: Tensor, y: Tensor) -> Tensor:
         g = grad(loss)(weights, x, y)
         wide = torch.float64  # squares of float32 gradients leave its range from 1e-19 down
-        return torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(part, dtype=wide) for part in g.values()])
-        )
+        parts = [torch.linalg.vector_norm(part, dtype=wide) for part in g.values()]
+        whole: Tensor = torch.linalg.vector_norm(torch.stack(parts))
+        return whole
 
     rows = max(1, memory // sum(w.numel() * w.element_size() for w in weights.values()))
     try:

@@ -6,6 +6,7 @@ Scoring (options) ─┬─▶ ShardScorer.score(shard) ──columns──▶ w
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -57,8 +58,7 @@ class ShardScorer:
             self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._head = HeadInput(self._model, scoring.head)
         self._device_id, self._threads = device_id, threads
-        crops = self._scoring.crops
-        self._crops = CropRows(catalog, self._scoring.transform, crops) if crops else None
+        self._each = scoring.rows_per_sample
         self._loader: Loader | None = None
 
     def score(self, shard: int, /, *, on_batch: Callable[[int], None] | None = None) -> dict[str, NDArray[Any]]:
@@ -74,8 +74,6 @@ class ShardScorer:
             BadSampleError: An image is damaged or does not decode.
         """
         start, stop = self._catalog.shard_rows(shard)
-        if start == stop:  # an indexed shard may be empty; its part has the columns of all others
-            return {name: values[:0] for name, values in self._columns(0, 1, lambda _: None).items()}
         return self._columns(start, stop, on_batch or (lambda _: None))
 
     @property
@@ -86,12 +84,12 @@ class ShardScorer:
     @property
     def rows(self) -> int:
         """Rows of the whole table."""
-        return len(self._catalog) * self._scoring.options.rows_per_sample
+        return len(self._catalog) * self._each
 
     def rows_of(self, shard: int, /) -> int:
         """Rows of a shard's part."""
         start, stop = self._catalog.shard_rows(shard)
-        return (stop - start) * self._scoring.options.rows_per_sample
+        return (stop - start) * self._each
 
     def close(self) -> None:
         """Stop the loader."""
@@ -141,6 +139,12 @@ class ShardScorer:
             columns |= own
         return columns
 
+    @cached_property
+    def _crops(self) -> CropRows | None:
+        """The rows of the table, where they are crops."""
+        crops = self._scoring.crops
+        return CropRows(self._catalog, self._scoring.transform, crops) if crops else None
+
     def _autocast(self) -> AbstractContextManager[object]:
         options = self._scoring.options
         if options.amp == "off":
@@ -150,10 +154,7 @@ class ShardScorer:
     def _reading(self, start: int, stop: int) -> Loader:
         """The loader, over these samples or their crops."""
         options = self._scoring.options
-        rows = Sequential(start, stop)
-        if self._crops is not None:
-            self._crops.move(start, stop)
-            rows = Sequential(0, len(self._crops.sample_id))
+        rows = Sequential(start * self._each, stop * self._each)
         if self._loader is None:
             self._loader = Loader(
                 self._catalog,
@@ -171,7 +172,7 @@ class ShardScorer:
     def _fixed(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Columns that do not come from the model."""
         if self._crops is not None:
-            columns = self._crops.columns()
+            columns = self._crops.columns(start * self._each, stop * self._each)
         else:
             columns = {"sample_id": np.arange(start, stop, dtype=np.int64), "crop": np.zeros(stop - start, np.int32)}
         return {**columns, "label": self._catalog.label[columns["sample_id"]]}

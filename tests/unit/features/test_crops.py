@@ -12,8 +12,8 @@ from drawstream.features import Crops, FeatureTable, extract
 from drawstream.features.crops import CropRows
 from drawstream.features.measures import measure
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline.draws import draw_windows
 from drawstream.pipeline.pack import pack
-from drawstream.pipeline.transform import draw_windows
 from drawstream.samplers import IndexStream, Sequential
 
 DIGITS = load_digits()
@@ -59,22 +59,24 @@ def rows_of(catalog, crops, transform=None):
 @settings(deadline=None, max_examples=30)
 @given(a=st.integers(0, ROWS - 1), n=st.integers(1, 20), k=st.integers(1, 5), seed=st.integers(0, 2**40))
 def test_a_crop_depends_on_seed_sample_and_number_alone(catalog, a, n, k, seed):
-    whole = rows_of(catalog, Crops(6, seed))
-    whole.move(0, ROWS)
-    part = rows_of(catalog, Crops(k, seed))
+    whole = rows_of(catalog, Crops(6, seed)).columns(0, 6 * ROWS)
     stop = min(a + n, ROWS)
-    part.move(a, stop)
-    same = (whole.sample_id >= a) & (whole.sample_id < stop) & (whole.crop < k)
-    for name, values in part.columns().items():
-        np.testing.assert_array_equal(values, whole.columns()[name][same], err_msg=name)
-    assert part.sample_id.tolist() == sorted(part.sample_id.tolist())  # by sample, then by crop
-    assert part.crop.tolist() == list(range(k)) * (stop - a)
+    part = rows_of(catalog, Crops(k, seed)).columns(a * k, stop * k)
+    same = (whole["sample_id"] >= a) & (whole["sample_id"] < stop) & (whole["crop"] < k)
+    for name, values in part.items():
+        np.testing.assert_array_equal(values, whole[name][same], err_msg=name)
+    assert part["sample_id"].tolist() == np.repeat(np.arange(a, stop), k).tolist()  # by sample, then by crop
+    assert part["crop"].tolist() == list(range(k)) * (stop - a)
+
+
+def test_blocks_of_samples_leave_no_seam(catalog, monkeypatch):
+    whole = rows_of(catalog, Crops(2)).windows
+    monkeypatch.setattr("drawstream.features.crops._BLOCK", 7)
+    np.testing.assert_array_equal(rows_of(catalog, Crops(2)).windows, whole)
 
 
 def test_crops_seeds_and_training_streams_draw_differently(catalog):
     first, second = rows_of(catalog, Crops(2, 0)), rows_of(catalog, Crops(2, 1))
-    for rows in (first, second):
-        rows.move(0, ROWS)
     windows = first.windows.reshape(ROWS, 2, 4)
     assert (windows[:, 0] != windows[:, 1]).any(1).all() and (first.windows != second.windows).any(1).all()
     law = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
@@ -92,7 +94,6 @@ def test_the_law_is_that_of_the_transform(catalog):
         (20, 20), (0.0,) * catalog.channels, (1.0,) * catalog.channels, scale=(0.2, 0.5), ratio=(0.9, 1.1)
     )
     rows = rows_of(catalog, Crops(100), transform)
-    rows.move(0, ROWS)
     y0, x0, y1, x1 = rows.windows.T.astype(np.float64)
     area = (y1 - y0) * (x1 - x0)
     assert rows.windows.dtype == np.float32 and rows.windows.min() >= 0 and rows.windows.max() <= 1
@@ -113,7 +114,6 @@ def test_the_table_holds_windows_and_rows_by_sample_and_crop(catalog, tmp_path):
     seen = []
     table, _, _ = scored(catalog, tmp_path, crops=Crops(3, 5), progress=seen.append)
     expected = rows_of(catalog, Crops(3, 5))
-    expected.move(0, ROWS)
     assert len(table) == 3 * ROWS == seen[-1].done == seen[-1].rows
     assert table.sample_id.tolist() == np.repeat(np.arange(ROWS), 3).tolist()
     np.testing.assert_array_equal(table.windows, expected.windows)

@@ -8,10 +8,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features import FeatureTable, extract
+from drawstream.features import Crops, FeatureTable, Scoring, ShardScorer, extract
 from drawstream.features.extract import Progress
-from drawstream.features.scoring import weights_hash
-from drawstream.features.table import part_path
+from drawstream.features.measures import measure
+from drawstream.features.scoring import provenance, weights_hash
+from drawstream.features.table import part_path, write_part
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
 from drawstream.pipeline.pack import pack
 
@@ -112,6 +113,11 @@ def test_what_is_there_is_kept_and_the_rest_is_made(catalog, tmp_path):
         ("transform", {"transform": Transform((8, 8), (0.0,), (1.0,))}),
         ("grad_norm", {"grad_norm": "logit"}),
         ("measures", {"measures": ["loss", "grad_norm"]}),
+        ("crops", {"crops": 2}),
+        ("batch_size", {"batch_size": 32}),
+        ("amp", {"amp": "bf16"}),
+        ("channels_last", {"channels_last": True}),
+        ("head", {"head": "4"}),
     ],
 )
 def test_another_extraction_is_refused(catalog, tmp_path, what, options):
@@ -159,6 +165,93 @@ def test_models_without_a_linear_head_need_the_logit_norm(catalog, tmp_path):
     assert len(extract(catalog, model, tmp_path, model_name="conv", grad_norm="logit")) == ROWS
     with pytest.raises(ValueError, match="`grad_norm` must be last, logit or full, but got 'fully'"):
         extract(catalog, model, tmp_path, model_name="conv", grad_norm="fully")
+
+
+def test_the_gradient_norm_of_all_parameters(catalog, tmp_path):
+    model = make()
+    found = extract(catalog, model, tmp_path / "f", model_name="mlp", grad_norm="full", measures=["loss", "grad_norm"])
+    last = extract(catalog, model, tmp_path / "l", model_name="mlp", measures=["loss", "grad_norm"])
+    assert found.names == ("loss", "grad_norm")
+    full, part = (each.columns("grad_norm")["grad_norm"] for each in (found, last))
+    assert (full > part).all()  # the other layers come on top
+    np.testing.assert_array_equal(found.columns("loss")["loss"], last.columns("loss")["loss"])
+    assert (found.provenance["grad_norm"], found.provenance["grad_memory"]) == ("full", 1 << 28)
+    with pytest.raises(ValueError, match="`full` gradient norms need float32 throughout, but `amp` is bf16: turn it"):
+        extract(catalog, model, tmp_path / "amp", model_name="mlp", grad_norm="full", amp="bf16")
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    both = [extract(catalog, linear, tmp_path / m, model_name="m", grad_norm=m).columns("grad_norm") for m in MODES]
+    np.testing.assert_allclose(both[0]["grad_norm"], both[1]["grad_norm"], rtol=1e-5)
+
+
+MODES = ("full", "last")
+
+
+def test_a_head_by_its_name(catalog, tmp_path):
+    named = extract(catalog, make(), tmp_path / "named", model_name="mlp", head="4")
+    found = extract(catalog, make(), tmp_path / "found", model_name="mlp")
+    np.testing.assert_array_equal(named.columns("grad_norm")["grad_norm"], found.columns("grad_norm")["grad_norm"])
+    with pytest.raises(ValueError, match=r"no linear layer 'fc': give one of '1', '4'"):
+        extract(catalog, make(), tmp_path / "other", model_name="mlp", head="fc")
+    with pytest.raises(ValueError, match="logits are not the output of linear layer '1'"):
+        extract(catalog, make(), tmp_path / "other", model_name="mlp", head="1")
+    assert parts(tmp_path / "other") == {}
+
+
+class Photo(nn.Module):
+    """A convolution before the head; says what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(1, 6, 3), nn.Linear(6 * 36, 10)
+        self.logits, self.layouts = [], []
+
+    def forward(self, x):
+        y = self.conv(x)
+        self.layouts.append(self.conv.weight.is_contiguous(memory_format=torch.channels_last))
+        z = self.head(y.relu().flatten(1))
+        self.logits.append(z)
+        return z
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_autocast_logits_give_float32_measures(catalog, tmp_path, amp, dtype):
+    model = Photo()
+    table = extract(catalog, model, tmp_path / "amp", model_name="p", amp=amp)
+    z = torch.cat(model.logits)
+    assert z.dtype == dtype
+    expected = measure(z, torch.from_numpy(catalog.label.copy()), None, ("loss", "entropy", "target_prob"))
+    for name, values in expected.items():
+        assert values.dtype == torch.float32
+        np.testing.assert_allclose(table.columns(name)[name], values, rtol=1e-6, err_msg=name)
+    plain = extract(catalog, Photo(), tmp_path / "off", model_name="p").columns("loss", "grad_norm")
+    for name, values in table.columns("loss", "grad_norm").items():
+        assert (values != plain[name]).any()
+        np.testing.assert_allclose(values, plain[name], rtol=0.05, atol=0.02)
+    assert table.provenance["amp"] == amp
+    with pytest.raises(ValueError, match="`amp` must be off, bf16 or fp16, but got 'half'"):
+        extract(catalog, Photo(), tmp_path / "half", model_name="p", amp="half")
+
+
+def test_channels_last_changes_the_layout_and_hardly_the_values(catalog, tmp_path):
+    model = Photo()
+    table = extract(catalog, model, tmp_path / "last", model_name="p", channels_last=True)
+    assert all(model.layouts)
+    plain = extract(catalog, Photo(), tmp_path / "first", model_name="p")
+    assert table.provenance["weights"] == plain.provenance["weights"] == weights_hash(model)
+    for name in ("loss", "entropy", "grad_norm"):
+        np.testing.assert_allclose(table.columns(name)[name], plain.columns(name)[name], rtol=1e-4)
+
+
+def test_a_scorer_can_take_any_shard_in_any_order(catalog, tmp_path):
+    extract(catalog, make(), tmp_path / "whole", model_name="mlp", crops=2)
+    scoring = Scoring(crops=Crops(2))
+    made = provenance(catalog, make(), scoring, model_name="mlp")
+    (tmp_path / "mixed").mkdir()
+    with ShardScorer(catalog, make(), scoring) as scorer:
+        for shard in (2, 0, 1, 2):
+            write_part(part_path(tmp_path / "mixed", shard), scorer.score(shard), made)
+    assert parts(tmp_path / "mixed") == parts(tmp_path / "whole")
 
 
 def test_damaged_shard_is_named_and_the_others_are_kept(tmp_path):
