@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from drawstream.pipeline.bad import BadSamples
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.graph import GraphSpec
+from drawstream.pipeline.inputs import Inputs
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Plan
 from drawstream.pipeline.read import OK, Buffers, ShardFiles
-from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows, pixel_windows
 
 ATTEMPTS = 1000  # replacements tried for one position, before all the epoch is held to be bad
 
@@ -90,7 +90,9 @@ class Reader:
         self.buffers = Buffers()
         self._catalog = catalog
         self._rows = rows
-        self._spec = spec
+        self._inputs = Inputs(
+            catalog, spec, windows=None if rows is None else rows.windows, flip=None if rows is None else rows.flip
+        )
         self._files = files
         self._bad = bad
         self._meter = meter
@@ -128,7 +130,7 @@ class Reader:
             weights = np.concatenate([weights for _, weights in drawn])
             buffer, data, members, substituted = self._read(plan, spans, ids, weights)
             samples = self._samples(ids)
-            inputs = (self._images(data, members, len(samples)), *self._geometry(plan, spans, ids, samples))
+            inputs = self._inputs.of(data, members, plan.seed, plan.epoch, spans, ids, samples)
             self._meter.add(bytes_read=len(data))
             labels = self._catalog.label[samples]
             return Prepared(inputs, buffer, bounds, samples, ids, labels, weights, substituted)
@@ -162,42 +164,6 @@ class Reader:
             self.buffers.give(buffer)
             failed = np.flatnonzero(status != OK)
             self._bad.add(self._files.error(int(samples[i]), int(status[i])) for i in failed)
-
-    def _images(self, data: NDArray[np.uint8], members: NDArray[np.int64], n: int) -> Any:
-        if not self._spec.raw:
-            return [data[a:b] for a, b in zip(members[:-1].tolist(), members[1:].tolist(), strict=True)]
-        return data.reshape(n, int(self._catalog.height[0]), int(self._catalog.width[0]), self._spec.channels)
-
-    def _geometry(
-        self, plan: Plan, spans: list[tuple[int, int]], ids: NDArray[np.int64], samples: NDArray[np.int64]
-    ) -> list[NDArray[np.int32]]:
-        """Inputs after the image, in the order of `GraphSpec`, for the images at the positions of `spans`."""
-        transform, key = self._spec.transform, (plan.seed, plan.epoch)
-        given: list[NDArray[np.int32]] = []
-        if self._spec.geometry == "pad":
-            given.append(np.concatenate([draw_pad_offsets(*key, a, b - a, transform.pad) for a, b in spans]))
-        elif self._spec.geometry == "window":
-            heights, widths = self._catalog.height[samples], self._catalog.width[samples]
-            stored = None if self._rows is None else self._rows.windows
-            windows = self._drawn_windows(plan, spans, heights, widths) if stored is None else stored[ids]
-            pixels = pixel_windows(windows, heights, widths)
-            given += [np.ascontiguousarray(pixels[:, :2]), np.ascontiguousarray(pixels[:, 2:])]
-        if self._spec.mirror:
-            flip = None if self._rows is None else self._rows.flip
-            coins = np.concatenate([draw_flips(*key, a, b - a) for a, b in spans]) if flip is None else flip[ids]
-            given.append(coins.astype(np.int32))
-        return given
-
-    def _drawn_windows(
-        self, plan: Plan, spans: list[tuple[int, int]], heights: NDArray[np.int32], widths: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        transform, parts, i = self._spec.transform, [], 0
-        for a, b in spans:
-            j = i + b - a
-            size = (heights[i:j], widths[i:j])
-            parts.append(draw_windows(plan.seed, plan.epoch, a, *size, scale=transform.scale, ratio=transform.ratio))
-            i = j
-        return np.concatenate(parts)
 
 
 class Feed:

@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 import nvidia.dali
 
-from drawstream.pipeline.transform import Transform
+from drawstream.pipeline.randaugment import apply_operations
+from drawstream.pipeline.transform import FACTORS, Transform
 
 dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
 fn, types = dali.fn, dali.types
 
 Geometry = Literal["whole", "pad", "window", "center"]
 _PIXELS = {"normalized_anchor": False, "normalized_shape": False}
+_plain = dali.pipeline.do_not_convert  # such functions branch on Python's values only, also in graphs with conditionals
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,8 @@ class GraphSpec:
 
     Attributes:
         transform: Sizes and normalisation.
-        geometry: Which inputs follow the image: `pad` an int32 offset (y, x); `window` int32 corner (y, x) and
-            shape (height, width), pixels.
-        mirror: Whether an int32 coin per image follows as the last input.
+        geometry: What is cut from the image, and how.
+        mirror: Whether images are mirrored, each by its own coin.
         raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
         resize: Whether images must be resized to `transform.size` after the geometry.
         channels: 1 (gray) or 3 (RGB).
@@ -35,6 +36,36 @@ class GraphSpec:
     raw: bool
     resize: bool
     channels: int
+
+    @property
+    def placed(self) -> bool:
+        """Whether images arrive cropped and mirrored: raw ones that keep their size and are moved at all.
+
+        DALI would take longer for the inputs per image than for all the rest.
+        """
+        moved = self.geometry == "pad" or (self.geometry == "whole" and self.mirror)
+        return self.raw and not self.resize and moved
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The parameters of the colour jitter that vary."""
+        ranges = self.transform.jitter or (0.0,) * len(FACTORS)
+        return tuple(name for name, width in zip(FACTORS, ranges, strict=True) if width)
+
+    @property
+    def inputs(self) -> dict[str, tuple[Any, int]]:
+        """What follows the images, per image, in this order: DALI's type and the number of dimensions of each."""
+        found: dict[str, tuple[Any, int]] = {}
+        if not self.placed:
+            if self.geometry in ("pad", "window"):
+                found["corner"] = (types.INT32, 1)  # (y, x), pixels
+            if self.geometry == "window":
+                found["shape"] = (types.INT32, 1)  # (height, width), pixels
+            if self.mirror:
+                found["mirror"] = (types.INT32, 0)
+        if self.transform.randaugment:
+            found["operations"] = found["negative"] = (types.INT32, 1)  # one per layer
+        return found | dict.fromkeys(self.factors, (types.FLOAT, 0))
 
 
 def build_pipeline(
@@ -62,44 +93,34 @@ def build_pipeline(
     Returns:
         An `nvidia.dali.Pipeline` with one output, float32 (n, C, H, W).
     """
-    on_gpu = device == "gpu"
-    pipeline = dali.Pipeline(
+    pipeline = dali.pipeline_def(_graph, enable_conditionals=spec.transform.randaugment is not None)(
+        source,
+        spec,
+        device,
         batch_size=batch_size,
         num_threads=threads,
-        device_id=device_id if on_gpu else None,
+        device_id=device_id if device == "gpu" else None,
         prefetch_queue_depth=prefetch,
     )
-    with pipeline:
-        pipeline.set_outputs(_graph(source, spec, "gpu" if on_gpu else "cpu"))
     pipeline.build()
     return pipeline
 
 
 def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: str) -> Any:
     """Operators of one batch; returns the output node."""
-    kinds = [types.UINT8]
-    dims = [3 if spec.raw else 1]
-    if spec.geometry == "pad":
-        kinds, dims = [*kinds, types.INT32], [*dims, 1]
-    elif spec.geometry == "window":
-        kinds, dims = [*kinds, types.INT32, types.INT32], [*dims, 1, 1]
-    if spec.mirror:
-        kinds, dims = [*kinds, types.INT32], [*dims, 0]
-    layout = ["HWC" if spec.raw else "", *[""] * (len(kinds) - 1)]
-    data, *arguments = fn.external_source(
-        source=source,
-        num_outputs=len(kinds),
-        batch=True,
-        batch_info=True,
-        dtype=kinds,
-        ndim=dims,
-        layout=layout,
-        no_copy=True,
-    )
-    mirror = arguments.pop() if spec.mirror else 0
-    images = _place(_decode(data, arguments, spec, device), arguments, spec)
+    data, given = _inputs(source, spec)
+    images = _place(_decode(data, given, spec, device), given, spec)
+    mirror = given.get("mirror", 0)
+    if spec.transform.randaugment is not None:
+        if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
+            images, mirror = fn.flip(images, horizontal=mirror), 0
+        layers, magnitude = spec.transform.randaugment
+        drawn = {"numbers": given["operations"], "negative": given["negative"]}
+        images = apply_operations(
+            images, **drawn, layers=layers, magnitude=magnitude, channels=spec.channels, size=spec.transform.size
+        )
     return fn.crop_mirror_normalize(
-        images,
+        _jitter(images, given, spec),
         dtype=types.FLOAT,
         output_layout="CHW",
         crop=spec.transform.size,
@@ -109,27 +130,59 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
     )
 
 
-def _decode(data: Any, arguments: list[Any], spec: GraphSpec, device: str) -> Any:
+@_plain
+def _inputs(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec) -> tuple[Any, dict[str, Any]]:
+    """Nodes of the stored images, and of the values that come with them."""
+    inputs = spec.inputs
+    data, *values = fn.external_source(
+        source=source,
+        num_outputs=1 + len(inputs),
+        batch=True,
+        batch_info=True,
+        dtype=[types.UINT8, *(kind for kind, _ in inputs.values())],
+        ndim=[3 if spec.raw else 1, *(ndim for _, ndim in inputs.values())],
+        layout=["HWC" if spec.raw else "", *[""] * len(inputs)],
+        no_copy=True,
+    )
+    return data, dict(zip(inputs, values, strict=True))
+
+
+@_plain
+def _decode(data: Any, given: dict[str, Any], spec: GraphSpec, device: str) -> Any:
     """Pixels on the device; a window is cut while decoding, so that only its part is decoded."""
     if spec.raw:
         images = data.gpu() if device == "gpu" else data
-        return fn.slice(images, *arguments, axes=[0, 1], **_PIXELS) if spec.geometry == "window" else images
+        return _window(fn.slice, images, given) if spec.geometry == "window" else images
     where = "mixed" if device == "gpu" else "cpu"
     kind = types.RGB if spec.channels == 3 else types.GRAY
     if spec.geometry == "window":
-        return fn.decoders.image_slice(data, *arguments, axes=[0, 1], device=where, output_type=kind, **_PIXELS)
+        return _window(fn.decoders.image_slice, data, given, device=where, output_type=kind)
     return fn.decoders.image(data, device=where, output_type=kind)
 
 
-def _place(images: Any, arguments: list[Any], spec: GraphSpec) -> Any:
+def _window(cut: Callable[..., Any], data: Any, given: dict[str, Any], **options: Any) -> Any:
+    return cut(data, given["corner"], given["shape"], axes=[0, 1], **_PIXELS, **options)
+
+
+@_plain
+def _place(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
     """Bring images to the size of the batch, or to the size from which its centre is cut."""
     size = spec.transform.size
     if spec.geometry == "center":
         return fn.resize(images, size=spec.transform.resize, mode="not_smaller", antialias=True)
     if spec.resize:
         images = fn.resize(images, size=size, antialias=True)
-    if spec.geometry == "pad":
+    if "corner" in given and spec.geometry == "pad":
         images = fn.slice(
-            images, start=arguments[0], shape=size, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
+            images, start=given["corner"], shape=size, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
         )
     return images
+
+
+@_plain
+def _jitter(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
+    """Images with the colours changed by the factors of each, rounded to whole levels of 0..255."""
+    if not spec.factors:
+        return images
+    change = fn.color_twist if spec.channels == 3 else fn.brightness_contrast
+    return change(images, **{name: given[name] for name in spec.factors})

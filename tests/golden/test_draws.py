@@ -2,12 +2,24 @@
 the numbers to make the test pass; give the new law another name or format version instead."""
 
 import numpy as np
+import torch
 
-from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows
+from drawstream.pipeline.augment import RICAP, Mixup
+from drawstream.pipeline.draws import draw_flips, draw_jitter, draw_operations, draw_pad_offsets, draw_windows
+from drawstream.pipeline.randaugment import OPERATIONS
 
 FLIPS = "01110010000010001101000011110011"
 OFFSETS = [[-3, -2], [-2, -2], [0, 3], [0, -4]]
 WINDOWS = [[0.107669, 0.193446, 0.844858, 0.802937], [0.0, 0.433333, 1.0, 0.566667]]
+SUITE = (
+    *("identity", "auto_contrast", "equalize", "rotate", "solarize", "posterize", "contrast", "brightness"),
+    *("sharpness", "shear_x", "shear_y", "translate_x", "translate_y", "color"),
+)
+NUMBERS = [[[4, 0], [0, 1]], [[1, 10], [0, 1]], [[5, 1], [1, 0]]]
+FACTORS = [[1.26416, 0.9353, 1.39429, 4.38123], [0.93557, 1.18075, 1.1614, 2.54625]]
+MIXUP = (0.760732, [5, 2, 1, 0, 4, 3])
+AREAS = [9.0, 81.0, 1.0, 9.0]
+PATCHES = [[2, 4, 3, 5, 0, 1], [4, 2, 0, 3, 1, 5], [4, 1, 3, 5, 0, 2]]
 
 
 def test_flips():
@@ -22,3 +34,20 @@ def test_windows():
     size = np.array([333, 100], np.int32), np.array([500, 1000], np.int32)
     found = draw_windows(7, 3, 1000, *size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
     assert np.round(found.astype(float), 6).tolist() == WINDOWS
+
+
+def test_operations():
+    assert OPERATIONS == SUITE
+    assert draw_operations(7, 3, 1000, 3, 2, len(OPERATIONS)).tolist() == NUMBERS
+
+
+def test_factors():
+    assert np.round(draw_jitter(7, 3, 1000, 2, (0.4, 0.4, 0.4, 0.1)).astype(float), 5).tolist() == FACTORS
+
+
+def test_mixed_batches():
+    images, labels = torch.zeros(6, 1, 10, 10), torch.arange(6)
+    mixup = Mixup(0.3, seed=7)(images, labels, epoch=3, step=1000, rank=2)
+    assert round(float(mixup.shares[0, 0]), 6) == MIXUP[0] and mixup.labels[:, 1].tolist() == MIXUP[1]
+    ricap = RICAP(0.3, seed=7)(images, labels, epoch=3, step=1000, rank=2)
+    assert (ricap.shares[0] * 100).round().tolist() == AREAS and ricap.labels[:, 1:].T.tolist() == PATCHES

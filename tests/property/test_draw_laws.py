@@ -4,7 +4,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows, pixel_windows
+from drawstream.pipeline.draws import (
+    draw_flips,
+    draw_jitter,
+    draw_operations,
+    draw_pad_offsets,
+    draw_windows,
+    pixel_windows,
+)
 
 SEEDS = st.integers(0, 2**64 - 1)
 EPOCHS = st.integers(0, 2**32)
@@ -23,6 +30,8 @@ def test_any_split_of_a_range_gives_the_same(seed, epoch, start, count, data):
             draw_flips(seed, epoch, a, b - a),
             draw_pad_offsets(seed, epoch, a, b - a, 4),
             draw_windows(seed, epoch, a, heights[i:j], widths[i:j], **LAW),
+            draw_operations(seed, epoch, a, b - a, 3, 14),
+            draw_jitter(seed, epoch, a, b - a, (0.4, 0.4, 0.4, 0.1)),
         )
 
     whole = draws(start, start + count)

@@ -10,9 +10,17 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform, open_source
+from drawstream.pipeline.draws import (
+    draw_flips,
+    draw_jitter,
+    draw_operations,
+    draw_pad_offsets,
+    draw_windows,
+    pixel_windows,
+)
 from drawstream.pipeline.image import decode
 from drawstream.pipeline.pack import pack
-from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows, pixel_windows
+from drawstream.pipeline.randaugment import operations
 from drawstream.samplers import IndexStream
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)
@@ -140,6 +148,76 @@ def test_random_window_and_flip(catalogs, kind):
         y, x, h, w = windows[i]
         expected = resized(images[row][y : y + h, x : x + w], (24, 24))
         assert np.abs(found[i] - (expected[:, ::-1] if flips[i] else expected)).max() < ROUNDING
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(60, 80), (24, 24)], ids=str)
+@pytest.mark.parametrize("crop", ["none", "pad", "random"])
+def test_raw_and_encoded_images_go_through_the_same(catalogs, channels, size, crop):
+    """Raw images that keep their size are cropped and mirrored by the reader, all others by DALI: equal pixels."""
+    jitter = (0.4, 0.4, 0.4, 0.1) if channels == 3 else (0.4, 0.4, 0.0, 0.0)
+    changes = [{}, {"jitter": jitter}, {"jitter": jitter, "randaugment": (2, 9)}]
+    for change in changes if crop == "pad" else changes[:1]:
+        raw, png = (
+            loaded(catalogs[kind, channels], plain(catalogs[kind, channels], size=size, crop=crop, flip=True, **change))
+            for kind in ("raw", "png")
+        )
+        assert (raw[0] == png[0]).all() and (raw[1] == png[1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("ranges", [(0.4, 0.3, 0.5, 0.2), (0.0, 0.9, 0.0, 0.0), (1.5, 0.0, 0.0, 0.0)], ids=str)
+def test_jitter(catalogs, kind, ranges):
+    catalog = catalogs[kind]
+    if catalog.channels == 1:
+        ranges = (*ranges[:2], 0.0, 0.0)
+    images = stored(catalog)
+    ids, found = loaded(catalog, plain(catalog, size=(60, 80), jitter=ranges))
+    factors = draw_jitter(SEED, EPOCH, 0, N, ranges).astype(float)
+    assert ((factors != (1, 1, 1, 0)).any(0) == (np.array(ranges) > 0)).all()
+    for i, row in enumerate(ids):
+        assert np.abs(found[i] - jittered(images[row].astype(float), *factors[i])).max() < ROUNDING
+
+
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])  # NTSC
+
+
+def jittered(image, brightness, contrast, saturation, hue):
+    """Colours turned and stretched in the plane of I and Q, then contrast around 128, then brightness."""
+    if image.shape[2] == 3:
+        turn = np.deg2rad(hue)
+        turned = np.array([[1, 0, 0], [0, np.cos(turn), np.sin(turn)], [0, -np.sin(turn), np.cos(turn)]])
+        image = image @ (np.linalg.inv(TO_YIQ) @ turned @ np.diag([1, saturation, saturation]) @ TO_YIQ).T
+    return np.clip(brightness * (128 + contrast * (image - 128)), 0, 255)
+
+
+@pytest.mark.parametrize("kind", [("raw", 1), ("png", 3), ("jpeg", 3)], ids=str)
+def test_randaugment_takes_the_operations_of_the_position(catalogs, kind):
+    """What the operations do is tested by themselves; here, which image gets which, after its crop and flip."""
+    catalog = catalogs[kind]
+    names = operations(catalog.channels)
+    options = {"size": (24, 24), "crop": "random", "flip": True}
+    ids, before = loaded(catalog, plain(catalog, **options))
+    again, found = loaded(catalog, plain(catalog, randaugment=(1, 30), **options))
+    assert (ids == again).all()
+    drawn = draw_operations(SEED, EPOCH, 0, N, 1, len(names))[:, :, 0]
+    assert len(np.unique(drawn[:, 0])) > 8
+    for i, (number, negative) in enumerate(drawn):
+        image, change = np.rint(before[i]), np.rint(found[i])
+        match names[number]:
+            case "identity":
+                assert (change == image).all()
+            case "solarize":
+                assert (change == 255 - image).all()
+            case "posterize":
+                assert (change == image.astype(int) // 16 * 16).all()
+            case "brightness":
+                assert np.abs(change - np.clip(image * (0.1 if negative else 1.9), 0, 255)).max() < ROUNDING
+            case "translate_x":  # by 24 · 100/224 = 10.7 pixels
+                left, right = (change[:, :10] == 128).all(), (change[:, -10:] == 128).all()
+                assert (left, right) == (not negative, bool(negative))
+            case _:
+                assert (change != image).any()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

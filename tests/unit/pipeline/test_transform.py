@@ -2,13 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
 from drawstream.pipeline import Transform
-from drawstream.pipeline.transform import draw_flips, draw_pad_offsets, draw_windows, pixel_windows
+from drawstream.pipeline.draws import (
+    draw_flips,
+    draw_jitter,
+    draw_operations,
+    draw_pad_offsets,
+    draw_windows,
+    pixel_windows,
+)
 
 N = 20_000
 LAW = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
@@ -35,6 +43,14 @@ def areas_and_aspects(windows, height, width):
         ({"scale": (0.0, 1.0)}, r"`scale` must be a range within \(0, 1\]"),
         ({"scale": (0.5, 1.2)}, "`scale` must be a range"),
         ({"ratio": (2.0, 1.0)}, "`ratio` must be a range of positive numbers"),
+        ({"randaugment": (0, 9)}, r"`randaugment` must be \(operations >= 1, magnitude in 0..30\), but got \(0, 9\)"),
+        ({"randaugment": (2, 31)}, "`randaugment` must be"),
+        ({"randaugment": (2, 9), "crop": "center", "resize": 28}, "`randaugment` is for training"),
+        ({"jitter": (0.4, 0.4, 0.4)}, "`jitter` must be ranges"),
+        ({"jitter": (-0.1, 0.0, 0.0, 0.0)}, "`jitter` must be ranges"),
+        ({"jitter": (math.nan, 0.0, 0.0, 0.0)}, "`jitter` must be ranges"),
+        ({"jitter": (0.0, 0.0, 0.0, 0.6), "mean": (0.0,) * 3, "std": (1.0,) * 3}, r"hue in \[0, 0.5\]"),
+        ({"jitter": (0.4, 0.4, 0.4, 0.0)}, "gray images have no saturation and hue: give 0"),
         ({"crop": "center", "resize": 20}, r"`resize >= max\(size\)` must hold for a centre crop, but got 20"),
     ],
 )
@@ -44,8 +60,25 @@ def test_impossible_transforms_are_refused(change, text):
 
 
 def test_as_dict_survives_json():
-    for transform in (Transform.small((28, 28), 1, augment=True), Transform.large(train=True)):
+    changed = replace(Transform.large(train=True), randaugment=(2, 9), jitter=(0.4, 0.4, 0.4, 0.1))
+    for transform in (Transform.small((28, 28), 1, augment=True), Transform.large(train=True), changed):
         assert json.loads(json.dumps(transform.as_dict())) == transform.as_dict()
+    assert changed.as_dict()["randaugment"] == [2, 9] and changed.as_dict()["jitter"] == [0.4, 0.4, 0.4, 0.1]
+
+
+def test_as_dict_says_nothing_of_what_is_off():
+    """So that loader states and features from before there was a RandAugment stay valid."""
+    assert list(Transform.small((28, 28), 1).as_dict()) == [
+        "size",
+        "mean",
+        "std",
+        "crop",
+        "pad",
+        "flip",
+        "scale",
+        "ratio",
+        "resize",
+    ]
 
 
 def test_large_gray_images_get_one_mean():
@@ -65,6 +98,22 @@ def test_pad_offsets_are_uniform():
     cells = np.bincount((offsets[:, 0] + 4) * 9 + offsets[:, 1] + 4, minlength=81)
     assert chisquare(cells).pvalue > 1e-3
     assert (draw_pad_offsets(0, 0, 0, 100, 0) == 0).all()
+
+
+def test_operations_and_signs_are_uniform_and_independent():
+    drawn = draw_operations(0, 0, 0, N, 3, 14)
+    assert drawn.shape == (N, 2, 3) and drawn.dtype == np.int32
+    for layer in range(3):
+        number, sign = drawn[:, 0, layer], drawn[:, 1, layer]
+        assert chisquare(np.bincount(number * 2 + sign, minlength=28)).pvalue > 1e-3
+    assert chisquare(np.bincount(drawn[:, 0, 0] * 14 + drawn[:, 0, 2], minlength=196)).pvalue > 1e-3
+
+
+def test_factors_follow_torchvisions_laws():
+    factors = draw_jitter(0, 0, 0, N, (0.4, 1.5, 0.0, 0.1))
+    assert factors.dtype == np.float32 and (factors[:, 2] == 1).all()
+    for column, low, width in ((0, 0.6, 0.8), (1, 0.0, 2.5), (3, -36.0, 72.0)):
+        assert kstest(factors[:, column], "uniform", (low, width)).pvalue > 1e-3
 
 
 def test_area_is_uniform_and_aspect_log_uniform_where_all_fits():

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import drawstream.tools.bench.peer_worker as worker
 from drawstream.pipeline import Catalog, Transform
+from drawstream.pipeline.draws import draw_windows
 from drawstream.pipeline.pack import pack
-from drawstream.pipeline.transform import draw_windows
 from drawstream.tools.bench.cli import app
 from drawstream.tools.bench.dali_readers import dali_systems
 from drawstream.tools.bench.loader import run

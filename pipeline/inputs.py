@@ -1,0 +1,118 @@
+"""What a DALI graph is given for a run: the images, and the values per image that are drawn or stored."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.draws import (
+    draw_flips,
+    draw_jitter,
+    draw_operations,
+    draw_pad_offsets,
+    draw_windows,
+    pixel_windows,
+)
+from drawstream.pipeline.graph import GraphSpec
+from drawstream.pipeline.randaugment import operations
+from drawstream.pipeline.shift import shift_and_mirror
+from drawstream.pipeline.transform import FACTORS
+
+Spans = Sequence[tuple[int, int]]
+
+
+class Inputs:
+    """Makes the inputs of one kind of graph; every value is a pure function of (seed, epoch, position) or of the row.
+
+    Args:
+        catalog: The samples.
+        spec: The graph.
+        windows: Of each row where rows are crops, float32 (rows, 4); in place of drawn ones.
+        flip: Of each row where rows are crops, (rows,); in place of drawn coins.
+    """
+
+    def __init__(
+        self, catalog: Catalog, spec: GraphSpec, *, windows: NDArray[np.float32] | None, flip: NDArray[np.bool_] | None
+    ) -> None:
+        self._catalog = catalog
+        self._spec = spec
+        self._windows = windows
+        self._flip = flip
+
+    def of(
+        self,
+        data: NDArray[np.uint8],
+        members: NDArray[np.int64],
+        seed: int,
+        epoch: int,
+        spans: Spans,
+        ids: NDArray[np.int64],
+        samples: NDArray[np.int64],
+    ) -> tuple[Any, ...]:
+        """Inputs for the images at the positions of `spans`, in the order of `GraphSpec.inputs`.
+
+        Args:
+            data: The images' bytes, one after the other.
+            members: The n + 1 boundaries between them.
+            seed: Of the stream.
+            epoch: Its number.
+            spans: Positions [a, b), n in all.
+            ids: Rows of the stream, (n,).
+            samples: Rows of the catalog, (n,).
+        """
+        spec, transform = self._spec, self._spec.transform
+
+        def drawn(draw: Callable[..., NDArray[Any]], *options: Any) -> NDArray[Any]:
+            return np.concatenate([draw(seed, epoch, a, b - a, *options) for a, b in spans])
+
+        given: dict[str, NDArray[Any]] = {}
+        if spec.geometry == "pad":
+            given["corner"] = drawn(draw_pad_offsets, transform.pad)
+        elif spec.geometry == "window":
+            given["corner"], given["shape"] = self._pixel_windows(seed, epoch, spans, ids, samples)
+        if spec.mirror:
+            coins = drawn(draw_flips) if self._flip is None else self._flip[ids]
+            given["mirror"] = coins.astype(np.int32)
+        if transform.randaugment is not None:
+            options = transform.randaugment[0], len(operations(spec.channels))
+            both = drawn(draw_operations, *options)
+            given["operations"], given["negative"] = (np.ascontiguousarray(both[:, i]) for i in (0, 1))
+        if transform.jitter is not None:
+            factors = drawn(draw_jitter, transform.jitter)
+            given |= {name: np.ascontiguousarray(column) for name, column in zip(FACTORS, factors.T, strict=True)}
+        images = self._images(data, members, given)
+        return images, *(given[name] for name in spec.inputs)
+
+    def _images(self, data: NDArray[np.uint8], members: NDArray[np.int64], given: dict[str, NDArray[Any]]) -> Any:
+        """Encoded images as they are; raw ones as one array, cropped and mirrored where the graph does not do it."""
+        spec, catalog = self._spec, self._catalog
+        if not spec.raw:
+            return [data[a:b] for a, b in pairwise(members.tolist())]
+        images = data.reshape(-1, int(catalog.height[0]), int(catalog.width[0]), spec.channels)
+        if not spec.placed:
+            return images
+        n = len(images)
+        out = np.empty_like(images)
+        corner = given.get("corner", np.zeros((n, 2), np.int32))
+        shift_and_mirror(images, corner, given.get("mirror", np.zeros(n, np.int32)), out)
+        return out
+
+    def _pixel_windows(
+        self, seed: int, epoch: int, spans: Spans, ids: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Corners (y, x) and shapes (height, width) of the windows, int32 (n, 2) each."""
+        heights, widths = self._catalog.height[samples], self._catalog.width[samples]
+        if self._windows is not None:
+            windows = self._windows[ids]
+        else:
+            law = {"scale": self._spec.transform.scale, "ratio": self._spec.transform.ratio}
+            ends = np.cumsum([0, *(b - a for a, b in spans)])
+            parts = zip(spans, pairwise(ends.tolist()), strict=True)
+            windows = np.concatenate(
+                [draw_windows(seed, epoch, a, heights[i:j], widths[i:j], **law) for (a, _), (i, j) in parts]
+            )
+        pixels = pixel_windows(windows, heights, widths)
+        return np.ascontiguousarray(pixels[:, :2]), np.ascontiguousarray(pixels[:, 2:])
