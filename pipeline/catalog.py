@@ -60,6 +60,10 @@ SCHEMA = pa.schema(
 )
 
 
+class AlteredCatalogError(ValueError):
+    """A file that is not a catalog as it was written: damaged, edited, or never one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One tar of a catalog.
@@ -173,7 +177,7 @@ class Catalog:
             self.encoding_codes,
         )
         if actual != self.fingerprint:
-            raise ValueError(
+            raise AlteredCatalogError(
                 f"{file}: the fingerprint of the rows is {actual}, the file says {self.fingerprint}: "
                 "the catalog was altered; pack or index the data anew"
             )
@@ -365,9 +369,11 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         metadata = table.schema.metadata or {}
         meta = json.loads(metadata[METADATA])
     except KeyError:
-        raise ValueError(f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}") from None
+        raise AlteredCatalogError(
+            f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}"
+        ) from None
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {remedy}") from None
+        raise AlteredCatalogError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {remedy}") from None
     kinds = {"format": int, "fingerprint": str, "channels": int, "classes": list, "shards": list, "provenance": dict}
     try:
         sound = all(isinstance(meta[name], kind) for name, kind in kinds.items())
@@ -377,7 +383,7 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
-        raise ValueError(f"{file}: not a catalog: its metadata must hold {', '.join(kinds)}; {remedy}")
+        raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(kinds)}; {remedy}")
     if meta["format"] > FORMAT:
         raise ValueError(
             f"{file}: catalog format must be at most {FORMAT}, but got {meta['format']}: upgrade drawstream"
@@ -403,7 +409,7 @@ def _encoding_codes(table: pa.Table, file: Path) -> NDArray[np.int8]:
     try:
         names = table["encoding"].cast(pa.string())
     except pa.ArrowException as error:
-        raise ValueError(f"{file}: damaged encoding column ({error}): pack or index the data anew") from None
+        raise AlteredCatalogError(f"{file}: damaged encoding column ({error}): pack or index the data anew") from None
     codes = pc.index_in(names, value_set=pa.array(ENCODINGS)).combine_chunks()
     _require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}", "pack the data anew")
     return _frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8))
@@ -411,7 +417,7 @@ def _encoding_codes(table: pa.Table, file: Path) -> NDArray[np.int8]:
 
 def _require(law: bool, file: Path, text: str, remedy: str) -> None:
     if not law:
-        raise ValueError(f"{file}: {text}: {remedy}")
+        raise AlteredCatalogError(f"{file}: {text}: {remedy}")
 
 
 def _array(table: pa.Table, name: str) -> NDArray[Any]:

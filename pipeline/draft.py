@@ -2,6 +2,7 @@
 
 import json
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ class Draft:
     """
 
     keys: dict[str, int] = field(default_factory=dict)  # → shard
-    images: list[tuple[int, int, int, int, int, int, int]] = field(default_factory=list)  # in the order of _IMAGE
+    images: "array[int]" = field(default_factory=lambda: array("q"))  # per row the values of _IMAGE: no objects
     channels: int = 1
     _raw: tuple[str, tuple[int, int, int]] | None = None
 
@@ -42,23 +43,42 @@ class Draft:
         Raises:
             ValueError: The key is taken, or a raw image of another shape than the first.
         """
-        if key in self.keys:
-            raise ValueError(
-                f"key {key!r} must be unique, but shard {self.keys[key]} has it already: rename one of them"
-            )
+        self._must_be_new(key)
         if info.encoding == "raw":
-            shape = (info.height, info.width, info.channels)
-            first, expected = self._raw = self._raw or (key, shape)
-            if shape != expected:
-                raise ValueError(
-                    f"raw images must all be of one shape, but {key!r} has {shape} and {first!r} has {expected}: "
-                    "store them as png or jpeg"
-                )
+            self._must_be_alike(key, (info.height, info.width, info.channels))
         self.keys[key] = shard
         self.channels = max(self.channels, info.channels)
         mark = xxhash.xxh32_intdigest(memoryview(data)[info.start :])
         place = (shard, offset + info.start, len(data) - info.start)
-        self.images.append((*place, mark, ENCODINGS.index(info.encoding), info.height, info.width))
+        self.images.extend((*place, mark, ENCODINGS.index(info.encoding), info.height, info.width))
+
+    def append(self, other: "Draft", /) -> None:
+        """Add the rows of another draft behind those of this one.
+
+        Raises:
+            ValueError: A key is taken, or raw images of another shape.
+        """
+        for key in other.keys:
+            self._must_be_new(key)
+        if other._raw:
+            self._must_be_alike(*other._raw)
+        self.keys |= other.keys
+        self.images.extend(other.images)
+        self.channels = max(self.channels, other.channels)
+
+    def _must_be_new(self, key: str) -> None:
+        if key in self.keys:
+            raise ValueError(
+                f"key {key!r} must be unique, but shard {self.keys[key]} has it already: rename one of them"
+            )
+
+    def _must_be_alike(self, key: str, shape: tuple[int, int, int]) -> None:
+        first, expected = self._raw = self._raw or (key, shape)
+        if shape != expected:
+            raise ValueError(
+                f"raw images must all be of one shape, but {key!r} has {shape} and {first!r} has {expected}: "
+                "store them as png or jpeg"
+            )
 
     def save(
         self,
@@ -95,7 +115,7 @@ class Draft:
                 "store them as png or jpeg"
             )
         keys = pa.array(self.keys, pa.large_string())
-        table = np.array(self.images, dtype=np.int64)
+        table = np.frombuffer(self.images, dtype=np.int64).reshape(-1, len(_IMAGE))
         columns = {name: table[:, i] for i, name in enumerate(_IMAGE)} | {"label": labels}
         codes = columns["encoding"].astype(np.int8)
         meta = {

@@ -2,8 +2,8 @@
 
 Every sample needs one image member (.jpg, .jpeg, .png, .webp, or .pgm/.ppm for raw pixels) and a label: ``.cls``, else
 ``.json`` (a number, or an object with ``label`` or ``cls``), else ``.txt``. A label is a class number or a class name,
-one kind throughout. ``.clean.cls`` is the label before noise, as ``pack`` writes it. The images are read once, for
-their checksums and headers; nothing is copied.
+one kind throughout. ``.clean.cls`` is the label before noise, as ``pack`` writes it. Other members (captions, masks,
+metadata) are left alone. The images are read once, for their checksums and headers; nothing is copied.
 """
 
 import json
@@ -11,6 +11,8 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,24 @@ from drawstream.pipeline.catalog import FILE, Catalog, Shard
 from drawstream.pipeline.draft import Draft
 from drawstream.pipeline.image import EXTENSIONS, probe
 from drawstream.pipeline.tar import Sample, mapped, samples
+from drawstream.pipeline.workers import spread, suitable_workers
 
 Label = int | str
+Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
 LABELS = ("cls", "json", "txt")
 CLEAN = "clean.cls"
+MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one shard adds to the catalog."""
+
+    draft: Draft
+    labels: Labels
+    clean: Labels
+    size: int
+    hash: str
 
 
 def index(
@@ -34,7 +50,8 @@ def index(
     out: str | os.PathLike[str] | None = None,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = 1,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> Path:
     """Write the catalog of existing shards.
 
@@ -43,7 +60,10 @@ def index(
         out: Folder for ``catalog.parquet``; by default the one that holds the shards.
         classes: Class names; by default the numbers, or the names found, sorted.
         overwrite: Replace an existing catalog.
-        progress: Called after every shard as ``progress(shards_done, shards_in_all)``.
+        workers: Processes that read shards at once; None: as many as there are cores and work for them. The catalog is
+            the same with any number. With more than one the main module of a program must be guarded by
+            ``if __name__ == "__main__"``.
+        progress: Called after every shard as ``progress(shards_done, shards_in_all, samples_done)``.
 
     Returns:
         The Parquet file.
@@ -57,31 +77,28 @@ def index(
     file = root / FILE
     if file.exists() and not overwrite:
         raise ValueError(f"{file}: exists already: name another folder, or allow it to be overwritten")
+    if workers is None:
+        workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
     draft = Draft()
     found: list[Shard] = []
-    labels: list[Label] = []
-    clean: list[Label] = []
-    for i, path in enumerate(paths):
-        with mapped(path) as data:
-            rows = 0
-            for sample in samples(data, path):
-                try:
-                    _add(draft, sample, i, data)
-                    labels.append(_first_label(sample, data))
-                    if CLEAN in sample.members:
-                        clean.append(_label(sample, CLEAN, data))
-                except ValueError as error:
-                    raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
-                rows += 1
-            if not rows:
-                raise ValueError(f"{path}: no samples in this shard: leave it out")
-            relative = Path(os.path.relpath(path, root)).as_posix()
-            found.append(Shard(relative, len(data), xxhash.xxh3_128_hexdigest(data)))
+    labels: list[Labels] = []
+    clean: list[Labels] = []
+    tasks = [(path, i) for i, path in enumerate(paths)]
+    for path, part in zip(paths, spread(_index_shard, tasks, workers=workers), strict=True):
+        try:
+            draft.append(part.draft)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        found.append(Shard(Path(os.path.relpath(path, root)).as_posix(), part.size, part.hash))
+        labels.append(part.labels)
+        if len(part.clean):
+            clean.append(part.clean)
         if progress:
-            progress(i + 1, len(paths))
-    if clean and len(clean) != len(labels):
-        raise ValueError(f"{root}: .{CLEAN} must be in every sample or in none, but got {len(clean)} of {len(labels)}")
-    names = tuple(classes) if classes else _class_names(labels + clean, root)
+            progress(len(found), len(paths), len(draft.keys))
+    if clean and sum(map(len, clean)) != len(draft.keys):
+        law = f".{CLEAN} must be in every sample or in none"
+        raise ValueError(f"{root}: {law}, but got {sum(map(len, clean))} of {len(draft.keys)}")
+    names = tuple(classes) if classes else _class_names([*labels, *clean], root)
     truth = _numbers(clean, names, draft, paths) if clean else None
     numbers = _numbers(labels, names, draft, paths)
     root.mkdir(parents=True, exist_ok=True)
@@ -142,6 +159,26 @@ def _common_folder(paths: Sequence[Path]) -> Path:
     return folders[0]
 
 
+def _index_shard(task: tuple[Path, int]) -> _Part:
+    """Read one shard of that number."""
+    path, number = task
+    draft = Draft()
+    labels: list[Label] = []
+    clean: list[Label] = []
+    with mapped(path) as data:
+        for sample in samples(data, path):
+            try:
+                _add(draft, sample, number, data)
+                labels.append(first_label(sample, data))
+                if CLEAN in sample.members:
+                    clean.append(read_label(sample, CLEAN, data))
+            except ValueError as error:
+                raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
+        if not draft.keys:
+            raise ValueError(f"{path}: no samples in this shard: leave it out")
+        return _Part(draft, _compact(labels), _compact(clean), len(data), xxhash.xxh3_128_hexdigest(data))
+
+
 def _add(draft: Draft, sample: Sample, shard: int, data: mmap.mmap) -> None:
     images = [extension for extension in sample.members if extension in EXTENSIONS]
     if len(images) != 1:
@@ -152,15 +189,27 @@ def _add(draft: Draft, sample: Sample, shard: int, data: mmap.mmap) -> None:
     draft.add(sample.key, shard, member.offset, image, probe(image))
 
 
-def _first_label(sample: Sample, data: mmap.mmap) -> Label:
+def _compact(labels: list[Label]) -> Labels:
+    """Numbers as an array: eight bytes each, also on their way from one process to another."""
+    if any(isinstance(label, str) for label in labels):
+        return labels
+    return np.array(labels, dtype=np.int64)
+
+
+def first_label(sample: Sample, data: mmap.mmap, /) -> Label:
+    """The label of a sample: from the first of ``LABELS`` that it has.
+
+    Raises:
+        ValueError: It has none, or none that can be read.
+    """
     for extension in LABELS:
         if extension in sample.members:
-            return _label(sample, extension, data)
+            return read_label(sample, extension, data)
     raise ValueError(f"must have a label (.{', .'.join(LABELS)}), but got .{', .'.join(sample.members)}: pack it anew")
 
 
-def _label(sample: Sample, extension: str, data: mmap.mmap) -> Label:
-    """The label in one member: a class number or name."""
+def read_label(sample: Sample, extension: str, data: mmap.mmap, /) -> Label:
+    """The label in one member: a class number or name; errors as ``first_label``."""
     member = sample.members[extension]
     text = data[member.offset : member.offset + member.size]
     try:
@@ -173,25 +222,43 @@ def _label(sample: Sample, extension: str, data: mmap.mmap) -> Label:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise ValueError(f".{extension} must hold a class number or name, but got {text[:40]!r}: repair it")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError(f".{extension} must be a class number below 2⁶³, but got {value}: repair it")
     return value
 
 
-def _class_names(labels: Sequence[Label], root: Path) -> tuple[str, ...]:
-    kinds = {type(label) for label in labels}
-    if kinds == {int}:
-        return tuple(str(c) for c in range(max(int(label) for label in labels) + 1))
-    if kinds == {str}:
-        return tuple(sorted({str(label) for label in labels}))
+def _class_names(labels: Sequence[Labels], root: Path) -> tuple[str, ...]:
+    numbers = [part for part in labels if isinstance(part, np.ndarray)]
+    names = [part for part in labels if not isinstance(part, np.ndarray)]
+    if not names:
+        most = max(int(part.max()) for part in numbers)
+        if most >= MOST_CLASSES:
+            law = f"labels must be below {MOST_CLASSES} where the classes have no names"
+            raise ValueError(f"{root}: {law}, but got {most}: number the classes from 0")
+        return tuple(str(c) for c in range(most + 1))
+    if not numbers and all(isinstance(label, str) for part in names for label in part):
+        return tuple(sorted({str(label) for part in names for label in part}))
     raise ValueError(
         f"{root}: labels must all be numbers or all be names, but got both: say which class names there are"
     )
 
 
-def _numbers(labels: Sequence[Label], classes: Sequence[str], draft: Draft, paths: Sequence[Path]) -> NDArray[np.int64]:
+def _numbers(parts: Sequence[Labels], classes: Sequence[str], draft: Draft, paths: Sequence[Path]) -> NDArray[np.int64]:
     """Labels as class numbers, each within the classes."""
     number: dict[Label, int] = {name: c for c, name in enumerate(classes)}
-    for (key, shard), label in zip(draft.keys.items(), labels, strict=True):
-        if not (0 <= label < len(classes) if isinstance(label, int) else label in number):
-            law = f"must be one of {len(classes)} classes"
-            raise ValueError(f"{paths[shard]}: sample {key!r}: label {law}, but got {label!r}: repair it or name more")
-    return np.array([label if isinstance(label, int) else number[label] for label in labels], dtype=np.int64)
+    numbers = np.concatenate([part if isinstance(part, np.ndarray) else _looked_up(part, number) for part in parts])
+    (outside,) = np.nonzero((numbers < 0) | (numbers >= len(classes)))
+    if len(outside):
+        at = int(outside[0])
+        key, shard = next(islice(draft.keys.items(), at, None))
+        label = next(islice(chain.from_iterable(part for part in parts), at, None))
+        law = f"label must be one of {len(classes)} classes"
+        got = repr(label) if isinstance(label, str) else int(label)
+        raise ValueError(f"{paths[shard]}: sample {key!r}: {law}, but got {got}: repair it or name more")
+    return numbers
+
+
+def _looked_up(labels: Sequence[Label], number: dict[Label, int]) -> NDArray[np.int64]:
+    """Class numbers of names, -1 where a name is unknown."""
+    looked_up = [label if isinstance(label, int) else number.get(label, -1) for label in labels]
+    return np.array(looked_up, dtype=np.int64)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 BLOCK = 512  # bytes; headers and data begin at multiples of it
 _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
@@ -23,6 +24,10 @@ class DamagedTarError(ValueError):
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)
         self.at = at
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Both arguments cross processes."""
+        return type(self), (str(self), self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Memb
         ValueError: Something else than plain files and folders in it, or a name that is not UTF-8.
     """
     end = begin  # where the next header must be
-    tar = None
+    tar: Any = None
     data.seek(begin)
     while True:
         try:

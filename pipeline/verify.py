@@ -1,75 +1,144 @@
-"""Read everything a catalog points at and list what is wrong; nothing is changed."""
+"""Read everything a catalog points at and list what is wrong; nothing is changed.
+
+What one shard is as a file and as a tar is looked at in ``scan``; here every image is held against its checksum and
+decoded, and the work is spread over processes in runs of rows.
+"""
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import xxhash
 
-from drawstream.pipeline.cache import CachedShards
-from drawstream.pipeline.catalog import RAW, Catalog, hash_file
-from drawstream.pipeline.finding import Finding
-from drawstream.pipeline.image import decode
-from drawstream.pipeline.remote import Remote, RemoteError
+from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
+from drawstream.pipeline.finding import WHOLE, Finding
+from drawstream.pipeline.image import decode, probe
+from drawstream.pipeline.scan import scan
+from drawstream.pipeline.workers import spread, suitable_workers
+
+RUN = 1000  # rows of a task: seconds of decoding, so that cores are busy to the end and progress is seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Rows of one shard; the first of a shard also looks at the shard itself."""
+
+    catalog: Path
+    fingerprint: str
+    shard: int
+    start: int
+    stop: int
+    first: bool
+    pixels: bool
 
 
 def verify(
-    catalog: Catalog, /, *, pixels: bool = True, progress: Callable[[int, int], None] | None = None
+    catalog: Catalog,
+    /,
+    *,
+    pixels: bool = True,
+    workers: int | None = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
-    """Check every shard's hash and every image's checksum, and decode every image.
+    """Check every shard's hash, headers, members and labels, and every image's checksum; decode every image.
 
     Args:
-        catalog: The catalog; opening it has checked labels and byte ranges, of local shards also the lengths. Remote
-            ones are read through the cache on local disk.
+        catalog: The catalog. ``Catalog.open`` refuses missing and truncated shards; ``Catalog.open_rows`` leaves them
+            to this function.
         pixels: Decode the images too, which finds those that were damaged before they were packed.
-        progress: Called after every shard as ``progress(shards_done, shards_in_all)``.
+        workers: Processes; None: as many as there are cores and work for them. With more than one the main module of a
+            program must be guarded by ``if __name__ == "__main__"``.
+        progress: Called after every run of rows as ``progress(rows_done, rows_in_all)``.
 
     Returns:
-        The findings in row order, a shard's own before its rows'. Empty when all is well.
+        The findings in the order of the shards, a shard's own before its rows'. Empty when all is well.
+
+    Raises:
+        ValueError: The catalog is remote.
     """
-    findings: list[Finding] = []
-    cache = None if catalog.remote is None else CachedShards(catalog, Remote())
-    for shard in range(len(catalog.shards)):
-        name = catalog.shard_name(shard)
-        try:
-            with os.fdopen(cache.open(shard), "rb") if cache else catalog.shard_path(shard).open("rb") as file:
-                actual, expected = hash_file(file.fileno()), catalog.shards[shard].hash
-                if actual != expected:
-                    message = f"{name}: hash must be {expected}, but got {actual}: copy the shard again"
-                    findings.append(Finding("shard", shard, None, None, message))
-                    if cache:  # the copy has gone bad on the local disk: the next use fetches another
-                        cache.discard(shard)
-                findings += _rows(catalog, shard, file.fileno(), pixels)
-        except OSError as error:
-            findings.append(
-                Finding("shard", shard, None, None, f"{name}: not readable ({error.strerror}): copy it again")
-            )
-        except RemoteError as error:
-            findings.append(Finding("shard", shard, None, None, str(error)))
+    catalog.shard_path(0)  # refuses where it is remote
+    if workers is None:
+        workers = suitable_workers(sum(shard.size for shard in catalog.shards))
+    tasks = list(_tasks(catalog, pixels))
+    _opened.cache_clear()
+    found: dict[int, list[Finding]] = {}
+    done = 0
+    for task, findings in zip(tasks, spread(_check, tasks, workers=workers), strict=True):
+        found.setdefault(task.shard, []).extend(findings)
+        done += task.stop - task.start
         if progress:
-            progress(shard + 1, len(catalog.shards))
+            progress(done, len(catalog))
+    return [finding for shard in found.values() for finding in _settled(shard)]
+
+
+def _tasks(catalog: Catalog, pixels: bool) -> Iterator[_Task]:
+    for shard in range(len(catalog.shards)):
+        start, stop = catalog.shard_rows(shard)
+        for begin in range(start, max(stop, start + 1), RUN):
+            end = min(begin + RUN, stop)
+            yield _Task(catalog.path, catalog.fingerprint, shard, begin, end, begin == start, pixels)
+
+
+def _settled(findings: list[Finding]) -> Iterator[Finding]:
+    """A shard's findings, one line for each thing: nothing more of an unusable shard, no checksum of a lost image."""
+    whole = [finding for finding in findings if finding.kind in WHOLE]
+    if whole:
+        yield whole[0]
+        return
+    gone = {finding.row for finding in findings if finding.kind in ("lost", "member")}
+    kept = [finding for finding in findings if finding.kind != "checksum" or finding.row not in gone]
+    yield from sorted(kept, key=lambda finding: -1 if finding.row is None else finding.row)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, fingerprint: str) -> Catalog:
+    """The catalog in this process; each task names it anew."""
+    catalog = Catalog.open_rows(path)
+    if catalog.fingerprint != fingerprint:
+        raise ValueError(f"{path}: catalog was changed while it was verified: start again")
+    return catalog
+
+
+def _check(task: _Task) -> list[Finding]:
+    catalog = _opened(task.catalog, task.fingerprint)
+    path = catalog.shard_path(task.shard)
+    try:
+        findings = scan(catalog, task.shard) if task.first else []
+        if path.is_file() and not any(finding.kind in WHOLE for finding in findings):
+            findings += _rows(catalog, task, path)
+    except OSError as error:
+        text = f"{path}: not readable ({error.strerror}): copy it again"
+        return [Finding("unreadable", task.shard, None, None, text)]
     return findings
 
 
-def _rows(catalog: Catalog, shard: int, descriptor: int, pixels: bool) -> Iterator[Finding]:
-    for row in range(*catalog.shard_rows(shard)):
-        data = os.pread(descriptor, int(catalog.size[row]), int(catalog.offset[row]))
-        where = f"{catalog.shard_name(shard)}: sample {row} ({catalog.key(row)!r})"
-        if (actual := xxhash.xxh32_intdigest(data)) != catalog.checksum[row]:
-            expected = f"{catalog.checksum[row]:08x}"
-            message = f"{where}: checksum must be {expected}, but got {actual:08x}: copy the shard again"
-            yield Finding("checksum", shard, row, catalog.key(row), message)
-        elif pixels and catalog.encoding_codes[row] != RAW:
-            yield from _image(catalog, row, data, where)
+def _rows(catalog: Catalog, task: _Task, path: Path) -> Iterator[Finding]:
+    with path.open("rb") as file:
+        for row in range(task.start, task.stop):
+            size = int(catalog.size[row])
+            data = os.pread(file.fileno(), size, int(catalog.offset[row]))
+            where = f"{path}: sample {catalog.key(row)!r} (row {row})"
+            if len(data) < size:
+                continue  # lost, as the scan says
+            if (actual := xxhash.xxh32_intdigest(data)) != catalog.checksum[row]:
+                expected = f"{catalog.checksum[row]:08x}"
+                message = f"{where}: checksum must be {expected}, but got {actual:08x}: copy the shard again"
+                yield Finding("checksum", task.shard, row, catalog.key(row), message)
+            elif task.pixels and catalog.encoding_codes[row] != RAW:
+                yield from _image(catalog, row, data, where)
 
 
 def _image(catalog: Catalog, row: int, data: bytes, where: str) -> Iterator[Finding]:
-    shard = int(catalog.shard[row])
-    expected = int(catalog.height[row]), int(catalog.width[row])
+    shard, key = int(catalog.shard[row]), catalog.key(row)
+    expected = ENCODINGS[catalog.encoding_codes[row]], int(catalog.height[row]), int(catalog.width[row])
     try:
-        actual = decode(data).shape[:2]
+        actual = probe(data).encoding, *decode(data).shape[:2]
     except ValueError as error:
-        yield Finding("decode", shard, row, catalog.key(row), f"{where}: {error}: replace the image and pack anew")
+        yield Finding("decode", shard, row, key, f"{where}: {error}: replace the image and pack anew")
         return
     if actual != expected:
-        message = f"{where}: image must be {expected} pixels high and wide, but got {actual}: index the shard anew"
-        yield Finding("size", shard, row, catalog.key(row), message)
+        kind = "size" if actual[0] == expected[0] else "member"
+        message = f"{where}: image must be {expected} (encoding, height, width), but got {actual}: index the shard anew"
+        yield Finding(kind, shard, row, key, message)

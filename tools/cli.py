@@ -16,6 +16,7 @@ from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.features import Join, open_table
 from drawstream.tools.features import app as features_app
 from drawstream.tools.progress import Progress
+from drawstream.tools.shards import index, verify
 from drawstream.tools.stream import app as stream_app
 
 app = typer.Typer(
@@ -90,51 +91,8 @@ def pack(
     _finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
 
 
-@app.command()
-def index(
-    shards: Annotated[list[Path], typer.Argument(help="WebDataset tars, or a folder of them.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the catalog; by default beside the shards.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
-    json_path: Json = None,
-) -> None:
-    """Make the catalog of existing WebDataset shards.
-
-    Example: drawstream index /data/imagenet/train-*.tar
-    """
-    from drawstream.pipeline import Catalog
-    from drawstream.pipeline.index import index as run
-
-    with Progress("index", "shards") as progress:
-        path = run(shards[0] if len(shards) == 1 else shards, out=out, overwrite=overwrite, progress=progress.update)
-    catalog = Catalog.open(path)
-    result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}
-    _finish(
-        result,
-        json_path,
-        f"{len(catalog)} images in {len(catalog.shards)} shards, {catalog.num_classes} classes: {path}",
-    )
-
-
-@app.command()
-def verify(catalog: CatalogArg, json_path: Json = None) -> None:
-    """Check shards, members, decoding and labels against the catalog; exit 1 when something is damaged.
-
-    Example: drawstream verify data/train
-    """
-    from drawstream.pipeline import Catalog
-    from drawstream.pipeline.verify import verify as run
-
-    opened = Catalog.open(catalog)
-    with Progress("verify", "shards") as progress:
-        findings = run(opened, progress=progress.update)
-    for finding in findings:
-        print(finding.message)
-    rows = [{"kind": f.kind, "shard": f.shard, "row": f.row, "message": f.message} for f in findings]
-    _finish({"findings": rows}, json_path, f"{len(opened)} images checked, {len(findings)} findings")
-    if findings:
-        raise typer.Exit(1)
+app.command()(index)
+app.command()(verify)
 
 
 @app.command()

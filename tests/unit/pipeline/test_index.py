@@ -113,7 +113,7 @@ def test_raw_and_colour_do_not_mix(tmp_path):
 def test_one_key_in_two_shards_is_refused(tmp_path):
     for name in ("a", "b"):
         shard(tmp_path / f"{name}.tar", ("0.cls", "0"), ("0.png", PNG))
-    with pytest.raises(ValueError, match=r"b\.tar: sample '0': key '0' must be unique, but shard 0 has it already"):
+    with pytest.raises(ValueError, match=r"b\.tar: key '0' must be unique, but shard 0 has it already"):
         index(tmp_path)
 
 
@@ -163,3 +163,31 @@ def test_a_moved_data_set_still_opens(tmp_path):
     assert json.dumps(Catalog.open(path).provenance) == '{"by": "index"}'
     shutil.move(packed, tmp_path / "moved")
     assert len(Catalog.open(tmp_path / "moved")) == 60
+
+
+def test_workers_change_nothing_but_the_time(tmp_path):
+    packed = Catalog.open(
+        pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "out", encoding="png", limit=400, shard_rows=90).train
+    )
+    seen = []
+    for workers in (1, 2):
+        path = index(
+            packed.root,
+            out=tmp_path / str(workers),
+            workers=workers,
+            progress=lambda done, total, rows: seen.append((done, total, rows)),
+        )
+        assert path.read_bytes() == (tmp_path / "1" / "catalog.parquet").read_bytes()
+    assert seen == [(1, 5, 90), (2, 5, 180), (3, 5, 270), (4, 5, 360), (5, 5, 400)] * 2
+    for i, at in (
+        (3, 600),
+        (1, 700),
+    ):  # two are damaged: the first in the order of the shards is named, whoever is first
+        tar = packed.shard_path(i)
+        tar.write_bytes(tar.read_bytes()[:-at] + b"x" * at)
+    for workers in (1, 2):
+        with pytest.raises(ValueError, match=r"shard-000001\.tar: data after the end-of-archive mark"):
+            index(packed.root, out=tmp_path / "bad", workers=workers)
+    assert not (tmp_path / "bad").exists()
+    with pytest.raises(ValueError, match="workers must be at least 1, but got 0"):
+        index(packed.root, out=tmp_path / "bad", workers=0)

@@ -1,0 +1,105 @@
+"""`drawstream index` and `drawstream verify`: shards and their catalog."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drawstream.tools.progress import Progress
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
+
+
+def index(
+    shards: Annotated[list[Path], typer.Argument(help="WebDataset tars, or a folder of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the catalog; by default beside the shards.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
+    workers: Workers = None,
+    json_path: Json = None,
+) -> None:
+    """Make the catalog of existing WebDataset shards.
+
+    Every sample needs one image and a label (.cls, .json or .txt); shard and key of what is wrong are named.
+
+    Example: drawstream index /data/imagenet/train-*.tar
+    """
+    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.index import index as run
+
+    with Progress("index", "shards") as progress:
+        report = _with_rate(progress, "samples")
+        one_or_all = shards[0] if len(shards) == 1 else shards
+        path = run(one_or_all, out=out, overwrite=overwrite, workers=workers, progress=report)
+    catalog = Catalog.open(path)
+    result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}
+    text = f"{len(catalog)} images in {len(catalog.shards)} shards, {catalog.num_classes} classes: {path}"
+    _finish(result, json_path, text)
+
+
+def verify(
+    catalog: Annotated[str, typer.Argument(help="Folder with catalog.parquet; the shards must be local.")],
+    quarantine: Annotated[Path | None, typer.Option(help="Write the rows that must not be used there (JSON).")] = None,
+    quick: Annotated[bool, typer.Option(help="Hashes, headers, labels and checksums only: decode no image.")] = False,
+    workers: Workers = None,
+    json_path: Json = None,
+) -> None:
+    """Check shards, members, labels and decoding against the catalog; all damage is listed, a line each.
+
+    Exit 0 when all is well, 1 when something is damaged (catalog.parquet too), 2 when there is nothing to check.
+
+    Example: drawstream verify data/train --quarantine data/train/quarantine.json
+    """
+    from drawstream.pipeline.catalog import AlteredCatalogError, Catalog
+    from drawstream.pipeline.quarantine import write_quarantine
+    from drawstream.pipeline.verify import verify as run
+
+    try:
+        opened = Catalog.open_rows(catalog)
+    except AlteredCatalogError as error:
+        print(error)
+        damage = {"kind": "catalog", "shard": None, "row": None, "key": None, "message": str(error)}
+        _finish({"findings": [damage], "rows": None}, json_path, "nothing checked: the catalog is damaged")
+        raise typer.Exit(1) from None
+    with Progress("verify", "images") as progress:
+        rate = _with_rate(progress, "images")
+        findings = run(opened, pixels=not quick, workers=workers, progress=lambda done, total: rate(done, total, done))
+    for finding in findings:
+        print(finding.message)
+    listed = None if quarantine is None else write_quarantine(quarantine, opened, findings)
+    result = {
+        "findings": [
+            {"kind": f.kind, "shard": f.shard, "row": f.row, "key": f.key, "message": f.message} for f in findings
+        ],
+        "rows": len(opened),
+        "quarantine": None if quarantine is None else str(quarantine),
+        "quarantined": listed,
+    }
+    held = "" if quarantine is None else f"; {listed} images not to be used: {quarantine}"
+    _finish(result, json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
+    if findings:
+        raise typer.Exit(1)
+
+
+def _with_rate(progress: Progress, unit: str) -> Callable[[int, int, int], None]:
+    """Progress that also says how many samples were done, and how fast."""
+    begin = time.monotonic()
+
+    def report(done: int, total: int, samples: int) -> None:
+        rate = samples / max(time.monotonic() - begin, 1e-9)
+        progress.update(done, total, f"{samples} {unit}, {rate:.0f} a second")
+
+    return report
+
+
+def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
+    """Print the summary and write the JSON result."""
+    if json_path is not None:
+        from drawstream.tools.runs import write_json
+
+        write_json(json_path, result)
+    print(text)
