@@ -175,6 +175,7 @@ class CachedShards:
                 self._fill(descriptor, entry.size, shard)
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 actual = hash_file(descriptor)
+                os.lseek(descriptor, 0, os.SEEK_SET)  # the caller's begins there, too
                 if actual == entry.hash:
                     os.fsync(descriptor)  # else a power cut could leave the name with zeros behind it
                     os.utime(descriptor)
