@@ -243,7 +243,7 @@ class _Crew:
     def __init__(self, ray: Any, catalog: Catalog, job: _Job, model: nn.Module, size: int) -> None:
         self._ray, self._catalog, self._job = ray, catalog, job
         try:
-            self._model = ray.put(model)
+            self._model = ray.put(model.cpu())
         except TypeError as error:
             reason = _line(error.__cause__ or error)  # Ray's own text shows the whole model
             raise ValueError(f"the model cannot be sent to other processes: {reason}") from None

@@ -178,6 +178,7 @@ def features(
     amp: Annotated[str, typer.Option(help="Forward passes in bf16 or fp16; off: float32.")] = "off",
     channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
     grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
+    engine: Annotated[str, typer.Option(help="local, ray (a cluster on this machine) or ray:ADDRESS.")] = "local",
     device: Device = "cpu",
     json_path: Json = None,
 ) -> None:
@@ -211,7 +212,7 @@ def features(
     if crops:
         law = {"scale": _pair("crop-scale", crop_scale), "ratio": _pair("crop-ratio", crop_ratio)}
         scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
-    table = features_job(setup, weights, out, scoring)
+    table = features_job(setup, weights, out, scoring, engine=engine)
     leave_ranks()
     if not ranks.writes:
         return

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from drawstream.features import FeatureTable, Scoring, ShardScorer, Tracker
+from drawstream.features.cluster import write_shards_on_ray
 from drawstream.features.extract import missing_shards, write_shards
 from drawstream.features.scoring import provenance
 from drawstream.pipeline import Loader
@@ -144,7 +145,9 @@ def train_job(
     return read_record(record_path, "train")
 
 
-def features_job(setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /) -> FeatureTable:
+def features_job(
+    setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /, *, engine: str = "local"
+) -> FeatureTable:
     """Score every row of the catalog with a trained model; one Parquet part per shard in `out`.
 
     Args:
@@ -152,17 +155,37 @@ def features_job(setup: Setup, weights: Path, out: Path, scoring: Scoring | None
         weights: Of the model.
         out: Folder of the table.
         scoring: What to score, by default all measures; its device is the setup's, and its transform where it has none.
+        engine: `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
 
     Raises:
-        ValueError: As `extract`.
+        ValueError: As `extract` and `extract_on_ray`.
+        ClusterError: As `extract_on_ray`.
     """
+    ranks = setup.ranks
+    kind, _, address = engine.partition(":")
+    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
+        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
+    if kind == "ray" and ranks.world_size > 1:
+        raise ValueError("the Ray engine starts its own workers: start it without torchrun")
     model = setup.build(0)
     load_weights(model, weights)
     scoring = scoring or Scoring()
     scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
     made = provenance(setup.data, model, scoring, model_name=setup.model)
     missing = missing_shards(setup.data, out, made)
-    ranks = setup.ranks
+    if kind == "ray":
+        with Progress("features", "rows") as progress:
+            write_shards_on_ray(
+                setup.data,
+                model,
+                scoring,
+                missing,
+                out,
+                made,
+                address=address or None,
+                progress=lambda p: progress.update(p.done, p.rows),
+            )
+        return FeatureTable.open(out)
     ranks.wait()  # until all have looked, so that they divide the same list
     with (
         ShardScorer(setup.data, model, scoring, device_id=ranks.local) as scorer,

@@ -10,17 +10,20 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
 from drawstream.features import extract
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
+from drawstream.tools.cli import main
+from drawstream.tools.models import build_model
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
-from drawstream.features.cluster import extract_on_ray
+from drawstream.features.cluster import ClusterError, extract_on_ray
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -115,13 +118,11 @@ def test_equal_to_the_local_engine_also_when_a_worker_is_killed(cluster, catalog
 
 def test_a_shard_that_always_fails_is_one_line_and_the_rest_is_kept(cluster, catalog, whole, tmp_path):
     tar = catalog.shard_path(5)
-    data = bytearray(tar.read_bytes())
-    at = int(catalog.offset[catalog.shard_rows(5)[0] + 7])
-    damaged = bytearray(data)
-    damaged[at : at + 2] = bytes([data[at] ^ 255, data[at + 1] ^ 255])
-    tar.write_bytes(damaged)
+    data = tar.read_bytes()
+    at = int(catalog.offset[507])
+    tar.write_bytes(data[:at] + bytes([data[at] ^ 255, data[at + 1] ^ 255]) + data[at + 2 :])
     try:
-        with pytest.raises(RuntimeError) as told:
+        with pytest.raises(ClusterError) as told:  # the command line shows it and ends with 2
             on_cluster(cluster, catalog, make(), tmp_path / "f")
     finally:
         tar.write_bytes(data)
@@ -132,6 +133,33 @@ def test_a_shard_that_always_fails_is_one_line_and_the_rest_is_kept(cluster, cat
     assert "part-00005.parquet" not in left and left.items() <= whole.items()
     extract(catalog, make(), tmp_path / "f", model_name="conv", batch_size=50)  # the local engine goes on from them
     assert parts(tmp_path / "f") == whole
+
+
+@pytest.fixture
+def command(catalog, tmp_path):
+    weights = tmp_path / "mlp.safetensors"
+    save_file(build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict(), weights)
+    return ["features", str(catalog.path.parent), "--model", "mlp", "--weights", str(weights), "--crops", "2", "-o"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "text"),
+    [
+        ("rays", "the engine must be local, ray or ray:ADDRESS, but got 'rays'"),
+        ("local:2", "the engine must be local, ray or ray:ADDRESS, but got 'local:2'"),
+        ("ray:127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1: [Errno 111] Connection refused"),
+    ],
+)
+def test_an_engine_that_does_not_exist_is_one_line(command, tmp_path, capsys, engine, text):
+    assert main([*command, str(tmp_path / "f"), "--engine", engine]) == 2
+    assert capsys.readouterr().err == f"drawstream: {text}\n"
+
+
+@pytest.mark.slow
+def test_the_command_on_a_cluster_writes_what_it_writes_here(cluster, command, tmp_path):
+    assert main([*command, str(tmp_path / "a")]) == 0
+    assert main([*command, str(tmp_path / "b"), "--engine", f"ray:{cluster.address}"]) == 0
+    assert parts(tmp_path / "a") == parts(tmp_path / "b")
 
 
 @pytest.mark.slow
@@ -174,7 +202,7 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from drawstream.features.cluster import extract_on_ray
+from drawstream.features.cluster import ClusterError, extract_on_ray
 from drawstream.pipeline import Catalog
 
 torch.manual_seed(0)
