@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from drawstream.samplers.fit import SwiftFit, requested_columns, require_coefficients
 from drawstream.samplers.histogram import MEMORY, Blocks, cdf_tables, columns_of
 from drawstream.samplers.knots import MAX_KNOTS, Knots, MassHistogram
+from drawstream.samplers.lookup import Lookup
 from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
 from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler, Transform, aggregate, heights
 
@@ -99,9 +100,10 @@ def _write_u(
     blocks: Blocks, features: Sequence[str], tables: Sequence[Knots], params: SwiftParams, file: BinaryIO
 ) -> tuple[float, float]:
     """Write u of every row; return its ends."""
+    lookups = [Lookup(table) for table in tables]
 
     def work(block: tuple[int, list[NDArray[np.float32]]]) -> NDArray[np.float32]:
-        ranks = np.stack([table.at(values) for table, values in zip(tables, block[1], strict=True)])
+        ranks = np.stack([lookup.at(values) for lookup, values in zip(lookups, block[1], strict=True)])
         return aggregate(ranks, params)
 
     low, high = np.inf, -np.inf
@@ -154,10 +156,11 @@ def _masses(blocks: Blocks, mass: Sequence[str], rows: int) -> Iterator[tuple[in
 
 def _scored(u: NDArray[np.float32], balance: Knots, params: SwiftParams) -> Iterator[NDArray[np.float64]]:
     """The heights tau of pieces of u."""
+    lookup = Lookup(balance)
 
     def work(start: int) -> NDArray[np.float64]:
         piece = u[start : start + PIECE]
-        return heights(piece, balance.positions(piece), balance, params)
+        return heights(piece, lookup.positions(piece), balance, params)
 
     return map_ahead(work, range(0, u.size, PIECE))
 

@@ -25,6 +25,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.knots import MAX_KNOTS, Knots
+from drawstream.samplers.lookup import as_bits, order_key
 from drawstream.samplers.parallel import cores, map_ahead
 
 __all__ = ["MEMORY", "Blocks", "cdf_tables", "columns_of", "count_bins"]
@@ -39,14 +40,6 @@ Blocks = Callable[..., Iterable[Mapping[str, NDArray[np.float32]]]]
 """Named columns, block by block, anew at every call: `FeatureTable.blocks`."""
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _key(bits: int) -> Any:
-    b = np.int64(bits)
-    if b == 0x80000000:  # -0
-        b = np.int64(0)
-    return b ^ (0xFFFFFFFF if b >> 31 else 0x80000000)
-
-
 def _bits(key: int) -> int:
     return key ^ (0x80000000 if key >> 31 else 0xFFFFFFFF)
 
@@ -57,7 +50,7 @@ def _count_bins(bits: _Array, counts: _Array) -> int:
     bad = 0
     for i in range(bits.size):
         bad += (bits[i] & 0x7F800000) == 0x7F800000
-        counts[_key(bits[i]) >> 16] += 1
+        counts[order_key(bits[i]) >> 16] += 1
     return bad
 
 
@@ -67,7 +60,7 @@ def _count_values(
 ) -> None:
     """Count the values of the bins low … high - 1; the arrays are those of `_Window`."""
     for i in range(bits.size):
-        key = _key(bits[i])
+        key = order_key(bits[i])
         b = key >> 16
         if low <= b < high:
             at = place[b]
@@ -180,7 +173,7 @@ def _walk(
 def count_bins(values: NDArray[np.float32], /) -> tuple[NDArray[np.int64], int]:
     """Rows per bin, int64 (65536,), and how many of the values (rows,) are not finite."""
     counts = np.zeros(BINS, np.int64)
-    return counts, int(_count_bins(_as_bits(values), counts))
+    return counts, int(_count_bins(as_bits(values), counts))
 
 
 def columns_of(blocks: Blocks, names: Sequence[str], /) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
@@ -303,7 +296,7 @@ class _Window:
 
     def add(self, values: NDArray[np.float32], low: int, high: int) -> None:
         """Count the values of a block that lie in the bins low … high - 1; one thread at a time per bin."""
-        _count_values(_as_bits(values), low, high, self.place, self.counters, self.lows, self.filled, self.ends)
+        _count_values(as_bits(values), low, high, self.place, self.counters, self.lows, self.filled, self.ends)
 
     def whole(self) -> bool:
         """Whether every row of the first reading was met again."""
@@ -360,7 +353,3 @@ class _Walk:
                 bits = np.array([_bits(key) for key in keys[:count].tolist()], np.uint32)
                 return Knots.from_counts(bits.view(np.float32).astype(np.float64), ranks[:count].copy())
         raise AssertionError("the widest spacing fits by construction")
-
-
-def _as_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(values, np.float32).view(np.uint32)
