@@ -170,18 +170,42 @@ KINDS = {
 }
 
 
+def dali_decode(data, kind):
+    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    array = np.frombuffer(data, np.uint8)
+    with pipeline:
+        source = dali.fn.external_source(source=lambda: [array], dtype=dali.types.UINT8, ndim=1)
+        pipeline.set_outputs(dali.fn.decoders.image(source, device="cpu", output_type=kind))
+    pipeline.build()
+    return np.asarray(pipeline.run()[0].as_array()[0])
+
+
+def test_webp_that_dali_cannot_read_is_refused():
+    """And only those: what is taken decodes as DALI does."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    taken = refused = 0
+    for rows in range(1, 17):
+        data = stored(COLOUR[:rows], "webp", exif=exif, lossless=True, icc_profile=b"x" * (200 + rows % 3))
+        try:
+            ours = decode(data)
+        except ValueError as error:
+            assert "EXIF behind a chunk of odd length" in str(error)
+            with pytest.raises(RuntimeError):
+                dali_decode(data, dali.types.RGB)
+            refused += 1
+        else:
+            assert (dali_decode(data, dali.types.RGB) == ours).all()
+            taken += 1
+    assert taken and refused
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_dali_decodes_as_pillow_does(name):
     """A model is scored, searched and trained through either; alpha is dropped, and the first frame is the image."""
     info, ours = probe(KINDS[name]), decode(KINDS[name])
     kind = dali.types.GRAY if info.channels == 1 else dali.types.RGB
-    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    data = np.frombuffer(KINDS[name], np.uint8)
-    with pipeline:
-        source = dali.fn.external_source(source=lambda: [data], dtype=dali.types.UINT8, ndim=1)
-        pipeline.set_outputs(dali.fn.decoders.image(source, device="cpu", output_type=kind))
-    pipeline.build()
-    theirs = np.asarray(pipeline.run()[0].as_array()[0]).reshape(ours.shape)
+    theirs = dali_decode(KINDS[name], kind).reshape(ours.shape)
     assert (info.height, info.width) == ours.shape[:2]
     assert np.abs(theirs.astype(int) - ours).max() <= (1 if "16" in name else 0)
 
