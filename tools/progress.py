@@ -32,10 +32,11 @@ class Progress:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
                 TextColumn("{task.fields[note]}"),
             )
             self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(title, total=None, note="")
+            self._task = self._bar.add_task(title, total=None, rate="", note="")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -55,15 +56,20 @@ class Progress:
         if total != self._state[1]:  # a new phase has its own rate; what a resumed job finds finished took no time
             self._phase = (now, done)
         self._state, self._note = (done, total), f", {note}" if note else ""
+        begin, before = self._phase
+        rate = (done - before) / max(now - begin, 1e-9)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, note=note)
+            shown = self._speed(rate).removeprefix(", ")
+            self._bar.update(self._task, completed=done, total=total, rate=shown, note=note)
             return
         if now - self._printed >= EVERY:
             self._printed = now
-            begin, before = self._phase
-            rate = (done - before) / max(now - begin, 1e-9)
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-            self._line(f"{done} of {total} {self._unit}{left}{self._note}")
+            self._line(f"{done} of {total} {self._unit}{self._speed(rate)}{left}{self._note}")
+
+    def _speed(self, rate: float) -> str:
+        """Units per second; where one takes longer than that, the time left says enough."""
+        return f", {rate:,.0f} {self._unit}/s" if rate >= 1 else ""
 
     def _line(self, text: str) -> None:
         if not self._quiet:

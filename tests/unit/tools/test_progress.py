@@ -26,9 +26,9 @@ def test_lines_come_every_ten_seconds_with_the_time_left(clock, capsys):
             shown.update(second * 10, 400, "note")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "features: 100 of 400 rows, 30 s left, note",
-        "features: 200 of 400 rows, 20 s left, note",
-        "features: 300 of 400 rows, 10 s left, note",
+        "features: 100 of 400 rows, 10 rows/s, 30 s left, note",
+        "features: 200 of 400 rows, 10 rows/s, 20 s left, note",
+        "features: 300 of 400 rows, 10 rows/s, 10 s left, note",
         "features: 300 rows in 30.0 s, note",
     ]
 
