@@ -24,6 +24,7 @@ names of the columns and ``clean_label``, which the fingerprint leaves out; file
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
@@ -337,7 +338,8 @@ def _download(url: str) -> tuple[Path, str]:
         part.write_bytes(data)
         part.replace(file)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise RemoteError(
             f"{file}: the copy of {shown(url)} cannot be written ({error.strerror}): "
             "let XDG_CACHE_HOME name a folder with room that you may write to"
