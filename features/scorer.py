@@ -126,14 +126,14 @@ class ShardScorer:
         with self._autocast():
             logits = self._model(images)
         require_classes(logits, self._catalog)
-        h, bias = self._head.of(logits) if mode == "last" else (None, False)
+        head = self._head.of(logits) if mode == "last" else self._head.find(logits) if scoring.functions else None
+        h, bias = head if head and mode == "last" else (None, False)
         plain = [name for name in scoring.names if not (name == "grad_norm" and mode == "full")]
         found = measure(logits, batch.labels, h, plain, bias=bias)
         if mode == "full":
             found["grad_norm"] = full_grad_norms(self._model, images, batch.labels, memory=scoring.options.grad_memory)
         columns = {name: found[name] for name in scoring.names}
         for name, function in scoring.functions.items():
-            head = self._head.find(logits)
             own = call_measure(function, logits.float(), batch.labels, head[0].float() if head else None)
             _require_new(own, columns, name)
             columns |= own
