@@ -30,10 +30,8 @@ app = typer.Typer(
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
-CatalogArg = Annotated[Path, typer.Argument(help="Folder with catalog.parquet.")]
-HeldOut = Annotated[
-    Path | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")
-]
+CatalogArg = Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL (s3://…, https://…).")]
+HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")]
 Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.")]
 Device = Annotated[str, typer.Option(help="cpu or gpu.")]
 Batch = Annotated[int, typer.Option(help="Images per training step.")]
@@ -101,7 +99,7 @@ def train(
     out: Out,
     model: Model = "cnn",
     held_out: HeldOut = None,
-    test: Annotated[Path | None, typer.Option(help="Catalog that reports; never chooses.")] = None,
+    test: Annotated[str | None, typer.Option(help="Catalog that reports; never chooses.")] = None,
     sampler: Annotated[Path | None, typer.Option(help="sampler.json; without it training is uniform.")] = None,
     table: Annotated[Path | None, typer.Option(help="Feature table that the sampler reads.")] = None,
     join: Join = None,
@@ -275,7 +273,7 @@ app.add_typer(bench_app, name="bench")
 def swift(
     table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
     out: Out,
-    catalog: Annotated[Path, typer.Option(help="The catalog that the features were made from.")],
+    catalog: Annotated[str, typer.Option(help="The catalog that the features were made from.")],
     join: Join = None,
     model: Model = "cnn",
     held_out: HeldOut = None,
@@ -374,14 +372,23 @@ def demo(
     _finish(result, json_path, f"report: {result['report']}")
 
 
-def _setup(catalog: Path, model: str, device: str, batch_size: int, **given: Any) -> Any:
+def _setup(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:
     from drawstream.tools.finetune import flush_denormals
     from drawstream.tools.setup import Setup
 
     if device not in ("cpu", "gpu"):
         raise ValueError(f"--device must be cpu or gpu, but got {device!r}")
     flush_denormals()
-    return Setup(catalog, model, device=_one_of("device", device), batch_size=batch_size, **given)
+    for name in ("held_out", "test"):
+        given[name] = _place(given[name]) if given.get(name) else None
+    return Setup(_place(catalog), model, device=_one_of("device", device), batch_size=batch_size, **given)
+
+
+def _place(catalog: str) -> Path | str:
+    """A folder, or a URL as it stands: a path would lose its second slash."""
+    from drawstream.pipeline.remote import is_url
+
+    return catalog if is_url(catalog) else Path(catalog)
 
 
 def _one_of(_name: str, value: str) -> Any:
