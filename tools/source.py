@@ -1,5 +1,6 @@
 """What `drawstream stream` looks at: a sampler over a table, a file of weights, a recorded schedule, or plain rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
+from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
 from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
@@ -69,6 +71,8 @@ def open_source(
     *,
     rows: int | None = None,
     table: Path | None = None,
+    join: Sequence[Path] = (),
+    catalog: str | Path | None = None,
     column: str | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -82,6 +86,8 @@ def open_source(
             `rows`.
         rows: Number of rows, all alike.
         table: Feature table that a sampler reads.
+        join: Files whose columns are joined to it.
+        catalog: The table's; needed where a joined file names samples by their keys.
         column: Column of a file of weights.
         mode: Mode of the stream.
         seed: Its seed.
@@ -101,7 +107,8 @@ def open_source(
     if source.suffix == ".json":
         if table is None:
             raise ValueError(f"{source}: a sampler needs the feature table whose rows it weighs: give --table")
-        opened = FeatureTable.open(table)
+        given = Catalog.open(catalog) if join and catalog is not None else None
+        opened = FeatureTable.open(table, join=join, catalog=given)
         sampler = SwiftSampler.load(source)
         weights = sampler.probabilities(opened.columns(*sampler.features))
         whole = opened.windows is None and np.array_equal(opened.sample_id, np.arange(len(opened)))

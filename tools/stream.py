@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from drawstream.tools.features import Catalog, Join
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def show(
     source: Source = None,
     rows: Rows = None,
     table: Table = None,
+    join: Join = None,
     column: Column = None,
     mode: Mode = None,
     seed: Seed = 0,
@@ -42,13 +44,14 @@ def show(
     draws: Draws = None,
     window: Window = None,
     first: Annotated[int, typer.Option(help="How many rows to show.")] = 10,
+    catalog: Catalog = None,
     json_path: Json = None,
 ) -> None:
     """Show what a stream is: rows, draws, effective sample size, memory, fingerprint, first rows.
 
     Example: drawstream stream show search/sampler.json --table features --mode stratified --seed 1
     """
-    opened = _open(source, rows, table, column, mode, seed, draws, window)
+    opened = _open(source, rows, (table, join, catalog), column, mode, seed, draws, window)
     stream = opened.stream
     order = stream.epoch(opened.epochs(str(epoch))[0])
     beginning = order[: max(0, first)]
@@ -76,12 +79,14 @@ def count(
     source: Source = None,
     rows: Rows = None,
     table: Table = None,
+    join: Join = None,
     column: Column = None,
     mode: Mode = None,
     seed: Seed = 0,
     epochs: Annotated[str, typer.Option(help="As 3 or 0:3; : is all of a schedule.")] = "0",
     draws: Draws = None,
     window: Window = None,
+    catalog: Catalog = None,
     json_path: Json = None,
 ) -> None:
     """Count the draws of each row: how many rows come 0, 1, 2, … times, the entropy H(c), and 1 - H(c) / log N.
@@ -92,7 +97,7 @@ def count(
 
     from drawstream.samplers.counts import count_rows
 
-    opened = _open(source, rows, table, column, mode, seed, draws, window)
+    opened = _open(source, rows, (table, join, catalog), column, mode, seed, draws, window)
     chosen = opened.epochs(epochs)
     total = np.zeros(opened.stream.rows, dtype=np.int64)
     each = []
@@ -116,6 +121,7 @@ def export(
     source: Source = None,
     rows: Rows = None,
     table: Table = None,
+    join: Join = None,
     column: Column = None,
     mode: Mode = None,
     seed: Seed = 0,
@@ -143,7 +149,7 @@ def export(
 
     if out is None and idx is None:
         raise ValueError("an export needs a place: -o schedule.arrow, or --idx FOLDER with --catalog")
-    opened = _open(source, rows, table, column, mode, seed, draws, window)
+    opened = _open(source, rows, (table, join, catalog), column, mode, seed, draws, window)
     chosen = opened.epochs(epochs)
     fingerprint = _catalog(opened, catalog).fingerprint if catalog is not None else opened.catalog
     result = {**_facts(opened), "catalog": fingerprint, "epochs": list(chosen)}
@@ -200,7 +206,7 @@ def diff(
 def _open(
     source: Path | None,
     rows: int | None,
-    table: Path | None,
+    table: tuple[Path | None, list[Path] | None, str | Path | None],
     column: str | None,
     mode: str | None,
     seed: int,
@@ -209,7 +215,19 @@ def _open(
 ) -> "StreamSource":
     from drawstream.tools.source import open_source
 
-    return open_source(source, rows=rows, table=table, column=column, mode=mode, seed=seed, draws=draws, window=window)
+    folder, join, catalog = table
+    return open_source(
+        source,
+        rows=rows,
+        table=folder,
+        join=join or (),
+        catalog=catalog,
+        column=column,
+        mode=mode,
+        seed=seed,
+        draws=draws,
+        window=window,
+    )
 
 
 def _facts(opened: "StreamSource") -> dict[str, Any]:

@@ -106,5 +106,9 @@ def test_fit_with_a_joined_column_and_weights_on_disk(capsys, table, tmp_path):
     assert map_weights(tmp_path / "w.npy").sum() == pytest.approx(1)
     provenance = json.loads((tmp_path / "a.json").read_text())["provenance"]
     assert list(provenance["joined"][0]) == ["margin"]
+    show = ("stream", "show", tmp_path / "a.json", "--table", table)
+    assert run(capsys, *show, "--join", tmp_path / "more.parquet")[1].startswith("100 rows, 100 draws per epoch")
+    status, _, err = run(capsys, *show)
+    assert status == 2 and "no feature 'margin'" in err
     status, _, err = run(capsys, "fit", table, "--features", "loss,margin", "-o", tmp_path / "c.json")
     assert status == 2 and "no feature 'margin'" in err
