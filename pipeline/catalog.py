@@ -368,7 +368,7 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
     try:
         table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
         names = table.column_names
-        metadata = table.schema.metadata or {}
+        metadata, copy = table.schema.metadata or {}, pq.read_metadata(file).metadata or {}
         meta = json.loads(metadata[METADATA])
     except KeyError:
         raise AlteredCatalogError(
@@ -399,6 +399,8 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
         _require(same, file, f"column {column.name!r} must be {column.type}, but got {kind}", remedy)
         _require(table[column.name].null_count == 0, file, f"column {column.name!r} must have no nulls", remedy)
+    copies = all(metadata.get(key) == copy.get(key) for key in (METADATA, SEAL))
+    _require(copies, file, "both copies of the metadata (Parquet's and Arrow's) must be the same", remedy)
     if SEAL in metadata:
         clean = _array(table, "clean_label") if "clean_label" in names else None
         actual, expected = seal(metadata[METADATA], names, clean), metadata[SEAL].decode(errors="replace")

@@ -182,6 +182,14 @@ def test_the_hash_covers_the_metadata(folder, old, new):
         Catalog.open(folder)
 
 
+def test_both_copies_of_the_metadata_count(folder):
+    """Arrow reads its own, in base64; other readers see Parquet's."""
+    file = folder / "catalog.parquet"
+    file.write_bytes(file.read_bytes().replace(b'"channels": 1', b'"channels": 3'))
+    with pytest.raises(ValueError, match=r"catalog\.parquet: both copies of the metadata .* must be the same"):
+        Catalog.open(folder)
+
+
 @pytest.mark.parametrize("values", [None, pa.array([0] * 1797)], ids=["dropped", "changed"])
 def test_the_hash_covers_clean_labels(folder, values):
     reseal(folder, lambda text: text, clean_label=values)
