@@ -79,6 +79,42 @@ def loader(
     _write(json_path, result)
 
 
+@app.command()
+def features(
+    data: Annotated[
+        str, typer.Option(help="photos, digits, fashion-mnist (Debian's files), or the path of a catalog's folder.")
+    ] = "photos",
+    model: Annotated[
+        str | None,
+        typer.Option(help="As for training; by default a ResNet-18, or the CNN on small images."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Images of a round, at most; by default 192 photos or 20000 small ones.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per forward pass; by default 32 photos or 256 small ones.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Alternating rounds; the median counts.")] = 3,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where loader and model run.")] = "cpu",
+    amp: Annotated[Literal["off", "bf16", "fp16"], typer.Option(help="Forward passes in bf16 or fp16.")] = "off",
+    work: Annotated[Path | None, typer.Option(help="Folder that keeps the photos for the next run.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Feature extraction beside the bare model and the bare loader; a candidate's cost, and the tracker's.
+
+    Example: drawstream bench features --json features.json; drawstream bench features --data fashion-mnist --rounds 7
+    """
+    from drawstream.tools.bench.features import run
+
+    for name, value in {"images": images, "batch-size": batch_size, "rounds": rounds}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be >= 1, but got {value}")
+    result = run(
+        data, model=model, images=images, batch_size=batch_size, rounds=rounds, device=device, amp=amp, work=work
+    )
+    _write(json_path, result)
+
+
 def _whole(name: str, text: str) -> list[int]:
     """Whole numbers of a comma list; 1e6 is one."""
     try:
