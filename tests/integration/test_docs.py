@@ -29,6 +29,7 @@ def blocks(text):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_python_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     namespace = {"__name__": path.stem}
     for line, code in blocks(path.read_text(encoding="utf-8")):
         exec(compile("\n" * line + code, str(path), "exec"), namespace)  # the lines of a traceback are the file's
