@@ -132,7 +132,7 @@ def export(
     idx: Annotated[
         Path | None, typer.Option(help="Folder for DALI .idx files, a folder per epoch; needs --catalog.")
     ] = None,
-    catalog: Annotated[Path | None, typer.Option(help="Catalog that the rows belong to.")] = None,
+    catalog: Annotated[str | None, typer.Option(help="Catalog that the rows belong to.")] = None,
     by_shard: Annotated[
         bool, typer.Option("--by-shard", help=".idx files grouped by shard: exact counts, order within shards only.")
     ] = False,
@@ -275,7 +275,7 @@ def _sentence(summary: dict[str, Any]) -> str:
     return f"{', '.join(parts)}; H(c) = {summary['entropy']:.4f}, 1 - H(c) / log N = {summary['unevenness']:.5f}"
 
 
-def _catalog(opened: "StreamSource", path: Path) -> Any:
+def _catalog(opened: "StreamSource", path: str) -> Any:
     """The catalog, if the rows are its rows."""
     from drawstream.pipeline import Catalog
 
@@ -293,7 +293,7 @@ def _catalog(opened: "StreamSource", path: Path) -> Any:
 
 
 def _write_idx(
-    opened: "StreamSource", epochs: range, catalog: Path | None, folder: Path, by_shard: bool
+    opened: "StreamSource", epochs: range, catalog: str | None, folder: Path, by_shard: bool
 ) -> list[dict[str, Any]]:
     from drawstream.pipeline.replay import write_replay
 
