@@ -1,11 +1,14 @@
 """A fit over blocks gives the bits of the fit in memory: tables, sampler and the weights on disk."""
 
+import errno
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from drawstream.samplers import DegenerateSampler, IndexStream, SwiftFit, SwiftParams
+from drawstream.samplers import fit_blocks as module
 from drawstream.samplers.fit_blocks import fit_blocks
 from drawstream.samplers.weights_file import map_weights
 
@@ -96,3 +99,47 @@ def test_gradient_norms_of_other_rows_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="every reading must give the same rows, but 'grad_norm' has other"):
         fit_blocks(uneven, tmp_path / "w.npy", PARAMS)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    """Weights that cannot be written: the error is the system's, and neither a file nor half of one stays."""
+    written = []
+
+    def full(target, rows, pieces):
+        def some():
+            yield next(pieces)
+            written.append([path.name for path in tmp_path.iterdir()])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        real(target, rows, some())
+
+    real = module._write_weights
+    monkeypatch.setattr(module, "_write_weights", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit_blocks(blocks(columns(70_000)), tmp_path / "w.npy", PARAMS)
+    assert len(written) == 1 and written[0][0].startswith(".w.npy.")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    """Memory of the process without mapped files, looked at with every block: 20 million rows, counters of 16 MiB."""
+    count, rows = 40, 500_000
+    seen = []
+
+    def anonymous():
+        text = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(text.split()[1]) * 1024
+
+    def drawn(*names):
+        for i in range(count):
+            table = columns(rows, seed=i)
+            seen.append(anonymous())
+            yield {name: table[name] for name in names}
+
+    fit_blocks(blocks(columns(70_000)), tmp_path / "warm.npy", PARAMS)  # compiled before
+    before = anonymous()
+    fit_blocks(drawn, tmp_path / "w.npy", PARAMS, memory=16 << 20)
+    assert map_weights(tmp_path / "w.npy").size == count * rows
+    assert len(seen) > 6 * count, "a budget this small takes several readings"
+    assert max(seen) - before < 120e6  # of 240 MB of columns; blocks in work and tables take more than the counters

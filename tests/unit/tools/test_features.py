@@ -1,6 +1,7 @@
 """`drawstream features`: scoring without a name, and what info, check and describe say."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.features.table import part_path, write_part
+from drawstream.pipeline import Catalog
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.cli import main
+from drawstream.tools.jobs import Sampling
+from drawstream.tools.records import read_records
+from drawstream.tools.runs import read_record
+from drawstream.tools.sampling import SampledRows
 
 RNG = np.random.default_rng(0)
 
@@ -112,3 +118,37 @@ def test_fit_with_a_joined_column_and_weights_on_disk(capsys, table, tmp_path):
     assert status == 2 and "no feature 'margin'" in err
     status, _, err = run(capsys, "fit", table, "--features", "loss,margin", "-o", tmp_path / "c.json")
     assert status == 2 and "no feature 'margin'" in err
+
+
+def test_search_train_and_report_with_a_joined_column(capsys, digits, tmp_path, monkeypatch):
+    """By key, as the sampler sees it: rows of a clean label get the weight, in each step that opens the table."""
+    catalog = Catalog.open(digits.train)
+    folder, more = tmp_path / "features", tmp_path / "more.parquet"
+    folder.mkdir()
+    for shard in range(len(catalog.shards)):
+        start, stop = catalog.shard_rows(shard)
+        part = columns(start, stop - start, label=catalog.label[start:stop])
+        write_part(part_path(folder, shard), part, {"catalog": catalog.fingerprint, "parts": len(catalog.shards)})
+    noisy = (catalog.label != catalog.clean_label).astype(float)
+    order = RNG.permutation(len(catalog))
+    pq.write_table(pa.table({"key": [catalog.key(i) for i in order], "noisy": noisy[order]}), more)
+    (tmp_path / "judge_of_joined.py").write_text("def judge(probabilities, trial):\n    return probabilities.max()\n")
+    monkeypatch.chdir(tmp_path)
+    swift = ("search", "swift", folder, "-o", tmp_path / "search", "--catalog", digits.train, "--features", "noisy")
+    options = ("--objective", "judge_of_joined:judge", "--trials", 3, "--agent", "random", "--transform", "cdf")
+    assert run(capsys, *swift, *options, "--min-ess", 0.1, "--join", more)[0] == 0
+    assert run(capsys, *swift, *options, "--min-ess", 0.1)[0] == 2
+    record = read_record(tmp_path / "search/search.json", "search")
+    assert record["join"] == ["../more.parquet"]
+    (search,) = read_records(tmp_path / "search")[1]
+    assert SampledRows.open(search).table.names[-1] == "noisy"
+
+    fit = ("fit", folder, "-o", "s.json", "--features", "noisy", "--coefficients", 1, "--transform", "cdf")
+    heights = ("--ends", 0.99, "--values", "1,1,0", "--join", more)
+    assert run(capsys, *fit, *heights)[2].strip().endswith("give the catalog too")
+    assert run(capsys, *fit, *heights, "--catalog", digits.train)[0] == 0
+    sampling = Sampling(tmp_path / "s.json", folder, join=(more,))
+    weights = sampling.probabilities(SimpleNamespace(data=catalog))
+    assert weights[noisy == 1].max() == 0 and weights[noisy == 0].min() > 0
+    with pytest.raises(ValueError, match="no feature 'noisy'"):
+        Sampling(tmp_path / "s.json", folder).probabilities(SimpleNamespace(data=catalog))
