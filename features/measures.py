@@ -4,6 +4,7 @@ Notation
     n    rows of a batch             z    logits, float (n, C)          p = softmax(z)
     C    classes                     y    target class, int64 (n,)      q = softmax over the C − 1 logits j ≠ y
     h    input of the last linear layer, float (n, D)
+    k    the largest logit but the target's
     m    margin log Σ_{j≠y} exp(z_j − z_y), the log odds against the target, nats, (n,)
 
 All is computed in float32 from m and q: loss = log(1 + e^m), p_y = σ(−m), 1 − p_y = σ(m), p_j = (1 − p_y) q_j. So
@@ -21,53 +22,47 @@ GradNorm = Literal["last", "logit", "full"]
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob", "correct")
 
 
-def margin(z: Tensor, y: Tensor, /) -> Tensor:
-    """The margins m, float32 (n,)."""
-    gaps = z - z.gather(1, y[:, None])  # exact where logits are close to each other, however large
-    return gaps.scatter(1, y[:, None], -torch.inf).logsumexp(1)
-
-
-def others(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor]:
-    """What the classes other than the target share among themselves.
-
-    The target is removed before the softmax; dividing p by 1 − p_y would lose all digits where p_y is near 1. With
-    k the largest of the others, g_j = z_k − z_j >= 0 and s = Σ_{j≠y,k} exp(−g_j), the entropy −Σ_{j≠y} q_j log q_j
-    (Swift Sampler, Eq. 11) is log(1 + s) + Σ_{j≠y} q_j g_j: no term is negative, so it keeps its digits near 0 too.
+def rivals(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What m and q are made of; the target is taken out first: dividing p by 1 − p_y would lose all digits near 1.
 
     Returns:
-        q, float32 (n, C), 0 at the target; and its entropy, nats, float32 (n,).
+        m, (n,); the gaps g_j = z_k − z_j >= 0, ∞ at the target, (n, C); e_j = exp(−g_j), 0 at the target and at k,
+        (n, C); and s = Σ_j e_j, (n,). All in the type of z, and differentiable.
     """
-    top, k = z.scatter(1, y[:, None], -torch.inf).max(1, keepdim=True)
-    g = (top - z).scatter(1, y[:, None], 0.0)
-    e = (-g).exp().scatter(1, y[:, None], 0.0)
-    s = e.scatter(1, k, 0.0).sum(1)
-    q = e / (1 + s[:, None])
-    return q, s.log1p() + (q * g).sum(1)
+    rest = z.scatter(1, y[:, None], -torch.inf)
+    top, k = rest.max(1, keepdim=True)
+    g = top - rest
+    e = (-g).exp().scatter(1, k, 0.0)
+    s = e.sum(1)
+    return (top - z.gather(1, y[:, None]))[:, 0] + s.log1p(), g, e, s
 
 
-def grad_norm(m: Tensor, q: Tensor, h: Tensor | None, /, *, bias: bool = True) -> Tensor:
+def grad_norm(m: Tensor, q2: Tensor, h: Tensor | None, /, *, bias: bool = True) -> Tensor:
     """Norm of the loss's gradient of each row, float32 (n,), nats per unit of weight.
 
     Args:
         m: Margins, (n,).
-        q: Probabilities of the others, (n, C), 0 at the target.
+        q2: Σ_j q_j², (n,).
         h: Inputs of the last linear layer, (n, D): the exact norm over its weight and bias,
             ‖p − onehot(y)‖₂ · √(‖h‖² + 1); None: over the logits, ‖p − onehot(y)‖₂.
         bias: Whether that layer has a bias; without one the 1 is left out.
     """
-    logit = m.sigmoid() * (1 + q.square().sum(1)).sqrt()
+    logit = m.sigmoid() * (1 + q2).sqrt()
     return logit if h is None else logit * (h.float().square().sum(1) + bias).sqrt()
 
 
 def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, bias: bool = True) -> dict[str, Tensor]:
-    """The named measures of a batch, each float32 (n,); `h` None makes `grad_norm` that of the logits."""
+    """The named measures of a batch, each float32 (n,); `h` None makes `grad_norm` that of the logits.
+
+    The entropy −Σ_{j≠y} q_j log q_j (Swift Sampler, Eq. 11) is log(1 + s) + Σ_j e_j g_j / (1 + s): no term is
+    negative, so it keeps its digits near 0 too.
+    """
     z = z.float()
-    m = margin(z, y)
-    q, entropy = others(z, y) if {"entropy", "grad_norm"} & set(names) else (z, m)
+    m, g, e, s = rivals(z, y)
     compute = {
         "loss": lambda: F.softplus(m),
-        "entropy": lambda: entropy,
-        "grad_norm": lambda: grad_norm(m, q, h, bias=bias),
+        "entropy": lambda: s.log1p() + (e * g.scatter(1, y[:, None], 0.0)).sum(1) / (1 + s),
+        "grad_norm": lambda: grad_norm(m, (1 + e.square().sum(1)) / (1 + s).square(), h, bias=bias),
         "target_prob": lambda: m.neg().sigmoid(),
         "correct": lambda: (z.argmax(1) == y).float(),
     }
