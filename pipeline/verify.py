@@ -6,15 +6,18 @@ decoded, and the work is spread over processes in runs of rows.
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import xxhash
 
-from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
+from drawstream.pipeline.cache import CachedShards
+from drawstream.pipeline.catalog import ENCODINGS, FILE, RAW, Catalog, hash_file
 from drawstream.pipeline.finding import WHOLE, Finding
 from drawstream.pipeline.image import decode, probe
+from drawstream.pipeline.remote import Remote, RemoteError
 from drawstream.pipeline.scan import scan
 from drawstream.pipeline.workers import spread, suitable_workers
 
@@ -26,6 +29,7 @@ class _Task:
     """Rows of one shard; the first of a shard also looks at the shard itself."""
 
     catalog: Path
+    remote: str | None
     fingerprint: str
     shard: int
     start: int
@@ -53,16 +57,14 @@ def verify(
         progress: Called after every run of rows as ``progress(rows_done, rows_in_all)``.
 
     Returns:
-        The findings in the order of the shards, a shard's own before its rows'. Empty when all is well.
-
-    Raises:
-        ValueError: The catalog is remote.
+        The findings in the order of the shards, a shard's own before its rows'. Empty when all is well. Remote shards
+        are downloaded to the cache, which keeps them.
     """
-    catalog.shard_path(0)  # refuses where it is remote
     if workers is None:
         workers = suitable_workers(sum(shard.size for shard in catalog.shards))
     tasks = list(_tasks(catalog, pixels))
     _opened.cache_clear()
+    _cache.cache_clear()
     found: dict[int, list[Finding]] = {}
     done = 0
     for task, findings in zip(tasks, spread(_check, tasks, workers=workers), strict=True):
@@ -78,7 +80,7 @@ def _tasks(catalog: Catalog, pixels: bool) -> Iterator[_Task]:
         start, stop = catalog.shard_rows(shard)
         for begin in range(start, max(stop, start + 1), RUN):
             end = min(begin + RUN, stop)
-            yield _Task(catalog.path, catalog.fingerprint, shard, begin, end, begin == start, pixels)
+            yield _Task(catalog.path, catalog.remote, catalog.fingerprint, shard, begin, end, begin == start, pixels)
 
 
 def _settled(findings: list[Finding]) -> Iterator[Finding]:
@@ -101,8 +103,41 @@ def _opened(path: Path, fingerprint: str) -> Catalog:
     return catalog
 
 
+@lru_cache(maxsize=1)
+def _cache(path: Path, remote: str, fingerprint: str) -> CachedShards:
+    return CachedShards(replace(_opened(path, fingerprint), remote=remote), Remote())
+
+
 def _check(task: _Task) -> list[Finding]:
     catalog = _opened(task.catalog, task.fingerprint)
+    if task.remote is None:
+        return _look(catalog, task)
+    name = replace(catalog, remote=task.remote).shard_name(task.shard)
+    try:
+        cache = _cache(task.catalog, task.remote, task.fingerprint)
+        for _ in range(2):
+            descriptor = cache.open(task.shard)
+            with os.fdopen(descriptor, "rb"), TemporaryDirectory() as folder:
+                here = _with_shard_at(catalog, task.shard, Path(folder), descriptor)
+                findings, place = _look(here, task), str(here.shard_path(task.shard))
+                findings = [replace(each, message=each.message.replace(place, name)) for each in findings]
+                if not findings or hash_file(descriptor) == catalog.shards[task.shard].hash:
+                    break
+            cache.discard(task.shard)  # not the shard is damaged, but its copy in the cache
+    except RemoteError as error:
+        return [Finding("unreadable", task.shard, None, None, str(error))]
+    return findings
+
+
+def _with_shard_at(catalog: Catalog, shard: int, folder: Path, descriptor: int) -> Catalog:
+    """The catalog with one of its shards in a folder, as a link to an open file."""
+    (folder / "shard").symlink_to(f"/proc/self/fd/{descriptor}")
+    shards = list(catalog.shards)
+    shards[shard] = replace(shards[shard], path="shard")
+    return replace(catalog, path=folder / FILE, shards=tuple(shards))
+
+
+def _look(catalog: Catalog, task: _Task) -> list[Finding]:
     path = catalog.shard_path(task.shard)
     try:
         findings = scan(catalog, task.shard) if task.first else []

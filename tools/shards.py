@@ -42,7 +42,7 @@ def index(
 
 
 def verify(
-    catalog: Annotated[str, typer.Argument(help="Folder with catalog.parquet; the shards must be local.")],
+    catalog: Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL.")],
     quarantine: Annotated[Path | None, typer.Option(help="Write the rows that must not be used there (JSON).")] = None,
     quick: Annotated[bool, typer.Option(help="Hashes, headers, labels and checksums only: decode no image.")] = False,
     workers: Workers = None,

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_image
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Remote, RemoteError, cache, ranges, remote
+from drawstream.pipeline import (
+    ArraySource,
+    BadSampleError,
+    Catalog,
+    Loader,
+    Remote,
+    RemoteError,
+    cache,
+    open_source,
+    ranges,
+    remote,
+)
 from drawstream.pipeline.cache import CachedShards
+from drawstream.pipeline.image import encode
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.tools.cli import main
 from drawstream.tools.runs import write_record
@@ -289,6 +303,40 @@ def test_a_copy_that_went_bad_is_replaced(server, folder):
     assert (files.read(np.arange(300))[0] == whole).all() and path.read_bytes() == good
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_verify_looks_at_remote_shards(server, folder, tmp_path, workers):
+    server.folder = shutil.copytree(server.folder, tmp_path / "served")
+    catalog = Catalog.open(server.url)
+    assert verify(catalog, workers=workers) == [] and names(folder) == whole_names(catalog)
+    shard = catalog.shards[2]
+    path = folder / f"{shard.hash}-{shard.size}.tar"
+    good = path.read_bytes()
+    path.write_bytes(good[:2000] + bytes([good[2000] ^ 1]) + good[2001:])
+    assert verify(catalog, workers=workers) == [] and path.read_bytes() == good  # the copy was bad, not the shard
+    for copy in folder.glob("*.tar"):
+        copy.unlink()
+    (server.folder / "shard-000002.tar").write_bytes(good[:2000] + bytes([good[2000] ^ 1]) + good[2001:])
+    (server.folder / "shard-000004.tar").unlink()
+    (damaged, missing) = verify(catalog, workers=workers)
+    assert (damaged.kind, damaged.shard, missing.kind, missing.shard) == ("unreadable", 2, "unreadable", 4)
+    assert damaged.message.startswith(f"{server.url}/shard-000002.tar: hash must be ")
+    assert missing.message.startswith(f"{server.url}/shard-000004.tar: there is no such file")
+
+
+def test_verify_names_remote_samples(server, tmp_path):
+    """Damage from before the packing: the shard is as its catalog says, but an image does not decode."""
+    flower = load_sample_image("flower.jpg")[:256, :256]
+    good, _ = encode(flower, "jpeg", quality=90)
+    (tmp_path / "src/flower").mkdir(parents=True)
+    for name, data in {"a": good, "cut": good[: len(good) // 2], "z": good}.items():
+        (tmp_path / "src/flower" / f"{name}.jpg").write_bytes(data)
+    server.folder = pack(open_source(tmp_path / "src"), tmp_path / "out").train
+    (finding,) = verify(Catalog.open(server.url))
+    assert finding.kind == "decode" and finding.key == "flower/cut"
+    assert finding.message.startswith(f"{server.url}/shard-000000.tar: sample 'flower/cut' (row ")
+    assert server.downloads() == {"shard-000000.tar": 1}
+
+
 def test_a_shard_of_another_length(server, packed, tmp_path):
     catalog = Catalog.open(server.url)
     server.folder = tmp_path
@@ -537,6 +585,7 @@ def test_commands_take_urls(server, tmp_path, capsys):
     assert main([*train, "--test", server.url + "/"]) == 2
     assert "is the training set itself" in capsys.readouterr().err
     assert main(train) == 0
+    assert main(["verify", server.url]) == 0
     assert json.loads((run / "run.json").read_text())["catalog"] == server.url
     weights = ["--weights", str(run / "last.safetensors")]
     assert main(["features", server.url, "-o", str(tmp_path / "f"), "--model", "mlp", *weights]) == 0
