@@ -60,6 +60,7 @@ class FeatureTable:
         self.provenance = dict(parts[0].provenance)
         if joined:
             self.provenance["joined"] = [each.as_dict() for each in joined]
+        self._rows = sum(part.rows for part in parts)
         self._types = parts[0].types
         added = {name: values for each in joined for name, values in each.columns.items()}
         self.names = (*(name for name in self._types if name not in FIXED), *added)
@@ -109,7 +110,7 @@ class FeatureTable:
         return cls(folder, parts, joined) if joined else table
 
     def __len__(self) -> int:
-        return sum(part.rows for part in self.parts)
+        return self._rows
 
     def __repr__(self) -> str:
         return f"FeatureTable({str(self.path)!r}: {len(self)} rows, {', '.join(self.names)})"

@@ -56,10 +56,15 @@ def open_table(path: Path, join: list[Path] | None, catalog: str | None = None) 
     from drawstream.pipeline import Catalog
 
     opened = FeatureTable.open(path, join=join or (), catalog=Catalog.open(catalog) if catalog else None)
-    for joined in opened.joined:
+    tell_notes(opened)
+    return opened
+
+
+def tell_notes(table: "FeatureTable") -> None:
+    """Say what of the joined files was left out."""
+    for joined in table.joined:
         for note in joined.notes:
             typer.echo(f"note: {note}", err=True)
-    return opened
 
 
 @app.command()

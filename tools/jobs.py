@@ -21,6 +21,7 @@ from drawstream.features.scoring import provenance
 from drawstream.pipeline import Loader
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.search import Objective, search_swift
+from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
 from drawstream.tools.finetune import FineTune
 from drawstream.tools.models import load_weights
@@ -57,6 +58,8 @@ class Sampling:
         if self.sampler is None or self.table is None:
             raise ValueError("a sampler needs the feature table that it reads, and the other way round: give both")
         table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
+        if setup.ranks.writes:
+            tell_notes(table)
         sampler = SwiftSampler.load(self.sampler)
         return sampler.probabilities(table.columns(*sampler.features))
 
@@ -235,6 +238,7 @@ def search_job(
         join: Files whose columns are joined to the table.
     """
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
+    tell_notes(table)
     names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
     settings = {
         "seed": seed,

@@ -13,6 +13,7 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.cli import main
 from drawstream.tools.jobs import Sampling
+from drawstream.tools.ranks import Ranks
 from drawstream.tools.records import read_records
 from drawstream.tools.runs import read_record
 from drawstream.tools.sampling import SampledRows
@@ -148,7 +149,8 @@ def test_search_train_and_report_with_a_joined_column(capsys, digits, tmp_path, 
     assert run(capsys, *fit, *heights)[2].strip().endswith("give the catalog too")
     assert run(capsys, *fit, *heights, "--catalog", digits.train)[0] == 0
     sampling = Sampling(tmp_path / "s.json", folder, join=(more,))
-    weights = sampling.probabilities(SimpleNamespace(data=catalog))
+    setup = SimpleNamespace(data=catalog, ranks=Ranks())
+    weights = sampling.probabilities(setup)
     assert weights[noisy == 1].max() == 0 and weights[noisy == 0].min() > 0
     with pytest.raises(ValueError, match="no feature 'noisy'"):
-        Sampling(tmp_path / "s.json", folder).probabilities(SimpleNamespace(data=catalog))
+        Sampling(tmp_path / "s.json", folder).probabilities(setup)
