@@ -32,6 +32,10 @@ def spread(function: Callable[[Task], Result], tasks: Sequence[Task], /, *, work
 
     Yields:
         Results in the order of the tasks. The first exception in that order is raised; what is not begun is dropped.
+
+    Raises:
+        ValueError: No worker.
+        BrokenProcessPool: A process was killed, as the system does where memory runs out; a RuntimeError.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, but got {workers}")
@@ -41,13 +45,12 @@ def spread(function: Callable[[Task], Result], tasks: Sequence[Task], /, *, work
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)), mp_context=get_context("spawn"), initializer=_end_with_the_parent
     )
-    with pool:
+    try:
         futures = deque(pool.submit(function, task) for task in tasks)
-        try:
-            while futures:
-                yield futures.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _end_with_the_parent() -> None:

@@ -179,15 +179,43 @@ def test_workers_change_nothing_but_the_time(tmp_path):
         )
         assert path.read_bytes() == (tmp_path / "1" / "catalog.parquet").read_bytes()
     assert seen == [(1, 5, 90), (2, 5, 180), (3, 5, 270), (4, 5, 360), (5, 5, 400)] * 2
-    for i, at in (
-        (3, 600),
-        (1, 700),
-    ):  # two are damaged: the first in the order of the shards is named, whoever is first
-        tar = packed.shard_path(i)
-        tar.write_bytes(tar.read_bytes()[:-at] + b"x" * at)
+
+
+@pytest.mark.slow  # processes take seconds to start
+def test_the_first_damaged_shard_is_named_whoever_meets_it_first(tmp_path):
+    root = pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "out", limit=400, shard_rows=90).train
+    for i in (3, 1):
+        tar = root / f"shard-{i:06d}.tar"
+        tar.write_bytes(tar.read_bytes()[:-600] + b"x" * 600)
     for workers in (1, 2):
         with pytest.raises(ValueError, match=r"shard-000001\.tar: data after the end-of-archive mark"):
-            index(packed.root, out=tmp_path / "bad", workers=workers)
+            index(root, out=tmp_path / "bad", workers=workers)
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_worker_at_least(tmp_path):
+    tar = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.png", PNG))
     with pytest.raises(ValueError, match="workers must be at least 1, but got 0"):
-        index(packed.root, out=tmp_path / "bad", workers=0)
+        index(tar, workers=0)
+    assert len(Catalog.open(index(tar, workers=None))) == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("16777216", "labels must be below 16777216 where the classes have no names, but got 16777216"),
+        ("9" * 30, r"sample '0': \.cls must be a class number below 2⁶³, but got 9{30}: repair it"),
+    ],
+)
+def test_class_numbers_without_names_are_bounded(tmp_path, label, text):
+    """A list of their names would fill the memory."""
+    with pytest.raises(ValueError, match=text):
+        index(shard(tmp_path / "a.tar", ("0.cls", label), ("0.png", PNG)))
+
+
+def test_raw_images_of_two_shapes_in_two_shards_are_refused(tmp_path):
+    for name, side in (("a", 8), ("b", 4)):
+        raw = b"P5\n8 %d\n255\n" % side + bytes(8 * side)
+        shard(tmp_path / f"{name}.tar", (f"{name}.cls", "0"), (f"{name}.pgm", raw))
+    with pytest.raises(ValueError, match=r"b\.tar: raw images must all be of one shape, but 'b' has .* and 'a' has"):
+        index(tmp_path)
