@@ -30,6 +30,7 @@ from drawstream.features.scorer import ShardScorer
 from drawstream.features.scoring import Scoring, provenance
 from drawstream.features.table import FeatureTable, part_path, write_part
 from drawstream.pipeline import Catalog
+from drawstream.pipeline.remote import shown
 
 ATTEMPTS = 3  # of a shard: one may fall with its node, and the next with the memory of another
 PULSE = 0.5  # seconds between a worker's reports
@@ -68,8 +69,8 @@ def extract_on_ray(
     """Do what `extract` does with the workers of a Ray cluster; either goes on where the other was stopped.
 
     Args:
-        catalog: The samples; its folder must lie under the same path on every node.
-        model: As in `extract`; it is sent to the workers, which must be able to import its class.
+        catalog: The samples; its folder must lie under the same path on every node, or its URL be in reach.
+        model: As in `extract`; it is moved to the CPU and sent to the workers, which must be able to import its class.
         out: Folder of the table, needed on this machine only.
         model_name: How the model was named by the user; part of the provenance.
         address: Of a running cluster (`host:6379`, `auto`); None: the one this program has joined, that of
@@ -134,7 +135,7 @@ class Worker:
             raise ValueError(f"node {node}: {error}; every node must see the data under the same path") from None
         if catalog.fingerprint != job.fingerprint:
             raise ValueError(
-                f"node {node}: {job.catalog} has the fingerprint {catalog.fingerprint}, but on the machine that "
+                f"node {node}: {shown(job.catalog)} has the fingerprint {catalog.fingerprint}, but on the machine that "
                 f"started this it is {job.fingerprint}: copy the data anew"
             )
         with _plain_errors():
