@@ -335,3 +335,31 @@ def test_ids_may_be_rows_of_a_table_of_crops(catalog, tmp_path):
     for name in ("sample_id", "crop", "label", "flip"):
         np.testing.assert_array_equal(getattr(table, name), getattr(scored, name))
     np.testing.assert_array_equal(table.columns("loss")["loss"], tracker.columns()["loss"])
+
+
+class Event:
+    """A copy from a GPU that is there once it is waited for."""
+
+    def __init__(self):
+        self.done, self.waited = False, 0
+
+    def query(self):
+        return self.done
+
+    def synchronize(self):
+        self.waited += not self.done
+        self.done = True
+
+
+def test_batches_on_their_way_are_waited_for_only_where_too_many_are():
+    tracker, events = Tracker(ROWS), [Event() for _ in range(6)]
+    tracker.set_epoch(0)
+    for i, event in enumerate(events):
+        tracker._pending.append((event, (torch.tensor([i]), torch.zeros(1, 3), torch.tensor([0])), i))
+    tracker._drain(4)
+    assert [event.waited for event in events] == [1, 1, 0, 0, 0, 0]
+    events[2].done = events[4].done = True  # the fourth, before it, is not: order is kept
+    tracker._drain(4)
+    assert len(tracker._pending) == 3 and not any(event.waited for event in events[2:])
+    assert tracker.state_dict()["tensors"]["sums"][:, -1].tolist() == [1] * 6 + [0] * (ROWS - 6)
+    assert [event.waited for event in events] == [1, 1, 0, 1, 0, 1]
