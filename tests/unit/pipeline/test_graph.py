@@ -157,7 +157,7 @@ def test_raw_and_encoded_images_go_through_the_same(catalogs, channels, size, cr
     """Raw images that keep their size are cropped and mirrored by the reader, all others by DALI: equal pixels."""
     jitter = (0.4, 0.4, 0.4, 0.1) if channels == 3 else (0.4, 0.4, 0.0, 0.0)
     changes = [{}, {"jitter": jitter}, {"jitter": jitter, "randaugment": (2, 9)}]
-    for change in changes if crop == "pad" else changes[:1]:
+    for change in changes if (crop, size) == ("pad", (60, 80)) else changes[:1]:
         raw, png = (
             loaded(catalogs[kind, channels], plain(catalogs[kind, channels], size=size, crop=crop, flip=True, **change))
             for kind in ("raw", "png")

@@ -80,7 +80,7 @@ RANGES = {"rotate": 30, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 100 / 224
 
 @pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("magnitude", [4, 30])
+@pytest.mark.parametrize("magnitude", [9, 30])
 def test_moved_images(name, channels, magnitude):
     """Linear interpolation: within the rounding of a level, and of the coordinates."""
     sign = 1 - 2 * NEGATIVE
@@ -113,7 +113,7 @@ def test_enhanced_images(name, channels, magnitude):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("magnitude", [0, 7, 16, 30])
+@pytest.mark.parametrize("magnitude", [0, 9, 30])
 def test_images_in_fewer_levels(channels, magnitude):
     bits = int(np.round(8 - 4 * np.float32(magnitude) / 30))
     images = found("posterize", channels, magnitude)
