@@ -288,10 +288,11 @@ def swift(
     trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
     min_ess: Annotated[float, typer.Option(help="Least effective sample size, as a share of the rows.")] = 0.3,
     kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
-    fine_tune_epochs: Annotated[int, typer.Option(help="Epochs of a candidate.")] = 2,
+    fine_tune_epochs: Annotated[float, typer.Option(help="Epochs of a candidate; a part of one will do.")] = 0.25,
     fine_tune_lr: Annotated[float, typer.Option(help="Learning rate of a candidate.")] = 0.02,
-    epochs: Annotated[int, typer.Option(help="Epochs of a confirmation run, from scratch.")] = 20,
-    lr: Annotated[float, typer.Option(help="Learning rate of a confirmation run.")] = 0.05,
+    confirm: Annotated[str, typer.Option(help="finetune: for longer, with other seeds; or scratch.")] = "finetune",
+    epochs: Annotated[int | None, typer.Option(help="Of a confirmation run; by default 2, or 20 from scratch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Of a confirmation run; by default 0.02, or 0.05.")] = None,
     confirm_top: Annotated[int, typer.Option(help="Candidates to confirm.")] = 3,
     confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
     batch_size: Batch = 128,
@@ -300,7 +301,7 @@ def swift(
     device: Device = "cpu",
     json_path: Json = None,
 ) -> None:
-    """Search a Swift Sampler; it is taken only if it beats the uniform control again, from scratch, with other seeds.
+    """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
 
     Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
         --model cnn --start runs/uniform/last.safetensors
@@ -316,8 +317,15 @@ def swift(
         score = load_objective(objective)
     else:
         assert start is not None
-        short = Recipe(fine_tune_epochs, fine_tune_lr, seed=seed)
-        score = fine_tuning(setup, start, short, Recipe(epochs, lr))
+        if confirm not in ("finetune", "scratch"):
+            raise ValueError(f"--confirm must be finetune or scratch, but got {confirm!r}")
+        scratch = confirm == "scratch"
+        if fine_tune_epochs > 1 and fine_tune_epochs != round(fine_tune_epochs):
+            raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {fine_tune_epochs}")
+        short = Recipe(max(1, round(fine_tune_epochs)), fine_tune_lr, seed=seed)
+        usual = (20, 0.05) if scratch else (2, fine_tune_lr)
+        longer = Recipe(usual[0] if epochs is None else epochs, usual[1] if lr is None else lr)
+        score = fine_tuning(setup, start, short, longer, share=min(1.0, fine_tune_epochs), scratch=scratch)
     options = {
         "features": columns.split(","),
         "transform": transform,

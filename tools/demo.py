@@ -29,9 +29,9 @@ class Plan:
         limit: Rows of training and held-out set together; None takes all that the test set leaves.
         holdout: Rows of the held-out set, which keeps its true labels.
         batch_size: Images per step.
-        recipe: Of every training from scratch, those of the confirmation too: a shorter one memorises fewer wrong
-            labels, and a candidate that wins the one need not win the other.
-        fine_tune: Of the candidates in the search.
+        recipe: Of every training from scratch.
+        fine_tune: Of the candidates in the search; each epoch is `share` of the rows.
+        confirm: Of the best few, from the same weights; None trains them from scratch with `recipe`.
         trials: Candidates of the search.
         confirm_top: Of them, those that are confirmed.
         confirm_seeds: Seeds of the confirmation.
@@ -45,6 +45,8 @@ class Plan:
     batch_size: int
     recipe: Recipe
     fine_tune: Recipe
+    share: float
+    confirm: Recipe | None
     trials: int
     confirm_top: int
     confirm_seeds: int
@@ -53,8 +55,10 @@ class Plan:
 
 DIGITS_TEST = 300  # of 1797 rows; Fashion-MNIST comes with a test set
 PLANS = {
-    "digits": Plan("mlp", None, 400, 32, Recipe(60, 0.05), Recipe(4, 0.02), 60, 3, 3, threads=1),
-    "fashion-mnist": Plan("cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(2, 0.02), 30, 2, 2),
+    "digits": Plan("mlp", None, 400, 32, Recipe(60, 0.05), Recipe(4, 0.02), 1.0, None, 60, 3, 3, threads=1),
+    "fashion-mnist": Plan(
+        "cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(1, 0.02), 0.25, Recipe(1, 0.02), 40, 3, 2
+    ),
 }
 
 
@@ -96,7 +100,9 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
     uniform = train_job(setup, recipe, Sampling(), out / "uniform")
     features_job(setup, out / "uniform/best.safetensors", out / "features")
     fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
-    objective = fine_tuning(setup, out / "uniform/last.safetensors", fine_tune, plan.recipe)
+    start = out / "uniform/last.safetensors"
+    second = plan.confirm or plan.recipe
+    objective = fine_tuning(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
     options = {
         "transform": "cdf",
         "trials": plan.trials,

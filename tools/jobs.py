@@ -201,8 +201,10 @@ def features_job(
     return FeatureTable.open(out)
 
 
-def fine_tuning(setup: Setup, start: Path, search: Recipe, confirm: Recipe, /) -> FineTune:
-    """The built-in objective, over the setup's held-out set.
+def fine_tuning(
+    setup: Setup, start: Path, search: Recipe, confirm: Recipe, /, *, share: float, scratch: bool
+) -> FineTune:
+    """The built-in objective, over the setup's held-out set; `FineTune` has the arguments.
 
     Raises:
         ValueError: There is no held-out set, or the weights do not fit the model.
@@ -212,7 +214,8 @@ def fine_tuning(setup: Setup, start: Path, search: Recipe, confirm: Recipe, /) -
         raise ValueError("the search needs a held-out catalog to score candidates on: give --held-out")
     model = setup.build(0)
     load_weights(model, start)
-    return FineTune(setup.training_loader(), held_out, setup.build, model.state_dict(), search, confirm)
+    data = (setup.training_loader(), held_out, setup.build, model.state_dict())
+    return FineTune(*data, search, confirm, share=share, scratch=scratch)
 
 
 def search_job(
