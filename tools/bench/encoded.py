@@ -54,7 +54,12 @@ def compare_encoded(
         `rows`, one per system as of `alternate`, each with `ratio`: median over the rounds of our speed over its own.
         `ratio_to_dali_reader`, `ratio_to_torch` and `ratio_of_checksums` (never over always) are three of these.
         `first_batch_seconds` of an epoch; `waiting`, the share of a training step's time; `missing` peers.
+
+    Raises:
+        ValueError: The images are gray.
     """
+    if catalog.channels != 3:
+        raise ValueError(f"images must be RGB to be compared, for the peers' are, but {catalog.path} has gray ones")
     rows = len(catalog)
     stream = weighted_stream(rows, rows, seed)
     windows = StoredWindows.draw(catalog, setting, seed)

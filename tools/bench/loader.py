@@ -49,6 +49,9 @@ def run(
 
     Returns:
         What `compare_encoded` or `compare_raw` returns.
+
+    Raises:
+        ValueError: Raw images for a GPU, or encoded ones that are gray.
     """
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -57,6 +60,8 @@ def run(
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             catalog = _open(data, images, work or scratch, scratch)
             if catalog.encoding_codes[0] == RAW:
+                if device != "cpu":
+                    raise ValueError("raw images are compared on the CPU, but got --device gpu: leave it out")
                 result = compare_raw(catalog, batch_sizes, rounds=rounds, threads=threads)
                 text = format_raw(result)
             else:

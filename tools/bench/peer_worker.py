@@ -38,7 +38,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 def random_window(height: int, width: int, spec: Spec) -> tuple[int, int, int, int]:
-    """Left, top, width and height of the random resized crop: the law of `transform.draw_windows`, in whole pixels."""
+    """Left, top, width and height of the random resized crop: the law of `draws.draw_windows`, in whole pixels."""
     low, high = (math.log(r) for r in spec["ratio"])
     for _ in range(10):
         area = height * width * random.uniform(*spec["scale"])  # noqa: S311
@@ -226,7 +226,12 @@ def _fresh(spec: Spec, name: str) -> Path:
 
 
 def _options(spec: Spec) -> dict[str, Any]:
-    return {"batch_size": spec["batch_size"], "num_workers": spec["workers"], "persistent_workers": True}
+    return {
+        "batch_size": spec["batch_size"],
+        "num_workers": spec["workers"],
+        "persistent_workers": True,
+        "pin_memory": spec["device"] == "gpu",
+    }
 
 
 def _epochs(loader: Any) -> Epoch:

@@ -18,11 +18,11 @@ import drawstream.tools.bench.peer_worker as worker
 from drawstream.pipeline import Catalog, Transform
 from drawstream.pipeline.draws import draw_windows
 from drawstream.pipeline.pack import pack
+from drawstream.tools.bench import peers
 from drawstream.tools.bench.cli import app
 from drawstream.tools.bench.dali_readers import dali_systems
 from drawstream.tools.bench.loader import run
 from drawstream.tools.bench.ours import Ours, StoredWindows, row_weights, weighted_stream
-from drawstream.tools.bench.peers import ELSEWHERE, start_peers
 from drawstream.tools.bench.photos import BYTES, HEIGHT, WIDTH, pack_photos
 from drawstream.tools.bench.raw import digits
 from drawstream.tools.bench.rounds import Delivery, Setting, System, alternate, median_ratio
@@ -76,10 +76,10 @@ def test_jpegs_are_compared_with_dali_and_torch(photos, capsys):
     assert result["ratio_to_torch"] == ratio["torch webdataset + Pillow"]
     assert result["ratio_of_checksums"] == 1 / ratio["drawstream, checksum never"]
     assert result["first_batch_seconds"] > 0 and 0 <= result["waiting"] < 1
-    assert {each["system"] for each in result["missing"]} == set(ELSEWHERE)
+    assert {each["system"] for each in result["missing"]} == set(peers.ELSEWHERE)
     assert all("--peers-env" in each["reason"] for each in result["missing"])
     text = capsys.readouterr().out
-    assert all(name in text for name in [*IN_PROCESS, *TORCH, *ELSEWHERE])
+    assert all(name in text for name in [*IN_PROCESS, *TORCH, *peers.ELSEWHERE])
     json.dumps(result)
 
 
@@ -128,27 +128,31 @@ def test_rounds_alternate_and_the_first_does_not_count():
     assert median_ratio([1, 10, 3], [1, 5, 1]) == 2
 
 
-def test_peers_that_cannot_take_part_are_told(catalog, tmp_path):
-    with start_peers(catalog, row_weights(20, 0), SETTING, tmp_path, environment=tmp_path / "none", seed=0) as peers:
-        assert [system.name for system in peers.systems] == TORCH
-        assert [each["system"] for each in peers.missing] == list(ELSEWHERE)
-        assert all("does not start" in each["reason"] for each in peers.missing)
-        peers.systems[0].deliver.__self__._process.kill()
-        with pytest.raises(RuntimeError, match=r"torch webdataset.*died in round 0"):
-            peers.systems[0].deliver(0)
+def test_peers_that_cannot_take_part_are_told(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "HERE", ())
+    with peers.start_peers(
+        catalog, row_weights(20, 0), SETTING, tmp_path, environment=tmp_path / "no", seed=0
+    ) as found:
+        assert [each["system"] for each in found.missing] == list(peers.ELSEWHERE) and not found.systems
+        assert all("/no/bin/python does not start" in each["reason"] for each in found.missing)
 
 
-def test_packages_that_are_not_there_are_the_reason(catalog, tmp_path):
+def test_a_missing_package_is_the_reason_and_a_dead_peer_ends_the_run(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "HERE", TORCH[:1])
+    monkeypatch.setattr(peers, "ELSEWHERE", ["litdata"])
     python = tmp_path / "env" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    with start_peers(catalog, row_weights(20, 0), SETTING, tmp_path, environment=tmp_path / "env", seed=0) as peers:
-        told = {each["system"]: each["reason"] for each in peers.missing}
-        assert {each.name for each in peers.systems} | set(told) == {*TORCH, *ELSEWHERE}
-        absent = {name for name in ELSEWHERE if find_spec({"mosaic streaming": "streaming"}.get(name, name)) is None}
-        assert absent and absent <= set(told)
-        assert all(told[name].startswith("ModuleNotFoundError: No module named") for name in absent)
+    environment = tmp_path / "env"
+    with peers.start_peers(catalog, row_weights(20, 0), SETTING, tmp_path, environment=environment, seed=0) as found:
+        if find_spec("litdata") is None:
+            reason = "ModuleNotFoundError: No module named 'litdata'"
+            assert found.missing == [{"system": "litdata", "reason": reason}]
+        assert found.systems[0].name == TORCH[0]
+        found.systems[0].deliver.__self__._process.kill()
+        with pytest.raises(RuntimeError, match=r"torch webdataset.*died in round 0"):
+            found.systems[0].deliver(0)
 
 
 def test_the_peers_windows_follow_the_law_of_the_loader():
@@ -191,6 +195,14 @@ def test_digits_are_repeated_at_28_pixels(tmp_path):
     middle = source.images[5, 3:26:3, 3:26:3]
     assert (middle == (load_digits().images[5] * 15.9375).astype(np.uint8)).all()
     assert len(Catalog.open(pack(source, tmp_path / "d").train)) == 2000
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    raw, gray = (pack(digits(10), tmp_path / name, encoding=name).train for name in ("raw", "png"))
+    with pytest.raises(ValueError, match="raw images are compared on the CPU, but got --device gpu"):
+        run(raw, device="gpu")
+    with pytest.raises(ValueError, match=r"must be RGB to be compared.*png.*gray"):
+        run(gray)
 
 
 def test_command_takes_a_catalog_and_writes_json(tmp_path):
