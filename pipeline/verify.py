@@ -61,7 +61,8 @@ def verify(
         are downloaded to the cache, which keeps them.
     """
     if workers is None:
-        workers = suitable_workers(sum(shard.size for shard in catalog.shards))
+        size = sum(shard.size for shard in catalog.shards)
+        workers = suitable_workers(size if pixels else size // 32)  # reading is that much faster than decoding
     tasks = list(_tasks(catalog, pixels))
     _opened.cache_clear()
     _cache.cache_clear()
