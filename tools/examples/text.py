@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=6000, help="windows to take of the text")
     parser.add_argument("--shuffled", type=float, default=0.4, help="share of training windows with shuffled words")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--confirm-seeds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2, help="trainings of the final comparison")
     torch.set_num_threads(1)  # layers this small run no faster on two
