@@ -509,7 +509,7 @@ def test_killed_again_and_again(server, folder):
     server.pace = 0.0002
     catalog = Catalog.open(server.url)
     options = json.dumps({"limit": 3 * catalog.shards[0].size})
-    for _ in range(12):
+    for _ in range(6):
         running = [python(READ, server.url, options) for _ in range(2)]
         for process in running:
             process.stdout.readline()
