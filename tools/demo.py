@@ -124,7 +124,7 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
 
 
 def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, plan: Plan) -> None:
-    train, test = _sources(data, source, seed)
+    train, test = source_and_test(data, source, seed)
     if not (out / "test" / FILE).exists():
         pack(test, out / "test", encoding="raw", seed=seed)
     if not (out / "data/train" / FILE).exists():
@@ -140,8 +140,12 @@ def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, pl
         )
 
 
-def _sources(data: str, source: Path | None, seed: int) -> tuple[Source, Source]:
-    """Training and test images."""
+def source_and_test(data: str, source: Path | None, seed: int, /) -> tuple[Source, Source]:
+    """Training and test images of a data set of `PLANS`; Fashion-MNIST's from the folder `source`, or Debian's.
+
+    Raises:
+        ValueError: The folder is not there.
+    """
     if data == "fashion-mnist":
         folder = source or FASHION_MNIST
         if not folder.exists():

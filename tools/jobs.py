@@ -112,7 +112,9 @@ def train_job(
     }
     record_path = out / "run.json"
     if record_path.exists():
-        record = _finished(record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe"))
+        record = finished_record(
+            record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe")
+        )
         if track is not None and not record.get("tracked"):
             raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
         return record
@@ -135,9 +137,9 @@ def train_job(
     met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     if setup.ranks.writes:
-        _save_weights(out / "last.safetensors", model.state_dict())
+        save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:
-            _save_weights(out / "best.safetensors", run.best_state)
+            save_weights(out / "best.safetensors", run.best_state)
         if tracker is not None and track is not None:
             tracker.export(track, setup.data, model_name=setup.model)
         write_record(record_path, "train", {**settings, **results})
@@ -253,7 +255,7 @@ def search_job(
     }
     record_path = out / "search.json"
     if record_path.exists():
-        return _finished(record_path, "search", settings, ("seed", "features_fingerprint", "options"))
+        return finished_record(record_path, "search", settings, ("seed", "features_fingerprint", "options"))
     out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     with Progress("search", "runs") as progress:
@@ -311,8 +313,12 @@ def _results(run: Run, wall: float) -> dict[str, Any]:
     return results
 
 
-def _finished(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The record of a finished job, if it is of the same settings."""
+def finished_record(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, ...], /) -> dict[str, Any]:
+    """The record of a finished job.
+
+    Raises:
+        ValueError: It was done with other settings at one of `keys`.
+    """
     record = read_record(path, kind)
     for key in keys:
         if record[key] != settings[key]:
@@ -322,7 +328,8 @@ def _finished(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, 
     return record
 
 
-def _save_weights(path: Path, state: dict[str, Tensor]) -> None:
+def save_weights(path: Path, state: dict[str, Tensor], /) -> None:
+    """Write a state dict as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with write_atomically(path) as temporary:
         save_file(tensors, temporary)

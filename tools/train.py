@@ -127,6 +127,7 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
+    criterion: nn.Module | None = None,
 ) -> Run:
     """Train a model in place.
 
@@ -144,6 +145,8 @@ def train(
         on_epoch: Called after each epoch.
         ranks: The processes that train together; rank 0 writes the checkpoint.
         tracker: Observes every step; its state is part of the checkpoint.
+        criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
+            buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
 
     Raises:
         ValueError: The model's class count is wrong, or the loss is no longer finite.
@@ -157,7 +160,7 @@ def train(
         nesterov=recipe.momentum > 0,
         fused=True,
     )
-    run = _load_checkpoint(checkpoint, model, optimizer, recipe, tracker)
+    run = _load_checkpoint(checkpoint, model, optimizer, recipe, tracker, criterion)
     ranks = ranks or Ranks()
     parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
     steps = recipe.epochs * len(loader)
@@ -174,7 +177,8 @@ def train(
                 logits = parallel(batch.images)
                 if step == 0:
                     require_classes(logits, loader.catalog)
-                loss = _mean_loss(logits, batch, ranks)
+                losses = None if criterion is None else criterion(logits, batch, epoch)
+                loss = _mean_loss(logits, batch, ranks) if losses is None else _mean_of(losses, batch, ranks)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -196,7 +200,7 @@ def train(
         if select in accuracy and _is_best(run, select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        _save_checkpoint(checkpoint if ranks.writes else None, model, optimizer, recipe, run, tracker)
+        _save_checkpoint(checkpoint if ranks.writes else None, model, optimizer, recipe, run, tracker, criterion)
         if on_epoch is not None:
             on_epoch(run.history[-1])
     return run
@@ -225,6 +229,14 @@ def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
     real = batch.weights > 0
     rows = ranks.total(real.sum())
     return F.cross_entropy(logits[real], batch.labels[real], reduction="sum") * ranks.world_size / rows
+
+
+def _mean_of(losses: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
+    """The same mean of given losses (n,)."""
+    if ranks.world_size == 1:
+        return losses.mean()
+    real = batch.weights > 0
+    return losses[real].sum() * ranks.world_size / ranks.total(real.sum())
 
 
 def _set_epoch(epoch: int, loader: Loader, tracker: Tracker | None) -> None:
@@ -261,6 +273,7 @@ def _save_checkpoint(
     recipe: Recipe,
     run: Run,
     tracker: Tracker | None,
+    criterion: nn.Module | None,
 ) -> None:
     if path is None:
         return
@@ -272,13 +285,20 @@ def _save_checkpoint(
         "best_epoch": run.best_epoch,
         "best_state": run.best_state,
         "tracker": None if tracker is None else tracker.state_dict(),
+        "criterion": repr(criterion),
+        "criterion_state": {} if criterion is None else criterion.state_dict(),
     }
     with write_atomically(path) as temporary:
         torch.save(state, temporary)
 
 
 def _load_checkpoint(
-    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, tracker: Tracker | None
+    path: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    tracker: Tracker | None,
+    criterion: nn.Module | None,
 ) -> Run:
     if path is None or not path.exists():
         return Run()
@@ -290,6 +310,13 @@ def _load_checkpoint(
         if state.get("tracker") is None:
             raise ValueError(f"{path}: this run was started without tracking: give another output folder")
         tracker.load_state_dict(state["tracker"])
+    if state.get("criterion", "None") != repr(criterion):
+        raise ValueError(
+            f"{path}: this run was started with the loss {state.get('criterion')}, not {criterion!r}: "
+            "give another output folder"
+        )
+    if criterion is not None:
+        criterion.load_state_dict(state["criterion_state"])
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return Run([Epoch(**epoch) for epoch in state["history"]], state["best_epoch"], state["best_state"])
