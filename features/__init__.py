@@ -1,5 +1,6 @@
 """Measures on logits, their extraction over shards, and the Parquet feature table."""
 
+from drawstream.features.crop_scorer import CropScorer
 from drawstream.features.crops import Crops
 from drawstream.features.extract import extract
 from drawstream.features.scorer import ShardScorer
@@ -7,4 +8,4 @@ from drawstream.features.scoring import Scoring
 from drawstream.features.table import FeatureTable
 from drawstream.features.tracker import Tracker
 
-__all__ = ["Crops", "FeatureTable", "Scoring", "ShardScorer", "Tracker", "extract"]
+__all__ = ["CropScorer", "Crops", "FeatureTable", "Scoring", "ShardScorer", "Tracker", "extract"]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.augment import RICAP, Mixed, Mixup
     from drawstream.pipeline.bad import BadSample, BadSampleError
     from drawstream.pipeline.catalog import Catalog, Shard
+    from drawstream.pipeline.crop_filter import CropFilter
     from drawstream.pipeline.loader import Batch, Loader
     from drawstream.pipeline.remote import Remote, RemoteError
     from drawstream.pipeline.sources import ArraySource, Source, open_source
@@ -22,6 +23,7 @@ __all__ = [
     "BadSampleError",
     "Batch",
     "Catalog",
+    "CropFilter",
     "Loader",
     "Mixed",
     "Mixup",
@@ -37,6 +39,7 @@ _FILES = {
     "augment": ("RICAP", "Mixed", "Mixup"),
     "bad": ("BadSample", "BadSampleError"),
     "catalog": ("Catalog", "Shard"),
+    "crop_filter": ("CropFilter",),
     "loader": ("Batch", "Loader"),
     "remote": ("Remote", "RemoteError"),
     "sources": ("ArraySource", "Source", "open_source"),

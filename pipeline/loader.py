@@ -186,6 +186,11 @@ class Loader:
         """Number of the epoch that the next iteration yields."""
         return self._epoch
 
+    @property
+    def plan(self) -> Plan | None:
+        """Which positions the batches of the pass begun last hold; None while none is under way from here."""
+        return self._pass
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, from its start, or from the restored position right after a load."""
         if epoch < 0:

@@ -1,0 +1,113 @@
+"""The model behind `pipeline.crop_filter`: measures of the crops of a step, from one forward pass.
+
+It stands here and not in `pipeline` because the measures do, and imports point down only; the filter takes any function
+of images and labels in its place.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drawstream.features.custom import MeasureFunction, call_measure, hash_source, name_measure
+from drawstream.features.head import HeadInput
+from drawstream.features.measures import chosen_measures, measure
+from drawstream.features.scoring import HALF, Amp, weights_hash
+
+
+class CropScorer:
+    """Scores crops with a frozen copy of a model, in evaluation mode, on the device of the crops.
+
+        >>> scorer = CropScorer(model, measures=sampler.features)
+        >>> columns = scorer(batch.images, batch.labels)  # {"loss": float32 (n,), "entropy": …}
+
+    Values are those of `extract` for the same pixels. They are worth as much as the likeness of these pixels to those
+    that the sampler's tables were made from: fit it on crops (`extract` with `Scoring(crops=K)`) of the same size.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        /,
+        *,
+        measures: Sequence[str | MeasureFunction] = ("loss", "entropy"),
+        grad_norm: Literal["last", "logit"] = "last",
+        head: str | None = None,
+        size: tuple[int, int] | None = None,
+        amp: Amp = "off",
+    ) -> None:
+        """Copy the model; later training of it changes nothing here.
+
+        Args:
+            model: Gives logits (n, classes).
+            measures: Some of `MEASURES`, and functions of your own (see `custom`).
+            grad_norm: `last`: over the last linear layer; `logit`: over the logits.
+            head: Name of the last linear layer; None: the one whose output the logits are.
+            size: Height and width to which crops are brought before they are scored, pixels; None: as they are. Half
+                the side costs a quarter, and gives other values: fit the sampler on features of that size.
+            amp: Forward passes under autocast; measures are float32 all the same.
+
+        Raises:
+            ValueError: An option is none of these, or no linear layer has this name.
+        """
+        if grad_norm not in ("last", "logit"):
+            raise ValueError(f"`grad_norm` must be last or logit for crops of a step, but got {grad_norm!r}")
+        if amp not in ("off", *HALF):
+            raise ValueError(f"`amp` must be off, bf16 or fp16, but got {amp!r}")
+        if size is not None and min(size) < 1:
+            raise ValueError(f"`size` must be two positive pixel counts, but got {size}")
+        named = tuple(each for each in measures if isinstance(each, str))
+        chosen_measures(named, 3)  # unknown names are refused here, the entropy of two classes at the first batch
+        self._names = named
+        self._functions = {name_measure(each): each for each in measures if not isinstance(each, str)}
+        self._last = grad_norm == "last" and "grad_norm" in named
+        self._size, self._amp = size, amp
+        self._model = deepcopy(model).eval().requires_grad_(False)
+        self._device: torch.device | None = None
+        self._head = HeadInput(self._model, head)
+        if self._last or self._functions:
+            self._head.__enter__()  # for good: the copy is ours alone, and its layer is looked for once
+        functions = {name: hash_source(function) for name, function in self._functions.items()}
+        options = (sorted(named), functions, grad_norm, head, size, amp)
+        self.fingerprint = f"{weights_hash(self._model)} {options}"
+
+    def __call__(self, images: Tensor, labels: Tensor, /) -> dict[str, Tensor]:
+        """The measures of a batch, each float32 (n,), where the images are.
+
+        Args:
+            images: float (n, C, H, W).
+            labels: int64 (n,).
+
+        Raises:
+            ValueError: The logits are not (n, classes), the entropy is wanted for two classes, or an own measure gives
+                something else than one number per row.
+        """
+        if images.device != self._device:
+            self._model.to(images.device)
+            self._device = images.device
+        with torch.inference_mode():
+            if self._size is not None:
+                images = F.interpolate(images, self._size, mode="bilinear", antialias=True, align_corners=False)
+            logits = self._logits(images)
+            if logits.ndim != 2:
+                raise ValueError(f"the scoring model must give logits (n, classes), but gives {tuple(logits.shape)}")
+            chosen_measures(self._names, logits.shape[1])
+            return self._measured(logits, labels)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        on = nullcontext() if self._amp == "off" else torch.autocast(images.device.type, HALF[self._amp])
+        with on:
+            logits: Tensor = self._model(images)
+        return logits
+
+    def _measured(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        head = self._head.of(logits) if self._last else self._head.find(logits) if self._functions else None
+        h, bias = head if head is not None and self._last else (None, False)
+        columns = measure(logits, labels, h, self._names, bias=bias)
+        for function in self._functions.values():
+            columns |= call_measure(function, logits.float(), labels, head[0].float() if head else None)
+        return columns

@@ -1,0 +1,334 @@
+"""Crops chosen online: a scoring model looks at m·B random crops of every step, and B of them are trained on.
+
+    Loader ──m·B crops──▶ scorer ──features──▶ sampler.score ──τ──▶ Gumbel-top-B ──B crops──▶ training
+
+The scorer comes as an argument, so this file knows no model and no measure: `features.CropScorer` is the one to use.
+On a GPU the crops of the next step are fetched and scored on a CUDA stream of their own while the current step trains;
+on a CPU one thing follows the other. METHODS: "Crops" of Swift Sampler.
+"""
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drawstream.pipeline.bad import BadSampleError
+from drawstream.pipeline.crop_choice import Contrast, choose, gumbel, kept_of
+from drawstream.pipeline.loader import Batch, Loader
+from drawstream.pipeline.plan import Plan
+from drawstream.samplers import SwiftSampler
+from drawstream.samplers.hashing import digest_array
+
+_LARGEST = 1 << 20  # denominator of `keep`: 1/3 as a float becomes 1/3 again
+
+
+class Scorer(Protocol):
+    """Gives the features of crops, without gradients, where the crops are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for scorers that give the same values."""
+
+    def __call__(self, images: Tensor, labels: Tensor, /) -> Mapping[str, Tensor]:
+        """Named features (n,) of images (n, C, H, W) with labels int64 (n,)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """A batch whose features are on their way.
+
+    Attributes:
+        batch: The crops.
+        plan: Of the pass.
+        step: Number of the batch in it.
+        values: float32 (F + 1, n) on the CPU: the features in the sampler's order, then the weights.
+        events: Around the scoring, on a GPU.
+        seconds: Spent scoring, on a CPU.
+    """
+
+    batch: Batch
+    plan: Plan
+    step: int
+    values: Tensor
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None
+    seconds: float
+
+    def wait(self) -> tuple[float, float]:
+        """Wait for the values: seconds that scoring took, and those waited for it here."""
+        if self.events is None:
+            return self.seconds, self.seconds
+        began, (start, end) = time.perf_counter(), self.events
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3, time.perf_counter() - began
+
+
+class _Lane:
+    """Where crops are made and scored: in line on a CPU, beside the training on a CUDA stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @property
+    def ahead(self) -> int:
+        """Batches to begin before the one that is given."""
+        return int(self._stream is not None)
+
+    def begin(self) -> None:
+        """Let what was done so far, such as loading the scorer's weights, come before."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+
+    def aside(self) -> AbstractContextManager[object]:
+        """In here work goes to the lane."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def score(self, batch: Batch, scorer: Scorer, names: tuple[str, ...], /, *, plan: Plan, step: int) -> _Begun:
+        """Begin to score a batch; on a GPU this does not wait."""
+        began = time.perf_counter()
+        with self.aside():
+            start = self._event()
+            _keep_for_stream(batch)
+            values = _on_its_way(_stacked(scorer(batch.images, batch.labels), batch, names))
+            end = self._event()
+        events = None if start is None or end is None else (start, end)
+        return _Begun(batch, plan, step, values, events, time.perf_counter() - began)
+
+    def _event(self) -> torch.cuda.Event | None:
+        """The present moment of the side stream."""
+        if self._stream is None:
+            return None
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return event
+
+
+class CropFilter:
+    """Iterates batches of B = ceil(keep · n) of the n crops that a loader gives per step, chosen by a sampler.
+
+    Choice without replacement by Gumbel-top-B, with τ from the sampler's tables. The noise belongs to (seed, epoch,
+    global position) under the stream's seed, so a resumed run keeps the same crops. Kept crops stay in their order, and
+    their weights are the loader's: the filter changes the distribution on purpose, and is not undone by them.
+
+    Under several ranks each filters its own crops: all keep equally many, and a crop competes with those of its rank
+    only, so another number of ranks or another batch size keeps others. An epoch has as many steps as the loader's and
+    trains on `keep` of its draws: `IndexStream(rows, draws=2 * rows)` makes up for keeping half.
+
+        >>> loader = Loader(catalog, IndexStream(len(catalog), draws=2 * len(catalog)), batch_size=256)
+        >>> crops = CropFilter(loader, SwiftSampler.load("sampler.json"), CropScorer(model), keep=0.5)
+        >>> for epoch in range(90):
+        ...     crops.set_epoch(epoch)
+        ...     for batch in crops:  # 128 crops
+        ...         loss = F.cross_entropy(model(batch.images), batch.labels)
+    """
+
+    def __init__(self, loader: Loader, sampler: SwiftSampler, scorer: Scorer, /, *, keep: float = 0.5) -> None:
+        """Prepare a filter; nothing is read or scored before the first batch.
+
+        Args:
+            loader: Gives m·B crops per step; its transform should crop at random.
+            sampler: Gives τ of the features.
+            scorer: Gives the features that the sampler reads.
+            keep: Share of the crops to keep, 1/m, in (0, 1]; half as in the paper.
+
+        Raises:
+            ValueError: `keep` is out of range.
+        """
+        if not 0 < keep <= 1:
+            raise ValueError(f"`0 < keep <= 1` must hold, but got {keep}")
+        self.loader = loader
+        self._sampler, self._scorer = sampler, scorer
+        self._share = Fraction(keep).limit_denominator(_LARGEST)
+        if not self._share:
+            raise ValueError(f"`keep >= 1/{_LARGEST}` must hold, but got {keep}")
+        self._contrast = Contrast()
+        self._counts = dict.fromkeys(("batches", "rows_scored", "rows_kept", "rows_filled", "batches_filled"), 0)
+        self._times = dict.fromkeys(("score_seconds", "score_wait_seconds"), 0.0)
+        self._lane: _Lane | None = None
+        self._plan: Plan | None = None
+        self._position = 0
+        self._warned: Plan | None = None
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, the same on every rank."""
+        return len(self.loader)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that the next iteration yields."""
+        return self.loader.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration, as `Loader.set_epoch`."""
+        self.loader.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield what is kept of the batches of the current epoch: of all of them, or of the rest right after a load.
+
+        Raises:
+            BadSampleError: As the loader; the batches before it are given first.
+            ValueError: The scorer does not give what the sampler reads, or values that are not finite.
+        """
+        begun: deque[_Begun] = deque()
+        failure: BadSampleError | None = None
+        scoring = self._scoring()
+        while failure is None:
+            try:
+                begun.append(next(scoring))
+            except StopIteration:
+                break
+            except BadSampleError as error:
+                failure = error
+            if len(begun) > self._ahead:
+                yield self._finish(begun.popleft())
+        while begun:
+            yield self._finish(begun.popleft())
+        if failure is not None:
+            raise failure
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the filter has done so far, over all epochs, on this rank, JSON-able; the loader has metrics of its own.
+
+        `batches` (forward passes of the scorer), `rows_scored`, `rows_kept`, `rows_filled` (kept with τ = 0 for want of
+        others) and `batches_filled`; `score_seconds` (on a GPU those of its stream, beside the training) and
+        `score_wait_seconds`, for which the loop waited; `tau_kept` and `tau_dropped`, mean τ; `wanted_ratio`, mean τ of
+        the quarter of each step with the largest τ over that of the quarter with the smallest, and `realised_ratio`,
+        crops kept of the one over crops kept of the other. A ratio is None where it is infinite.
+        """
+        return {**self._counts, **self._times, **self._contrast.as_dict()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state of the loader at the batch yielded last, and what chooses."""
+        state = self.loader.state_dict()
+        if self._plan is not None and self.loader.plan is self._plan:  # the loader may be a batch ahead
+            state["position"] = self._position
+        return {**state, "crop_filter": self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken. The same crops are kept if batch size and ranks are the same too.
+
+        Raises:
+            ValueError: The state belongs to another filter or none; both sides are shown. Or as the loader's.
+        """
+        saved, mine = state.get("crop_filter"), self._identity()
+        if saved != mine:
+            raise ValueError(f"this state is of another crop filter: saved {saved!r}, this one has {mine!r}")
+        self.loader.load_state_dict(state)
+
+    def _identity(self) -> dict[str, str]:
+        sampler = fingerprint(self._sampler)
+        return {"keep": str(self._share), "sampler": sampler, "scorer": self._scorer.fingerprint}
+
+    def _scoring(self) -> Iterator[_Begun]:
+        """Take the loader's batches, and begin to score each."""
+        batches = iter(self.loader)
+        batch = next(batches, None)
+        if batch is None:
+            return
+        plan = self._plan = self.loader.plan
+        assert plan is not None, "a loader that has given a batch is in a pass"
+        self._position = plan.start
+        if self._lane is None:
+            self._lane = _Lane(batch.images.device)
+        lane, step = self._lane, 0
+        lane.begin()
+        while batch is not None:
+            self._counts["batches"] += 1
+            self._counts["rows_scored"] += len(batch.ids)
+            yield lane.score(batch, self._scorer, self._sampler.features, plan=plan, step=step)
+            step += 1
+            with lane.aside():
+                batch = next(batches, None)
+
+    @property
+    def _ahead(self) -> int:
+        return 0 if self._lane is None else self._lane.ahead
+
+    def _finish(self, begun: _Begun) -> Batch:
+        """Choose from a batch."""
+        took, waited = begun.wait()
+        self._times["score_seconds"] += took
+        self._times["score_wait_seconds"] += waited
+        rows = self._chosen(begun)
+        self._counts["rows_kept"] += len(rows)
+        if self._plan is begun.plan:
+            self._position = begun.plan.end(begun.step)
+        batch = begun.batch
+        _keep_for_stream(batch)
+        index = torch.from_numpy(rows).to(batch.images.device)
+        return Batch(batch.images[index], batch.labels[index], batch.ids[index], batch.weights[index])
+
+    def _chosen(self, begun: _Begun) -> NDArray[np.int64]:
+        """Places within the batch of what is kept, int64 (B,)."""
+        *features, weights = begun.values.numpy()
+        plan, n, real = begun.plan, len(weights), weights > 0
+        tau = self._sampler.score(dict(zip(self._sampler.features, features, strict=True)))
+        noise = gumbel(plan.seed, plan.epoch, plan.positions(begun.step)[0], n)
+        choice = choose(tau, real, noise, kept_of(n, self._share))
+        if choice.filled:
+            self._counts["rows_filled"] += choice.filled
+            self._counts["batches_filled"] += 1
+            self._warn(begun, int((real & (tau > 0)).sum()), len(choice.rows))
+        kept = np.zeros(n, np.bool_)
+        kept[choice.rows] = True
+        self._contrast.add(tau[real], kept[real])
+        return choice.rows
+
+    def _warn(self, begun: _Begun, wanted: int, count: int) -> None:
+        """Say once per pass that too few crops are wanted."""
+        if self._warned is begun.plan:
+            return
+        self._warned = begun.plan
+        warnings.warn(
+            f"epoch {begun.plan.epoch}, step {begun.step}: only {wanted} of {len(begun.batch.ids)} crops have "
+            f"tau > 0, fewer than the {count} to keep; the rest is filled uniformly, here and where it happens again "
+            "in this epoch: give more crops per step, or a sampler that wants more of them",
+            stacklevel=5,
+        )
+
+
+def fingerprint(sampler: SwiftSampler, /) -> str:
+    """Hash of all that decides τ, 32 hex digits: equal for samplers that score alike, whatever their provenance."""
+    digest = blake2b(repr((sampler.features, sampler.params, sampler.transform)).encode(), digest_size=16)
+    for table in (*sampler.tables, sampler.balance):
+        for values in (table.x, table.y):
+            digest.update(digest_array(values).encode())
+    return digest.hexdigest()
+
+
+def _stacked(columns: Mapping[str, Tensor], batch: Batch, names: tuple[str, ...]) -> Tensor:
+    """The named columns and the batch's weights, float32 (F + 1, n)."""
+    n = len(batch.ids)
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"the sampler reads {name!r}, but the scorer gives {', '.join(columns) or 'nothing'}")
+        if columns[name].shape != (n,):
+            raise ValueError(f"{name!r} of {n} crops must have shape ({n},), but has {tuple(columns[name].shape)}")
+    return torch.stack([*(columns[name].detach().float() for name in names), batch.weights])
+
+
+def _on_its_way(values: Tensor) -> Tensor:
+    """The same on the CPU; from a GPU a copy in pinned memory that is there after an event of the current stream."""
+    if not values.is_cuda:
+        return values
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
+def _keep_for_stream(batch: Batch) -> None:
+    """Tell torch's allocator that the current stream reads these tensors, which another stream may have made."""
+    if batch.images.is_cuda:
+        stream = torch.cuda.current_stream(batch.images.device)
+        for tensor in (batch.images, batch.labels, batch.ids, batch.weights):
+            tensor.record_stream(stream)
