@@ -186,6 +186,16 @@ def test_a_list_of_all_samples_is_refused(damaged):
         BadSamples(damaged, on_bad="raise", limit=0, quarantine=np.arange(N))
 
 
+def test_headers_are_looked_at_even_without_checksums(tmp_path):
+    catalog = Catalog.open(pack(ArraySource(PIXELS[:50], DIGITS.target[:50]), tmp_path / "d", encoding="png").train)
+    with catalog.shard_path(0).open("r+b") as file:
+        file.seek(int(catalog.offset[9]))
+        file.write(bytes(8))
+    loader = loader_of(catalog, IndexStream(50), checksum="never")
+    assert 9 not in columns(loader)[2]
+    assert "do not begin as png does" in loader.bad_samples[0].reason
+
+
 @pytest.mark.parametrize(("policy", "found"), [("always", True), ("first", False), ("never", False)])
 def test_what_is_held_against_the_checksum(tmp_path, policy, found):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
