@@ -25,7 +25,7 @@ Checksum = Literal["always", "first", "never"]
 _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
 
 OK, DAMAGED, UNREADABLE, SHORT, ALIEN = 0, 1, 2, 3, 4
-"""Status of one member: read and right, hash differs, refused by the operating system, file ends too early, no image."""
+"""Status of one member: read and right, hash differs, refused by the system, file ends too early, not an image."""
 _FIRST = np.array([[0xFF, 0xD8, 0xFF], [0x89, 0x50, 0x4E], [0x52, 0x49, 0x46], [0, 0, 0]], np.uint8)  # as ENCODINGS
 HELD = 16  # shards of a cache that one read holds open at a time: removed ones then take room beyond its bound
 
