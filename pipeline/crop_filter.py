@@ -267,7 +267,9 @@ class CropFilter:
             self._position = begun.plan.end(begun.step)
         batch = begun.batch
         _keep_for_stream(batch)
-        index = torch.from_numpy(rows).to(batch.images.device)
+        index = torch.from_numpy(rows)
+        if batch.images.is_cuda:  # from pageable memory the copy would wait for the training
+            index = index.pin_memory().to(batch.images.device, non_blocking=True)
         return Batch(batch.images[index], batch.labels[index], batch.ids[index], batch.weights[index])
 
     def _chosen(self, begun: _Begun) -> NDArray[np.int64]:
