@@ -104,9 +104,11 @@ class LearnedWeights(nn.Module):
     """Learning to reweight (L2RW; Ren et al., ICML 2018, Alg. 1): weights that lower the loss of trusted rows at once.
 
     Attributes:
-        forward_rows: Images that went forward for the weights, beside the training step, so far.
-        backward_rows: Images that went backward for them; the pass through the batch's own gradient counts as a second.
+        work: Images that went forward and backward for the weights so far, beside the training step, int64 (2,); the
+            pass through the batch's own gradient counts as a second backward.
     """
+
+    work: Tensor
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, /, *, batch_size: int, seed: int) -> None:
         """Make it.
@@ -124,15 +126,14 @@ class LearnedWeights(nn.Module):
         self._trusted = images, labels
         self._batch_size, self._seed = min(batch_size, len(labels)), seed
         self._epoch, self._step = -1, 0
-        self.forward_rows = self.backward_rows = 0
+        self.register_buffer("work", torch.zeros(2, dtype=torch.int64))
 
     def forward(self, logits: Tensor, batch: Batch, epoch: int) -> Tensor:
         """Weighted losses n w l (n,), nats: their mean is Σ w l."""
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         images, labels = self._draw(epoch)
         weights = learned_weights(losses, F.cross_entropy(self._logits(images), labels), self._theta)
-        self.forward_rows += len(labels)
-        self.backward_rows += len(labels) + 2 * len(losses)
+        self.work += torch.tensor([len(labels), len(labels) + 2 * len(losses)])
         return losses * weights * len(losses)
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:

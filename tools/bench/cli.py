@@ -115,6 +115,49 @@ def features(
     _write(json_path, result)
 
 
+@app.command()
+def noise(
+    data: Annotated[str, typer.Option(help="fashion-mnist or digits.")] = "fashion-mnist",
+    levels: Annotated[str, typer.Option("--noise", help="Shares of wrong labels, comma list.")] = "0,0.4",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma list of uniform, swift, swift-cgf, swift-random, drop, reed-soft, reed-hard, l2rw, mentornet, "
+            "clean-only; by default all."
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of data, noise, weights, orders and searches, comma list.")] = "0",
+    validation: Annotated[
+        str, typer.Option(help="clean, noisy (as many wrong labels as in training) or clean,noisy.")
+    ] = "clean",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/noise-DATA.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Training on wrong labels: the Swift Sampler beside uniform, REED, L2RW, MentorNet PD, dropping, and the oracle.
+
+    Example: drawstream bench noise --data digits --json noise.json; drawstream bench noise --seeds 0,1,2
+    """
+    from drawstream.tools.bench.noise import METHODS, run
+
+    try:
+        shares = [float(part) for part in levels.split(",")]
+    except ValueError:
+        raise ValueError(f"--noise must be numbers separated by commas, but got {levels!r}") from None
+    result = run(
+        data,
+        out or Path("runs") / f"noise-{data}",
+        noise=shares,
+        methods=METHODS if methods is None else methods.split(","),
+        seeds=_whole("seeds", seeds),
+        validation=validation.split(","),
+        source=source,
+    )
+    _write(json_path, result)
+
+
 def _whole(name: str, text: str) -> list[int]:
     """Whole numbers of a comma list; 1e6 is one."""
     try:

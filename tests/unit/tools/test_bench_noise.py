@@ -1,0 +1,184 @@
+"""The label-noise benchmark: its data, its rows, and that a killed one ends like an undisturbed one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from drawstream.features import FeatureTable
+from drawstream.pipeline import Catalog
+from drawstream.tools import demo
+from drawstream.tools.bench import noise as bench
+from drawstream.tools.bench import noise_cell
+from drawstream.tools.bench.noise import format_table, run, summarise
+from drawstream.tools.bench.noise_cell import METHODS, Cell, right_rows, without_highest
+from drawstream.tools.cli import main
+from drawstream.tools.train import Recipe
+
+KEYS = {"method", "noise", "validation", "seed", "last", "best", "search_seconds", "train_seconds"}
+CHEAP = ("uniform", "drop", "reed-hard", "mentornet", "l2rw", "clean-only")
+
+
+@pytest.fixture(autouse=True)
+def small_plan(monkeypatch):
+    """3 epochs on 400 digits; 5 candidates."""
+    plan = replace(
+        demo.PLANS["digits"],
+        limit=500,
+        holdout=100,
+        recipe=Recipe(3, 0.05),
+        fine_tune=Recipe(1, 0.02),
+        confirm=Recipe(1, 0.02),
+        confirm_top=1,
+    )
+    monkeypatch.setitem(demo.PLANS, "digits", plan)
+    monkeypatch.setitem(bench.CHANGED, "digits", {"trials": 5, "confirm_seeds": 2})
+
+
+def accuracies(result):
+    return [{key: row[key] for key in KEYS - {"search_seconds", "train_seconds"}} for row in result["rows"]]
+
+
+def test_rows_of_all_methods_at_the_command_line(tmp_path, capsys):
+    path = tmp_path / "noise.json"
+    arguments = ["--data", "digits", "--noise", "0.4", "--validation", "noisy", "-o", str(tmp_path / "out")]
+    assert main(["bench", "noise", *arguments, "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    names = [m for m in METHODS if m != "drop"] + [f"drop-{share:g}" for share in noise_cell.DROPPED]
+    rows = {row["method"]: row for row in result["rows"]}
+    assert all(set(row) == KEYS for row in result["rows"])
+    assert sorted(rows) == sorted(names)
+    for name, row in rows.items():
+        searched = name.startswith("swift")
+        folder = tmp_path / "out/noise-0.4/seed-0"
+        folder = folder / (f"{name}-noisy" if searched or name == "l2rw" else name)
+        history = [epoch["accuracy"] for epoch in json.loads((folder / "run.json").read_text())["history"]]
+        held = [each["held_out_noisy"] for each in history]
+        assert row["last"] == history[-1]["test"]
+        assert row["best"] == history[int(np.argmax(held))]["test"]
+        assert (row["search_seconds"] > 0) == searched
+        assert row["train_seconds"] > 0
+    assert [each["method"] for each in result["searches"]] == ["swift", "swift-cgf", "swift-random"]
+    work = {entry["method"]: entry["extra_forward_backward"] for entry in result["summary"]}
+    assert work["uniform"] == work["swift"] == [0, 0]
+    assert work["l2rw"] == [3 * 13 * 32, 3 * 13 * 32 + 2 * 3 * 400]  # 13 steps an epoch, the last one of 16 images
+    shown = capsys.readouterr().out
+    assert "40% wrong labels, noisy validation" in shown
+    assert "self-paced (MentorNet PD)" in shown
+
+
+def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch):
+    options = {"noise": [0.4], "methods": CHEAP, "validation": ["clean", "noisy"]}
+    whole = run("digits", tmp_path / "whole", **options)
+    train = noise_cell.train
+    calls = 0
+
+    def killed(*arguments, on_epoch, **keywords):
+        """Stops the fourth run after its second epoch."""
+        nonlocal calls
+        calls += 1
+
+        def stop(epoch):
+            on_epoch(epoch)
+            if calls == 4 and epoch.epoch == 1:
+                raise KeyboardInterrupt
+
+        return train(*arguments, on_epoch=stop, **keywords)
+
+    monkeypatch.setattr(noise_cell, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("digits", tmp_path / "part", **options)
+    assert calls == 4
+    resumed = run("digits", tmp_path / "part", **options)
+    assert accuracies(resumed) == accuracies(whole)
+    calls = 0
+    assert run("digits", tmp_path / "part", **options)["rows"] == resumed["rows"]
+    assert calls == 0  # what is finished is read
+
+
+def test_noisy_validation_has_the_same_images_and_as_many_wrong_labels(tmp_path):
+    cell = Cell(tmp_path, demo.PLANS["digits"], 0.4, 7)
+    cell.pack("digits", None)
+    clean, noisy, rows = (Catalog.open(tmp_path / name) for name in ("data/holdout", "noisy/holdout", "data/train"))
+    assert noisy.keys == clean.keys
+    assert np.array_equal(noisy.checksum, clean.checksum)
+    assert clean.clean_label is None
+    assert np.array_equal(noisy.clean_label, clean.label)
+    assert (noisy.label != noisy.clean_label).mean() == pytest.approx(0.4, abs=0.03)
+    assert (rows.label != rows.clean_label).mean() == pytest.approx(0.4, abs=0.01)
+    assert not {*rows.keys} & {*clean.keys}
+    p = right_rows(rows)
+    assert p[rows.label != rows.clean_label].sum() == 0
+    assert p.sum() == pytest.approx(1)
+    assert len(set(p[p > 0])) == 1
+    assert right_rows(clean) == pytest.approx(np.full(100, 0.01))
+
+
+def test_without_noise_both_validation_sets_are_the_clean_one(tmp_path):
+    result = run("digits", tmp_path, noise=[0], methods=["uniform", "l2rw"], validation=["clean", "noisy"])
+    clean, noisy = ([row for row in result["rows"] if row["validation"] == name] for name in ("clean", "noisy"))
+    assert [{**row, "validation": "noisy"} for row in clean] == noisy
+    assert not (tmp_path / "noise-0/seed-0/noisy").exists()
+
+
+def test_dropping_leaves_out_the_rows_of_highest_loss_as_the_tracker_saw_them(tmp_path):
+    loss = np.float32([0.5, 2.0, 0.5, 3.0, 0.1])
+    assert without_highest(loss, 0.4).tolist() == pytest.approx([1 / 3, 0, 1 / 3, 0, 1 / 3])
+    assert without_highest(loss, 0.8).tolist() == [0, 0, 0, 0, 1]
+    assert without_highest(np.zeros(4, np.float32), 0.5).tolist() == [0.5, 0.5, 0, 0]  # ties: the first stay
+    cell = Cell(tmp_path, demo.PLANS["digits"], 0.4, 0)
+    cell.pack("digits", None)
+    cell.runs("drop", "clean")
+    cell.close()
+    loss = FeatureTable.open(tmp_path / "features").columns("loss")["loss"]
+    rows = Catalog.open(tmp_path / "data/train")
+    wrong = rows.label != rows.clean_label
+    assert loss[wrong].mean() > loss[~wrong].mean()
+    assert without_highest(loss, 0.4)[wrong].sum() < 0.4
+
+
+def test_another_plan_in_the_same_folder_is_refused(tmp_path, monkeypatch):
+    run("digits", tmp_path, noise=[0], methods=["uniform"])
+    monkeypatch.setitem(demo.PLANS, "digits", replace(demo.PLANS["digits"], recipe=Recipe(2, 0.05)))
+    with pytest.raises(ValueError, match=r"run\.json: a finished run with recipe .*another output folder"):
+        run("digits", tmp_path, noise=[0], methods=["uniform"])
+
+
+def row(method, seed, last, best=0.0, noise=0.4):
+    times = {"search_seconds": 2.0, "train_seconds": 3.0}
+    return {"method": method, "noise": noise, "validation": "clean", "seed": seed, "last": last, "best": best, **times}
+
+
+def test_summary_and_the_share_that_was_best_in_hindsight():
+    rows = [row("uniform", 0, 70.0, 80.0), row("drop-0.2", 0, 75.0), row("drop-0.4", 0, 74.0)]
+    rows += [row("uniform", 1, 72.0, 83.0), row("drop-0.2", 1, 75.0), row("drop-0.4", 1, 79.0)]
+    summary = {entry["method"]: entry for entry in summarise(rows)}
+    assert summary["uniform"]["last"] == 71
+    assert summary["uniform"]["best"] == 81.5
+    assert summary["uniform"]["last_std"] == pytest.approx(np.std([70, 72], ddof=1))
+    assert [name for name, entry in summary.items() if entry["hindsight"]] == ["drop-0.4"]
+    text = format_table([*summary.values()])
+    assert "71.00 ± 1.41" in text
+    assert "drop-0.4 *" in text
+    (single,) = summarise([row("uniform", 0, 70.0)])
+    assert single["last_std"] is None
+    assert "±" not in format_table([single])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--methods", "uniform,magic"], "unknown methods 'magic': give some of uniform, swift"),
+        (["--validation", "dirty"], "unknown validation 'dirty': give some of clean, noisy"),
+        (["--noise", "0.4,x"], "--noise must be numbers separated by commas, but got '0.4,x'"),
+        (["--noise", "1"], "0 <= noise < 1"),
+        (["--seeds", "0,0"], "seeds must be given and differ, but got [0, 0]"),
+        (["--data", "cifar"], "no plan for 'cifar': give one of digits, fashion-mnist"),
+    ],
+)
+def test_bad_arguments_end_with_one_line(tmp_path, capsys, arguments, text):
+    assert main(["bench", "noise", "-o", str(tmp_path), *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert text in shown
+    assert len(shown.splitlines()) == 1
