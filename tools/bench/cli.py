@@ -134,6 +134,9 @@ def noise(
         Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/noise-DATA.")
     ] = None,
     source: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    candidates: Annotated[
+        int, typer.Option("--rank-study", help="Also score so many random samplers by fine-tuning and from scratch.")
+    ] = 0,
     json_path: Json = None,
 ) -> None:
     """Training on wrong labels: the Swift Sampler beside uniform, REED, L2RW, MentorNet PD, dropping, and the oracle.
@@ -154,6 +157,7 @@ def noise(
         seeds=_whole("seeds", seeds),
         validation=validation.split(","),
         source=source,
+        candidates=candidates,
     )
     _write(json_path, result)
 

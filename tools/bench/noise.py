@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from drawstream.tools.bench.noise_cell import METHODS, VALIDATION, Cell, Record
+from drawstream.tools.bench.rank_study import rank_study
 from drawstream.tools.demo import PLANS
 from drawstream.tools.finetune import flush_denormals
 from drawstream.tools.runs import write_record
@@ -43,6 +44,7 @@ def run(
     seeds: Sequence[int] = (0,),
     validation: Sequence[str] = ("clean",),
     source: Path | None = None,
+    candidates: int = 0,
 ) -> dict[str, Any]:
     """Run every method at every noise level under every seed, print a table, and write `noise.json` into `out`.
 
@@ -56,42 +58,65 @@ def run(
         seeds: Of everything that is drawn.
         validation: `clean`, `noisy`, or both; without noise they are the same.
         source: Folder of Fashion-MNIST's files, where it is not Debian's.
+        candidates: Of a rank study at every noise level, validation and seed; 0 leaves it out.
 
     Returns:
         `rows`: method, noise, validation, seed, last, best, search_seconds, train_seconds. `summary`: over the seeds,
         with the images that went forward and backward beside the training steps. `searches`: who won, and why.
+        `rank_study`: a row for each candidate; `rank_agreement`: what they say.
 
     Raises:
         ValueError: Bad names or numbers, or `out` holds runs with other settings.
     """
     _check(data, noise, methods, seeds, validation)
+    if candidates and candidates < 3:
+        raise ValueError(f"a rank study needs at least 3 candidates, but got {candidates}")
     flush_denormals()
     plan = replace(PLANS[data], **CHANGED.get(data, {}))
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    rows: list[Record] = []
-    searches: list[Record] = []
+    found: dict[str, list[Record]] = {name: [] for name in ("rows", "searches", "rank_study", "rank_agreement")}
     extra: dict[str, list[int]] = {}
     for level in noise:
         for seed in seeds:
             cell = Cell(out / f"noise-{level:g}" / f"seed-{seed}", plan, level, seed)
             cell.pack(data, source)
-            for method in methods:
-                for judge in validation:
-                    key = {"noise": level, "validation": judge, "seed": seed}
-                    for name, record in cell.runs(method, judge).items():
-                        rows.append({"method": name, **key, **_outcome(record, judge if level else "clean")})
-                        extra[name] = record["extra_forward_backward"]
-                        print(_line(rows[-1]), flush=True)
-                        if "search" in record:
-                            found = {part: record["search"][part] for part in ("winner", "message")}
-                            searches.append({"method": name, **key, **found})
+            for judge in validation:
+                _compare(cell, methods, judge, found, extra)
+                if candidates:
+                    _study(cell, candidates, judge, found)
             cell.close()
-    summary = [entry | {"extra_forward_backward": extra[entry["method"]]} for entry in summarise(rows)]
-    result = {"rows": rows, "summary": summary, "searches": searches}
+    summary = [entry | {"extra_forward_backward": extra[entry["method"]]} for entry in summarise(found["rows"])]
+    result: dict[str, Any] = {**found, "summary": summary}
     print(format_table(summary))
+    for each in found["rank_agreement"]:
+        print(_agreement_line(each))
     write_record(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
     return result
+
+
+def _compare(
+    cell: Cell, methods: Sequence[str], judge: str, found: dict[str, list[Record]], extra: dict[str, list[int]]
+) -> None:
+    """Run the methods under one validation set; rows and searches are added to `found`."""
+    key = {"noise": cell.noise, "validation": judge, "seed": cell.seed}
+    for method in methods:
+        for name, record in cell.runs(method, judge).items():
+            row = {"method": name, **key, **_outcome(record, judge if cell.noise else "clean")}
+            print(f"{_where(row)}: {name} last {row['last']:.2f}, best {row['best']:.2f}", flush=True)
+            found["rows"].append(row)
+            extra[name] = record["extra_forward_backward"]
+            if "search" in record:
+                why = {part: record["search"][part] for part in ("winner", "message")}
+                found["searches"].append({"method": name, **key, **why})
+
+
+def _study(cell: Cell, candidates: int, judge: str, found: dict[str, list[Record]]) -> None:
+    """The rank study under one validation set; its rows are added to `found`."""
+    key = {"noise": cell.noise, "validation": judge, "seed": cell.seed}
+    scores, agreement = rank_study(cell, candidates, judge)
+    found["rank_study"] += [key | score for score in scores]
+    found["rank_agreement"].append(key | agreement)
 
 
 def summarise(rows: Sequence[Record], /) -> list[Record]:
@@ -153,9 +178,16 @@ def _spread(entry: Record, key: str) -> str:
     return f"{entry[key]:.2f}" if deviation is None else f"{entry[key]:.2f} ± {deviation:.2f}"
 
 
-def _line(row: Record) -> str:
-    where = f"noise {row['noise']:g}, {row['validation']} validation, seed {row['seed']}"
-    return f"{where}: {row['method']} last {row['last']:.2f}, best {row['best']:.2f}"
+def _where(row: Record) -> str:
+    return f"noise {row['noise']:g}, {row['validation']} validation, seed {row['seed']}"
+
+
+def _agreement_line(each: Record) -> str:
+    spearman = "not defined" if each["spearman"] is None else f"{each['spearman']:.2f}"
+    return (
+        f"rank study, {_where(each)}: Spearman {spearman} between fine-tuning and training from scratch; the candidate "
+        f"that fine-tunes best has true rank {each['true_rank']:g} of {each['candidates']}"
+    )
 
 
 def _outcome(record: Record, judge: str) -> Record:

@@ -13,6 +13,7 @@ from drawstream.tools.bench import noise as bench
 from drawstream.tools.bench import noise_cell
 from drawstream.tools.bench.noise import format_table, run, summarise
 from drawstream.tools.bench.noise_cell import METHODS, Cell, right_rows, without_highest
+from drawstream.tools.bench.rank_study import agreement
 from drawstream.tools.cli import main
 from drawstream.tools.train import Recipe
 
@@ -166,6 +167,41 @@ def test_summary_and_the_share_that_was_best_in_hindsight():
     assert "±" not in format_table([single])
 
 
+def test_rank_study_scores_every_candidate_both_ways(tmp_path, capsys):
+    options = {"noise": [0.4], "methods": ["uniform"], "candidates": 3}
+    result = run("digits", tmp_path, **options)
+    rows = result["rank_study"]
+    assert [each["candidate"] for each in rows] == [0, 1, 2]
+    assert all(0.3 <= each["ess"] <= 1 for each in rows)
+    assert len({each["fine_tuned"] for each in rows} | {each["from_scratch"] for each in rows}) > 2
+    assert [each["from_scratch"] for each in rows] == [
+        json.loads((tmp_path / f"noise-0.4/seed-0/rank-{k}/run.json").read_text())["result"]["last"] for k in range(3)
+    ]
+    assert "rank study, noise 0.4, clean validation, seed 0: Spearman" in capsys.readouterr().out
+    again = run("digits", tmp_path, **options)
+    assert again["rank_study"] == rows
+    assert again["rank_agreement"][0].items() >= agreement(rows).items()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "trained", "spearman", "true_rank"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0, 1),
+        ([4, 3, 2, 1], [10, 20, 30, 40], -1.0, 4),
+        ([1, 2, 9, 4], [10, 20, 30, 40], 0.8, 2),
+        ([1, 9, 3, 4], [30, 20, 20, 40], -1 / 22.5**0.5, 3.5),
+        ([5, 5, 5, 5], [10, 20, 30, 40], None, 4),
+    ],
+)
+def test_agreement_of_two_scores(tuned, trained, spearman, true_rank):
+    rows = [{"fine_tuned": a, "from_scratch": b} for a, b in zip(tuned, trained, strict=True)]
+    assert agreement(rows) == {
+        "candidates": 4,
+        "spearman": None if spearman is None else pytest.approx(spearman),
+        "true_rank": true_rank,
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -174,6 +210,7 @@ def test_summary_and_the_share_that_was_best_in_hindsight():
         (["--noise", "0.4,x"], "--noise must be numbers separated by commas, but got '0.4,x'"),
         (["--noise", "1"], "0 <= noise < 1"),
         (["--seeds", "0,0"], "seeds must be given and differ, but got [0, 0]"),
+        (["--rank-study", "2"], "a rank study needs at least 3 candidates, but got 2"),
         (["--data", "cifar"], "no plan for 'cifar': give one of digits, fashion-mnist"),
     ],
 )
