@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drawstream.pipeline.bad import BadSampleError
+from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.crop_choice import Contrast, choose, gumbel, kept_of
 from drawstream.pipeline.loader import Batch, Loader
 from drawstream.pipeline.plan import Plan
@@ -163,6 +164,11 @@ class CropFilter:
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
         return len(self.loader)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The samples, as the loader's."""
+        return self.loader.catalog
 
     @property
     def epoch(self) -> int:

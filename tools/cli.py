@@ -115,6 +115,10 @@ def train(
     track: Annotated[
         Path | None, typer.Option(help="Folder for a feature table of averages over this training, at no extra pass.")
     ] = None,
+    crop_filter: Annotated[Path | None, typer.Option(help="sampler.json that chooses crops of each step.")] = None,
+    score_weights: Annotated[Path | None, typer.Option(help="Weights of the model that scores them.")] = None,
+    score_model: Annotated[str | None, typer.Option(help="That model, where it is another one.")] = None,
+    crop_factor: Annotated[int, typer.Option(help="Crops to draw for each one trained on.")] = 2,
     device: Device = "cpu",
     checksum: Annotated[str, typer.Option(help="Check images against the catalog: always, first or never.")] = "always",
     on_bad: Annotated[str, typer.Option(help="A bad image: raise an error, or substitute another draw.")] = "raise",
@@ -128,17 +132,20 @@ def train(
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
+    from drawstream.tools.filtering import filtering_of
     from drawstream.tools.jobs import Sampling, train_job
     from drawstream.tools.ranks import join_ranks, leave_ranks
     from drawstream.tools.setup import Reading
     from drawstream.tools.train import Recipe
 
+    filtering = filtering_of(crop_filter, score_weights, score_model, crop_factor)
     recipe = Recipe(epochs, lr, _one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
     ranks = join_ranks(device)
     reading = Reading(_one_of("checksum", checksum), _one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = _setup(catalog, model, device, batch_size, **given)
-    record = train_job(setup, recipe, Sampling(sampler, table, mode, tuple(join or ())), out, track=track)
+    sampling = Sampling(sampler, table, mode, tuple(join or ()))
+    record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering)
     leave_ranks()
     if not ranks.writes:
         return

@@ -23,6 +23,7 @@ from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.search import Objective, search_swift
 from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
+from drawstream.tools.filtering import Filtering
 from drawstream.tools.finetune import FineTune
 from drawstream.tools.models import load_weights
 from drawstream.tools.progress import Progress
@@ -73,6 +74,7 @@ def train_job(
     *,
     method: str | None = None,
     track: Path | None = None,
+    filtering: Filtering | None = None,
 ) -> dict[str, Any]:
     """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
 
@@ -83,17 +85,21 @@ def train_job(
         out: Folder of the run.
         method: Name in reports; by default `uniform` or `swift`.
         track: Folder for a feature table of averages over this training.
+        filtering: Chooses among the crops of each step; the stream then draws `factor` times as many.
 
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.
     """
     evaluate = setup.evaluation_loaders()
-    loader = setup.training_loader()
+    factor = filtering.factor if filtering else 1
+    loader = setup.training_loader(factor)
     probabilities = sampling.probabilities(setup)
     if probabilities is not None:
-        loader.replace_stream(IndexStream(probabilities, mode=sampling.mode, seed=recipe.seed))
+        draws = factor * len(probabilities)
+        loader.replace_stream(IndexStream(probabilities, mode=sampling.mode, seed=recipe.seed, draws=draws))
     else:
-        loader.replace_stream(IndexStream(len(setup.data), seed=recipe.seed))
+        loader.replace_stream(IndexStream(len(setup.data), seed=recipe.seed, draws=factor * len(setup.data)))
+    crops = filtering.apply(setup, loader) if filtering else None
     settings = {
         "method": method or ("uniform" if probabilities is None else "swift"),
         "seed": recipe.seed,
@@ -109,6 +115,7 @@ def train_job(
         "recipe": asdict(recipe),
         "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
         "tracked": track,
+        "crop_filter": filtering.as_dict() if filtering else None,
     }
     record_path = out / "run.json"
     if record_path.exists():
@@ -117,6 +124,8 @@ def train_job(
         )
         if track is not None and not record.get("tracked"):
             raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
+        if record.get("crop_filter") != settings["crop_filter"]:  # records of 0.1.0 have none
+            raise ValueError(f"{record_path}: a finished run with another crop filter: give another output folder")
         return record
     tracker = Tracker(len(setup.data)) if track is not None else None
     model = setup.build(recipe.seed)
@@ -124,7 +133,7 @@ def train_job(
     with Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
         run = train(
             model,
-            loader,
+            loader if crops is None else crops,
             recipe,
             evaluate=evaluate,
             select=next(iter(evaluate), None),
@@ -136,6 +145,7 @@ def train_job(
     results = _results(run, time.perf_counter() - begin)
     met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
+    results |= {} if crops is None else {"filtered": crops.metrics}
     if setup.ranks.writes:
         save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:

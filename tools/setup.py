@@ -82,9 +82,9 @@ class Setup:
         plain = Transform((height, width), mean, std)
         return (replace(plain, crop="pad", flip=True) if self.augment else plain), plain
 
-    def training_loader(self) -> Loader:
-        """Over the training rows, uniformly permuted until its stream is replaced."""
-        share = self.batch_size // self.ranks.world_size
+    def training_loader(self, factor: int = 1) -> Loader:
+        """Over the training rows, uniformly permuted until its stream is replaced; `factor` times the batch size."""
+        share = self.batch_size // self.ranks.world_size * factor
         return self._loader(self.data, IndexStream(len(self.data)), self.transforms[0], share, self.reading)
 
     def evaluation_loaders(self) -> dict[str, Loader]:

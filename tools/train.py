@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drawstream.features.scorer import require_classes
 from drawstream.features.tracker import Tracker
-from drawstream.pipeline import Batch, Loader
+from drawstream.pipeline import Batch, CropFilter, Loader
 from drawstream.tools.files import write_atomically
 from drawstream.tools.ranks import Ranks
 
@@ -116,7 +116,7 @@ class Run:
 
 def train(
     model: nn.Module,
-    loader: Loader,
+    loader: Loader | CropFilter,
     recipe: Recipe,
     /,
     *,
@@ -239,7 +239,7 @@ def _mean_of(losses: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
     return losses[real].sum() * ranks.world_size / ranks.total(real.sum())
 
 
-def _set_epoch(epoch: int, loader: Loader, tracker: Tracker | None) -> None:
+def _set_epoch(epoch: int, loader: Loader | CropFilter, tracker: Tracker | None) -> None:
     loader.set_epoch(epoch)
     if tracker is not None:
         tracker.set_epoch(epoch)
@@ -251,7 +251,7 @@ def _is_best(run: Run, select: str) -> bool:
     return not earlier or run.history[-1].accuracy[select] > max(earlier)
 
 
-def _timed(loader: Loader) -> Iterator[tuple[Batch, float]]:
+def _timed(loader: Loader | CropFilter) -> Iterator[tuple[Batch, float]]:
     """Batches with the seconds that the loop waited for each."""
     batches = iter(loader)
     while True:
