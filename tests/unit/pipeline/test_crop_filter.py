@@ -330,6 +330,21 @@ def test_the_state_after_a_scorer_that_failed_has_lost_nothing(catalog, lane):
     assert torch.equal(torch.cat(taken), torch.cat(plain))
 
 
+def test_a_scorer_that_fails_at_once_leaves_the_state_where_it_was(catalog, lane):
+    scorer = LabelScorer()
+    crops = CropFilter(loader_of(catalog), two_levels(0.1), scorer)
+    list(crops)
+    for _ in range(2):
+        crops.set_epoch(1)
+        scorer.function = lambda labels: labels[:0]
+        with pytest.raises(ValueError, match="must have shape"):
+            next(iter(crops))
+        assert (crops.state_dict()["epoch"], crops.state_dict()["position"]) == (1, 0)
+        scorer.function = lambda labels: labels / 10
+    crops.load_state_dict(crops.state_dict())
+    assert len(list(crops)) == 10
+
+
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.01, float("nan"), 1e-9])
 def test_a_share_is_a_share(catalog, keep):
     with pytest.raises(ValueError, match=r"`.*keep.*` must hold, but got"):
