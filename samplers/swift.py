@@ -82,7 +82,8 @@ class SwiftParams:
         """The representative of all parameters that give the same sampler (up to ties).
 
         Largest |v| is 1, largest o is 1, the first non-zero v is positive (v -> -v mirrors H), and a constant H is
-        `uniform`. Scales are rounded to 12 digits, so that parameters that differ by a factor compare equal.
+        `uniform`. Scales are rounded to 12 digits, so that parameters that differ by a factor compare equal (unless a
+        value lies on the very border between two roundings).
         """
         e = self.ends
         v = tuple(round(x / max(map(abs, self.coefficients)), 12) + 0.0 for x in self.coefficients)

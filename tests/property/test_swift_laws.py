@@ -105,7 +105,8 @@ def test_scaling_changes_nothing(case, power, factor):
     )
     tau = fit.sampler(params).score(columns)
     np.testing.assert_allclose(fit.sampler(scaled).score(columns), factor * tau, atol=1e-12)
-    assert params.canonical() == scaled.canonical()
+    for name in ("coefficients", "ends", "values"):  # a value on the border of its 12th digit may go either way
+        assert getattr(params.canonical(), name) == pytest.approx(getattr(scaled.canonical(), name), rel=0, abs=1.5e-12)
 
 
 @laws
