@@ -63,8 +63,9 @@ class System:
 def alternate(systems: Sequence[System], rounds: int, /) -> list[dict[str, Any]]:
     """Run all systems in turns, after one round each that does not count.
 
-    Each round begins with another system, so that none always follows the same one. A system that delivers other
-    images than it should ends the benchmark: speeds of different work say nothing.
+    Each round has an order of its own: a system that always follows the same one pays for what that leaves behind, such
+    as worker processes that still wind down. A system that delivers other images than it should ends the benchmark:
+    speeds of different work say nothing.
 
     Returns:
         Per system `system`, `batch_size`, `images_per_second` (median over the rounds) and `rounds` (each of them).
@@ -73,9 +74,9 @@ def alternate(systems: Sequence[System], rounds: int, /) -> list[dict[str, Any]]
         RuntimeError: Other labels than expected.
     """
     speeds: list[list[float]] = [[] for _ in systems]
+    orders = np.random.default_rng(0)
     for number in range(rounds + 1):
-        for turn in range(len(systems)):
-            at = (number + turn) % len(systems)
+        for at in orders.permutation(len(systems)).tolist():
             speeds[at].append(_checked_round(systems[at], number))
     return [
         {
