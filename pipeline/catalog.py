@@ -8,7 +8,7 @@ key        string              name of the sample, unique in the catalog
 shard      int32               index into the shard list of the file metadata; never decreases from row to row
 offset     int64               byte in the shard where the image's bytes begin
 size       int64               their number
-checksum   uint32              xxh32 (seed 0) of exactly these bytes
+checksum   uint32              ``checksum_of`` exactly these bytes
 label      int64               class, 0 … classes − 1, as the training sees it
 clean_label int64              only with label noise: the class before relabelling
 encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
@@ -39,7 +39,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
 
-FORMAT = 1
+FORMAT = 2
+_WIDE = {1: 1 << 62, 2: 1024}  # by format: members of more bytes have an XXH3 checksum (it must be 240 at least)
 FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
@@ -86,6 +87,7 @@ class Catalog:
 
     Attributes:
         path: The Parquet file; of a remote catalog the copy of it on local disk.
+        version: Of the file's format.
         remote: URL of the folder that the shards are in, as it was given; None where they are local.
         shards: The tars, in the order the ``shard`` column counts them.
         classes: Class names; label ``c`` means ``classes[c]``.
@@ -95,7 +97,7 @@ class Catalog:
         shard: int32 (rows,), index into ``shards``.
         offset: int64 (rows,), first byte of the image in its shard.
         size: int64 (rows,), bytes.
-        checksum: uint32 (rows,), xxh32 of these bytes.
+        checksum: uint32 (rows,), of these bytes.
         label: int64 (rows,).
         clean_label: int64 (rows,), or None where no label noise was put in.
         encoding_codes: int8 (rows,), index into ``ENCODINGS``.
@@ -108,6 +110,7 @@ class Catalog:
     """
 
     path: Path
+    version: int
     remote: str | None
     shards: tuple[Shard, ...]
     classes: tuple[str, ...]
@@ -153,6 +156,7 @@ class Catalog:
         columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
         catalog = cls(
             path=file,
+            version=meta["format"],
             remote=remote,
             shards=shards,
             classes=tuple(meta["classes"]),
@@ -176,6 +180,7 @@ class Catalog:
             {name: getattr(self, name) for name in ("shard", "offset", "size", "checksum", "label", "height", "width")},
             self._keys,
             self.encoding_codes,
+            version=self.version,
         )
         if actual != self.fingerprint:
             raise AlteredCatalogError(
@@ -223,6 +228,11 @@ class Catalog:
         return self.path.parent
 
     @property
+    def wide(self) -> int:
+        """Members of more bytes than this have the other kind of checksum, see ``checksum_of``."""
+        return _WIDE[self.version]
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
@@ -266,7 +276,13 @@ class Catalog:
 
 
 def fingerprint(
-    shards: Sequence[Shard], columns: Mapping[str, NDArray[Any]], keys: Any, codes: NDArray[np.int8], /
+    shards: Sequence[Shard],
+    columns: Mapping[str, NDArray[Any]],
+    keys: Any,
+    codes: NDArray[np.int8],
+    /,
+    *,
+    version: int = FORMAT,
 ) -> str:
     """Hash what a stream over this catalog can see: the shards' contents and every column but ``clean_label``.
 
@@ -277,11 +293,12 @@ def fingerprint(
         columns: ``shard``, ``offset``, ``size``, ``checksum``, ``label``, ``height`` and ``width``, (rows,) each.
         keys: pyarrow large_string (rows,).
         codes: int8 (rows,), positions in ``ENCODINGS``.
+        version: Format of the catalog.
 
     Returns:
         32 hex digits of xxh3-128.
     """
-    state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n".encode())
+    state = xxhash.xxh3_128(f"drawstream catalog {version}\n".encode())
     for shard in shards:
         state.update(f"{shard.hash} {shard.size}\n".encode())
     for name in ("shard", "offset", "size", "checksum", "label", "height", "width"):
@@ -312,6 +329,11 @@ def seal(metadata: bytes, names: Sequence[str], clean: NDArray[np.int64] | None,
     if clean is not None:
         state.update(np.ascontiguousarray(clean, dtype="<i8").data)
     return state.hexdigest()
+
+
+def checksum_of(data: bytes | memoryview, wide: int = _WIDE[FORMAT], /) -> int:
+    """The checksum of an image's bytes: XXH32, or the low half of XXH3-64 of more than ``wide`` bytes; seed 0."""
+    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF if len(data) > wide else xxhash.xxh32_intdigest(data)
 
 
 def hash_file(path: Path | int, /) -> str:
@@ -386,9 +408,9 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         sound = False
     if not sound:
         raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(kinds)}; {remedy}")
-    if meta["format"] > FORMAT:
+    if meta["format"] not in _WIDE:
         raise ValueError(
-            f"{file}: catalog format must be at most {FORMAT}, but got {meta['format']}: upgrade drawstream"
+            f"{file}: catalog format must be in 1 … {FORMAT}, but got {meta['format']}: upgrade drawstream"
         )
     _require(table.num_rows > 0, file, "a catalog must have rows", remedy)
     for column in SCHEMA:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, SEAL, Shard, fingerprint, seal
+from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, SEAL, Shard, checksum_of, fingerprint, seal
 from drawstream.pipeline.image import ImageInfo
 
 
@@ -48,7 +47,7 @@ class Draft:
             self._must_be_alike(key, (info.height, info.width, info.channels))
         self.keys[key] = shard
         self.channels = max(self.channels, info.channels)
-        mark = xxhash.xxh32_intdigest(memoryview(data)[info.start :])
+        mark = checksum_of(memoryview(data)[info.start :])
         place = (shard, offset + info.start, len(data) - info.start)
         self.images.extend((*place, mark, ENCODINGS.index(info.encoding), info.height, info.width))
 
@@ -121,7 +120,7 @@ class Draft:
         meta = {
             "format": FORMAT,
             "fingerprint": fingerprint(shards, columns, keys, codes),
-            "checksum": "xxh32",
+            "checksum": "xxh3_64 of more than 1024 bytes, else xxh32",
             "hash": "xxh3_128",
             "channels": self.channels,
             "classes": list(classes),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.bad import BadSampleError, name_sample
 from drawstream.pipeline.cache import CachedShards
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
-from drawstream.pipeline.checksum import xxh32
+from drawstream.pipeline.checksum import checksum
 from drawstream.pipeline.ranges import RangeShards
 from drawstream.pipeline.remote import Remote
 
@@ -40,6 +40,7 @@ def read_members(
     starts: NDArray[np.int64],
     out: NDArray[np.uint8],
     status: NDArray[np.int64],
+    wide: int,
 ) -> None:
     """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i of `descriptors[i]`; `status[i]` says how it went.
 
@@ -54,7 +55,7 @@ def read_members(
                 status[i] = SHORT if got == 0 else UNREADABLE
                 break
             done += got
-        if done == size and check[i] and xxh32(out[starts[i] : starts[i] + size]) != checksums[i]:
+        if done == size and check[i] and checksum(out[starts[i] : starts[i] + size], wide) != checksums[i]:
             status[i] = DAMAGED
 
 
@@ -66,10 +67,11 @@ def check_members(
     starts: NDArray[np.int64],
     out: NDArray[np.uint8],
     status: NDArray[np.int64],
+    wide: int,
 ) -> None:
     """Hold members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` against their checksums."""
     for i in range(sizes.size):
-        damaged = check[i] and xxh32(out[starts[i] : starts[i] + sizes[i]]) != checksums[i]
+        damaged = check[i] and checksum(out[starts[i] : starts[i] + sizes[i]], wide) != checksums[i]
         status[i] = DAMAGED if damaged else OK
 
 
@@ -219,12 +221,12 @@ class ShardFiles:
         numbers, offsets, sizes, checksums, check, starts = members
         if self._ranges is not None:
             self._ranges.fetch(numbers, offsets, sizes, starts, out)
-            check_members(sizes, checksums, check, starts, out, status)
+            check_members(sizes, checksums, check, starts, out, status, self._catalog.wide)
             return
         shards, which = np.unique(numbers, return_inverse=True)
         files = self._files(shards.tolist())
         descriptors = np.array([file.fd for file in files], np.int32)[which]  # `files` keeps them open until the end
-        read_members(descriptors, offsets, sizes, checksums, check, starts, out, status)
+        read_members(descriptors, offsets, sizes, checksums, check, starts, out, status, self._catalog.wide)
 
     def _files(self, shards: list[int]) -> "list[_File]":
         """Open files of shards. Those of a cache are not held for later: what it removes would still take its room."""

@@ -11,10 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import xxhash
-
 from drawstream.pipeline.cache import CachedShards
-from drawstream.pipeline.catalog import ENCODINGS, FILE, RAW, Catalog, hash_file
+from drawstream.pipeline.catalog import ENCODINGS, FILE, RAW, Catalog, checksum_of, hash_file
 from drawstream.pipeline.finding import WHOLE, Finding
 from drawstream.pipeline.image import decode, probe
 from drawstream.pipeline.remote import Remote, RemoteError
@@ -159,7 +157,7 @@ def _rows(catalog: Catalog, task: _Task, path: Path) -> Iterator[Finding]:
             where = f"{path}: sample {catalog.key(row)!r} (row {row})"
             if len(data) < size:
                 continue  # lost, as the scan says
-            if (actual := xxhash.xxh32_intdigest(data)) != catalog.checksum[row]:
+            if (actual := checksum_of(data, catalog.wide)) != catalog.checksum[row]:
                 expected = f"{catalog.checksum[row]:08x}"
                 message = f"{where}: checksum must be {expected}, but got {actual:08x}: copy the shard again"
                 yield Finding("checksum", task.shard, row, catalog.key(row), message)

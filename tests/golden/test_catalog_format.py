@@ -1,19 +1,26 @@
-"""The catalog format of version 1, pinned.
+"""The catalog formats, pinned: 2, and 1 which is still read.
 
 WARNING: catalogs, feature tables, samplers and training states refer to these fingerprints. A change here makes every
 existing one unreadable: raise ``FORMAT`` and keep reading the old form, never edit the figures to make the test pass.
 """
 
 import json
+import re
+from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
+from drawstream.pipeline.bad import BadSampleError
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.pack import pack
+from drawstream.pipeline.read import ShardFiles
 from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.verify import verify
 
 
 @pytest.fixture
@@ -39,9 +46,9 @@ def test_columns_and_metadata(packed):
     }
     meta = json.loads(table.schema.metadata[b"drawstream"])
     assert meta == {
-        "format": 1,
-        "fingerprint": "d893aea5ca13c9629ca79846b365276d",
-        "checksum": "xxh32",
+        "format": 2,
+        "fingerprint": "84f927e853af16f659d6566e0b28d8d0",
+        "checksum": "xxh3_64 of more than 1024 bytes, else xxh32",
         "hash": "xxh3_128",
         "channels": 1,
         "classes": ["a", "b", "ç"],
@@ -63,17 +70,47 @@ def test_columns_and_metadata(packed):
             "noise_seed": 11,
         },
     }
-    assert table.schema.metadata[b"drawstream-hash"] == b"c92c2a6f1f063ebece2b1db4d4147b5c"
+    assert table.schema.metadata[b"drawstream-hash"] == b"84081d7228420a567cdc0f24358e5df5"
 
 
-def test_files_without_a_hash_still_open(packed):
-    """Version 0.1.0 wrote none."""
-    file = packed / "catalog.parquet"
-    fingerprint = Catalog.open(packed).fingerprint
-    table = pq.read_table(file)
-    metadata = {b"drawstream": table.schema.metadata[b"drawstream"]}
-    pq.write_table(table.replace_schema_metadata(metadata), file)
-    assert Catalog.open(packed).fingerprint == fingerprint
+def as_format_1(folder, fingerprint):
+    """Rewrite a catalog as the first format was: XXH32 of every member, and no hash over the metadata."""
+    catalog = Catalog.open(folder)
+    data, bounds = ShardFiles(catalog).read(np.arange(len(catalog)))
+    marks = [xxhash.xxh32_intdigest(data[a:b]) for a, b in pairwise(bounds.tolist())]
+    table = pq.read_table(folder / "catalog.parquet")
+    meta = json.loads(table.schema.metadata[b"drawstream"])
+    meta |= {"format": 1, "checksum": "xxh32", "fingerprint": fingerprint}
+    at = table.column_names.index("checksum")
+    table = table.set_column(at, "checksum", pa.array(marks, pa.uint32()))
+    pq.write_table(table.replace_schema_metadata({b"drawstream": json.dumps(meta)}), folder / "catalog.parquet")
+
+
+def test_format_1_still_opens(packed):
+    as_format_1(packed, "d893aea5ca13c9629ca79846b365276d")
+    assert Catalog.open(packed).version == 1
+
+
+def test_checksums_of_format_1_are_still_held(tmp_path):
+    """Members of more than 1024 bytes have another checksum since."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 40, 40), np.uint8)
+    folder = pack(ArraySource(images, np.arange(6) % 3), tmp_path / "large").train
+    as_format_1(folder, "f" * 32)
+    with pytest.raises(ValueError, match="the fingerprint of the rows is") as refused:
+        Catalog.open(folder)
+    fingerprint = re.search(r"of the rows is (\w+)", str(refused.value))[1]
+    table = pq.read_table(folder / "catalog.parquet")
+    meta = json.loads(table.schema.metadata[b"drawstream"]) | {"fingerprint": fingerprint}
+    pq.write_table(table.replace_schema_metadata({b"drawstream": json.dumps(meta)}), folder / "catalog.parquet")
+    catalog = Catalog.open(folder)
+    data, _ = ShardFiles(catalog).read(np.arange(6))
+    order = [int(key) for key in catalog.keys]
+    assert data.tobytes() == images[order].tobytes() and verify(catalog) == []
+    with catalog.shard_path(0).open("r+b") as file:
+        file.seek(int(catalog.offset[2]) + 9)
+        file.write(b"\x01\x02\x03")
+    with pytest.raises(BadSampleError, match=r"\(row 2\)"):
+        ShardFiles(catalog).read(np.arange(6))
 
 
 def test_rows(packed):

@@ -1,4 +1,4 @@
-"""The compiled xxHash32 against the reference implementation."""
+"""The compiled hashes against the reference implementation."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.pipeline.checksum import xxh32
+from drawstream.pipeline.catalog import checksum_of
+from drawstream.pipeline.checksum import checksum, xxh3, xxh32
 
 
 @settings(deadline=None)  # the first call compiles
@@ -29,3 +30,18 @@ def test_one_flipped_bit_shows():
         data[byte] ^= 1 << byte % 8
         assert xxh32(data) != whole
         data[byte] ^= 1 << byte % 8
+
+
+@pytest.mark.parametrize("length", [*range(241, 330), 1023, 1024, 1025, 1088, 1089, 2048, 2049, 109_978, 1_000_003])
+def test_xxh3_equals_the_reference(length):
+    data = np.random.default_rng(length).integers(0, 256, length + 3, np.uint8)
+    for shift in range(3):
+        assert int(xxh3(data[shift : shift + length])) == xxhash.xxh3_64_intdigest(data[shift : shift + length])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5000), st.sampled_from([1024, 1 << 62]))
+def test_members_have_the_checksum_of_their_length(length, wide):
+    data = np.random.default_rng(length).integers(0, 256, length, np.uint8)
+    reference = xxhash.xxh3_64_intdigest(data) % 2**32 if length > wide else xxhash.xxh32_intdigest(data)
+    assert int(checksum(data, wide)) == checksum_of(data.tobytes(), wide) == reference
