@@ -5,6 +5,7 @@ import json
 import random
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +123,13 @@ def test_rounds_alternate_and_the_first_does_not_count():
 
         return System(name, 1, deliver)
 
-    table = alternate([system("a"), system("b")], 3)
-    assert called == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
-    assert [row["rounds"] for row in table] == [[10, 20, 30]] * 2 and table[0]["images_per_second"] == 20
+    table = alternate([system("a"), system("b"), system("c")], 7)
+    rounds = [called[at : at + 3] for at in range(0, len(called), 3)]
+    assert [sorted(each) for each in rounds] == [[("a", n), ("b", n), ("c", n)] for n in range(8)]
+    before = {(first[0], second[0]) for each in rounds for first, second in pairwise(each)}
+    assert len(before) > 3  # none always follows the same one
+    assert [row["rounds"] for row in table] == [[10 * n for n in range(1, 8)]] * 3
+    assert table[0]["images_per_second"] == 40
     assert median_ratio([1, 10, 3], [1, 5, 1]) == 2
 
 
