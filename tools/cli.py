@@ -6,7 +6,6 @@ Commands open with what they need, call one function, print one summary. Bad inp
 import errno
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,23 @@ import typer
 from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.features import Join, open_table
 from drawstream.tools.features import app as features_app
+from drawstream.tools.options import (
+    Augment,
+    Batch,
+    CatalogArg,
+    Device,
+    HeldOut,
+    Json,
+    Model,
+    Out,
+    Seed,
+    finish,
+    numbers,
+    one_of,
+    setup_of,
+)
 from drawstream.tools.progress import Progress
+from drawstream.tools.search import app as search_app
 from drawstream.tools.shards import index, verify
 from drawstream.tools.stream import app as stream_app
 
@@ -27,16 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
-CatalogArg = Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL (s3://…, https://…).")]
-HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")]
-Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.")]
-Device = Annotated[str, typer.Option(help="cpu or gpu.")]
-Batch = Annotated[int, typer.Option(help="Images per training step.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
-Augment = Annotated[bool, typer.Option(help="Random crops and flips (small images; large ones always have them).")]
 
 
 @app.command()
@@ -86,7 +91,7 @@ def pack(
         "bytes": packed.bytes,
     }
     held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
-    _finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
+    finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
 
 
 app.command()(index)
@@ -139,11 +144,11 @@ def train(
     from drawstream.tools.train import Recipe
 
     filtering = filtering_of(crop_filter, score_weights, score_model, crop_factor)
-    recipe = Recipe(epochs, lr, _one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
+    recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
     ranks = join_ranks(device)
-    reading = Reading(_one_of("checksum", checksum), _one_of("on-bad", on_bad), max_bad, quarantine)
+    reading = Reading(one_of("checksum", checksum), one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
-    setup = _setup(catalog, model, device, batch_size, **given)
+    setup = setup_of(catalog, model, device, batch_size, **given)
     sampling = Sampling(sampler, table, mode, tuple(join or ()))
     record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering)
     leave_ranks()
@@ -156,73 +161,7 @@ def train(
     if "result" in record:
         r = record["result"]
         text = f"{r['set']} top-1: last epoch {r['last']:.2f} %, best epoch {r['best']:.2f} %; {text}"
-    _finish(record, json_path, f"{text}: {out}")
-
-
-@features_app.command("extract")
-def features(
-    catalog: CatalogArg,
-    out: Out,
-    weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
-    model: Model = "cnn",
-    grad_norm: Annotated[
-        str, typer.Option(help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).")
-    ] = "last",
-    head: Annotated[str | None, typer.Option(help="Name of the last linear layer; found by itself without.")] = None,
-    measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(help="Your own, as module:function(logits, targets, activations) -> dict of columns; repeatable."),
-    ] = None,
-    crops: Annotated[int, typer.Option(help="Random crops per image, each a row; 0: the whole image.")] = 0,
-    crop_seed: Annotated[int, typer.Option(help="Seed of the crops.")] = 0,
-    crop_scale: Annotated[str, typer.Option(help="Area range of the crops, parts of the image.")] = "0.08,1",
-    crop_ratio: Annotated[str, typer.Option(help="Aspect range of the crops, width / height.")] = "0.75,1.3333333",
-    crop_flip: Annotated[bool, typer.Option(help="Mirror half of the crops.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 256,
-    amp: Annotated[str, typer.Option(help="Forward passes in bf16 or fp16; off: float32.")] = "off",
-    channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
-    grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
-    engine: Annotated[str, typer.Option(help="local, ray (a cluster on this machine) or ray:ADDRESS.")] = "local",
-    device: Device = "cpu",
-    json_path: Json = None,
-) -> None:
-    """Score every image once: loss, renormed entropy, gradient norm, probability of the target, correct.
-
-    A killed extraction goes on when started again.
-
-    Example: drawstream features data/train -o features --model cnn --weights runs/uniform/best.safetensors
-
-    On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli features … --device gpu
-    """
-    from drawstream.features import Crops, Scoring
-    from drawstream.features.custom import load_measure
-    from drawstream.features.measures import chosen_measures
-    from drawstream.tools.jobs import features_job
-    from drawstream.tools.ranks import join_ranks, leave_ranks
-
-    ranks = join_ranks(device)
-    setup = _setup(catalog, model, device, ranks.world_size, ranks=ranks)
-    names = chosen_measures(measures.split(",") if measures else None, setup.data.num_classes)
-    scoring = Scoring(
-        measures=(*names, *(load_measure(each) for each in measure or ())),
-        grad_norm=_one_of("grad-norm", grad_norm),
-        head=head,
-        crops=Crops(crops, crop_seed, crop_flip) if crops else None,
-        batch_size=batch_size,
-        amp=_one_of("amp", amp),
-        channels_last=channels_last,
-        grad_memory=grad_memory << 20,
-    )
-    if crops:
-        law = {"scale": _pair("crop-scale", crop_scale), "ratio": _pair("crop-ratio", crop_ratio)}
-        scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
-    table = features_job(setup, weights, out, scoring, engine=engine)
-    leave_ranks()
-    if not ranks.writes:
-        return
-    result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
-    _finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
+    finish(record, json_path, f"{text}: {out}")
 
 
 @app.command()
@@ -250,10 +189,10 @@ def fit(
     from drawstream.samplers.fit_blocks import fit_blocks
     from drawstream.samplers.weights_file import map_weights
 
-    params = SwiftParams(_numbers("coefficients", coefficients), _numbers("ends", ends), _numbers("values", values))
+    params = SwiftParams(numbers("coefficients", coefficients), numbers("ends", ends), numbers("values", values))
     opened = open_table(table, join, catalog)
     provenance = {**opened.provenance, "features": opened.fingerprint}
-    names, law = columns.split(","), _one_of("transform", transform)
+    names, law = columns.split(","), one_of("transform", transform)
     probabilities: Any
     if weights is not None:
         sampler = fit_blocks(opened.blocks, weights, params, features=names, transform=law, provenance=provenance)
@@ -266,86 +205,13 @@ def fit(
     sampler.save(out)
     ess = effective_sample_size(probabilities)
     result = {"sampler": str(out), "rows": len(opened), "ess": ess, "zero_rows": int((probabilities == 0).sum())}
-    _finish(result, json_path, f"effective sample size {ess:.0f} of {len(opened)} rows: {out}")
+    finish(result, json_path, f"effective sample size {ess:.0f} of {len(opened)} rows: {out}")
 
 
-search_app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(features_app, name="features")
 app.add_typer(search_app, name="search")
 app.add_typer(stream_app, name="stream")
 app.add_typer(bench_app, name="bench")
-
-
-@search_app.command()
-def swift(
-    table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
-    out: Out,
-    catalog: Annotated[str, typer.Option(help="The catalog that the features were made from.")],
-    join: Join = None,
-    model: Model = "cnn",
-    held_out: HeldOut = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Weights of uniform training, from which candidates fine-tune.")
-    ] = None,
-    objective: Annotated[str | None, typer.Option(help="Your own, as module:function; instead of fine-tuning.")] = None,
-    columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
-    transform: Annotated[str, typer.Option(help="cgf (the paper) or cdf.")] = "cgf",
-    space: Annotated[str, typer.Option(help="reduced or paper10.")] = "reduced",
-    agent: Annotated[str, typer.Option(help="gp (the paper) or random.")] = "gp",
-    trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
-    min_ess: Annotated[float, typer.Option(help="Least effective sample size, as a share of the rows.")] = 0.3,
-    kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
-    fine_tune_epochs: Annotated[float, typer.Option(help="Epochs of a candidate; a part of one will do.")] = 0.25,
-    fine_tune_lr: Annotated[float, typer.Option(help="Learning rate of a candidate.")] = 0.02,
-    confirm: Annotated[str, typer.Option(help="finetune: for longer, with other seeds; or scratch.")] = "finetune",
-    epochs: Annotated[int | None, typer.Option(help="Of a confirmation run; by default 2, or 20 from scratch.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Of a confirmation run; by default 0.02, or 0.05.")] = None,
-    confirm_top: Annotated[int, typer.Option(help="Candidates to confirm.")] = 3,
-    confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
-    batch_size: Batch = 128,
-    seed: Seed = 0,
-    augment: Augment = False,
-    device: Device = "cpu",
-    json_path: Json = None,
-) -> None:
-    """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
-
-    Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
-        --model cnn --start runs/uniform/last.safetensors
-    """
-    from drawstream.search import load_objective
-    from drawstream.tools.jobs import fine_tuning, search_job
-    from drawstream.tools.train import Recipe
-
-    setup = _setup(catalog, model, device, batch_size, held_out=held_out, augment=augment)
-    if objective is None and start is None:
-        raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
-    if objective is not None:
-        score = load_objective(objective)
-    else:
-        assert start is not None
-        if confirm not in ("finetune", "scratch"):
-            raise ValueError(f"--confirm must be finetune or scratch, but got {confirm!r}")
-        scratch = confirm == "scratch"
-        if fine_tune_epochs > 1 and fine_tune_epochs != round(fine_tune_epochs):
-            raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {fine_tune_epochs}")
-        short = Recipe(max(1, round(fine_tune_epochs)), fine_tune_lr, seed=seed)
-        usual = (20, 0.05) if scratch else (2, fine_tune_lr)
-        longer = Recipe(usual[0] if epochs is None else epochs, usual[1] if lr is None else lr)
-        score = fine_tuning(setup, start, short, longer, share=min(1.0, fine_tune_epochs), scratch=scratch)
-    options = {
-        "features": columns.split(","),
-        "transform": transform,
-        "space": space,
-        "agent": agent,
-        "trials": trials,
-        "min_ess": min_ess,
-        "kappa": kappa,
-        "confirm_top": confirm_top,
-        "confirm_seeds": confirm_seeds,
-    }
-    record = search_job(setup, table, score, out, seed=seed, options=options, join=join or ())
-    _finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")
 
 
 @app.command()
@@ -362,7 +228,7 @@ def report(
 
     page = out or run / "report.html"
     write_report(run, page)
-    _finish({"report": str(page)}, json_path, f"report: {page}")
+    finish({"report": str(page)}, json_path, f"report: {page}")
 
 
 @app.command()
@@ -382,56 +248,9 @@ def demo(
     """
     from drawstream.tools.demo import run_demo
 
-    chosen = [int(seed) for seed in _numbers("seeds", seeds)]
+    chosen = [int(seed) for seed in numbers("seeds", seeds)]
     result = run_demo(data, out or Path("runs") / f"demo-{data}", source=source, noise=noise, seeds=chosen)
-    _finish(result, json_path, f"report: {result['report']}")
-
-
-def _setup(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:
-    from drawstream.tools.finetune import flush_denormals
-    from drawstream.tools.setup import Setup
-
-    if device not in ("cpu", "gpu"):
-        raise ValueError(f"--device must be cpu or gpu, but got {device!r}")
-    flush_denormals()
-    for name in ("held_out", "test"):
-        given[name] = _place(given[name]) if given.get(name) else None
-    return Setup(_place(catalog), model, device=_one_of("device", device), batch_size=batch_size, **given)
-
-
-def _place(catalog: str) -> Path | str:
-    """A folder, or a URL as it stands: a path would lose its second slash."""
-    from drawstream.pipeline.remote import is_url
-
-    return catalog if is_url(catalog) else Path(catalog)
-
-
-def _one_of(_name: str, value: str) -> Any:
-    """A string option whose values the callee checks."""
-    return value
-
-
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--{name} must be numbers separated by commas, but got {text!r}") from None
-
-
-def _pair(name: str, text: str) -> tuple[float, float]:
-    numbers = _numbers(name, text)
-    if len(numbers) != 2:
-        raise ValueError(f"--{name} must be two numbers, from and to, but got {text!r}")
-    return numbers[0], numbers[1]
-
-
-def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
-    """Print the summary and write the JSON result."""
-    if json_path is not None:
-        from drawstream.tools.runs import write_json
-
-        write_json(json_path, result)
-    print(text)
+    finish(result, json_path, f"report: {result['report']}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,12 +1,13 @@
 """`drawstream features`: score a catalog (the command `extract`, which needs no name), and look at what came out."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from drawstream.tools.options import CatalogArg, Device, Json, Model, Out, finish, one_of, pair, setup_of
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ Join = Annotated[
     typer.Option("--join", help="Parquet file with more columns, by sample_id or key (and crop); repeatable."),
 ]
 Catalog = Annotated[str | None, typer.Option(help="The catalog that the features were made from.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
 
 
 def open_table(path: Path, join: list[Path] | None, catalog: str | None = None) -> "FeatureTable":
@@ -65,6 +65,72 @@ def tell_notes(table: "FeatureTable") -> None:
     for joined in table.joined:
         for note in joined.notes:
             typer.echo(f"note: {note}", err=True)
+
+
+@app.command()
+def extract(
+    catalog: CatalogArg,
+    out: Out,
+    weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
+    model: Model = "cnn",
+    grad_norm: Annotated[
+        str, typer.Option(help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).")
+    ] = "last",
+    head: Annotated[str | None, typer.Option(help="Name of the last linear layer; found by itself without.")] = None,
+    measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(help="Your own, as module:function(logits, targets, activations) -> dict of columns; repeatable."),
+    ] = None,
+    crops: Annotated[int, typer.Option(help="Random crops per image, each a row; 0: the whole image.")] = 0,
+    crop_seed: Annotated[int, typer.Option(help="Seed of the crops.")] = 0,
+    crop_scale: Annotated[str, typer.Option(help="Area range of the crops, parts of the image.")] = "0.08,1",
+    crop_ratio: Annotated[str, typer.Option(help="Aspect range of the crops, width / height.")] = "0.75,1.3333333",
+    crop_flip: Annotated[bool, typer.Option(help="Mirror half of the crops.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 256,
+    amp: Annotated[str, typer.Option(help="Forward passes in bf16 or fp16; off: float32.")] = "off",
+    channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
+    grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
+    engine: Annotated[str, typer.Option(help="local, ray (a cluster on this machine) or ray:ADDRESS.")] = "local",
+    device: Device = "cpu",
+    json_path: Json = None,
+) -> None:
+    """Score every image once: loss, renormed entropy, gradient norm, probability of the target, correct.
+
+    A killed extraction goes on when started again.
+
+    Example: drawstream features data/train -o features --model cnn --weights runs/uniform/best.safetensors
+
+    On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli features … --device gpu
+    """
+    from drawstream.features import Crops, Scoring
+    from drawstream.features.custom import load_measure
+    from drawstream.features.measures import chosen_measures
+    from drawstream.tools.jobs import features_job
+    from drawstream.tools.ranks import join_ranks, leave_ranks
+
+    ranks = join_ranks(device)
+    setup = setup_of(catalog, model, device, ranks.world_size, ranks=ranks)
+    names = chosen_measures(measures.split(",") if measures else None, setup.data.num_classes)
+    scoring = Scoring(
+        measures=(*names, *(load_measure(each) for each in measure or ())),
+        grad_norm=one_of("grad-norm", grad_norm),
+        head=head,
+        crops=Crops(crops, crop_seed, crop_flip) if crops else None,
+        batch_size=batch_size,
+        amp=one_of("amp", amp),
+        channels_last=channels_last,
+        grad_memory=grad_memory << 20,
+    )
+    if crops:
+        law = {"scale": pair("crop-scale", crop_scale), "ratio": pair("crop-ratio", crop_ratio)}
+        scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
+    table = features_job(setup, weights, out, scoring, engine=engine)
+    leave_ranks()
+    if not ranks.writes:
+        return
+    result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
+    finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
 
 
 @app.command()
@@ -90,7 +156,7 @@ def info(table: Table, join: Join = None, catalog: Catalog = None, json_path: Js
         *(f"column {name}: {kind}" for name, kind in types.items()),
         *(f"{key}: {value}" for key, value in opened.provenance.items()),
     ]
-    _finish(result, json_path, "\n".join(lines))
+    finish(result, json_path, "\n".join(lines))
 
 
 @app.command()
@@ -106,7 +172,7 @@ def check(table: Table, catalog: Catalog = None, json_path: Json = None) -> None
         findings = check_table(table, Catalog.open(catalog) if catalog else None, progress=progress.update)
     for finding in findings:
         print(finding.message)
-    _finish({"findings": [asdict(finding) for finding in findings]}, json_path, f"{table}: {len(findings)} findings")
+    finish({"findings": [asdict(finding) for finding in findings]}, json_path, f"{table}: {len(findings)} findings")
     if findings:
         raise typer.Exit(1)
 
@@ -126,7 +192,7 @@ def describe(table: Table, join: Join = None, catalog: Catalog = None, json_path
             found.append(column)
             progress.update(done, len(opened.names))
     result = {"rows": len(opened), "columns": [asdict(column) for column in found]}
-    _finish(result, json_path, "\n\n".join(_text(column) for column in found))
+    finish(result, json_path, "\n\n".join(_text(column) for column in found))
     if any(column.bad for column in found):
         raise typer.Exit(1)
 
@@ -147,12 +213,3 @@ def _text(column: "Description") -> str:
     for low, count in zip(column.edges, column.counts, strict=False):
         lines.append(f"  {low:>12.5g} {'█' * round(_BAR * count / most):<{_BAR}} {count}".rstrip())
     return "\n".join(lines)
-
-
-def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
-    """Print the summary and write the JSON result."""
-    if json_path is not None:
-        from drawstream.tools.runs import write_json
-
-        write_json(json_path, result)
-    print(text)

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from drawstream.tools.options import Json, finish
 from drawstream.tools.progress import Progress
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
 
 
@@ -38,7 +38,7 @@ def index(
     catalog = Catalog.open(path)
     result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}
     text = f"{len(catalog)} images in {len(catalog.shards)} shards, {catalog.num_classes} classes: {path}"
-    _finish(result, json_path, text)
+    finish(result, json_path, text)
 
 
 def verify(
@@ -63,7 +63,7 @@ def verify(
     except AlteredCatalogError as error:
         print(error)
         damage = {"kind": "catalog", "shard": None, "row": None, "key": None, "message": str(error)}
-        _finish({"findings": [damage], "rows": None}, json_path, "nothing checked: the catalog is damaged")
+        finish({"findings": [damage], "rows": None}, json_path, "nothing checked: the catalog is damaged")
         raise typer.Exit(1) from None
     with Progress("verify", "images") as progress:
         rate = _with_rate(progress, "images")
@@ -80,7 +80,7 @@ def verify(
         "quarantined": listed,
     }
     held = "" if quarantine is None else f"; {listed} images not to be used: {quarantine}"
-    _finish(result, json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
+    finish(result, json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
     if findings:
         raise typer.Exit(1)
 
@@ -94,12 +94,3 @@ def _with_rate(progress: Progress, unit: str) -> Callable[[int, int, int], None]
         progress.update(done, total, f"{samples} {unit}, {rate:.0f} a second")
 
     return report
-
-
-def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
-    """Print the summary and write the JSON result."""
-    if json_path is not None:
-        from drawstream.tools.runs import write_json
-
-        write_json(json_path, result)
-    print(text)

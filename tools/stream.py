@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drawstream.tools.features import Catalog, Join
+from drawstream.tools.options import Json, finish
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ Mode = Annotated[str | None, typer.Option(help="permutation, stratified, multino
 Seed = Annotated[int, typer.Option(help="Seed of the orders.")]
 Draws = Annotated[int | None, typer.Option(help="Positions per epoch; by default the number of rows.")]
 Window = Annotated[int | None, typer.Option(help="Keep neighbours within about so many positions.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
 
 SHOWN = 3  # epochs of a count in the text; the JSON has all
 
@@ -71,7 +71,7 @@ def show(
         f"{stream.nbytes / 1e6:.1f} MB held between epochs, fingerprint {stream.fingerprint}",
         f"epoch {epoch} begins: {' '.join(map(str, beginning.tolist()))}",
     ]
-    _finish(result, json_path, "\n".join(lines))
+    finish(result, json_path, "\n".join(lines))
 
 
 @app.command()
@@ -113,7 +113,7 @@ def count(
         lines.append(f"… and {len(each) - SHOWN} more")
     if len(each) > 1:
         lines.append(f"together: {_sentence(result['total'])}")
-    _finish(result, json_path, "\n".join(lines))
+    finish(result, json_path, "\n".join(lines))
 
 
 @app.command()
@@ -164,7 +164,7 @@ def export(
             write_schedule(out, orders, rows=opened.stream.rows, catalog=fingerprint)
         result["schedule"] = str(out)
         places.append(str(out))
-    _finish(result, json_path, f"{len(chosen)} epochs of {opened.stream.draws} draws: {', '.join(places)}")
+    finish(result, json_path, f"{len(chosen)} epochs of {opened.stream.draws} draws: {', '.join(places)}")
 
 
 @app.command()
@@ -198,7 +198,7 @@ def diff(
         )
     if mine.catalog != theirs.catalog:
         text += f"; recorded on different catalogs ({mine.catalog[:12] or '?'}, {theirs.catalog[:12] or '?'})"
-    _finish(result, json_path, text)
+    finish(result, json_path, text)
     if found.first is not None:
         raise typer.Exit(1)
 
@@ -323,12 +323,3 @@ def _reported(opened: "StreamSource", epochs: range, progress: Progress) -> Any:
     for done, epoch in enumerate(epochs):
         yield opened.stream.epoch(epoch)
         progress.update(done + 1, len(epochs))
-
-
-def _finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
-    """Print the summary and write the JSON result."""
-    if json_path is not None:
-        from drawstream.tools.runs import write_json
-
-        write_json(json_path, result)
-    print(text)

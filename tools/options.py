@@ -1,0 +1,66 @@
+"""What the commands share: option types, and the small steps from strings to what a job takes."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
+CatalogArg = Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL (s3://…, https://…).")]
+HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")]
+Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.")]
+Device = Annotated[str, typer.Option(help="cpu or gpu.")]
+Batch = Annotated[int, typer.Option(help="Images per training step.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Augment = Annotated[bool, typer.Option(help="Random crops and flips (small images; large ones always have them).")]
+
+
+def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:
+    """Data and model of a job, as `Setup` takes them."""
+    from drawstream.tools.finetune import flush_denormals
+    from drawstream.tools.setup import Setup
+
+    if device not in ("cpu", "gpu"):
+        raise ValueError(f"--device must be cpu or gpu, but got {device!r}")
+    flush_denormals()
+    for name in ("held_out", "test"):
+        given[name] = place(given[name]) if given.get(name) else None
+    return Setup(place(catalog), model, device=one_of("device", device), batch_size=batch_size, **given)
+
+
+def place(catalog: str) -> Path | str:
+    """A folder, or a URL as it stands: a path would lose its second slash."""
+    from drawstream.pipeline.remote import is_url
+
+    return catalog if is_url(catalog) else Path(catalog)
+
+
+def one_of(_name: str, value: str) -> Any:
+    """A string option whose values the callee checks."""
+    return value
+
+
+def numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers of a comma list."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--{name} must be numbers separated by commas, but got {text!r}") from None
+
+
+def pair(name: str, text: str) -> tuple[float, float]:
+    """Two numbers, from and to."""
+    found = numbers(name, text)
+    if len(found) != 2:
+        raise ValueError(f"--{name} must be two numbers, from and to, but got {text!r}")
+    return found[0], found[1]
+
+
+def finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
+    """Print the summary and write the JSON result."""
+    if json_path is not None:
+        from drawstream.tools.runs import write_json
+
+        write_json(json_path, result)
+    print(text)

@@ -1,0 +1,83 @@
+"""`drawstream search`: find samplers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drawstream.tools.features import Join
+from drawstream.tools.options import Augment, Batch, Device, HeldOut, Json, Model, Out, Seed, finish, setup_of
+
+app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def swift(
+    table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
+    out: Out,
+    catalog: Annotated[str, typer.Option(help="The catalog that the features were made from.")],
+    join: Join = None,
+    model: Model = "cnn",
+    held_out: HeldOut = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights of uniform training, from which candidates fine-tune.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help="Your own, as module:function; instead of fine-tuning.")] = None,
+    columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
+    transform: Annotated[str, typer.Option(help="cgf (the paper) or cdf.")] = "cgf",
+    space: Annotated[str, typer.Option(help="reduced or paper10.")] = "reduced",
+    agent: Annotated[str, typer.Option(help="gp (the paper) or random.")] = "gp",
+    trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
+    min_ess: Annotated[float, typer.Option(help="Least effective sample size, as a share of the rows.")] = 0.3,
+    kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
+    fine_tune_epochs: Annotated[float, typer.Option(help="Epochs of a candidate; a part of one will do.")] = 0.25,
+    fine_tune_lr: Annotated[float, typer.Option(help="Learning rate of a candidate.")] = 0.02,
+    confirm: Annotated[str, typer.Option(help="finetune: for longer, with other seeds; or scratch.")] = "finetune",
+    epochs: Annotated[int | None, typer.Option(help="Of a confirmation run; by default 2, or 20 from scratch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Of a confirmation run; by default 0.02, or 0.05.")] = None,
+    confirm_top: Annotated[int, typer.Option(help="Candidates to confirm.")] = 3,
+    confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
+    batch_size: Batch = 128,
+    seed: Seed = 0,
+    augment: Augment = False,
+    device: Device = "cpu",
+    json_path: Json = None,
+) -> None:
+    """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
+
+    Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
+        --model cnn --start runs/uniform/last.safetensors
+    """
+    from drawstream.search import load_objective
+    from drawstream.tools.jobs import fine_tuning, search_job
+    from drawstream.tools.train import Recipe
+
+    setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment)
+    if objective is None and start is None:
+        raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
+    if objective is not None:
+        score = load_objective(objective)
+    else:
+        assert start is not None
+        if confirm not in ("finetune", "scratch"):
+            raise ValueError(f"--confirm must be finetune or scratch, but got {confirm!r}")
+        scratch = confirm == "scratch"
+        if fine_tune_epochs > 1 and fine_tune_epochs != round(fine_tune_epochs):
+            raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {fine_tune_epochs}")
+        short = Recipe(max(1, round(fine_tune_epochs)), fine_tune_lr, seed=seed)
+        usual = (20, 0.05) if scratch else (2, fine_tune_lr)
+        longer = Recipe(usual[0] if epochs is None else epochs, usual[1] if lr is None else lr)
+        score = fine_tuning(setup, start, short, longer, share=min(1.0, fine_tune_epochs), scratch=scratch)
+    options = {
+        "features": columns.split(","),
+        "transform": transform,
+        "space": space,
+        "agent": agent,
+        "trials": trials,
+        "min_ess": min_ess,
+        "kappa": kappa,
+        "confirm_top": confirm_top,
+        "confirm_seeds": confirm_seeds,
+    }
+    record = search_job(setup, table, score, out, seed=seed, options=options, join=join or ())
+    finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")
