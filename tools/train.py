@@ -152,14 +152,7 @@ def train(
         ValueError: The model's class count is wrong, or the loss is no longer finite.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-        fused=True,
-    )
+    optimizer = make_optimizer(model, recipe)
     run = _load_checkpoint(checkpoint, model, optimizer, recipe, tracker, criterion)
     ranks = ranks or Ranks()
     parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
@@ -171,17 +164,13 @@ def train(
         total = torch.zeros((), device=device)
         for step, (batch, waited) in enumerate(_timed(loader)):
             wait += waited
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at((epoch * len(loader) + step) / steps)
-            with _autocast(device, recipe.amp):
+            with autocast(device, recipe.amp):
                 logits = parallel(batch.images)
                 if step == 0:
                     require_classes(logits, loader.catalog)
                 losses = None if criterion is None else criterion(logits, batch, epoch)
                 loss = _mean_loss(logits, batch, ranks) if losses is None else _mean_of(losses, batch, ranks)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            descend(optimizer, loss, recipe.lr_at((epoch * len(loader) + step) / steps))
             if tracker is not None:
                 tracker.observe(batch.ids, logits, batch.labels, batch.weights)
             total += loss.detach() * len(batch.labels)
@@ -206,6 +195,27 @@ def train(
     return run
 
 
+def make_optimizer(model: nn.Module, recipe: Recipe, /) -> torch.optim.Optimizer:
+    """The recipe's SGD over all parameters of a model; `descend` sets its learning rate at every step."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, /) -> None:
+    """One step of the optimizer down the gradient of a loss, at a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
 @torch.inference_mode()
 def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False, ranks: Ranks | None = None) -> float:
     """Top-1 accuracy over one pass of the ranks' loaders, per cent; rows of weight 0 (fill) do not count."""
@@ -214,7 +224,7 @@ def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False, ranks: Ranks
     counted = torch.zeros(2, device=device, dtype=torch.float64)  # right, all
     loader.set_epoch(0)
     for batch in loader:
-        with _autocast(device, amp):
+        with autocast(device, amp):
             logits = model(batch.images)
         real = batch.weights > 0
         counted += torch.stack([((logits.argmax(1) == batch.labels) & real).sum(), real.sum()])
@@ -262,7 +272,8 @@ def _timed(loader: Loader | CropFilter) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - begin
 
 
-def _autocast(device: torch.device, amp: bool) -> contextlib.AbstractContextManager[Any]:
+def autocast(device: torch.device, amp: bool, /) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 on a GPU where `amp` is on; else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
 
 
