@@ -1,6 +1,6 @@
 """Scores to probabilities, probabilities to index streams: arrays in, arrays out, NumPy and Numba only."""
 
-from drawstream.samplers.fit import SwiftFit
+from drawstream.samplers.fit import SwiftFit, refit
 from drawstream.samplers.importance import clip_weights, normalize_weights
 from drawstream.samplers.order import Order, Sequential
 from drawstream.samplers.stream import IndexStream, RowSampler
@@ -19,4 +19,5 @@ __all__ = [
     "clip_weights",
     "effective_sample_size",
     "normalize_weights",
+    "refit",
 ]

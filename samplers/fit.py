@@ -82,6 +82,36 @@ class SwiftFit:
         return p
 
 
+def refit(
+    sampler: SwiftSampler,
+    columns: Mapping[str, ArrayLike],
+    /,
+    *,
+    mass: str | None = "grad_norm",
+    provenance: Mapping[str, Any] | None = None,
+) -> SwiftSampler:
+    """The sampler carried to the features of another model or data set: the same v, e and o, tables of these rows.
+
+    Args:
+        sampler: What to carry over.
+        columns: Named numeric columns (rows,), finite: the sampler's features and, for transform "cgf", the mass.
+        mass: Name of the column of gradient norms.
+        provenance: Of the new rows; JSON-able. What the sampler itself knew is kept under `refitted_from`.
+
+    Raises:
+        ValueError: Columns are missing, all of them named; or as `SwiftFit`.
+    """
+    needed = dict.fromkeys(requested_columns(sampler.features, mass, sampler.transform))
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ValueError(
+            f"a refit of this {sampler.transform} sampler reads {', '.join(needed)}, but the table lacks "
+            f"{', '.join(missing)}: compute them, or use the sampler frozen, with the tables it has"
+        )
+    fit = SwiftFit(columns, features=sampler.features, mass=mass, transform=sampler.transform)
+    return fit.sampler(sampler.params, provenance={**(provenance or {}), "refitted_from": sampler.provenance})
+
+
 def requested_columns(features: Sequence[str], mass: str | None, transform: Transform, /) -> list[str]:
     """Names of the columns that a fit reads, the features first.
 

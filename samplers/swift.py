@@ -173,8 +173,8 @@ def require_share(probabilities: NDArray[np.float64], floor: float, /) -> None:
 class SwiftSampler:
     """A fitted sampler: `SwiftFit.sampler` makes one, `load` reads one.
 
-    It carries over to another model frozen, as it is, or refitted: `SwiftFit(columns).sampler(sampler.params)` keeps
-    v, e and o and rebuilds the tables on the new model's features.
+    It carries over to another model frozen, as it is, or refitted: `refit(sampler, columns)` keeps v, e and o and
+    rebuilds the tables on the new model's features.
 
     Example:
         >>> sampler = SwiftSampler.load("sampler.json")  # doctest: +SKIP
@@ -186,7 +186,7 @@ class SwiftSampler:
         transform: T: "cgf" (cumulative gradient norm) or "cdf" (rank).
         tables: cdf_n, one table per feature.
         balance: T as a table over u.
-        provenance: What the maker noted, JSON-able (catalog fingerprint, model hash).
+        provenance: What the maker noted, JSON-able (catalog fingerprint, model hash); a refit keeps it.
     """
 
     features: tuple[str, ...]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from drawstream.tools.bench.cli import app as bench_app
+from drawstream.tools.doctor import doctor
 from drawstream.tools.features import Join, open_table
 from drawstream.tools.features import app as features_app
 from drawstream.tools.options import (
@@ -19,6 +20,7 @@ from drawstream.tools.options import (
     Batch,
     CatalogArg,
     Device,
+    Frozen,
     HeldOut,
     Json,
     Model,
@@ -96,6 +98,7 @@ def pack(
 
 app.command()(index)
 app.command()(verify)
+app.command()(doctor)
 
 
 @app.command()
@@ -108,6 +111,7 @@ def train(
     sampler: Annotated[Path | None, typer.Option(help="sampler.json; without it training is uniform.")] = None,
     table: Annotated[Path | None, typer.Option(help="Feature table that the sampler reads.")] = None,
     join: Join = None,
+    frozen: Frozen = False,
     mode: Annotated[str, typer.Option(help="Stream of a sampler: stratified, multinomial or subset.")] = "stratified",
     epochs: Annotated[int, typer.Option(help="Passes over the stream.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
@@ -149,7 +153,7 @@ def train(
     reading = Reading(one_of("checksum", checksum), one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = setup_of(catalog, model, device, batch_size, **given)
-    sampling = Sampling(sampler, table, mode, tuple(join or ()))
+    sampling = Sampling(sampler, table, mode, tuple(join or ()), frozen)
     record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering)
     leave_ranks()
     if not ranks.writes:

@@ -30,6 +30,7 @@ from drawstream.tools.progress import Progress
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.setup import Setup
 from drawstream.tools.train import Epoch, Recipe, Run, train
+from drawstream.tools.transfer import carry
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +42,20 @@ class Sampling:
         table: Folder of the feature table that it reads.
         mode: Mode of the stream of a sampler.
         join: Files whose columns are joined to the table.
+        frozen: Keep the sampler's stored tables where the feature table is not the one it was fitted on.
     """
 
     sampler: Path | None = None
     table: Path | None = None
     mode: str = "stratified"
     join: tuple[Path, ...] = ()
+    frozen: bool = False
 
     def probabilities(self, setup: Setup) -> NDArray[np.float64] | None:
         """P over the rows of the table, float64; None for uniform.
 
         Raises:
-            ValueError: One of sampler and table is missing, or the table was made from another catalog.
+            ValueError: One of sampler and table is missing, the table was made from another catalog or lacks a column.
         """
         if self.sampler is None and self.table is None:
             return None
@@ -61,7 +64,7 @@ class Sampling:
         table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         if setup.ranks.writes:
             tell_notes(table)
-        sampler = SwiftSampler.load(self.sampler)
+        sampler = carry(SwiftSampler.load(self.sampler), table, frozen=self.frozen)
         return sampler.probabilities(table.columns(*sampler.features))
 
 
@@ -109,6 +112,7 @@ def train_job(
         "sampler": sampling.sampler,
         "features": sampling.table,
         "join": list(sampling.join),
+        "frozen": sampling.frozen,
         "stream": loader.stream.fingerprint,
         "transform": _plain(setup.transforms[0].as_dict()),
         "batch_size": setup.batch_size,

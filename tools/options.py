@@ -14,6 +14,12 @@ Device = Annotated[str, typer.Option(help="cpu or gpu.")]
 Batch = Annotated[int, typer.Option(help="Images per training step.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 Augment = Annotated[bool, typer.Option(help="Random crops and flips (small images; large ones always have them).")]
+Frozen = Annotated[
+    bool,
+    typer.Option(
+        "--frozen/--refit", help="A sampler of another table: keep its tables, or rebuild them of these rows (default)."
+    ),
+]
 
 
 def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:
