@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -126,7 +126,7 @@ def _torch() -> Iterator[Check]:
 def _dali(device: str) -> Check | None:
     """Run a small graph; None where there is no such device."""
     try:
-        import nvidia.dali as dali
+        import nvidia.dali
     except (ImportError, OSError) as error:
         return Check("DALI", "bad", f"cannot be imported ({error}): pip install 'drawstream[cuda13]' (or cuda12)")
     if device == "gpu":
@@ -134,6 +134,7 @@ def _dali(device: str) -> Check | None:
 
         if not torch.cuda.is_available():
             return None
+    dali: Any = nvidia.dali  # its stubs do not export all of it
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     try:
         pipe = dali.Pipeline(batch_size=1, num_threads=1, device_id=0 if device == "gpu" else None)
