@@ -7,14 +7,16 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from drawstream.tools.bench.cli import app as bench_app
+from drawstream.tools.config import read_config
 from drawstream.tools.doctor import doctor
-from drawstream.tools.features import Join, open_table
+from drawstream.tools.features import Join
 from drawstream.tools.features import app as features_app
+from drawstream.tools.fit import fit
 from drawstream.tools.options import (
     Augment,
     Batch,
@@ -44,6 +46,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with options of commands; those given here win.")
+    ] = None,
+) -> None:
+    """Weighted sampling for image training: pack, score, search, train, report."""
+    if config is not None:
+        context.default_map = read_config(config, context.command)
 
 
 @app.command()
@@ -119,7 +133,7 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
     batch_size: Batch = 128,
     seed: Seed = 0,
-    augment: Augment = False,
+    augment: Augment = "none",
     amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
     track: Annotated[
         Path | None, typer.Option(help="Folder for a feature table of averages over this training, at no extra pass.")
@@ -168,50 +182,7 @@ def train(
     finish(record, json_path, f"{text}: {out}")
 
 
-@app.command()
-def fit(
-    table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="sampler.json to write.")],
-    coefficients: Annotated[str, typer.Option(help="v: one weight per feature, comma list.")] = "1,0",
-    ends: Annotated[str, typer.Option(help="e: inner ends of the segments, comma list.")] = "0.25,0.5,0.75",
-    values: Annotated[str, typer.Option(help="o: values at the ends, comma list.")] = "1,1,1,0,0",
-    columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
-    transform: Annotated[str, typer.Option(help="cgf or cdf.")] = "cgf",
-    join: Join = None,
-    catalog: Annotated[str | None, typer.Option(help="Catalog of the features, for files with keys.")] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Write P there too (.npy), block by block: the table may be larger than memory."),
-    ] = None,
-    json_path: Json = None,
-) -> None:
-    """Make a sampler from given parameters, without a search.
-
-    Example, drop the worst half by loss: drawstream fit features -o drop.json --transform cdf --values 1,1,1,0,0
-    """
-    from drawstream.samplers import SwiftFit, SwiftParams, effective_sample_size
-    from drawstream.samplers.fit_blocks import fit_blocks
-    from drawstream.samplers.weights_file import map_weights
-
-    params = SwiftParams(numbers("coefficients", coefficients), numbers("ends", ends), numbers("values", values))
-    opened = open_table(table, join, catalog)
-    provenance = {**opened.provenance, "features": opened.fingerprint}
-    names, law = columns.split(","), one_of("transform", transform)
-    probabilities: Any
-    if weights is not None:
-        sampler = fit_blocks(opened.blocks, weights, params, features=names, transform=law, provenance=provenance)
-        probabilities = map_weights(weights)
-    else:
-        mass = ["grad_norm"] if transform == "cgf" else []
-        fitted = SwiftFit(opened.columns(*dict.fromkeys([*names, *mass])), features=names, transform=law)
-        probabilities = fitted.probabilities(params)
-        sampler = fitted.sampler(params, provenance=provenance)
-    sampler.save(out)
-    ess = effective_sample_size(probabilities)
-    result = {"sampler": str(out), "rows": len(opened), "ess": ess, "zero_rows": int((probabilities == 0).sum())}
-    finish(result, json_path, f"effective sample size {ess:.0f} of {len(opened)} rows: {out}")
-
-
+app.command()(fit)
 app.add_typer(features_app, name="features")
 app.add_typer(search_app, name="search")
 app.add_typer(stream_app, name="stream")

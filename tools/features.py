@@ -20,10 +20,12 @@ _BAR = 40  # characters of the longest bar
 class ExtractByDefault(TyperGroup):
     """A group whose first argument decides: a sub-command, or else all arguments are those of `extract`."""
 
+    default_command = "extract"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the name of the command that was meant before its arguments."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = ["extract", *args]
+            args = [self.default_command, *args]
         return super().parse_args(ctx, args)
 
 

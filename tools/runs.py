@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,25 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
         "format": FORMAT,
         "kind": kind,
         "command": ["drawstream", *(shown(each) if "://" in each else each for each in sys.argv[1:])],
+        **_config(sys.argv[1:]),
         **content,
         "versions": versions(),
     }
     record = {key: _relative(value, path.parent) for key, value in record.items()}
     write_json(path, record)
     return record
+
+
+def _config(arguments: list[str]) -> dict[str, Any]:
+    """What the config file of the command holds, where there is one: the command alone does not say it."""
+    for i, argument in enumerate(arguments[:-1]):
+        name, _, value = argument.partition("=")
+        if name == "--config":
+            path = Path(value or arguments[i + 1])
+            return {"config": tomllib.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+        if not argument.startswith("-"):
+            break
+    return {}
 
 
 def read_record(path: Path, kind: str, /) -> dict[str, Any]:

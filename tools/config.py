@@ -1,0 +1,88 @@
+"""Config files: a TOML file that holds options of any commands, `drawstream --config job.toml train`.
+
+A table per command, its keys the names of options without their dashes, or of arguments in small letters:
+
+    [train]
+    catalog = "data/train"
+    held-out = "data/holdout"
+    epochs = 20
+
+    [search.swift]
+    features = ["loss", "entropy"]     # a list stands for a comma list, or for an option that is given several times
+
+What is given on the command line wins. Paths are those of the folder where the command is started.
+"""
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+Defaults = dict[str, Any]
+
+
+def read_config(path: Path, root: Any, /) -> Defaults:
+    """Defaults of all commands, by command and parameter, as the command line's parser takes them.
+
+    Args:
+        path: The TOML file.
+        root: The group of all commands.
+
+    Raises:
+        ValueError: Not readable, not TOML, or a key that names no command or no option.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: not readable as TOML: {error}") from None
+    return _of_group(content, root, path, ())
+
+
+def _of_group(content: Defaults, group: Any, path: Path, above: tuple[str, ...]) -> Defaults:
+    found: Defaults = {}
+    own = {}
+    for key, value in content.items():
+        command = group.commands.get(key)
+        if command is None:
+            own[key] = value
+        elif not isinstance(value, dict):
+            raise ValueError(f"{path}: {key} is a command: give its options in a table [{'.'.join((*above, key))}]")
+        elif hasattr(command, "commands"):
+            found[key] = _of_group(value, command, path, (*above, key))
+        else:
+            found[key] = _of_command(value, command, path, (*above, key))
+    default = getattr(group, "default_command", None)
+    if own and default is not None:  # the options of `features` are those of `features extract`
+        found[default] = {**_of_command(own, group.commands[default], path, above), **found.get(default, {})}
+    elif own:
+        unknown = next(iter(own))
+        raise ValueError(f"{path}: no command {' '.join((*above, unknown))!r}{_nearest(unknown, group.commands)}")
+    return found
+
+
+def _of_command(content: Defaults, command: Any, path: Path, above: tuple[str, ...]) -> Defaults:
+    names: dict[str, Any] = {}
+    for parameter in command.params:
+        for option in parameter.opts:
+            if not option.startswith("-") or option.startswith("--"):
+                names[option.removeprefix("--")] = parameter
+    found = {}
+    for key, value in content.items():
+        parameter = names.get(key)
+        where = f"{path}: [{'.'.join(above)}] {key}"
+        if parameter is None or key in ("help", "h"):
+            raise ValueError(f"{where}: {' '.join(above)} has no such option{_nearest(key, names)}")
+        if isinstance(value, dict):
+            raise ValueError(f"{where}: must be a value, but is a table")
+        several = parameter.multiple or parameter.nargs != 1
+        if isinstance(value, list) and not several:
+            value = ",".join(str(each) for each in value)
+        found[parameter.name] = [value] if several and not isinstance(value, list) else value
+    return found
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f": do you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
