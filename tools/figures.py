@@ -56,7 +56,7 @@ def result_figure(entries: Sequence[Entry], evaluated_on: str, /) -> Figure:
         }
         data += [points, middle]
     height = 120 + 46 * len(entries)
-    layout = _layout(ACCURACY.get(evaluated_on, f"Accuracy on {evaluated_on} (%)"), "", height=height, showlegend=False)
+    layout = axes(ACCURACY.get(evaluated_on, f"Accuracy on {evaluated_on} (%)"), "", height=height, showlegend=False)
     layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticksuffix": "  "}
     return {"data": data, "layout": layout}
 
@@ -80,7 +80,7 @@ def history_figure(runs: Sequence[TrainRecord], name: str, /) -> Figure | None:
         data.append(_line(shared, centre, label, **style, width=2.5) | {"legendgroup": method})
     if not any(trace["x"] for trace in data):
         return None
-    return {"data": data, "layout": _layout("Epoch", ACCURACY.get(name, f"Accuracy on {name} (%)"))}
+    return {"data": data, "layout": axes("Epoch", ACCURACY.get(name, f"Accuracy on {name} (%)"))}
 
 
 def plane_figures(cells: Plane, /) -> tuple[Figure, Figure]:
@@ -98,7 +98,7 @@ def percentile_figure(centres: NDArray[np.float64], means: NDArray[np.float64], 
     sampler = _line(centres.tolist(), means.tolist(), "Sampler", color=BLUE, width=2.5) | {"hovertemplate": text}
     sampler |= {"mode": "lines+markers", "marker": {"color": BLUE, "size": 5}}
     level = _line([0, 100], [1, 1], "Uniform (N·P = 1)", color=ORANGE, dash="dash", width=2) | {"hoverinfo": "skip"}
-    layout = _layout(f"Percentile of the {feature} (%)", "Mean probability × N (1)")
+    layout = axes(f"Percentile of the {feature} (%)", "Mean probability × N (1)")
     layout["xaxis"]["range"] = [0, 100]
     layout["yaxis"]["rangemode"] = "tozero"
     return {"data": [sampler, level], "layout": layout}
@@ -134,7 +134,7 @@ def trials_figure(trials: Sequence[TrialPoint], /) -> Figure:
             mark = {"color": PURPLE, "symbol": symbol, "size": 8, "line": {"width": 2, "color": PURPLE}}
             trace = _line(lost, [floor] * len(lost), name, color=PURPLE, width=0) | {"mode": "markers", "marker": mark}
             data.append(trace | {"hovertemplate": f"trial %{{x}}: {name.lower()}<extra></extra>"})
-    return {"data": data, "layout": _layout("Trial", "Objective value")}
+    return {"data": data, "layout": axes("Trial", "Objective value")}
 
 
 def confirmation_figure(confirmation: Sequence[ConfirmationPoint], /) -> Figure:
@@ -155,7 +155,7 @@ def confirmation_figure(confirmation: Sequence[ConfirmationPoint], /) -> Figure:
             mark = {"color": colour, "symbol": "line-ew-open", "size": 30, "line": {"width": 2}}
             text = f"{name}, mean of {len(finite)} runs: %{{y:.4g}}<extra></extra>"
             data.append(middle | {"mode": "markers", "marker": mark, "hovertemplate": text})
-    layout = _layout("Candidate", "Objective value", showlegend=False)
+    layout = axes("Candidate", "Objective value", showlegend=False)
     layout["xaxis"]["type"] = "category"
     return {"data": data, "layout": layout}
 
@@ -167,7 +167,7 @@ def marginals_figure(classes: Sequence[str], before: NDArray[np.float64], after:
         bars = {"type": "bar", "name": name, "x": list(classes), "y": (100 * shares).tolist()}
         bars |= {"marker": {"color": colour, "pattern": {"shape": pattern}}}
         data.append(bars | {"hovertemplate": f"class %{{x}}: %{{y:.2f}} %<extra>{name}</extra>"})
-    layout = _layout("Class (label as trained)", "Share of the draws (%)", barmode="group", bargap=0.25)
+    layout = axes("Class (label as trained)", "Share of the draws (%)", barmode="group", bargap=0.25)
     layout["xaxis"]["type"] = "category"
     return {"data": data, "layout": layout}
 
@@ -177,7 +177,7 @@ def heights_figure(params: SwiftParams, transform: str, /) -> Figure:
     x = [0.0, *params.ends, 1.0]
     line = _line(x, list(params.values), "H", color=BLUE, width=2.5) | {"mode": "lines+markers"}
     line["hovertemplate"] = "T(u) = %{x:.3f}: H = %{y:.3f}<extra></extra>"
-    layout = _layout(f"T(u), T = {transform}", "Weight H(T(u)) (1)", height=320, showlegend=False)
+    layout = axes(f"T(u), T = {transform}", "Weight H(T(u)) (1)", height=320, showlegend=False)
     layout["xaxis"]["range"] = [0, 1]
     layout["yaxis"]["range"] = [-0.03, 1.03]
     return {"data": [line], "layout": layout}
@@ -213,13 +213,14 @@ def _heat(cells: Plane, values: NDArray[np.float64], unit: str, text: str, top: 
         "hoverongaps": False,
         "hovertemplate": f"cdf {x} %{{x:.2f}}, cdf {y} %{{y:.2f}}<br>{text}<br>%{{customdata}} rows<extra></extra>",
     }
-    layout = _layout(f"cdf of the {x}", f"cdf of the {y}", height=400)
+    layout = axes(f"cdf of the {x}", f"cdf of the {y}", height=400)
     layout["xaxis"] |= {"range": [0, 1], "constrain": "domain"}
     layout["yaxis"] |= {"range": [0, 1], "scaleanchor": "x", "constrain": "domain"}
     return {"data": [cell], "layout": layout}
 
 
-def _layout(x: str, y: str, *, height: int = 360, **more: Any) -> Figure:
+def axes(x: str, y: str, /, *, height: int = 360, **more: Any) -> Figure:
+    """The layout of a chart with these axis titles, `height` pixels high."""
     return {
         "height": height,
         "margin": {"l": 50, "r": 12, "t": 68, "b": 52},
