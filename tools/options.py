@@ -13,7 +13,13 @@ Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18,
 Device = Annotated[str, typer.Option(help="cpu or gpu.")]
 Batch = Annotated[int, typer.Option(help="Images per training step.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
-Augment = Annotated[bool, typer.Option(help="Random crops and flips (small images; large ones always have them).")]
+Augment = Annotated[
+    str,
+    typer.Option(
+        help="none, standard (random crops and flips; large images always have them), or with more on top: "
+        "randaugment, mixup or ricap."
+    ),
+]
 Frozen = Annotated[
     bool,
     typer.Option(

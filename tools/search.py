@@ -39,7 +39,7 @@ def swift(
     confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
     batch_size: Batch = 128,
     seed: Seed = 0,
-    augment: Augment = False,
+    augment: Augment = "none",
     device: Device = "cpu",
     json_path: Json = None,
 ) -> None:

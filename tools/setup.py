@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Transform
 from drawstream.pipeline.bad import OnBad
 from drawstream.pipeline.loader import SMALL, Stream
 from drawstream.pipeline.read import Checksum
@@ -18,6 +18,8 @@ from drawstream.tools.models import build_model
 from drawstream.tools.ranks import Ranks
 
 Device = Literal["cpu", "gpu"]
+AUGMENT = ("none", "standard", "randaugment", "mixup", "ricap")
+RANDAUGMENT = (2, 4)  # N and M of budgeted training on small images (Arazo et al. 2021)
 EVAL_BATCH = 512  # images; evaluation keeps no activations
 
 
@@ -41,7 +43,8 @@ class Setup:
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
         batch_size: Images per training step, over all ranks.
-        augment: Random crops and flips in training (always on for large images).
+        augment: Of training images. `standard`: crops of the image padded by 4 zeros, and flips (large images always have
+            their random resized crops and flips, under `none` too); `randaugment`, `mixup` and `ricap` come after it.
         device: `cpu` or `gpu`.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
@@ -52,7 +55,7 @@ class Setup:
     held_out: Path | str | None = None
     test: Path | str | None = None
     batch_size: int = 128
-    augment: bool = False
+    augment: str = "none"
     device: Device = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
@@ -64,6 +67,8 @@ class Setup:
             raise ValueError(
                 f"`batch_size` must be a multiple of the ranks, but got {self.batch_size} for {self.ranks.world_size}"
             )
+        if self.augment not in AUGMENT:
+            raise ValueError(f"`augment` must be one of {', '.join(AUGMENT)}, but got {self.augment!r}")
         if self.device == "gpu" and not torch.cuda.is_available():
             raise ValueError("`--device gpu` needs a CUDA device, and torch sees none: use `--device cpu`")
 
@@ -77,10 +82,23 @@ class Setup:
         """For training and for evaluation; small images are normalised with the training set's mean and deviation."""
         height, width = int(self.data.height.max()), int(self.data.width.max())
         if max(height, width) > SMALL:
-            return Transform.large(train=True), Transform.large(train=False)
+            return self._strengthened(Transform.large(train=True)), Transform.large(train=False)
         mean, std = channel_statistics(self.data, size=(height, width), **asdict(self.reading))
         plain = Transform((height, width), mean, std)
-        return (replace(plain, crop="pad", flip=True) if self.augment else plain), plain
+        standard = plain if self.augment == "none" else replace(plain, crop="pad", flip=True)
+        return self._strengthened(standard), plain
+
+    def _strengthened(self, standard: Transform) -> Transform:
+        return replace(standard, randaugment=RANDAUGMENT) if self.augment == "randaugment" else standard
+
+    def mix(self, seed: int) -> Mixup | RICAP | None:
+        """What mixes the images of a training batch, if anything."""
+        match self.augment:
+            case "mixup":
+                return Mixup(seed=seed)
+            case "ricap":
+                return RICAP(seed=seed)
+        return None
 
     def training_loader(self, factor: int = 1) -> Loader:
         """Over the training rows, uniformly permuted until its stream is replaced; `factor` times the batch size."""
