@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,15 +101,25 @@ def refit(
     Raises:
         ValueError: Columns are missing, all of them named; or as `SwiftFit`.
     """
-    needed = dict.fromkeys(requested_columns(sampler.features, mass, sampler.transform))
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ValueError(
-            f"a refit of this {sampler.transform} sampler reads {', '.join(needed)}, but the table lacks "
-            f"{', '.join(missing)}: compute them, or use the sampler frozen, with the tables it has"
-        )
+    refit_columns(sampler, columns, mass=mass)
     fit = SwiftFit(columns, features=sampler.features, mass=mass, transform=sampler.transform)
     return fit.sampler(sampler.params, provenance={**(provenance or {}), "refitted_from": sampler.provenance})
+
+
+def refit_columns(sampler: SwiftSampler, there: Collection[str], /, *, mass: str | None = "grad_norm") -> list[str]:
+    """Names of the columns that a refit reads, each once, the features first.
+
+    Raises:
+        ValueError: Some of them are not among the columns that are there; all of those are named.
+    """
+    needed = list(dict.fromkeys(requested_columns(sampler.features, mass, sampler.transform)))
+    missing = [name for name in needed if name not in there]
+    if missing:
+        raise ValueError(
+            f"a refit of this {sampler.transform} sampler reads {', '.join(needed)}, but the table has no "
+            f"{', no '.join(missing)}: compute or join what is missing, or keep the sampler's own tables (frozen)"
+        )
+    return needed
 
 
 def requested_columns(features: Sequence[str], mass: str | None, transform: Transform, /) -> list[str]:

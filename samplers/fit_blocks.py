@@ -31,7 +31,7 @@ from drawstream.samplers.lookup import Lookup
 from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
 from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler, Transform, aggregate, heights
 
-__all__ = ["fit_blocks"]
+__all__ = ["fit_blocks", "score_blocks"]
 
 
 def fit_blocks(
@@ -75,6 +75,35 @@ def fit_blocks(
         balance = _balance(u, low, high, blocks, names[len(features) :])
         _write_weights(target, rows, _scored(u, balance, params))
     return SwiftSampler(tuple(features), params, transform, tables, balance, dict(provenance or {}))
+
+
+def score_blocks(blocks: Blocks, out: str | os.PathLike[str], sampler: SwiftSampler, /, *, rows: int) -> None:
+    """Write P of every row by a sampler as it is, as `fit_blocks` writes it; one reading.
+
+    Args:
+        blocks: As of `fit_blocks`.
+        out: Weights file.
+        sampler: Its tables stay as they are.
+        rows: How many there are.
+
+    Raises:
+        DegenerateSampler: No row has positive weight.
+        ValueError: A value is not finite, or there are other than so many rows.
+    """
+    seen = 0
+
+    def scored() -> Iterator[NDArray[np.float64]]:
+        nonlocal seen
+        for start, values in columns_of(blocks, sampler.features):
+            seen = start + values[0].size
+            if seen > rows:
+                break
+            if seen > start:
+                yield sampler.score(dict(zip(sampler.features, values, strict=True)))
+        if seen != rows:
+            raise ValueError(f"{rows} rows must be read, but there are {'more' if seen > rows else seen}")
+
+    _write_weights(Path(out), rows, scored())
 
 
 def _fit_few(

@@ -14,6 +14,7 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
 from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
+from drawstream.tools.transfer import carry
 
 __all__ = ["StreamSource", "open_source"]
 
@@ -73,6 +74,7 @@ def open_source(
     table: Path | None = None,
     join: Sequence[Path] = (),
     catalog: str | Path | None = None,
+    frozen: bool = False,
     column: str | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -88,6 +90,7 @@ def open_source(
         table: Feature table that a sampler reads.
         join: Files whose columns are joined to it.
         catalog: The table's; needed where a joined file names samples by their keys.
+        frozen: Keep the sampler's own tables where it was fitted on another table, instead of a refit.
         column: Column of a file of weights.
         mode: Mode of the stream.
         seed: Its seed.
@@ -109,7 +112,7 @@ def open_source(
             raise ValueError(f"{source}: a sampler needs the feature table whose rows it weighs: give --table")
         given = Catalog.open(catalog) if join and catalog is not None else None
         opened = FeatureTable.open(table, join=join, catalog=given)
-        sampler = SwiftSampler.load(source)
+        sampler = carry(SwiftSampler.load(source), opened, frozen=frozen)
         weights = sampler.probabilities(opened.columns(*sampler.features))
         whole = opened.windows is None and np.array_equal(opened.sample_id, np.arange(len(opened)))
         stream = IndexStream(weights, **options)

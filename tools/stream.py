@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drawstream.tools.features import Catalog, Join
-from drawstream.tools.options import Json, finish
+from drawstream.tools.options import Frozen, Json, finish
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def show(
     rows: Rows = None,
     table: Table = None,
     join: Join = None,
+    frozen: Frozen = False,
     column: Column = None,
     mode: Mode = None,
     seed: Seed = 0,
@@ -51,7 +52,7 @@ def show(
 
     Example: drawstream stream show search/sampler.json --table features --mode stratified --seed 1
     """
-    opened = _open(source, rows, (table, join, catalog), column, mode, seed, draws, window)
+    opened = _open(source, rows, (table, join, catalog, frozen), column, mode, seed, draws, window)
     stream = opened.stream
     order = stream.epoch(opened.epochs(str(epoch))[0])
     beginning = order[: max(0, first)]
@@ -80,6 +81,7 @@ def count(
     rows: Rows = None,
     table: Table = None,
     join: Join = None,
+    frozen: Frozen = False,
     column: Column = None,
     mode: Mode = None,
     seed: Seed = 0,
@@ -97,7 +99,7 @@ def count(
 
     from drawstream.samplers.counts import count_rows
 
-    opened = _open(source, rows, (table, join, catalog), column, mode, seed, draws, window)
+    opened = _open(source, rows, (table, join, catalog, frozen), column, mode, seed, draws, window)
     chosen = opened.epochs(epochs)
     total = np.zeros(opened.stream.rows, dtype=np.int64)
     each = []
@@ -122,6 +124,7 @@ def export(
     rows: Rows = None,
     table: Table = None,
     join: Join = None,
+    frozen: Frozen = False,
     column: Column = None,
     mode: Mode = None,
     seed: Seed = 0,
@@ -149,7 +152,7 @@ def export(
 
     if out is None and idx is None:
         raise ValueError("an export needs a place: -o schedule.arrow, or --idx FOLDER with --catalog")
-    opened = _open(source, rows, (table, join, catalog), column, mode, seed, draws, window)
+    opened = _open(source, rows, (table, join, catalog, frozen), column, mode, seed, draws, window)
     chosen = opened.epochs(epochs)
     fingerprint = _catalog(opened, catalog).fingerprint if catalog is not None else opened.catalog
     result = {**_facts(opened), "catalog": fingerprint, "epochs": list(chosen)}
@@ -206,7 +209,7 @@ def diff(
 def _open(
     source: Path | None,
     rows: int | None,
-    table: tuple[Path | None, list[Path] | None, str | Path | None],
+    table: tuple[Path | None, list[Path] | None, str | Path | None, bool],
     column: str | None,
     mode: str | None,
     seed: int,
@@ -215,13 +218,14 @@ def _open(
 ) -> "StreamSource":
     from drawstream.tools.source import open_source
 
-    folder, join, catalog = table
+    folder, join, catalog, frozen = table
     return open_source(
         source,
         rows=rows,
         table=folder,
         join=join or (),
         catalog=catalog,
+        frozen=frozen,
         column=column,
         mode=mode,
         seed=seed,

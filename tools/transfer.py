@@ -1,7 +1,10 @@
 """Samplers carried to another feature table: another model's features, another data set, another split."""
 
+from typing import Any
+
 from drawstream.features import FeatureTable
 from drawstream.samplers import SwiftSampler, refit
+from drawstream.samplers.fit import refit_columns
 
 
 def carry(sampler: SwiftSampler, table: FeatureTable, /, *, frozen: bool = False) -> SwiftSampler:
@@ -18,8 +21,28 @@ def carry(sampler: SwiftSampler, table: FeatureTable, /, *, frozen: bool = False
     Raises:
         ValueError: The table lacks columns, all of them named.
     """
-    if frozen or sampler.provenance.get("features") == table.fingerprint:
+    if frozen or fitted_on(sampler, table):
         return sampler
-    wanted = (*sampler.features, "grad_norm") if sampler.transform == "cgf" else sampler.features
-    columns = table.columns(*(name for name in dict.fromkeys(wanted) if name in table.names))
-    return refit(sampler, columns, provenance={**table.provenance, "features": table.fingerprint})
+    return refit(sampler, table.columns(*needed_columns(sampler, table)), provenance=origin(table))
+
+
+def fitted_on(sampler: SwiftSampler, table: FeatureTable, /) -> bool:
+    """Whether a sampler's tables were made of this very feature table."""
+    return bool(sampler.provenance.get("features") == table.fingerprint)
+
+
+def needed_columns(sampler: SwiftSampler, table: FeatureTable, /) -> list[str]:
+    """Names of the columns that a refit on a table reads.
+
+    Raises:
+        ValueError: The table lacks some, all of them named.
+    """
+    try:
+        return refit_columns(sampler, table.names)
+    except ValueError as error:
+        raise ValueError(f"{table.path}: {error}") from None
+
+
+def origin(table: FeatureTable, /) -> dict[str, Any]:
+    """What a sampler notes of the feature table that it is fitted on."""
+    return {**table.provenance, "features": table.fingerprint}
