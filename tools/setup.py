@@ -43,8 +43,8 @@ class Setup:
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
         batch_size: Images per training step, over all ranks.
-        augment: Of training images. `standard`: crops of the image padded by 4 zeros, and flips (large images always have
-            their random resized crops and flips, under `none` too); `randaugment`, `mixup` and `ricap` come after it.
+        augment: Of training images. `standard`: random crops of the image padded by 4 zeros, and flips (large images
+            have random resized crops and flips under `none` too); `randaugment`, `mixup` and `ricap` come on top.
         device: `cpu` or `gpu`.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
