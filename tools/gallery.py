@@ -3,17 +3,57 @@
 import base64
 import io
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drawstream.pipeline import BadSampleError
+from drawstream.pipeline import BadSampleError, Catalog
 from drawstream.pipeline.image import decode
 from drawstream.pipeline.read import ShardFiles
-from drawstream.tools.sampling import SampledRows
 
 THUMB = 96  # pixels of the longer side, at most: a page with a few hundred images stays small
+
+
+class Places(Protocol):
+    """Where the images of rows lie, as in a `FeatureTable`: sample, and window and mirroring for crops."""
+
+    @property
+    def sample_id(self) -> NDArray[np.int64]:
+        """Sample of each row, int64 (N,)."""
+
+    @property
+    def windows(self) -> NDArray[np.float32] | None:
+        """Windows y0 x0 y1 x1 in [0, 1], float32 (N, 4); None for whole images."""
+
+    @property
+    def flip(self) -> NDArray[np.bool_] | None:
+        """Whether the row is mirrored, bool (N,); None for whole images."""
+
+
+class Weighted(Protocol):
+    """Rows to show pictures of, as `SampledRows` has them."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The data."""
+
+    @property
+    def table(self) -> Places:
+        """The rows."""
+
+    @property
+    def ratio(self) -> NDArray[np.float64]:
+        """N P, float64 (N,)."""
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """Class that the training sees, int64 (N,)."""
+
+    @property
+    def clean(self) -> NDArray[np.int64] | None:
+        """True class, int64 (N,), where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +86,7 @@ def extremes(ratio: NDArray[np.float64], count: int, /) -> tuple[NDArray[np.int6
     return order[::-1][:count], order[:count]
 
 
-def pictures(sampling: SampledRows, rows: NDArray[np.int64], /) -> list[Picture]:
+def pictures(sampling: Weighted, rows: NDArray[np.int64], /) -> list[Picture]:
     """Read, crop to the row's window and shrink the images of some rows.
 
     Raises:
@@ -78,7 +118,7 @@ def pictures(sampling: SampledRows, rows: NDArray[np.int64], /) -> list[Picture]
     return found
 
 
-def _pixels(sampling: SampledRows, sample: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _pixels(sampling: Weighted, sample: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pixels (height, width, 1 or 3) of one member."""
     catalog = sampling.catalog
     if catalog.encodings[sample] == "raw":
@@ -89,7 +129,7 @@ def _pixels(sampling: SampledRows, sample: int, data: NDArray[np.uint8]) -> NDAr
         raise ValueError(f"{catalog.path}: sample {catalog.key(sample)!r} (row {sample}): {error}") from None
 
 
-def _window(sampling: SampledRows, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _window(sampling: Weighted, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The part of an image that a row stands for, mirrored where the row is."""
     windows, flip = sampling.table.windows, sampling.table.flip
     if windows is not None:
