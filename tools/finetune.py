@@ -24,13 +24,13 @@ class FineTune:
     other seeds, or are trained from scratch.
 
     Attributes:
-        loader: Over the training rows; its stream is replaced by each candidate's.
+        loader: Over the training rows, samples or crops; its stream is replaced by each candidate's.
         held_out: Sequential loader of the held-out set, never the test set.
         build: Makes a freshly initialised model from a seed.
         start: State dict w0.
         search: Recipe of the fine-tuning; its seed serves all candidates, so that they differ by their samplers alone.
         confirm: Recipe of the second run; run under the seeds of the confirmation.
-        share: Draws of an epoch of the fine-tuning, as a share of the rows.
+        share: Draws of an epoch of the fine-tuning, as a share of the samples.
         scratch: Whether the confirmation trains from scratch; else it fine-tunes w0.
     """
 
@@ -51,7 +51,8 @@ class FineTune:
         """Top-1 per cent on the held-out set after training with these probabilities."""
         searching = trial.stage == "search"
         recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
-        draws = max(1, round(self.share * probabilities.size)) if searching else None
+        samples = len(self.loader.catalog)  # fewer than rows where these are crops
+        draws = max(1, round(self.share * samples)) if searching else samples
         self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=recipe.seed, draws=draws))
         model = self.build(recipe.seed)
         if searching or not self.scratch:

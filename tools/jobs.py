@@ -95,13 +95,16 @@ def train_job(
     """
     evaluate = setup.evaluation_loaders()
     factor = filtering.factor if filtering else 1
-    loader = setup.training_loader(factor)
+    rows = crop_rows(sampling.table, setup)
+    if rows is not None and track is not None:
+        raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
+    loader = setup.training_loader(factor, rows=rows)
     probabilities = sampling.probabilities(setup)
+    draws = factor * len(setup.data)  # over crops too: an epoch costs what it costs over whole images
     if probabilities is not None:
-        draws = factor * len(probabilities)
         loader.replace_stream(IndexStream(probabilities, mode=sampling.mode, seed=recipe.seed, draws=draws))
     else:
-        loader.replace_stream(IndexStream(len(setup.data), seed=recipe.seed, draws=factor * len(setup.data)))
+        loader.replace_stream(IndexStream(len(setup.data), seed=recipe.seed, draws=draws))
     crops = filtering.apply(setup, loader) if filtering else None
     settings = {
         "method": method or ("uniform" if probabilities is None else "swift"),
@@ -217,10 +220,33 @@ def features_job(
     return FeatureTable.open(out)
 
 
+def crop_rows(table: Path | None, setup: Setup, /) -> FeatureTable | None:
+    """The feature table of a folder where its rows are crops, which a loader must be told; else None."""
+    opened = None if table is None else FeatureTable.open(table, catalog=setup.data)
+    return None if opened is None or opened.windows is None else opened
+
+
 def fine_tuning(
-    setup: Setup, start: Path, search: Recipe, confirm: Recipe, /, *, share: float, scratch: bool
+    setup: Setup,
+    start: Path,
+    search: Recipe,
+    confirm: Recipe,
+    /,
+    *,
+    share: float,
+    scratch: bool,
+    rows: FeatureTable | None = None,
 ) -> FineTune:
-    """The built-in objective, over the setup's held-out set; `FineTune` has the arguments.
+    """The built-in objective, over the setup's held-out set.
+
+    Args:
+        setup: Data and model.
+        start: Weights from which candidates fine-tune.
+        search: Recipe of the fine-tuning.
+        confirm: Recipe of the second run.
+        share: Draws of an epoch of the fine-tuning, as a share of the samples.
+        scratch: Whether the confirmation trains from scratch.
+        rows: Crops that the candidates draw from; None: whole samples.
 
     Raises:
         ValueError: There is no held-out set, or the weights do not fit the model.
@@ -230,7 +256,7 @@ def fine_tuning(
         raise ValueError("the search needs a held-out catalog to score candidates on: give --held-out")
     model = setup.build(0)
     load_weights(model, start)
-    data = (setup.training_loader(), held_out, setup.build, model.state_dict())
+    data = (setup.training_loader(rows=rows), held_out, setup.build, model.state_dict())
     return FineTune(*data, search, confirm, share=share, scratch=scratch)
 
 

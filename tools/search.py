@@ -49,7 +49,7 @@ def swift(
         --model cnn --start runs/uniform/last.safetensors
     """
     from drawstream.search import load_objective
-    from drawstream.tools.jobs import fine_tuning, search_job
+    from drawstream.tools.jobs import crop_rows, fine_tuning, search_job
     from drawstream.tools.train import Recipe
 
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment)
@@ -67,7 +67,8 @@ def swift(
         short = Recipe(max(1, round(fine_tune_epochs)), fine_tune_lr, seed=seed)
         usual = (20, 0.05) if scratch else (2, fine_tune_lr)
         longer = Recipe(usual[0] if epochs is None else epochs, usual[1] if lr is None else lr)
-        score = fine_tuning(setup, start, short, longer, share=min(1.0, fine_tune_epochs), scratch=scratch)
+        rows, share = crop_rows(table, setup), min(1.0, fine_tune_epochs)
+        score = fine_tuning(setup, start, short, longer, share=share, scratch=scratch, rows=rows)
     options = {
         "features": columns.split(","),
         "transform": transform,

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from drawstream.features import FeatureTable
 from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Transform
 from drawstream.pipeline.bad import OnBad
 from drawstream.pipeline.loader import SMALL, Stream
@@ -100,10 +101,14 @@ class Setup:
                 return RICAP(seed=seed)
         return None
 
-    def training_loader(self, factor: int = 1) -> Loader:
-        """Over the training rows, uniformly permuted until its stream is replaced; `factor` times the batch size."""
+    def training_loader(self, factor: int = 1, *, rows: FeatureTable | None = None) -> Loader:
+        """Over the samples, or the crops of a table, uniformly permuted until its stream is replaced.
+
+        A batch is `factor` times as large.
+        """
         share = self.batch_size // self.ranks.world_size * factor
-        return self._loader(self.data, IndexStream(len(self.data)), self.transforms[0], share, self.reading)
+        stream = IndexStream(len(self.data) if rows is None else len(rows))
+        return self._loader(self.data, stream, self.transforms[0], share, self.reading, rows)
 
     def evaluation_loaders(self) -> dict[str, Loader]:
         """Loaders in file order over what there is of `held_out` and `test`.
@@ -134,11 +139,13 @@ class Setup:
         transform: Transform,
         batch_size: int,
         reading: Reading = Reading(),
+        rows: FeatureTable | None = None,
     ) -> Loader:
         ranks = self.ranks
         return Loader(
             catalog,
             stream,
+            rows=rows,
             transform=transform,
             batch_size=batch_size,
             rank=ranks.rank,
