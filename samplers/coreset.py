@@ -1,0 +1,143 @@
+"""Core-sets: one fixed part of the rows, chosen once, on which a whole training run is spent.
+
+Notation
+    N   rows;  M = round(share N), at least 1: rows kept
+    x   embeddings, float32 (N, D); distances are Euclidean
+
+Each function gives M sorted rows, int64. To train on them with the plain loop:
+
+    weights = np.zeros(rows, np.float32)
+    weights[core] = 1
+    stream = IndexStream(weights, draws=core.size, seed=0)       # each of them once an epoch
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers.visits import to_array
+
+__all__ = ["forgetting_coreset", "k_center", "random_coreset"]
+
+
+def random_coreset(labels: ArrayLike, share: float, /, *, seed: int = 0) -> NDArray[np.int64]:
+    """A random part of every class.
+
+    A class of n rows keeps share n of them, to within one. With one seed a larger share holds the smaller ones.
+
+    Args:
+        labels: int (N,).
+        share: of the rows, in (0, 1].
+        seed: in [0, 2^64).
+
+    Raises:
+        ValueError: no rows, or the share is out of range.
+    """
+    y = to_array(labels, np.int64)
+    kept = _kept(y.size, share)
+    classes, group, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    order = np.lexsort((_random(y.size, "random core-set", seed), group))
+    rank = np.empty(y.size, dtype=np.int64)
+    rank[order] = np.arange(y.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    offset = _random(classes.size, "class of a core-set", seed) * 2.0**-64
+    return _first((rank + offset[group]) / sizes[group], kept)
+
+
+def forgetting_coreset(
+    forgotten: ArrayLike, learned: ArrayLike, share: float, /, *, seed: int = 0
+) -> NDArray[np.int64]:
+    """The rows forgotten most often (Toneva et al., ICLR 2019); never learned counts as most, ties fall at random.
+
+    Args:
+        forgotten: (N,), times each row went from correct to incorrect: column `forgetting` of a tracker's table.
+        learned: (N,), whether it ever was correct: column `learned`.
+        share: of the rows, in (0, 1].
+        seed: of the ties, in [0, 2^64).
+
+    Raises:
+        ValueError: shapes differ, no rows, or the share is out of range.
+    """
+    events, ever = to_array(forgotten, np.float64), to_array(learned, np.float64) > 0
+    if events.shape != ever.shape or events.ndim != 1:
+        raise ValueError(f"forgotten (n,) and learned (n,) must fit, but got {events.shape} and {ever.shape}")
+    kept = _kept(events.size, share)
+    order = np.lexsort((_random(events.size, "ties of forgetting", seed), -np.where(ever, events, np.inf)))
+    return np.sort(order[:kept])
+
+
+def k_center(embeddings: ArrayLike, share: float, /, *, seed: int = 0, first: int | None = None) -> NDArray[np.int64]:
+    """Rows that leave no other far away: each next one is the farthest from those chosen (Sener, Savarese, ICLR 2018).
+
+    The largest distance to a chosen row is at most twice the least possible one (Gonzalez 1985). Time O(N M D), memory
+    that of the embeddings and 8 bytes per row. Of equally far rows the first is taken.
+
+    Args:
+        embeddings: float (N, D), finite.
+        share: of the rows, in (0, 1].
+        seed: chooses the first row, in [0, 2^64).
+        first: the first row, in place of a random one.
+
+    Raises:
+        ValueError: no rows, embeddings not finite or not (N, D), the share or the first row out of range.
+    """
+    x = to_array(embeddings, np.float32)
+    if x.ndim != 2 or not x.shape[1] or not np.isfinite(x).all():
+        raise ValueError(f"embeddings must be finite, float (N, D >= 1), but got {x.shape}")
+    kept = _kept(len(x), share)
+    start = int(derive_keys(1, "k-center", seed)[0]) % len(x) if first is None else first
+    if not 0 <= start < len(x):
+        raise ValueError(f"first must be in [0, {len(x)}), but got {first}")
+    chosen = np.empty(kept, dtype=np.int64)
+    choose_farthest(x, start, chosen)
+    return np.sort(chosen)
+
+
+def _kept(rows: int, share: float) -> int:
+    if rows < 1 or not 0 < share <= 1:
+        raise ValueError(f"rows >= 1 and 0 < share <= 1 must hold, but got {rows} rows and {share=}")
+    return max(1, round(share * rows))
+
+
+def _random(count: int, purpose: str, seed: int) -> NDArray[np.uint64]:
+    """Random words, uint64 (count,)."""
+    key0, key1 = derive_keys(2, purpose, seed)
+    words = np.empty(count, dtype=np.uint64)
+    fill_bits(key0, key1, words)
+    return words
+
+
+def _first(key: NDArray[np.float64], kept: int) -> NDArray[np.int64]:
+    """The rows with the lowest keys, sorted."""
+    return np.sort(np.argsort(key, kind="stable")[:kept])
+
+
+@njit(cache=True, nogil=True)
+def fill_bits(key0: Any, key1: Any, words: NDArray[np.uint64]) -> None:
+    """Write 64 random bits for each position."""
+    for i in range(words.size):
+        words[i] = random_bits(i, key0, key1)
+
+
+@njit(cache=True, nogil=True)
+def choose_farthest(x: NDArray[np.float32], start: int, chosen: NDArray[np.int64]) -> None:
+    """Write the rows chosen one after another from `start` on into `chosen` (M,)."""
+    nearest = np.full(x.shape[0], np.inf)
+    row = start
+    for k in range(chosen.size):
+        chosen[k] = row
+        nearest[row] = -1.0
+        farthest = -1.0
+        for i in range(x.shape[0]):
+            if nearest[i] < 0.0:
+                continue
+            distance = 0.0
+            for d in range(x.shape[1]):
+                gap = np.float64(x[i, d]) - np.float64(x[chosen[k], d])
+                distance += gap * gap
+            nearest[i] = min(nearest[i], distance)
+            if nearest[i] > farthest:
+                farthest = nearest[i]
+                row = i

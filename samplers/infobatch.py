@@ -1,0 +1,197 @@
+"""InfoBatch: leave out part of the well learned rows, and let the others count for them (Qin et al., ICLR 2024).
+
+Notation
+    N      rows
+    s_i    loss of row i at its last visit, in units of 2^-36 (`visits`); rows never seen have none
+    below  rows with s_i < mean(s), strictly; n of them
+    r      share of them left out in an epoch
+    k      rows of them kept: floor or ceil of (1 − r) n, at random so that its expectation is (1 − r) n exactly
+    w_i    1 / (1 − r) for rows below the mean, 1 for the others
+
+The k rows are a random subset, so each row below the mean is kept with probability 1 − r, and the expected sum of
+w_i g_i over the rows of an epoch is the sum of g_i over all N. An epoch of M rows is shorter, its steps are larger: the
+mean of w g over a batch is N / M times the plain mean on average, as in the authors' code. The last epochs (1 − `share`
+of them) hold all rows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers.shuffle import Shuffle, shuffle
+from drawstream.samplers.state import check_array, check_identity
+from drawstream.samplers.stream import IndexStream
+from drawstream.samplers.visits import Total, Visits
+
+__all__ = ["InfoBatch"]
+
+_FORMAT = 1
+
+
+class InfoBatch:
+    """InfoBatch: a stream per epoch, of a length of its own.
+
+        >>> from drawstream.samplers import InfoBatch
+        >>> pruning = InfoBatch(60_000, epochs=90, seed=0)
+        >>> stream = pruning.stream(3)           # for this epoch: stream.epoch(3), weights in its order
+
+    In the loop: `pruning.observe(ids, logits, labels, weights)` after each forward pass, `pruning.reduce()` after each
+    epoch, as `PSGD`; the loss is the sum of weight times loss over the batch, divided by its rows. All ranks draw the
+    same epoch. Memory: 24 bytes per row, and 8 for the rows of the epoch.
+
+    Args:
+        rows: N.
+        epochs: epochs of the training run.
+        ratio: r, in [0, 1).
+        share: leading share of the epochs that are pruned, in [0, 1]; 0.875 in the paper.
+        seed: in [0, 2^64).
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, rows: int, /, *, epochs: int, ratio: float = 0.5, share: float = 0.875, seed: int = 0) -> None:
+        if epochs < 1 or not 0 <= ratio < 1 or not 0 <= share <= 1:
+            raise ValueError(
+                f"epochs >= 1, 0 <= ratio < 1 and 0 <= share <= 1 must hold, but got {epochs=}, {ratio=} and {share=}"
+            )
+        derive_keys(1, seed)
+        self.rows, self.epochs, self.ratio, self.share, self.seed = rows, epochs, ratio, share, seed
+        self._visits = Visits(rows, loss=True)
+        self._scores: NDArray[np.int64] = np.full(rows, -1, dtype=np.int64)
+
+    def __repr__(self) -> str:
+        return f"InfoBatch({self.rows} rows, ratio {self.ratio})"
+
+    def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
+        """Take note of a batch of this rank; it counts from the next `reduce` on. Arguments and errors: `Visits`."""
+        self._visits.observe(ids, logits, labels, weights)
+
+    def reduce(self, total: Total | None = None, /) -> None:
+        """End an epoch: each row seen in it takes the (mean) loss of its visits there. Arguments and errors: `PSGD`."""
+        sums, visits = self._visits.take(total).T
+        np.floor_divide(sums, visits, out=self._scores, where=visits > 0)
+
+    def below_mean(self) -> NDArray[np.bool_]:
+        """Whether each row's last loss lies below the mean over the rows seen, bool (rows,); never for unseen rows."""
+        seen = self._scores >= 0
+        count = int(np.count_nonzero(seen))
+        if count == 0:
+            return seen
+        known = self._scores[seen]
+        total = (int((known >> 20).sum()) << 20) + int((known & ((1 << 20) - 1)).sum())  # may pass 2^63
+        return seen & (self._scores <= (total - 1) // count)
+
+    def epoch_rows(self, epoch: int, /) -> NDArray[np.int64]:
+        """The rows of an epoch under the state of now, int64, sorted.
+
+        Raises:
+            ValueError: the epoch is negative.
+        """
+        return self._kept(epoch)[0]
+
+    def stream(self, epoch: int, /) -> IndexStream:
+        """The stream of an epoch under the state of now; `stream.epoch(epoch)` is its order, whose weights are w.
+
+        Raises:
+            ValueError: the epoch is negative.
+        """
+        rows, below = self._kept(epoch)
+        return IndexStream(Kept(rows, below, self.rows, 1.0 / (1.0 - self.ratio)), seed=self.seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state: numbers and int64 arrays; per rank within an epoch, as for `PSGD`."""
+        return {**self._identity(), "scores": self._scores.copy(), "pending": self._visits.sums.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where `state_dict` was called; errors as `PSGD`."""
+        check_identity(state, self._identity())
+        scores = check_array(state, "scores", self._scores)
+        pending = check_array(state, "pending", self._visits.sums)
+        self._scores, self._visits.sums = scores.copy(), pending.copy()
+
+    def _identity(self) -> dict[str, Any]:
+        options = {"epochs": self.epochs, "ratio": self.ratio, "share": self.share, "seed": self.seed}
+        return {"format": _FORMAT, "sampler": "infobatch", "rows": self.rows, **options}
+
+    def _kept(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The rows of an epoch, sorted, and whether each of them lies below the mean."""
+        if epoch < 0:
+            raise ValueError(f"epoch >= 0 must hold, but got {epoch}")
+        below = self.below_mean()
+        if epoch >= self.share * self.epochs or self.ratio == 0.0:
+            below[:] = False
+        rows = np.flatnonzero(below)
+        key0, key1, coin = derive_keys(3, "infobatch", self.seed, epoch)
+        places = np.empty(rows.size, dtype=np.uint64)
+        draw_places(rows, key0, key1, places)
+        kept = ~below
+        kept[rows[keep_part(places, self.ratio, int(coin >> np.uint64(11)) * 2.0**-53)]] = True
+        found = np.flatnonzero(kept)
+        return found, below[found]
+
+
+def keep_part(places: NDArray[np.uint64], ratio: float, coin: float, /) -> NDArray[np.int64]:
+    """The rows kept of n: the k with the lowest places, k = floor((1 − ratio) n + coin), coin uniform in [0, 1)."""
+    count = math.floor((1.0 - ratio) * places.size + coin)
+    return np.argsort(places, kind="stable")[:count] if count < places.size else np.arange(places.size)
+
+
+@njit(cache=True, nogil=True)
+def draw_places(rows: NDArray[np.int64], key0: Any, key1: Any, places: NDArray[np.uint64]) -> None:
+    """Write the random place of each row into `places` (n,)."""
+    for i in range(rows.size):
+        places[i] = random_bits(rows[i], key0, key1)
+
+
+class Kept:
+    """The law of one epoch: its rows once each, in random order.
+
+    Args:
+        kept: int64 (M,), the rows, sorted.
+        below: bool (M,), which of them stand for others too.
+        rows: N.
+        weight: of the latter.
+    """
+
+    def __init__(self, kept: NDArray[np.int64], below: NDArray[np.bool_], rows: int, weight: float, /) -> None:
+        self.kept, self.below, self.rows, self.weight = kept, below, rows, weight
+        self.draws = kept.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.kept.nbytes + self.below.nbytes
+
+    def digest(self) -> str:
+        """Hash of rows and weights."""
+        return digest_array(self.kept) + digest_array(self.below) + self.weight.hex()
+
+    def draw_epoch(self, seed: int, epoch: int, /) -> "KeptEpoch":
+        """The order of an epoch."""
+        return KeptEpoch(self, shuffle(self.draws, "infobatch", seed, epoch))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEpoch:
+    """The order of one epoch; see `Kept`."""
+
+    law: Kept
+    places: Shuffle
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+        self.places.fill(start, out)
+        out[:] = self.law.kept[out]
+
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """The weights w of the given rows, float32."""
+        law = self.law
+        below = law.below[np.searchsorted(law.kept, rows)]
+        return np.where(below, np.float32(law.weight), np.float32(1.0))

@@ -1,0 +1,149 @@
+"""p-SGD and c-SGD: draw rows by how wrong or how undecided the model was on them (Chang et al., NeurIPS 2017).
+
+Notation
+    N     rows; B budget in (0, 1]: an epoch draws B N rows without replacement
+    t     epochs ended by `reduce`
+    S_i   Σ (1 − p_y) over the visits of row i in these epochs, n_i their number
+    m_i   mean uncertainty S_i / n_i; unseen rows take the largest one of the others
+    c_i   confusion m_i (1 − m_i)
+    P_i   p-SGD: m_i + mean(m); c-SGD: c_i + mean(c); then divided by the sum
+
+p_y comes from the training forward pass, so nothing is computed twice. This is the code of Arazo et al. ("How Important
+is Importance Sampling for Deep Budgeted Training?", BMVC 2021). Their text (`paper=True`) divides by t in place of n_i
+and fills nothing in: a row seen rarely counts little, one never seen has the smoothing alone. Taken literally, eq. 2
+puts the smoothing inside c, which could make c negative: here it is added afterwards in both.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.samplers.state import check_array, check_identity
+from drawstream.samplers.visits import FULL, UNIT, Total, Visits
+
+__all__ = ["CSGD", "PSGD"]
+
+_LEAST = 1e-10  # probability, relative to the mean, of a row of importance 0: B N distinct rows can always be drawn
+_FORMAT = 1
+
+
+class PSGD:
+    """p-SGD: rows drawn by their mean 1 − p_y. A row sampler for `IndexStream`.
+
+        >>> from drawstream.samplers import IndexStream
+        >>> sampler = PSGD(60_000)
+        >>> stream = IndexStream(sampler, mode="subset", draws=round(0.3 * 60_000), seed=0)
+
+    In the loop: `sampler.observe(ids, logits, labels, weights)` after each forward pass, `sampler.reduce()` after each
+    epoch. With several ranks each observes its own rows, as many batches as the others or not, and all of them call
+    `reduce(total)` with a function that adds an int64 array up over the ranks: every rank then holds the state of one
+    process that saw all batches, bit for bit, and draws the same epoch. Memory: 40 bytes per row.
+
+    Args:
+        rows: N.
+        warmup: leading epochs drawn uniformly. In epoch 0 nothing is known, so 0 and 1 are the same.
+        paper: follow the paper's text instead of its authors' code (above).
+        smoothing: add the mean of all importances to each.
+
+    Raises:
+        ValueError: rows < 1 or warmup < 0.
+    """
+
+    name = "p"
+
+    def __init__(self, rows: int, /, *, warmup: int = 1, paper: bool = False, smoothing: bool = True) -> None:
+        if warmup < 0:
+            raise ValueError(f"warmup >= 0 must hold, but got {warmup}")
+        self.rows, self.warmup, self.paper, self.smoothing = rows, warmup, paper, smoothing
+        self._visits = Visits(rows, loss=False)
+        self._totals: NDArray[np.int64] = np.zeros((rows, 2), dtype=np.int64)
+        self._epochs = 0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.rows} rows, {self._epochs} epochs)"
+
+    def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
+        """Take note of a batch of this rank; it counts from the next `reduce` on. Arguments and errors: `Visits`."""
+        self._visits.observe(ids, logits, labels, weights)
+
+    def reduce(self, total: Total | None = None, /) -> None:
+        """End an epoch: add up what all ranks observed.
+
+        Args:
+            total: adds an int64 array up over the ranks, a collective call; None for one process.
+
+        Raises:
+            ValueError: `total` gave an array of another shape or type.
+        """
+        self._totals += self._visits.take(total)
+        np.minimum(self._totals, FULL, out=self._totals)
+        self._epochs += 1
+
+    def importance(self) -> NDArray[np.float64]:
+        """Importance of each row before smoothing, float64 (rows,): m, ones before anything is known."""
+        visits = self._totals[:, 1]
+        if self.paper:
+            return self._totals[:, 0] * (UNIT / max(self._epochs, 1))
+        seen = visits > 0
+        mean: NDArray[np.float64] = self._totals[:, 0] * UNIT / np.maximum(visits, 1)
+        mean[~seen] = mean.max() if seen.any() else 1.0
+        return mean
+
+    def probabilities(self, epoch: int, /) -> NDArray[np.float64]:
+        """Probabilities of the rows in an epoch, float64 (rows,), sum 1; uniform while nothing is known."""
+        weights = self.importance()
+        if epoch < self.warmup or not self._totals[:, 1].any():
+            weights[:] = 1.0
+        if self.smoothing:
+            weights += weights.mean()
+        total = float(weights.sum())
+        if total == 0.0:
+            return np.full(self.rows, 1.0 / self.rows)
+        weights /= total
+        weights[weights == 0.0] = _LEAST / self.rows
+        return weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state: numbers and int64 arrays.
+
+        Within an epoch each rank has visits of its own, and each must save and restore its state; after `reduce` the
+        states of all ranks are equal, and that of rank 0 serves all.
+        """
+        return {
+            **self._identity(),
+            "epochs": self._epochs,
+            "totals": self._totals.copy(),
+            "pending": self._visits.sums.copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where `state_dict` was called, within an epoch or between two: the same steps give the same state.
+
+        Raises:
+            ValueError: the state is of another sampler (both sides are shown), or damaged.
+        """
+        check_identity(state, self._identity())
+        totals = check_array(state, "totals", self._totals)
+        pending = check_array(state, "pending", self._visits.sums)
+        self._epochs, self._totals, self._visits.sums = int(state["epochs"]), totals.copy(), pending.copy()
+
+    def _identity(self) -> dict[str, Any]:
+        options = {"warmup": self.warmup, "paper": self.paper, "smoothing": self.smoothing}
+        return {"format": _FORMAT, "sampler": self.name, "rows": self.rows, **options}
+
+
+class CSGD(PSGD):
+    """c-SGD: rows drawn by m (1 − m), near the decision boundary. Everything else as `PSGD`.
+
+    As in the authors' code unseen rows take the largest m, then m (1 − m): after an epoch that leaves a row near
+    m = 1 the unseen ones count little.
+    """
+
+    name = "c"
+
+    def importance(self) -> NDArray[np.float64]:
+        """Importance of each row before smoothing, float64 (rows,): m (1 − m)."""
+        mean = super().importance()
+        return mean * (1.0 - mean)

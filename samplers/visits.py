@@ -1,0 +1,154 @@
+"""What training says of its rows: a measure per visit, added up as integers until the epoch ends.
+
+Notation
+    z, y    logits, float32 (n, C), and targets, int64 (n,), of the n rows of a batch
+    visit   one row in one batch with a weight > 0; rows of weight 0 (fill of the last batch) do not count
+    m       margin log Σ_{j≠y} exp(z_j) − z_y, nats
+    x       measure of a visit: uncertainty 1 − p_y = 1 / (1 + exp(−m)), or loss −log p_y = log(1 + exp(m)), nats
+    sums    int64 (N, 2): Σ x of a row in units of 2^-36 (1.5e-11), every x rounded to a unit; and its visits
+
+Integers add up the same in any order: batches, ranks and restarts change no bit. A visit counts up to 2^14, a sum is
+never above 2^61, so that the sums of two epochs fit an int64.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["FULL", "UNIT", "Total", "Visits", "to_array"]
+
+UNIT = 2.0**-36
+FULL = 1 << 61
+_CEILING = 2.0**14  # nats of one visit; training has diverged there
+
+Total = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+
+
+def to_array(value: Any, dtype: Any, /) -> NDArray[Any]:
+    """An array of the given type, in C order, from an array or a tensor; a tensor on a GPU is waited for."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    return np.ascontiguousarray(value, dtype=dtype)
+
+
+class Visits:
+    """The visits of one epoch so far, of this rank.
+
+    Args:
+        rows: N, rows that ids number.
+        loss: measure the loss; False measures the uncertainty.
+
+    Raises:
+        ValueError: rows < 1.
+    """
+
+    def __init__(self, rows: int, /, *, loss: bool) -> None:
+        if rows < 1:
+            raise ValueError(f"rows >= 1 must hold, but got {rows}")
+        self.rows, self.loss = rows, loss
+        self.sums: NDArray[np.int64] = np.zeros((rows, 2), dtype=np.int64)
+
+    def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
+        """Add a batch, all of it or, where an error is raised, nothing.
+
+        Args:
+            ids: int64 (n,), in [0, N); a row that comes twice is two visits.
+            logits: float (n, C >= 2), of the training forward pass; arrays or tensors, here and below.
+            labels: int64 (n,), in [0, C).
+            weights: float (n,); rows of weight 0 do not count, all others count once.
+
+        Raises:
+            ValueError: shapes do not fit, ids or labels are out of range, or logits are not finite.
+        """
+        rows, z, y = to_array(ids, np.int64), to_array(logits, np.float32), to_array(labels, np.int64)
+        n = rows.size
+        counted = np.empty(0, np.float32) if weights is None else to_array(weights, np.float32)
+        fits = rows.shape == y.shape == (n,) and z.ndim == 2 and len(z) == n and z.shape[1] > 1
+        if not fits or (weights is not None and counted.shape != (n,)):
+            raise ValueError(
+                f"ids (n,), logits (n, C >= 2), labels (n,) and weights (n,) must fit, but got {rows.shape}, "
+                f"{z.shape}, {y.shape} and {None if weights is None else counted.shape}"
+            )
+        x = np.empty(n)
+        bad = measure(rows, z, y, counted, self.rows, self.loss, x)
+        if bad >= 0:
+            raise ValueError(self._fault(int(rows[bad]), int(y[bad]), z.shape[1]))
+        add_visits(rows, x, self.sums)
+
+    def take(self, total: Total | None = None, /) -> NDArray[np.int64]:
+        """End the epoch: the sums, int64 (N, 2), added up over the ranks by `total`; begin a new one.
+
+        Raises:
+            ValueError: `total` gave an array of another shape or type.
+        """
+        mine = self.sums
+        found = mine if total is None else np.asarray(total(mine))
+        if found.shape != mine.shape or found.dtype != mine.dtype:
+            raise ValueError(
+                f"`total` must give the sums over ranks, int64 {mine.shape}, but gave {found.dtype} {found.shape}"
+            )
+        self.sums = np.zeros_like(mine)
+        return found
+
+    def _fault(self, row: int, label: int, classes: int) -> str:
+        if not 0 <= row < self.rows:
+            return f"ids must be in [0, {self.rows}), but got {row}: is this another catalog?"
+        if not 0 <= label < classes:
+            return f"labels must be in [0, {classes}), but got {label} for row {row}"
+        return f"logits must be finite, but those of row {row} are not: lower the learning rate"
+
+
+@njit(cache=True, nogil=True)
+def measure(
+    ids: NDArray[np.int64],
+    z: NDArray[np.float32],
+    y: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    rows: int,
+    loss: bool,
+    x: NDArray[np.float64],
+) -> int:
+    """Write the measures of visits into `x` (n,), NaN for none; weights (n,) or (0,). The first faulty row, or -1."""
+    for i in range(ids.size):
+        x[i] = np.nan
+        if weights.size and not weights[i] > 0:
+            continue
+        if not (0 <= ids[i] < rows and 0 <= y[i] < z.shape[1]):
+            return i
+        m = margin(z[i], y[i])
+        if not np.isfinite(m):
+            return i
+        small = np.exp(-abs(m))
+        if loss:
+            x[i] = max(m, 0.0) + np.log1p(small)
+        else:
+            x[i] = (1.0 if m > 0.0 else small) / (1.0 + small)
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def margin(z: NDArray[np.float32], y: int) -> float:
+    """Margin m of one row's logits (C,); not finite where they are not."""
+    top = -np.inf
+    for j in range(z.size):
+        if j != y and not z[j] <= top:  # NaN becomes the top, and stays
+            top = np.float64(z[j])
+    rest = 0.0
+    for j in range(z.size):
+        if j != y:
+            rest += np.exp(z[j] - top)
+    return float(top - z[y] + np.log(rest))
+
+
+@njit(cache=True, nogil=True)
+def add_visits(ids: NDArray[np.int64], x: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
+    """Add measures to the sums of their rows; NaN counts as no visit."""
+    for i in range(ids.size):
+        if x[i] == x[i]:
+            row = sums[ids[i]]
+            row[0] = min(row[0] + np.int64(min(x[i], _CEILING) / UNIT + 0.5), FULL)
+            row[1] += 1
