@@ -5,6 +5,7 @@ from drawstream.search.auto import AutoResult, search_auto
 from drawstream.search.auto_group import Alone, Child, Group, InTurn, Processes, children_of
 from drawstream.search.confirm import ConfirmationRecord
 from drawstream.search.objective import Objective, ObjectiveError, Trial, load_objective
+from drawstream.search.paired import PairedTest, paired_test
 from drawstream.search.space import Space
 from drawstream.search.study import StudyMismatch, TrialRecord
 from drawstream.search.swift import SearchResult, search_swift
@@ -18,6 +19,7 @@ __all__ = [
     "InTurn",
     "Objective",
     "ObjectiveError",
+    "PairedTest",
     "Processes",
     "SearchResult",
     "Space",
@@ -27,6 +29,7 @@ __all__ = [
     "TrialRecord",
     "children_of",
     "load_objective",
+    "paired_test",
     "search_auto",
     "search_swift",
 ]
