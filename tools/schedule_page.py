@@ -1,0 +1,295 @@
+"""The figures of one schedule search: what its rewards were worth, what it drew when, which images, against what loss.
+
+Parts of a page, for `bench auto` and for the report; each is a pure function of the files that `search auto` wrote.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.features import FeatureTable
+from drawstream.pipeline import Catalog
+from drawstream.pipeline.remote import is_url
+from drawstream.samplers.schedule import Schedule
+from drawstream.tools import page
+from drawstream.tools.gallery import pictures
+from drawstream.tools.runs import read_record
+from drawstream.tools.schedule_figures import loss_figure, rewards_figure, segments_figure, spread_figure
+from drawstream.tools.schedules import (
+    Spread,
+    children_spread,
+    correlation,
+    count_stages,
+    dispersion,
+    effective_rows,
+    segment_counts,
+    stage_epochs,
+)
+
+__all__ = ["SearchedSchedule", "schedule_blocks"]
+
+Block = tuple[str, str]  # heading and HTML
+SEGMENTS = 100  # at most; 500 of 100 images in the paper
+SHOWN = 500  # rows in the chart of count against loss, as in Fig. 4 of the paper
+CLASSES, IMAGES = 4, 6  # classes with images, as in Fig. 3; images of each at both ends
+
+
+@dataclass(frozen=True, slots=True)
+class WholeImages:
+    """Places of rows that are the samples themselves."""
+
+    sample_id: NDArray[np.int64]
+    windows: None = None
+    flip: None = None
+
+
+@dataclass(frozen=True)
+class SearchedSchedule:
+    """A schedule search with its data.
+
+    Attributes:
+        path: Its `auto.json`.
+        document: All of it.
+        catalog: The training data.
+        schedule: What it recorded.
+        loss: Of each row under the final weights, float32 (N,); None where no feature table was made.
+    """
+
+    path: Path
+    document: Mapping[str, Any]
+    catalog: Catalog
+    schedule: Schedule
+    loss: NDArray[np.float32] | None
+
+    @classmethod
+    def open(cls, path: Path, /, *, features: Path | None = None) -> Self:
+        """Open a record and the files that it names.
+
+        Args:
+            path: `auto.json`.
+            features: Folder of a feature table with the loss under the final weights.
+
+        Raises:
+            ValueError: A file is missing or damaged, or they do not belong together.
+        """
+        document = read_record(path, "auto")
+        try:
+            stated = document["catalog"]
+            catalog = Catalog.open(stated if is_url(stated) else path.parent / stated)
+            schedule = Schedule.open(path.parent / document["schedule"], catalog=catalog.fingerprint)
+            table = None if features is None else FeatureTable.open(features, catalog=catalog)
+        except KeyError as error:
+            raise ValueError(f"{path}: damaged record: it has no {error}") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: a file that it names cannot be used: {error}") from None
+        return cls(path, document, catalog, schedule, None if table is None else table.columns("loss")["loss"])
+
+    @cached_property
+    def stages(self) -> NDArray[np.int64]:
+        """Times each row comes in each stage, int64 (stages, N)."""
+        return count_stages(self.schedule)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Times each row comes in the whole run, int64 (N,)."""
+        total: NDArray[np.int64] = self.stages.sum(0)
+        return total
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """Class of each row as the training sees it, int64 (N,)."""
+        return self.catalog.label
+
+    @property
+    def clean(self) -> NDArray[np.int64] | None:
+        """True class of each row, int64 (N,), where it is known."""
+        return self.catalog.clean_label
+
+    @property
+    def wrong(self) -> NDArray[np.bool_] | None:
+        """Whether the label of a row is wrong, bool (N,); None where that is not known."""
+        return None if self.clean is None else self.label != self.clean
+
+    @property
+    def ratio(self) -> NDArray[np.float64]:
+        """Count over the mean count, float64 (N,): N P of the STATIC distribution."""
+        ratio: NDArray[np.float64] = self.counts / self.counts.mean()
+        return ratio
+
+    @property
+    def table(self) -> WholeImages:
+        """Rows are samples."""
+        return WholeImages(np.arange(len(self.catalog)))
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """float64 (intervals, children)."""
+        return np.array(self.document["rewards"], dtype=np.float64)
+
+    @property
+    def again(self) -> NDArray[np.float64] | None:
+        """Accuracies of the same children on rows that did not choose, float64; None where there are none."""
+        found = self.document.get("again")
+        return None if found is None else np.array(found["rewards"], dtype=np.float64)
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether the reward is an accuracy."""
+        return bool(self.document["reward"] == "accuracy")
+
+    @property
+    def spread(self) -> Spread | None:
+        """What separates the children; None for one child, or where the reward is no accuracy."""
+        if not self.accuracy or self.rewards.shape[1] < 2:
+            return None
+        return children_spread(self.rewards, self.document["held_out_rows"], again=self.again)
+
+
+def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list[Block]:
+    """All that a page shows of one search, in order."""
+    blocks = [("Reward over the intervals", _rewards(search)), ("How often rows were drawn, by stage", _stages(search))]
+    if images:
+        blocks.append(("Images drawn least and most", _images(search)))
+    if search.loss is not None:
+        blocks.append(("Count against loss", _against_loss(search, search.loss)))
+    return blocks
+
+
+def reward_words(spread: Spread, rows: int, again_rows: int | None, /) -> str:
+    """Is choosing the best child above the noise of the reward? In words, with the numbers."""
+    text = (
+        f"The children of an interval differ by {spread.between:.2f} points (standard deviation), and one reward, an "
+        f"accuracy on {rows:,} images, is itself known to ± {spread.binomial:.2f}. Children that were equally good and "
+        f"differed by that much by luck would put the best of them {spread.chance:.2f} above their mean; the chosen "
+        f"child was {spread.gain:.2f} above. "
+    )
+    if spread.repeated is None or again_rows is None:
+        if spread.between < spread.binomial:
+            return text + (
+                "The spread is below the noise of one reward. Whether anything of the choice is real cannot be told "
+                "from these rewards alone, for all children see the same images."
+            )
+        return text + "The spread is above the noise of one reward: the children do differ."
+    share = spread.repeated / spread.gain if spread.gain > 0 else 0.0
+    text += (
+        f"On {again_rows:,} images that chose nothing it was {spread.repeated:+.2f} points from the mean: "
+        f"{share:.0%} of the advantage is real"
+    )
+    if spread.agreement is not None:
+        text += f", and both scores of a child correlate by {spread.agreement:.2f}"
+    return text + (". Most of the choice is luck." if share < 0.5 else ". Most of the choice is not luck.")
+
+
+def _ends(search: SearchedSchedule) -> NDArray[np.float64]:
+    """Epochs done at the end of each interval."""
+    steps = np.cumsum(search.document["steps"])
+    return steps / steps[-1] * search.schedule.epochs  # type: ignore[no-any-return]
+
+
+def _rewards(search: SearchedSchedule) -> str:
+    rewards, ends = search.rewards, _ends(search)
+    rows = int(search.document["held_out_rows"])
+    unit = "% points" if search.accuracy else "nats"
+    name = f"Accuracy on {rows:,} held-out images (%)" if search.accuracy else "Negative loss, held-out (nats)"
+    caption = "After every interval the best child's rows are recorded, and its state is given to all."
+    charts = [page.chart(rewards_figure(rewards, ends, name), caption)]
+    if rewards.shape[1] < 2:
+        return page.panels(*charts)
+    share = rewards.mean(1) / 100
+    binomial = 100 * np.sqrt(share * (1 - share) / rows) if search.accuracy else None
+    note = "A point per interval. Children see the same images, so their differences are less noisy than the line."
+    charts.append(page.chart(spread_figure(rewards, ends, binomial, unit), note if search.accuracy else ""))
+    words = ""
+    if search.spread is not None:
+        again = search.document.get("again")
+        words = page.paragraph(
+            reward_words(search.spread, rows, None if again is None else again["rows"]), kind="verdict"
+        )
+    return words + page.panels(*charts)
+
+
+def _stages(search: SearchedSchedule) -> str:
+    counts, wrong = search.stages, search.wrong
+    epochs = stage_epochs(search.schedule.epochs)
+    names = [f"Epoch {s[0] + 1}" if len(s) == 1 else f"Epochs {s[0] + 1} to {s[-1] + 1}" for s in epochs]
+    parts = segment_counts(counts, segments=min(SEGMENTS, max(1, counts.shape[1] // 10)))
+    caption = (
+        "The last stage rises because it made the ranking. A stage that draws what the last one draws rises with it; "
+        "one that has nothing to do with it is flat."
+    )
+    chance = np.random.default_rng(0).multinomial(counts.sum(), np.full(counts.shape[1], 1 / counts.shape[1]))
+    lines = [
+        _count_line(name, part, wrong)
+        for name, part in [*zip(names, counts, strict=True), ("Whole run", counts.sum(0))]
+    ]
+    lines.append([*_count_line("Independent draws, for comparison", chance, None)[:4], "–"])
+    lines.append(["Permutations, for comparison", "100.00", "0.00", "0.0", "–"])
+    if wrong is not None:
+        lines[-1][-1] = f"{100 * wrong.mean():.2f}"
+    head = ["", "exp(H(c)) / N (%)", "Variance / mean of the counts", "Rows never drawn (%)", "Wrong labels drawn (%)"]
+    told = [page.paragraph(_stage_words(counts), kind="")]
+    return page.chart(segments_figure(parts, names), caption) + "".join(told) + page.table(head, lines)
+
+
+def _count_line(name: str, counts: NDArray[np.int64], wrong: NDArray[np.bool_] | None) -> list[str]:
+    noise = "–" if wrong is None else f"{100 * counts[wrong].sum() / counts.sum():.2f}"
+    effective = f"{100 * effective_rows(counts):.2f}"
+    return [name, effective, f"{dispersion(counts):.2f}", f"{100 * (counts == 0).mean():.1f}", noise]
+
+
+def _stage_words(counts: NDArray[np.int64]) -> str:
+    """Do the stages draw the same rows?"""
+    if len(counts) < 2:
+        return "One stage only: there is nothing to compare."
+    found = correlation(counts[0], counts[-1])
+    if found is None:
+        return "In one of the stages all rows come equally often: there is nothing to compare."
+    noise = 1 / np.sqrt(counts.shape[1])
+    text = f"Counts of the first and the last stage correlate by {found[1]:.3f} (Spearman; ± {noise:.3f} by chance)"
+    if abs(found[1]) < 2 * noise:
+        return text + ": what was drawn often at first says nothing about what was drawn often at last."
+    return text + (
+        ". Where exploration draws again what it drew before, some correlation comes from that alone and is no sign "
+        "that these rows are better."
+        if found[1] > 0
+        else ": rows drawn often at first were drawn less at last."
+    )
+
+
+def _images(search: SearchedSchedule) -> str:
+    counts, label = search.counts, search.label
+    mixed = np.random.default_rng(0).permutation(counts.size)
+    parts = []
+    for number in range(min(CLASSES, search.catalog.num_classes)):
+        rows = mixed[label[mixed] == number]
+        order = rows[np.argsort(counts[rows], kind="stable")]
+        low, high = order[:IMAGES], order[::-1][:IMAGES]
+        parts += [page.heading(f"Labelled {search.catalog.classes[number]}: drawn least"), _grid(search, low)]
+        parts += [page.heading(f"Labelled {search.catalog.classes[number]}: drawn most"), _grid(search, high)]
+    note = "Under each image its label, the true label where that differs, and its count over the mean count of a row."
+    return "".join(parts) + page.paragraph(note, kind="soft")
+
+
+def _grid(search: SearchedSchedule, rows: NDArray[np.int64]) -> str:
+    return page.gallery(pictures(search, rows))
+
+
+def _against_loss(search: SearchedSchedule, loss: NDArray[np.float32]) -> str:
+    counts = search.counts
+    some = np.random.default_rng(0).permutation(counts.size)[:SHOWN]
+    figure = loss_figure(loss[some], counts[some], None if search.wrong is None else search.wrong[some])
+    few, every = correlation(loss[some], counts[some]), correlation(loss, counts)
+    if few is None or every is None:
+        words = "All counts, or all losses, are equal."
+    else:
+        words = (
+            f"Correlation over these {some.size} rows: Pearson {few[0]:.3f}, Spearman {few[1]:.3f} (± "
+            f"{1 / np.sqrt(some.size):.3f} by chance); over all {counts.size:,} rows: {every[0]:.3f} and "
+            f"{every[1]:.3f} (± {1 / np.sqrt(counts.size):.3f})."
+        )
+    return page.chart(figure, f"{some.size} rows taken at random.") + page.paragraph(words)
