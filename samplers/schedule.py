@@ -2,17 +2,20 @@
 
 File: Arrow IPC, record batches of up to 2^20 positions that do not cross epochs, all epochs equally long. Columns
 `row` int64 and `weight` float32 (1 / (N P) of the draw; 1 where the recorder knew none). Schema metadata, all text:
-`drawstream.schedule` format version, `rows` N, `draws` M, `catalog` fingerprint of the catalog or "".
+`drawstream.schedule` format version, `rows` N, `draws` M, `catalog` fingerprint of the catalog or "", and, where the
+recorder gave one, `provenance`, a JSON object.
 
     write_schedule("auto.arrow", (stream.epoch(e) for e in range(90)), rows=stream.rows, catalog=catalog.fingerprint)
     stream = IndexStream(Schedule.open("auto.arrow", catalog=catalog.fingerprint))
 """
 
 import hashlib
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +47,13 @@ class ScheduleDiff:
 
 
 def write_schedule(
-    path: str | Path, orders: Iterable[Order | NDArray[np.int64]], /, *, rows: int, catalog: str = ""
+    path: str | Path,
+    orders: Iterable[Order | NDArray[np.int64]],
+    /,
+    *,
+    rows: int,
+    catalog: str = "",
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one order per epoch, under a temporary name until the file is whole.
 
@@ -53,6 +62,7 @@ def write_schedule(
         orders: orders of a stream, or int64 (M,) arrays of rows; all of one length.
         rows: N.
         catalog: fingerprint of the catalog the rows belong to.
+        provenance: where the schedule comes from, JSON-able.
 
     Raises:
         ValueError: no epoch, epochs of different lengths, or a row outside [0, rows).
@@ -64,6 +74,8 @@ def write_schedule(
     if first is None or len(first) == 0:
         raise ValueError("a schedule must hold at least one epoch of at least one draw, but got none")
     metadata = {_KEY: _VERSION, "rows": str(rows), "draws": str(len(first)), "catalog": catalog}
+    if provenance is not None:
+        metadata["provenance"] = json.dumps(dict(provenance))
     schema = pa.schema([("row", pa.int64()), ("weight", pa.float32())], metadata=metadata)
     try:
         with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -103,6 +115,7 @@ class Schedule:
         draws: M, positions per epoch.
         epochs: number of recorded epochs.
         catalog: fingerprint of the catalog, "" when unknown.
+        provenance: where the schedule comes from; empty when unknown.
     """
 
     mode = "schedule"
@@ -120,6 +133,7 @@ class Schedule:
             found = metadata.get(_KEY, "none")
             raise ValueError(f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}")
         self.rows, self.draws, self.catalog = int(metadata["rows"]), int(metadata["draws"]), metadata["catalog"]
+        self.provenance: dict[str, Any] = json.loads(metadata.get("provenance", "{}"))
         self._rows = [batch.column(0).to_numpy() for batch in batches]  # views of the file
         self._weights = [batch.column(1).to_numpy() for batch in batches]
         self._pieces = math.ceil(self.draws / _PIECE)

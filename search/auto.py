@@ -18,44 +18,15 @@ Uniform exploration is plain training, random exploration leaves out the second 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from drawstream.search.auto_group import Alone, Group, Processes
+from drawstream.search.auto_plan import Estimate, Exploration, Plan, Smoothing
+from drawstream.search.auto_run import AutoResult, AutoRun
 
-from drawstream.search.auto_group import Alone, Child, Group, InTurn, Processes, children_of
-
-__all__ = ["Alone", "AutoResult", "Child", "Group", "InTurn", "Processes", "children_of", "search_auto"]
-
-Exploration = Literal["uniform", "random", "mixture"]
-Smoothing = Literal["log_count", "log_relative", "literal"]
-Estimate = Literal["cycle", "run"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AutoResult:
-    """What a search gave; the same on every process, but for `seconds`.
-
-    Attributes:
-        schedule: `schedule.arrow`, to be replayed by `IndexStream(Schedule.open(...))`.
-        distribution: `distribution.parquet`, to be drawn from: `IndexStream(map_weights(..., column="weight"))`.
-        rewards: float64 (intervals, population), of every child at the end of every interval.
-        winners: int64 (intervals,), the child whose rows were recorded.
-        steps: int64 (intervals,), batches of each.
-        state: State of the best child at the end.
-        seconds: Of this process, by `train`, `evaluate`, `wait` (for other processes), `clone`, `write` (the schedule),
-            `explore` and `checkpoint`; of all its starts together.
-    """
-
-    schedule: Path
-    distribution: Path
-    rewards: NDArray[np.float64]
-    winners: NDArray[np.int64]
-    steps: NDArray[np.int64]
-    state: dict[str, Any]
-    seconds: dict[str, float]
+__all__ = ["AutoResult", "search_auto"]
 
 
 def search_auto(
@@ -83,6 +54,53 @@ def search_auto(
     """Search a schedule; write `schedule.arrow` and `distribution.parquet` into `out`.
 
     Children are numbered over all processes (`children_of` says which are whose), and the result does not depend on
-    their division. A search that was killed goes on after its last whole epoch, from `checkpoint.pt`.
+    their division. A search that was killed goes on after its last whole epoch, from `checkpoint.pt`; a finished one
+    gives its result again.
+
+    Args:
+        group: The children of this process. All start from the state of child 0.
+        rows: N, of the training set.
+        out: Folder to write; process 0 writes.
+        population: N_p, children of all processes together.
+        batch_size: B.
+        epochs: Of floor(N / B) batches.
+        exploration: `uniform` (plain training, a population of 1), `random` (exploitation only) or `mixture`.
+        interval: N_s, batches between two evaluations; 20 in the paper.
+        first: Epochs before the first exploration; 20 in the paper.
+        permutations: N_u, full permutations in a cycle of N_u + 1 epochs; 3 in the paper.
+        beta: Smoothing factor, at least 1.
+        smoothing: `log_count`, `log_relative` or `literal` (`drawstream.search.auto_explore`).
+        estimate: Rows counted for the distribution: of the last `cycle`, or of the whole `run`.
+        seed: Of the orders.
+        catalog: Fingerprint of the catalog that the rows belong to.
+        provenance: Kept in both files beside the settings, JSON-able.
+        ranks: The processes that share the population; None is this one alone.
+        progress: Called on every process after each interval with `epoch`, `done` and `total` intervals, `rewards`,
+            `winner`, and `seconds` so far.
+
+    Raises:
+        ValueError: A setting is out of range, the group holds another number of children, `out` holds another search,
+            or no child has a reward that is a number.
     """
-    raise NotImplementedError
+    plan = Plan(
+        rows=rows,
+        population=population,
+        batch_size=batch_size,
+        epochs=epochs,
+        exploration=exploration,
+        interval=interval,
+        first=first,
+        permutations=permutations,
+        beta=beta,
+        smoothing=smoothing,
+        estimate=estimate,
+        seed=seed,
+    )
+    with AutoRun(group, plan, out, catalog, ranks or Alone()) as run:
+        for epoch in range(run.done.epoch, plan.epochs):
+            for start, stop in plan.spans():
+                run.run_interval(epoch, start, stop)
+                if progress is not None:
+                    progress(run.event(epoch))
+            run.end_epoch(epoch)
+        return run.finish({**asdict(plan), **(provenance or {})})

@@ -42,10 +42,57 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def share(self, value: Any, source: int, /) -> Any:
+        """The value of rank `source`, on all ranks: lists, tuples and dictionaries whose tensors travel as they are.
+
+        A tensor arrives on the kind of device that it comes from. What the other ranks pass does not count.
+        """
+        if self.world_size == 1:
+            return value
+        tensors: list[Tensor] = []
+        shape = [_take_tensors(value, tensors) if self.rank == source else None]
+        dist.broadcast_object_list(shape, source)
+        comes = torch.device("cuda", self.local) if dist.get_backend() == "nccl" else torch.device("cpu")
+        sent = iter(tensors)
+
+        def place(part: Any) -> Any:
+            if isinstance(part, _Sent):
+                own = self.rank == source
+                tensor = next(sent) if own else torch.empty(part.size, dtype=part.dtype, device=comes)
+                carried = tensor.detach().to(comes).contiguous()
+                dist.broadcast(carried, source)
+                return tensor if own else carried.to(torch.device("cuda", self.local) if part.cuda else "cpu")
+            if isinstance(part, dict):
+                return {key: place(item) for key, item in part.items()}
+            return type(part)(place(item) for item in part) if type(part) in (list, tuple) else part
+
+        return place(shape[0])
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.world_size > 1:
             dist.barrier()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """Where a tensor stood that is sent by itself."""
+
+    size: tuple[int, ...]
+    dtype: torch.dtype
+    cuda: bool
+
+
+def _take_tensors(value: Any, tensors: list[Tensor]) -> Any:
+    """The value with its tensors replaced, which are appended in the order of their places."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return _Sent(tuple(value.shape), value.dtype, value.is_cuda)
+    if isinstance(value, dict):
+        return {key: _take_tensors(item, tensors) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_take_tensors(item, tensors) for item in value)
+    return value
 
 
 def join_ranks(device: str, /) -> Ranks:

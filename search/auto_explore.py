@@ -1,0 +1,85 @@
+"""Exploration: from how often rows won to the orders that children train on next.
+
+Notation
+    c      int64 (N,)    times each row was recorded, in the last cycle or in the whole run
+    P      float64 (N,)  c / sum(c), Eq. 6
+    s      float64 (N,)  smoothed: log(c + beta)      `log_count` (not stated in the paper; what its text says)
+                                   log(N P + beta)    `log_relative` (not stated): the count in units of its mean
+                                   log(P + beta)      `literal`, Eq. 7: nearly P at beta = 1, uniform above it
+    L      epochs of a cycle, N_u + 1 but for the last one
+
+The paper's order of a cycle is N_u full permutations and N draws of s / sum(s), all shuffled. A stratified stream over
+the weights N_u / N + s / sum(s) with (N_u + 1) N draws is that order with the least variance: it gives each row
+N_u + floor or ceil of N s / sum(s) times, in an order shuffled as a whole. Of its positions, as of those of a plain
+epoch, the ones behind the last whole batch are left out, a random part of N mod B per epoch.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.samplers import IndexStream
+from drawstream.samplers.hashing import derive_keys
+from drawstream.search.auto_plan import Cycle, Plan, Smoothing
+
+__all__ = ["SubSchedule", "child_seed", "cycle_weights", "smooth", "sub_schedule"]
+
+
+class SubSchedule(Protocol):
+    """Where the rows of a child come from during a cycle."""
+
+    def __call__(self, epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
+        """Rows at positions [start, stop) of an epoch, int64."""
+
+
+def child_seed(seed: int, child: int, /) -> int:
+    """Seed of a child's streams, in [0, 2^64): derived by key, so seed 0's child 1 is not seed 1's child 0."""
+    return int(derive_keys(1, "auto", seed, child)[0])
+
+
+def smooth(counts: NDArray[np.int64], /, *, beta: float, smoothing: Smoothing) -> NDArray[np.float64]:
+    """The smoothed distribution over rows, float64 (N,), sums to 1.
+
+    Raises:
+        ValueError: Nothing was counted.
+    """
+    total = int(counts.sum())
+    if total < 1:
+        raise ValueError("a distribution is estimated from recorded rows, but there are none")
+    match smoothing:
+        case "log_count":
+            values = np.log(counts + beta)
+        case "log_relative":
+            values = np.log(counts * (counts.size / total) + beta)
+        case "literal":
+            values = np.log1p(counts / total + (beta - 1))
+    return values / values.sum()  # type: ignore[no-any-return]
+
+
+def cycle_weights(plan: Plan, counts: NDArray[np.int64], /) -> NDArray[np.float64]:
+    """Weights of a cycle's stream, float64 (N,): N_u / N + s / sum(s)."""
+    return plan.permutations / plan.rows + smooth(counts, beta=plan.beta, smoothing=plan.smoothing)
+
+
+def sub_schedule(plan: Plan, cycle: Cycle, child: int, weights: NDArray[np.float64] | None, /) -> SubSchedule:
+    """The rows of one child in one cycle.
+
+    Args:
+        plan: The settings.
+        cycle: Which cycle.
+        child: Number of the child in the whole population.
+        weights: Of the cycle's stream (`cycle_weights`); None in cycle 0, whose epochs are permutations.
+    """
+    seed = child_seed(plan.seed, child)
+    if weights is None:
+        uniform = IndexStream(plan.rows, seed=seed)
+        return lambda epoch, start, stop: uniform.epoch(epoch)[start:stop]
+    stream = IndexStream(weights, mode="stratified", seed=seed, draws=(cycle.end - cycle.begin) * plan.rows)
+    order = stream.epoch(cycle.number)
+
+    def rows(epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
+        before = (epoch - cycle.begin) * plan.draws
+        return order[before + start : before + stop]
+
+    return rows

@@ -1,0 +1,117 @@
+"""What a population search does when: its settings, checked, and the arithmetic of epochs, intervals and cycles.
+
+Notation: see `drawstream.search.auto`.
+
+    cycle 0                   cycle 1                    cycle 2 …
+    epochs [0, first)         N_u + 1 epochs             N_u + 1 epochs, the last one maybe cut short by the end
+    uniform permutations      P of the rows of cycle 0   P of the rows of cycle 1 (or of all so far)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+__all__ = ["Cycle", "Estimate", "Exploration", "Plan", "Smoothing"]
+
+Exploration = Literal["uniform", "random", "mixture"]
+Smoothing = Literal["log_count", "log_relative", "literal"]
+Estimate = Literal["cycle", "run"]
+
+
+class Cycle(NamedTuple):
+    """Epochs [begin, end) whose orders come from one distribution."""
+
+    number: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The settings of a search that decide its schedule.
+
+    Attributes:
+        rows: N, of the training set.
+        population: N_p, children; 1 with exploration `uniform`.
+        batch_size: B.
+        epochs: Of floor(N / B) batches each.
+        exploration: `uniform`, `random` or `mixture`.
+        interval: N_s, batches between two evaluations; 20 in the paper.
+        first: Epochs before the first exploration; 20 in the paper.
+        permutations: N_u, full permutations in a cycle of N_u + 1 epochs; 3 in the paper.
+        beta: Smoothing factor, at least 1.
+        smoothing: Of the distribution, see `drawstream.search.auto_explore`.
+        estimate: Rows counted for it: of the last `cycle` (Alg. 2), or of the whole `run`.
+        seed: Of all orders.
+
+    Raises:
+        ValueError: A setting is out of range, or there is no whole batch.
+    """
+
+    rows: int
+    population: int
+    batch_size: int
+    epochs: int
+    exploration: Exploration = "mixture"
+    interval: int = 20
+    first: int = 20
+    permutations: int = 3
+    beta: float = 1.0
+    smoothing: Smoothing = "log_count"
+    estimate: Estimate = "cycle"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("population", 1), ("batch_size", 1), ("epochs", 1), ("interval", 1), ("first", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"`{name} >= {low}` must hold, but got {getattr(self, name)}")
+        if self.permutations < 0:
+            raise ValueError(f"`permutations >= 0` must hold, but got {self.permutations}")
+        if self.rows < self.batch_size:
+            raise ValueError(
+                f"`rows >= batch_size` must hold, but got {self.rows} rows for batches of {self.batch_size}"
+            )
+        if not 1 <= self.beta < float("inf"):
+            raise ValueError(f"`beta >= 1` must hold, or a logarithm is negative, but got {self.beta}")
+        for name, kind in (("exploration", Exploration), ("smoothing", Smoothing), ("estimate", Estimate)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(get_args(kind))}, but got {getattr(self, name)!r}"
+                )
+        if self.exploration == "uniform" and self.population != 1:
+            raise ValueError(
+                f"uniform exploration is plain training of one child, but got a population of {self.population}: "
+                "give 1, or exploration random"
+            )
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"0 <= seed < 2**64 must hold, but got {self.seed}")
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return self.rows // self.batch_size
+
+    @property
+    def draws(self) -> int:
+        """Positions of an epoch: whole batches."""
+        return self.steps * self.batch_size
+
+    @property
+    def intervals(self) -> int:
+        """Intervals of an epoch."""
+        return -(-self.steps // self.interval)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Positions [start, stop) of each interval of an epoch."""
+        length = self.interval * self.batch_size
+        for start in range(0, self.draws, length):
+            yield start, min(start + length, self.draws)
+
+    def cycle(self, epoch: int, /) -> Cycle:
+        """The cycle that an epoch belongs to."""
+        if self.exploration != "mixture" or epoch < self.first:
+            return Cycle(0, 0, self.epochs if self.exploration != "mixture" else min(self.first, self.epochs))
+        length = self.permutations + 1
+        number = (epoch - self.first) // length
+        begin = self.first + number * length
+        return Cycle(number + 1, begin, min(begin + length, self.epochs))

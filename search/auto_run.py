@@ -1,0 +1,198 @@
+"""One process of a population search: intervals, cycles, checkpoints; notation in `drawstream.search.auto`."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.search.auto_explore import SubSchedule, cycle_weights, sub_schedule
+from drawstream.search.auto_group import Group, Processes, children_of
+from drawstream.search.auto_plan import Cycle, Plan
+from drawstream.search.auto_record import Recorder, write_distribution, write_orders
+from drawstream.search.auto_state import Progressed, fields_of, load_checkpoint, save_checkpoint
+
+__all__ = ["AutoResult", "AutoRun", "best_child"]
+
+PARTS = ("train", "evaluate", "wait", "clone", "write", "explore", "checkpoint")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AutoResult:
+    """What a search gave; the same on every process, but for `seconds`.
+
+    Attributes:
+        schedule: `schedule.arrow`, to be replayed by `IndexStream(Schedule.open(...))`.
+        distribution: `distribution.parquet`, to be drawn from: `IndexStream(map_weights(..., column="weight"))`.
+        rewards: float64 (intervals, population), of every child at the end of every interval.
+        winners: int64 (intervals,), the child whose rows were recorded.
+        steps: int64 (intervals,), batches of each.
+        state: State of the best child at the end.
+        seconds: Of this process, by `train`, `evaluate`, `wait` (for other processes), `clone`, `write` (the schedule),
+            `explore` and `checkpoint`; of all its starts together.
+    """
+
+    schedule: Path
+    distribution: Path
+    rewards: NDArray[np.float64]
+    winners: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    state: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def best_child(rewards: NDArray[np.float64], /) -> int:
+    """The child with the highest reward, the first of several; those that are not numbers never win.
+
+    Raises:
+        ValueError: No reward is a number.
+    """
+    if np.isnan(rewards).all():
+        raise ValueError(f"no child has a reward that is a number, but got {rewards.tolist()}: lower the learning rate")
+    return int(np.nanargmax(rewards))
+
+
+@dataclass(slots=True)
+class AutoRun:
+    """A search under way, as one process sees it."""
+
+    group: Group
+    plan: Plan
+    out: Path
+    catalog: str
+    ranks: Processes
+    done: Progressed = field(default_factory=Progressed)
+    recorder: Recorder | None = None  # of process 0
+    cycle: Cycle | None = None
+    orders: list[SubSchedule] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        """Bring all children to the last checkpoint, or to the state of child 0."""
+        children_of(self.ranks, population=self.plan.population)
+        if self.ranks.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.done = load_checkpoint(self.out / "checkpoint.pt", self.plan, self.catalog)
+            if self.done.epoch == 0:
+                self.done.state = self.group.state_dict(0)
+        self.done = Progressed(**self.ranks.share(fields_of(self.done), 0))
+        self.done.seconds = dict.fromkeys(PARTS, 0.0) | self.done.seconds
+        self.group.load_state_dict(self.done.state)
+        if self.ranks.rank == 0 and not self.written:
+            self.recorder = Recorder(self.out / "schedule.rows", length=self.done.length, checksum=self.done.checksum)
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, *_: TracebackType | BaseException | None) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def run_interval(self, epoch: int, start: int, stop: int) -> None:
+        """Train all children on their rows, record the best one's, and clone its state into all."""
+        with self._timed("explore"):
+            self._explore(self.plan.cycle(epoch))
+            rows = np.stack([order(epoch, start, stop) for order in self.orders])
+        with self._timed("train"):
+            self.group.train(rows)
+        with self._timed("evaluate"):
+            mine = self.group.evaluate()
+        if mine.shape != (len(rows),):
+            raise ValueError(f"a group of {len(rows)} children must give as many rewards, but gave {mine.shape}")
+        with self._timed("wait"):
+            gathered = self.ranks.gather(mine)
+        rewards = np.concatenate(gathered)
+        winner = best_child(rewards)
+        with self._timed("clone"):
+            recorded = rows[0] if rewards.size == 1 else self._clone(winner, [part.size for part in gathered], rows)
+        with self._timed("write"):
+            if self.recorder is not None:
+                self.recorder.append(recorded)
+        self.done.rewards.append(rewards.tolist())
+        self.done.winners.append(winner)
+
+    def _clone(self, winner: int, sizes: list[int], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the winner's state to all children, and its rows to process 0, which records them."""
+        ends = np.cumsum(sizes)
+        source = int(np.searchsorted(ends, winner, side="right"))
+        sent = None
+        if source == self.ranks.rank:
+            local = winner - int(ends[source]) + sizes[source]
+            sent = rows[local], self.group.state_dict(local)
+        recorded, state = self.ranks.share(sent, source)
+        self.group.load_state_dict(state)
+        return recorded  # type: ignore[no-any-return]
+
+    def _explore(self, cycle: Cycle) -> None:
+        """At the beginning of a cycle: the distribution of the rows recorded so far, and each child's order from it."""
+        if cycle == self.cycle:
+            return
+        weights = None
+        if cycle.number:
+            before = self.plan.cycle(cycle.begin - 1).begin if self.plan.estimate == "cycle" else 0
+            counted = (before * self.plan.draws, cycle.begin * self.plan.draws)
+            if self.recorder is not None:
+                weights = cycle_weights(self.plan, self.recorder.counts(*counted, self.plan.rows))
+            weights = self.ranks.share(weights, 0)
+        children = children_of(self.ranks, population=self.plan.population)
+        self.orders = [sub_schedule(self.plan, cycle, child, weights) for child in children]
+        self.cycle = cycle
+
+    def end_epoch(self, epoch: int) -> None:
+        """Write a checkpoint."""
+        self.done.epoch = epoch + 1
+        if self.recorder is None:
+            return
+        with self._timed("write"):
+            self.recorder.sync()
+        with self._timed("checkpoint"):
+            self.done.length, self.done.checksum = self.recorder.length, self.recorder.checksum
+            self.done.state = self.group.state_dict(0)
+            save_checkpoint(self.out / "checkpoint.pt", self.plan, self.catalog, self.done)
+
+    def event(self, epoch: int) -> dict[str, Any]:
+        """What to tell after an interval."""
+        done = self.done
+        return {
+            "epoch": epoch,
+            "done": len(done.winners),
+            "total": self.plan.epochs * self.plan.intervals,
+            "rewards": done.rewards[-1],
+            "winner": done.winners[-1],
+            "seconds": dict(done.seconds),
+        }
+
+    @property
+    def written(self) -> bool:
+        """Whether the search has ended and its rows have become a schedule."""
+        ended = self.done.epoch == self.plan.epochs
+        return ended and not (self.out / "schedule.rows").exists() and (self.out / "schedule.arrow").exists()
+
+    def finish(self, provenance: dict[str, Any]) -> AutoResult:
+        """Write what was found, and give it."""
+        schedule, distribution = self.out / "schedule.arrow", self.out / "distribution.parquet"
+        if self.recorder is not None:
+            plan, recorder = self.plan, self.recorder
+            about: dict[str, Any] = {"catalog": self.catalog, "provenance": provenance}
+            with self._timed("write"):
+                write_distribution(distribution, recorder.counts(0, recorder.length, plan.rows), **about)
+                write_orders(schedule, recorder, rows=plan.rows, draws=plan.draws, **about)
+            recorder.path.unlink()
+        self.ranks.wait()
+        return AutoResult(
+            schedule=schedule,
+            distribution=distribution,
+            rewards=np.array(self.done.rewards),
+            winners=np.array(self.done.winners, dtype=np.int64),
+            steps=np.array([(b - a) // self.plan.batch_size for a, b in self.plan.spans()] * self.plan.epochs),
+            state=self.group.state_dict(0),
+            seconds=dict(self.done.seconds),
+        )
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.done.seconds[part] += time.perf_counter() - begin
