@@ -18,10 +18,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.state import check_array, check_identity
 from drawstream.samplers.visits import FULL, UNIT, Total, Visits
+from drawstream.samplers.weights import sum_exactly
 
 __all__ = ["CSGD", "PSGD"]
 
@@ -82,27 +84,18 @@ class PSGD:
         self._epochs += 1
 
     def importance(self) -> NDArray[np.float64]:
-        """Importance of each row before smoothing, float64 (rows,): m, ones before anything is known."""
-        visits = self._totals[:, 1]
-        if self.paper:
-            return self._totals[:, 0] * (UNIT / max(self._epochs, 1))
-        seen = visits > 0
-        mean: NDArray[np.float64] = self._totals[:, 0] * UNIT / np.maximum(visits, 1)
-        mean[~seen] = mean.max() if seen.any() else 1.0
+        """Importance of each row before smoothing, float64 (rows,): m; 0 where nothing is known of any row."""
+        mean = np.empty(self.rows)
+        fill_means(self._totals, self._epochs if self.paper else 0, mean)
         return mean
 
     def probabilities(self, epoch: int, /) -> NDArray[np.float64]:
-        """Probabilities of the rows in an epoch, float64 (rows,), sum 1; uniform while nothing is known."""
-        weights = self.importance()
-        if epoch < self.warmup or not self._totals[:, 1].any():
-            weights[:] = 1.0
-        if self.smoothing:
-            weights += weights.mean()
-        total = float(weights.sum())
+        """Probabilities of the rows in an epoch, float64 (rows,), sum 1; uniform while all importances are 0."""
+        weights = np.zeros(self.rows) if epoch < self.warmup or self._epochs == 0 else self.importance()
+        total = sum_exactly(weights)
         if total == 0.0:
             return np.full(self.rows, 1.0 / self.rows)
-        weights /= total
-        weights[weights == 0.0] = _LEAST / self.rows
+        smooth(weights, total / self.rows if self.smoothing else 0.0, 2.0 * total if self.smoothing else total)
         return weights
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,8 +130,8 @@ class PSGD:
 class CSGD(PSGD):
     """c-SGD: rows drawn by m (1 − m), near the decision boundary. Everything else as `PSGD`.
 
-    As in the authors' code unseen rows take the largest m, then m (1 − m): after an epoch that leaves a row near
-    m = 1 the unseen ones count little.
+    As in the authors' code unseen rows take the largest m and only then m (1 − m): where some row is near m = 1, unseen
+    ones count little and come back through the smoothing.
     """
 
     name = "c"
@@ -146,4 +139,26 @@ class CSGD(PSGD):
     def importance(self) -> NDArray[np.float64]:
         """Importance of each row before smoothing, float64 (rows,): m (1 − m)."""
         mean = super().importance()
-        return mean * (1.0 - mean)
+        mean *= 1.0 - mean
+        return mean
+
+
+@njit(cache=True, nogil=True)
+def fill_means(totals: NDArray[np.int64], epochs: int, mean: NDArray[np.float64]) -> None:
+    """Write the mean uncertainty of each row into `mean` (N,): per visit, or per epoch where `epochs` > 0."""
+    largest = 0.0
+    for row in range(mean.size):
+        visits = epochs if epochs > 0 else totals[row, 1]
+        mean[row] = totals[row, 0] * UNIT / visits if visits > 0 else -1.0
+        largest = max(largest, mean[row])
+    for row in range(mean.size):
+        if mean[row] < 0.0:
+            mean[row] = largest
+
+
+@njit(cache=True, nogil=True)
+def smooth(weights: NDArray[np.float64], constant: float, total: float) -> None:
+    """Add the constant and divide by the total, in place; no weight stays 0."""
+    for row in range(weights.size):
+        weight = (weights[row] + constant) / total
+        weights[row] = weight if weight > 0.0 else _LEAST / weights.size
