@@ -107,7 +107,7 @@ def write_shards_on_ray(
     """Score these shards on the cluster and write their parts here; the rows of all others count as done."""
     if not shards:
         return
-    with _joined(address) as ray:
+    with joined(address) as ray:
         cores, places = _places(ray, scoring.device, threads)
         where = catalog.remote or str(catalog.path.absolute())
         job = _Job(where, catalog.fingerprint, scoring, cores, _flushes_denormals())
@@ -185,7 +185,7 @@ def _flushes_denormals() -> bool:
 
 
 @contextmanager
-def _joined(address: str | None) -> Iterator[Any]:
+def joined(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster; one that this program has joined before is used, and not left."""
     try:
         ray = importlib.import_module("ray")
