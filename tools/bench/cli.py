@@ -162,6 +162,50 @@ def noise(
     _write(json_path, result)
 
 
+@app.command()
+def transfer(
+    data: Annotated[str, typer.Option(help="digits or fashion-mnist.")] = "digits",
+    source: Annotated[
+        str | None, typer.Option(help="Model to search on; by default mlp, or cnn on Fashion-MNIST.")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Models to train, comma list; by default mlp-64,cnn, or resnet8.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Share of wrong labels.")] = 0.4,
+    seeds: Annotated[str, typer.Option(help="Seeds of data, noise, weights, orders and searches.")] = "0,1,2",
+    epochs: Annotated[int | None, typer.Option(help="Of every training; by default the plan's.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates of a search; by default the plan's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/transfer-DATA.")
+    ] = None,
+    files: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    json_path: Json = None,
+) -> None:
+    """A sampler searched on one model carried to others: refitted, frozen, as probabilities; beside their own, uniform.
+
+    Example: drawstream bench transfer --json transfer.json
+    """
+    from dataclasses import replace
+
+    from drawstream.tools.bench.transfer import run
+    from drawstream.tools.demo import PLANS
+
+    changes: dict[str, Any] = {} if trials is None else {"trials": trials}
+    if epochs is not None and data in PLANS:
+        changes["recipe"] = replace(PLANS[data].recipe, epochs=epochs)
+    result = run(
+        data,
+        out or Path("runs") / f"transfer-{data}",
+        source=source,
+        targets=None if targets is None else targets.split(","),
+        noise=noise,
+        seeds=_whole("seeds", seeds),
+        files=files,
+        **changes,
+    )
+    _write(json_path, result)
+
+
 def _whole(name: str, text: str) -> list[int]:
     """Whole numbers of a comma list; 1e6 is one."""
     try:
