@@ -1,0 +1,162 @@
+"""AutoSampling with a training step of one's own: a small vision transformer under AdamW, on scikit-learn's digits.
+
+    python -m drawstream.tools.examples.population
+
+`Member` is all that the search needs: it trains on rows, scores itself on held-out rows, and hands its state on. Its
+state is the model, the optimizer and the learning-rate schedule, for a clone must go on as its parent would have. The
+search writes a schedule; replayed from the same initial weights it gives the weights of the search again, bit by bit,
+and from others it is put beside uniform training on test rows that chose nothing.
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drawstream.samplers import IndexStream
+from drawstream.samplers.schedule import Schedule
+from drawstream.search import InTurn, search_auto
+
+BATCH, LR = 32, 3e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Digits:
+    """Images float32 (n, 64) and labels int64 (n,): 1097 rows to train on, 300 for the reward, 400 that only report."""
+
+    train: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+    @classmethod
+    def load(cls, noise: float, seed: int) -> "Digits":
+        """Shuffle, divide, and give a share of the training rows a random label."""
+        from sklearn.datasets import load_digits
+
+        data, rng = load_digits(), np.random.default_rng(seed)
+        order = rng.permutation(len(data.target))
+        images = torch.from_numpy((data.data[order] / 8 - 1).astype(np.float32))
+        labels = torch.from_numpy(data.target[order].astype(np.int64))
+        wrong = torch.from_numpy(rng.random(1097) < noise)
+        labels[:1097][wrong] = torch.from_numpy(rng.integers(0, 10, int(wrong.sum())))
+        return cls(*((images[part], labels[part]) for part in (slice(1097), slice(1097, 1397), slice(1397, None))))
+
+
+class Transformer(nn.Module):
+    """A vision transformer of one block over the 16 patches of 2×2 pixels."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.patch = nn.Linear(4, width)
+        self.place = nn.Parameter(torch.randn(16, width) * 0.02)
+        self.block = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, 10) of images (n, 64)."""
+        patches = images.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4)
+        logits: Tensor = self.head(self.block(self.patch(patches) + self.place).mean(1))
+        return logits
+
+
+class Member:
+    """One child of the population; also how everything else here is trained."""
+
+    def __init__(self, data: Digits, steps: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.data, self.model = data, Transformer()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.05)
+        self.rate = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+
+    def train(self, rows: NDArray[np.int64], /) -> None:
+        """Batch by batch, in the order given."""
+        images, labels = self.data.train
+        for batch in torch.split(torch.from_numpy(rows), BATCH):
+            loss = F.cross_entropy(self.model(images[batch]), labels[batch])
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.rate.step()
+
+    def evaluate(self) -> float:
+        """Accuracy on the held-out rows, per cent."""
+        return self.accuracy(*self.data.held_out)
+
+    @torch.no_grad()
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Per cent."""
+        return 100 * float((self.model(images).argmax(1) == labels).double().mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Three states: without the optimizer's the clone would lose its moments, without the rate its place."""
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "rate")}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on as another child would have."""
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+
+def run(out: Path, *, epochs: int, children: int, noise: float, seeds: int) -> dict[str, Any]:
+    """Search, replay, compare; prints as it goes and gives the numbers back."""
+    begin = time.perf_counter()
+    data = Digits.load(noise, seed=0)
+    rows = len(data.train[0])
+    steps = epochs * (rows // BATCH)
+    group = InTurn([Member(data, steps, seed=0) for _ in range(children)])
+    found = search_auto(
+        group,
+        rows,
+        out,
+        population=children,
+        batch_size=BATCH,
+        epochs=epochs,
+        interval=10,
+        first=max(1, epochs // 5),
+    )
+    recorded = IndexStream(Schedule.open(found.schedule))
+    plain = IndexStream(rows, seed=0, draws=recorded.draws)
+
+    def train_on(stream: IndexStream, seed: int) -> Member:
+        member = Member(data, steps, seed)
+        for epoch in range(epochs):
+            order = stream.epoch(epoch)
+            member.train(order[0 : len(order)])
+        return member
+
+    again = train_on(recorded, seed=0).model.state_dict()
+    same = all(torch.equal(value, again[name]) for name, value in found.state["model"].items())
+    told = "the same" if same else "NOT the same"
+    print(f"{len(found.winners)} intervals, {children} children; replayed, the weights are {told}")
+    results: dict[str, list[float]] = {"uniform": [], "replayed": []}
+    for seed in range(1, seeds + 1):
+        for name, stream in (("uniform", plain), ("replayed", recorded)):
+            results[name].append(train_on(stream, seed).accuracy(*data.test))
+    for name, reached in results.items():
+        print(f"  test accuracy, {name:9}{''.join(f'{x:7.2f}' for x in reached)}   mean {np.mean(reached):.2f} %")
+    print(f"  {time.perf_counter() - begin:.0f} s")
+    return {"same": same, **results}
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description="AutoSampling with a training step of one's own.")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--children", type=int, default=4)
+    parser.add_argument("--noise", type=float, default=0.4, help="share of training rows with a random label")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of the comparison, each from its own weights")
+    torch.set_num_threads(1)  # layers this small run no faster on two
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder), **vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
