@@ -25,10 +25,10 @@ from scipy.stats import t as student
 
 from drawstream.samplers import SwiftFit
 from drawstream.search import gp
-from drawstream.search.agent import is_settled, observations
 from drawstream.search.objective import Objective, Trial, evaluate, usable
+from drawstream.search.rounds import history_of, run_seed
 from drawstream.search.space import Space
-from drawstream.search.study import record_of, run_seed
+from drawstream.search.study import record_of, settled_trials
 
 UNIFORM = -1  # number of the control in records and in Trial.number
 LEVEL = 0.05  # chance that noise alone lets a candidate win
@@ -65,8 +65,9 @@ def best_candidates(
         top: How many at most.
         smooth: Rank by the posterior mean of the Gaussian process, which a lucky run sways less, or by the score.
     """
-    settled = [trial for trial in study.get_trials(deepcopy=False) if is_settled(trial)]
-    points, scores = observations(space, settled)
+    settled = settled_trials(study)
+    history = history_of(settled, space)
+    points, scores = history.points, history.filled()
     merit = gp.posterior_mean(points, scores) if smooth and len(settled) > 1 else scores
     chosen: dict[int, NDArray[np.float64]] = {}
     known = [np.full(fit.rows, 1 / fit.rows)]
@@ -74,12 +75,13 @@ def best_candidates(
         if len(chosen) == top:
             break
         trial: FrozenTrial = settled[index]
-        params = record_of(trial).params
+        record = record_of(trial)
+        params = record.params
         if trial.state != TrialState.COMPLETE or params is None:
             continue
         probabilities = fit.probabilities(params)
         if all(np.abs(probabilities - other).sum() / 2 > NEAR for other in known):
-            chosen[trial.number] = probabilities
+            chosen[record.number] = probabilities
             known.append(probabilities)
     return chosen
 

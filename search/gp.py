@@ -17,55 +17,50 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.search.ucb import Process, choose
+
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
 
 Points = NDArray[np.float64]
-RESTARTS = 4  # local searches of the acquisition function
-RAW_SAMPLES = 256  # Sobol points they start from
 TOLERANCE = 1e-6  # of the likelihood, relative: SciPy's own 2e-9 takes twice as long for the same posterior
 
 
-def suggest(points: Points, scores: NDArray[np.float64], /, *, seed: int, kappa: float = 1.0) -> NDArray[np.float64]:
-    """The next point (d,) of the cube: the maximum of the upper confidence bound.
+def suggest(
+    points: Points, scores: NDArray[np.float64], /, *, seed: int, kappa: float = 1.0, count: int = 1
+) -> NDArray[np.float64]:
+    """The next points (count, d) of the cube: one after the other the maximum of the upper confidence bound.
 
-    Deterministic for equal arguments; torch's global random state is left as it was.
+    The hyper-parameters are fitted once. Deterministic for equal arguments; torch's global random state is left as it
+    was.
 
     Args:
         points: X, float64 (n, d), n >= 1.
         scores: y, float64 (n,), finite.
-        seed: Seed of the acquisition's starting points.
+        seed: Seed of the points from which the bound is ascended.
         kappa: Weight of the standard deviation (1: best in a prototype on noisy labels).
+        count: How many.
     """
-    _import_botorch()
-    import torch
-    from botorch.acquisition.analytic import UpperConfidenceBound
-    from botorch.optim.optimize import optimize_acqf
+    return choose(fitted(points, scores), count, kappa=kappa, seed=seed)
 
-    with _deterministic(seed):
+
+def fitted(points: Points, scores: NDArray[np.float64], /) -> Process:
+    """The process with hyper-parameters of the greatest posterior likelihood under BoTorch's priors."""
+    _import_botorch()
+    with _deterministic():
         model = _fit(points, scores)
-        bounds = torch.stack([torch.zeros(points.shape[1]), torch.ones(points.shape[1])]).double()
-        best, _ = optimize_acqf(
-            UpperConfidenceBound(model, beta=kappa**2),
-            bounds=bounds,
-            q=1,
-            num_restarts=RESTARTS,
-            raw_samples=RAW_SAMPLES,
-            options={"maxiter": 100, "sample_around_best": True},
-        )
-    found: NDArray[np.float64] = best[0].numpy()
-    return np.clip(found, 0.0, 1.0)
+    return Process(
+        points,
+        (scores - scores.mean()) / _spread(scores),
+        mean=float(model.mean_module.constant.item()),
+        lengths=model.covar_module.lengthscale.detach().numpy()[0].astype(np.float64),
+        noise=float(model.likelihood.noise.item()),
+    )
 
 
 def posterior_mean(points: Points, scores: NDArray[np.float64], /) -> NDArray[np.float64]:
     """Posterior mean (n,) at the observed points, in the unit of the scores: the scores with their noise smoothed."""
-    _import_botorch()
-    import torch
-
-    with _deterministic(0):
-        model = _fit(points, scores)
-        with torch.no_grad():
-            mean: NDArray[np.float64] = model.posterior(torch.from_numpy(points)).mean[:, 0].numpy()
+    mean = fitted(points, scores).posterior(points)[0]
     return mean * _spread(scores) + float(scores.mean())
 
 
@@ -101,7 +96,7 @@ def _import_botorch() -> None:
 
 
 @contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
+def _deterministic() -> Iterator[None]:
     """Seed torch inside, restore its state after, and silence what BoTorch says about few or equal scores."""
     import torch
     from botorch.exceptions.warnings import InputDataWarning, OptimizationWarning
@@ -114,7 +109,7 @@ def _deterministic(seed: int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             for category in quiet:
                 warnings.simplefilter("ignore", category)
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             yield
     finally:
         torch.set_num_threads(threads)

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from optuna.trial import TrialState
 
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.swift import Transform
 from drawstream.search.agent import AgentName, SwiftAgent
 from drawstream.search.confirm import ConfirmationRecord, Verdict, best_candidates, decide, run_confirmation
+from drawstream.search.crew import Alone
 from drawstream.search.objective import Objective
+from drawstream.search.rounds import Progress, Rounds
 from drawstream.search.space import Space, SpaceName
-from drawstream.search.study import Progress, TrialRecord, open_study, record_of, run_trials
+from drawstream.search.study import TrialRecord, open_study, records_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,7 @@ def search_swift(
     min_ess: float = 0.3,
     starts: bool = True,
     kappa: float = 1.0,
+    batch: int = 4,
     confirm_top: int = 3,
     confirm_seeds: int = 3,
     progress: Progress | None = None,
@@ -68,7 +70,7 @@ def search_swift(
     """Search the sampler with the highest objective (paper, Algorithm 1), and take it only if it beats uniform again.
 
     With a storage, a search that was killed goes on where it was, gives what it would have given, and a finished one
-    started again runs nothing. Several processes may share one study; w of them may complete up to w - 1 trials more.
+    started again runs nothing. Several processes may share one study, and give what one would have given.
 
     Args:
         columns: Named numeric columns (rows,), finite.
@@ -88,6 +90,7 @@ def search_swift(
             tiny clean subsets).
         starts: Whether four designed candidates come first.
         kappa: Weight of the standard deviation in UCB.
+        batch: Candidates that are proposed at once, and can run in parallel (1: the paper's).
         confirm_top: Candidates that are confirmed.
         confirm_seeds: Seeds of the confirmation, the same for every candidate.
         progress: Called after every run with a dict: stage, done, and the record's fields.
@@ -125,13 +128,14 @@ def search_swift(
         "min_ess": min_ess,
         "starts": starts,
         "kappa": kappa,
+        "batch": batch,
         "rows": fit.rows,
         "columns": _content(columns, [*fit.features, *([mass] if transform == "cgf" and mass else [])]),
         "provenance": notes,
     }
-    proposer = SwiftAgent(cube, seed=seed, agent=agent, kappa=kappa, starts=starts)
-    with open_study(storage, study_name, proposer, settings) as study:
-        run_trials(study, cube, fit, objective, trials=trials, seed=seed, min_ess=min_ess, progress=progress)
+    proposer = SwiftAgent(cube, seed=seed, agent=agent, kappa=kappa, starts=starts, batch=batch)
+    with open_study(storage, study_name, settings) as study:
+        Rounds(study, proposer, fit, Alone(objective), trials, min_ess, progress).run()
         candidates = best_candidates(study, cube, fit, top=confirm_top, smooth=agent == "gp")
         confirmation: list[ConfirmationRecord] = []
         verdict = Verdict(None, "no candidate beats uniform: none differs from it")
@@ -140,13 +144,13 @@ def search_swift(
                 study, candidates, objective, seed=seed, seeds=confirm_seeds, progress=progress
             )
             verdict = decide(confirmation)
-        done = [t for t in study.get_trials(deepcopy=False) if t.state not in (TrialState.RUNNING, TrialState.WAITING)]
-        records = [record_of(trial) for trial in done]
-    won = next((record.params for record in records if record.number == verdict.winner), None)
+        records = records_of(study)
+    done = [record for record in records if record.state == "complete"]
+    won = next((record.params for record in done if record.number == verdict.winner), None)
     params = won or SwiftParams.uniform(len(fit.features), segments)
     story = {key: value for key, value in settings.items() if key != "provenance"} | {
         "study": study_name,
-        "trials": sum(record.state == "complete" for record in records),
+        "trials": len(done),
         "trial": verdict.winner,
         "message": verdict.message,
         "confirmation": [asdict(record) for record in confirmation],

@@ -55,7 +55,7 @@ def test_killed_and_started_again(tmp_path, agent):
     resumed = json.loads(last.stdout)
     whole = life(tmp_path, "", agent, tmp_path / "journal of the whole", 0)
     expected = json.loads(whole.stdout)
-    assert [number for number, _ in resumed["failed"]] == [1, 6]
+    assert [number for number, _ in resumed["failed"]] == [1, 5]
     assert all(note == "the process was killed while this trial ran" for _, note in resumed["failed"])
     for key in ("params", "values", "confirmation", "winner"):
         assert resumed[key] == expected[key]

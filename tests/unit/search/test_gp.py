@@ -19,21 +19,21 @@ def test_suggestions_are_deterministic_and_leave_torch_alone():
     assert torch.get_num_threads() == threads
     torch.manual_seed(99)
     np.testing.assert_array_equal(gp.suggest(points, bowl(points), seed=1), first)
-    assert first.shape == (8,)
+    assert first.shape == (1, 8)
     assert ((first >= 0) & (first <= 1)).all()
 
 
 def test_the_model_finds_the_top_of_a_bowl():
     points = np.random.default_rng(1).random((40, 8))
     found = gp.suggest(points, bowl(points), seed=0, kappa=0.0)
-    assert bowl(found) > bowl(points).max() + 0.05
-    assert bowl(found) > -0.1
+    assert bowl(found[0]) > bowl(points).max() + 0.05
+    assert bowl(found[0]) > -0.1
 
 
 def test_kappa_asks_for_unknown_places():
     points = np.array([[0.1], [0.2], [0.3]])
     scores = np.array([0.0, 0.1, 0.2])
-    near, far = (gp.suggest(points, scores, seed=0, kappa=kappa)[0] for kappa in (0.0, 100.0))
+    near, far = (gp.suggest(points, scores, seed=0, kappa=kappa)[0, 0] for kappa in (0.0, 100.0))
     assert abs(far - 0.3) > abs(near - 0.3)
 
 
@@ -48,5 +48,5 @@ def test_scores_keep_their_unit_and_lose_their_noise():
 def test_equal_and_single_scores_are_no_trouble():
     points = np.random.default_rng(3).random((5, 3))
     np.testing.assert_allclose(gp.posterior_mean(points, np.full(5, 2.0)), 2.0, atol=1e-6)
-    assert gp.suggest(points[:1], np.ones(1), seed=0).shape == (3,)
-    assert gp.suggest(np.repeat(points[:1], 6, axis=0), np.ones(6), seed=0).shape == (3,)
+    assert gp.suggest(points[:1], np.ones(1), seed=0).shape == (1, 3)
+    assert gp.suggest(np.repeat(points[:1], 6, axis=0), np.ones(6), seed=0, count=3).shape == (3, 3)

@@ -3,19 +3,16 @@
 import os
 import subprocess
 import sys
-from datetime import datetime, timedelta
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from drawstream.search.study import _fail_orphans, _owner
+from drawstream.search.owner import fail_orphans, owner
 
 
-def running(owner, age=timedelta(0)):
-    trial = create_trial(state=TrialState.RUNNING, user_attrs={} if owner is None else {"owner": owner})
-    trial.datetime_start = datetime.now() - age
-    return trial
+def running(owner):
+    return create_trial(state=TrialState.RUNNING, user_attrs={"owner": owner})
 
 
 @pytest.fixture
@@ -29,19 +26,15 @@ def gone():
 def states(*trials):
     study = optuna.create_study()
     study.add_trials(trials)
-    _fail_orphans(study)
+    fail_orphans(study)
     return [trial.state for trial in study.get_trials(deepcopy=False)]
 
 
 def test_trials_of_living_processes_and_other_machines_go_on(gone):
-    machine, _, start = _owner()
+    machine, _, start = owner()
     assert states(running([machine, os.getpid(), start]), running(["elsewhere", gone, "7"])) == [TrialState.RUNNING] * 2
 
 
 def test_trials_of_ended_processes_fail_even_if_their_number_is_taken_again(gone):
-    machine, process, _ = _owner()
+    machine, process, _ = owner()
     assert states(running([machine, gone, "7"]), running([machine, process, "7"])) == [TrialState.FAIL] * 2
-
-
-def test_trials_without_an_owner_fail_once_they_are_old():
-    assert states(running(None), running(None, timedelta(minutes=5))) == [TrialState.RUNNING, TrialState.FAIL]
