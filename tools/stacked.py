@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from drawstream.tools.train import Recipe
+from drawstream.tools.child import Reward, reward_of
+from drawstream.tools.train import Recipe, autocast
 
 __all__ = ["Stacked"]
 
@@ -35,7 +36,7 @@ class Stacked:
     Args:
         model: Its parameters are where all children start. Models without running statistics or dropout only.
         children: K.
-        read: Gives images and labels of rows, on the model's device.
+        read: Gives images and labels of rows, on the model's device; a `Kept` does.
         held_out: Images and labels that the reward is measured on.
         recipe: How to train; its learning rate runs over `steps`.
         batch_size: Rows of a step.
@@ -57,14 +58,14 @@ class Stacked:
         *,
         batch_size: int,
         steps: int,
-        reward: str = "accuracy",
+        reward: Reward = "accuracy",
     ) -> None:
         if children < 1:
             raise ValueError(f"`children >= 1` must hold, but got {children}")
         require_stackable(model)
         self._read, self._held_out, self._recipe, self._reward = read, held_out, recipe, reward
         self._batch_size, self._steps, self._step = batch_size, steps, 0
-        self._model = model.train()
+        self._model = model
         self._buffers = {name: buffer.detach() for name, buffer in model.named_buffers()}
         self._theta = {name: _stack(value, children) for name, value in model.named_parameters()}
         self._velocity = {name: torch.zeros_like(value) for name, value in self._theta.items()}
@@ -72,19 +73,19 @@ class Stacked:
 
     def _loss(self, theta: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of one child on its batch, nats."""
-        return F.cross_entropy(self._logits(theta, images), labels)
-
-    def _logits(self, theta: dict[str, Tensor], images: Tensor) -> Tensor:
         logits: Tensor = functional_call(self._model, (theta, self._buffers), (images,))
-        return logits
+        return F.cross_entropy(logits, labels)
 
     def train(self, rows: NDArray[np.int64], /) -> None:
         """Train each child on its row of int64 (K, batches * batch size)."""
+        self._model.train()
         for start in range(0, rows.shape[1], self._batch_size):
             part = rows[:, start : start + self._batch_size]
             images, labels = self._read(part.ravel())
             batches = images.reshape(*part.shape, *images.shape[1:]), labels.reshape(part.shape)
-            self._descend(self._gradients(self._theta, *batches), self._recipe.lr_at(self._step / self._steps))
+            with autocast(images.device, self._recipe.amp):
+                gradients = self._gradients(self._theta, *batches)
+            self._descend(gradients, self._recipe.lr_at(self._step / self._steps))
             self._step += 1
 
     @torch.no_grad()
@@ -95,30 +96,25 @@ class Stacked:
             v.mul_(momentum).add_(g)
             theta.sub_(g.add_(v, alpha=momentum) if momentum else v, alpha=lr)
 
-    @torch.inference_mode()
     def evaluate(self) -> NDArray[np.float64]:
-        """Rewards, float64 (K,); the children in turn, for a whole held-out set fills the device."""
-        self._model.eval()
-        images, labels = self._held_out
+        """Rewards, float64 (K,); the children in turn, for a held-out set fills the device by itself."""
         rewards = []
         for child in range(len(next(iter(self._theta.values())))):
-            logits = self._logits(self._pick(self._theta, child), images)
-            right = 100 * (logits.argmax(1) == labels).double().mean()
-            rewards.append(right if self._reward == "accuracy" else -F.cross_entropy(logits, labels).double())
-        self._model.train()
-        return np.array(torch.stack(rewards).tolist(), dtype=np.float64)
+            self._model.load_state_dict(self._pick(self._theta, child), strict=False)
+            rewards.append(reward_of(self._model, self._held_out, self._reward, amp=self._recipe.amp))
+        return np.array(rewards, dtype=np.float64)
 
     def state_dict(self, index: int, /) -> dict[str, Any]:
-        """A copy of one child's weights and momentum, and the step of all."""
-        copies = [
+        """A copy of one child's weights and momentum, the buffers, and the step of all."""
+        weights, momentum = (
             {name: value.clone() for name, value in self._pick(stack, index).items()}
             for stack in (self._theta, self._velocity)
-        ]
-        return {"weights": copies[0], "momentum": copies[1], "step": self._step}
+        )
+        return {"model": {**weights, **self._buffers}, "momentum": momentum, "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Copy one state into all children."""
-        for stack, given in ((self._theta, state["weights"]), (self._velocity, state["momentum"])):
+        for stack, given in ((self._theta, state["model"]), (self._velocity, state["momentum"])):
             for name, value in stack.items():
                 value.copy_(given[name])  # broadcast over the children
         self._step = state["step"]

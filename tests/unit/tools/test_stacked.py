@@ -70,21 +70,21 @@ def test_stacked_equals_in_turn_with_a_clone_between(data, name, momentum):
         optimizers[i].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
     assert [group.state_dict(i)["step"] for i in range(CHILDREN)] == [6] * CHILDREN
     for i in range(CHILDREN):
-        for key, value in state["weights"].items():
-            assert torch.equal(group.state_dict(i)["weights"][key], value)
+        for key, value in state["model"].items():
+            assert torch.equal(group.state_dict(i)["model"][key], value)
     rows = orders(1)
     group.train(rows)
     train_in_turn(models, optimizers, data, recipe, rows, STEPS // 2)
     moved = 0.0
     for i, model in enumerate(models):
         for key, value in model.named_parameters():
-            mine = group.state_dict(i)["weights"][key]
+            mine = group.state_dict(i)["model"][key]
             torch.testing.assert_close(mine, value, rtol=1e-4, atol=1e-5)
-            moved = max(moved, float((mine - state["weights"][key]).abs().max()))
+            moved = max(moved, float((mine - state["model"][key]).abs().max()))
     assert moved > 0.01  # far above the tolerance: the second half did train, and each child on its own rows
     accuracy = [100 * float((model(data[2]).argmax(1) == data[3]).double().mean()) for model in models]
     assert group.evaluate().tolist() == pytest.approx(accuracy)
-    assert group.state_dict(0)["weights"].keys() == dict(models[0].named_parameters()).keys()
+    assert group.state_dict(0)["model"].keys() == dict(models[0].named_parameters()).keys()
 
 
 def test_the_reward_may_be_the_negative_loss(data):
@@ -98,10 +98,10 @@ def test_the_reward_may_be_the_negative_loss(data):
 def test_a_state_is_a_copy(data):
     group = stack(build("mlp"), data, Recipe(1, 0.1))
     state = group.state_dict(0)
-    before = state["weights"]["1.weight"].clone()
+    before = state["model"]["1.weight"].clone()
     group.train(orders())
-    assert torch.equal(state["weights"]["1.weight"], before)
-    assert not torch.equal(group.state_dict(0)["weights"]["1.weight"], before)
+    assert torch.equal(state["model"]["1.weight"], before)
+    assert not torch.equal(group.state_dict(0)["model"]["1.weight"], before)
 
 
 def test_what_cannot_be_stacked_is_refused(data):
