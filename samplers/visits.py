@@ -3,8 +3,9 @@
 Notation
     z, y    logits, float32 (n, C), and targets, int64 (n,), of the n rows of a batch
     visit   one row in one batch with a weight > 0; rows of weight 0 (fill of the last batch) do not count
-    m       margin log Σ_{j≠y} exp(z_j) − z_y, nats
-    x       measure of a visit: uncertainty 1 − p_y = 1 / (1 + exp(−m)), or loss −log p_y = log(1 + exp(m)), nats
+    e_j     exp(z_j − max z), in [0, 1]
+    x       measure of a visit: uncertainty 1 − p_y = Σ_{j≠y} e_j / Σ e_j,
+            or loss −log p_y = max z − z_y + log Σ e_j, nats
     sums    int64 (N, 2): Σ x of a row in units of 2^-36 (1.5e-11), every x rounded to a unit; and its visits
 
 Integers add up the same in any order: batches, ranks and restarts change no bit. A visit counts up to 2^14, a sum is
@@ -22,6 +23,8 @@ __all__ = ["FULL", "UNIT", "Total", "Visits", "to_array"]
 
 UNIT = 2.0**-36
 FULL = 1 << 61
+_ROUNDING = 1.5 * 2.0**52  # added to a float64, it leaves the nearest integer in the low bits
+_WORK = 1 << 12  # exponentials at a time: 32 KiB
 _CEILING = 2.0**14  # nats of one visit; training has diverged there
 
 Total = Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -113,35 +116,83 @@ def measure(
     x: NDArray[np.float64],
 ) -> int:
     """Write the measures of visits into `x` (n,), NaN for none; weights (n,) or (0,). The first faulty row, or -1."""
-    for i in range(ids.size):
-        x[i] = np.nan
-        if weights.size and not weights[i] > 0:
-            continue
-        if not (0 <= ids[i] < rows and 0 <= y[i] < z.shape[1]):
-            return i
-        m = margin(z[i], y[i])
-        if not np.isfinite(m):
-            return i
-        small = np.exp(-abs(m))
-        if loss:
-            x[i] = max(m, 0.0) + np.log1p(small)
-        else:
-            x[i] = (1.0 if m > 0.0 else small) / (1.0 + small)
+    n, classes = z.shape
+    block = min(n, 1 + _WORK // classes)
+    e = np.empty((block, classes))
+    for first in range(0, n, block):
+        last = min(n, first + block)
+        for i in range(first, last):
+            x[i] = 0.0 if weights.size == 0 or weights[i] > 0 else np.nan
+            right = 0 <= ids[i] < rows and 0 <= y[i] < classes
+            if x[i] == 0.0 and not (right and lower(z[i], e[i - first])):
+                return i
+        exponentiate(e.ravel())
+        for i in range(first, last):
+            if x[i] == 0.0:
+                x[i] = read_loss(z[i], e[i - first], y[i]) if loss else read_uncertainty(e[i - first], y[i])
     return -1
 
 
 @njit(cache=True, nogil=True)
-def margin(z: NDArray[np.float32], y: int) -> float:
-    """Margin m of one row's logits (C,); not finite where they are not."""
-    top = -np.inf
+def lower(z: NDArray[np.float32], e: NDArray[np.float64]) -> bool:
+    """Write z_j − max z into `e` (C,); whether all are finite."""
+    top, bottom = z[0], z[0]
+    for value in z:
+        top = max(top, value)
+        bottom = min(bottom, value)
+    finite = np.isfinite(top) and np.isfinite(bottom)
     for j in range(z.size):
-        if j != y and not z[j] <= top:  # NaN becomes the top, and stays
-            top = np.float64(z[j])
+        e[j] = np.float64(z[j]) - np.float64(top)
+        finite &= e[j] == e[j]
+    return bool(finite)
+
+
+@njit(cache=True, nogil=True)
+def read_uncertainty(e: NDArray[np.float64], y: int) -> float:
+    """1 − p_y from e_j = exp(z_j − max z) (C,), without a difference of near numbers."""
     rest = 0.0
+    for j in range(e.size):
+        rest += 0.0 if j == y else e[j]
+    return float(rest / (rest + e[y]))
+
+
+@njit(cache=True, nogil=True)
+def read_loss(z: NDArray[np.float32], e: NDArray[np.float64], y: int) -> float:
+    """−log p_y from logits and e_j = exp(z_j − max z) (C,), nats; precise near 0 too."""
+    top = 0
     for j in range(z.size):
-        if j != y:
-            rest += np.exp(z[j] - top)
-    return float(top - z[y] + np.log(rest))
+        if z[j] > z[top]:
+            top = j
+    rest = 0.0
+    for j in range(e.size):
+        rest += 0.0 if j == top else e[j]
+    return float(np.float64(z[top]) - np.float64(z[y]) + np.log1p(rest))
+
+
+@njit(cache=True, nogil=True)
+def exponentiate(x: NDArray[np.float64]) -> None:
+    """Replace numbers x <= 0 (n,) by exp(x), to 4e-13 relative; the same everywhere, and several at a time.
+
+    x = k log 2 + r, |r| <= log(2) / 2: a Taylor series in r of degree 10, and 2^k through the exponent's bits.
+    """
+    for i in range(x.size):
+        v = max(x[i], -700.0)
+        shifted = v * 1.4426950408889634 + _ROUNDING
+        k = shifted - _ROUNDING
+        r = (v - k * 0.6931471803691238) - k * 1.9082149292705877e-10
+        p = 1.0 / 3628800
+        p = p * r + 1.0 / 362880
+        p = p * r + 1.0 / 40320
+        p = p * r + 1.0 / 5040
+        p = p * r + 1.0 / 720
+        p = p * r + 1.0 / 120
+        p = p * r + 1.0 / 24
+        p = p * r + 1.0 / 6
+        p = p * r + 0.5
+        p = p * r + 1.0
+        p = p * r + 1.0
+        bits = (np.float64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52)
+        x[i] = p * np.int64(bits).view(np.float64)
 
 
 @njit(cache=True, nogil=True)
