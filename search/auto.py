@@ -73,7 +73,8 @@ def search_auto(
         estimate: Rows counted for the distribution: of the last `cycle`, or of the whole `run`.
         seed: Of the orders.
         catalog: Fingerprint of the catalog that the rows belong to.
-        provenance: Kept in both files beside the settings, JSON-able.
+        provenance: What else decides the result (model, recipe, reward …), JSON-able: kept in both files beside the
+            settings above; a search that was started with another one is refused.
         ranks: The processes that share the population; None is this one alone.
         progress: Called on every process after each interval with `epoch`, `done` and `total` intervals, `rewards`,
             `winner`, and `seconds` so far.
@@ -96,11 +97,12 @@ def search_auto(
         estimate=estimate,
         seed=seed,
     )
-    with AutoRun(group, plan, out, catalog, ranks or Alone()) as run:
+    settings = {**asdict(plan), **(provenance or {}), "catalog": catalog}
+    with AutoRun(group, plan, out, settings, ranks or Alone()) as run:
         for epoch in range(run.done.epoch, plan.epochs):
             for start, stop in plan.spans():
                 run.run_interval(epoch, start, stop)
                 if progress is not None:
                     progress(run.event(epoch))
             run.end_epoch(epoch)
-        return run.finish({**asdict(plan), **(provenance or {})})
+        return run.finish()

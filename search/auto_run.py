@@ -64,7 +64,7 @@ class AutoRun:
     group: Group
     plan: Plan
     out: Path
-    catalog: str
+    settings: dict[str, Any]
     ranks: Processes
     done: Progressed = field(default_factory=Progressed)
     recorder: Recorder | None = None  # of process 0
@@ -76,7 +76,7 @@ class AutoRun:
         children_of(self.ranks, population=self.plan.population)
         if self.ranks.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
-            self.done = load_checkpoint(self.out / "checkpoint.pt", self.plan, self.catalog)
+            self.done = load_checkpoint(self.out / "checkpoint.pt", self.settings)
             if self.done.epoch == 0:
                 self.done.state = self.group.state_dict(0)
         self.done = Progressed(**self.ranks.share(fields_of(self.done), 0))
@@ -150,7 +150,7 @@ class AutoRun:
         with self._timed("checkpoint"):
             self.done.length, self.done.checksum = self.recorder.length, self.recorder.checksum
             self.done.state = self.group.state_dict(0)
-            save_checkpoint(self.out / "checkpoint.pt", self.plan, self.catalog, self.done)
+            save_checkpoint(self.out / "checkpoint.pt", self.settings, self.done)
 
     def event(self, epoch: int) -> dict[str, Any]:
         """What to tell after an interval."""
@@ -170,12 +170,12 @@ class AutoRun:
         ended = self.done.epoch == self.plan.epochs
         return ended and not (self.out / "schedule.rows").exists() and (self.out / "schedule.arrow").exists()
 
-    def finish(self, provenance: dict[str, Any]) -> AutoResult:
+    def finish(self) -> AutoResult:
         """Write what was found, and give it."""
         schedule, distribution = self.out / "schedule.arrow", self.out / "distribution.parquet"
         if self.recorder is not None:
             plan, recorder = self.plan, self.recorder
-            about: dict[str, Any] = {"catalog": self.catalog, "provenance": provenance}
+            about: dict[str, Any] = {"catalog": self.settings["catalog"], "provenance": self.settings}
             with self._timed("write"):
                 write_distribution(distribution, recorder.counts(0, recorder.length, plan.rows), **about)
                 write_orders(schedule, recorder, rows=plan.rows, draws=plan.draws, **about)

@@ -1,11 +1,11 @@
 """Checkpoints of a population search: the best child's state, and how far the recorded schedule counts."""
 
+import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-from drawstream.search.auto_plan import Plan
 
 __all__ = ["Progressed", "fields_of", "load_checkpoint", "save_checkpoint"]
 
@@ -38,11 +38,11 @@ def fields_of(done: Progressed, /) -> dict[str, Any]:
     return {each.name: getattr(done, each.name) for each in fields(done)}
 
 
-def save_checkpoint(path: Path, plan: Plan, catalog: str, done: Progressed, /) -> None:
-    """Write a checkpoint under a temporary name, and sync it."""
+def save_checkpoint(path: Path, settings: Mapping[str, Any], done: Progressed, /) -> None:
+    """Write a checkpoint under a temporary name, and sync it; settings are JSON-able."""
     import torch
 
-    content = {"plan": asdict(plan), "catalog": catalog, **fields_of(done)}
+    content = {"settings": json.dumps(dict(settings)), **fields_of(done)}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         torch.save(content, draft)
@@ -53,11 +53,11 @@ def save_checkpoint(path: Path, plan: Plan, catalog: str, done: Progressed, /) -
         draft.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, plan: Plan, catalog: str, /) -> Progressed:
+def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
     """Read a checkpoint of the same search; a fresh start if there is none.
 
     Raises:
-        ValueError: It is of a search with other settings or data, or is not readable.
+        ValueError: It is of a search with other settings, or is not readable.
     """
     if not path.exists():
         return Progressed()
@@ -65,15 +65,14 @@ def load_checkpoint(path: Path, plan: Plan, catalog: str, /) -> Progressed:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        settings = {**content.pop("plan"), "catalog": content.pop("catalog")}
+        theirs = json.loads(content.pop("settings"))
         done = Progressed(**content)
     except Exception as error:
         raise ValueError(f"{path}: not a checkpoint of a search ({error}): start in another folder") from None
-    given = {**asdict(plan), "catalog": catalog}
-    for name, mine in given.items():
-        if settings.get(name) != mine:
+    for name, mine in json.loads(json.dumps(dict(settings))).items():
+        if theirs.get(name) != mine:
             raise ValueError(
-                f"{path}: this search was started with {name} {settings.get(name)!r}, not {mine!r}: "
+                f"{path}: this search was started with {name} {theirs.get(name)!r}, not {mine!r}: "
                 "give another output folder"
             )
     return done

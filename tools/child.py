@@ -30,7 +30,7 @@ class Source(Protocol):
     """Images of rows."""
 
     def batches(self, rows: NDArray[np.int64], step: int, /) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) and labels (B,) of int64 (n B,) rows, which are trained on from step `step` of the run."""
+        """Images (B, C, H, W) and labels (B,) of int64 (n B,) rows, the first of which is trained on in step `step`."""
 
 
 class Kept:
@@ -158,7 +158,8 @@ def reward_of(model: nn.Module, held_out: tuple[Tensor, Tensor], reward: Reward,
     model.eval()
     images, labels = held_out
     total = torch.zeros((), dtype=torch.float64, device=labels.device)
-    for part, truth in zip(images.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True):
+    for start in range(0, len(labels), EVAL_BATCH):
+        part, truth = images[start : start + EVAL_BATCH], labels[start : start + EVAL_BATCH]
         with autocast(labels.device, amp):
             logits = model(part)
         if reward == "accuracy":

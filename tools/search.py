@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from drawstream.tools.auto import auto
 from drawstream.tools.features import Join
 from drawstream.tools.options import Augment, Batch, Device, HeldOut, Json, Model, Out, Seed, finish, setup_of
 
 app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(auto)
 
 
 @app.command()

@@ -137,6 +137,7 @@ def test_files_say_where_they_come_from(tmp_path):
         "estimate": "cycle",
         "seed": 0,
         "model": "toy",
+        "catalog": "abc",
     }
     metadata = pq.read_schema(result.distribution).metadata
     assert json.loads(metadata[b"provenance"]) == schedule.provenance and metadata[b"catalog"] == b"abc"
@@ -181,6 +182,8 @@ def test_a_finished_search_is_not_done_again(tmp_path):
         search(tmp_path, interval=5)
     with pytest.raises(ValueError, match="started with catalog '', not 'abc'"):
         search(tmp_path, catalog="abc")
+    with pytest.raises(ValueError, match="started with model None, not 'cnn'"):
+        search(tmp_path, provenance={"model": "cnn"})
 
 
 def test_killed_while_the_schedule_is_written(tmp_path, monkeypatch):

@@ -1,0 +1,159 @@
+"""AutoSampling as a job: data, children and the record around `search_auto`."""
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from drawstream.pipeline import Catalog
+from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers.hashing import derive_keys
+from drawstream.search import InTurn, children_of, search_auto
+from drawstream.tools.child import Kept, ModelChild, Reward, Streamed, keep
+from drawstream.tools.jobs import finished_record, save_weights
+from drawstream.tools.progress import Progress
+from drawstream.tools.ranks import Ranks
+from drawstream.tools.runs import write_record
+from drawstream.tools.setup import Setup
+from drawstream.tools.train import Recipe
+
+KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
+KEYS = ("seed", "model", "catalog_fingerprint", "held_out_fingerprint", "reward", "augment", "recipe", "auto")
+
+
+def auto_job(
+    setup: Setup,
+    recipe: Recipe,
+    out: Path,
+    /,
+    *,
+    options: dict[str, Any],
+    reward: Reward = "accuracy",
+    reward_rows: int = 1000,
+    ranks: Ranks | None = None,
+) -> dict[str, Any]:
+    """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
+
+    Args:
+        setup: Data and model of a child; its held-out set gives the rewards.
+        recipe: How a child is trained; its seed also seeds the orders.
+        out: Folder of the search.
+        options: Keywords of `search_auto`.
+        reward: `accuracy`, per cent, or `loss`, the negative mean cross-entropy in nats.
+        reward_rows: Held-out images that it is taken on, drawn once by the seed.
+        ranks: The processes that share the population; None is this one alone.
+
+    Raises:
+        ValueError: There is no held-out set, it is the training set, images would be mixed, or `out` holds another
+            search.
+    """
+    ranks = ranks or Ranks()
+    settings = _settings(setup, recipe, options, reward, reward_rows)
+    record_path = out / "auto.json"
+    finished = None
+    if ranks.writes and record_path.exists():
+        finished = finished_record(record_path, "auto", settings, KEYS)
+    finished = ranks.share(finished, 0)
+    if finished is not None:
+        return finished  # type: ignore[no-any-return]
+    rows, steps = len(setup.data), len(setup.data) // setup.batch_size
+    begin = time.perf_counter()
+    held_out = _reward_set(setup, recipe.seed, settings["reward"]["rows"])
+    source = source_of(setup, recipe.seed)
+    children = [
+        ModelChild(setup.build(recipe.seed), source, held_out, recipe, steps=recipe.epochs * steps, reward=reward)
+        for _ in children_of(ranks, population=options["population"])
+    ]
+    with Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
+        result = search_auto(
+            InTurn(children),
+            rows,
+            out,
+            batch_size=setup.batch_size,
+            epochs=recipe.epochs,
+            seed=recipe.seed,
+            catalog=setup.data.fingerprint,
+            provenance={key: settings[key] for key in ("model", "held_out_fingerprint", "reward", "augment", "recipe")},
+            ranks=ranks,
+            progress=lambda event: progress.update(event["done"], event["total"], _note(event)),
+            **options,
+        )
+    trained = int(result.steps.sum()) * setup.batch_size * options["population"]
+    evaluated = result.rewards.size * len(held_out[1])
+    record = {
+        **settings,
+        "schedule": result.schedule,
+        "distribution": result.distribution,
+        "weights": out / "last.safetensors",
+        "steps": result.steps.tolist(),
+        "rewards": [[None if math.isnan(each) else each for each in interval] for interval in result.rewards.tolist()],
+        "winners": result.winners.tolist(),
+        "seconds": result.seconds,
+        "wall_seconds": time.perf_counter() - begin,
+        "ranks": ranks.world_size,
+        "forward": trained + evaluated,
+        "backward": trained,
+    }
+    if ranks.writes:
+        save_weights(out / "last.safetensors", result.state["model"])
+        record = write_record(record_path, "auto", record)
+        (out / "checkpoint.pt").unlink()
+    return ranks.share(record, 0)  # type: ignore[no-any-return]
+
+
+def _settings(
+    setup: Setup, recipe: Recipe, options: dict[str, Any], reward: Reward, reward_rows: int
+) -> dict[str, Any]:
+    """What decides the result, as the record has it."""
+    if setup.held_out is None:
+        raise ValueError("the search needs a held-out catalog to take rewards on: give --held-out")
+    if reward_rows < 1:
+        raise ValueError(f"`reward_rows >= 1` must hold, but got {reward_rows}")
+    if setup.mix(0) is not None:
+        raise ValueError(f"a schedule is searched on images as they are, but {setup.augment} mixes them: give another")
+    held_out = Catalog.open(setup.held_out)
+    return {
+        "seed": recipe.seed,
+        "model": setup.model,
+        "catalog": setup.catalog,
+        "catalog_fingerprint": setup.data.fingerprint,
+        "held_out": setup.held_out,
+        "held_out_fingerprint": held_out.fingerprint,
+        "reward": {"kind": reward, "rows": min(reward_rows, len(held_out))},
+        "batch_size": setup.batch_size,
+        "augment": setup.augment,
+        "recipe": asdict(recipe),
+        "auto": {**options, "batch_size": setup.batch_size},
+    }
+
+
+def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
+    """Training images of a process: kept in memory where they fit and their transform draws nothing, else streamed."""
+    loader, rows = setup.training_loader(), len(setup.data)
+    transform, plain = setup.transforms
+    height, width = plain.size
+    if transform == plain and 4 * rows * setup.data.channels * height * width <= KEPT:
+        loader.replace_stream(Sequential(0, rows))
+        kept = Kept(loader, setup.batch_size)
+        loader.close()
+        return kept
+    return Streamed(loader, setup.batch_size, rows // setup.batch_size, seed)
+
+
+def _reward_set(setup: Setup, seed: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Images and labels of some held-out rows, drawn by the seed."""
+    loader = setup.evaluation_loaders()["held_out"]
+    own = int(derive_keys(1, "reward", seed)[0])
+    loader.replace_stream(IndexStream(len(loader.catalog), seed=own, draws=rows))
+    kept = keep(loader)
+    loader.close()
+    return kept
+
+
+def _note(event: dict[str, Any]) -> str:
+    rewards, seconds = event["rewards"], event["seconds"]
+    share = (seconds["evaluate"] + seconds["clone"]) / max(sum(seconds.values()), 1e-9)
+    return f"reward {rewards[event['winner']]:.4g}, worst child {min(rewards):.4g}, {share:.0%} evaluating and cloning"
