@@ -138,8 +138,9 @@ class InfoBatch:
 
 
 def keep_part(places: NDArray[np.uint64], ratio: float, coin: float, /) -> NDArray[np.int64]:
-    """The rows kept of n: the k with the lowest places, k = floor((1 − ratio) n + coin), coin uniform in [0, 1)."""
-    count = math.floor((1.0 - ratio) * places.size + coin)
+    """The k rows of n with the lowest places; k is (1 − ratio) n rounded up where its fraction is above the coin."""
+    fraction, whole = math.modf((1.0 - ratio) * places.size)
+    count = int(whole) + (coin < fraction)
     return np.argpartition(places, count)[:count] if count < places.size else np.arange(places.size)
 
 

@@ -117,7 +117,7 @@ def measure(
 ) -> int:
     """Write the measures of visits into `x` (n,), NaN for none; weights (n,) or (0,). The first faulty row, or -1."""
     n, classes = z.shape
-    block = min(n, 1 + _WORK // classes)
+    block = max(1, min(n, _WORK // classes))
     e = np.empty((block, classes))
     for first in range(0, n, block):
         last = min(n, first + block)
