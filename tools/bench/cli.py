@@ -1,9 +1,12 @@
 """`drawstream bench`: our parts beside the ones people use today, in one run."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from drawstream.tools.options import numbers
 
 app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -122,8 +125,9 @@ def noise(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma list of uniform, swift, swift-cgf, swift-random, drop, reed-soft, reed-hard, l2rw, mentornet, "
-            "clean-only; by default all."
+            help="Comma list of uniform, swift, swift-cgf, swift-random, drop, reed-soft, reed-hard, "
+            "l2rw, mentornet, clean-only (by default all of these), and the sets segments (swift-s2, …) "
+            "and candidates (swift-5, …: result against the cost of the search)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of data, noise, weights, orders and searches, comma list.")] = "0",
@@ -204,6 +208,65 @@ def transfer(
         **changes,
     )
     _write(json_path, result)
+
+
+@app.command()
+def budget(
+    data: Annotated[
+        str, typer.Option(help="fashion-mnist, digits, or the folder of a training catalog.")
+    ] = "fashion-mnist",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma list of full, unif, scan, p, c, p-paper, c-paper, sb, osgd, dlis, rho, infobatch, "
+            "coreset-random, coreset-forgetting, coreset-k_center, or all; full and unif are always there."
+        ),
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Parts of a full training, comma list; the grid: .05,.1,.2,.3,.5.")] = "0.3",
+    augments: Annotated[str, typer.Option(help="Of none, standard, randaugment, mixup, ricap.")] = "none",
+    schedules: Annotated[str, typer.Option(help="Of linear, step.")] = "linear,step",
+    seeds: Annotated[str, typer.Option(help="Seeds of weights and orders, comma list.")] = "0,1,2",
+    held_out: Annotated[Path | None, typer.Option(help="Catalog that chooses epochs, for a catalog.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Catalog that reports, for a catalog.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for training; by default the data set's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of a full training; by default the data set's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step; by default the data set's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at the start; by default the data set's.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Runs at a time; by default one per core. Nothing but the times depends on it.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of torch, for every run; results depend on it.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, ray or ray:ADDRESS.")] = "local",
+    dry_run: Annotated[bool, typer.Option(help="Only say how many runs there are, and how long they take.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/budget-DATA.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Methods of budgeted training beside uniform draws at equal measured compute: table, verdict, page.
+
+    Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
+    --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
+    """
+    from drawstream.tools.bench.budget import MAIN, common_of, estimate, run
+    from drawstream.tools.bench.budget_grid import METHODS, Grid
+
+    folder = out or Path("runs") / f"budget-{Path(data).name}"
+    changed = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    common = common_of(data, folder, source=source, held_out=held_out, test=test, threads=threads, **changed)
+    grid = Grid(
+        methods=MAIN if methods is None else METHODS if methods == "all" else tuple(methods.split(",")),
+        budgets=numbers("budgets", budgets),
+        augments=tuple(augments.split(",")),
+        schedules=tuple(schedules.split(",")),
+        seeds=tuple(_whole("seeds", seeds)),
+    )
+    at_once = processes or len(os.sched_getaffinity(0))
+    if dry_run:
+        _write(json_path, estimate(grid, folder, processes=at_once))
+    else:
+        _write(json_path, run(common, grid, folder, processes=at_once, engine=engine))
 
 
 def _whole(name: str, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 data/train   with wrong labels         data/holdout   true labels: chooses under validation `clean`
 test         true labels, reports      noisy/holdout  the same rows with as many wrong labels: under `noisy`
 uniform/ ──tracker──▶ features/ ──▶ search-swift-clean/, …     METHOD/run.json, of a run that is finished
+uniform/ and swift-clean/ ──▶ swift-clean/guard.json, which of the two is kept
 """
 
 from collections.abc import Callable
@@ -21,27 +22,22 @@ from drawstream.pipeline import Catalog, Loader
 from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
+from drawstream.tools.bench.noise_methods import DROPPED, SEARCHES
 from drawstream.tools.demo import Plan, source_and_test
 from drawstream.tools.finetune import FineTune
+from drawstream.tools.guard import compare_finished
 from drawstream.tools.jobs import Sampling, fine_tuning, finished_record, save_weights, search_job
 from drawstream.tools.progress import Progress
 from drawstream.tools.robust import LearnedWeights, Reed, SelfPaced
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.setup import Setup
 from drawstream.tools.train import train
 
-__all__ = ["METHODS", "VALIDATION", "Cell", "right_rows", "without_highest"]
+__all__ = ["VALIDATION", "Cell", "Record", "right_rows", "without_highest"]
 
 VALIDATION = {"clean": "held_out", "noisy": "held_out_noisy"}  # name of the set in a run's history
-SEARCHES: dict[str, dict[str, Any]] = {
-    "swift": {"transform": "cdf"},
-    "swift-cgf": {"transform": "cgf"},
-    "swift-random": {"transform": "cdf", "agent": "random", "starts": False},  # no designed candidates either
-}
-DROPPED = (0.2, 0.3, 0.4, 0.5)  # shares of the rows, those of the highest loss
 BURN_IN = 0.18  # of the epochs: 18 of 100 in MentorNet's code
 TRUSTED = 1000  # rows of the validation set that L2RW has, as many as in its paper
-METHODS = ("uniform", *SEARCHES, "drop", "reed-soft", "reed-hard", "l2rw", "mentornet", "clean-only")
 
 Record = dict[str, Any]
 Probabilities = NDArray[np.float64]
@@ -128,10 +124,29 @@ class Cell:
             case "l2rw":
                 return {method: self.train(f"l2rw-{judge}", criterion=lambda model: self._learned(model, judge))}
             case _:
-                search = self.search(method, judge)
-                found = Sampling(self.folder / f"search-{method}-{judge}/sampler.json", self.folder / "features")
-                record = self.train(f"{method}-{judge}", found.probabilities(self.setups["clean"]))
-                return {method: record | {"search": search}}
+                return {method: self.swift(method, judge)}
+
+    def swift(self, method: str, judge: str, /) -> Record:
+        """Search a sampler, train with it, and keep uniform's model where the sampler's is no better.
+
+        The record is that of the training; its `history` is the kept model's, and `guard` says which that is. A search
+        that finds no sampler gives the uniform run without another training.
+        """
+        name, setup = f"{method}-{judge}", self.setups[judge]
+        search, control = self.search(method, judge), self.uniform()
+        if search["winner"] == "uniform":
+            return control | {"search": search, "guard": None}
+        found = Sampling(self.folder / f"search-{name}/sampler.json", self.folder / "features")
+        trained = self.train(name, found.probabilities(setup), keep=True)
+        path = self.folder / name / "guard.json"
+        if not path.exists():
+            weights = [self.folder / run / "last.safetensors" for run in ("uniform", name)]
+            test = compare_finished(setup, *weights)
+            write_record(path, "guard", {**asdict(test), "better": test.better, "message": test.message})
+        guard = read_record(path, "guard")
+        kept = trained if guard["better"] else control
+        unguarded = trained["result"]["last"]
+        return trained | {"history": kept["history"], "search": search, "guard": guard, "unguarded": unguarded}
 
     def uniform(self) -> Record:
         """Train uniformly; the tracker's averages go to `features`, the weights to `uniform/last.safetensors`."""
@@ -145,8 +160,11 @@ class Cell:
         *,
         criterion: MakeCriterion | None = None,
         tracker: Tracker | None = None,
+        keep: bool = False,
     ) -> Record:
         """Train once from scratch, in the folder `name`; a run that is finished is read, a killed one goes on.
+
+        With a tracker its averages go to `features`. With it, or to `keep` them, the last weights are written.
 
         Raises:
             ValueError: The folder holds a run with other settings.
@@ -185,8 +203,9 @@ class Cell:
                     epoch.epoch + 1, recipe.epochs, f"test {epoch.accuracy['test']:.2f} %"
                 ),
             )
-        if tracker is not None:
+        if tracker is not None or keep:
             save_weights(folder / "last.safetensors", model.state_dict())
+        if tracker is not None:
             tracker.export(self.folder / "features", setup.data, model_name=setup.model)
         result = {"set": "test", "last": run.last("test"), "best": run.best("test"), "best_epoch": run.best_epoch}
         extra = loss.work.tolist() if isinstance(loss, LearnedWeights) else [0, 0]

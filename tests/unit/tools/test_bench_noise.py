@@ -8,14 +8,20 @@ import pytest
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
+from drawstream.search import PairedTest, paired_test
 from drawstream.tools import demo
 from drawstream.tools.bench import noise as bench
 from drawstream.tools.bench import noise_cell
-from drawstream.tools.bench.noise import format_table, run, summarise
-from drawstream.tools.bench.noise_cell import METHODS, Cell, right_rows, without_highest
+from drawstream.tools.bench.noise import run
+from drawstream.tools.bench.noise_cell import Cell, right_rows, without_highest
+from drawstream.tools.bench.noise_methods import DROPPED, METHODS, SETS, expand
+from drawstream.tools.bench.noise_page import agent_figures, over_levels, page
+from drawstream.tools.bench.noise_table import format_table, summarise
 from drawstream.tools.bench.rank_study import agreement
 from drawstream.tools.cli import main
-from drawstream.tools.train import Recipe
+from drawstream.tools.guard import compare_finished
+from drawstream.tools.jobs import save_weights
+from drawstream.tools.train import Recipe, top1
 
 KEYS = {"method", "noise", "validation", "seed", "last", "best", "search_seconds", "train_seconds"}
 CHEAP = ("uniform", "drop", "reed-hard", "mentornet", "l2rw", "clean-only")
@@ -46,21 +52,31 @@ def test_rows_of_all_methods_at_the_command_line(tmp_path, capsys):
     arguments = ["--data", "digits", "--noise", "0.4", "--validation", "noisy", "-o", str(tmp_path / "out")]
     assert main(["bench", "noise", *arguments, "--json", str(path)]) == 0
     result = json.loads(path.read_text())
-    names = [m for m in METHODS if m != "drop"] + [f"drop-{share:g}" for share in noise_cell.DROPPED]
+    names = [m for m in METHODS if m != "drop"] + [f"drop-{share:g}" for share in DROPPED]
     rows = {row["method"]: row for row in result["rows"]}
     assert all(set(row) == KEYS for row in result["rows"])
-    assert sorted(rows) == sorted(names)
+    assert sorted(rows) == sorted([*names, "early-stopping"])
+    stopped = rows.pop("early-stopping")
+    assert stopped["last"] == stopped["best"] == rows["uniform"]["best"]
+    kept = {each["method"]: each["kept"] for each in result["searches"]}
     for name, row in rows.items():
         searched = name.startswith("swift")
         folder = tmp_path / "out/noise-0.4/seed-0"
-        folder = folder / (f"{name}-noisy" if searched or name == "l2rw" else name)
+        if kept.get(name) == "uniform":
+            folder = folder / "uniform"
+        else:
+            folder = folder / (f"{name}-noisy" if searched or name == "l2rw" else name)
         history = [epoch["accuracy"] for epoch in json.loads((folder / "run.json").read_text())["history"]]
         held = [each["held_out_noisy"] for each in history]
         assert row["last"] == history[-1]["test"]
         assert row["best"] == history[int(np.argmax(held))]["test"]
         assert (row["search_seconds"] > 0) == searched
         assert row["train_seconds"] > 0
-    assert [each["method"] for each in result["searches"]] == ["swift", "swift-cgf", "swift-random"]
+    assert list(kept) == [name for name in METHODS if name.startswith("swift")]
+    assert all(len(each["scores"]) == 5 for each in result["searches"])
+    page = (tmp_path / "out/noise.html").read_text()
+    assert page.index("<td>uniform</td>") < page.index("<td>early-stopping</td>") < page.index("<td>swift</td>")
+    assert page.count('<figure class="chart">') == 3  # points, cost, agents
     work = {entry["method"]: entry["extra_forward_backward"] for entry in result["summary"]}
     assert work["uniform"] == work["swift"] == [0, 0]
     assert work["l2rw"] == [3 * 13 * 32, 3 * 13 * 32 + 2 * 3 * 400]  # 13 steps an epoch, the last one of 16 images
@@ -162,9 +178,105 @@ def test_summary_and_the_share_that_was_best_in_hindsight():
     text = format_table([*summary.values()])
     assert "71.00 ± 1.41" in text
     assert "drop-0.4 *" in text
+    assert summary["drop-0.4"]["gain"] == pytest.approx(5.5)
+    assert summary["drop-0.4"]["least_gain"] == pytest.approx(4)
+    assert summary["uniform"]["search_cost"] == pytest.approx(2 / 3)
+    assert summary["uniform"]["gap_closed"] is None
+    oracle = summarise([*rows, row("clean-only", 0, 81.0), row("clean-only", 1, 83.0)])[-2:]
+    assert [entry["gap_closed"] for entry in oracle] == [pytest.approx(0.5), pytest.approx(1)]
+    assert oracle[0]["method"] == "drop-0.4"
     (single,) = summarise([row("uniform", 0, 70.0)])
     assert single["last_std"] is None
     assert "±" not in format_table([single])
+
+
+def guarded(cell, monkeypatch, right):
+    """The record of `swift` where the finished models have these images right: uniform's, then the sampler's."""
+    monkeypatch.setattr(noise_cell.Cell, "search", lambda *_: {"winner": "swift", "seconds": 1.0, "trials": []})
+    found = np.full(400, 1 / 400)
+    monkeypatch.setattr(noise_cell.Sampling, "probabilities", lambda *_: found)
+    monkeypatch.setattr(noise_cell, "compare_finished", lambda *_: paired_test(*right))
+    return cell.runs("swift", "clean")["swift"]
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_finished_model_that_is_no_better_gives_way_to_uniforms(tmp_path, monkeypatch, better):
+    cell = Cell(tmp_path, demo.PLANS["digits"], 0, 0)
+    cell.pack("digits", None)
+    right = np.zeros(100, bool), np.arange(100) < 20
+    record = guarded(cell, monkeypatch, right if better else right[::-1])
+    uniform, swift = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("uniform", "swift-clean"))
+    assert uniform["history"] != swift["history"]
+    assert record["history"] == (swift if better else uniform)["history"]
+    assert record["seconds"] == swift["seconds"]  # spent either way
+    assert record["unguarded"] == swift["result"]["last"]
+    assert record["guard"]["better"] == better
+    monkeypatch.setattr(noise_cell, "compare_finished", None)  # a finished one is read
+    assert cell.runs("swift", "clean")["swift"] == record
+    cell.close()
+
+
+def test_a_search_that_finds_nothing_gives_the_uniform_run(tmp_path, monkeypatch):
+    cell = Cell(tmp_path, demo.PLANS["digits"], 0, 0)
+    cell.pack("digits", None)
+    search = {"winner": "uniform", "seconds": 1.0, "trials": []}
+    monkeypatch.setattr(noise_cell.Cell, "search", lambda *_: search)
+    record = cell.runs("swift", "clean")["swift"]
+    assert record == cell.uniform() | {"search": search, "guard": None}
+    assert not (tmp_path / "swift-clean").exists()
+    cell.close()
+
+
+def test_both_models_are_judged_on_the_same_images(tmp_path):
+    cell = Cell(tmp_path, demo.PLANS["digits"], 0.4, 0)
+    cell.pack("digits", None)
+    record = cell.uniform()
+    weights = tmp_path / "uniform/last.safetensors"
+    setup = cell.setups["clean"]
+    start = tmp_path / "start.safetensors"
+    save_weights(start, setup.build(0).state_dict())
+    found = compare_finished(setup, start, weights)
+    right = record["history"][-1]["accuracy"]["held_out"]
+    begun = top1(setup.build(0), cell.sets["held_out"])
+    assert found.gained - found.lost == round(right - begun)  # of 100 images
+    assert found.better
+    assert compare_finished(setup, weights, weights) == PairedTest(0, 0, 1.0)
+    with pytest.raises(ValueError, match=r"give --held-out"):
+        compare_finished(replace(setup, held_out=None), start, weights)
+    cell.close()
+
+
+def test_sets_of_methods_are_expanded():
+    assert expand(["uniform", "segments"]) == ["uniform", "swift-s2", "swift-s6", "swift-s8"]
+    assert expand([*SETS]) == [name for names in SETS.values() for name in names]
+    with pytest.raises(
+        ValueError, match=r"must be given and differ, but got \['swift-s2', 'swift-s6', 'swift-s8', 'swift"
+    ):
+        expand(["segments", "swift-s2"])
+
+
+def test_page_shows_every_figure(tmp_path):
+    levels = [
+        row(name, seed, 70.0 + seed, noise=noise)
+        for noise in (0, 0.4)
+        for name in ("uniform", "swift", "drop-0.2")
+        for seed in (0, 1)
+    ]
+    key = {"noise": 0.4, "validation": "clean", "seed": 0}
+    search = {"winner": "swift", "message": "<won>", "kept": "uniform", "guard": "no better", "unguarded": 69.5}
+    record = {"data": "digits", "rows": levels, "summary": summarise(levels)}
+    record["searches"] = [{"method": "swift", **key, **search, "scores": [50.0, 40.0, 60.0]}]
+    scores = [{"candidate": k, "fine_tuned": 50 + k, "from_scratch": 60 - k} for k in range(3)]
+    record |= {"rank_study": [key | each for each in scores], "rank_agreement": [key | agreement(scores)]}
+    shown = page(record)
+    assert shown.count('<figure class="chart">') == 2 + 1 + 2 + 1 + 1  # points, levels, cost, agents, ranks
+    assert "&lt;won&gt;" in shown
+    assert "true rank 3 of 3" in shown
+    (agents,) = agent_figures(record["searches"])
+    assert agents[0]["data"][0]["y"] == [50.0, 50.0, 60.0]
+    figure, _ = over_levels(record["summary"])
+    assert [trace["name"] for trace in figure["data"]] == ["uniform", "swift", "drop (best share in hindsight)"]
+    assert [len(trace["y"]) for trace in figure["data"]] == [2, 2, 2]
 
 
 def test_rank_study_scores_every_candidate_both_ways(tmp_path, capsys):

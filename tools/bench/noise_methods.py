@@ -1,0 +1,48 @@
+"""The methods of the label-noise benchmark by name: what each search differs in, and sets of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
+
+SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)
+CANDIDATES = (5, 10, 20, 40, 60, 80)  # searches of other lengths (20 to 80: Tab. 9 of the paper)
+SEARCHES: dict[str, Options] = {
+    "swift": {"transform": "cdf"},
+    "swift-cgf": {"transform": "cgf"},
+    "swift-random": {"transform": "cdf", "agent": "random", "starts": False},  # no designed candidates either
+    **{f"swift-s{segments}": {"transform": "cdf", "segments": segments} for segments in SEGMENTS},
+    **{f"swift-{trials}": {"transform": "cdf", "trials": trials} for trials in CANDIDATES},
+}
+SETS = {
+    "segments": tuple(f"swift-s{segments}" for segments in SEGMENTS),
+    "candidates": tuple(f"swift-{trials}" for trials in CANDIDATES),
+}
+DROPPED = (0.2, 0.3, 0.4, 0.5)  # shares of the rows, those of the highest loss
+METHODS = (
+    *("uniform", "swift", "swift-cgf", "swift-random"),
+    *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet", "clean-only"),
+)
+LABELS = {"mentornet": "self-paced (MentorNet PD)", "clean-only": "clean-only (oracle)"}
+STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
+
+
+def label(method: str, /) -> str:
+    """A method's name in tables."""
+    return LABELS.get(method, method)
+
+
+def expand(names: Sequence[str], /) -> list[str]:
+    """Methods of a list that may name sets, each once.
+
+    Raises:
+        ValueError: A name is neither a method nor a set, or a method comes twice.
+    """
+    methods = [method for name in names for method in SETS.get(name, (name,))]
+    unknown = [each for each in methods if each not in METHODS and each not in SEARCHES]
+    if unknown:
+        known = ", ".join([*METHODS, *(name for name in SEARCHES if name not in METHODS), *SETS])
+        raise ValueError(f"unknown methods {', '.join(map(repr, unknown))}: give some of {known}")
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"methods must be given and differ, but got {methods}")
+    return methods
