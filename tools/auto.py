@@ -39,6 +39,12 @@ def auto(
     estimate: Annotated[str, typer.Option(help="Rows counted for the distribution: of a cycle, or the run.")] = "cycle",
     reward: Annotated[str, typer.Option(help="accuracy, or loss (its negative).")] = "accuracy",
     reward_rows: Annotated[int, typer.Option(help="Held-out images that a reward is taken on, drawn once.")] = 1000,
+    second_score: Annotated[
+        bool, typer.Option(help="Score the children on the other held-out images too: how much of the choice is luck?")
+    ] = False,
+    stacked: Annotated[
+        bool, typer.Option(help="Train the children as one stack; for small models without BatchNorm, on a GPU.")
+    ] = False,
     epochs: Annotated[int, typer.Option(help="Of as many whole batches as the data gives.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
     schedule: Annotated[str, typer.Option(help="cosine, linear, step or constant.")] = "cosine",
@@ -85,9 +91,8 @@ def auto(
     ranks = join_ranks(device)
     lone = replace(ranks, rank=0, world_size=1)  # a child trains on whole batches, by itself
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone)
-    record = auto_job(
-        setup, recipe, out, options=options, reward=one_of("reward", reward), reward_rows=reward_rows, ranks=ranks
-    )
+    rewards = {"reward": one_of("reward", reward), "reward_rows": reward_rows, "second_score": second_score}
+    record = auto_job(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks)
     leave_ranks()
     if ranks.writes:
         finish(record, json_path, f"{summary(record)}: {out / 'schedule.arrow'}")

@@ -11,17 +11,30 @@ from torch import Tensor
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
-from drawstream.search import InTurn, children_of, search_auto
+from drawstream.search import Group, InTurn, children_of, search_auto
 from drawstream.tools.child import Kept, ModelChild, Reward, Streamed, keep
 from drawstream.tools.jobs import finished_record, save_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.ranks import Ranks
 from drawstream.tools.runs import write_record
+from drawstream.tools.second_score import TwoScores
 from drawstream.tools.setup import Setup
+from drawstream.tools.stacked import Stacked
 from drawstream.tools.train import Recipe
 
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
-KEYS = ("seed", "model", "catalog_fingerprint", "held_out_fingerprint", "reward", "augment", "recipe", "auto")
+KEYS = (
+    "seed",
+    "model",
+    "catalog_fingerprint",
+    "held_out_fingerprint",
+    "reward",
+    "second_rows",
+    "stacked",
+    "augment",
+    "recipe",
+    "auto",
+)
 
 
 def auto_job(
@@ -33,6 +46,8 @@ def auto_job(
     options: dict[str, Any],
     reward: Reward = "accuracy",
     reward_rows: int = 1000,
+    second_score: bool = False,
+    stacked: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
@@ -44,14 +59,18 @@ def auto_job(
         options: Keywords of `search_auto`.
         reward: `accuracy`, per cent, or `loss`, the negative mean cross-entropy in nats.
         reward_rows: Held-out images that it is taken on, drawn once by the seed.
+        second_score: Also take every child's accuracy on the other held-out images, which choose nothing: it says how
+            much of the choice is luck. For one process.
+        stacked: Train the children of a process as one stack (`Stacked`), which needs images kept in memory.
         ranks: The processes that share the population; None is this one alone.
 
     Raises:
-        ValueError: There is no held-out set, it is the training set, images would be mixed, or `out` holds another
-            search.
+        ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another
+            search, or the children cannot be stacked or scored twice.
     """
     ranks = ranks or Ranks()
     settings = _settings(setup, recipe, options, reward, reward_rows)
+    settings |= {"second_rows": _second_rows(settings, ranks, stacked) if second_score else 0, "stacked": stacked}
     record_path = out / "auto.json"
     finished = None
     if ranks.writes and record_path.exists():
@@ -61,15 +80,21 @@ def auto_job(
         return finished  # type: ignore[no-any-return]
     rows, steps = len(setup.data), len(setup.data) // setup.batch_size
     begin = time.perf_counter()
-    held_out = _reward_set(setup, recipe.seed, settings["reward"]["rows"])
+    rewarded = settings["reward"]["rows"]
+    images, labels = _reward_set(setup, recipe.seed, rewarded + settings["second_rows"])
+    held_out, others = (images[:rewarded], labels[:rewarded]), (images[rewarded:], labels[rewarded:])
     source = source_of(setup, recipe.seed)
-    children = [
-        ModelChild(setup.build(recipe.seed), source, held_out, recipe, steps=recipe.epochs * steps, reward=reward)
-        for _ in children_of(ranks, population=options["population"])
-    ]
+    mine = len(children_of(ranks, population=options["population"]))
+    about: dict[str, Any] = {"steps": recipe.epochs * steps, "reward": reward}
+    group: Group
+    if stacked:
+        group = _stack(setup, mine, source, held_out, recipe, about)
+    else:
+        children = [ModelChild(setup.build(recipe.seed), source, held_out, recipe, **about) for _ in range(mine)]
+        group = TwoScores(children, others) if second_score else InTurn(children)
     with Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
         result = search_auto(
-            InTurn(children),
+            group,
             rows,
             out,
             batch_size=setup.batch_size,
@@ -97,6 +122,8 @@ def auto_job(
         "forward": trained + evaluated,
         "backward": trained,
     }
+    if isinstance(group, TwoScores):
+        record["second_score"] = {"rows": len(others[1]), "scores": group.scores, "seconds": group.seconds}
     if ranks.writes:
         save_weights(out / "last.safetensors", result.state["model"])
         record = write_record(record_path, "auto", record)
@@ -122,12 +149,39 @@ def _settings(
         "catalog_fingerprint": setup.data.fingerprint,
         "held_out": setup.held_out,
         "held_out_fingerprint": held_out.fingerprint,
+        "held_out_rows": len(held_out),
         "reward": {"kind": reward, "rows": min(reward_rows, len(held_out))},
         "batch_size": setup.batch_size,
         "augment": setup.augment,
         "recipe": asdict(recipe),
         "auto": {**options, "batch_size": setup.batch_size},
     }
+
+
+def _second_rows(settings: dict[str, Any], ranks: Ranks, stacked: bool) -> int:
+    """Held-out images that the reward is not taken on."""
+    others = settings["held_out_rows"] - settings["reward"]["rows"]
+    if others < 1:
+        raise ValueError(
+            "a second score needs held-out images that the reward leaves, but it takes all "
+            f"{settings['held_out_rows']}: give fewer reward rows"
+        )
+    if stacked or ranks.world_size > 1:
+        raise ValueError("a second score is for children in turn on one process: leave out stacking, or torchrun")
+    return int(others)
+
+
+def _stack(
+    setup: Setup,
+    children: int,
+    source: Kept | Streamed,
+    held_out: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    about: dict[str, Any],
+) -> Stacked:
+    if isinstance(source, Streamed):
+        raise ValueError("stacked children need images kept in memory, but these are transformed or too many: leave it")
+    return Stacked(setup.build(recipe.seed), children, source, held_out, recipe, batch_size=setup.batch_size, **about)
 
 
 def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:

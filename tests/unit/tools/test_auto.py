@@ -1,0 +1,148 @@
+"""`search auto`: replays to the bit through the training loop; records, refusals, both ways to read images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drawstream.samplers import IndexStream
+from drawstream.samplers.schedule import Schedule
+from drawstream.tools.auto_job import auto_job, source_of
+from drawstream.tools.child import Kept, Streamed, reward_of
+from drawstream.tools.cli import main
+from drawstream.tools.setup import Setup
+from drawstream.tools.train import Recipe, train
+
+RECIPE = Recipe(epochs=4, lr=0.05, seed=3)
+OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}
+
+
+def setup_of(digits, model="mlp", **given):
+    return Setup(digits.train, model, **{"held_out": digits.held_out, "batch_size": 32, **given})
+
+
+def replay(setup, schedule):
+    """Weights after training on a recorded schedule."""
+    loader = setup.training_loader()
+    loader.replace_stream(IndexStream(Schedule.open(schedule, catalog=setup.data.fingerprint), seed=RECIPE.seed))
+    model = setup.build(RECIPE.seed)
+    train(model, loader, RECIPE)
+    loader.close()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("model", "augment"),
+    [
+        ("mlp", "none"),
+        ("resnet8", "none"),  # buffers of the normalisation are cloned, too
+        ("mlp", "standard"),  # each draw is transformed anew, by its position in the run
+    ],
+)
+def test_the_training_loop_replays_a_schedule_to_the_bit(digits, tmp_path, model, augment):
+    setup = setup_of(digits, model, augment=augment)
+    record = auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward_rows=60)
+    assert len(set(record["winners"])) == 2
+    found = load_file(tmp_path / "last.safetensors")
+    for name, value in replay(setup, tmp_path / "schedule.arrow").items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_the_record_says_what_was_done(digits, tmp_path):
+    setup = setup_of(digits)
+    record = auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward="loss", reward_rows=1000)
+    assert record == json.loads((tmp_path / "auto.json").read_text())
+    assert record["kind"] == "auto" and record["reward"] == {"kind": "loss", "rows": 100}  # there are no more
+    assert record["auto"] == {**OPTIONS, "batch_size": 32}
+    assert record["steps"] == [6, 6, 3] * 4  # 500 rows are 15 whole batches
+    assert np.shape(record["rewards"]) == (12, 2) and np.max(record["rewards"]) < 0
+    assert record["winners"] == np.argmax(record["rewards"], axis=1).tolist()
+    assert record["backward"] == 2 * 4 * 15 * 32 and record["forward"] == record["backward"] + 12 * 2 * 100
+    assert set(record["seconds"]) == {"train", "evaluate", "wait", "clone", "write", "explore", "checkpoint"}
+    schedule = Schedule.open(tmp_path / "schedule.arrow")
+    assert schedule.provenance["model"] == "mlp" and schedule.provenance["recipe"]["lr"] == 0.05
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "auto.json",
+        "distribution.parquet",
+        "last.safetensors",
+        "schedule.arrow",
+    ]
+    stamp = (tmp_path / "schedule.arrow").stat().st_mtime_ns
+    assert auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward="loss") == record
+    assert (tmp_path / "schedule.arrow").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"a finished run with reward .*loss.*, not .*accuracy.*: give another output"):
+        auto_job(setup, RECIPE, tmp_path, options=OPTIONS)
+
+
+def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drawstream.search.auto_run.write_orders", kill)
+    with pytest.raises(KeyboardInterrupt):
+        auto_job(setup_of(digits), RECIPE, tmp_path, options=OPTIONS)
+    with pytest.raises(ValueError, match=r"started with model 'mlp', not 'cnn': give another output folder"):
+        auto_job(setup_of(digits, "cnn"), RECIPE, tmp_path, options=OPTIONS)
+
+
+def test_kept_and_streamed_images_are_the_same(digits):
+    setup = setup_of(digits)
+    kept = source_of(setup, 0)
+    assert isinstance(kept, Kept) and isinstance(source_of(setup_of(digits, augment="standard"), 0), Streamed)
+    streamed = Streamed(setup.training_loader(), 32, 15, 0)
+    rows = np.random.default_rng(0).integers(0, 500, 96)
+    for step in (0, 13):
+        pairs = zip(kept.batches(rows, step), streamed.batches(rows, step), strict=True)
+        for (images, labels), (others, theirs) in pairs:
+            assert torch.equal(images, others) and torch.equal(labels, theirs)
+
+
+def test_rewards_are_those_of_the_whole_set():
+    torch.manual_seed(0)
+    model, images, labels = torch.nn.Linear(3, 4), torch.randn(1100, 3), torch.randint(0, 4, (1100,))
+    logits = model(images)
+    right = 100 * (logits.argmax(1) == labels).double().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert reward_of(model, (images, labels), "accuracy") == pytest.approx(right, rel=1e-12)
+    assert reward_of(model, (images, labels), "loss") == pytest.approx(-loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "law"),
+    [
+        ({"held_out": None}, {}, "needs a held-out catalog to take rewards on: give --held-out"),
+        ({"augment": "mixup"}, {}, "but mixup mixes them"),
+        ({}, {"reward_rows": 0}, "`reward_rows >= 1` must hold, but got 0"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(digits, tmp_path, given, options, law):
+    with pytest.raises(ValueError, match=law):
+        auto_job(setup_of(digits, **given), RECIPE, tmp_path, options=OPTIONS, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_training_set_gives_no_rewards(digits, tmp_path):
+    with pytest.raises(ValueError, match="is the training set itself: give rows that are not trained on"):
+        auto_job(setup_of(digits, held_out=digits.train), RECIPE, tmp_path, options=OPTIONS)
+
+
+def run(*arguments):
+    return main([str(each) for each in arguments])
+
+
+def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys):
+    begin = ["search", "auto", digits.train, "--held-out", digits.held_out, "--model", "mlp", "--epochs", 2]
+    begin += ["--batch-size", 64, "--interval", 3, "-o", tmp_path / "auto"]
+    assert run(*begin, "--json", tmp_path / "auto.json") == 0
+    text = capsys.readouterr().out
+    assert "mixture, 4 children, 6 intervals in" in text and "evaluating on 100 images" in text and "accuracy" in text
+    assert json.loads((tmp_path / "auto.json").read_text())["auto"]["first"] == 1
+    for name in ("schedule.arrow", "distribution.parquet"):
+        assert run("stream", "show", tmp_path / "auto" / name) == 0
+    assert "500 rows" in capsys.readouterr().out
+    assert run(*begin, "--first", 2) == 2
+    assert "--first must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
+    assert run(*begin, "--reward", "f1") == 2
+    assert "--reward must be accuracy or loss, but got 'f1'" in capsys.readouterr().err
