@@ -50,14 +50,19 @@ class Selected(NamedTuple):
 class BatchSelector(Protocol):
     """What a loop needs to know of a selector; see the module."""
 
-    factor: int
-    scores: Literal["loss", "grad_norm"]
+    @property
+    def factor(self) -> int:
+        """Rows given per row trained."""
+
+    @property
+    def scores(self) -> Literal["loss", "grad_norm"]:
+        """Which scores to give."""
 
     @property
     def before(self) -> bool:
         """Whether the scores must come from a pass before the training pass."""
 
-    def select(self, scores: Any, /, *, epoch: int, step: int, ids: Any = None) -> Selected:
+    def select(self, scores: Any, /, *, epoch: int, step: int, ids: Any) -> Selected:
         """Choose rows of the global batch."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,115 +3,30 @@
 Every method of this project is trained by `train`, the uniform control included, so that only the stream differs.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from drawstream.features.scorer import require_classes
 from drawstream.features.tracker import Tracker
-from drawstream.pipeline import Batch, CropFilter, Loader
-from drawstream.tools.files import write_atomically
+from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
+from drawstream.tools.accounting import Epoch, Run, Work
+from drawstream.tools.checkpoint import AsTensors, Parts, load_checkpoint, save_checkpoint
+from drawstream.tools.methods import PLAIN, Method
 from drawstream.tools.ranks import Ranks
+from drawstream.tools.recipe import Recipe, autocast
+from drawstream.tools.robust import LearnedWeights
+from drawstream.tools.selective import Chooser, Step
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a model is trained.
-
-    Attributes:
-        epochs: Passes over the stream (each as long as the stream's epoch).
-        lr: Learning rate at the start.
-        schedule: Learning rate over the run: `cosine` to 0, `linear` to 1e-6, `step` ÷10 at 1/3 and 2/3, `constant`.
-        momentum: Of Nesterov's SGD; 0.9 in all papers.
-        weight_decay: L2, on all parameters.
-        seed: Of the initial weights.
-        amp: bfloat16 autocast, on a GPU.
-    """
-
-    epochs: int = 20
-    lr: float = 0.05
-    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 0
-    amp: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"`epochs >= 1` must hold, but got {self.epochs}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"`lr > 0` must hold, but got {self.lr}")
-        if self.schedule not in ("cosine", "linear", "step", "constant"):
-            raise ValueError(f"`schedule` must be cosine, linear, step or constant, but got {self.schedule!r}")
-
-    def lr_at(self, progress: float) -> float:
-        """Learning rate after a share `progress` in [0, 1] of all steps."""
-        match self.schedule:
-            case "cosine":
-                return self.lr * (1 + math.cos(math.pi * progress)) / 2
-            case "linear":
-                return self.lr + (1e-6 - self.lr) * progress
-            case "step":
-                return float(self.lr * 0.1 ** int(progress * 3))
-            case "constant":
-                return self.lr
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one epoch gave.
-
-    Attributes:
-        epoch: Its number, from 0.
-        loss: Mean training loss, nats.
-        lr: Learning rate at its end.
-        accuracy: Of each evaluation set, per cent.
-        seconds: Training time, evaluation left out.
-        wait: Part of `seconds` spent waiting for the loader.
-    """
-
-    epoch: int
-    loss: float
-    lr: float
-    accuracy: dict[str, float]
-    seconds: float
-    wait: float
-
-
-@dataclass(slots=True)
-class Run:
-    """A training run so far, and the weights at its best epoch on the set `select`."""
-
-    history: list[Epoch] = field(default_factory=list)
-    best_epoch: int = -1
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        """Training time of all epochs, evaluation left out."""
-        return sum(epoch.seconds for epoch in self.history)
-
-    @property
-    def wait_share(self) -> float:
-        """Share of the training time spent waiting for the loader."""
-        return sum(epoch.wait for epoch in self.history) / max(self.seconds, 1e-9)
-
-    def last(self, name: str) -> float:
-        """Accuracy on a set after the last epoch, per cent."""
-        return self.history[-1].accuracy[name]
-
-    def best(self, name: str) -> float:
-        """Accuracy on a set at the best epoch, per cent: early stopping by the set `select`."""
-        return self.history[self.best_epoch].accuracy[name]
+__all__ = ["Epoch", "Recipe", "Run", "autocast", "descend", "make_optimizer", "top1", "train"]
 
 
 def train(
@@ -128,6 +43,7 @@ def train(
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
     criterion: nn.Module | None = None,
+    method: Method = PLAIN,
 ) -> Run:
     """Train a model in place.
 
@@ -147,52 +63,154 @@ def train(
         tracker: Observes every step; its state is part of the checkpoint.
         criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
             buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
+        method: What is done beside drawing from the stream; its state is part of the checkpoint.
 
     Raises:
-        ValueError: The model's class count is wrong, or the loss is no longer finite.
+        ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
+            or a criterion is given mixed images.
     """
-    device = next(model.parameters()).device
-    optimizer = make_optimizer(model, recipe)
-    run = _load_checkpoint(checkpoint, model, optimizer, recipe, tracker, criterion)
+    if criterion is not None and method.mix is not None:
+        raise ValueError(f"{criterion} judges rows of one label, but {method.mix} gives several: leave out one of them")
     ranks = ranks or Ranks()
-    parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
-    steps = recipe.epochs * len(loader)
+    optimizer = make_optimizer(model, recipe)
+    chooser = None
+    if method.selector is not None:
+        chooser = Chooser(method.selector, model, loader.catalog, ranks, batch_size=method.batch_size, amp=recipe.amp)
+    parts: Parts = {
+        "model": model,
+        "optimizer": optimizer,
+        "tracker": tracker,
+        "loss": criterion,
+        "sampler": None if method.learner is None else AsTensors(method.learner),
+        "selector": chooser,
+    }
+    rows = (loader.loader if isinstance(loader, CropFilter) else loader).stream.rows
+    run = load_checkpoint(checkpoint, recipe, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
+    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser)
     for epoch in range(len(run.history), recipe.epochs):
-        _set_epoch(epoch, loader, tracker)
-        model.train()
-        begin, wait, count = time.perf_counter(), 0.0, 0
-        total = torch.zeros((), device=device)
-        for step, (batch, waited) in enumerate(_timed(loader)):
-            wait += waited
-            with autocast(device, recipe.amp):
-                logits = parallel(batch.images)
-                if step == 0:
-                    require_classes(logits, loader.catalog)
-                losses = None if criterion is None else criterion(logits, batch, epoch)
-                loss = _mean_loss(logits, batch, ranks) if losses is None else _mean_of(losses, batch, ranks)
-            descend(optimizer, loss, recipe.lr_at((epoch * len(loader) + step) / steps))
-            if tracker is not None:
-                tracker.observe(batch.ids, logits, batch.labels, batch.weights)
-            total += loss.detach() * len(batch.labels)
-            count += len(batch.labels)
-        if tracker is not None:
-            tracker.reduce()
-        mean = float(ranks.total(total)) / max(count * ranks.world_size, 1)
+        begin = time.perf_counter()
+        work = Work(torch.zeros(rows, dtype=torch.int64, device=next(model.parameters()).device))
+        mean, wait = loop.run_epoch(epoch, work)
         seconds = time.perf_counter() - begin
         if not math.isfinite(mean):
             raise ValueError(f"the training loss is {mean} in epoch {epoch}: lower the learning rate (now {recipe.lr})")
+        work.reduce(ranks)
+        run.counts += work.counts.cpu()
         due = (epoch + 1) % every == 0 or epoch + 1 == recipe.epochs
         accuracy = {
             name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in (evaluate or {}).items() if due
         }
-        run.history.append(Epoch(epoch, mean, optimizer.param_groups[0]["lr"], accuracy, seconds, wait))
+        lr = optimizer.param_groups[0]["lr"]
+        run.history.append(Epoch(epoch, mean, lr, accuracy, seconds, wait, work.forward, work.backward))
         if select in accuracy and _is_best(run, select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        _save_checkpoint(checkpoint if ranks.writes else None, model, optimizer, recipe, run, tracker, criterion)
+        save_checkpoint(checkpoint, recipe, run, parts, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
     return run
+
+
+class _Loop:
+    """The parts of a run at work, epoch by epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Loader | CropFilter,
+        recipe: Recipe,
+        ranks: Ranks,
+        optimizer: torch.optim.Optimizer,
+        tracker: Tracker | None,
+        criterion: nn.Module | None,
+        method: Method,
+        chooser: Chooser | None,
+    ) -> None:
+        self.model, self.loader, self.recipe, self.ranks, self.optimizer = model, loader, recipe, ranks, optimizer
+        self.tracker, self.criterion, self.method, self.chooser = tracker, criterion, method, chooser
+        self.parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
+        self.device = next(model.parameters()).device
+        self.weighted = method.weighted or chooser is not None
+        self.plain = criterion is None and method.mix is None and not self.weighted
+
+    def run_epoch(self, epoch: int, work: Work) -> tuple[float, float]:
+        """Train for an epoch; the mean loss over the ranks, and the seconds of waiting for the loader."""
+        self._begin(epoch)
+        before = self._beside()
+        total, count, wait = torch.zeros((), device=self.device), 0.0, 0.0
+        length = len(self.loader) if self.chooser is None else self.chooser.length(len(self.loader))
+        for step in self._steps(epoch, work):
+            batch = step.batch
+            mixed = self._mixed(step, epoch)
+            with autocast(self.device, self.recipe.amp):
+                logits = self.parallel(batch.images if mixed is None else mixed.images)
+                if step.at == 0:
+                    require_classes(logits, self.loader.catalog)
+                loss, weights = self._loss(step, logits, mixed, epoch)
+            descend(self.optimizer, loss, self.recipe.lr_at((epoch * length + step.at) / (self.recipe.epochs * length)))
+            work.trained(batch.ids, weights)
+            for observer in (self.tracker, self.method.learner):
+                if observer is not None:
+                    observer.observe(batch.ids, logits, batch.labels, batch.weights)
+            total += loss.detach() * step.share
+            count += step.share
+            wait += step.waited
+        self._end()
+        work.add(before, self._beside())
+        return float(self.ranks.total(total)) / max(count * self.ranks.world_size, 1), wait
+
+    def _begin(self, epoch: int) -> None:
+        self.loader.set_epoch(epoch)
+        if self.tracker is not None:
+            self.tracker.set_epoch(epoch)
+        self.model.train()
+
+    def _end(self) -> None:
+        """Bring together what the ranks saw."""
+        if self.tracker is not None:
+            self.tracker.reduce()
+        if self.method.learner is not None:
+            self.method.learner.reduce(None if self.ranks.world_size == 1 else self._total)
+        if self.chooser is not None:
+            self.chooser.end_epoch()
+
+    def _total(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sum of an array over the ranks."""
+        return self.ranks.total(torch.from_numpy(values).to(self.device, copy=True)).cpu().numpy()
+
+    def _beside(self) -> tuple[int, int]:
+        """Rows that went forward and backward for a crop filter or for a loss's own weights so far, on this rank."""
+        scored = self.loader.metrics["rows_scored"] if isinstance(self.loader, CropFilter) else 0
+        forward, backward = self.criterion.work.tolist() if isinstance(self.criterion, LearnedWeights) else (0, 0)
+        return scored + forward, backward
+
+    def _steps(self, epoch: int, work: Work) -> Iterator[Step]:
+        """The steps of an epoch: the loader's batches, or what is chosen of them."""
+        given = _timed(self.loader)
+        if self.chooser is not None:
+            return self.chooser.steps(given, work, epoch=epoch, batches=len(self.loader))
+        return (Step(batch, waited, at, len(batch.labels)) for at, (batch, waited) in enumerate(given))
+
+    def _mixed(self, step: Step, epoch: int) -> Mixed | None:
+        if self.method.mix is None:
+            return None
+        return self.method.mix(step.batch.images, step.batch.labels, epoch=epoch, step=step.at, rank=self.ranks.rank)
+
+    def _loss(self, step: Step, logits: Tensor, mixed: Mixed | None, epoch: int) -> tuple[Tensor, Tensor]:
+        """The mean loss, and weights (n,) that are 0 for rows without a part in it."""
+        batch = step.batch
+        if self.plain:
+            return _mean_loss(logits, batch, self.ranks), batch.weights
+        if mixed is not None:
+            losses = mixed.loss(logits, reduction="none")
+        elif self.criterion is not None:
+            losses = self.criterion(logits, batch, epoch)
+        else:
+            losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        weights = batch.weights
+        if self.chooser is not None:
+            weights = self.chooser.judge(step, logits, losses, epoch=epoch)
+        return _mean_of(losses, weights, self.ranks, weighted=self.weighted), weights
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, /) -> torch.optim.Optimizer:
@@ -241,18 +259,16 @@ def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
     return F.cross_entropy(logits[real], batch.labels[real], reduction="sum") * ranks.world_size / rows
 
 
-def _mean_of(losses: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
-    """The same mean of given losses (n,)."""
-    if ranks.world_size == 1:
+def _mean_of(losses: Tensor, weights: Tensor, ranks: Ranks, *, weighted: bool) -> Tensor:
+    """The same mean of given losses (n,), which are multiplied by the weights (n,) where they are `weighted`."""
+    real = weights > 0
+    if weighted:  # no boolean index: it would wait for the GPU
+        total = torch.where(real, losses * weights, 0.0).sum()
+    elif ranks.world_size == 1:
         return losses.mean()
-    real = batch.weights > 0
-    return losses[real].sum() * ranks.world_size / ranks.total(real.sum())
-
-
-def _set_epoch(epoch: int, loader: Loader | CropFilter, tracker: Tracker | None) -> None:
-    loader.set_epoch(epoch)
-    if tracker is not None:
-        tracker.set_epoch(epoch)
+    else:
+        total = losses[real].sum()
+    return total * ranks.world_size / ranks.total(real.sum())
 
 
 def _is_best(run: Run, select: str) -> bool:
@@ -270,64 +286,3 @@ def _timed(loader: Loader | CropFilter) -> Iterator[tuple[Batch, float]]:
         if batch is None:
             return
         yield batch, time.perf_counter() - begin
-
-
-def autocast(device: torch.device, amp: bool, /) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 on a GPU where `amp` is on; else nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
-
-
-def _save_checkpoint(
-    path: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    run: Run,
-    tracker: Tracker | None,
-    criterion: nn.Module | None,
-) -> None:
-    if path is None:
-        return
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "recipe": asdict(recipe),
-        "history": [asdict(epoch) for epoch in run.history],
-        "best_epoch": run.best_epoch,
-        "best_state": run.best_state,
-        "tracker": None if tracker is None else tracker.state_dict(),
-        "criterion": repr(criterion),
-        "criterion_state": {} if criterion is None else criterion.state_dict(),
-    }
-    with write_atomically(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _load_checkpoint(
-    path: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    tracker: Tracker | None,
-    criterion: nn.Module | None,
-) -> Run:
-    if path is None or not path.exists():
-        return Run()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    saved = Recipe(**state["recipe"])
-    if saved != recipe:
-        raise ValueError(f"{path}: this run was started with {saved}, not {recipe}: give another output folder")
-    if tracker is not None:
-        if state.get("tracker") is None:
-            raise ValueError(f"{path}: this run was started without tracking: give another output folder")
-        tracker.load_state_dict(state["tracker"])
-    if state.get("criterion", "None") != repr(criterion):
-        raise ValueError(
-            f"{path}: this run was started with the loss {state.get('criterion')}, not {criterion!r}: "
-            "give another output folder"
-        )
-    if criterion is not None:
-        criterion.load_state_dict(state["criterion_state"])
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return Run([Epoch(**epoch) for epoch in state["history"]], state["best_epoch"], state["best_state"])

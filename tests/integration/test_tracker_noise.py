@@ -137,7 +137,7 @@ def test_a_killed_training_tracks_as_an_undisturbed_one(data, tmp_path, one_thre
     with pytest.raises(ValueError, match="rows 1000, but here it is 9"):
         train(setup.build(0), setup.training_loader(), Recipe(4), tracker=Tracker(9), checkpoint=tmp_path / "c.pt")
     train(setup.build(0), setup.training_loader(), Recipe(1), checkpoint=tmp_path / "untracked.pt")
-    with pytest.raises(ValueError, match="started without tracking"):
+    with pytest.raises(ValueError, match="started with the tracker none, not Tracker"):
         train(
             setup.build(0),
             setup.training_loader(),
