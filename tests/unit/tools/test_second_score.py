@@ -1,0 +1,82 @@
+"""Children scored twice, and stacked ones, in the job of `search auto`."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drawstream.tools import auto_job as job
+from drawstream.tools import second_score
+from drawstream.tools.auto_job import auto_job
+from drawstream.tools.ranks import Ranks
+from drawstream.tools.setup import Setup
+from drawstream.tools.train import Recipe
+
+RECIPE = Recipe(epochs=2, lr=0.05, seed=3)
+OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}
+
+
+@pytest.fixture
+def setup(digits):
+    return Setup(digits.train, "mlp", held_out=digits.held_out, batch_size=32)
+
+
+def test_second_scores_are_of_the_other_images_and_change_nothing(setup, tmp_path):
+    once = auto_job(setup, RECIPE, tmp_path / "once", options=OPTIONS, reward_rows=40)
+    twice = auto_job(setup, RECIPE, tmp_path / "twice", options=OPTIONS, reward_rows=40, second_score=True)
+    for name in ("rewards", "winners", "forward", "backward"):
+        assert once[name] == twice[name]
+    assert once["second_rows"] == 0 and "second_score" not in once
+    second = twice["second_score"]
+    assert second["rows"] == twice["second_rows"] == 60
+    assert np.shape(second["scores"]) == np.shape(twice["rewards"]) == (6, 2)
+    assert 0 < second["seconds"] < sum(twice["seconds"].values())
+    held = setup.evaluation_loaders()["held_out"]
+    model = setup.build(0)
+    model.load_state_dict(load_file(tmp_path / "twice/last.safetensors"))
+    whole = 100 * sum(int((model(b.images).argmax(1) == b.labels).sum()) for b in held) / 100
+    winner = twice["winners"][-1]  # both parts together are the held-out set
+    assert 0.4 * twice["rewards"][-1][winner] + 0.6 * second["scores"][-1][winner] == pytest.approx(whole)
+    with pytest.raises(ValueError, match=r"finished run with second_rows 60, not 0"):
+        auto_job(setup, RECIPE, tmp_path / "twice", options=OPTIONS, reward_rows=40)
+
+
+def test_a_killed_search_keeps_its_second_scores(setup, tmp_path, monkeypatch):
+    whole = auto_job(setup, RECIPE, tmp_path / "whole", options=OPTIONS, reward_rows=40, second_score=True)
+    evaluate = second_score.TwoScores.evaluate
+
+    def killed(self):
+        if len(self.scores) == 4:  # in the second epoch
+            raise KeyboardInterrupt
+        return evaluate(self)
+
+    monkeypatch.setattr(second_score.TwoScores, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        auto_job(setup, RECIPE, tmp_path / "part", options=OPTIONS, reward_rows=40, second_score=True)
+    monkeypatch.setattr(second_score.TwoScores, "evaluate", evaluate)
+    resumed = auto_job(setup, RECIPE, tmp_path / "part", options=OPTIONS, reward_rows=40, second_score=True)
+    assert resumed["second_score"]["scores"] == whole["second_score"]["scores"]
+    assert resumed["winners"] == whole["winners"]
+
+
+def test_stacked_children_search_as_children_in_turn(setup, tmp_path):
+    options = {"options": OPTIONS, "reward": "loss"}
+    turn = auto_job(setup, RECIPE, tmp_path / "turn", **options)
+    stacked = auto_job(setup, RECIPE, tmp_path / "stacked", **options, stacked=True)
+    assert stacked["rewards"][0] == pytest.approx(turn["rewards"][0], rel=1e-4)
+    assert stacked["backward"] == turn["backward"]
+    weights = load_file(tmp_path / "stacked/last.safetensors")
+    assert weights.keys() == setup.build(0).state_dict().keys()
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_what_does_not_go_together_is_refused(setup, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="takes all 100: give fewer reward rows"):
+        auto_job(setup, RECIPE, tmp_path, options=OPTIONS, second_score=True)
+    settings = {"held_out_rows": 9, "reward": {"rows": 3}}
+    for ranks, stacked in ((Ranks(), True), (Ranks(0, 2), False)):
+        with pytest.raises(ValueError, match="children in turn on one process"):
+            job._second_rows(settings, ranks, stacked)
+    monkeypatch.setattr(job, "KEPT", 0)
+    with pytest.raises(ValueError, match="stacked children need images kept in memory"):
+        auto_job(setup, RECIPE, tmp_path, options=OPTIONS, stacked=True)
