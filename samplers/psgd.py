@@ -10,8 +10,9 @@ Notation
 
 p_y comes from the training forward pass, so nothing is computed twice. This is the code of Arazo et al. ("How Important
 is Importance Sampling for Deep Budgeted Training?", BMVC 2021). Their text (`paper=True`) divides by t in place of n_i
-and fills nothing in: a row seen rarely counts little, one never seen has the smoothing alone. Taken literally, eq. 2
-puts the smoothing inside c, which could make c negative: here it is added afterwards in both.
+(by n_i where that is more, as of rows that come twice an epoch) and fills nothing in: a row seen rarely counts little,
+one never seen has the smoothing alone. Taken literally, eq. 2 puts the smoothing inside c, which could make c negative:
+here it is added afterwards in both.
 """
 
 from collections.abc import Mapping
@@ -145,10 +146,10 @@ class CSGD(PSGD):
 
 @njit(cache=True, nogil=True)
 def fill_means(totals: NDArray[np.int64], epochs: int, mean: NDArray[np.float64]) -> None:
-    """Write the mean uncertainty of each row into `mean` (N,): per visit, or per epoch where `epochs` > 0."""
+    """Write the mean uncertainty of each row into `mean` (N,): per visit, or per epoch where `epochs` are more."""
     largest = 0.0
     for row in range(mean.size):
-        visits = epochs if epochs > 0 else totals[row, 1]
+        visits = max(np.int64(epochs), totals[row, 1])
         mean[row] = totals[row, 0] * UNIT / visits if visits > 0 else -1.0
         largest = max(largest, mean[row])
     for row in range(mean.size):

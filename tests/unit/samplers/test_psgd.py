@@ -114,6 +114,13 @@ def test_values_by_hand():
     np.testing.assert_allclose(paper.probabilities(3)[2:], [0.125, 0.125], rtol=1e-6)
 
 
+def test_rows_that_come_twice_in_an_epoch_stay_within_1():
+    sampler = CSGD(3, paper=True, smoothing=False)
+    sampler.observe([0, 0, 1], logits([0.2, 0.2, 0.4]), [0, 0, 0])
+    sampler.reduce()
+    np.testing.assert_allclose(sampler.importance(), [0.16, 0.24, 0], rtol=1e-6)
+
+
 def test_nothing_counts_before_reduce():
     sampler = PSGD(4)
     sampler.observe([0, 1], logits([0.9, 0.6]), [0, 0])

@@ -1,0 +1,267 @@
+"""Batch selectors: decisions against plain references on recorded losses, rates, switches, state, errors."""
+
+import doctest
+from collections import deque
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from drawstream.samplers import DLIS, BatchSelector, OrderedSGD, RHOLoss, SelectiveBackprop, dlis, rho, selection
+from drawstream.samplers.dlis import draw_weighted, fill_uniform, share_out
+from drawstream.samplers.hashing import derive_keys
+
+SELECTORS = [
+    lambda: SelectiveBackprop(budget=0.3, seed=3),
+    OrderedSGD,
+    lambda: DLIS(seed=3, memory=0.5),
+    lambda: RHOLoss(np.random.default_rng(0).random(999), factor=4),
+]
+
+
+def recorded(step, n=96):
+    """Losses of a batch, float32 (n,), with ties and a trend."""
+    rng = np.random.default_rng([6, step])
+    return np.round(rng.exponential(size=n) / (1 + step / 40), 2).astype(np.float32)
+
+
+def uniform(purpose, seed, epoch, step, n):
+    """The numbers a selector draws from; what it does with them is for the references to say."""
+    numbers = np.empty(n)
+    fill_uniform(*derive_keys(2, purpose, seed, epoch, step), numbers)
+    return numbers
+
+
+@pytest.mark.parametrize("n", [1, 96, 300])
+@pytest.mark.parametrize(("budget", "history"), [(0.3, 1024), (0.5, 64), (0.9, 1), (1.0, 8)])
+def test_selective_backprop_decides_as_the_authors(n, budget, history):
+    selector, past = SelectiveBackprop(budget=budget, history=history, seed=3), deque(maxlen=history)
+    for epoch, step in product(range(3), range(10)):
+        losses = recorded(10 * epoch + step, n)
+        kept, weights = selector.select(losses, epoch=epoch, step=step)
+        past.extend(losses.tolist())
+        draws = uniform("selective backprop", 3, epoch, step, n)
+        percentiles = [100 * sum(old < loss for old in past) / len(past) for loss in losses.tolist()]
+        expected = [i for i in range(n) if epoch == 0 or draws[i] < (percentiles[i] / 100) ** (1 / budget - 1)]
+        assert kept.tolist() == expected and weights.tolist() == [1.0] * len(expected)
+        assert kept.dtype == np.int64 and weights.dtype == np.float32
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.2, 0.5, 1.0])
+def test_selective_backprop_keeps_its_budget(budget):
+    """Losses of one law: 1 / (b + 1) of the rows, whatever the law; here log-normal."""
+    selector, rng = SelectiveBackprop(budget=budget), np.random.default_rng(0)
+    steps, n, kept = 500, 128, 0
+    for step in range(steps):
+        kept += len(selector.select(np.exp(3 * rng.standard_normal(n)), epoch=1, step=step).indices)
+    deviation = np.sqrt(budget * (1 - budget) / (steps * n)) + budget / 1024
+    assert abs(kept / (steps * n) - budget) < 5 * deviation
+
+
+def test_selective_backprop_prefers_high_losses():
+    selector, counts = SelectiveBackprop(budget=0.25), np.zeros(64)
+    for step in range(2000):
+        counts[selector.select(np.arange(64.0), epoch=1, step=step).indices] += 1
+    ranks = np.arange(64) / 64
+    assert abs(counts / 2000 - ranks**3).max() < 4.5 * np.sqrt(0.25 / 2000)
+
+
+def test_the_first_epoch_fills_the_history():
+    selector = SelectiveBackprop(budget=0.1)
+    for step in range(8):
+        assert len(selector.select(np.full(128, 5.0), epoch=0, step=step).indices) == 128
+    assert len(selector.select(np.full(128, 1.0), epoch=1, step=0).indices) == 0  # nothing in the history is below
+
+
+@pytest.mark.parametrize(
+    ("percent", "q"), [(0, 64), (79.99, 64), (80, 32), (90, 16), (94.9, 16), (95, 8), (99.4, 8), (99.5, 4), (100, 4)]
+)
+def test_ordered_sgd(percent, q):
+    losses, selector = recorded(0, 64), OrderedSGD()
+    selector.set_accuracy(percent)
+    kept, weights = selector.select(losses)
+    expected = sorted(sorted(range(64), key=lambda i: (-losses[i], i))[:q])
+    assert kept.tolist() == expected and weights.tolist() == [1.0] * q
+    selector.set_accuracy(0)  # q never rises again
+    assert len(selector.select(losses).indices) == q
+    assert len(selector.select(losses[:3]).indices) == max(1, 3 * q // 64)
+
+
+def test_ordered_sgd_takes_the_first_of_equal_losses():
+    selector = OrderedSGD()
+    selector.set_accuracy(80)
+    assert selector.select([1.0, 2.0, 1.0, 1.0]).indices.tolist() == [0, 1]
+
+
+def test_dlis_is_unbiased_by_enumeration():
+    """Every pair of draws, each as often as its probability says: the mean of the estimates is the mean gradient."""
+    scores, gradients = np.array([1.0, 2.0, 0.0, 5.0, 8.0]), np.array([0.3, -1.0, 0.0, 4.0, 2.5])
+    shares = np.empty(5)
+    gain = share_out(scores, shares)
+    assert shares.tolist() == [1 / 16, 2 / 16, 0, 5 / 16, 8 / 16]
+    assert gain == pytest.approx(np.sqrt(5 * (shares**2).sum()))
+    grid = (np.arange(16) + 0.5) / 16
+    single = draw_weighted(shares, grid)
+    assert np.bincount(single.indices, minlength=5).tolist() == [1, 2, 0, 5, 8]
+    estimates = []
+    for pair in product(grid, repeat=2):
+        rows, weights = draw_weighted(shares, np.array(pair))
+        estimates.append((weights.astype(float) * gradients[rows]).mean())
+    assert np.mean(estimates) == pytest.approx(gradients.mean(), rel=1e-7)
+
+
+@pytest.mark.parametrize("ends", [[0.0, 0.0], [0.0, 1 - 2.0**-53], [1 - 2.0**-53, 0.5]])
+def test_dlis_never_draws_a_row_of_score_0(ends):
+    for scores in ([0.0, 0.1, 0.0, 0.7, 0.0], [0.1] * 10 + [0.0], [0.0, 1e-300]):
+        shares = np.empty(len(scores))
+        share_out(np.array(scores), shares)
+        rows, weights = draw_weighted(shares, np.array(ends))
+        assert all(scores[row] > 0 for row in rows) and np.isfinite(weights).all()
+
+
+def gain(scores):
+    """Variance gain as algorithm 1 of the paper writes it."""
+    g = np.asarray(scores, float) / np.sum(scores)
+    u = 1 / len(g)
+    return 1 / np.sqrt(1 - ((g - u) ** 2).sum() / (g**2).sum())
+
+
+def test_dlis_switches_on_above_the_cost_ratio_and_off_again():
+    selector, average, states = DLIS(seed=1), 0.0, []
+    flat, uneven = np.full(30, 0.5), np.array([1.0] + [0.001] * 29)
+    for step in range(30):
+        scores = uneven if step < 15 else flat
+        on = average > 2.0  # (3 + 3) / 3
+        assert selector.active == selector.before == on
+        rows, weights = selector.select(scores, epoch=0, step=step)
+        assert len(rows) == len(weights) == (10 if on else 30)
+        assert on or (rows.tolist() == list(range(30)) and (weights == 1).all())
+        average = 0.9 * average + 0.1 * gain(scores)
+        assert selector.gain == pytest.approx(average, rel=1e-12)
+        states.append(on)
+    assert not states[0] and any(states[:15]) and not states[-1]
+    assert DLIS(factor=9).cost == 4
+
+
+def test_dlis_draws_by_score():
+    selector, scores = DLIS(memory=0.0, seed=2), np.array([30.0, 1.0, 2.0, 1.0] + [0.01] * 20)
+    selector.select(scores, epoch=0, step=0)
+    assert selector.active
+    counts = np.zeros(24)
+    for step in range(3000):
+        rows, weights = selector.select(scores, epoch=1, step=step)
+        np.add.at(counts, rows, 1)
+        np.testing.assert_allclose(weights, scores.sum() / (24 * scores[rows]), rtol=1e-6)
+    shares = scores / scores.sum()
+    assert abs(counts / counts.sum() - shares).max() < 4.5 * np.sqrt(0.25 / counts.sum())
+
+
+def test_dlis_of_zeros_is_uniform():
+    selector = DLIS()
+    selector.select(np.zeros(9), epoch=0, step=0)
+    assert selector.gain == pytest.approx(0.1)
+
+
+def test_rho_loss():
+    fixed = np.random.default_rng(0).random(999).astype(np.float32)
+    ids, losses = np.random.default_rng(1).integers(0, 999, 50), recorded(0, 50)
+    kept, weights = RHOLoss(fixed, factor=4).select(losses, ids=ids)
+    excess = losses.astype(float) - fixed[ids]
+    assert kept.tolist() == sorted(np.argsort(-excess, kind="stable")[:12].tolist()) and weights.tolist() == [1.0] * 12
+    assert len(RHOLoss(fixed).select(losses[:3], ids=ids[:3]).indices) == 1
+
+
+@pytest.mark.parametrize("make", SELECTORS)
+def test_the_surface(make):
+    selector = make()
+    assert isinstance(selector, BatchSelector) and selector.factor >= 1 and selector.scores in ("loss", "grad_norm")
+    for step in range(30):
+        given = recorded(step)
+        for scores in (given, torch.from_numpy(given).requires_grad_(), given.tolist()):
+            kept, weights = make().select(scores, epoch=1, step=step, ids=np.arange(96))
+            assert kept.dtype == np.int64 and weights.dtype == np.float32 and kept.shape == weights.shape
+            assert ((kept >= 0) & (kept < 96)).all()
+
+
+@pytest.mark.parametrize("make", SELECTORS)
+@pytest.mark.parametrize("at", [0, 1, 5, 17])
+def test_resume_at_any_step(make, at):
+    def go(selector, steps):
+        if isinstance(selector, OrderedSGD):
+            selector.set_accuracy(85)
+        return [tuple(selector.select(recorded(s), epoch=1, step=s, ids=range(96)).indices) for s in steps]
+
+    whole = go(make(), range(25))
+    first = make()
+    begun = go(first, range(at))
+    state = first.state_dict()
+    go(first, range(25, 30))  # the state is a copy
+    second = make()
+    second.load_state_dict(state)
+    assert begun + go(second, range(at, 25)) == whole
+    for other in SELECTORS:
+        if type(other()) is not type(second):
+            with pytest.raises(ValueError, match="a state must be of the same selector"):
+                other().load_state_dict(state)
+
+
+@pytest.mark.parametrize("make", [SELECTORS[0], SELECTORS[2]])
+def test_chance_depends_on_seed_epoch_and_step_alone(make):
+    def choose(epoch, step):
+        selector = make()
+        for _ in range(12):
+            found = selector.select(np.r_[recorded(0), 400.0], epoch=epoch, step=step)
+        return tuple(found.indices)
+
+    places = list(product(range(1, 5), range(4)))
+    found = [choose(*place) for place in places]
+    assert found == [choose(*place) for place in places] and len(set(found)) == len(places)
+
+
+def test_states_of_others_and_broken_ones_are_refused():
+    selector = SelectiveBackprop(budget=0.3)
+    selector.select([1.0, 2.0], epoch=0, step=0)
+    state = selector.state_dict()
+    with pytest.raises(ValueError, match=r"the same budget, but it has 0\.3 and here it is 0\.2"):
+        SelectiveBackprop(budget=0.2).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"the state's losses must be float64 \(2,\), but it is .*: it is damaged"):
+        selector.load_state_dict({**state, "losses": np.zeros(3)})
+    with pytest.raises(ValueError, match="a state must be of the same irreducible"):
+        RHOLoss([0.1, 0.2]).load_state_dict(RHOLoss([0.1, 0.3]).state_dict())
+
+
+@pytest.mark.parametrize("make", SELECTORS)
+def test_errors_of_select(make):
+    with pytest.raises(ValueError, match="scores must be finite, but place 1 has nan: lower the learning rate"):
+        make().select([1.0, np.nan], epoch=0, step=0, ids=[0, 1])
+    for empty in ([], np.zeros((2, 2))):
+        with pytest.raises(ValueError, match=r"scores must be \(n,\) with n >= 1"):
+            make().select(empty, epoch=0, step=0, ids=[])
+
+
+def test_errors_of_options():
+    for options in ({"budget": 0}, {"budget": 1.1}, {"budget": 0.5, "history": 0}):
+        with pytest.raises(ValueError, match="0 < budget <= 1 and history >= 1 must hold"):
+            SelectiveBackprop(**options)
+    for percent in (-1, 101, np.nan):
+        with pytest.raises(ValueError, match=r"0 <= accuracy <= 100 \(percent\) must hold"):
+            OrderedSGD().set_accuracy(percent)
+    for options in ({"factor": 1}, {"memory": 1.0}):
+        with pytest.raises(ValueError, match="factor >= 2 and 0 <= memory < 1 must hold"):
+            DLIS(**options)
+    with pytest.raises(ValueError, match=r"gradient norms must be >= 0, but got -0\.5"):
+        DLIS().select([0.1, -0.5], epoch=0, step=0)
+    with pytest.raises(ValueError, match="factor >= 2 must hold, but got 1"):
+        RHOLoss([0.1], factor=1)
+    for ids in ([0, 3], [-1, 0], [0]):
+        with pytest.raises(ValueError, match=r"ids must be \(2,\) and in \[0, 3\)"):
+            RHOLoss([0.1, 0.2, 0.3]).select([1.0, 2.0], ids=ids)
+    for make in (lambda: SelectiveBackprop(budget=0.5, seed=-1), lambda: DLIS(seed=1 << 64)):
+        with pytest.raises(ValueError, match="must be in"):
+            make()
+
+
+@pytest.mark.parametrize("module", [selection, dlis, rho])
+def test_examples(module):
+    assert doctest.testmod(module).failed == 0
