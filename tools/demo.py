@@ -1,6 +1,6 @@
 """The demo: the whole main job on real data with label noise, for several seeds, with the uniform control."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from drawstream.pipeline.noise import stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import FASHION_MNIST
 from drawstream.tools.finetune import flush_denormals
+from drawstream.tools.guard import compare_finished
 from drawstream.tools.jobs import Sampling, features_job, fine_tuning, search_job, train_job
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import write_record
@@ -91,7 +92,7 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
 
 
 def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int) -> list[dict[str, Any]]:
-    """Pack, train uniformly, score, search and train with the sampler, for one seed of all of it."""
+    """Pack, train uniformly, score, search, train with the sampler, and compare the two, for one seed of all of it."""
     plan = PLANS[data]
     print(f"seed {seed}", flush=True)
     _pack(data, out, source, noise, seed, plan)
@@ -120,6 +121,9 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
         row = {"method": record["method"], "seed": seed, "last": result["last"], "best": result["best"]}
         rows.append({**row, "seconds": record["seconds"]})
     rows[1]["search_seconds"] = search["seconds"]
+    guard = compare_finished(setup, start, out / "swift/last.safetensors")
+    print(f"  {guard.message}", flush=True)
+    rows[1]["guard"] = asdict(guard)
     return rows
 
 
