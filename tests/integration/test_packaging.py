@@ -56,11 +56,16 @@ import importlib.util
 for name in ("torch", "pyarrow", "nvidia", "optuna", "scipy"):
     assert importlib.util.find_spec(name) is None, name
 import numpy as np
-from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
+from drawstream.samplers import PSGD, IndexStream, SelectiveBackprop, SwiftFit, SwiftParams
 rows = IndexStream(np.array([0.0, 1.0, 3.0]), seed=0, draws=4).epoch(0)[0:4]
 assert sorted(rows.tolist()) == [1, 2, 2, 2], rows
 columns = {"loss": np.arange(5.0), "entropy": np.ones(5), "grad_norm": np.ones(5)}
 assert abs(SwiftFit(columns).probabilities(SwiftParams.uniform()).sum() - 1) < 1e-12
+sampler = PSGD(3)
+sampler.observe([0, 1], [[2.0, 0.0], [0.0, 2.0]], [0, 0])
+sampler.reduce()
+assert sampler.probabilities(1).argmax() == 1
+assert SelectiveBackprop(budget=1.0).select([1.0, 2.0], epoch=1, step=0).indices.tolist() == [0, 1]
 """
     done = subprocess.run([tmp_path / "bare/bin/python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
