@@ -50,17 +50,17 @@ def rewards_figure(rewards: Floats, ends: Floats, name: str, /) -> Figure:
     """Reward over the run: the chosen child, and the band from the worst to the best.
 
     Args:
-        rewards: float64 (intervals, children).
+        rewards: float64 (intervals, children); a child that diverged has none.
         ends: Epochs done at the end of each interval, float64 (intervals,).
         name: Of the reward, with its unit.
     """
     x = ends.round(3).tolist()
     edge = {"color": GRAY, "width": 0}
-    low = _trace(x, rewards.min(1), "Worst child", edge) | {"showlegend": False, "hoverinfo": "skip"}
-    high = _trace(x, rewards.max(1), "From the worst to the best child", edge)
+    low = _trace(x, np.nanmin(rewards, 1), "Worst child", edge) | {"showlegend": False, "hoverinfo": "skip"}
+    high = _trace(x, np.nanmax(rewards, 1), "From the worst to the best child", edge)
     high |= {"fill": "tonexty", "fillcolor": "rgba(125,133,144,0.35)", "hoverinfo": "skip"}
-    middle = _trace(x, rewards.mean(1), "Mean of the children", {"color": ORANGE, "dash": "dash", "width": 1.8})
-    best = _trace(x, rewards.max(1), "Chosen child", {"color": BLUE, "width": 1.8})
+    middle = _trace(x, np.nanmean(rewards, 1), "Mean of the children", {"color": ORANGE, "dash": "dash", "width": 1.8})
+    best = _trace(x, np.nanmax(rewards, 1), "Chosen child", {"color": BLUE, "width": 1.8})
     for trace in (middle, best):
         trace["hovertemplate"] = f"epoch %{{x:.2f}}, {str(trace['name']).lower()}: %{{y:.3f}}<extra></extra>"
     return {"data": [low, high, middle, best], "layout": axes("Epoch", name)}
@@ -90,5 +90,5 @@ def spread_figure(rewards: Floats, ends: Floats, binomial: Floats | None, unit: 
 
 
 def _trace(x: Sequence[float], y: Floats | NDArray[np.int64], name: str, line: Figure) -> Figure:
-    values = np.round(y.astype(np.float64), 5).tolist()
+    values = [None if np.isnan(value) else round(value, 5) for value in y.astype(np.float64).tolist()]
     return {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": values, "line": line}

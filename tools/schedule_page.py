@@ -128,26 +128,32 @@ class SearchedSchedule:
 
     @property
     def rewards(self) -> NDArray[np.float64]:
-        """float64 (intervals, children)."""
+        """float64 (intervals, children); not a number where a child diverged."""
         return np.array(self.document["rewards"], dtype=np.float64)
+
+    @property
+    def rows(self) -> int:
+        """Held-out images that a reward is taken on."""
+        return int(self.document["reward"]["rows"])
 
     @property
     def again(self) -> NDArray[np.float64] | None:
         """Accuracies of the same children on rows that did not choose, float64; None where there are none."""
-        found = self.document.get("again")
-        return None if found is None else np.array(found["rewards"], dtype=np.float64)
+        found = self.document.get("second_score")
+        return None if found is None else np.array(found["scores"], dtype=np.float64)
 
     @property
     def accuracy(self) -> bool:
         """Whether the reward is an accuracy."""
-        return bool(self.document["reward"] == "accuracy")
+        return bool(self.document["reward"]["kind"] == "accuracy")
 
     @property
     def spread(self) -> Spread | None:
         """What separates the children; None for one child, or where the reward is no accuracy."""
-        if not self.accuracy or self.rewards.shape[1] < 2:
+        rewards = self.rewards
+        if not self.accuracy or rewards.shape[1] < 2 or not np.isfinite(rewards).all():
             return None
-        return children_spread(self.rewards, self.document["held_out_rows"], again=self.again)
+        return children_spread(rewards, self.rows, again=self.again)
 
 
 def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list[Block]:
@@ -163,26 +169,28 @@ def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list
 def reward_words(spread: Spread, rows: int, again_rows: int | None, /) -> str:
     """Is choosing the best child above the noise of the reward? In words, with the numbers."""
     text = (
-        f"The children of an interval differ by {spread.between:.2f} points (standard deviation), and one reward, an "
-        f"accuracy on {rows:,} images, is itself known to ± {spread.binomial:.2f}. Children that were equally good and "
-        f"differed by that much by luck would put the best of them {spread.chance:.2f} above their mean; the chosen "
-        f"child was {spread.gain:.2f} above. "
+        f"The children of an interval differ by {spread.between:.2f} points (standard deviation); one reward, an "
+        f"accuracy on {rows:,} images, is itself known to ± {spread.binomial:.2f}. The chosen child was on average "
+        f"{spread.gain:.2f} points above the mean of the children"
     )
     if spread.repeated is None or again_rows is None:
         if spread.between < spread.binomial:
             return text + (
-                "The spread is below the noise of one reward. Whether anything of the choice is real cannot be told "
-                "from these rewards alone, for all children see the same images."
+                ". The spread is below the noise of one reward; all children see the same images, so how much of the "
+                "choice is luck cannot be told without a second score."
             )
-        return text + "The spread is above the noise of one reward: the children do differ."
+        return text + ". The spread is above the noise of one reward: the children do differ."
     share = spread.repeated / spread.gain if spread.gain > 0 else 0.0
-    text += (
-        f"On {again_rows:,} images that chose nothing it was {spread.repeated:+.2f} points from the mean: "
-        f"{share:.0%} of the advantage is real"
-    )
+    text += f", and {spread.repeated:+.2f} on {again_rows:,} images that chose nothing"
     if spread.agreement is not None:
-        text += f", and both scores of a child correlate by {spread.agreement:.2f}"
-    return text + (". Most of the choice is luck." if share < 0.5 else ". Most of the choice is not luck.")
+        text += f" (correlation of both scores of a child: {spread.agreement:.2f})"
+    text += f": {share:.0%} of the advantage was the child's own, the rest the luck of the reward"
+    return text + (
+        ". Most of the choice is noise."
+        if share < 0.5
+        else ". So the choice is above the noise; whether the child's rows were better, or just its weights at that time, "
+        "only new trainings on the schedule can say."
+    )
 
 
 def _ends(search: SearchedSchedule) -> NDArray[np.float64]:
@@ -193,23 +201,22 @@ def _ends(search: SearchedSchedule) -> NDArray[np.float64]:
 
 def _rewards(search: SearchedSchedule) -> str:
     rewards, ends = search.rewards, _ends(search)
-    rows = int(search.document["held_out_rows"])
+    rows = search.rows
     unit = "% points" if search.accuracy else "nats"
     name = f"Accuracy on {rows:,} held-out images (%)" if search.accuracy else "Negative loss, held-out (nats)"
     caption = "After every interval the best child's rows are recorded, and its state is given to all."
     charts = [page.chart(rewards_figure(rewards, ends, name), caption)]
     if rewards.shape[1] < 2:
         return page.panels(*charts)
-    share = rewards.mean(1) / 100
+    share = np.nanmean(rewards, 1) / 100
     binomial = 100 * np.sqrt(share * (1 - share) / rows) if search.accuracy else None
     note = "A point per interval. Children see the same images, so their differences are less noisy than the line."
     charts.append(page.chart(spread_figure(rewards, ends, binomial, unit), note if search.accuracy else ""))
     words = ""
     if search.spread is not None:
-        again = search.document.get("again")
-        words = page.paragraph(
-            reward_words(search.spread, rows, None if again is None else again["rows"]), kind="verdict"
-        )
+        second = search.document.get("second_score")
+        others = None if second is None else int(second["rows"])
+        words = page.paragraph(reward_words(search.spread, rows, others), kind="verdict")
     return words + page.panels(*charts)
 
 

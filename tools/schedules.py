@@ -96,11 +96,10 @@ class Spread:
         between: Standard deviation between the children of an interval, root mean square over the intervals, per cent.
         binomial: Standard deviation of one child's reward over draws of as many evaluation rows, √(a(1 − a)/n), same
             mean and unit. The children see the same evaluation rows, so their differences are less noisy than this.
-        gain: Mean over the intervals of the chosen child's reward less the mean of its siblings' and its own, per cent.
-        chance: That gain if all children were equally good and their rewards differed by `between` at random: its
-            expectation for as many normal numbers. `gain` cannot be far from it, whatever the rewards are worth.
+        gain: Mean over the intervals of the chosen child's reward less the mean of all children's, per cent. Positive
+            whatever the rewards are worth.
         repeated: The same gain on rows that did not choose; None where no second set was evaluated. The share of `gain`
-            that it keeps is real.
+            that it keeps is the children's own, the rest was the luck of the evaluation rows.
         agreement: Pearson correlation, over all children less their interval's mean, of the reward and the second
             score; None likewise.
     """
@@ -108,7 +107,6 @@ class Spread:
     between: float
     binomial: float
     gain: float
-    chance: float
     repeated: float | None
     agreement: float | None
 
@@ -132,7 +130,6 @@ def children_spread(rewards: Floats, rows: int, /, *, again: Floats | None = Non
     chosen = rewards.argmax(1)[:, None]
     centred = rewards - rewards.mean(1, keepdims=True)
     between = float(np.sqrt(rewards.var(1, ddof=1).mean()))
-    normal = np.random.default_rng(0).standard_normal((100_000, rewards.shape[1]))
     repeated = agreement = None
     if again is not None:
         other = again - again.mean(1, keepdims=True)
@@ -143,7 +140,6 @@ def children_spread(rewards: Floats, rows: int, /, *, again: Floats | None = Non
         between=between,
         binomial=float(100 * np.sqrt((share * (1 - share)).mean() / rows)),
         gain=float(np.take_along_axis(centred, chosen, 1).mean()),
-        chance=between * float(normal.max(1).mean()),
         repeated=repeated,
         agreement=agreement,
     )
