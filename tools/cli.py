@@ -122,8 +122,20 @@ def train(
     model: Model = "cnn",
     held_out: HeldOut = None,
     test: Annotated[str | None, typer.Option(help="Catalog that reports; never chooses.")] = None,
-    sampler: Annotated[Path | None, typer.Option(help="sampler.json; without it training is uniform.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="sampler.json, a schedule, weights (.npy, .arrow, .parquet), or a method: unif, scan, p, c, "
+            "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho. By default uniform."
+        ),
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Part of the full run, in (0, 1].")] = 1.0,
+    paper: Annotated[bool, typer.Option(help="p and c as in the paper's text, not as in its authors' code.")] = False,
+    warmup: Annotated[int | None, typer.Option(help="Leading epochs that p and c draw uniformly; 1.")] = None,
     table: Annotated[Path | None, typer.Option(help="Feature table that the sampler reads.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Of a file of weights; or of the table, with rho's irreducible losses (loss).")
+    ] = None,
     join: Join = None,
     frozen: Frozen = False,
     mode: Annotated[str, typer.Option(help="Stream of a sampler: stratified, multinomial or subset.")] = "stratified",
@@ -139,7 +151,10 @@ def train(
         Path | None, typer.Option(help="Folder for a feature table of averages over this training, at no extra pass.")
     ] = None,
     crop_filter: Annotated[Path | None, typer.Option(help="sampler.json that chooses crops of each step.")] = None,
-    score_weights: Annotated[Path | None, typer.Option(help="Weights of the model that scores them.")] = None,
+    score_weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights of the model that scores them; or that embeds for coreset-k_center."),
+    ] = None,
     score_model: Annotated[str | None, typer.Option(help="That model, where it is another one.")] = None,
     crop_factor: Annotated[int, typer.Option(help="Crops to draw for each one trained on.")] = 2,
     device: Device = "cpu",
@@ -153,27 +168,35 @@ def train(
 
     Example: drawstream train data/train -o runs/uniform --held-out data/holdout --test data-test --epochs 20
 
+    Three tenths of that run: … --sampler p --budget 0.3 --schedule linear --augment ricap
+
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
     from drawstream.tools.filtering import filtering_of
     from drawstream.tools.jobs import Sampling, train_job
+    from drawstream.tools.methods import NAMES, Budget
     from drawstream.tools.ranks import join_ranks, leave_ranks
     from drawstream.tools.setup import Reading
     from drawstream.tools.train import Recipe
 
-    filtering = filtering_of(crop_filter, score_weights, score_model, crop_factor)
+    embedding = score_weights if sampler == "coreset-k_center" else None
+    filtering = filtering_of(crop_filter, None if embedding else score_weights, score_model, crop_factor)
     recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
     ranks = join_ranks(device)
     reading = Reading(one_of("checksum", checksum), one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = setup_of(catalog, model, device, batch_size, **given)
-    sampling = Sampling(sampler, table, mode, tuple(join or ()), frozen)
+    spent = Budget(budget, paper, warmup)
+    drawn = sampler if sampler is None or sampler in NAMES else Path(sampler)
+    sampling = Sampling(drawn, table, mode, tuple(join or ()), frozen, spent, column, embedding)
     record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering)
     leave_ranks()
     if not ranks.writes:
         return
-    spent = f"{record['seconds']:.1f} s, {record['wait_share']:.1%} of it waiting for data"
-    text = f"{record['method']}, {epochs} epochs in {spent}"
+    text = f"{record['method']}, {record['recipe']['epochs']} epochs in {record['seconds']:.1f} s"
+    text += f", {record['wait_share']:.1%} of it waiting for data"
+    if "effective_budget" in record:  # records of earlier versions have none
+        text += f"; effective budget {record['effective_budget']:.3f}"
     if record.get("bad_samples"):  # records of 0.1.0 have none
         text += f"; {len(record['bad_samples'])} bad images were substituted (listed in run.json)"
     if "result" in record:

@@ -5,12 +5,10 @@ Each writes one folder, goes on where a killed run stopped, and gives back the f
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,8 +17,8 @@ from drawstream.features.cluster import write_shards_on_ray
 from drawstream.features.extract import missing_shards, write_shards
 from drawstream.features.scoring import provenance
 from drawstream.pipeline import Loader
-from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.search import Objective, search_swift
+from drawstream.tools.drawing import Sampling as Sampling
 from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
 from drawstream.tools.filtering import Filtering
@@ -30,42 +28,6 @@ from drawstream.tools.progress import Progress
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.setup import Setup
 from drawstream.tools.train import Epoch, Recipe, Run, train
-from drawstream.tools.transfer import carry
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Where the training stream comes from: a sampler over a feature table, or (both None) uniform.
-
-    Attributes:
-        sampler: `sampler.json`.
-        table: Folder of the feature table that it reads.
-        mode: Mode of the stream of a sampler.
-        join: Files whose columns are joined to the table.
-        frozen: Keep the sampler's stored tables where the feature table is not the one it was fitted on.
-    """
-
-    sampler: Path | None = None
-    table: Path | None = None
-    mode: str = "stratified"
-    join: tuple[Path, ...] = ()
-    frozen: bool = False
-
-    def probabilities(self, setup: Setup) -> NDArray[np.float64] | None:
-        """P over the rows of the table, float64; None for uniform.
-
-        Raises:
-            ValueError: One of sampler and table is missing, the table was made from another catalog or lacks a column.
-        """
-        if self.sampler is None and self.table is None:
-            return None
-        if self.sampler is None or self.table is None:
-            raise ValueError("a sampler needs the feature table that it reads, and the other way round: give both")
-        table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
-        if setup.ranks.writes:
-            tell_notes(table)
-        sampler = carry(SwiftSampler.load(self.sampler), table, frozen=self.frozen)
-        return sampler.probabilities(table.columns(*sampler.features))
 
 
 def train_job(
@@ -78,17 +40,19 @@ def train_job(
     method: str | None = None,
     track: Path | None = None,
     filtering: Filtering | None = None,
+    every: int = 1,
 ) -> dict[str, Any]:
     """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
 
     Args:
         setup: Data and model.
         recipe: How to train; its seed also seeds the stream.
-        sampling: Uniform, or a sampler over a feature table.
+        sampling: What is drawn, and how much of the full run that the recipe describes.
         out: Folder of the run.
-        method: Name in reports; by default `uniform` or `swift`.
+        method: Name in reports; by default the sampling's.
         track: Folder for a feature table of averages over this training.
         filtering: Chooses among the crops of each step; the stream then draws `factor` times as many.
+        every: Evaluate after each `every`-th epoch, and after the last.
 
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.
@@ -99,15 +63,13 @@ def train_job(
     if rows is not None and track is not None:
         raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
     loader = setup.training_loader(factor, rows=rows)
-    probabilities = sampling.probabilities(setup)
-    draws = factor * len(setup.data)  # over crops too: an epoch costs what it costs over whole images
-    if probabilities is not None:
-        loader.replace_stream(IndexStream(probabilities, mode=sampling.mode, seed=recipe.seed, draws=draws))
-    else:
-        loader.replace_stream(IndexStream(len(setup.data), seed=recipe.seed, draws=draws))
+    begin = time.perf_counter()
+    planned = sampling.plan(setup, recipe, factor=factor)
+    loader.replace_stream(planned.stream)
+    full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
     settings = {
-        "method": method or ("uniform" if probabilities is None else "swift"),
+        "method": method or sampling.method,
         "seed": recipe.seed,
         "model": setup.model,
         "catalog": setup.catalog,
@@ -116,6 +78,8 @@ def train_job(
         "features": sampling.table,
         "join": list(sampling.join),
         "frozen": sampling.frozen,
+        "sampling": sampling.as_dict(),
+        "augment": setup.augment,
         "stream": loader.stream.fingerprint,
         "transform": _plain(setup.transforms[0].as_dict()),
         "batch_size": setup.batch_size,
@@ -127,7 +91,10 @@ def train_job(
     record_path = out / "run.json"
     if record_path.exists():
         record = finished_record(
-            record_path, "train", settings, ("seed", "model", "catalog_fingerprint", "stream", "recipe")
+            record_path,
+            "train",
+            settings,
+            ("seed", "model", "catalog_fingerprint", "stream", "recipe", "sampling", "augment"),
         )
         if track is not None and not record.get("tracked"):
             raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
@@ -136,7 +103,6 @@ def train_job(
         return record
     tracker = Tracker(len(setup.data)) if track is not None else None
     model = setup.build(recipe.seed)
-    begin = time.perf_counter()
     with Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
         run = train(
             model,
@@ -147,9 +113,16 @@ def train_job(
             checkpoint=out / "checkpoint.pt",
             ranks=setup.ranks,
             tracker=tracker,
+            every=every,
+            method=replace(planned.method, mix=setup.mix(recipe.seed)),
             on_epoch=lambda epoch: progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader)),
         )
-    results = _results(run, time.perf_counter() - begin)
+    results = _results(run, time.perf_counter() - begin) | {
+        "forward": run.forward + planned.forward,
+        "backward": run.backward,
+        "effective_budget": run.effective_budget(full, before=planned.forward),
+        "count_entropy": run.count_entropy,
+    }
     met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     results |= {} if crops is None else {"filtered": crops.metrics}
@@ -361,7 +334,7 @@ def finished_record(path: Path, kind: str, settings: dict[str, Any], keys: tuple
     """
     record = read_record(path, kind)
     for key in keys:
-        if record[key] != settings[key]:
+        if record.get(key, settings[key]) != settings[key]:  # records of earlier versions lack some keys
             raise ValueError(
                 f"{path}: a finished run with {key} {record[key]!r}, not {settings[key]!r}: give another output folder"
             )

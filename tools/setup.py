@@ -110,6 +110,10 @@ class Setup:
         stream = IndexStream(len(self.data) if rows is None else len(rows))
         return self._loader(self.data, stream, self.transforms[0], share, self.reading, rows)
 
+    def ordered_loader(self) -> Loader:
+        """Over the samples in file order, as evaluation sees them."""
+        return self._loader(self.data, Sequential(0, len(self.data)), self.transforms[1], EVAL_BATCH, self.reading)
+
     def evaluation_loaders(self) -> dict[str, Loader]:
         """Loaders in file order over what there is of `held_out` and `test`.
 

@@ -16,7 +16,7 @@ from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.transfer import carry
 
-__all__ = ["StreamSource", "open_source"]
+__all__ = ["StreamSource", "is_schedule", "open_source"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,14 +119,19 @@ def open_source(
         return StreamSource(stream, weights, catalog=opened.provenance["catalog"], whole_images=whole)
     if table is not None:
         raise ValueError(f"--table goes with a sampler.json, but the source is {source}: leave it out")
-    if _is_schedule(source):
+    if is_schedule(source):
         schedule = Schedule.open(source)
         return StreamSource(IndexStream(schedule, **options), schedule=schedule, catalog=schedule.catalog)
     weights = map_weights(source, column=column)
     return StreamSource(IndexStream(weights, **options), weights)
 
 
-def _is_schedule(source: Path) -> bool:
+def is_schedule(source: Path, /) -> bool:
+    """Whether a file is a recorded schedule.
+
+    Raises:
+        ValueError: It has the name of an Arrow file and is none.
+    """
     if not source.is_file() or source.suffix not in (".arrow", ".feather", ".ipc"):
         return False
     try:
