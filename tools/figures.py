@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 
 from drawstream.samplers import SwiftParams
 from drawstream.tools.comparison import CONTROL, Entry, method_name, methods_of
-from drawstream.tools.records import ConfirmationPoint, TrainRecord, TrialPoint
+from drawstream.tools.records import ConfirmationPoint, TrainRecord
 from drawstream.tools.sampling import Plane
 
 Figure = dict[str, Any]
 ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
-OTHERS = (BLUE, GREEN, PURPLE)
+OTHERS = (BLUE, GREEN, PURPLE, GRAY)
 SYMBOLS = {"last": "circle", "chosen": "diamond", "best": "circle-open"}
-ACCURACY = {"test": "Accuracy on the test set (%)", "held_out": "Accuracy on the held-out set (%)"}
+ACCURACY = {
+    "test": "Accuracy on the test set (%)",
+    "held_out": "Accuracy on the held-out set (%)",
+    "held_out_noisy": "Accuracy on the noisy held-out set (%)",
+}
 
 
 def colours(methods: Sequence[str], /) -> dict[str, str]:
@@ -72,12 +76,12 @@ def history_figure(runs: Sequence[TrainRecord], name: str, /) -> Figure | None:
         curves = [[(p.epoch + 1, p.accuracy[name]) for p in run.history if name in p.accuracy] for run in mine]
         for run, curve in zip(mine, curves, strict=True):
             label = f"{method_name(method)}, seed {run.seed}"
-            thin = _line([x for x, _ in curve], [y for _, y in curve], label, **style, width=1)
+            thin = line([x for x, _ in curve], [y for _, y in curve], label, **style, width=1)
             data.append(thin | {"opacity": 0.55, "showlegend": False, "legendgroup": method})
         shared = sorted(set.intersection(*({x for x, _ in curve} for curve in curves)))
         centre = [mean(dict(curve)[x] for curve in curves) for x in shared]
         label = method_name(method) + (f", mean of {len(mine)} runs" if len(mine) > 1 else "")
-        data.append(_line(shared, centre, label, **style, width=2.5) | {"legendgroup": method})
+        data.append(line(shared, centre, label, **style, width=2.5) | {"legendgroup": method})
     if not any(trace["x"] for trace in data):
         return None
     return {"data": data, "layout": axes("Epoch", ACCURACY.get(name, f"Accuracy on {name} (%)"))}
@@ -92,51 +96,6 @@ def plane_figures(cells: Plane, /) -> tuple[Figure, Figure]:
     return _heat(cells, 100 * cells.noisy, "% wrong", "%{z:.1f} % with a wrong label", 100.0), ratio
 
 
-def percentile_figure(centres: NDArray[np.float64], means: NDArray[np.float64], feature: str, /) -> Figure:
-    """Mean sampling probability over the percentile of a feature, with uniform sampling as a level."""
-    text = f"{feature} percentile %{{x:.1f}}: N·P %{{y:.3f}}<extra></extra>"
-    sampler = _line(centres.tolist(), means.tolist(), "Sampler", color=BLUE, width=2.5) | {"hovertemplate": text}
-    sampler |= {"mode": "lines+markers", "marker": {"color": BLUE, "size": 5}}
-    level = _line([0, 100], [1, 1], "Uniform (N·P = 1)", color=ORANGE, dash="dash", width=2) | {"hoverinfo": "skip"}
-    layout = axes(f"Percentile of the {feature} (%)", "Mean probability × N (1)")
-    layout["xaxis"]["range"] = [0, 100]
-    layout["yaxis"]["rangemode"] = "tozero"
-    return {"data": [sampler, level], "layout": layout}
-
-
-def trials_figure(trials: Sequence[TrialPoint], /) -> Figure:
-    """Score of every trial, the best so far, and the candidates without a score along the bottom."""
-    scored = [(trial, trial.value) for trial in trials if trial.value is not None]
-    values = [value for _, value in scored]
-    numbers = [trial.number for trial, _ in scored]
-    points = _line(numbers, values, "Trial", color=GRAY, width=0) | {
-        "mode": "markers",
-        "marker": {"color": GRAY, "size": 7},
-    }
-    points |= {
-        "customdata": ["unknown" if trial.ess is None else f"{100 * trial.ess:.0f} % of N" for trial, _ in scored],
-        "hovertemplate": "trial %{x}: %{y:.4g}<br>effective sample size %{customdata}<extra></extra>",
-    }
-    best = _line(
-        numbers, np.maximum.accumulate(values).tolist() if values else [], "Best so far", color=BLUE, width=2.5
-    )
-    best["line"]["shape"] = "hv"
-    data = [points, best]
-    floor = min(values) - 0.08 * ((max(values) - min(values)) or 1.0) if values else 0.0
-    for state, name, symbol in (
-        ("pruned", "Degenerate, not run", "x-thin"),
-        ("failed", "Failed", "triangle-down-open"),
-    ):
-        lost = [
-            trial.number for trial in trials if trial.value is None and (trial.state == "pruned") == (state == "pruned")
-        ]
-        if lost:
-            mark = {"color": PURPLE, "symbol": symbol, "size": 8, "line": {"width": 2, "color": PURPLE}}
-            trace = _line(lost, [floor] * len(lost), name, color=PURPLE, width=0) | {"mode": "markers", "marker": mark}
-            data.append(trace | {"hovertemplate": f"trial %{{x}}: {name.lower()}<extra></extra>"})
-    return {"data": data, "layout": axes("Trial", "Objective value")}
-
-
 def confirmation_figure(confirmation: Sequence[ConfirmationPoint], /) -> Figure:
     """The guard's runs: scores of the confirmed candidates and the uniform control, mean as a bar."""
     data = []
@@ -145,13 +104,13 @@ def confirmation_figure(confirmation: Sequence[ConfirmationPoint], /) -> Figure:
         colour = ORANGE if candidate == -1 else BLUE
         runs = [(p.seed, p.value) for p in confirmation if p.candidate == candidate]
         finite = [(seed, value) for seed, value in runs if value is not None]
-        points = _line([name] * len(finite), [value for _, value in finite], name, color=colour, width=0)
+        points = line([name] * len(finite), [value for _, value in finite], name, color=colour, width=0)
         points |= {"mode": "markers", "marker": {"color": colour, "size": 8, "opacity": 0.85}}
         points |= {"customdata": [seed for seed, _ in finite]}
         points |= {"hovertemplate": f"{name}, seed %{{customdata}}: %{{y:.4g}}<extra></extra>"}
         data.append(points)
         if finite:
-            middle = _line([name], [mean(value for _, value in finite)], name, color=colour, width=0)
+            middle = line([name], [mean(value for _, value in finite)], name, color=colour, width=0)
             mark = {"color": colour, "symbol": "line-ew-open", "size": 30, "line": {"width": 2}}
             text = f"{name}, mean of {len(finite)} runs: %{{y:.4g}}<extra></extra>"
             data.append(middle | {"mode": "markers", "marker": mark, "hovertemplate": text})
@@ -175,15 +134,16 @@ def marginals_figure(classes: Sequence[str], before: NDArray[np.float64], after:
 def heights_figure(params: SwiftParams, transform: str, /) -> Figure:
     """The piecewise-linear H of the found sampler."""
     x = [0.0, *params.ends, 1.0]
-    line = _line(x, list(params.values), "H", color=BLUE, width=2.5) | {"mode": "lines+markers"}
-    line["hovertemplate"] = "T(u) = %{x:.3f}: H = %{y:.3f}<extra></extra>"
+    drawn = line(x, list(params.values), "H", color=BLUE, width=2.5) | {"mode": "lines+markers"}
+    drawn["hovertemplate"] = "T(u) = %{x:.3f}: H = %{y:.3f}<extra></extra>"
     layout = axes(f"T(u), T = {transform}", "Weight H(T(u)) (1)", height=320, showlegend=False)
     layout["xaxis"]["range"] = [0, 1]
     layout["yaxis"]["range"] = [-0.03, 1.03]
-    return {"data": [line], "layout": layout}
+    return {"data": [drawn], "layout": layout}
 
 
-def _line(x: Sequence[Any], y: Sequence[float], name: str, **style: Any) -> Figure:
+def line(x: Sequence[Any], y: Sequence[float], name: str, /, **style: Any) -> Figure:
+    """A line of this name; style: colour, dash, width."""
     kept = {key: value for key, value in style.items() if value is not None}
     return {
         "type": "scatter",

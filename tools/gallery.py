@@ -1,4 +1,7 @@
-"""Images of chosen rows as PNGs inside the page: the rows a sampler draws most and least."""
+"""Images of chosen rows as PNGs inside the page: the rows a sampler draws most and least.
+
+A crop is shown where it lies: its window drawn on the whole image, what is outside of it darker.
+"""
 
 import base64
 import io
@@ -7,13 +10,16 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from drawstream.pipeline import BadSampleError, Catalog
+from drawstream.pipeline.draws import pixel_windows
 from drawstream.pipeline.image import decode
 from drawstream.pipeline.read import ShardFiles
 
 THUMB = 96  # pixels of the longer side, at most: a page with a few hundred images stays small
+FRAME = (255, 122, 26)  # of a window
+DIMMED = 0.45  # brightness outside of it
 
 
 class Places(Protocol):
@@ -64,7 +70,7 @@ class Picture:
         png: The image, base64.
         width: Pixels of the PNG.
         height: Pixels of the PNG.
-        key: Name of the sample.
+        key: Name of the sample; of a crop also whether it is mirrored.
         label: Class name that the training sees.
         true: True class name where it differs, else None.
         ratio: N P.
@@ -87,7 +93,7 @@ def extremes(ratio: NDArray[np.float64], count: int, /) -> tuple[NDArray[np.int6
 
 
 def pictures(sampling: Weighted, rows: NDArray[np.int64], /) -> list[Picture]:
-    """Read, crop to the row's window and shrink the images of some rows.
+    """Read and shrink the images of some rows; of crops with their windows drawn.
 
     Raises:
         ValueError: An image is damaged or cannot be read.
@@ -101,7 +107,11 @@ def pictures(sampling: Weighted, rows: NDArray[np.int64], /) -> list[Picture]:
     found = []
     for i, (row, sample) in enumerate(zip(rows.tolist(), samples.tolist(), strict=True)):
         pixels = _pixels(sampling, sample, data[bounds[i] : bounds[i + 1]])
-        image = _thumb(_window(sampling, row, pixels))
+        image = _thumb(pixels)
+        name, windows, flip = catalog.key(sample), sampling.table.windows, sampling.table.flip
+        if windows is not None:
+            image = framed(image, windows[row])
+            name += ", mirrored crop" if flip is not None and flip[row] else ", crop"
         clean = sampling.clean
         wrong = clean is not None and clean[row] != sampling.label[row]
         found.append(
@@ -109,7 +119,7 @@ def pictures(sampling: Weighted, rows: NDArray[np.int64], /) -> list[Picture]:
                 png=_png(image),
                 width=image.width,
                 height=image.height,
-                key=catalog.key(sample),
+                key=name,
                 label=catalog.classes[sampling.label[row]],
                 true=catalog.classes[clean[row]] if clean is not None and wrong else None,
                 ratio=float(sampling.ratio[row]),
@@ -129,14 +139,17 @@ def _pixels(sampling: Weighted, sample: int, data: NDArray[np.uint8]) -> NDArray
         raise ValueError(f"{catalog.path}: sample {catalog.key(sample)!r} (row {sample}): {error}") from None
 
 
-def _window(sampling: Weighted, row: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The part of an image that a row stands for, mirrored where the row is."""
-    windows, flip = sampling.table.windows, sampling.table.flip
-    if windows is not None:
-        height, width = pixels.shape[:2]
-        y0, x0, y1, x1 = np.rint(windows[row] * (height, width, height, width)).astype(int)
-        pixels = pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-    return pixels[:, ::-1] if flip is not None and flip[row] else pixels
+def framed(image: Image.Image, window: NDArray[np.float32], /) -> Image.Image:
+    """An image with a window (y0, x0, y1, x1 in [0, 1]) drawn on it, enlarged as far as `THUMB` allows."""
+    scale = max(1, THUMB // max(image.size))
+    large = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    sides = np.array([image.height], np.int32), np.array([image.width], np.int32)
+    top, left, height, width = (pixel_windows(window[None], *sides)[0] * scale).tolist()
+    shown = large.point(lambda value: round(DIMMED * value))
+    shown.paste(large.crop((left, top, left + width, top + height)), (left, top))
+    far = (left + width - 1, top + height - 1)  # PIL draws the far edge too
+    ImageDraw.Draw(shown).rectangle((left, top, *far), outline=FRAME, width=2)
+    return shown
 
 
 def _thumb(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -64,12 +64,21 @@ class TrainRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrialPoint:
-    """One candidate of a search: its number, score (None unless it completed), state and effective share of rows."""
+    """One candidate of a search.
+
+    Attributes:
+        number: In order of the proposals.
+        value: Its score; None unless it completed.
+        state: "complete", "pruned" or "failed".
+        ess: Effective sample size as a share of the rows.
+        seconds: Of its proposal and its run.
+    """
 
     number: int
     value: float | None
     state: str
     ess: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +119,12 @@ class SearchRecord:
     confirmation: tuple[ConfirmationPoint, ...]
 
 
-def read_records(folder: Path, /) -> tuple[list[TrainRecord], list[SearchRecord]]:
+def read_records(folder: Path, /, *, needed: bool = True) -> tuple[list[TrainRecord], list[SearchRecord]]:
     """All runs and searches below a folder, each sorted by seed, then path.
+
+    Args:
+        folder: Where to look.
+        needed: Whether it is an error that there are none.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -123,7 +136,7 @@ def read_records(folder: Path, /) -> tuple[list[TrainRecord], list[SearchRecord]
         )
     runs = [_read(path, "train", _train) for path in sorted(folder.rglob("run.json"))]
     searches = [_read(path, "search", _search) for path in sorted(folder.rglob("search.json"))]
-    if not runs and not searches:
+    if needed and not runs and not searches:
         raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
     return sorted(runs, key=lambda run: run.seed), sorted(searches, key=lambda search: search.seed)
 
@@ -167,7 +180,13 @@ def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
 
 def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
     trials = [
-        TrialPoint(int(each["number"]), _number(each["value"]), str(each["state"]), _number(each.get("ess")))
+        TrialPoint(
+            number=int(each["number"]),
+            value=_number(each["value"]),
+            state=str(each["state"]),
+            ess=_number(each.get("ess")),
+            seconds=float(each.get("seconds", 0.0)) + float(each.get("propose_seconds", 0.0)),
+        )
         for each in document["trials"]
     ]
     confirmation = [

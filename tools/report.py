@@ -15,29 +15,21 @@ import numpy as np
 from drawstream.pipeline import Catalog, RemoteError
 from drawstream.tools import page
 from drawstream.tools.comparison import compare, methods_of, settings_that_differ, verdicts
-from drawstream.tools.figures import (
-    confirmation_figure,
-    heights_figure,
-    history_figure,
-    marginals_figure,
-    percentile_figure,
-    plane_figures,
-    result_figure,
-    trials_figure,
-)
+from drawstream.tools.figures import history_figure, result_figure
 from drawstream.tools.files import write_atomically
-from drawstream.tools.gallery import extremes, pictures
 from drawstream.tools.records import SearchRecord, TrainRecord, read_records
-from drawstream.tools.sampling import SampledRows, by_percentile, plane
+from drawstream.tools.sampling import SampledRows
+from drawstream.tools.schedule_page import SearchedSchedule, read_schedules, schedule_sections
+from drawstream.tools.search_page import overview, search_blocks, side_by_side
+from drawstream.tools.searches import search_names
 
 IMAGES = (24, 12)  # in each grid of the first search and of the others
 ILLUSTRATED = 8  # searches with images; beyond, the page would grow past some 12 MB
 COMMANDS = 6  # shown on top; all are under provenance
-Block = tuple[str, str]  # heading and HTML
 
 
 def write_report(run: Path, out: Path, /) -> None:
-    """Write the page of all `run.json` and `search.json` below a folder.
+    """Write the page of all `run.json`, `search.json` and `auto.json` below a folder.
 
     Args:
         run: Folder of a run, a search, or many of them.
@@ -49,29 +41,33 @@ def write_report(run: Path, out: Path, /) -> None:
     """
     if out.is_dir():
         raise ValueError(f"{out}: is a folder; name the HTML file to write")
-    runs, searches = read_records(run)
-    text = _page(runs, searches)
+    schedules = read_schedules(run)
+    runs, searches = read_records(run, needed=not schedules)
+    text = _page(runs, searches, schedules)
     with write_atomically(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _page(runs: Sequence[TrainRecord], searches: Sequence[SearchRecord]) -> str:
+def _page(runs: Sequence[TrainRecord], searches: Sequence[SearchRecord], schedules: Sequence[SearchedSchedule]) -> str:
     samplings = [SampledRows.open(record) for record in searches]
     data = _data_sets(runs, samplings)
     title = "; ".join(dict.fromkeys(name for name, _ in data)) or "Training runs"
-    parts = [*_head(runs, searches, data), _result(runs, searches), *_history(runs)]
-    if not searches:
+    parts = [*_head([*runs, *searches, *schedules], data), _result(runs, searches), *_history(runs)]
+    if not searches and not schedules:
         parts.append(page.paragraph("No search lies below this folder, so there is no sampler to show.", kind="soft"))
     if len(searches) > 1:
-        parts.append(page.section("Searches", _overview(searches, samplings)))
+        parts.append(page.section("Searches", overview(searches, samplings)))
+        parts += [page.section(heading, body) for heading, body in side_by_side(searches, samplings)]
+    names = search_names(searches, samplings) if searches else []
     for i, (record, sampling) in enumerate(zip(searches, samplings, strict=True)):
-        blocks = _search_blocks(record, sampling, 0 if i >= ILLUSTRATED else IMAGES[min(i, 1)])
+        blocks = search_blocks(record, sampling, 0 if i >= ILLUSTRATED else IMAGES[min(i, 1)])
         if i == 0:
-            where = f" (search of seed {record.seed})" if len(searches) > 1 else ""
+            where = f" (search of {names[0]})" if len(searches) > 1 else ""
             parts += [page.section(heading + where, body) for heading, body in blocks]
         else:
-            name = f"Search of seed {record.seed} ({record.path.parent}): the same figures"
+            name = f"Search of {names[i]} ({record.path.parent}): the same figures"
             parts.append(page.folded(name, *(page.heading(heading) + body for heading, body in blocks)))
+    parts += schedule_sections(schedules)
     parts.append(page.section("Provenance", *_provenance(runs, searches, samplings)))
     return page.document(title, *parts)
 
@@ -119,12 +115,15 @@ def _describe(catalogs: Sequence[Catalog]) -> list[tuple[str, str]]:
     return described
 
 
-def _head(runs: Sequence[TrainRecord], searches: Sequence[SearchRecord], data: Sequence[tuple[str, str]]) -> list[str]:
-    """Data sets, date of the newest record, and the commands."""
-    paths = [run.path for run in runs] + [search.path for search in searches]
-    date = datetime.fromtimestamp(max(path.stat().st_mtime for path in paths), UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _head(
+    records: Sequence[TrainRecord | SearchRecord | SearchedSchedule], data: Sequence[tuple[str, str]]
+) -> list[str]:
+    """Data sets, date of the newest record, and the commands, those of searches first."""
+    date = datetime.fromtimestamp(max(each.path.stat().st_mtime for each in records), UTC).strftime(
+        "%Y-%m-%d %H:%M UTC"
+    )
     lines = [*dict.fromkeys(text for _, text in data), f"Finished {date}"]
-    documents = [search.document for search in searches] + [run.document for run in runs]
+    documents = [each.document for each in sorted(records, key=lambda each: isinstance(each, TrainRecord))]
     commands = list(dict.fromkeys(filter(None, map(_command, documents))))
     more = [f"… {len(commands) - COMMANDS} more under Provenance"] if len(commands) > COMMANDS else []
     typed = [page.code([*commands[:COMMANDS], *more])] if commands else []
@@ -193,126 +192,6 @@ def _history(runs: Sequence[TrainRecord]) -> list[str]:
     figures = [(name, history_figure(runs, name)) for name in known]
     charts = [page.chart(figure, "Thin lines: single runs.") for _, figure in figures if figure is not None]
     return [page.section("Accuracy over epochs", page.panels(*charts))] if charts else []
-
-
-def _overview(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows]) -> str:
-    """One line per search."""
-    rows = []
-    for record, sampling in zip(searches, samplings, strict=True):
-        scores = [trial.value for trial in record.trials if trial.value is not None]
-        effective = 100 * sampling.effective_rows / len(sampling.ratio)
-        noise = [f"{100 * share:.1f}" for share in (sampling.noisy_before, sampling.noisy_after) if share is not None]
-        rows.append(
-            [
-                f"Seed {record.seed}",
-                record.winner,
-                f"{max(scores):.2f}" if scores else "–",
-                f"{effective:.1f}",
-                f"{100 * sampling.zero_share:.1f}",
-                " → ".join(noise) or "–",
-            ]
-        )
-    head = ["", "Winner", "Best trial", "Effective sample size (%)", "Zero rows (%)", "Wrong labels drawn (%)"]
-    return page.table(head, rows)
-
-
-def _search_blocks(record: SearchRecord, sampling: SampledRows, images: int) -> list[Block]:
-    """All that the page shows of one search, in order."""
-    blocks = _plane_block(sampling)
-    axes = sampling.axes()
-    feature = axes[0] if axes else sampling.sampler.features[0]
-    caption = (
-        f"Mean of N·P over the rows in each bin of {feature} percentile; above 1: drawn more often than by uniform."
-    )
-    percentiles = percentile_figure(*by_percentile(sampling, feature), feature)
-    blocks.append((f"Probability against {feature} percentile", page.chart(percentiles, caption)))
-    blocks.append(("Best score so far over trials", _trials(record)))
-    if images:
-        blocks.append(("Most and least likely images", _images(sampling, images)))
-    blocks.append(("Effective sample size, noise and classes", _shares(sampling)))
-    blocks.append(("Parameters found", _parameters(record, sampling)))
-    return blocks
-
-
-def _plane_block(sampling: SampledRows) -> list[Block]:
-    axes = sampling.axes()
-    if len(axes) < 2:
-        return []
-    cells = plane(sampling, *axes)
-    left, right = plane_figures(cells)
-    first = "(a) All rows: share of them in the cell; their true labels are not known."
-    if cells.noisy is not None:
-        first = "(a) Noisy rows: share of the rows in the cell whose label is wrong."
-    second = "(b) Sampler: mean probability × N of the rows in the cell; 1 is uniform."
-    note = "Each axis is the share of rows whose value is at most that of the row. Cells without rows are left empty."
-    body = page.panels(page.chart(left, first), page.chart(right, second)) + page.paragraph(note, kind="soft")
-    return [(f"Sampler over the ({axes[0]}, {axes[1]}) plane", body)]
-
-
-def _trials(record: SearchRecord) -> str:
-    states = [trial.state for trial in record.trials]
-    counts = f"{states.count('complete')} trials scored, {states.count('pruned')} degenerate and never run"
-    failed = len(states) - states.count("complete") - states.count("pruned")
-    caption = f"{counts}{f', {failed} failed' if failed else ''}. "
-    caption += "The built-in objective is top-1 accuracy on the held-out set after fine-tuning (%)."
-    charts = [page.chart(trials_figure(record.trials), caption)]
-    if record.confirmation:
-        note = "The best candidates and the uniform control, run again with other seeds; bar: mean. "
-        lost = sum(point.value is None for point in record.confirmation)
-        note += f"{lost} runs gave no finite score. " if lost else ""
-        charts.append(page.chart(confirmation_figure(record.confirmation), note))
-    return page.panels(*charts) + page.paragraph(f"Outcome of the search: {record.message}.")
-
-
-def _images(sampling: SampledRows, count: int) -> str:
-    ratio = sampling.ratio
-    parts = []
-    for name, rows in zip(("Most likely", "Least likely"), extremes(ratio, count), strict=True):
-        edge = ratio[rows[0]]
-        tied = int((ratio == edge).sum())
-        note = (
-            f"Under each image its label, the true label where that differs, and N·P. {tied:,} of {len(ratio):,} rows "
-        )
-        note += f"have the {'highest' if name == 'Most likely' else 'lowest'} value, {edge:.2f}"
-        note += "; those shown were drawn at random from them." if tied > count else "."
-        shown = pictures(sampling, rows)
-        parts.append(page.heading(name) + page.gallery(shown) + page.paragraph(note, kind="soft"))
-    return "".join(parts)
-
-
-def _shares(sampling: SampledRows) -> str:
-    rows, effective = len(sampling.ratio), sampling.effective_rows
-    lines = [
-        ["Effective sample size (rows)", f"{rows:,}", f"{effective:,.0f}"],
-        ["Effective sample size (% of rows)", "100.0", f"{100 * effective / rows:.1f}"],
-        ["Rows with probability 0 (%)", "0.0", f"{100 * sampling.zero_share:.1f}"],
-        ["Largest probability × N", "1.00", f"{sampling.ratio.max():.2f}"],
-    ]
-    if sampling.noisy_before is not None and sampling.noisy_after is not None:
-        before, after = f"{100 * sampling.noisy_before:.1f}", f"{100 * sampling.noisy_after:.1f}"
-        lines.append(["Draws with a wrong label (%)", before, after])
-    figure = marginals_figure(sampling.catalog.classes, *sampling.marginals())
-    return page.table(["", "Uniform", "Sampler"], lines) + page.chart(figure, "Class marginals before and after.")
-
-
-def _parameters(record: SearchRecord, sampling: SampledRows) -> str:
-    sampler = sampling.sampler
-    params = sampler.params
-    lines = [
-        ["Winner of the search", record.winner],
-        ["Features", ", ".join(sampler.features)],
-        ["Coefficients v", _numbers(params.coefficients)],
-        ["Transform T", {"cgf": "cgf, cumulative gradient norm", "cdf": "cdf, rank"}[sampler.transform]],
-        ["Inner ends e of H", _numbers(params.ends)],
-        ["Values o of H", _numbers(params.values)],
-    ]
-    formula = "P ∝ H(T(u)) with u the sum of v · cdf over the features."
-    table = page.table(["Parameter", "Value"], lines, text=True)
-    return page.panels(table, page.chart(heights_figure(params, sampler.transform), formula))
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}".replace("-", "−") for value in values)
 
 
 def _provenance(

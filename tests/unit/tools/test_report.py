@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from drawstream.pipeline.pack import pack
 from drawstream.samplers import SwiftSampler, effective_sample_size
 from drawstream.search import search_swift
 from drawstream.tools.comparison import Entry, compare, difference, verdicts
-from drawstream.tools.gallery import Picture, extremes, pictures
+from drawstream.tools.gallery import FRAME, Picture, extremes, framed, pictures
 from drawstream.tools.records import read_records
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import write_json, write_record
@@ -56,7 +57,7 @@ def trains(folder: Path, last: dict[str, list[float]], best: dict[str, list[floa
     return folder
 
 
-def search(folder: Path, *, prefers_clean: bool) -> None:
+def search(folder: Path, *, prefers_clean: bool, features: Sequence[str] = ("loss", "entropy")) -> None:
     """Pack digits with label noise, write features that betray it, and search with a numeric objective."""
     digits = load_digits()
     images = (digits.images[:ROWS] * 15.9375).astype(np.uint8)
@@ -67,6 +68,9 @@ def search(folder: Path, *, prefers_clean: bool) -> None:
     columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
     columns["loss"] = (rng.gamma(2, 0.3, ROWS) + 2.5 * noisy).astype(np.float32)
     columns["entropy"] = (rng.gamma(2, 0.5, ROWS) + ~noisy).astype(np.float32)
+    if "loss" not in features:
+        columns = {name: values for name, values in columns.items() if name not in ("loss", "entropy")}
+    columns |= {name: rng.random(ROWS).astype(np.float32) - noisy for name in features if name not in columns}
     (folder / "features").mkdir()
     notes = {"catalog": catalog.fingerprint, "parts": 1, "model": "none"}
     write_part(part_path(folder / "features", 0), columns, notes)
@@ -77,7 +81,14 @@ def search(folder: Path, *, prefers_clean: bool) -> None:
         return 50 + 40 * (share if prefers_clean else 0.0) + 0.01 * (trial.seed % 7)
 
     found = search_swift(
-        table.columns("loss", "entropy"), objective, transform="cdf", mass=None, trials=8, agent="random", min_ess=0.2
+        table.columns(*features),
+        objective,
+        features=features,
+        transform="cdf",
+        mass=None,
+        trials=8,
+        agent="random",
+        min_ess=0.2,
     )
     found.sampler.save(folder / "sampler.json")
     trials = [
@@ -190,7 +201,8 @@ def test_trials_and_confirmation_are_drawn_as_recorded(demo: Path, searched: Pat
     scores = [trial["value"] for trial in record["trials"] if trial["value"] is not None]
     assert points["y"] == scores
     assert best["y"] == [max(scores[: i + 1]) for i in range(len(scores))]
-    assert [trace["name"] for trace in lost] == ["Degenerate, not run"]
+    assert [trace["name"] for trace in lost] == ["Degenerate, not run", "Uniform, in this search"]
+    assert lost[1]["y"] == [scores[0]] * 2  # the first of the designed starts
     assert len(lost[0]["x"]) == sum(trial["state"] == "pruned" for trial in record["trials"])
     confirm = next(figure for figure in figures if figure["layout"]["xaxis"]["title"]["text"] == "Candidate")
     control = [point["value"] for point in record["confirmation"] if point["candidate"] == -1]
@@ -322,6 +334,41 @@ def test_further_searches_are_folded_with_fewer_images(searched: Path, tmp_path:
     assert cells(page, "Seed 1")[0] == "swift"
 
 
+def test_searches_of_several_kinds_are_told_apart_and_drawn_together(searched: Path, tmp_path: Path):
+    """Two agents, two seeds of one: a colour each, thin lines and a mean where there are two."""
+    for i, (seed, agent) in enumerate([(0, "gp"), (1, "gp"), (0, "random")]):
+        shutil.copytree(searched, tmp_path / f"s{i}")
+        record = json.loads((tmp_path / f"s{i}/search.json").read_text())
+        record |= {"seed": seed, "options": {"agent": agent}}
+        for k, trial in enumerate(record["trials"]):
+            trial |= {"seconds": 2.0 + i, "propose_seconds": 0.5, "number": k}
+        write_json(tmp_path / f"s{i}/search.json", record)
+    page = render(tmp_path, tmp_path / "report.html")
+    assert cells(page, "Seed 0, random search")[0] == cells(page, "Seed 1, GP")[0] == "swift"
+    assert "(search of seed 0, GP)" in page
+    found = {figure["layout"]["xaxis"]["title"]["text"]: figure for figure in charts(page)[:3]}
+    scores = [trial["value"] for trial in record["trials"] if trial["value"] is not None]
+    best = np.maximum.accumulate(scores).tolist()
+    for axis in ("Candidates scored", "Seconds of the search"):
+        shown = {trace["name"]: trace for trace in found[axis]["data"]}
+        assert list(shown) == ["GP, seed 0, s0", "GP, seed 1, s1", "GP, mean of 2", "random search"]
+        assert shown["random search"]["y"] == shown["GP, seed 0, s0"]["y"] == best
+    assert shown["GP, seed 0, s0"]["x"] == [2.5 * (k + 1) for k in range(8)]
+    assert shown["random search"]["x"] == [4.5 * (k + 1) for k in range(8)]
+    lines = found["Percentile of the loss (%)"]["data"]
+    assert [trace["name"] for trace in lines][-2:] == ["random search", "Uniform (N·P = 1)"]
+    assert lines[2]["y"] == pytest.approx(lines[0]["y"])
+
+
+@pytest.mark.parametrize("names", [("loss",), ("mine",), ("loss", "entropy", "a", "b", "c"), ("a", "b", "c", "d", "e")])
+def test_any_number_of_features_makes_a_page(tmp_path: Path, names: tuple[str, ...]):
+    search(tmp_path, prefers_clean=True, features=names)
+    page = render(tmp_path, tmp_path / "report.html")
+    assert cells(page, "Features") == [", ".join(names)]
+    assert f"Probability against {names[0]} percentile" in page and "all searches" not in page
+    assert (" plane</h2>" in page) == (names != ("mine",))
+
+
 def test_data_without_true_labels_shows_all_rows(tmp_path: Path):
     folder = tmp_path / "run"
     search(folder, prefers_clean=True)
@@ -338,22 +385,42 @@ def test_data_without_true_labels_shows_all_rows(tmp_path: Path):
     assert "Draws with a wrong label" not in text
 
 
-def test_crops_are_shown_as_their_windows(searched: Path, tmp_path: Path):
-    whole = SampledRows.open(read_records(searched)[1][0])
+def crops_of(whole: SampledRows, folder: Path) -> SampledRows:
+    """The same rows as mirrored crops of the upper right."""
     columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": whole.label}
     window = {"y0": 0.0, "x0": 0.25, "y1": 0.5, "x1": 1.0}
     columns |= {name: np.full(ROWS, edge, np.float32) for name, edge in window.items()}
     columns |= {"flip": np.ones(ROWS, bool), **whole.table.columns("loss", "entropy")}
-    write_part(part_path(tmp_path, 0), columns, {"catalog": whole.catalog.fingerprint, "parts": 1})
-    crops = replace(whole, table=FeatureTable.open(tmp_path))
-    image, crop = (pixels(pictures(sampling, np.array([3]))[0]) for sampling in (whole, crops))
-    assert image.shape == (8, 8)
-    assert np.array_equal(crop, image[0:4, 2:8][:, ::-1])
+    write_part(part_path(folder, 0), columns, {"catalog": whole.catalog.fingerprint, "parts": 1})
+    return replace(whole, table=FeatureTable.open(folder))
+
+
+def test_windows_of_crops_are_drawn_on_their_images(searched: Path, tmp_path: Path):
+    whole = SampledRows.open(read_records(searched)[1][0])
+    plain, crop = (pictures(sampling, np.array([3]))[0] for sampling in (whole, crops_of(whole, tmp_path)))
+    image, drawn = pixels(plain), pixels(crop).astype(int)
+    assert image.shape == (8, 8) and drawn.shape == (96, 96, 3)
+    large = np.kron(image, np.ones((12, 12), int))[:, :, None].repeat(3, axis=2)
+    inside = (slice(2, 46), slice(26, 94))  # rows 0:48, columns 24:96 but for the frame of two pixels
+    np.testing.assert_array_equal(drawn[inside], large[inside])
+    for side in (drawn[:2, 24:], drawn[46:48, 24:], drawn[:48, 24:26], drawn[:48, 94:]):
+        assert (side == FRAME).all()
+    for outside in ((slice(48, 96), slice(0, 96)), (slice(0, 96), slice(0, 24))):
+        np.testing.assert_array_equal(drawn[outside], np.rint(0.45 * large[outside]))
+    assert crop.key == f"{plain.key}, mirrored crop"
+
+
+@pytest.mark.parametrize("window", [(0, 0, 1, 1), (0.999, 0.999, 1, 1), (0.3, 0, 0.3, 0), (0, 0.2, 0.02, 0.9)])
+@pytest.mark.parametrize("size", [(8, 8), (28, 96), (96, 40)])
+def test_any_window_can_be_drawn(window: tuple[float, ...], size: tuple[int, int]):
+    drawn = framed(Image.new("L", size, 200), np.array(window, np.float32))
+    assert max(drawn.size) <= 96
+    assert FRAME in {colour for _, colour in drawn.getcolors()}
 
 
 def pixels(picture: Picture) -> np.ndarray:
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.png))))
-    assert image.shape == (picture.height, picture.width)
+    assert image.shape[:2] == (picture.height, picture.width)
     return image
 
 
