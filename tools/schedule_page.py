@@ -3,7 +3,7 @@
 Parts of a page, for `bench auto` and for the report; each is a pure function of the files that `search auto` wrote.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from drawstream.tools.schedules import (
     stage_epochs,
 )
 
-__all__ = ["SearchedSchedule", "schedule_blocks"]
+__all__ = ["SearchedSchedule", "read_schedules", "reward_words", "schedule_blocks", "schedule_sections"]
 
 Block = tuple[str, str]  # heading and HTML
 SEGMENTS = 100  # at most; 500 of 100 images in the paper
@@ -67,12 +67,8 @@ class SearchedSchedule:
     loss: NDArray[np.float32] | None
 
     @classmethod
-    def open(cls, path: Path, /, *, features: Path | None = None) -> Self:
-        """Open a record and the files that it names.
-
-        Args:
-            path: `auto.json`.
-            features: Folder of a feature table with the loss under the final weights.
+    def open(cls, path: Path, /) -> Self:
+        """Open a record (`auto.json`), the files that it names, and the feature table in the folder `features` beside.
 
         Raises:
             ValueError: A file is missing or damaged, or they do not belong together.
@@ -82,7 +78,8 @@ class SearchedSchedule:
             stated = document["catalog"]
             catalog = Catalog.open(stated if is_url(stated) else path.parent / stated)
             schedule = Schedule.open(path.parent / document["schedule"], catalog=catalog.fingerprint)
-            table = None if features is None else FeatureTable.open(features, catalog=catalog)
+            features = path.with_name("features")
+            table = FeatureTable.open(features, catalog=catalog) if features.is_dir() else None
         except KeyError as error:
             raise ValueError(f"{path}: damaged record: it has no {error}") from None
         except (OSError, ValueError) as error:
@@ -166,6 +163,21 @@ def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list
     return blocks
 
 
+def schedule_sections(searches: Sequence[SearchedSchedule], /) -> list[str]:
+    """The blocks of several searches as parts of a page: the first one with its images, the others to be opened."""
+    parts = []
+    for i, search in enumerate(searches):
+        body = [page.heading(heading) + text for heading, text in schedule_blocks(search, images=i == 0)]
+        name = f"Schedule searched with seed {search.document['seed']} ({search.path.parent})"
+        parts.append(page.folded(name, *body) if i else page.section(name, *body))
+    return parts
+
+
+def read_schedules(folder: Path, /) -> list[SearchedSchedule]:
+    """Every schedule search below a folder, in the order of their paths; errors as `SearchedSchedule.open`."""
+    return [SearchedSchedule.open(path) for path in sorted(folder.rglob("auto.json"))]
+
+
 def reward_words(spread: Spread, rows: int, again_rows: int | None, /) -> str:
     """Is choosing the best child above the noise of the reward? In words, with the numbers."""
     text = (
@@ -188,8 +200,8 @@ def reward_words(spread: Spread, rows: int, again_rows: int | None, /) -> str:
     return text + (
         ". Most of the choice is noise."
         if share < 0.5
-        else ". So the choice is above the noise; whether the child's rows were better, or just its weights at that time, "
-        "only new trainings on the schedule can say."
+        else ". So the choice is above the noise; whether the child's rows were better, or just its weights at that "
+        "time, only new trainings on the schedule can say."
     )
 
 

@@ -53,9 +53,10 @@ def run(
     settings: Settings | None = None,
     source: Path | None = None,
 ) -> dict[str, Any]:
-    """Run every method at every noise level under every seed, print a table; `auto.json` and `auto.html` go into `out`.
+    """Run every method at every noise level under every seed, and print a table.
 
-    What a killed benchmark finished is kept when it is started again; an unfinished training or search goes on.
+    `bench-auto.json` and the page `auto.html` go into `out`. What a killed benchmark finished is kept when it is started
+    again; an unfinished training or search goes on.
 
     Args:
         data: Name of a plan of the demo.
@@ -98,18 +99,17 @@ def run(
     print(format_table(summary), *words, *(each["words"] for each in searches if each["words"]), sep="\n")
     result: dict[str, Any] = {"rows": rows, "summary": summary, "verdicts": words, "searches": searches}
     record = {"data": data, **result, "plan": asdict(plan), "settings": asdict(chosen)}
-    write_record(out / "auto.json", "bench-auto", record)
+    write_record(out / "bench-auto.json", "bench-auto", record)
     write_page(out / "auto.html", f"AutoSampling on {data}", record)
     return {**result, "page": str(out / "auto.html")}
 
 
 def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> list[Record]:
-    """What is to be said of the searches that some methods need; `features` makes the mixture's figures whole.
+    """What is to be said of the searches that some methods need; `features` are for the figures of the mixture.
 
     Returns:
-        method, noise, seed, `record` (its auto.json), `features` (a table of the loss, or None), `identical` (whether a
-        replay ended with the same weights), `spread` of the children and its `words`, and shares of the time of the
-        search, second scores left out.
+        method, noise, seed, `record` (its auto.json), `identical` (whether a replay ended with the same weights),
+        `spread` of the children and its `words`, and shares of the time of the search, second scores left out.
     """
     needed = ["random"] if "random" in methods else []
     needed += ["mixture"] if set(methods) - {*CONTROLS, "random"} else []
@@ -117,14 +117,15 @@ def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> li
     for name in needed:
         path = cell.folder(f"search-{name}") / "auto.json"
         same = cell.replay(name)["identical"]
-        table = cell.features() if features and name == "mixture" else None
+        if features and name == "mixture":
+            cell.score_rows()
         search = SearchedSchedule.open(path)
         spread, seconds, second = search.spread, search.document["seconds"], search.document["second_score"]
         total = sum(seconds.values()) - second["seconds"]
         where = f"{name}, noise {cell.data.noise:g}, seed {cell.data.seed}"
         entry: Record = {"method": name, "noise": cell.data.noise, "seed": cell.data.seed, "record": str(path)}
-        entry |= {"features": None if table is None else str(table), "identical": same}
         entry |= {
+            "identical": same,
             "spread": None if spread is None else asdict(spread),
             "words": "" if spread is None else f"{where}: {reward_words(spread, search.rows, second['rows'])}",
             "evaluate_and_clone_share": (seconds["evaluate"] + seconds["clone"] - second["seconds"]) / total,

@@ -2,11 +2,11 @@
 
 data/, test/      as in the noise benchmark (`noise_cell.Cell`)
 uniform-K/        independent plain trainings, each with its own initial weights and order; 0 is the control
-search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole
+search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole,
+                  with features/, the loss of the rows under the weights that it ended with
 replay-random/    trained on the schedule from the initial weights of the search;  replay-mixture/  likewise
 static/           trained on draws of the mixture's distribution
 replay-other/     trained on the mixture's schedule from the initial weights of uniform-1
-features/         loss of the rows under the weights that the mixture ended with
 
 A search looks at no test image. Its replay ends with the same weights, bit by bit, so the replay's test accuracies are
 those of the search's own child.
@@ -172,11 +172,10 @@ class AutoCell:
         work |= {"seconds": sum(record["seconds"].values()) - second, "reward_forward": reward_forward}
         return record | {"method": name, "work": work}
 
-    def features(self) -> Path:
-        """A table of the rows under the last weights of the mixture."""
-        folder = self.folder("features")
-        features_job(self.data.setups["clean"], self.folder("search-mixture") / "last.safetensors", folder)
-        return folder
+    def score_rows(self) -> None:
+        """Make a feature table of the rows under the last weights of the mixture."""
+        folder = self.folder("search-mixture")
+        features_job(self.data.setups["clean"], folder / "last.safetensors", folder / "features")
 
     def train(self, name: str, stream: IndexStream, seed: int) -> Record:
         """Train once from scratch, in the folder `name`; a run that is finished is read, a killed one goes on.

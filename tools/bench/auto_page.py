@@ -37,8 +37,7 @@ def write_page(out: Path, title: str, result: Record, /) -> None:
     images = True
     for search in (each for each in searches if each["seed"] == searches[0]["seed"]):
         name = f"Search {search['method']}, {search['noise']:.0%} wrong labels, seed {search['seed']}"
-        features = Path(search["features"]) if search["features"] else None
-        opened = SearchedSchedule.open(Path(search["record"]), features=features)
+        opened = SearchedSchedule.open(Path(search["record"]))
         mixture = search["method"] == "mixture"
         blocks = schedule_blocks(opened, images=images and mixture)
         body = [page.heading(heading) + text for heading, text in blocks]
