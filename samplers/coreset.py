@@ -26,7 +26,8 @@ __all__ = ["forgetting_coreset", "k_center", "random_coreset"]
 def random_coreset(labels: ArrayLike, share: float, /, *, seed: int = 0) -> NDArray[np.int64]:
     """A random part of every class.
 
-    A class of n rows keeps share n of them, to within one. With one seed a larger share holds the smaller ones.
+    A class of n rows keeps M n / N of them, rounded up or down, and every row is kept with probability M / N: rows are
+    drawn at equal distances from a list sorted by class, in random order within each (systematic sampling).
 
     Args:
         labels: int (N,).
@@ -38,12 +39,10 @@ def random_coreset(labels: ArrayLike, share: float, /, *, seed: int = 0) -> NDAr
     """
     y = to_array(labels, np.int64)
     kept = _kept(y.size, share)
-    classes, group, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    order = np.lexsort((_random(y.size, "random core-set", seed), group))
-    rank = np.empty(y.size, dtype=np.int64)
-    rank[order] = np.arange(y.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    offset = _random(classes.size, "class of a core-set", seed) * 2.0**-64
-    return _first((rank + offset[group]) / sizes[group], kept)
+    by_class = np.lexsort((_random(y.size, "random core-set", seed), y))
+    offset = float(_random(1, "start of a core-set", seed)[0] >> np.uint64(11)) * 2.0**-53
+    places = ((np.arange(kept) + offset) * (y.size / kept)).astype(np.int64)
+    return np.sort(by_class[np.minimum(places, y.size - 1)])
 
 
 def forgetting_coreset(
@@ -108,11 +107,6 @@ def _random(count: int, purpose: str, seed: int) -> NDArray[np.uint64]:
     words = np.empty(count, dtype=np.uint64)
     fill_bits(key0, key1, words)
     return words
-
-
-def _first(key: NDArray[np.float64], kept: int) -> NDArray[np.int64]:
-    """The rows with the lowest keys, sorted."""
-    return np.sort(np.argsort(key, kind="stable")[:kept])
 
 
 @njit(cache=True, nogil=True)

@@ -64,15 +64,14 @@ def test_random_keeps_the_shares_of_the_classes(labels, share, seed):
     found = random_coreset(y, share, seed=seed)
     assert found.size == max(1, round(share * y.size)) and np.array_equal(np.unique(found), found)
     for label in set(labels):
-        assert abs((y[found] == label).sum() - found.size / y.size * (y == label).sum()) <= 1.0 + 1e-9
-    assert set(random_coreset(y, share / 2, seed=seed)) <= set(found)
+        assert abs((y[found] == label).sum() - found.size / y.size * (y == label).sum()) < 1.0
     assert np.array_equal(found, random_coreset(torch.tensor(labels), share, seed=seed))
 
 
 def test_random_draws_every_row_equally_often():
     y = np.repeat([0, 1], [30, 10])
-    counts = sum(np.bincount(random_coreset(y, 0.25, seed=seed), minlength=40) for seed in range(2000))
-    assert abs(counts / 2000 - 0.25).max() < 4.5 * np.sqrt(0.25 * 0.75 / 2000)
+    counts = sum(np.bincount(random_coreset(y, 0.35, seed=seed), minlength=40) for seed in range(2000))
+    assert abs(counts / 2000 - 0.35).max() < 4.5 * np.sqrt(0.25 / 2000)
 
 
 def test_forgetting_takes_the_most_forgotten():
