@@ -55,8 +55,8 @@ def run(
 ) -> dict[str, Any]:
     """Run every method at every noise level under every seed, and print a table.
 
-    `bench-auto.json` and the page `auto.html` go into `out`. What a killed benchmark finished is kept when it is started
-    again; an unfinished training or search goes on.
+    `bench-auto.json` and the page `auto.html` go into `out`. What a killed benchmark finished is kept when it is
+    started again; an unfinished training or search goes on.
 
     Args:
         data: Name of a plan of the demo.
