@@ -50,10 +50,10 @@ def page(record: Row, /) -> str:
             "chosen."
         )
     ]
-    parts += [section(title(block[0]), _table(block), *_points(block)) for block in _blocks(summary)]
     levels = [figure for figure in (over_levels(block) for block in _by_judge(summary)) if figure is not None]
     if levels:
         parts.append(section("Accuracy and share of wrong labels", *(chart(figure, note) for figure, note in levels)))
+    parts += [section(title(block[0]), _table(block), _points(block)) for block in _blocks(summary)]
     costs = [found for found in (cost_figure(block) for block in _blocks(summary)) if found is not None]
     if costs:
         parts.append(section("Result and cost of the search", *(chart(figure, note) for figure, note in costs)))
@@ -86,36 +86,31 @@ def _style(method: str) -> Style:
 
 
 def _table(block: Sequence[Row]) -> str:
-    head = [
-        "",
-        "Last epoch",
-        "Best epoch",
-        "Gain (last)",
-        "Least gain",
-        "Gap closed",
-        "Search ÷ training",
-        "Training (s)",
-    ]
+    head = ["", "Last epoch", "Best epoch", "Gain", "Least", "Gain, best", "Gap closed", "Search ÷ training", "Train s"]
     rows = []
     for entry in block:
         closed = "" if entry["gap_closed"] is None else f"{100 * entry['gap_closed']:.0f} %"
         cost = f"{entry['search_cost']:.2f}" if entry["search_cost"] else ""
-        gains = [signed(entry[key]) for key in ("gain", "least_gain")]
+        gains = [signed(entry[key]) for key in ("gain", "least_gain", "best_gain")]
         times = [cost, f"{entry['train_seconds']:.1f}"]
         rows.append([_name(entry), spread(entry, "last"), spread(entry, "best"), *gains, closed, *times])
-    note = "Gain: less uniform under the same seed. Gap closed: gain as a share of that of training on clean rows only."
+    note = (
+        "Gain: last epoch, less that of uniform under the same seed, and its least over the seeds; best: the same of "
+        "the best epoch. Gap closed: gain as a share of that of training on clean rows only."
+    )
     return table(head, rows) + paragraph(note, kind="soft")
 
 
-def _points(block: Sequence[Row]) -> list[str]:
-    """Means and deviations of a block as a figure."""
+def _points(block: Sequence[Row]) -> str:
+    """Means and deviations of a block as a figure, folded."""
     data = [
         _marks(entry["method"], [entry["last"]], [_name(entry)], errors=[entry["last_std"] or 0.0], across=True)
         for entry in block
     ]
     layout = axes("Test accuracy after the last epoch (%)", "", height=110 + 26 * len(block), showlegend=False)
     layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticksuffix": "  "}
-    return [chart({"data": data, "layout": layout}, "Mean and standard deviation over the seeds.")]
+    figure = {"data": data, "layout": layout}
+    return folded("The same as a figure", chart(figure, "Mean and standard deviation over the seeds."))
 
 
 def over_levels(entries: Sequence[Row], /) -> tuple[Figure, str] | None:
@@ -126,7 +121,7 @@ def over_levels(entries: Sequence[Row], /) -> tuple[Figure, str] | None:
     levels = sorted({entry["noise"] for entry in entries})
     if len(levels) < 2:
         return None
-    shown = [entry for entry in entries if not entry["method"].startswith("drop-") or entry["hindsight"]]
+    shown = [entry for entry in entries if entry["method"] in STYLES or entry["hindsight"]]
     lines: dict[str, list[Row]] = {}
     for entry in shown:
         lines.setdefault("drop" if entry["hindsight"] else entry["method"], []).append(entry)
@@ -140,19 +135,22 @@ def over_levels(entries: Sequence[Row], /) -> tuple[Figure, str] | None:
         data.append(trace | {"name": "drop (best share in hindsight)" if method == "drop" else label(method)})
     layout = axes("Share of wrong labels", "Test accuracy after the last epoch (%)", height=460)
     layout["xaxis"] |= {"tickvals": levels, "ticktext": [f"{100 * level:g} %" for level in levels]}
-    note = f"Mean and standard deviation over the seeds, {entries[0]['validation']} validation; level by level."
+    note = f"Mean and standard deviation over the seeds, {entries[0]['validation']} validation, drawn side by side."
     return {"data": data, "layout": layout}, note
 
 
 def cost_figure(block: Sequence[Row], /) -> tuple[Figure, str] | None:
-    """Last-epoch accuracy against the cost of the search, and its caption; None without a search."""
+    """Last-epoch accuracy against the cost of the search, and its caption; None without a search.
+
+    The last epoch of uniform is in the caption: as a point it would leave no room for what the searches differ in.
+    """
     searched = [entry for entry in block if entry["search_cost"]]
     if not searched:
         return None
-    control = [entry for entry in block if entry["method"] == "uniform"]
+    without = [entry for entry in block if entry["method"] in (STOPPED, "clean-only")]
     lengths = [entry for entry in searched if entry["method"] == "swift" or entry["method"][6:].isdigit()]
     curve = sorted(lengths, key=lambda entry: entry["search_cost"])
-    data = [_marks(entry["method"], [0.0], [entry["last"]], errors=[entry["last_std"] or 0.0]) for entry in control]
+    data = [_marks(entry["method"], [0.0], [entry["last"]], errors=[entry["last_std"] or 0.0]) for entry in without]
     if len(curve) > 1:
         line = {"mode": "lines", "line": {"color": BLUE, "width": 1.5}, "hoverinfo": "skip", "showlegend": False}
         x, y = ([entry[key] for entry in curve] for key in ("search_cost", "last"))
@@ -162,8 +160,10 @@ def cost_figure(block: Sequence[Row], /) -> tuple[Figure, str] | None:
         for entry in searched
     ]
     layout = axes("Cost of the search (one uniform training = 1)", "Test accuracy after the last epoch (%)", height=400)
-    layout["xaxis"]["rangemode"] = "tozero"
-    note = f"{title(block[0])}. Line: searches of swift with other numbers of candidates (swift-N)."
+    most = max(entry["search_cost"] for entry in searched)
+    layout["xaxis"]["range"] = [-0.04 * most, 1.04 * most]
+    control = "".join(f"; uniform: {spread(entry, 'last')}" for entry in block if entry["method"] == "uniform")
+    note = f"{title(block[0])}{control}. Line: swift with other numbers of candidates (swift-N)."
     return {"data": data, "layout": layout}, note
 
 

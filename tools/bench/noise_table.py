@@ -15,7 +15,8 @@ def summarise(rows: Sequence[Row], /) -> list[Row]:
 
     Beside those of `last` and `best`: `gain` and `least_gain`, mean and minimum over the seeds of `last` less that of
     `uniform`; `best_gain`, mean of `best` less that of `uniform`; `gap_closed`, `gain` over that of `clean-only`;
-    `search_cost`, mean of the search's seconds over those of the uniform training. None where there is no such row.
+    `search_cost`, mean of the search's seconds over those of the uniform training. None where there is no such row, and
+    the gap where no label is wrong.
     The entry of `drop` with the highest mean of `last` has `hindsight`: the test labels chose it.
     """
 
@@ -34,7 +35,8 @@ def summarise(rows: Sequence[Row], /) -> list[Row]:
         ]
         most = next((entry["gain"] for entry in entries if entry["method"] == "clean-only"), None)
         for entry in entries:
-            entry["gap_closed"] = entry["gain"] / most if most and entry["gain"] is not None else None
+            closed = level and most and entry["gain"] is not None
+            entry["gap_closed"] = entry["gain"] / most if closed else None
         dropping = [entry for entry in entries if entry["method"].startswith("drop-")]
         if dropping:
             max(dropping, key=lambda entry: entry["last"])["hindsight"] = True
