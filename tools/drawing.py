@@ -13,7 +13,7 @@ from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.embeddings import embed
 from drawstream.tools.features import tell_notes
-from drawstream.tools.methods import Budget, Inputs, Plan, plan
+from drawstream.tools.methods import NAMES, Budget, Inputs, Plan, plan
 from drawstream.tools.models import load_weights
 from drawstream.tools.recipe import Recipe
 from drawstream.tools.setup import Setup
@@ -55,6 +55,8 @@ class Sampling:
             return self.sampler or "uniform"
         if self.sampler.suffix == ".json":
             return "swift"
+        if not self.sampler.exists():
+            raise ValueError(f"the sampler must be a file or one of {', '.join(NAMES)}, but got {str(self.sampler)!r}")
         return "schedule" if is_schedule(self.sampler) else "weights"
 
     def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> Plan:
@@ -63,6 +65,7 @@ class Sampling:
         Raises:
             ValueError: The sampler does not fit the catalog, the table, the recipe or an option.
         """
+        self.budget.require(self.method)
         draws, path = factor * self.budget.of(len(setup.data)), self.sampler
         if isinstance(path, str):
             return self._method_plan(path, setup, recipe, factor)

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drawstream.pipeline import Loader
+from drawstream.pipeline import RICAP, Loader, Mixup
 from drawstream.samplers import IndexStream
 from drawstream.search import Trial
+from drawstream.tools.methods import Method
 from drawstream.tools.train import Recipe, train
 
 
@@ -32,6 +33,7 @@ class FineTune:
         confirm: Recipe of the second run; run under the seeds of the confirmation.
         share: Draws of an epoch of the fine-tuning, as a share of the samples.
         scratch: Whether the confirmation trains from scratch; else it fine-tunes w0.
+        mix: Mixes the images of a step, as in the training that the search is for.
     """
 
     loader: Loader
@@ -42,6 +44,7 @@ class FineTune:
     confirm: Recipe
     share: float = 1.0
     scratch: bool = False
+    mix: Mixup | RICAP | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -57,7 +60,8 @@ class FineTune:
         model = self.build(recipe.seed)
         if searching or not self.scratch:
             model.load_state_dict(self.start)
-        run = train(model, self.loader, recipe, evaluate={"held_out": self.held_out}, every=recipe.epochs)
+        sets, method = {"held_out": self.held_out}, Method(mix=self.mix)
+        run = train(model, self.loader, recipe, evaluate=sets, every=recipe.epochs, method=method)
         return run.last("held_out")
 
 

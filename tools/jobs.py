@@ -230,7 +230,7 @@ def fine_tuning(
     model = setup.build(0)
     load_weights(model, start)
     data = (setup.training_loader(rows=rows), held_out, setup.build, model.state_dict())
-    return FineTune(*data, search, confirm, share=share, scratch=scratch)
+    return FineTune(*data, search, confirm, share=share, scratch=scratch, mix=setup.mix(search.seed))
 
 
 def search_job(

@@ -150,6 +150,15 @@ class Budget:
         if not 0 < self.share <= 1:
             raise ValueError(f"`0 < budget <= 1` must hold, but got {self.share}")
 
+    def require(self, name: str | None, /) -> None:
+        """Refuse variants that the sampler of this name does not have.
+
+        Raises:
+            ValueError: `paper` or `warmup` without p or c.
+        """
+        if (self.paper or self.warmup is not None) and name not in ("p", "c"):
+            raise ValueError(f"--paper and --warmup are for p and c, but the sampler is {name}: leave them out")
+
     def of(self, number: int, /) -> int:
         """B of a number, rounded, at least 1."""
         return max(1, round(self.share * number))
@@ -170,8 +179,6 @@ def plan(name: str, rows: int, epochs: int, budget: Budget, inputs: Inputs, /, *
     Raises:
         ValueError: An unknown name, or an option or input that does not fit the method.
     """
-    if (budget.paper or budget.warmup is not None) and name not in ("p", "c"):
-        raise ValueError(f"--paper and --warmup are variants of p and c, but the sampler is {name}: leave them out")
     draws = budget.of(rows)
     uniform = IndexStream(rows, seed=seed, draws=draws)
     match name:
