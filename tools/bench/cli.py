@@ -125,9 +125,9 @@ def noise(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma list of uniform, swift, swift-cgf, swift-random, drop, reed-soft, reed-hard, "
-            "l2rw, mentornet, clean-only (by default all of these), and the sets segments (swift-s2, …) "
-            "and candidates (swift-5, …: result against the cost of the search)."
+            help="Comma list of uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, reed-hard, "
+            "l2rw, mentornet, clean-only (by default all of these), swift-paper (its exact protocol), and the sets "
+            "segments (swift-s2, …) and candidates (swift-5, …: result against the cost of the search)."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of data, noise, weights, orders and searches, comma list.")] = "0",
