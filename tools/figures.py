@@ -24,7 +24,7 @@ SYMBOLS = {"last": "circle", "chosen": "diamond", "best": "circle-open"}
 ACCURACY = {
     "test": "Accuracy on the test set (%)",
     "held_out": "Accuracy on the held-out set (%)",
-    "held_out_noisy": "Accuracy on the noisy held-out set (%)",
+    "held_out_noisy": "Accuracy, noisy held-out set (%)",
 }
 
 
