@@ -108,7 +108,7 @@ def write_shards_on_ray(
     if not shards:
         return
     with joined(address) as ray:
-        cores, places = _places(ray, scoring.device, threads)
+        cores, places = places_of(ray, scoring.device, threads)
         where = catalog.remote or str(catalog.path.absolute())
         job = _Job(where, catalog.fingerprint, scoring, cores, _flushes_denormals())
         crew = _Crew(ray, catalog, job, model, min(places, len(shards)))
@@ -214,7 +214,7 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _places(ray: Any, device: str, threads: int | None) -> tuple[int, int]:
+def places_of(ray: Any, device: str, threads: int | None) -> tuple[int, int]:
     """Cores per worker, and how many workers the cluster has room for."""
     nodes = [(int(n["Resources"].get("CPU", 0)), int(n["Resources"].get("GPU", 0))) for n in ray.nodes() if n["Alive"]]
     if device == "gpu":

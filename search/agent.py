@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search import gp
+from drawstream.search import borrowed, gp, reinforce
 from drawstream.search.space import Point, Space
 
-AgentName = Literal["gp", "random"]
+AGENTS = ("gp", "random", "reinforce", *(borrowed.PREFIX + name for name in borrowed.STATELESS))
 FIRST_RANDOM = 4  # scores before the first model, where designed starts do not give them
 
 
@@ -42,12 +41,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class SwiftAgent:
-    """Designed starts first, then the Gaussian process with UCB ("gp") or uniform points of the cube ("random").
+    """Designed starts first, then what the agent of the name proposes.
 
     Attributes:
         space: The cube.
         seed: Seed of all proposals.
-        agent: "gp" (the paper's) or "random" (its comparator in Fig. 3).
+        agent: "gp" (Gaussian process and UCB, the paper's); its comparators in Fig. 3, "random" (uniform points of the
+            cube) and "reinforce"; or "optuna:TPESampler", "optuna:GPSampler".
         kappa: Weight of the standard deviation in UCB.
         starts: Whether the designed starts of the space come first.
         batch: Candidates of a round; the paper has 1.
@@ -55,14 +55,14 @@ class SwiftAgent:
 
     space: Space
     seed: int = 0
-    agent: AgentName = "gp"
+    agent: str = "gp"
     kappa: float = 1.0
     starts: bool = True
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if self.agent not in ("gp", "random"):
-            raise ValueError(f'agent must be "gp" or "random", but got {self.agent!r}')
+        if self.agent not in AGENTS:
+            raise ValueError(f"agent must be one of {', '.join(AGENTS)}, but got {self.agent!r}")
         if not (self.kappa >= 0 and math.isfinite(self.kappa)):
             raise ValueError(f"kappa >= 0 must hold, but got {self.kappa}")
         if self.batch < 1:
@@ -91,8 +91,14 @@ class SwiftAgent:
             return self._starts() or random
         if self.agent == "random" or np.isfinite(history.scores).sum() < FIRST_RANDOM:
             return random
+        points, scores, count = history.points, history.filled(), stop - first
+        if self.agent == "reinforce":
+            rounds = range(self.round_of(0)[1], first + 1, self.batch)
+            return list(reinforce.draw(*reinforce.policy(points, scores, rounds), count, seed=[self.seed, 4, first]))
         seed = int(np.random.default_rng([self.seed, 3, first]).integers(2**31))
-        return list(gp.suggest(history.points, history.filled(), seed=seed, kappa=self.kappa, count=stop - first))
+        if self.agent == "gp":
+            return list(gp.suggest(points, scores, seed=seed, kappa=self.kappa, count=count))
+        return list(borrowed.suggest(self.agent.removeprefix(borrowed.PREFIX), points, scores, seed=seed, count=count))
 
     def _starts(self) -> list[Point]:
         return self.space.starts() if self.starts else []

@@ -18,6 +18,7 @@ costs time at worst. Not stated in the paper, which has no such check.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,10 +31,11 @@ from scipy.stats import t as student
 
 from drawstream.samplers import SwiftFit
 from drawstream.search import gp
-from drawstream.search.objective import Objective, Trial, evaluate, usable
+from drawstream.search.crew import Crew
+from drawstream.search.objective import Trial, usable
 from drawstream.search.rounds import history_of, run_seed
 from drawstream.search.space import Space
-from drawstream.search.study import record_of, settled_trials
+from drawstream.search.study import TrialRecord, record_of, settled_trials
 
 UNIFORM = -1  # number of the control in records and in Trial.number
 LEVEL = 0.05  # chance that noise alone lets a candidate win
@@ -43,11 +45,12 @@ NEAR = 0.02  # candidates closer than this in total variation are one
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationRecord:
-    """One run of the guard: number of the candidate's trial (-1: uniform), seed, score (None: not finite)."""
+    """One run of the guard: number of the candidate (-1: uniform), seed, score (None: not finite), wall time."""
 
     candidate: int
     seed: int
     value: float | None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def best_candidates(
 def run_confirmation(
     study: optuna.Study,
     candidates: Mapping[int, NDArray[np.float64]],
-    objective: Objective,
+    crew: Crew,
     /,
     *,
     seed: int,
@@ -109,23 +112,44 @@ def run_confirmation(
     """
     rows = next(iter(candidates.values())).size
     runs = {UNIFORM: np.full(rows, 1 / rows), **candidates}
-    records = []
-    for number, probabilities in runs.items():
-        for index in range(seeds):
-            trial = Trial(number, run_seed(seed, 1, index), "confirm")
-            key = f"confirm {number} {trial.seed}"
-            if key not in study.user_attrs:
-                score = evaluate(objective, probabilities, trial)
-                study.set_user_attr(key, score if usable(score) else None)
-            record = ConfirmationRecord(number, trial.seed, study.user_attrs[key])
-            records.append(record)
-            if number == UNIFORM and record.value is None:
-                raise ValueError(
-                    f"the uniform control gives no finite score (seed {trial.seed}): nothing to compare with"
-                )
-            if progress is not None:
-                progress({"stage": "confirm", "done": len(records), "runs": len(runs) * seeds, **asdict(record)})
+    trials = [Trial(number, run_seed(seed, 1, index), "confirm") for number in runs for index in range(seeds)]
+    waiting = deque(trial for trial in trials if _key(trial) not in study.user_attrs)
+    done = len(trials) - len(waiting)
+    under_way = 0
+    while waiting or under_way:
+        while waiting and under_way < crew.size:
+            trial = waiting.popleft()
+            crew.start(runs[trial.number], trial)
+            under_way += 1
+        outcome = crew.next()
+        under_way -= 1
+        done += 1
+        if outcome.error is not None:
+            raise outcome.error
+        assert outcome.score is not None
+        score = outcome.score if usable(outcome.score) else None
+        study.set_user_attr(_key(outcome.trial), [score, outcome.seconds])
+        if outcome.trial.number == UNIFORM and score is None:
+            break
+        if progress is not None:
+            record = ConfirmationRecord(outcome.trial.number, outcome.trial.seed, score, outcome.seconds)
+            progress({"stage": "confirm", "done": done, "runs": len(trials), **asdict(record)})
+    stored = study.user_attrs
+    records = [ConfirmationRecord(t.number, t.seed, *stored[_key(t)]) for t in trials if _key(t) in stored]
+    for record in records:
+        if record.candidate == UNIFORM and record.value is None:
+            raise ValueError(f"the uniform control gives no finite score (seed {record.seed}): nothing to compare with")
     return records
+
+
+def _key(trial: Trial) -> str:
+    return f"confirm {trial.number} {trial.seed}"
+
+
+def unguarded(records: Sequence[TrialRecord], /) -> Verdict:
+    """The best observed candidate, of equal ones the first; nothing checks it (the paper has no guard)."""
+    best = max((r for r in records if r.value is not None), key=lambda r: (r.value, -r.number))
+    return Verdict(best.number, f"trial {best.number} has the best score, {best.value:.6g}: taken without a guard")
 
 
 def decide(records: Sequence[ConfirmationRecord], /) -> Verdict:

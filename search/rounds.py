@@ -143,9 +143,7 @@ class Rounds:
         trial = self._running.pop(outcome.trial.number)
         self.study._storage.set_trial_user_attr(self._identity(trial), "seconds", outcome.seconds)
         if outcome.error is not None:
-            self._tell(
-                trial, TrialState.FAIL, note=describe(outcome.error.__cause__ or outcome.error), outcome="stopped"
-            )
+            self._tell(trial, TrialState.FAIL, note=outcome.note, outcome="stopped")
             raise outcome.error
         assert outcome.score is not None
         if usable(outcome.score):

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.swift import Transform
-from drawstream.search.agent import AgentName, SwiftAgent
-from drawstream.search.confirm import ConfirmationRecord, Verdict, best_candidates, decide, run_confirmation
-from drawstream.search.crew import Alone
+from drawstream.search.agent import SwiftAgent
+from drawstream.search.confirm import ConfirmationRecord, Verdict, best_candidates, decide, run_confirmation, unguarded
+from drawstream.search.crew import hired
 from drawstream.search.objective import Objective
 from drawstream.search.rounds import Progress, Rounds
 from drawstream.search.space import Space, SpaceName
@@ -54,7 +54,7 @@ def search_swift(
     space: SpaceName = "reduced",
     segments: int = 4,
     trials: int = 40,
-    agent: AgentName = "gp",
+    agent: str = "gp",
     storage: str | None = None,
     study_name: str = "swift",
     seed: int = 0,
@@ -62,6 +62,8 @@ def search_swift(
     starts: bool = True,
     kappa: float = 1.0,
     batch: int = 4,
+    workers: int | None = None,
+    engine: str = "local",
     confirm_top: int = 3,
     confirm_seeds: int = 3,
     progress: Progress | None = None,
@@ -82,7 +84,8 @@ def search_swift(
         space: "reduced" (8 dimensions for 2 features, 4 segments) or "paper10".
         segments: Segments of H (4: Tab. 8 of the paper).
         trials: Completed trials (40: Tab. 9 of the paper); designed starts count, degenerate candidates do not.
-        agent: "gp" (Gaussian process and UCB, the paper) or "random" (its comparator).
+        agent: "gp" (Gaussian process and UCB, the paper), "random", "reinforce" (its comparators),
+            "optuna:TPESampler" or "optuna:GPSampler".
         storage: Optuna URL such as "sqlite:///study.db"; None keeps the study in memory.
         study_name: Name in the storage.
         seed: Seed of the proposals and of the runs.
@@ -91,7 +94,10 @@ def search_swift(
         starts: Whether four designed candidates come first.
         kappa: Weight of the standard deviation in UCB.
         batch: Candidates that are proposed at once, and can run in parallel (1: the paper's).
-        confirm_top: Candidates that are confirmed.
+        workers: Candidates that run at once; by default 1, on Ray as many as there is room for. More than `batch` are
+            of no use.
+        engine: "local", "ray" (the cluster of `RAY_ADDRESS`, or a new one on this machine) or "ray:ADDRESS".
+        confirm_top: Candidates that are confirmed; 0 takes the best observed one, without any guard, as in the paper.
         confirm_seeds: Seeds of the confirmation, the same for every candidate.
         progress: Called after every run with a dict: stage, done, and the record's fields.
         provenance: JSON-able notes on the data (catalog fingerprint, model hash): kept in the sampler, and a study
@@ -104,7 +110,7 @@ def search_swift(
     """
     for name, value, least in (
         ("trials", trials, 1),
-        ("confirm_top", confirm_top, 1),
+        ("confirm_top", confirm_top, 0),
         ("confirm_seeds", confirm_seeds, 2),
     ):
         if value < least:
@@ -134,17 +140,20 @@ def search_swift(
         "provenance": notes,
     }
     proposer = SwiftAgent(cube, seed=seed, agent=agent, kappa=kappa, starts=starts, batch=batch)
-    with open_study(storage, study_name, settings) as study:
-        Rounds(study, proposer, fit, Alone(objective), trials, min_ess, progress).run()
-        candidates = best_candidates(study, cube, fit, top=confirm_top, smooth=agent == "gp")
-        confirmation: list[ConfirmationRecord] = []
-        verdict = Verdict(None, "no candidate beats uniform: none differs from it")
-        if candidates:
-            confirmation = run_confirmation(
-                study, candidates, objective, seed=seed, seeds=confirm_seeds, progress=progress
-            )
-            verdict = decide(confirmation)
+    confirmation: list[ConfirmationRecord] = []
+    with open_study(storage, study_name, settings) as study, hired(objective, engine=engine, workers=workers) as crew:
+        Rounds(study, proposer, fit, crew, trials, min_ess, progress).run()
         records = records_of(study)
+        if confirm_top == 0:
+            verdict = unguarded(records)
+        else:
+            verdict = Verdict(None, "no candidate beats uniform: none differs from it")
+            candidates = best_candidates(study, cube, fit, top=confirm_top, smooth=agent == "gp")
+            if candidates:
+                confirmation = run_confirmation(
+                    study, candidates, crew, seed=seed, seeds=confirm_seeds, progress=progress
+                )
+                verdict = decide(confirmation)
     done = [record for record in records if record.state == "complete"]
     won = next((record.params for record in done if record.number == verdict.winner), None)
     params = won or SwiftParams.uniform(len(fit.features), segments)

@@ -21,7 +21,7 @@ from drawstream.features.cluster import (
     _Crew,
     _flushes_denormals,
     _Job,
-    _places,
+    places_of,
     extract_on_ray,
 )
 from drawstream.features.scorer import ShardScorer
@@ -99,15 +99,15 @@ def test_an_address_where_nobody_listens_is_told_at_once(catalog, tmp_path, addr
 )
 def test_places(nodes, device, threads, expected):
     ray = SimpleNamespace(nodes=lambda: [node(*each) for each in [*nodes]] + [{**node(9, 9), "Alive": False}])
-    assert _places(ray, device, threads) == expected
+    assert places_of(ray, device, threads) == expected
 
 
 def test_a_cluster_without_room_is_refused():
     ray = SimpleNamespace(nodes=lambda: [node(2, 0)])
     with pytest.raises(ValueError, match=r"no node with 3 cores: its nodes have \(cores, GPUs\) \[\(2, 0\)\]"):
-        _places(ray, "cpu", 3)
+        places_of(ray, "cpu", 3)
     with pytest.raises(ValueError, match="no node with 1 cores and a GPU"):
-        _places(ray, "gpu", None)
+        places_of(ray, "gpu", None)
 
 
 def node(cpus, gpus):

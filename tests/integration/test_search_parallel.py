@@ -1,0 +1,133 @@
+"""One search, whoever runs its candidates: one worker, two, two processes started by hand, killed ones; Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import json, os, sys, time
+import numpy as np
+from drawstream.search import search_swift
+
+rng = np.random.default_rng(0)
+LOSS = rng.exponential(size=300).astype(np.float32)
+COLUMNS = {"loss": LOSS, "entropy": rng.random(300, np.float32), "grad_norm": LOSS}
+
+def objective(p, trial):
+    with open(os.environ["JOURNAL"], "a") as file:
+        file.write(f"{trial.stage} {trial.number} {os.getpid()}\\n")
+    time.sleep(float(os.environ.get("PAUSE", 0)))
+    return float(p[LOSS < 0.9].sum()) + 0.02 * np.random.default_rng(trial.seed).standard_normal()
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    result = search_swift(COLUMNS, objective, trials=9, **options)
+    done = [r for r in result.trials if r.state == "complete"]
+    print(json.dumps({
+        "trials": [[r.number, r.params.values, r.params.ends, r.value] for r in done],
+        "confirmation": [[r.candidate, r.seed, r.value] for r in result.confirmation],
+        "winner": result.sampler.params.values,
+        "message": result.message,
+    }))
+"""
+
+
+def start(tmp_path, options, journal, pause=0.0):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = os.environ | {"JOURNAL": str(journal), "PAUSE": str(pause), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error::UserWarning", str(program), json.dumps(options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        process_group=0,
+    )
+
+
+def finish(process):
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert error == ""
+    return json.loads(out)
+
+
+def lines(journal):
+    return [line.split() for line in journal.read_text().splitlines()] if journal.exists() else []
+
+
+def wait_for(journal, runs):
+    while len(lines(journal)) < runs:
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process with one worker finds, in memory."""
+    folder = tmp_path_factory.mktemp("alone")
+    return finish(start(folder, {"seed": 3}, folder / "journal"))
+
+
+def test_two_workers_and_two_processes_find_what_one_does(alone, tmp_path):
+    journal = tmp_path / "journal"
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    options = {"seed": 3, "storage": storage}
+    processes = [start(tmp_path, options, journal, 0.05) for _ in range(2)]
+    processes.append(start(tmp_path, {"seed": 3, "workers": 2}, tmp_path / "journal of workers", 0.05))
+    for process in processes:
+        assert finish(process) == alone
+    searched = [(number, pid) for stage, number, pid in lines(journal) if stage == "search"]
+    assert sorted(int(number) for number, _ in searched) == sorted({int(n) for n, _ in searched}), "none ran twice"
+    workers = {pid for _, _, pid in lines(tmp_path / "journal of workers")}
+    assert len(workers) == 2 and str(processes[2].pid) not in workers
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_killed_parent_change_nothing(alone, tmp_path):
+    journal = tmp_path / "journal"
+    options = {"seed": 3, "workers": 2, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
+    first = start(tmp_path, options, journal, 0.5)
+    wait_for(journal, 3)
+    os.kill(int(lines(journal)[-1][2]), signal.SIGKILL)
+    wait_for(journal, 6)
+    first.kill()
+    first.wait()
+    workers = {int(pid) for _, _, pid in lines(journal)}
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.05)
+    assert finish(start(tmp_path, options, journal)) == alone
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_leave_their_candidates_to_the_others(alone, tmp_path):
+    journal = tmp_path / "journal"
+    options = {"seed": 3, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
+    processes = [start(tmp_path, options, journal, 0.3) for _ in range(3)]
+    for runs, process in ((4, processes[0]), (7, processes[1])):
+        wait_for(journal, runs)
+        process.kill()
+    assert finish(processes[2]) == alone
+
+
+@pytest.mark.slow
+def test_ray_finds_the_same(alone, tmp_path):
+    pytest.importorskip("ray")
+    found = finish(start(tmp_path, {"seed": 3, "engine": "ray", "workers": 2}, tmp_path / "journal"))
+    assert found == alone
+    assert len({pid for _, _, pid in lines(tmp_path / "journal")}) == 2
