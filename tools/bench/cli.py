@@ -235,9 +235,10 @@ def budget(
     batch_size: Annotated[int | None, typer.Option(help="Images per step; by default the data set's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at the start; by default the data set's.")] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Runs at a time; by default one per core. Nothing but the times depends on it.")
+        int | None, typer.Option(help="Runs at a time; by default one per core or, on a GPU, one.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Of torch, for every run; results depend on it.")] = 1,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where loaders and models run.")] = "cpu",
     engine: Annotated[str, typer.Option(help="local, ray or ray:ADDRESS.")] = "local",
     dry_run: Annotated[bool, typer.Option(help="Only say how many runs there are, and how long they take.")] = False,
     out: Annotated[
@@ -255,8 +256,9 @@ def budget(
     from drawstream.tools.bench.budget_grid import METHODS, Grid
 
     folder = out or Path("runs") / f"budget-{Path(data).name}"
-    changed = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr}
-    common = common_of(data, folder, source=source, held_out=held_out, test=test, threads=threads, **changed)
+    changed: dict[str, Any] = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr}
+    changed |= {"held_out": held_out, "test": test, "source": source, "device": device}
+    common = common_of(data, folder, threads=threads, **changed)
     grid = Grid(
         methods=MAIN if methods is None else METHODS if methods == "all" else tuple(methods.split(",")),
         budgets=numbers("budgets", budgets),
@@ -264,7 +266,7 @@ def budget(
         schedules=tuple(schedules.split(",")),
         seeds=tuple(_whole("seeds", seeds)),
     )
-    at_once = processes or len(os.sched_getaffinity(0))
+    at_once = processes or (1 if device == "gpu" else len(os.sched_getaffinity(0)))
     if dry_run:
         _write(json_path, estimate(grid, folder, processes=at_once))
     else:

@@ -134,7 +134,7 @@ def _story(record: Record) -> Record:
     return {
         "winner": search["winner"],
         "message": search["message"],
-        "kept": "swift" if guard is not None and guard["better"] else "uniform",
+        "kept": search["winner"] if guard is None or guard["better"] else "uniform",
         "guard": None if guard is None else guard["message"],
         "unguarded": record.get("unguarded"),
         "scores": [trial["value"] for trial in search["trials"] if trial["value"] is not None],

@@ -22,11 +22,11 @@ from drawstream.pipeline import Catalog, Loader
 from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.tools.bench.noise_methods import DROPPED, SEARCHES
+from drawstream.tools.bench.noise_methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES
 from drawstream.tools.demo import Plan, source_and_test
 from drawstream.tools.finetune import FineTune
 from drawstream.tools.guard import compare_finished
-from drawstream.tools.jobs import Sampling, fine_tuning, finished_record, save_weights, search_job
+from drawstream.tools.jobs import Sampling, features_job, fine_tuning, finished_record, save_weights, search_job
 from drawstream.tools.progress import Progress
 from drawstream.tools.robust import LearnedWeights, Reed, SelfPaced
 from drawstream.tools.runs import read_record, write_record
@@ -129,15 +129,17 @@ class Cell:
     def swift(self, method: str, judge: str, /) -> Record:
         """Search a sampler, train with it, and keep uniform's model where the sampler's is no better.
 
-        The record is that of the training; its `history` is the kept model's, and `guard` says which that is. A search
-        that finds no sampler gives the uniform run without another training.
+        `swift-paper` is kept in any case. The record is that of the training; its `history` is the kept model's, and
+        `guard` says which that is. A search that finds no sampler gives the uniform run without another training.
         """
         name, setup = f"{method}-{judge}", self.setups[judge]
         search, control = self.search(method, judge), self.uniform()
         if search["winner"] == "uniform":
             return control | {"search": search, "guard": None}
-        found = Sampling(self.folder / f"search-{name}/sampler.json", self.folder / "features")
+        found = Sampling(self.folder / f"search-{name}/sampler.json", self.features(method))
         trained = self.train(name, found.probabilities(setup), keep=True)
+        if method == PAPER:
+            return trained | {"search": search, "guard": None}
         path = self.folder / name / "guard.json"
         if not path.exists():
             weights = [self.folder / run / "last.safetensors" for run in ("uniform", name)]
@@ -214,29 +216,37 @@ class Cell:
         (folder / "checkpoint.pt").unlink()
         return record
 
-    def objective(self, judge: str) -> FineTune:
+    def features(self, method: str, /) -> Path:
+        """The feature table of a search: the tracker's averages of the uniform run; for the paper its last model's."""
+        self.uniform()
+        if method != PAPER:
+            return self.folder / "features"
+        table = self.folder / "features-last"
+        features_job(self.setups["clean"], self.folder / "uniform/last.safetensors", table)
+        return table
+
+    def objective(self, judge: str, method: str = "swift") -> FineTune:
         """Scores a candidate on a validation set, as in the demo, from the last weights of the uniform run."""
         plan = self.plan
+        paper = method == PAPER
+        epochs = PAPER_EPOCHS if paper else plan.fine_tune.epochs
         return fine_tuning(
             self.setups[judge],
             self.folder / "uniform/last.safetensors",
-            replace(plan.fine_tune, seed=self.seed),
+            replace(plan.fine_tune, epochs=epochs, seed=self.seed),
             plan.confirm or plan.recipe,
-            share=plan.share,
+            share=1.0 if paper else plan.share,
             scratch=plan.confirm is None,
         )
 
     def search(self, method: str, judge: str) -> Record:
         """Search a sampler on the features of the uniform run; the record of `search_job`."""
-        self.uniform()
-        plan, objective = self.plan, self.objective(judge)
+        table, plan, objective = self.features(method), self.plan, self.objective(judge, method)
         confirm = {"confirm_top": plan.confirm_top, "confirm_seeds": plan.confirm_seeds}
         options = {"trials": plan.trials, **confirm, **SEARCHES[method]}
         out = self.folder / f"search-{method}-{judge}"
         try:
-            return search_job(
-                self.setups[judge], self.folder / "features", objective, out, seed=self.seed, options=options
-            )
+            return search_job(self.setups[judge], table, objective, out, seed=self.seed, options=options)
         finally:
             objective.loader.close()
             objective.held_out.close()

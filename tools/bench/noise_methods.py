@@ -11,16 +11,27 @@ SEARCHES: dict[str, Options] = {
     "swift": {"transform": "cdf"},
     "swift-cgf": {"transform": "cgf"},
     "swift-random": {"transform": "cdf", "agent": "random", "starts": False},  # no designed candidates either
+    "swift-reinforce": {"transform": "cdf", "agent": "reinforce", "starts": False},
     **{f"swift-s{segments}": {"transform": "cdf", "segments": segments} for segments in SEGMENTS},
     **{f"swift-{trials}": {"transform": "cdf", "trials": trials} for trials in CANDIDATES},
+    "swift-paper": {
+        "transform": "cgf",
+        "space": "paper10",
+        "starts": False,
+        "trials": 40,
+        "batch": 1,
+        "min_ess": 0.0,
+        "confirm_top": 0,
+    },
 }
+PAPER, PAPER_EPOCHS = "swift-paper", 5  # its protocol: features of the last model, so long a fine-tuning, no guard
 SETS = {
     "segments": tuple(f"swift-s{segments}" for segments in SEGMENTS),
     "candidates": tuple(f"swift-{trials}" for trials in CANDIDATES),
 }
 DROPPED = (0.2, 0.3, 0.4, 0.5)  # shares of the rows, those of the highest loss
 METHODS = (
-    *("uniform", "swift", "swift-cgf", "swift-random"),
+    *("uniform", "swift", "swift-cgf", "swift-random", "swift-reinforce"),
     *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet", "clean-only"),
 )
 LABELS = {"mentornet": "self-paced (MentorNet PD)", "clean-only": "clean-only (oracle)"}

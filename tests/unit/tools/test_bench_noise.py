@@ -227,6 +227,24 @@ def test_a_search_that_finds_nothing_gives_the_uniform_run(tmp_path, monkeypatch
     cell.close()
 
 
+def test_the_papers_protocol_has_its_own_features_and_fine_tuning_and_no_guard(tmp_path, monkeypatch):
+    monkeypatch.setitem(noise_cell.SEARCHES["swift-paper"], "trials", 4)
+    cell = Cell(tmp_path, demo.PLANS["digits"], 0.4, 0)
+    cell.pack("digits", None)
+    cell.uniform()
+    objective = cell.objective("clean", "swift-paper")
+    assert (objective.search.epochs, objective.share) == (5, 1)
+    record = cell.runs("swift-paper", "clean")["swift-paper"]
+    assert record["guard"] is None
+    assert record["search"]["confirmation"] == []
+    assert record["search"]["options"]["space"] == "paper10"
+    tracked, last = (
+        FeatureTable.open(tmp_path / name).columns("loss")["loss"] for name in ("features", "features-last")
+    )
+    assert not np.allclose(tracked, last)
+    cell.close()
+
+
 def test_both_models_are_judged_on_the_same_images(tmp_path):
     cell = Cell(tmp_path, demo.PLANS["digits"], 0.4, 0)
     cell.pack("digits", None)
