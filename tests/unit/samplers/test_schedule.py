@@ -139,3 +139,11 @@ def test_bad_orders_leave_no_file(tmp_path, orders, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         write_schedule(tmp_path / "bad", orders, rows=5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_provenance_is_kept_and_may_be_missing(tmp_path, recorded, stream):
+    told = {"auto": {"population": 4, "beta": 1.5}, "model": "cnn"}
+    write_schedule(tmp_path / "told.arrow", [stream.epoch(0)], rows=100, provenance=told)
+    assert Schedule.open(tmp_path / "told.arrow").provenance == told
+    assert Schedule.open(recorded).provenance == {}  # files of before have none
+    assert b"provenance" not in pa.ipc.open_file(pa.memory_map(str(recorded))).schema.metadata
