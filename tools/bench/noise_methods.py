@@ -6,7 +6,7 @@ from typing import Any
 Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
 
 SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)
-CANDIDATES = (5, 10, 20, 40, 60, 80)  # searches of other lengths (20 to 80: Tab. 9 of the paper)
+CANDIDATES = (5, 10, 20, 40, 60, 80)  # of searches that differ in length alone: the same ones first (Tab. 9: 20 to 80)
 SEARCHES: dict[str, Options] = {
     "swift": {"transform": "cdf"},
     "swift-cgf": {"transform": "cgf"},
