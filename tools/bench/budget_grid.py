@@ -9,6 +9,7 @@ were: each has the same number of torch threads, as sums of floating-point numbe
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import torch
 from drawstream.features.cluster import ClusterError, joined
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers import spread
+from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.finetune import flush_denormals
 from drawstream.tools.jobs import Sampling, features_job, train_job
 from drawstream.tools.methods import Budget
 from drawstream.tools.runs import read_record
-from drawstream.tools.setup import AUGMENT, Setup
+from drawstream.tools.setup import AUGMENT, Device, Setup
 from drawstream.tools.train import Recipe
 
 __all__ = [
@@ -108,6 +110,7 @@ class Common:
         recipe: Of a full training; each run has its own seed and schedule.
         evaluations: Times that a run is evaluated, evenly over its epochs, the last one included.
         threads: Of torch, for every run.
+        device: `cpu` or `gpu`.
     """
 
     catalog: Path
@@ -118,6 +121,12 @@ class Common:
     recipe: Recipe
     evaluations: int
     threads: int
+    device: Device = "cpu"
+
+    def setup(self, augment: str, /) -> Setup:
+        """Training and judging rows."""
+        files = (self.catalog, self.model, self.held_out, self.test)
+        return Setup(*files, self.batch_size, augment, self.device)
 
     def recipe_of(self, point: Point, /) -> Recipe:
         """The recipe of a full training with the schedule and seed of a point."""
@@ -204,16 +213,16 @@ def run_point(task: Task, /) -> Record:
     """Make a run, or read it if it is finished, and give its row."""
     torch.set_num_threads(task.common.threads)
     flush_denormals()
+    _compile()
     common, point, folder = task.common, task.point, task.out / task.point.folder
     if point.method == IRREDUCIBLE:
         return _irreducible(task)
     record = finished(task.out, point)
     if record is None:
-        setup = Setup(common.catalog, common.model, common.held_out, common.test, common.batch_size, point.augment)
         recipe = common.recipe_of(point)
         epochs = recipe.epochs if point.method not in SHORTER else max(1, round(point.budget * recipe.epochs))
         record = train_job(
-            setup,
+            common.setup(point.augment),
             recipe,
             _sampling(task),
             folder,
@@ -230,6 +239,21 @@ def run_point(task: Task, /) -> Record:
         "prepare_budget": _beforehand(task, rows),
         "effective_rows": math.exp(record["count_entropy"]) / rows,
     }
+
+
+@cache
+def _compile() -> None:
+    """Use every sampler and selector once, so that no run of this process pays for compiling or loading its kernels."""
+    ids, scores = np.arange(8), np.ones(8)
+    for learner in (PSGD(8), CSGD(8), PSGD(8, paper=True), InfoBatch(8, epochs=2)):
+        learner.observe(ids, np.zeros((8, 2), np.float32), ids % 2)
+        learner.reduce()
+        stream = learner.stream(0) if isinstance(learner, InfoBatch) else IndexStream(learner, mode="subset", draws=4)
+        stream.epoch(1)[:]
+    for selector in (SelectiveBackprop(budget=0.5), OrderedSGD(), DLIS(memory=0.0), RHOLoss(scores)):
+        for step in range(2):
+            selector.select(scores, epoch=1, step=step, ids=ids)
+    IndexStream(8, draws=4).epoch(0)[:]
 
 
 def _sampling(task: Task) -> Sampling:
@@ -269,8 +293,8 @@ def _irreducible(task: Task) -> Record:
     """Train on the held-out rows, and take the losses of the training rows."""
     common, folder = task.common, task.out / task.point.folder
     recipe = common.recipe_of(task.point)
-    train_job(Setup(common.held_out, common.model, batch_size=common.batch_size), recipe, Sampling(CONTROL), folder)
-    rows = Setup(common.catalog, common.model, batch_size=common.batch_size)
+    rows = replace(common.setup("none"), held_out=None, test=None)
+    train_job(replace(rows, catalog=common.held_out), recipe, Sampling(CONTROL), folder)
     features_job(rows, folder / "last.safetensors", folder / "features")
     return {}
 
@@ -299,8 +323,10 @@ def run_tasks(tasks: Sequence[Task], /, *, processes: int, engine: str) -> Itera
 
 def _on_ray(tasks: Sequence[Task], address: str | None) -> Iterator[Record]:
     """Rows of the runs made by the workers of a cluster; a run whose worker died is made again elsewhere."""
+    common = tasks[0].common
+    gpus = 1 if common.device == "gpu" else 0
     with joined(address) as ray:
-        runner = ray.remote(run_point).options(num_cpus=tasks[0].common.threads, max_retries=ATTEMPTS - 1)
+        runner = ray.remote(run_point).options(num_cpus=common.threads, num_gpus=gpus, max_retries=ATTEMPTS - 1)
         for task, run in [(task, runner.remote(task)) for task in tasks]:
             try:
                 yield ray.get(run)

