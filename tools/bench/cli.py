@@ -272,6 +272,48 @@ def budget(
     _write(json_path, run(common, grid, folder, processes=at_once, engine=engine))
 
 
+@app.command()
+def auto(
+    data: Annotated[str, typer.Option(help="fashion-mnist or digits.")] = "fashion-mnist",
+    levels: Annotated[str, typer.Option("--noise", help="Shares of wrong labels, comma list.")] = "0,0.4",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma list of uniform, best-of, random, mixture, static, replay, replay-other; by default all."
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of data, noise, weights, orders and searches, comma list.")] = "0",
+    epochs: Annotated[int | None, typer.Option(help="Of every training; 10, or 30 of digits.")] = None,
+    population: Annotated[int | None, typer.Option(help="Children of a search, and runs of best-of; 4.")] = None,
+    first: Annotated[int | None, typer.Option(help="Epochs before the first exploration; 2, or 3 of digits.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/auto-DATA.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    json_path: Json = None,
+) -> None:
+    """AutoSampling beside uniform training of the same steps, and the best of as many trainings: accuracy and work.
+
+    Example: drawstream bench auto --data digits --seeds 0,1,2 --json auto.json; drawstream bench auto --seeds 0,1,2
+    """
+    from dataclasses import replace
+
+    from drawstream.tools.bench.auto import METHODS, SETTINGS, run
+
+    given = {"epochs": epochs, "population": population, "first": first}
+    usual = SETTINGS.get(data)
+    result = run(
+        data,
+        out or Path("runs") / f"auto-{data}",
+        noise=numbers("noise", levels),
+        methods=METHODS if methods is None else methods.split(","),
+        seeds=_whole("seeds", seeds),
+        settings=usual and replace(usual, **{name: value for name, value in given.items() if value is not None}),
+        source=source,
+    )
+    _write(json_path, result)
+
+
 def _whole(name: str, text: str) -> list[int]:
     """Whole numbers of a comma list; 1e6 is one."""
     try:
