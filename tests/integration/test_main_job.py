@@ -31,6 +31,8 @@ def test_demo_beats_uniform_and_goes_on_where_it_was(small, tmp_path, capsys):
         assert {"method", "seed", "last", "best", "seconds"} <= set(row)
         assert f"{row['last']:.2f}" in shown
     assert rows["swift"]["last"] > rows["uniform"]["last"] + 4
+    assert rows["swift"]["guard"]["p"] < 0.05
+    assert "the sampler's model is better: of the held-out images" in shown
     page = (tmp_path / "d/report.html").read_text()
     assert "uniform" in page
     assert page.startswith("<!")
