@@ -42,6 +42,15 @@ class SearchResult:
     confirmation: list[ConfirmationRecord]
     message: str
 
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of work for `propose`, `objective` and `confirm`, all processes and killed lives together."""
+        return {
+            "propose": sum(trial.propose_seconds for trial in self.trials),
+            "objective": sum(trial.seconds for trial in self.trials),
+            "confirm": sum(run.seconds for run in self.confirmation),
+        }
+
 
 def search_swift(
     columns: Mapping[str, ArrayLike],

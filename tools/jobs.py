@@ -4,7 +4,7 @@ Each writes one folder, goes on where a killed run stopped, and gives back the f
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,7 @@ def search_job(
     seed: int,
     options: dict[str, Any],
     join: Sequence[Path] = (),
+    running: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
 
@@ -254,6 +255,7 @@ def search_job(
         seed: Of proposals and runs.
         options: Keywords of `search_swift`.
         join: Files whose columns are joined to the table.
+        running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
     """
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
     tell_notes(table)
@@ -270,6 +272,8 @@ def search_job(
     if record_path.exists():
         return finished_record(record_path, "search", settings, ("seed", "features_fingerprint", "options"))
     out.mkdir(parents=True, exist_ok=True)
+    how = dict(running or {})
+    how["storage"] = how.get("storage") or f"sqlite:///{out / 'study.db'}"
     begin = time.perf_counter()
     with Progress("search", "runs") as progress:
 
@@ -284,11 +288,11 @@ def search_job(
         result = search_swift(
             table.columns(*names),
             objective,
-            storage=f"sqlite:///{out / 'study.db'}",
             seed=seed,
             progress=show,
             provenance={**table.provenance, "features": table.fingerprint},
             **options,
+            **how,
         )
     result.sampler.save(out / "sampler.json")
     return write_record(
@@ -302,6 +306,7 @@ def search_job(
             "trials": [asdict(trial) for trial in result.trials],
             "confirmation": [asdict(run) for run in result.confirmation],
             "seconds": time.perf_counter() - begin,
+            "spent": result.spent,
         },
     )
 

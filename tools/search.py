@@ -1,7 +1,7 @@
 """`drawstream search`: find samplers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ app.command()(auto)
 
 @app.command()
 def swift(
+    context: typer.Context,
     table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
     out: Out,
     catalog: Annotated[str, typer.Option(help="The catalog that the features were made from.")],
@@ -25,11 +26,17 @@ def swift(
         Path | None, typer.Option(help="Weights of uniform training, from which candidates fine-tune.")
     ] = None,
     objective: Annotated[str | None, typer.Option(help="Your own, as module:function; instead of fine-tuning.")] = None,
+    recipe: Annotated[str, typer.Option(help="default, or paper: its exact protocol.")] = "default",
     columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
     transform: Annotated[str, typer.Option(help="cgf (the paper) or cdf.")] = "cgf",
     space: Annotated[str, typer.Option(help="reduced or paper10.")] = "reduced",
-    agent: Annotated[str, typer.Option(help="gp (the paper) or random.")] = "gp",
+    segments: Annotated[int, typer.Option(help="Segments of H.")] = 4,
+    agent: Annotated[
+        str, typer.Option(help="gp (the paper), random, reinforce, optuna:TPESampler or optuna:GPSampler.")
+    ] = "gp",
     trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
+    batch: Annotated[int, typer.Option(help="Candidates proposed at once, which can run in parallel.")] = 4,
+    starts: Annotated[bool, typer.Option(help="Begin with designed candidates.")] = True,
     min_ess: Annotated[float, typer.Option(help="Least effective sample size, as a share of the rows.")] = 0.3,
     kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
     fine_tune_epochs: Annotated[float, typer.Option(help="Epochs of a candidate; a part of one will do.")] = 0.25,
@@ -37,8 +44,16 @@ def swift(
     confirm: Annotated[str, typer.Option(help="finetune: for longer, with other seeds; or scratch.")] = "finetune",
     epochs: Annotated[int | None, typer.Option(help="Of a confirmation run; by default 2, or 20 from scratch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Of a confirmation run; by default 0.02, or 0.05.")] = None,
-    confirm_top: Annotated[int, typer.Option(help="Candidates to confirm.")] = 3,
+    confirm_top: Annotated[int, typer.Option(help="Candidates to confirm; 0: the best observed is taken.")] = 3,
     confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
+    workers: Annotated[
+        int | None, typer.Option(help="Candidates at once; by default 1, on Ray as many as there is room for.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna URL of a study that several processes share; by default OUT/study.db.")
+    ] = None,
+    study: Annotated[str, typer.Option(help="Name of the study in the storage.")] = "swift",
     batch_size: Batch = 128,
     seed: Seed = 0,
     augment: Augment = "none",
@@ -51,12 +66,34 @@ def swift(
         --model cnn --start runs/uniform/last.safetensors
     """
     from drawstream.search import load_objective
-    from drawstream.tools.jobs import crop_rows, fine_tuning, search_job
+    from drawstream.tools.candidates import FineTuning
+    from drawstream.tools.jobs import search_job
+    from drawstream.tools.recipes import settled
     from drawstream.tools.train import Recipe
 
+    options = settled(
+        context,
+        recipe,
+        {
+            "transform": transform,
+            "space": space,
+            "segments": segments,
+            "agent": agent,
+            "trials": trials,
+            "batch": batch,
+            "starts": starts,
+            "min_ess": min_ess,
+            "kappa": kappa,
+            "fine_tune_epochs": fine_tune_epochs,
+            "confirm_top": confirm_top,
+            "confirm_seeds": confirm_seeds,
+        },
+    )
+    length = options.pop("fine_tune_epochs")
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment)
     if objective is None and start is None:
         raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
+    score: Any
     if objective is not None:
         score = load_objective(objective)
     else:
@@ -64,23 +101,14 @@ def swift(
         if confirm not in ("finetune", "scratch"):
             raise ValueError(f"--confirm must be finetune or scratch, but got {confirm!r}")
         scratch = confirm == "scratch"
-        if fine_tune_epochs > 1 and fine_tune_epochs != round(fine_tune_epochs):
-            raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {fine_tune_epochs}")
-        short = Recipe(max(1, round(fine_tune_epochs)), fine_tune_lr, seed=seed)
+        if length > 1 and length != round(length):
+            raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {length}")
+        short = Recipe(max(1, round(length)), fine_tune_lr, seed=seed)
         usual = (20, 0.05) if scratch else (2, fine_tune_lr)
         longer = Recipe(usual[0] if epochs is None else epochs, usual[1] if lr is None else lr)
-        rows, share = crop_rows(table, setup), min(1.0, fine_tune_epochs)
-        score = fine_tuning(setup, start, short, longer, share=share, scratch=scratch, rows=rows)
-    options = {
-        "features": columns.split(","),
-        "transform": transform,
-        "space": space,
-        "agent": agent,
-        "trials": trials,
-        "min_ess": min_ess,
-        "kappa": kappa,
-        "confirm_top": confirm_top,
-        "confirm_seeds": confirm_seeds,
-    }
-    record = search_job(setup, table, score, out, seed=seed, options=options, join=join or ())
+        score = FineTuning(setup, start, short, longer, min(1.0, length), scratch, table)
+        _ = score.built  # what does not fit is told before the search begins
+    options["features"] = columns.split(",")
+    running = {"storage": storage, "study_name": study, "workers": workers, "engine": engine}
+    record = search_job(setup, table, score, out, seed=seed, options=options, join=join or (), running=running)
     finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")

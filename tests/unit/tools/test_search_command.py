@@ -1,0 +1,140 @@
+"""`drawstream search swift`: features, segments, recipes, workers and what it records."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from drawstream.features import FeatureTable
+from drawstream.features.table import part_path, write_part
+from drawstream.pipeline import Catalog
+from drawstream.samplers import SwiftSampler
+from drawstream.tools.cli import main
+from drawstream.tools.jobs import save_weights
+from drawstream.tools.runs import read_record
+from drawstream.tools.setup import Setup
+
+MEASURES = ("loss", "entropy", "grad_norm", "target_prob")
+JUDGE = "def judge(probabilities, trial):\n    return probabilities.max() + trial.seed / 2**40\n"
+
+
+@pytest.fixture
+def table(digits, tmp_path, monkeypatch):
+    """A feature table of the digits, a column to join, and an objective, in the working folder."""
+    rng = np.random.default_rng(0)
+    catalog = Catalog.open(digits.train)
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for shard in range(len(catalog.shards)):
+        start, stop = catalog.shard_rows(shard)
+        numbers = {"sample_id": np.arange(start, stop), "crop": np.zeros(stop - start, np.int32)}
+        scores = {
+            name: rng.random(stop - start, np.float32) for name in ("loss", "entropy", "grad_norm", "target_prob")
+        }
+        part = {**numbers, "label": catalog.label[start:stop], **scores}
+        write_part(part_path(folder, shard), part, {"catalog": catalog.fingerprint, "parts": len(catalog.shards)})
+    assert len(FeatureTable.open(folder)) == len(catalog)
+    mine = {"sample_id": np.arange(len(catalog)), "my_column": rng.random(len(catalog))}
+    pq.write_table(pa.table(mine), tmp_path / "mine.parquet")
+    (tmp_path / "judge_of_commands.py").write_text(JUDGE)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def swift(digits, table, out, *options):
+    command = ["search", "swift", table, "-o", out, "--catalog", digits.train, "--objective", "judge_of_commands:judge"]
+    return main(list(map(str, [*command, *options])))
+
+
+QUICK = ("--trials", 5, "--agent", "random", "--min-ess", 0.1, "--confirm-seeds", 2, "--confirm-top", 1)
+
+
+@pytest.mark.parametrize("features", ["loss", "loss,entropy,grad_norm,target_prob,my_column"])
+def test_one_feature_and_five(digits, table, tmp_path, features):
+    assert swift(digits, table, "s", *QUICK, "--features", features, "--join", "mine.parquet", "--segments", 6) == 0
+    names = features.split(",")
+    record = read_record(tmp_path / "s/search.json", "search")
+    done = [trial for trial in record["trials"] if trial["state"] == "complete"]
+    assert len(done) == 5
+    assert {len(trial["params"]["coefficients"]) for trial in done} == {len(names)}
+    assert {len(trial["params"]["values"]) for trial in done} == {7}
+    assert SwiftSampler.load(tmp_path / "s/sampler.json").features == tuple(names)
+
+
+def test_the_seconds_of_all_parts_are_recorded_and_kept(digits, table, tmp_path):
+    assert swift(digits, table, "s", *QUICK) == 0
+    record = read_record(tmp_path / "s/search.json", "search")
+    assert record["spent"]["objective"] == pytest.approx(sum(trial["seconds"] for trial in record["trials"]))
+    assert record["spent"]["propose"] == pytest.approx(sum(trial["propose_seconds"] for trial in record["trials"]))
+    assert record["spent"]["confirm"] == pytest.approx(sum(run["seconds"] for run in record["confirmation"]))
+    assert min(record["spent"].values()) > 0
+    (tmp_path / "s/search.json").unlink()  # killed before its last write
+    assert swift(digits, table, "s", *QUICK) == 0
+    assert read_record(tmp_path / "s/search.json", "search")["spent"] == record["spent"]
+
+
+def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
+    import drawstream.tools.recipes as recipes
+
+    monkeypatch.setitem(recipes.PAPER, "trials", 5)  # of 40: the agent's time
+    assert swift(digits, table, "s", "--recipe", "paper", "--kappa", 2) == 0
+    assert "has the best score" in capsys.readouterr().out
+    record = read_record(tmp_path / "s/search.json", "search")
+    assert record["options"] | {"trials": 40} == {
+        "features": ["loss", "entropy"], "transform": "cgf", "space": "paper10", "segments": 4, "agent": "gp",
+        "trials": 40, "batch": 1, "starts": False, "min_ess": 0.0, "kappa": 2.0, "confirm_top": 0, "confirm_seeds": 3,
+    }  # fmt: skip
+    best = max(record["trials"], key=lambda trial: trial["value"] or 0)
+    assert record["winner"] == "swift" and record["confirmation"] == []
+    assert json.loads((tmp_path / "s/sampler.json").read_text())["provenance"]["search"]["trial"] == best["number"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--recipe", "paper", "--batch", 4), "--recipe paper has --batch 1, but got 4: leave one of them out"),
+        (("--recipe", "paper", "--starts"), "--recipe paper has --starts False, but got True"),
+        (("--recipe", "prose"), "--recipe must be one of default, paper, but got 'prose'"),
+        (("--agent", "tpe"), "agent must be one of gp, random, reinforce"),
+        (("--workers", 0), "workers >= 1 must hold"),
+        (("--engine", "slurm"), "engine must be local, ray or ray:ADDRESS"),
+        (("--segments", 40), "1 <= segments <= 32"),
+        (("--storage", "nonsense"), "cannot open the study storage 'nonsense'"),
+    ],
+)
+def test_bad_options_are_one_line(digits, table, capsys, options, text):
+    assert swift(digits, table, "s", *options) == 2
+    error = capsys.readouterr().err.strip()
+    assert text in error
+    assert "\n" not in error
+
+
+def test_a_shared_storage_holds_the_study(digits, table, tmp_path):
+    options = (*QUICK, "--storage", f"sqlite:///{tmp_path / 'shared.db'}", "--study", "mine")
+    for out in ("a", "b"):  # the second finds all done
+        assert swift(digits, table, out, *options) == 0
+    records = [read_record(tmp_path / out / "search.json", "search") for out in ("a", "b")]
+    assert records[0]["trials"] == records[1]["trials"]
+    assert not (tmp_path / "a/study.db").exists()
+
+
+@pytest.mark.slow
+def test_workers_fine_tune_as_this_process_does(digits, table, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    save_weights(tmp_path / "start.safetensors", Setup(digits.train, "mlp").build(0).state_dict())
+    common = ["search", "swift", table, "--catalog", digits.train, "--held-out", digits.held_out, "--model", "mlp"]
+    start = ["--start", tmp_path / "start.safetensors", "--fine-tune-lr", 0.05, "--epochs", 1]
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / f"s{workers}"
+        given = [*common, *start, *QUICK, "-o", out, "--workers", workers]
+        assert main(list(map(str, given))) == 0
+        record = read_record(out / "search.json", "search")
+        found.append([(trial["number"], trial["params"], trial["value"]) for trial in record["trials"]])
+    assert found[0] == found[1]
+    torch.set_num_threads(threads)
