@@ -12,7 +12,7 @@ STAGE_STYLES = ((GRAY, "dot"), (GREEN, "dash"), (BLUE, "solid"))
 
 
 def segments_figure(parts: Floats, names: Sequence[str], /) -> Figure:
-    """Fig. 2 of the paper: mean count of a row in each segment, a line per stage, the last one in rising order.
+    """Fig. 2 of the paper: counts of the segments in each stage, over their mean; the last stage rises.
 
     Args:
         parts: float64 (stages, segments), as `segment_counts` gives them.
@@ -25,7 +25,7 @@ def segments_figure(parts: Floats, names: Sequence[str], /) -> Figure:
         line = {"color": colour, "dash": dash, "width": 2.5 if dash == "solid" else 1.8}
         hover = f"{name}, rows up to rank %{{x:.0f}} %: %{{y:.3f}}<extra></extra>"
         data.append(_trace(places, part, name, line) | {"hovertemplate": hover})
-    layout = axes("Rows ranked by their count in the last stage (%)", "Mean count of a row in the stage")
+    layout = axes("Rows ranked by their count in the last stage (%)", "Count in the stage over its mean")
     layout["xaxis"]["range"] = [0, 100]
     layout["yaxis"]["rangemode"] = "tozero"
     return {"data": data, "layout": layout}

@@ -3,6 +3,7 @@
 Parts of a page, for `bench auto` and for the report; each is a pure function of the files that `search auto` wrote.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,10 +87,18 @@ class SearchedSchedule:
             raise ValueError(f"{path}: a file that it names cannot be used: {error}") from None
         return cls(path, document, catalog, schedule, None if table is None else table.columns("loss")["loss"])
 
+    @property
+    def epochs(self) -> list[range]:
+        """Epochs of each stage."""
+        auto = self.document["auto"]
+        if auto.get("exploration", "mixture") != "mixture":
+            return stage_epochs(self.schedule.epochs)
+        return stage_epochs(self.schedule.epochs, first=auto["first"], cycle=auto["permutations"] + 1)
+
     @cached_property
     def stages(self) -> NDArray[np.int64]:
         """Times each row comes in each stage, int64 (stages, N)."""
-        return count_stages(self.schedule)
+        return count_stages(self.schedule, self.epochs)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -168,9 +177,19 @@ def schedule_sections(searches: Sequence[SearchedSchedule], /) -> list[str]:
     parts = []
     for i, search in enumerate(searches):
         body = [page.heading(heading) + text for heading, text in schedule_blocks(search, images=i == 0)]
+        body.append(page.folded("Settings", _settings(search)))
         name = f"Schedule searched with seed {search.document['seed']} ({search.path.parent})"
         parts.append(page.folded(name, *body) if i else page.section(name, *body))
     return parts
+
+
+def _settings(search: SearchedSchedule) -> str:
+    """What decided the search, and what it cost."""
+    entries = {**search.document["auto"], "reward": search.document["reward"], "recipe": search.document["recipe"]}
+    names = ("model", "forward", "backward", "seconds", "catalog_fingerprint", "held_out_fingerprint", "versions")
+    entries |= {name: search.document[name] for name in names}
+    lines = [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in entries.items()]
+    return page.table(["", ""], lines, text=True)
 
 
 def read_schedules(folder: Path, /) -> list[SearchedSchedule]:
@@ -234,12 +253,11 @@ def _rewards(search: SearchedSchedule) -> str:
 
 def _stages(search: SearchedSchedule) -> str:
     counts, wrong = search.stages, search.wrong
-    epochs = stage_epochs(search.schedule.epochs)
-    names = [f"Epoch {s[0] + 1}" if len(s) == 1 else f"Epochs {s[0] + 1} to {s[-1] + 1}" for s in epochs]
+    names = [f"Epoch {s[0] + 1}" if len(s) == 1 else f"Epochs {s[0] + 1} to {s[-1] + 1}" for s in search.epochs]
     parts = segment_counts(counts, segments=min(SEGMENTS, max(1, counts.shape[1] // 10)))
     caption = (
-        "The last stage rises because it made the ranking. A stage that draws what the last one draws rises with it; "
-        "one that has nothing to do with it is flat."
+        "Stages end where cycles do. The last one rises because it made the ranking. A stage that draws what the last "
+        "one draws rises with it; one that has nothing to do with it is flat."
     )
     chance = np.random.default_rng(0).multinomial(counts.sum(), np.full(counts.shape[1], 1 / counts.shape[1]))
     lines = [

@@ -1,7 +1,9 @@
 """What a recorded schedule did to the rows: counts by stage, their entropy, and what they have to do with the loss.
 
 Notation
-    N       rows;  M  draws of an epoch;  a stage is a third of the schedule's epochs (fewer stages for fewer epochs)
+    N       rows
+    stage   a part of the run, about a third of it; it ends where a cycle does, for within a cycle each row comes a set
+            number of times: a stage that cut one would have of a row what the next has not
     c       int64 (stages, N), times each row comes in each stage
     H(c)    entropy of c / sum, nats; exp(H) / N is 1 where all rows come equally often
     D       variance of c over its mean: 0 for whole permutations, 1 for independent draws of equal probability, more
@@ -37,15 +39,23 @@ Floats = NDArray[np.float64]
 STAGES = 3  # Fig. 2 of the AutoSampling paper: epochs 80, 160 and 240
 
 
-def stage_epochs(epochs: int, /) -> list[range]:
-    """Epochs of each stage, as even as whole epochs allow."""
-    ends = np.linspace(0, epochs, min(STAGES, epochs) + 1).round().astype(int).tolist()
-    return [range(a, b) for a, b in pairwise(ends)]
+def stage_epochs(epochs: int, /, *, first: int = 1, cycle: int = 1) -> list[range]:
+    """Epochs of each stage.
+
+    Args:
+        epochs: Of the schedule.
+        first: Epochs before the first exploration.
+        cycle: Epochs of a cycle after that, N_u + 1; the last one may be shorter.
+    """
+    inner = range(first, epochs, cycle)
+    thirds = [epochs * part / STAGES for part in range(1, STAGES)]
+    cuts = {min(inner, key=lambda end: abs(end - third)) for third in thirds} if inner else set()
+    return [range(a, b) for a, b in pairwise(sorted({0, *cuts, epochs}))]
 
 
-def count_stages(schedule: Schedule, /) -> Counts:
+def count_stages(schedule: Schedule, stages: Sequence[Sequence[int]], /) -> Counts:
     """c, int64 (stages, rows)."""
-    return np.stack([sum_counts(schedule, epochs) for epochs in stage_epochs(schedule.epochs)])
+    return np.stack([sum_counts(schedule, epochs) for epochs in stages])
 
 
 def sum_counts(schedule: Schedule, epochs: Sequence[int], /) -> Counts:
@@ -57,7 +67,7 @@ def sum_counts(schedule: Schedule, epochs: Sequence[int], /) -> Counts:
 
 
 def segment_counts(counts: Counts, /, *, segments: int) -> Floats:
-    """Mean count of a row, float64 (stages, segments), over segments of the rows ranked by the last stage's counts.
+    """Mean count of a row over that of all rows, float64 (stages, segments); the last stage's counts rank the rows.
 
     Rows that tie are ranked by a fixed random order, so that a segment is no block of neighbours in the catalog.
 
@@ -68,7 +78,9 @@ def segment_counts(counts: Counts, /, *, segments: int) -> Floats:
     mixed = np.random.default_rng(0).permutation(counts.shape[1])
     order = mixed[np.argsort(counts[-1, mixed], kind="stable")]
     parts = np.array_split(order, min(segments, order.size))
-    return np.stack([counts[:, part].mean(1) for part in parts], axis=1)
+    means: Floats = np.stack([counts[:, part].mean(1) for part in parts], axis=1)
+    means /= counts.mean(1, keepdims=True)
+    return means
 
 
 def effective_rows(counts: Counts, /) -> float:

@@ -17,37 +17,42 @@ from drawstream.tools.schedules import (
 )
 
 
-@given(st.integers(1, 300))
-def test_stages_share_out_all_epochs(epochs):
-    stages = stage_epochs(epochs)
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8))
+def test_stages_share_out_all_epochs_and_end_where_cycles_do(epochs, first, cycle):
+    stages = stage_epochs(epochs, first=first, cycle=cycle)
     assert [epoch for stage in stages for epoch in stage] == list(range(epochs))
-    lengths = [len(stage) for stage in stages]
-    assert len(lengths) == min(3, epochs)
-    assert max(lengths) - min(lengths) <= 1
+    assert all(stage for stage in stages) and len(stages) <= 3
+    assert all((stage.stop - first) % cycle == 0 and stage.stop >= first for stage in stages[:-1])
+
+
+def test_stages_are_thirds_as_far_as_cycles_allow():
+    assert stage_epochs(240, first=20, cycle=4) == [range(80), range(80, 160), range(160, 240)]  # as in the paper
+    assert stage_epochs(10, first=2, cycle=4) == [range(2), range(2, 6), range(6, 10)]
+    assert stage_epochs(6) == [range(2), range(2, 4), range(4, 6)]
+    assert stage_epochs(3, first=5, cycle=4) == [range(3)]
 
 
 def test_counts_of_the_stages_are_those_of_the_schedule(tmp_path):
     orders = [np.array(order) for order in ([0, 0, 1], [2, 2, 2], [0, 1, 2], [3, 3, 3])]
     write_schedule(tmp_path / "s.arrow", orders, rows=5)
     schedule = Schedule.open(tmp_path / "s.arrow")
-    counts = count_stages(schedule)
-    assert [len(stage) for stage in stage_epochs(4)] == [1, 2, 1]
+    counts = count_stages(schedule, [range(1), range(1, 3), range(3, 4)])
     assert counts.tolist() == [[2, 1, 0, 0, 0], [1, 1, 4, 0, 0], [0, 0, 0, 3, 0]]
     assert counts.sum(0).tolist() == schedule.counts().tolist()
 
 
-def test_segments_follow_the_last_stage_and_keep_the_mean():
+def test_segments_follow_the_last_stage_and_their_mean_is_1():
     rng = np.random.default_rng(3)
     counts = rng.poisson(2.0, (3, 1000))
     parts = segment_counts(counts, segments=20)
     assert parts.shape == (3, 20)
     assert (np.diff(parts[-1]) >= 0).all()
-    assert parts.mean(1) == pytest.approx(counts.mean(1))  # 20 equal segments
+    assert parts.mean(1) == pytest.approx([1, 1, 1])  # 20 equal segments
     same = segment_counts(np.stack([counts[0], counts[0]]), segments=20)
     assert same[0].tolist() == same[1].tolist()
     assert segment_counts(counts[:, :7], segments=20).shape == (3, 7)
-    blocks = np.zeros((2, 1000), np.int64)
-    blocks[0, 500:] = 2  # all tie in the last stage: a segment is no block of neighbours
+    blocks = np.ones((2, 1000), np.int64)
+    blocks[0] = np.repeat([0, 2], 500)  # all tie in the last stage: a segment is no block of neighbours
     assert segment_counts(blocks, segments=10)[0].min() > 0.5
 
 
