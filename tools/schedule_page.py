@@ -153,13 +153,21 @@ class SearchedSchedule:
         """Whether the reward is an accuracy."""
         return bool(self.document["reward"]["kind"] == "accuracy")
 
-    @property
-    def spread(self) -> Spread | None:
-        """What separates the children; None for one child, or where the reward is no accuracy."""
-        rewards = self.rewards
+    def spread(self, start: float = 0.0) -> Spread | None:
+        """What separates the children after a share `start` of the run; None for one child, or no accuracies."""
+        skipped = int(start * len(self.rewards))
+        rewards, again = self.rewards[skipped:], self.again
         if not self.accuracy or rewards.shape[1] < 2 or not np.isfinite(rewards).all():
             return None
-        return children_spread(rewards, self.rows, again=self.again)
+        return children_spread(rewards, self.rows, again=None if again is None else again[skipped:])
+
+    @property
+    def words(self) -> str:
+        """Is choosing the best child above the noise of the reward? Empty where that cannot be said."""
+        spread, second = self.spread(), self.document.get("second_score")
+        if spread is None:
+            return ""
+        return reward_words(spread, self.rows, None if second is None else int(second["rows"]), late=self.spread(0.5))
 
 
 def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list[Block]:
@@ -197,8 +205,15 @@ def read_schedules(folder: Path, /) -> list[SearchedSchedule]:
     return [SearchedSchedule.open(path) for path in sorted(folder.rglob("auto.json"))]
 
 
-def reward_words(spread: Spread, rows: int, again_rows: int | None, /) -> str:
-    """Is choosing the best child above the noise of the reward? In words, with the numbers."""
+def reward_words(spread: Spread, rows: int, again_rows: int | None, /, *, late: Spread | None = None) -> str:
+    """Is choosing the best child above the noise of the reward? In words, with the numbers.
+
+    Args:
+        spread: Of the whole run.
+        rows: That the reward is taken on.
+        again_rows: Of the second score, if there is one.
+        late: Of the second half of the run: at its beginning all children learn fast and differ much.
+    """
     text = (
         f"The children of an interval differ by {spread.between:.2f} points (standard deviation); one reward, an "
         f"accuracy on {rows:,} images, is itself known to ± {spread.binomial:.2f}. The chosen child was on average "
@@ -216,11 +231,24 @@ def reward_words(spread: Spread, rows: int, again_rows: int | None, /) -> str:
     if spread.agreement is not None:
         text += f" (correlation of both scores of a child: {spread.agreement:.2f})"
     text += f": {share:.0%} of the advantage was the child's own, the rest the luck of the reward"
-    return text + (
-        ". Most of the choice is noise."
-        if share < 0.5
-        else ". So the choice is above the noise; whether the child's rows were better, or just its weights at that "
-        "time, only new trainings on the schedule can say."
+    return (
+        text
+        + (
+            ". Most of the choice is noise."
+            if share < 0.5
+            else ". So the choice is above the noise; whether the child's rows were better, or just its weights at that "
+            "time, only new trainings on the schedule can say."
+        )
+        + _late_words(late)
+    )
+
+
+def _late_words(late: Spread | None) -> str:
+    if late is None or late.repeated is None:
+        return ""
+    return (
+        f" In the second half of the run the children differ by {late.between:.2f} points, the chosen one was "
+        f"{late.gain:.2f} above their mean, and {late.repeated:+.2f} on the other images."
     )
 
 
@@ -243,11 +271,7 @@ def _rewards(search: SearchedSchedule) -> str:
     binomial = 100 * np.sqrt(share * (1 - share) / rows) if search.accuracy else None
     note = "A point per interval. Children see the same images, so their differences are less noisy than the line."
     charts.append(page.chart(spread_figure(rewards, ends, binomial, unit), note if search.accuracy else ""))
-    words = ""
-    if search.spread is not None:
-        second = search.document.get("second_score")
-        others = None if second is None else int(second["rows"])
-        words = page.paragraph(reward_words(search.spread, rows, others), kind="verdict")
+    words = page.paragraph(search.words, kind="verdict") if search.words else ""
     return words + page.panels(*charts)
 
 

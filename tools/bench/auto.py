@@ -31,7 +31,7 @@ from drawstream.tools.comparison import Difference, Entry, difference
 from drawstream.tools.demo import PLANS
 from drawstream.tools.finetune import flush_denormals
 from drawstream.tools.runs import write_record
-from drawstream.tools.schedule_page import SearchedSchedule, reward_words
+from drawstream.tools.schedule_page import SearchedSchedule
 
 __all__ = ["METHODS", "SETTINGS", "format_table", "run", "summarise", "verdicts"]
 
@@ -109,7 +109,8 @@ def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> li
 
     Returns:
         method, noise, seed, `record` (its auto.json), `identical` (whether a replay ended with the same weights),
-        `spread` of the children and its `words`, and shares of the time of the search, second scores left out.
+        `spread` of the children, that of the second half (`late_spread`) and its `words`, and shares of the time of the
+        search, second scores left out.
     """
     needed = ["random"] if "random" in methods else []
     needed += ["mixture"] if set(methods) - {*CONTROLS, "random"} else []
@@ -120,14 +121,16 @@ def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> li
         if features and name == "mixture":
             cell.score_rows()
         search = SearchedSchedule.open(path)
-        spread, seconds, second = search.spread, search.document["seconds"], search.document["second_score"]
+        spread, late = search.spread(), search.spread(0.5)
+        seconds, second = search.document["seconds"], search.document["second_score"]
         total = sum(seconds.values()) - second["seconds"]
         where = f"{name}, noise {cell.data.noise:g}, seed {cell.data.seed}"
         entry: Record = {"method": name, "noise": cell.data.noise, "seed": cell.data.seed, "record": str(path)}
         entry |= {
             "identical": same,
             "spread": None if spread is None else asdict(spread),
-            "words": "" if spread is None else f"{where}: {reward_words(spread, search.rows, second['rows'])}",
+            "late_spread": None if late is None else asdict(late),
+            "words": f"{where}: {search.words}" if search.words else "",
             "evaluate_and_clone_share": (seconds["evaluate"] + seconds["clone"] - second["seconds"]) / total,
             "write_share": seconds["write"] / total,
         }
@@ -183,32 +186,32 @@ def spread_text(entry: Record, key: str, /) -> str:
 
 
 def verdicts(rows: Sequence[Record], /) -> list[str]:
-    """What helps at this scale and what does not, a sentence per noise level and control.
+    """What helps at this scale and what does not, a sentence per noise level, control, and last or best epoch.
 
-    A method helps if the 95 % interval of its paired differences after the last epoch lies above zero. `replay` is left
-    out: it is `mixture` again.
+    A method helps if the 95 % interval of its paired differences lies above zero. `replay` is left out: it is `mixture`
+    again.
     """
     lines = []
     for level in dict.fromkeys(row["noise"] for row in rows):
-        entries = {
-            method: Entry(method, "last", tuple((row["seed"], row["last"]) for row in rows if _is(row, level, method)))
-            for method in dict.fromkeys(row["method"] for row in rows if row["noise"] == level)
-        }
-        for control in (each for each in CONTROLS if each in entries):
-            against = {
-                method: difference(entry, entries[control])
-                for method, entry in entries.items()
-                if method not in (control, "uniform", "replay")
-            }
-            lines.append(_verdict(level, control, {name: each for name, each in against.items() if each is not None}))
+        mine = [row for row in rows if row["noise"] == level]
+        methods = list(dict.fromkeys(row["method"] for row in mine))
+        for control in (each for each in CONTROLS if each in methods):
+            for epoch in ("last", "best"):
+                values = {method: _entry(mine, method, epoch) for method in methods}
+                others = [method for method in methods if method not in (control, "uniform", "replay")]
+                found = {method: difference(values[method], values[control]) for method in others}
+                against = {method: each for method, each in found.items() if each is not None}
+                if against:
+                    lines.append(_verdict(level, control, epoch, against))
     return lines
 
 
-def _is(row: Record, level: float, method: str) -> bool:
-    return bool(row["noise"] == level and row["method"] == method)
+def _entry(rows: Sequence[Record], method: str, epoch: str) -> Entry:
+    values = tuple((row["seed"], row[epoch]) for row in rows if row["method"] == method)
+    return Entry(method, "last" if epoch == "last" else "chosen", values)
 
 
-def _verdict(level: float, control: str, against: dict[str, Difference]) -> str:
+def _verdict(level: float, control: str, epoch: str, against: dict[str, Difference]) -> str:
     groups: dict[str, list[str]] = {"helps": [], "harms": [], "is not shown to differ": []}
     for method, each in against.items():
         low, high = each.interval or (0.0, 0.0)
@@ -217,7 +220,7 @@ def _verdict(level: float, control: str, against: dict[str, Difference]) -> str:
         groups[where].append(f"{method} ({each.mean:+.2f}{bounds})")
     name = "plain training of the same steps" if control == "uniform" else "the best of as many plain trainings"
     said = [f"{where}: {', '.join(methods) or 'none'}" for where, methods in groups.items()]
-    return f"{level:.0%} wrong labels, against {name} ({control}), last epoch, points: " + "; ".join(said) + "."
+    return f"{level:.0%} wrong labels, against {name} ({control}), {epoch} epoch, points: " + "; ".join(said) + "."
 
 
 def _check(data: str, noise: Sequence[float], methods: Sequence[str], seeds: Sequence[int]) -> None:

@@ -132,13 +132,14 @@ def test_words_claim_what_the_interval_bears_out():
     rows += [row("static", seed, 69.0 + seed + 0.1 * (seed % 2)) for seed in seeds]
     rows += [row("mixture", seed, 70.0 + seed + (-1) ** seed) for seed in seeds]
     rows += [row("replay", seed, 70.0 + seed + (-1) ** seed) for seed in seeds]
-    against_uniform, against_best = verdicts(rows)
+    against_uniform, at_best_epoch, against_best, _ = verdicts(rows)
+    assert at_best_epoch == against_uniform.replace("last epoch", "best epoch")  # the same numbers here
     helps, harms, rest = against_uniform.split("; ")
     assert "random (+1.05" in helps and "best-of (+0.13" in helps
     assert "static (-0.95" in harms
     assert "mixture (+0.00" in rest and "replay" not in rest
     assert "best of as many plain trainings" in against_best and "uniform (" not in against_best
-    (single,) = verdicts([each for each in rows if each["seed"] == 0 and each["method"] in ("uniform", "random")])
+    single, _ = verdicts([each for each in rows if each["seed"] == 0 and each["method"] in ("uniform", "random")])
     assert "helps: none" in single and "random (+1.00, one seed)" in single
 
 
@@ -152,6 +153,10 @@ def test_words_on_rewards():
     assert "20% of the advantage was the child's own" in words(0.5, 0.5, 0.1)
     assert words(0.5, 0.5, 0.1).endswith("Most of the choice is noise.")
     assert "above the noise" in words(0.5, 0.5, 0.4)
+    late = Spread(0.3, 1.2, 0.25, 0.02, 0.1)
+    told = reward_words(Spread(2.0, 1.2, 2.0, 1.8, 0.9), 1000, 4000, late=late)
+    assert "In the second half of the run the children differ by 0.30 points, the chosen one was 0.25 above" in told
+    assert "and +0.02 on the other images" in told
 
 
 def test_bad_arguments_are_named(tmp_path):
