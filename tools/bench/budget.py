@@ -33,7 +33,7 @@ from drawstream.tools.bench.budget_grid import (
 )
 from drawstream.tools.bench.budget_page import write_page
 from drawstream.tools.bench.budget_verdict import checks, compare, control_budgets, summarise
-from drawstream.tools.bench.budget_words import format_table, headline
+from drawstream.tools.bench.budget_words import claims, format_table, headline
 from drawstream.tools.demo import PLANS, source_and_test
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.setup import Device
@@ -104,7 +104,8 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
         engine: Where the runs are made: `local`, `ray` or `ray:ADDRESS`.
 
     Returns:
-        `rows`, one per run; `summary`: over the seeds; `comparisons` at equal measured compute; `checks` of times.
+        `rows`, one per run; `summary`: over the seeds; `comparisons` at equal measured compute, and the `verdict` in
+        words; `checks` of times; `claims` of the paper beside what was found.
 
     Raises:
         ValueError: `out` holds a benchmark with other settings, or a bad engine.
@@ -174,6 +175,10 @@ def _conclude(common: Common, rows: Sequence[Record], out: Path, processes: int,
     print(format_table(entries, comparisons))
     for each in costs:
         print(each.line)
+    print(f"times: {common.threads} thread(s) per run, {processes} run(s) at a time")
+    stated = claims(entries, comparisons)
+    for claim, ours in stated:
+        print(f"paper: {claim}\n  here: {ours}")
     for line in headline(comparisons):
         print(line)
     settings = {"processes": processes, "engine": engine.partition(":")[0]}
@@ -182,6 +187,8 @@ def _conclude(common: Common, rows: Sequence[Record], out: Path, processes: int,
         "summary": [entry.as_dict() for entry in entries],
         "comparisons": [each.as_dict() for each in comparisons],
         "checks": [each.as_dict() for each in costs],
+        "claims": [{"paper": claim, "here": ours} for claim, ours in stated],
+        "verdict": headline(comparisons),
         **settings,
     }
     page = out / "budget.html"

@@ -167,8 +167,8 @@ def _nominal(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> str
     measured = fmean(each.entry.effective - each.entry.budget for each in mine)
     equal = fmean(each.points for each in mine)
     return (
-        f"{_signed(nominal)} points over unif at the same B, {_signed(equal)} at equal measured compute, which is "
-        f"B {_signed(measured)}."
+        f"{_signed(nominal)} points over unif at the same B, {_signed(equal)} over unif of the same measured compute, "
+        f"which is {_signed(measured)} above B."
     )
 
 
@@ -185,7 +185,7 @@ def _linear(entries: Sequence[Entry]) -> str:
     lower = [f"{method} ({_signed(value)})" for method, value in means.items() if value <= 0]
     return (
         f"Better for {sum(value > 0 for value in means.values())} of {len(means)} methods, by "
-        f"{_signed(median(means.values()))} points in the middle" + (f"; not for {', '.join(lower)}." if lower else ".")
+        f"{_signed(median(means.values()))} points (median)" + (f"; not for {', '.join(lower)}." if lower else ".")
     )
 
 
