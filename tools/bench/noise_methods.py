@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from drawstream.tools import recipes
+
 Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
 
 SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)
@@ -14,17 +16,10 @@ SEARCHES: dict[str, Options] = {
     "swift-reinforce": {"transform": "cdf", "agent": "reinforce", "starts": False},
     **{f"swift-s{segments}": {"transform": "cdf", "segments": segments} for segments in SEGMENTS},
     **{f"swift-{trials}": {"transform": "cdf", "trials": trials} for trials in CANDIDATES},
-    "swift-paper": {
-        "transform": "cgf",
-        "space": "paper10",
-        "starts": False,
-        "trials": 40,
-        "batch": 1,
-        "min_ess": 0.0,
-        "confirm_top": 0,
-    },
+    "swift-paper": {name: value for name, value in recipes.PAPER.items() if name != "fine_tune_epochs"},
 }
-PAPER, PAPER_EPOCHS = "swift-paper", 5  # its protocol: features of the last model, so long a fine-tuning, no guard
+PAPER = "swift-paper"  # its protocol: features of the last model, fine-tuning over whole epochs, no guard
+PAPER_EPOCHS = round(recipes.PAPER["fine_tune_epochs"])
 SETS = {
     "segments": tuple(f"swift-s{segments}" for segments in SEGMENTS),
     "candidates": tuple(f"swift-{trials}" for trials in CANDIDATES),

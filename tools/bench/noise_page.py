@@ -191,7 +191,7 @@ def agent_figures(searches: Sequence[Row], /) -> list[tuple[Figure, str]]:
                     "hovertemplate": f"{label(method)}, %{{x}} candidates: %{{y:.2f}}<extra></extra>",
                 }
         if data:
-            layout = axes("Candidates", "Best score so far (%)", height=380)
+            layout = axes("Candidates", "Best score so far (%)", height=380, showlegend=True)
             seeds = len({search["seed"] for search in mine})
             note = f"{noise:.0%} wrong labels, {judge} validation, mean of {seeds} seed(s): accuracy after fine-tuning."
             found.append(({"data": data, "layout": layout}, note))
