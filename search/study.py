@@ -7,6 +7,7 @@ failed, and its candidate is run again. Where two processes take one candidate a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from drawstream.samplers import SwiftParams
 from drawstream.search.objective import describe
 
 KILLED = "the process was killed while this trial ran"
+ATTEMPTS, PAUSE = 6, 0.2  # at opening a storage, seconds between them
+MEANWHILE = ("exist", "no such table", "locked", "UNIQUE", "schema")  # another process is creating its tables
 TWICE = "another process was first with this candidate"
 
 
@@ -70,18 +73,14 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     opened = None
     try:
-        try:
-            opened = optuna.storages.get_storage(storage)
-            study = optuna.create_study(storage=opened, study_name=name, direction="maximize", load_if_exists=True)
-        except Exception as error:
-            raise ValueError(f"cannot open the study storage {storage!r}: {describe(error)}") from error
-        stored = study.user_attrs.get("settings")
-        if stored is None:
-            if study.get_trials(deepcopy=False):
+        study = _created(storage, name)
+        opened = study._storage
+        begun = bool(study.get_trials(deepcopy=False))  # looked at first: whoever runs trials has set the settings
+        if "settings" not in study.user_attrs:
+            if begun:
                 raise StudyMismatch(f"study {name!r} in {storage} holds trials of another search: choose another name")
             study.set_user_attr("settings", dict(settings))
-        else:
-            _refuse_other(stored, settings, f"study {name!r} in {storage or 'memory'}")
+        _refuse_other(study.user_attrs["settings"], settings, f"study {name!r} in {storage or 'memory'}")
         yield study
     finally:
         optuna.logging.set_verbosity(level)
@@ -90,6 +89,22 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
             engine = getattr(getattr(opened, "_backend", opened), "engine", None)
             if engine is not None:
                 engine.dispose()
+
+
+def _created(storage: str | None, name: str) -> optuna.Study:
+    """The study; several processes may create it, and the tables of its database, at the same moment.
+
+    Raises:
+        ValueError: The storage cannot be opened.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        except Exception as error:
+            if attempt + 1 == ATTEMPTS or not any(sign in str(error) for sign in MEANWHILE):
+                raise ValueError(f"cannot open the study storage {storage!r}: {describe(error)}") from error
+            time.sleep(PAUSE * (1 + attempt))
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _refuse_other(stored: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
