@@ -104,8 +104,10 @@ def summary(record: dict[str, Any], /) -> str:
     total = sum(seconds.values())
     kind = "accuracy {:.2f} %" if record["reward"]["kind"] == "accuracy" else "loss {:.4f}"
     shares = {part: seconds[part] / max(total, 1e-9) for part in seconds}
+    children = len(rewards[0])
     return (
-        f"{record['auto']['exploration']}, {record['auto']['population']} children, {len(rewards)} intervals in "
+        f"{record['auto']['exploration']}, {children} {'child' if children == 1 else 'children'}, {len(rewards)} "
+        "intervals in "
         f"{total:.1f} s ({shares['evaluate']:.1%} evaluating on {record['reward']['rows']} images, "
         f"{shares['clone']:.1%} cloning, {shares['write']:.2%} writing); last reward: "
         f"{kind.format(abs(max(each for each in rewards[-1] if each is not None)))}"

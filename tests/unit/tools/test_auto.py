@@ -142,6 +142,8 @@ def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys
     for name in ("schedule.arrow", "distribution.parquet"):
         assert run("stream", "show", tmp_path / "auto" / name) == 0
     assert "500 rows" in capsys.readouterr().out
+    plain = [*begin[:-1], tmp_path / "plain", "--exploration", "uniform"]
+    assert run(*plain) == 0 and "uniform, 1 child, 6 intervals" in capsys.readouterr().out
     assert run(*begin, "--first", 2) == 2
     assert "--first must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
     assert run(*begin, "--reward", "f1") == 2
