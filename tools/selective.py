@@ -93,7 +93,8 @@ class Chooser:
         self._device = next(model.parameters()).device
         self._waiting: Batch | None = None  # chosen rows of this rank
         self._owners: Places = np.empty(0, np.int64)  # ranks of all chosen rows, in the order of their choice
-        self._right = torch.zeros(2, dtype=torch.int64, device=self._device)  # right, all
+        self._right = torch.zeros((), dtype=torch.int64, device=self._device)  # rows of this rank
+        self._seen = 0  # rows of all ranks
 
     def __repr__(self) -> str:
         return type(self.selector).__name__
@@ -140,21 +141,22 @@ class Chooser:
         if step.chosen:
             return batch.weights
         if isinstance(self.selector, OrderedSGD):
-            real = batch.weights > 0
-            self._right += torch.stack([((logits.argmax(1) == batch.labels) & real).sum(), real.sum()])
+            self._right += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
         scores = losses if self.selector.scores == "loss" else _scores(logits, batch.labels, self.selector.scores)
-        choice = self._select([_Scored(batch, self._table(batch, scores.detach()))], epoch, step.at)
+        table = self._table(batch, scores.detach())
+        self._seen += int(table[:, 2].sum())
+        choice = self._select([_Scored(batch, table)], epoch, step.at)
         mine = choice.ranks == self._ranks.rank
-        weights = torch.zeros(len(batch.ids))
-        weights[torch.from_numpy(choice.places[mine])] = torch.from_numpy(choice.weights[mine])
-        return weights.to(self._device, non_blocking=True)
+        weights = np.zeros(len(batch.ids), np.float32)
+        weights[choice.places[mine]] = choice.weights[mine]
+        return torch.from_numpy(weights).to(self._device, non_blocking=True)
 
     def end_epoch(self) -> None:
         """Tell ordered SGD the accuracy of the epoch's training passes (a collective call)."""
         if isinstance(self.selector, OrderedSGD):
-            right, total = self._ranks.total(self._right).tolist()
-            self.selector.set_accuracy(100 * right / max(total, 1))
-            self._right = torch.zeros_like(self._right)
+            right = int(self._ranks.total(self._right))
+            self.selector.set_accuracy(100 * right / max(self._seen, 1))
+            self._right, self._seen = torch.zeros_like(self._right), 0
 
     def state_dict(self) -> dict[str, Any]:
         """State of the selector, and the rows that wait for a full step (a collective call)."""
@@ -206,6 +208,9 @@ class Chooser:
         table = np.concatenate([scored.table for scored in group])
         real = table[: int(table[:, 2].sum())]
         chosen = self.selector.select(real[:, 0], epoch=epoch, step=at, ids=real[:, 1].astype(np.int64))
+        if len(table) == len(group[0].batch.ids):  # one batch of one rank
+            none = np.zeros_like(chosen.indices)
+            return _Choice(chosen.weights, none, none, chosen.indices)
         ends = np.cumsum([len(scored.table) for scored in group])
         batches = np.searchsorted(ends, chosen.indices, side="right")
         sizes = np.array([len(scored.batch.ids) for scored in group])

@@ -263,12 +263,10 @@ def _mean_of(losses: Tensor, weights: Tensor, ranks: Ranks, *, weighted: bool) -
     """The same mean of given losses (n,), which are multiplied by the weights (n,) where they are `weighted`."""
     real = weights > 0
     if weighted:  # no boolean index: it would wait for the GPU
-        total = torch.where(real, losses * weights, 0.0).sum()
-    elif ranks.world_size == 1:
+        return losses @ (weights * (ranks.world_size / ranks.total(real.sum()))).to(losses.dtype)
+    if ranks.world_size == 1:
         return losses.mean()
-    else:
-        total = losses[real].sum()
-    return total * ranks.world_size / ranks.total(real.sum())
+    return losses[real].sum() * ranks.world_size / ranks.total(real.sum())
 
 
 def _is_best(run: Run, select: str) -> bool:
