@@ -37,6 +37,9 @@ if __name__ == "__main__":
 """
 
 
+RANDOM = {"seed": 3, "agent": "random"}
+
+
 def start(tmp_path, options, journal, pause=0.0):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
@@ -71,15 +74,22 @@ def wait_for(journal, runs):
 def alone(tmp_path_factory):
     """What one process with one worker finds, in memory."""
     folder = tmp_path_factory.mktemp("alone")
+    return finish(start(folder, RANDOM, folder / "journal"))
+
+
+@pytest.fixture(scope="module")
+def modelled(tmp_path_factory):
+    """The same, by the model."""
+    folder = tmp_path_factory.mktemp("modelled")
     return finish(start(folder, {"seed": 3}, folder / "journal"))
 
 
 def test_two_workers_and_two_processes_find_what_one_does(alone, tmp_path):
     journal = tmp_path / "journal"
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    options = {"seed": 3, "storage": storage}
+    options = {**RANDOM, "storage": storage}
     processes = [start(tmp_path, options, journal, 0.05) for _ in range(2)]
-    processes.append(start(tmp_path, {"seed": 3, "workers": 2}, tmp_path / "journal of workers", 0.05))
+    processes.append(start(tmp_path, {**RANDOM, "workers": 2}, tmp_path / "journal of workers", 0.05))
     for process in processes:
         assert finish(process) == alone
     searched = [(number, pid) for stage, number, pid in lines(journal) if stage == "search"]
@@ -89,7 +99,7 @@ def test_two_workers_and_two_processes_find_what_one_does(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_parent_change_nothing(alone, tmp_path):
+def test_a_killed_worker_and_a_killed_parent_change_nothing(modelled, tmp_path):
     journal = tmp_path / "journal"
     options = {"seed": 3, "workers": 2, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
     first = start(tmp_path, options, journal, 0.5)
@@ -97,13 +107,13 @@ def test_a_killed_worker_and_a_killed_parent_change_nothing(alone, tmp_path):
     os.kill(int(lines(journal)[-1][2]), signal.SIGKILL)
     wait_for(journal, 6)
     first.kill()
-    first.wait()
+    first.communicate()
     workers = {int(pid) for _, _, pid in lines(journal)}
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.05)
-    assert finish(start(tmp_path, options, journal)) == alone
+    assert finish(start(tmp_path, options, journal)) == modelled
 
 
 def alive(pid):
@@ -115,19 +125,20 @@ def alive(pid):
 
 
 @pytest.mark.slow
-def test_processes_that_are_killed_leave_their_candidates_to_the_others(alone, tmp_path):
+def test_processes_that_are_killed_leave_their_candidates_to_the_others(modelled, tmp_path):
     journal = tmp_path / "journal"
     options = {"seed": 3, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
     processes = [start(tmp_path, options, journal, 0.3) for _ in range(3)]
     for runs, process in ((4, processes[0]), (7, processes[1])):
         wait_for(journal, runs)
         process.kill()
-    assert finish(processes[2]) == alone
+        process.communicate()
+    assert finish(processes[2]) == modelled
 
 
 @pytest.mark.slow
 def test_ray_finds_the_same(alone, tmp_path):
     pytest.importorskip("ray")
-    found = finish(start(tmp_path, {"seed": 3, "engine": "ray", "workers": 2}, tmp_path / "journal"))
+    found = finish(start(tmp_path, {**RANDOM, "engine": "ray", "workers": 2}, tmp_path / "journal"))
     assert found == alone
     assert len({pid for _, _, pid in lines(tmp_path / "journal")}) == 2
