@@ -205,8 +205,8 @@ def _remember(common: Common, out: Path) -> None:
     path = out / "common.json"
     noted = read_record(path, "budget-common") if path.exists() else write_record(path, "budget-common", settings)
     for key, value in settings.items():
-        if noted[key] != value:
-            raise ValueError(f"{path}: the runs here have {key} {noted[key]!r}, not {value!r}: give another folder")
+        if noted.get(key) != value:
+            raise ValueError(f"{path}: the runs here have {key} {noted.get(key)!r}, not {value!r}: give another folder")
 
 
 def _pack(data: str, out: Path, source: Path | None) -> None:
