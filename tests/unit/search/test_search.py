@@ -63,6 +63,14 @@ def test_noise_gives_the_uniform_sampler(columns):
     np.testing.assert_array_equal(result.probabilities, np.full(ROWS, 1 / ROWS))
 
 
+def test_without_a_guard_the_best_observed_is_taken(columns, low):
+    result = search_swift(columns, low, trials=8, agent="random", confirm_top=0)
+    best = max(completed(result), key=lambda r: r.value)
+    assert result.sampler.params == best.params
+    assert result.confirmation == []
+    assert result.message == f"trial {best.number} has the best score, {best.value:.6g}: taken without a guard"
+
+
 def test_only_uniform_was_tried(columns, low):
     result = search_swift(columns, low, trials=1, agent="random")
     assert result.winner == "uniform"
@@ -233,7 +241,7 @@ def test_progress_tells_every_run(columns, low):
     [
         ({"trials": 0}, "trials >= 1 must hold, but got 0"),
         ({"confirm_seeds": 1}, "confirm_seeds >= 2"),
-        ({"confirm_top": 0}, "confirm_top >= 1"),
+        ({"confirm_top": -1}, "confirm_top >= 0"),
         ({"min_ess": 2}, "0 <= min_ess <= 1"),
         ({"agent": "tpe"}, "agent must be"),
         ({"kappa": -1}, "kappa >= 0"),
