@@ -57,9 +57,7 @@ class Plan:
 DIGITS_TEST = 300  # of 1797 rows; Fashion-MNIST comes with a test set
 PLANS = {
     "digits": Plan("mlp", None, 400, 32, Recipe(60, 0.05), Recipe(4, 0.02), 1.0, None, 60, 3, 3, threads=1),
-    "fashion-mnist": Plan(
-        "cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(1, 0.02), 0.1, Recipe(1, 0.02), 24, 3, 2
-    ),
+    "fashion-mnist": Plan("cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(1, 0.02), 0.1, Recipe(1, 0.02), 24, 3, 2),
 }
 
 

@@ -236,8 +236,8 @@ def reward_words(spread: Spread, rows: int, again_rows: int | None, /, *, late: 
         + (
             ". Most of the choice is noise."
             if share < 0.5
-            else ". So the choice is above the noise; whether the child's rows were better, or just its weights at that "
-            "time, only new trainings on the schedule can say."
+            else ". So the choice is above the noise; whether the child's rows were better, or just its weights at "
+            "that time, only new trainings on the schedule can say."
         )
         + _late_words(late)
     )

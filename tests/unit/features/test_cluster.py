@@ -21,8 +21,8 @@ from drawstream.features.cluster import (
     _Crew,
     _flushes_denormals,
     _Job,
-    places_of,
     extract_on_ray,
+    places_of,
 )
 from drawstream.features.scorer import ShardScorer
 from drawstream.pipeline import ArraySource, Catalog
