@@ -10,10 +10,12 @@ from drawstream.tools.options import (
     Batch,
     CatalogArg,
     Device,
+    HookNames,
     Json,
     Model,
     Out,
     Seed,
+    Tensorboard,
     finish,
     one_of,
     setup_of,
@@ -54,6 +56,8 @@ def auto(
     augment: Augment = "none",
     amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
     device: Device = "cpu",
+    tensorboard: Tensorboard = False,
+    hook: HookNames = None,
     json_path: Json = None,
 ) -> None:
     """Search a schedule with a population: the best child's rows of every interval, its weights cloned into all.
@@ -67,6 +71,7 @@ def auto(
     Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
     """
     from drawstream.tools.auto_job import auto_job
+    from drawstream.tools.hooks import load_hooks
     from drawstream.tools.ranks import join_ranks, leave_ranks
     from drawstream.tools.train import Recipe
 
@@ -92,7 +97,8 @@ def auto(
     lone = replace(ranks, rank=0, world_size=1)  # a child trains on whole batches, by itself
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone)
     rewards = {"reward": one_of("reward", reward), "reward_rows": reward_rows, "second_score": second_score}
-    record = auto_job(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks)
+    hooks = load_hooks(out, hook or (), tensorboard=tensorboard) if ranks.writes else []
+    record = auto_job(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks, hooks=hooks)
     leave_ranks()
     if ranks.writes:
         finish(record, json_path, f"{summary(record)}: {out / 'schedule.arrow'}")

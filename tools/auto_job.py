@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +15,7 @@ from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
 from drawstream.tools.child import Kept, ModelChild, Reward, Streamed, keep
+from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.jobs import finished_record, save_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.ranks import Ranks
@@ -49,6 +52,7 @@ def auto_job(
     second_score: bool = False,
     stacked: bool = False,
     ranks: Ranks | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
     """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
 
@@ -63,6 +67,7 @@ def auto_job(
             much of the choice is luck. For one process.
         stacked: Train the children of a process as one stack (`Stacked`), which needs images kept in memory.
         ranks: The processes that share the population; None is this one alone.
+        hooks: Follow the search.
 
     Raises:
         ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another
@@ -92,7 +97,15 @@ def auto_job(
     else:
         children = [ModelChild(setup.build(recipe.seed), source, held_out, recipe, **about) for _ in range(mine)]
         group = TwoScores(children, others) if second_score else InTurn(children)
+    watch = Hooks(out, hooks, writes=ranks.writes)
+    watch.begin("auto", settings)
     with Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
+
+        def show(event: dict[str, Any]) -> None:
+            progress.update(event["done"], event["total"], _note(event))
+            rewards = [each for each in event["rewards"] if not math.isnan(each)]
+            watch.step(event["done"], event["total"], {"reward": max(rewards), "reward_mean": fmean(rewards)})
+
         result = search_auto(
             group,
             rows,
@@ -103,7 +116,7 @@ def auto_job(
             catalog=setup.data.fingerprint,
             provenance={key: settings[key] for key in ("model", "held_out_fingerprint", "reward", "augment", "recipe")},
             ranks=ranks,
-            progress=lambda event: progress.update(event["done"], event["total"], _note(event)),
+            progress=show,
             **options,
         )
     trained = int(result.steps.sum()) * setup.batch_size * options["population"]
@@ -127,6 +140,7 @@ def auto_job(
     if ranks.writes:
         save_weights(out / "last.safetensors", result.state["model"])
         record = write_record(record_path, "auto", record)
+        watch.end(record)
         (out / "checkpoint.pt").unlink()
     return ranks.share(record, 0)  # type: ignore[no-any-return]
 

@@ -24,10 +24,12 @@ from drawstream.tools.options import (
     Device,
     Frozen,
     HeldOut,
+    HookNames,
     Json,
     Model,
     Out,
     Seed,
+    Tensorboard,
     finish,
     numbers,
     one_of,
@@ -35,6 +37,7 @@ from drawstream.tools.options import (
 )
 from drawstream.tools.progress import Progress
 from drawstream.tools.search import app as search_app
+from drawstream.tools.serve import serve
 from drawstream.tools.shards import index, verify
 from drawstream.tools.stream import app as stream_app
 
@@ -162,6 +165,8 @@ def train(
     on_bad: Annotated[str, typer.Option(help="A bad image: raise an error, or substitute another draw.")] = "raise",
     max_bad: Annotated[int, typer.Option(help="Most images that are substituted.")] = 100,
     quarantine: Annotated[Path | None, typer.Option(help="List of `drawstream verify`: images not to read.")] = None,
+    tensorboard: Tensorboard = False,
+    hook: HookNames = None,
     json_path: Json = None,
 ) -> None:
     """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
@@ -173,6 +178,7 @@ def train(
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
     from drawstream.tools.filtering import filtering_of
+    from drawstream.tools.hooks import load_hooks
     from drawstream.tools.jobs import Sampling, train_job
     from drawstream.tools.methods import NAMES, Budget
     from drawstream.tools.ranks import join_ranks, leave_ranks
@@ -189,7 +195,8 @@ def train(
     spent = Budget(budget, paper, warmup)
     drawn = sampler if sampler is None or sampler in NAMES else Path(sampler)
     sampling = Sampling(drawn, table, mode, tuple(join or ()), frozen, spent, column, embedding)
-    record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering)
+    hooks = load_hooks(out, hook or (), tensorboard=tensorboard) if ranks.writes else []
+    record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering, hooks=hooks)
     leave_ranks()
     if not ranks.writes:
         return
@@ -227,6 +234,9 @@ def report(
     page = out or run / "report.html"
     write_report(run, page)
     finish({"report": str(page)}, json_path, f"report: {page}")
+
+
+app.command()(serve)
 
 
 @app.command()

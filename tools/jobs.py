@@ -23,6 +23,7 @@ from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
 from drawstream.tools.filtering import Filtering
 from drawstream.tools.finetune import FineTune
+from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.models import load_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import read_record, write_record
@@ -41,6 +42,7 @@ def train_job(
     track: Path | None = None,
     filtering: Filtering | None = None,
     every: int = 1,
+    hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
     """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
 
@@ -53,6 +55,7 @@ def train_job(
         track: Folder for a feature table of averages over this training.
         filtering: Chooses among the crops of each step; the stream then draws `factor` times as many.
         every: Evaluate after each `every`-th epoch, and after the last.
+        hooks: Follow the run.
 
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.
@@ -103,7 +106,14 @@ def train_job(
         return record
     tracker = Tracker(len(setup.data)) if track is not None else None
     model = setup.build(recipe.seed)
+    watch = Hooks(out, hooks, writes=setup.ranks.writes)
+    watch.begin("train", settings)
     with Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
+
+        def show(epoch: Epoch) -> None:
+            progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader))
+            watch.step(epoch.epoch + 1, recipe.epochs, _epoch_values(epoch, loader))
+
         run = train(
             model,
             loader if crops is None else crops,
@@ -115,7 +125,7 @@ def train_job(
             tracker=tracker,
             every=every,
             method=replace(planned.method, mix=setup.mix(recipe.seed)),
-            on_epoch=lambda epoch: progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader)),
+            on_epoch=show,
         )
     results = _results(run, time.perf_counter() - begin) | {
         "forward": run.forward + planned.forward,
@@ -132,7 +142,7 @@ def train_job(
             save_weights(out / "best.safetensors", run.best_state)
         if tracker is not None and track is not None:
             tracker.export(track, setup.data, model_name=setup.model)
-        write_record(record_path, "train", {**settings, **results})
+        watch.end(write_record(record_path, "train", {**settings, **results}))
         (out / "checkpoint.pt").unlink()
     setup.ranks.wait()
     for each in (loader, *evaluate.values()):
@@ -244,6 +254,7 @@ def search_job(
     options: dict[str, Any],
     join: Sequence[Path] = (),
     running: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
     """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
 
@@ -256,6 +267,7 @@ def search_job(
         options: Keywords of `search_swift`.
         join: Files whose columns are joined to the table.
         running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
+        hooks: Follow the search.
     """
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
     tell_notes(table)
@@ -275,9 +287,14 @@ def search_job(
     how = dict(running or {})
     how["storage"] = how.get("storage") or f"sqlite:///{out / 'study.db'}"
     begin = time.perf_counter()
+    watch = Hooks(out, hooks)
+    watch.begin("search", settings)
     with Progress("search", "runs") as progress:
 
         def show(event: dict[str, Any]) -> None:
+            searching = event["stage"] == "search"
+            values = {"value" if searching else "confirmation": event["value"], "best": event.get("best")}
+            watch.step(event["done"], event["trials"] if searching else event["runs"], values)
             if event["stage"] == "search":
                 progress.update(
                     event["done"], event["trials"], f"best so far {event['best']:.2f}" if event["best"] else ""
@@ -295,7 +312,7 @@ def search_job(
             **how,
         )
     result.sampler.save(out / "sampler.json")
-    return write_record(
+    record = write_record(
         record_path,
         "search",
         {
@@ -309,6 +326,8 @@ def search_job(
             "spent": result.spent,
         },
     )
+    watch.end(record)
+    return record
 
 
 def _mass(options: dict[str, Any]) -> list[str]:
@@ -359,6 +378,12 @@ def _epoch_note(epoch: Epoch, loader: Loader) -> str:
     speed = f"{metrics['images_per_second']:,.0f} images/s, {metrics['wait_share']:.1%} waiting"
     bad = [f"{metrics['bad_samples']} bad"] if metrics["bad_samples"] else []
     return ", ".join([f"loss {epoch.loss:.3f}", *accuracy, speed, *bad])
+
+
+def _epoch_values(epoch: Epoch, loader: Loader) -> dict[str, float]:
+    accuracy = {f"accuracy/{name}": value for name, value in epoch.accuracy.items()}
+    speed = {name: loader.metrics[name] for name in ("images_per_second", "wait_share")}
+    return {"loss": epoch.loss, "lr": epoch.lr, "seconds": epoch.seconds, **accuracy, **speed}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,10 @@ HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best ep
 Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.")]
 Device = Annotated[str, typer.Option(help="cpu or gpu.")]
 Batch = Annotated[int, typer.Option(help="Images per training step.")]
+Tensorboard = Annotated[bool, typer.Option(help="Write scalars for TensorBoard, into OUT/tensorboard.")]
+HookNames = Annotated[
+    list[str] | None, typer.Option("--hook", help="Your own hook, as module:factory, called with OUT; repeatable.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 Augment = Annotated[
     str,

@@ -7,7 +7,20 @@ import typer
 
 from drawstream.tools.auto import auto
 from drawstream.tools.features import Join
-from drawstream.tools.options import Augment, Batch, Device, HeldOut, Json, Model, Out, Seed, finish, setup_of
+from drawstream.tools.options import (
+    Augment,
+    Batch,
+    Device,
+    HeldOut,
+    HookNames,
+    Json,
+    Model,
+    Out,
+    Seed,
+    Tensorboard,
+    finish,
+    setup_of,
+)
 
 app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
 app.command()(auto)
@@ -58,6 +71,8 @@ def swift(
     seed: Seed = 0,
     augment: Augment = "none",
     device: Device = "cpu",
+    tensorboard: Tensorboard = False,
+    hook: HookNames = None,
     json_path: Json = None,
 ) -> None:
     """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
@@ -67,6 +82,7 @@ def swift(
     """
     from drawstream.search import load_objective
     from drawstream.tools.candidates import FineTuning
+    from drawstream.tools.hooks import load_hooks
     from drawstream.tools.jobs import search_job
     from drawstream.tools.recipes import settled
     from drawstream.tools.train import Recipe
@@ -110,5 +126,7 @@ def swift(
         _ = score.built  # what does not fit is told before the search begins
     options["features"] = columns.split(",")
     running = {"storage": storage, "study_name": study, "workers": workers, "engine": engine}
-    record = search_job(setup, table, score, out, seed=seed, options=options, join=join or (), running=running)
+    hooks = load_hooks(out, hook or (), tensorboard=tensorboard)
+    given: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running, "hooks": hooks}
+    record = search_job(setup, table, score, out, **given)
     finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")
