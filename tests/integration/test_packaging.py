@@ -33,7 +33,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     expected = {
         f"drawstream/{name}"
         for name in tracked.splitlines()
-        if name.startswith(tuple(f"{layer}/" for layer in layers)) and name.endswith((".py", "py.typed"))
+        if name.startswith(tuple(f"{layer}/" for layer in layers)) and name.endswith((".py", "py.typed", ".html"))
         if (ROOT / name).is_file()
     }
     assert names == expected

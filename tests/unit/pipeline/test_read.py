@@ -1,5 +1,6 @@
 """Reading members: right bytes in any order, and every kind of damage named with key and shard."""
 
+import gc
 import os
 import resource
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_vanished_shard_is_named(catalog):
 def test_descriptors_stay_bounded(tmp_path):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:300], DIGITS.target[:300]), tmp_path / "d", shard_rows=1).train)
     files = ShardFiles(catalog, limit=20)
+    gc.collect()  # what earlier tests left open must not be closed in between
     before = open_descriptors()
     order = np.random.default_rng(0).permutation(300)
     data, bounds = files.read(order)

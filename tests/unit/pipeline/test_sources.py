@@ -34,10 +34,11 @@ def idx_folder(tmp_path):
 
 @pytest.fixture
 def image_folder(tmp_path):
+    folder = tmp_path / "photos"
     for name, photo in (("flower", "flower.jpg"), ("temple", "china.jpg")):
-        (tmp_path / name).mkdir()
-        shutil.copy(PHOTOS / photo, tmp_path / name)
-    return tmp_path
+        (folder / name).mkdir(parents=True)
+        shutil.copy(PHOTOS / photo, folder / name)
+    return folder
 
 
 def test_idx_splits(idx_folder):
