@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def ieee_floats():
-    """Jobs flush denormals where they train; the command line gives them back, a function called from Python does not."""
+    """Jobs flush denormals where they train; the command line gives IEEE floats back, a function of a job does not."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
