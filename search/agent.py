@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search import borrowed, gp, reinforce
+from drawstream.search import gp, optuna_agents, reinforce
 from drawstream.search.space import Point, Space
 
-AGENTS = ("gp", "random", "reinforce", *(borrowed.PREFIX + name for name in borrowed.STATELESS))
+AGENTS = ("gp", "random", "reinforce", *(optuna_agents.PREFIX + name for name in optuna_agents.STATELESS))
 FIRST_RANDOM = 4  # scores before the first model, where designed starts do not give them
 
 
@@ -98,7 +98,9 @@ class SwiftAgent:
         seed = int(np.random.default_rng([self.seed, 3, first]).integers(2**31))
         if self.agent == "gp":
             return list(gp.suggest(points, scores, seed=seed, kappa=self.kappa, count=count))
-        return list(borrowed.suggest(self.agent.removeprefix(borrowed.PREFIX), points, scores, seed=seed, count=count))
+        return list(
+            optuna_agents.suggest(self.agent.removeprefix(optuna_agents.PREFIX), points, scores, seed=seed, count=count)
+        )
 
     def _starts(self) -> list[Point]:
         return self.space.starts() if self.starts else []

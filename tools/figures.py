@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from drawstream.samplers import SwiftParams
 from drawstream.tools.comparison import CONTROL, Entry, method_name, methods_of
 from drawstream.tools.records import ConfirmationPoint, TrainRecord
-from drawstream.tools.sampling import Plane
+from drawstream.tools.sampled_rows import Plane
 
 Figure = dict[str, Any]
 ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"

@@ -18,7 +18,6 @@ from drawstream.features.extract import missing_shards, write_shards
 from drawstream.features.scoring import provenance
 from drawstream.pipeline import Loader
 from drawstream.search import Objective, search_swift
-from drawstream.tools.drawing import Sampling as Sampling
 from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
 from drawstream.tools.filtering import Filtering
@@ -27,6 +26,7 @@ from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.models import load_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import read_record, write_record
+from drawstream.tools.sampling import Sampling as Sampling
 from drawstream.tools.setup import Setup
 from drawstream.tools.train import Epoch, Recipe, Run, train
 

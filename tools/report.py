@@ -18,7 +18,7 @@ from drawstream.tools.comparison import compare, methods_of, settings_that_diffe
 from drawstream.tools.figures import history_figure, result_figure
 from drawstream.tools.files import write_atomically
 from drawstream.tools.records import SearchRecord, TrainRecord, read_records
-from drawstream.tools.sampling import SampledRows
+from drawstream.tools.sampled_rows import SampledRows
 from drawstream.tools.schedule_page import SearchedSchedule, read_schedules, schedule_sections
 from drawstream.tools.search_page import overview, search_blocks, side_by_side
 from drawstream.tools.searches import search_names

@@ -1,150 +1,137 @@
-"""What a sampler does to the rows it draws from: shares, the feature plane, percentiles, class marginals.
-
-Notation
-    N   rows;  P float64 (N,), sums to 1;  ratio = N P, so 1 everywhere for uniform
-    F   cdf of a feature over the rows, #{f <= value} / N, in (0, 1]
-"""
+"""What a training run draws: from a file, by a method of budgeted training, or uniformly; opened and checked."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
-from drawstream.samplers import SwiftSampler, effective_sample_size
-from drawstream.tools.records import SearchRecord
+from drawstream.samplers import IndexStream, SwiftSampler
+from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.weights_file import map_weights
+from drawstream.tools.embeddings import embed
+from drawstream.tools.features import tell_notes
+from drawstream.tools.methods import NAMES, Budget, Inputs, Plan, plan
+from drawstream.tools.models import load_weights
+from drawstream.tools.recipe import Recipe
+from drawstream.tools.setup import Setup
+from drawstream.tools.source import is_schedule
+from drawstream.tools.transfer import carry
 
-Floats = NDArray[np.float64]
-PAPER = ("loss", "entropy")  # the axes of Fig. 1 of the Swift Sampler paper
+FULL = Budget()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SampledRows:
-    """A search's sampler over the rows of its feature table.
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Where the training stream comes from: a file, a method of budgeted training, or (None) uniform.
 
     Attributes:
-        catalog: The data.
-        table: The rows.
-        sampler: The map from features to probabilities.
-        ratio: N P, float64 (N,).
-        label: Class of each row as the training sees it, int64 (N,).
-        clean: True class, int64 (N,); None where it is not known.
+        sampler: `sampler.json`; a schedule (.arrow); weights (.npy, .arrow, .parquet); or, as a string, the name of a
+            method (`methods.NAMES`).
+        table: Folder of the feature table that the sampler reads.
+        mode: Mode of the stream of a sampler or of weights.
+        join: Files whose columns are joined to the table.
+        frozen: Keep the sampler's stored tables where the feature table is not the one it was fitted on.
+        budget: Part of a full run.
+        column: Of a file of weights, or of the table where RHO-loss finds the irreducible losses; by default `loss`.
+        score_weights: Of the model whose embeddings `coreset-k_center` takes; by default the initial ones.
     """
 
-    catalog: Catalog
-    table: FeatureTable
-    sampler: SwiftSampler
-    ratio: Floats
-    label: NDArray[np.int64]
-    clean: NDArray[np.int64] | None
+    sampler: Path | str | None = None
+    table: Path | None = None
+    mode: str = "stratified"
+    join: tuple[Path, ...] = ()
+    frozen: bool = False
+    budget: Budget = FULL
+    column: str | None = None
+    score_weights: Path | None = None
 
-    @classmethod
-    def open(cls, record: SearchRecord, /) -> Self:
-        """Open what a search names and score its rows.
+    @property
+    def method(self) -> str:
+        """What reports call it."""
+        if self.sampler is None or isinstance(self.sampler, str):
+            return self.sampler or "uniform"
+        if self.sampler.suffix == ".json":
+            return "swift"
+        if not self.sampler.exists():
+            raise ValueError(f"the sampler must be a file or one of {', '.join(NAMES)}, but got {str(self.sampler)!r}")
+        return "schedule" if is_schedule(self.sampler) else "weights"
+
+    def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> Plan:
+        """What a run draws, for how many epochs, and what it does in the loop; `factor` times the rows for a filter.
 
         Raises:
-            ValueError: A file is missing or damaged, or they do not belong together.
+            ValueError: The sampler does not fit the catalog, the table, the recipe or an option.
         """
-        try:
-            catalog = Catalog.open(record.catalog)
-            join = [record.path.parent / each for each in record.document.get("join", ())]
-            table = FeatureTable.open(record.features, join=join, catalog=catalog)
-            sampler = SwiftSampler.load(record.sampler)
-            probabilities = sampler.probabilities(table.columns(*sampler.features))
-        except OSError as error:
-            raise ValueError(f"{record.path}: a file that it names cannot be read: {error}") from None
-        except ValueError as error:
-            raise ValueError(f"{record.path}: {error}") from None
-        clean = None if catalog.clean_label is None else catalog.clean_label[table.sample_id]
-        return cls(catalog, table, sampler, probabilities * len(table), table.label, clean)
+        self.budget.require(self.method)
+        draws, path = factor * self.budget.of(len(setup.data)), self.sampler
+        if isinstance(path, str):
+            return self._method_plan(path, setup, recipe, factor)
+        if path is not None and path.suffix != ".json" and self.table is None:
+            if is_schedule(path):
+                return Plan(self._replay(path, setup, recipe, factor), recipe.epochs)
+            weights = np.array(map_weights(path, column=self.column))
+            return Plan(IndexStream(weights, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
+        probabilities = self.probabilities(setup)
+        if probabilities is None:  # over crops too: an epoch costs what it costs over whole images
+            return Plan(IndexStream(len(setup.data), seed=recipe.seed, draws=draws), recipe.epochs)
+        return Plan(IndexStream(probabilities, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
 
-    @property
-    def noisy(self) -> NDArray[np.bool_] | None:
-        """Whether the label of a row is wrong, bool (N,); None where that is not known."""
-        return None if self.clean is None else self.label != self.clean
+    def _replay(self, path: Path, setup: Setup, recipe: Recipe, factor: int) -> IndexStream:
+        schedule = Schedule.open(path, catalog=setup.data.fingerprint)
+        if factor > 1 or self.budget.share < 1:
+            raise ValueError(f"{path}: a schedule fixes what is drawn: leave out --budget and --crop-filter")
+        if recipe.epochs > schedule.epochs:
+            raise ValueError(f"{path} holds {schedule.epochs} epochs, but --epochs is {recipe.epochs}: train fewer")
+        return IndexStream(schedule, seed=recipe.seed)
 
-    @property
-    def effective_rows(self) -> float:
-        """Kish's effective sample size, rows."""
-        return effective_sample_size(self.ratio)
+    def _method_plan(self, name: str, setup: Setup, recipe: Recipe, factor: int) -> Plan:
+        if factor > 1:
+            raise ValueError(f"a crop filter draws for itself, but the sampler is {name}: leave out one of them")
 
-    @property
-    def zero_share(self) -> float:
-        """Share of rows that are never drawn."""
-        return float((self.ratio == 0).mean())
+        def column(wanted: str) -> NDArray[np.float32]:
+            if self.table is None:
+                raise ValueError(f"{name} needs a feature table with a column {wanted}: give --table")
+            table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
+            if table.windows is not None or not np.array_equal(table.sample_id, np.arange(len(setup.data))):
+                raise ValueError(f"{self.table}: {name} needs one row for each image of the catalog, in its order")
+            return table.columns(wanted)[wanted]
 
-    @property
-    def noisy_before(self) -> float | None:
-        """Share of rows with a wrong label: what uniform sampling draws."""
-        return None if self.noisy is None else float(self.noisy.mean())
+        def embeddings() -> NDArray[np.float32]:
+            model = setup.build(recipe.seed)
+            if self.score_weights is not None:
+                load_weights(model, self.score_weights)
+            return embed(setup, model)
 
-    @property
-    def noisy_after(self) -> float | None:
-        """Share of the draws with a wrong label under the sampler."""
-        return None if self.noisy is None else float(self.ratio[self.noisy].sum() / self.ratio.sum())
+        inputs = Inputs(lambda: setup.data.label, column, embeddings, self.column or "loss")
+        sizes = {"batch_size": setup.batch_size, "seed": recipe.seed}
+        return plan(name, len(setup.data), recipe.epochs, self.budget, inputs, **sizes)
 
-    def marginals(self) -> tuple[Floats, Floats]:
-        """Share of each class among the rows and among the draws, float64 (classes,) each, by label as trained."""
-        classes = self.catalog.num_classes
-        before = np.bincount(self.label, minlength=classes)
-        after = np.bincount(self.label, self.ratio, minlength=classes)
-        return before / before.sum(), after / after.sum()
+    def as_dict(self) -> dict[str, Any]:
+        """What a record keeps beside the files: all that must be the same when a finished run is asked for again."""
+        return {
+            "name": self.method,
+            "budget": self.budget.share,
+            "paper": self.budget.paper,
+            "warmup": self.budget.warmup,
+            "column": self.column,
+            "score_weights": None if self.score_weights is None else str(self.score_weights),
+        }
 
-    def axes(self) -> tuple[str, ...]:
-        """Features to draw over: loss and entropy where the table has them, else the sampler's own; at most two."""
-        known = [*PAPER, *(name for name in self.sampler.features if name not in PAPER)]
-        return tuple(name for name in known if name in self.table.names)[:2]
+    def probabilities(self, setup: Setup) -> NDArray[np.float64] | None:
+        """P over the rows of the table, float64; None for uniform.
 
-    def bins(self, name: str, count: int) -> NDArray[np.int64]:
-        """Which of `count` equal parts of (0, 1] holds F of a feature, int64 (N,); their upper ends included."""
-        values = self.table.columns(name)[name]
-        ranks = np.searchsorted(np.sort(values), values, side="right")  # N F, exact
-        return (ranks * count - 1) // len(values)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plane:
-    """Rows over the cells of a plane of two ranks; row index: second feature.
-
-    Attributes:
-        names: Features along x and y.
-        edges: Cell boundaries on both axes, float64 (cells + 1,).
-        rows: Number of rows, int64 (cells, cells).
-        ratio: Mean N P, NaN where there is no row.
-        noisy: Share of wrong labels, NaN where there is no row; None where true labels are not known.
-    """
-
-    names: tuple[str, str]
-    edges: Floats
-    rows: NDArray[np.int64]
-    ratio: Floats
-    noisy: Floats | None
-
-
-def plane(sampling: SampledRows, x: str, y: str, /) -> Plane:
-    """The sampler over the plane of two features' cdfs; about 10 rows a cell if they were spread evenly."""
-    cells = int(np.clip(np.sqrt(len(sampling.ratio) / 10), 6, 25))
-    column, row = sampling.bins(x, cells), sampling.bins(y, cells)
-    where = row * cells + column
-    rows = np.bincount(where, minlength=cells * cells)
-
-    def average(values: NDArray[Any]) -> Floats:
-        total = np.bincount(where, values.astype(np.float64), minlength=cells * cells)
-        mean = np.divide(total, rows, out=np.full(rows.size, np.nan), where=rows > 0)
-        return np.reshape(mean, (cells, cells))
-
-    noisy = None if sampling.noisy is None else average(sampling.noisy)
-    edges = np.linspace(0, 1, cells + 1)
-    return Plane((x, y), edges, rows.reshape(cells, cells), average(sampling.ratio), noisy)
-
-
-def by_percentile(sampling: SampledRows, name: str, /) -> tuple[Floats, Floats]:
-    """Mean N P in bins of equal width in the percentile of a feature: bin centres in per cent, and means."""
-    bins = 50 if len(sampling.ratio) >= 5000 else 20
-    where = sampling.bins(name, bins)
-    rows = np.bincount(where, minlength=bins)
-    total = np.bincount(where, sampling.ratio, minlength=bins)
-    seen = rows > 0
-    return ((np.arange(bins) + 0.5) * 100 / bins)[seen], total[seen] / rows[seen]
+        Raises:
+            ValueError: One of sampler and table is missing, the table was made from another catalog or lacks a column.
+        """
+        if self.sampler is None and self.table is None:
+            return None
+        if self.table is None or not isinstance(self.sampler, Path):
+            raise ValueError("a sampler needs the feature table that it reads, and the other way round: give both")
+        table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
+        if setup.ranks.writes:
+            tell_notes(table)
+        sampler = carry(SwiftSampler.load(self.sampler), table, frozen=self.frozen)
+        return sampler.probabilities(table.columns(*sampler.features))

@@ -84,7 +84,7 @@ def swift(
     from drawstream.tools.candidates import FineTuning
     from drawstream.tools.hooks import load_hooks
     from drawstream.tools.jobs import search_job
-    from drawstream.tools.recipes import settled
+    from drawstream.tools.search_recipes import settled
     from drawstream.tools.train import Recipe
 
     options = settled(

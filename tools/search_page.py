@@ -6,7 +6,7 @@ from drawstream.tools import page
 from drawstream.tools.figures import confirmation_figure, heights_figure, marginals_figure, plane_figures
 from drawstream.tools.gallery import extremes, pictures
 from drawstream.tools.records import SearchRecord
-from drawstream.tools.sampling import SampledRows, by_percentile, plane
+from drawstream.tools.sampled_rows import SampledRows, by_percentile, plane
 from drawstream.tools.search_figures import percentiles_figure, progress_figure, trials_figure
 from drawstream.tools.searches import Curve, by_candidates, by_seconds, curves_of, group, search_names, uniform_score
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.tools.records import SearchRecord, TrialPoint
-from drawstream.tools.sampling import SampledRows
+from drawstream.tools.sampled_rows import SampledRows
 
 UNIFORM = 1 - 1e-9  # effective share of the rows from which on a candidate is the uniform one
 Floats = NDArray[np.float64]

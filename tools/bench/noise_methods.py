@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from drawstream.tools import recipes
+from drawstream.tools import search_recipes
 
 Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
 
@@ -16,10 +16,10 @@ SEARCHES: dict[str, Options] = {
     "swift-reinforce": {"transform": "cdf", "agent": "reinforce", "starts": False},
     **{f"swift-s{segments}": {"transform": "cdf", "segments": segments} for segments in SEGMENTS},
     **{f"swift-{trials}": {"transform": "cdf", "trials": trials} for trials in CANDIDATES},
-    "swift-paper": {name: value for name, value in recipes.PAPER.items() if name != "fine_tune_epochs"},
+    "swift-paper": {name: value for name, value in search_recipes.PAPER.items() if name != "fine_tune_epochs"},
 }
 PAPER = "swift-paper"  # its protocol: features of the last model, fine-tuning over whole epochs, no guard
-PAPER_EPOCHS = round(recipes.PAPER["fine_tune_epochs"])
+PAPER_EPOCHS = round(search_recipes.PAPER["fine_tune_epochs"])
 SETS = {
     "segments": tuple(f"swift-s{segments}" for segments in SEGMENTS),
     "candidates": tuple(f"swift-{trials}" for trials in CANDIDATES),

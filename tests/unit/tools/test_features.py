@@ -16,7 +16,7 @@ from drawstream.tools.jobs import Sampling
 from drawstream.tools.ranks import Ranks
 from drawstream.tools.records import read_records
 from drawstream.tools.runs import read_record
-from drawstream.tools.sampling import SampledRows
+from drawstream.tools.sampled_rows import SampledRows
 
 RNG = np.random.default_rng(0)
 

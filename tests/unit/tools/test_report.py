@@ -27,7 +27,7 @@ from drawstream.tools.gallery import FRAME, Picture, extremes, framed, pictures
 from drawstream.tools.records import read_records
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import write_json, write_record
-from drawstream.tools.sampling import SampledRows, by_percentile, plane
+from drawstream.tools.sampled_rows import SampledRows, by_percentile, plane
 
 ROWS = 400
 LAST = {"uniform": [70.0, 71.5, 69.25], "swift": [90.25, 91.75, 90.5]}

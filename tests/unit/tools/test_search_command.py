@@ -77,7 +77,7 @@ def test_the_seconds_of_all_parts_are_recorded_and_kept(digits, table, tmp_path)
 
 
 def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
-    import drawstream.tools.recipes as recipes
+    import drawstream.tools.search_recipes as recipes
 
     monkeypatch.setitem(recipes.PAPER, "trials", 5)  # of 40: the agent's time
     assert swift(digits, table, "s", "--recipe", "paper", "--kappa", 2) == 0
