@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drawstream.pipeline import Loader
 from drawstream.tools.accounting import Epoch, Run
 from drawstream.tools.files import write_atomically
 from drawstream.tools.recipe import Recipe
@@ -99,8 +100,27 @@ class AsTensors:
         self.part.load_state_dict({k: v.numpy() if isinstance(v, Tensor) else v for k, v in state.items()})
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a run draws, as a part without a state: a killed run goes on with the same data, order and augmentation."""
+
+    loader: Loader
+    mix: Any
+
+    def __repr__(self) -> str:
+        state = self.loader.state_dict()
+        return ", ".join([*(f"{key} {state[key]}" for key in ("catalog", "stream", "transform")), f"mixing {self.mix}"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: an epoch is a function of its number."""
+        return {}
+
+    def load_state_dict(self, state: Any, /) -> None:
+        """Nothing to do."""
+
+
 def _described(name: str, part: Stateful | None) -> str:
     """What must be the same when a run goes on; the rest is checked by the part itself."""
     if part is None:
         return "none"
-    return repr(part) if name in ("loss", "sampler", "selector") else type(part).__name__
+    return repr(part) if name in ("loss", "sampler", "selector", "data") else type(part).__name__

@@ -19,7 +19,7 @@ from drawstream.features.scorer import require_classes
 from drawstream.features.tracker import Tracker
 from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
 from drawstream.tools.accounting import Epoch, Run, Work
-from drawstream.tools.checkpoint import AsTensors, Parts, load_checkpoint, save_checkpoint
+from drawstream.tools.checkpoint import AsTensors, Drawn, Stateful, load_checkpoint, save_checkpoint
 from drawstream.tools.methods import PLAIN, Method
 from drawstream.tools.ranks import Ranks
 from drawstream.tools.recipe import Recipe, autocast
@@ -76,7 +76,7 @@ def train(
     chooser = None
     if method.selector is not None:
         chooser = Chooser(method.selector, model, loader.catalog, ranks, batch_size=method.batch_size, amp=recipe.amp)
-    parts: Parts = {
+    parts: dict[str, Stateful | None] = {
         "model": model,
         "optimizer": optimizer,
         "tracker": tracker,
@@ -84,7 +84,9 @@ def train(
         "sampler": None if method.learner is None else AsTensors(method.learner),
         "selector": chooser,
     }
-    rows = (loader.loader if isinstance(loader, CropFilter) else loader).stream.rows
+    source = loader.loader if isinstance(loader, CropFilter) else loader
+    parts["data"] = Drawn(source, method.mix)
+    rows = source.stream.rows
     run = load_checkpoint(checkpoint, recipe, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
     loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser)
     for epoch in range(len(run.history), recipe.epochs):

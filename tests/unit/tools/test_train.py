@@ -117,3 +117,25 @@ def test_a_model_of_another_class_count_is_refused(setup, digits):
 
 def eleven_classes():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 11))
+
+
+def test_a_killed_run_goes_on_with_its_own_data_alone(digits, tmp_path):
+    """Another augmentation, seed of the stream or method in the same folder is refused, with both sides."""
+    setup = Setup(digits.train, "mlp", batch_size=50)
+    loader = setup.training_loader()
+    recipe = Recipe(2, 0.05)
+    path = tmp_path / "checkpoint.pt"
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(setup.build(0), loader, recipe, checkpoint=path, on_epoch=stop)
+    loader.replace_stream(IndexStream(500, seed=1))
+    with pytest.raises(ValueError, match=r"started with the data catalog .* stream .*, not catalog .* stream "):
+        train(setup.build(0), loader, recipe, checkpoint=path)
+    augmented = Setup(digits.train, "mlp", batch_size=50, augment="standard")
+    with pytest.raises(ValueError, match=r"started with the data .*'crop': 'none'.*, not .*'crop': 'pad'"):
+        train(augmented.build(0), augmented.training_loader(), recipe, checkpoint=path)
+    run = train(setup.build(0), setup.training_loader(), recipe, checkpoint=path)
+    assert len(run.history) == 2
