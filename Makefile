@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CUDA ?= 13
 # Numba caches compiled kernels beside the sources or, where those are read-only, in the user's cache folder.
 
-.PHONY: demo test test-slow check types lint format bench clean
+.PHONY: demo test test-slow soak check types lint format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/drawstream demo
@@ -16,6 +16,10 @@ test: $(VENV)/installed check
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Thousands of damaged files of every kind that is read; how each ended is counted and printed.
+soak: $(VENV)/installed
+	SOAK=300 $(BIN)/python -m pytest -m slow tests/soak -s
 
 check: lint types
 

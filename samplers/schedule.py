@@ -126,20 +126,30 @@ class Schedule:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{self.path} must be an Arrow IPC file written by write_schedule: {error}") from error
-        if metadata.get(_KEY) != _VERSION:
             found = metadata.get(_KEY, "none")
+            if found == _VERSION:
+                self._take(reader, metadata)
+        except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
+                raise
+            raise ValueError(f"{self.path} must be an Arrow IPC file written by write_schedule: {error}") from error
+        if found != _VERSION:
             raise ValueError(f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}")
+        self._pieces = math.ceil(self.draws / _PIECE)
+        self.epochs = len(self._rows) // max(1, self._pieces)
+        if min(self.rows, self.draws) < 1 or sum(part.size for part in self._rows) != self.epochs * self.draws:
+            raise ValueError(f"{self.path} must hold whole epochs of {self.draws} draws, but is cut short")
+
+    def _take(self, reader: pa.RecordBatchFileReader, metadata: dict[str, str]) -> None:
+        """Numbers of the metadata, and views of the columns in the file."""
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self.rows, self.draws, self.catalog = int(metadata["rows"]), int(metadata["draws"]), metadata["catalog"]
         self.provenance: dict[str, Any] = json.loads(metadata.get("provenance", "{}"))
-        self._rows = [batch.column(0).to_numpy() for batch in batches]  # views of the file
+        self._rows = [batch.column(0).to_numpy() for batch in batches]
         self._weights = [batch.column(1).to_numpy() for batch in batches]
-        self._pieces = math.ceil(self.draws / _PIECE)
-        self.epochs = len(batches) // self._pieces
-        if sum(part.size for part in self._rows) != self.epochs * self.draws:
-            raise ValueError(f"{self.path} must hold whole epochs of {self.draws} draws, but is cut short")
+        for name, parts, kind in (("row", self._rows, np.int64), ("weight", self._weights, np.float32)):
+            if any(part.dtype != kind for part in parts):
+                raise TypeError(f"column {name!r} must be {np.dtype(kind)}")
 
     @classmethod
     def open(cls, path: str | Path, /, *, catalog: str | None = None) -> "Schedule":

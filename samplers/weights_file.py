@@ -12,6 +12,7 @@ use of the array. Where the temporary folder is kept in memory (tmpfs), give a `
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,9 @@ def map_weights(path: str | Path, /, *, column: str | None = None, folder: str |
             if mapped is not None:
                 return mapped
         return _copy(files, column, folder)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
+            raise
         raise ValueError(f"{source}: {str(error).splitlines()[0]}: {_REMEDY}") from None
 
 
@@ -75,8 +78,9 @@ def _files(source: Path) -> list[Path]:
 def _map_npy(file: Path) -> Mapped:
     try:
         array = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{file}: not a readable .npy file ({error}): {_REMEDY}") from None
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:  # the header is a Python literal
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{file}: not a readable .npy file ({first}): {_REMEDY}") from None
     if array.ndim != 1 or array.dtype not in (np.float32, np.float64):
         raise ValueError(
             f"{file}: weights must be float32 or float64 of shape (rows,), but got {array.dtype} {array.shape}"

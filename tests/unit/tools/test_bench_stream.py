@@ -35,14 +35,3 @@ def test_who_is_missing_is_told(monkeypatch):
         ("spdl.DistributedRandomSampler", "not installed")
     }
     assert {row["system"] for row in run([1000], rounds=1, show=False)} & {each["system"] for each in missing} == set()
-
-
-@pytest.mark.slow
-def test_speed_against_torch_and_numpy_in_the_same_run():
-    table = run([1_280_000], rounds=7, show=False)
-    assert all(row["seek_seconds"] < 1e-3 for row in table if row["system"] == "drawstream")
-    speed = {(row["system"], row["mode"]): row["draws_per_second"] for row in table}
-    torch_speed = speed["torch.multinomial", "multinomial"]
-    assert speed["drawstream", "multinomial"] >= 25 * torch_speed
-    assert speed["drawstream", "stratified"] >= 4 * torch_speed
-    assert speed["drawstream", "permutation"] >= 0.5 * speed["numpy.Generator.permutation", "permutation"]
