@@ -63,7 +63,7 @@ def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, 
         "loss": lambda: F.softplus(m),
         "entropy": lambda: s.log1p() + (e * g.scatter(1, y[:, None], 0.0)).sum(1) / (1 + s),
         "grad_norm": lambda: grad_norm(m, (1 + e.square().sum(1)) / (1 + s).square(), h, bias=bias),
-        "target_prob": lambda: m.neg().sigmoid(),
+        "target_prob": lambda: torch.where(m > 80, m.neg().exp(), m.neg().sigmoid()),  # e^89 is no float32
         "correct": lambda: (z.argmax(1) == y).float(),
     }
     return {name: compute[name]() for name in names}

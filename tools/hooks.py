@@ -182,7 +182,7 @@ def load_hooks(out: Path, names: Iterable[str], /, *, tensorboard: bool = False)
         module, colon, factory = name.partition(":")
         try:
             made = getattr(importlib.import_module(module), factory) if colon else None
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # of the user's module
             raise ValueError(f"--hook {name}: {error}: give module:factory") from None
         if not callable(made):
             raise ValueError(f"--hook must be module:factory, but got {name!r}")
