@@ -37,6 +37,11 @@ def rivals(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (top - z.gather(1, y[:, None]))[:, 0] + s.log1p(), g, e, s
 
 
+def sigmoid(x: Tensor, /) -> Tensor:
+    """1 / (1 + e^-x), also where e^-x is no float32 (below −88, where torch's is 0)."""
+    return torch.where(x < -80, x.clamp(max=0).exp(), x.sigmoid())
+
+
 def grad_norm(m: Tensor, q2: Tensor, h: Tensor | None, /, *, bias: bool = True) -> Tensor:
     """Norm of the loss's gradient of each row, float32 (n,), nats per unit of weight.
 
@@ -47,7 +52,7 @@ def grad_norm(m: Tensor, q2: Tensor, h: Tensor | None, /, *, bias: bool = True) 
             ‖p − onehot(y)‖₂ · √(‖h‖² + 1); None: over the logits, ‖p − onehot(y)‖₂.
         bias: Whether that layer has a bias; without one the 1 is left out.
     """
-    logit = m.sigmoid() * (1 + q2).sqrt()
+    logit = sigmoid(m) * (1 + q2).sqrt()
     return logit if h is None else logit * (h.float().square().sum(1) + bias).sqrt()
 
 
@@ -63,7 +68,7 @@ def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, 
         "loss": lambda: F.softplus(m),
         "entropy": lambda: s.log1p() + (e * g.scatter(1, y[:, None], 0.0)).sum(1) / (1 + s),
         "grad_norm": lambda: grad_norm(m, (1 + e.square().sum(1)) / (1 + s).square(), h, bias=bias),
-        "target_prob": lambda: torch.where(m > 80, m.neg().exp(), m.neg().sigmoid()),  # e^89 is no float32
+        "target_prob": lambda: sigmoid(m.neg()),
         "correct": lambda: (z.argmax(1) == y).float(),
     }
     return {name: compute[name]() for name in names}
