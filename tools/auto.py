@@ -72,8 +72,8 @@ def auto(
     """
     from drawstream.tools.auto_job import auto_job
     from drawstream.tools.hooks import load_hooks
-    from drawstream.tools.ranks import join_ranks, leave_ranks
-    from drawstream.tools.train import Recipe
+    from drawstream.tools.training.loop import Recipe
+    from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
     if reward not in ("accuracy", "loss"):
         raise ValueError(f"--reward must be accuracy or loss, but got {reward!r}")

@@ -14,16 +14,16 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
-from drawstream.tools.child import Kept, ModelChild, Reward, Streamed, keep
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.jobs import finished_record, save_weights
 from drawstream.tools.progress import Progress
-from drawstream.tools.ranks import Ranks
 from drawstream.tools.runs import write_record
 from drawstream.tools.second_score import TwoScores
-from drawstream.tools.setup import Setup
-from drawstream.tools.stacked import Stacked
-from drawstream.tools.train import Recipe
+from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, keep
+from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.setup import Setup
+from drawstream.tools.training.stacked import Stacked
 
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
 KEYS = (

@@ -177,13 +177,13 @@ def train(
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
-    from drawstream.tools.filtering import filtering_of
     from drawstream.tools.hooks import load_hooks
     from drawstream.tools.jobs import Sampling, train_job
-    from drawstream.tools.methods import NAMES, Budget
-    from drawstream.tools.ranks import join_ranks, leave_ranks
-    from drawstream.tools.setup import Reading
-    from drawstream.tools.train import Recipe
+    from drawstream.tools.training.filtering import filtering_of
+    from drawstream.tools.training.loop import Recipe
+    from drawstream.tools.training.methods import NAMES, Budget
+    from drawstream.tools.training.ranks import join_ranks, leave_ranks
+    from drawstream.tools.training.setup import Reading
 
     embedding = score_weights if sampler == "coreset-k_center" else None
     filtering = filtering_of(crop_filter, None if embedding else score_weights, score_model, crop_factor)
@@ -229,7 +229,7 @@ def report(
 
     Example: drawstream report runs/demo-digits -o report.html
     """
-    from drawstream.tools.report import write_report
+    from drawstream.tools.report.build import write_report
 
     page = out or run / "report.html"
     write_report(run, page)

@@ -12,13 +12,13 @@ from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.noise import stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import FASHION_MNIST
-from drawstream.tools.finetune import flush_denormals
-from drawstream.tools.guard import compare_finished
 from drawstream.tools.jobs import Sampling, features_job, fine_tuning, search_job, train_job
-from drawstream.tools.report import write_report
+from drawstream.tools.report.build import write_report
 from drawstream.tools.runs import write_record
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe
+from drawstream.tools.training.finetune import flush_denormals
+from drawstream.tools.training.guard import compare_finished
+from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)

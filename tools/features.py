@@ -109,7 +109,7 @@ def extract(
     from drawstream.features.custom import load_measure
     from drawstream.features.measures import chosen_measures
     from drawstream.tools.jobs import features_job
-    from drawstream.tools.ranks import join_ranks, leave_ranks
+    from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
     ranks = join_ranks(device)
     setup = setup_of(catalog, model, device, ranks.world_size, ranks=ranks)

@@ -77,7 +77,7 @@ def _fit(table: Any, weights: Path | None, given: dict[str, str]) -> tuple[Any, 
     from drawstream.samplers import SwiftFit, SwiftParams
     from drawstream.samplers.fit_blocks import fit_blocks
     from drawstream.samplers.weights_file import map_weights
-    from drawstream.tools.transfer import origin
+    from drawstream.tools.training.transfer import origin
 
     params = SwiftParams(*(numbers(name, given[name]) for name in ("coefficients", "ends", "values")))
     names, law = given["features"].split(","), one_of("transform", given["transform"])
@@ -93,7 +93,7 @@ def _carry(sampler: Any, table: Any, weights: Path | None, frozen: bool) -> tupl
     """The sampler carried to a table, and P of its rows."""
     from drawstream.samplers.fit_blocks import fit_blocks, score_blocks
     from drawstream.samplers.weights_file import map_weights
-    from drawstream.tools.transfer import carry, fitted_on, needed_columns, origin
+    from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
 
     if weights is None:
         carried = carry(sampler, table, frozen=frozen)

@@ -20,15 +20,15 @@ from drawstream.pipeline import Loader
 from drawstream.search import Objective, search_swift
 from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
-from drawstream.tools.filtering import Filtering
-from drawstream.tools.finetune import FineTune
 from drawstream.tools.hooks import Hook, Hooks
-from drawstream.tools.models import load_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import read_record, write_record
-from drawstream.tools.sampling import Sampling as Sampling
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Epoch, Recipe, Run, train
+from drawstream.tools.training.filtering import Filtering
+from drawstream.tools.training.finetune import FineTune
+from drawstream.tools.training.loop import Epoch, Recipe, Run, train
+from drawstream.tools.training.models import load_weights
+from drawstream.tools.training.sampling import Sampling as Sampling
+from drawstream.tools.training.setup import Setup
 
 
 def train_job(

@@ -34,8 +34,8 @@ Frozen = Annotated[
 
 def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:
     """Data and model of a job, as `Setup` takes them."""
-    from drawstream.tools.finetune import flush_denormals
-    from drawstream.tools.setup import Setup
+    from drawstream.tools.training.finetune import flush_denormals
+    from drawstream.tools.training.setup import Setup
 
     if device not in ("cpu", "gpu"):
         raise ValueError(f"--device must be cpu or gpu, but got {device!r}")

@@ -81,11 +81,11 @@ def swift(
         --model cnn --start runs/uniform/last.safetensors
     """
     from drawstream.search import load_objective
-    from drawstream.tools.candidates import FineTuning
     from drawstream.tools.hooks import load_hooks
     from drawstream.tools.jobs import search_job
     from drawstream.tools.search_recipes import settled
-    from drawstream.tools.train import Recipe
+    from drawstream.tools.training.candidates import FineTuning
+    from drawstream.tools.training.loop import Recipe
 
     options = settled(
         context,

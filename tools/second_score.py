@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drawstream.search import InTurn
-from drawstream.tools.child import ModelChild, reward_of
+from drawstream.tools.training.child import ModelChild, reward_of
 
 __all__ = ["TwoScores"]
 

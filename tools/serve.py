@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_error(HTTPStatus.NOT_FOUND)
 
     def _report(self) -> None:
-        from drawstream.tools.report import write_report
+        from drawstream.tools.report.build import write_report
 
         with TemporaryDirectory() as folder:
             page = Path(folder) / "report.html"

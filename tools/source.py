@@ -14,7 +14,7 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
 from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
-from drawstream.tools.transfer import carry
+from drawstream.tools.training.transfer import carry
 
 __all__ = ["StreamSource", "is_schedule", "open_source"]
 

@@ -9,7 +9,7 @@ from drawstream.features import extract
 from drawstream.features.table import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
-from drawstream.tools.models import build_model
+from drawstream.tools.training.models import build_model
 
 pytestmark = [
     pytest.mark.gpu,

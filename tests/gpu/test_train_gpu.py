@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 
 from drawstream.pipeline import RICAP, ArraySource, Mixup
 from drawstream.pipeline.pack import pack
-from drawstream.tools.methods import Budget, Inputs, Method, plan
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe, train
+from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.methods import Budget, Inputs, Method, plan
+from drawstream.tools.training.setup import Setup
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,7 +18,7 @@ from drawstream.features import extract
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.tools.cli import main
-from drawstream.tools.models import build_model
+from drawstream.tools.training.models import build_model
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster

@@ -21,7 +21,7 @@ from drawstream.features.table import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.tools.cli import main
-from drawstream.tools.models import build_model
+from drawstream.tools.training.models import build_model
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

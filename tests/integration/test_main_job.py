@@ -8,7 +8,7 @@ import pytest
 from drawstream.samplers import SwiftSampler
 from drawstream.tools import demo
 from drawstream.tools.cli import main
-from drawstream.tools.train import Recipe
+from drawstream.tools.training.loop import Recipe
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from drawstream.samplers import IndexStream, Selected
-from drawstream.tools.methods import Budget, Inputs, Method, Plan, plan
-from drawstream.tools.ranks import join_ranks, leave_ranks
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe, train
+from drawstream.tools.training.methods import Budget, Inputs, Method, Plan, plan
+from drawstream.tools.training.ranks import join_ranks, leave_ranks
+from drawstream.tools.training.setup import Setup
+from drawstream.tools.training.loop import Recipe, train
 
 
 class Double(torch.nn.Sequential):  # sums of another order must not change a choice

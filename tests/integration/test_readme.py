@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from drawstream.tools.cli import main
-from drawstream.tools.models import build_model
+from drawstream.tools.training.models import build_model
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SMALLER = {  # what a test adds to each command, to be done in seconds

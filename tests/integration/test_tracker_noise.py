@@ -12,8 +12,8 @@ from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.tools.cli import main
 from drawstream.tools.jobs import Sampling, train_job
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe, train
+from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.setup import Setup
 
 ROWS, EPOCHS = 1000, 24
 

@@ -29,8 +29,8 @@ from drawstream.search.auto_record import write_distribution
 from drawstream.tools.cli import app, main
 from drawstream.tools.config import read_config
 from drawstream.tools.hooks import Journal, read_journal
-from drawstream.tools.models import build_model, load_weights
 from drawstream.tools.runs import read_record
+from drawstream.tools.training.models import build_model, load_weights
 
 pytestmark = pytest.mark.slow
 COUNT = int(os.environ.get("SOAK", "300"))

@@ -27,11 +27,11 @@ import torch
 from drawstream.tools.bench.auto_cell import METHODS, AutoCell, Settings
 from drawstream.tools.bench.auto_page import write_page
 from drawstream.tools.bench.noise_cell import Cell, Record
-from drawstream.tools.comparison import Difference, Entry, difference
 from drawstream.tools.demo import PLANS
-from drawstream.tools.finetune import flush_denormals
+from drawstream.tools.report.comparison import Difference, Entry, difference
+from drawstream.tools.report.schedule_page import SearchedSchedule
 from drawstream.tools.runs import write_record
-from drawstream.tools.schedule_page import SearchedSchedule
+from drawstream.tools.training.finetune import flush_denormals
 
 __all__ = ["METHODS", "SETTINGS", "format_table", "run", "summarise", "verdicts"]
 

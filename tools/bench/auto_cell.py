@@ -27,7 +27,7 @@ from drawstream.tools.bench.noise_cell import Cell, Record
 from drawstream.tools.jobs import features_job, finished_record, save_weights
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import write_record
-from drawstream.tools.train import Recipe, train
+from drawstream.tools.training.loop import Recipe, train
 
 __all__ = ["METHODS", "AutoCell", "Settings"]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools import page
-from drawstream.tools.figures import BLUE, GRAY, ORANGE, Figure, axes
 from drawstream.tools.files import write_atomically
-from drawstream.tools.schedule_page import SearchedSchedule, schedule_blocks
+from drawstream.tools.report import page
+from drawstream.tools.report.figures import BLUE, GRAY, ORANGE, Figure, axes
+from drawstream.tools.report.schedule_page import SearchedSchedule, schedule_blocks
 
 __all__ = ["write_page"]
 

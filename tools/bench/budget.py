@@ -36,7 +36,7 @@ from drawstream.tools.bench.budget_verdict import checks, compare, control_budge
 from drawstream.tools.bench.budget_words import claims, format_table, headline
 from drawstream.tools.demo import PLANS, source_and_test
 from drawstream.tools.runs import read_record, write_record
-from drawstream.tools.setup import Device
+from drawstream.tools.training.setup import Device
 
 __all__ = ["MAIN", "common_of", "estimate", "run"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from drawstream.tools.bench.budget_grid import CONTROL, FULL
 from drawstream.tools.bench.budget_verdict import UNIFORM, Entry
-from drawstream.tools.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes
+from drawstream.tools.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes
 
 __all__ = ["coreset_figure", "evenness_figure", "pareto_figure", "schedule_figure"]
 

@@ -21,12 +21,12 @@ from drawstream.features.cluster import ClusterError, joined
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.tools.finetune import flush_denormals
 from drawstream.tools.jobs import Sampling, features_job, train_job
-from drawstream.tools.methods import Budget
 from drawstream.tools.runs import read_record
-from drawstream.tools.setup import AUGMENT, Device, Setup
-from drawstream.tools.train import Recipe
+from drawstream.tools.training.finetune import flush_denormals
+from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training.methods import Budget
+from drawstream.tools.training.setup import AUGMENT, Device, Setup
 
 __all__ = [
     "BUDGETS",

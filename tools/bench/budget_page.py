@@ -8,7 +8,7 @@ from drawstream.tools.bench.budget_grid import Common
 from drawstream.tools.bench.budget_verdict import Check, Comparison, Entry
 from drawstream.tools.bench.budget_words import claims, head_and_cells, headline, where
 from drawstream.tools.files import write_atomically
-from drawstream.tools.page import chart, document, folded, heading, panels, paragraph, section, table
+from drawstream.tools.report.page import chart, document, folded, heading, panels, paragraph, section, table
 
 __all__ = ["write_page"]
 

@@ -34,7 +34,7 @@ from drawstream.samplers import Sequential, SwiftFit, SwiftParams
 from drawstream.tools.bench.photos import pack_photos
 from drawstream.tools.bench.raw import digits
 from drawstream.tools.bench.rounds import Delivery, System, alternate, median_ratio
-from drawstream.tools.models import ResNet, build_model
+from drawstream.tools.training.models import ResNet, build_model
 
 __all__ = ["run"]
 

@@ -27,8 +27,8 @@ from drawstream.tools.bench.noise_page import write_page
 from drawstream.tools.bench.noise_table import agreement_line, format_table, summarise, where
 from drawstream.tools.bench.rank_study import rank_study
 from drawstream.tools.demo import PLANS
-from drawstream.tools.finetune import flush_denormals
 from drawstream.tools.runs import write_record
+from drawstream.tools.training.finetune import flush_denormals
 
 __all__ = ["METHODS", "run"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from drawstream.tools.bench.noise_methods import STOPPED, label
 from drawstream.tools.bench.noise_table import agreement_line, signed, spread, title
-from drawstream.tools.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes
 from drawstream.tools.files import write_atomically
-from drawstream.tools.page import chart, document, folded, paragraph, section, table
+from drawstream.tools.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes
+from drawstream.tools.report.page import chart, document, folded, paragraph, section, table
 
 Row = dict[str, Any]
 Style = tuple[str, str, str]  # colour, dash, symbol

@@ -27,10 +27,10 @@ from drawstream.samplers import SwiftSampler, effective_sample_size
 from drawstream.tools.bench.noise import CHANGED
 from drawstream.tools.bench.noise_cell import Cell, Record, right_rows
 from drawstream.tools.demo import PLANS
-from drawstream.tools.finetune import flush_denormals
-from drawstream.tools.models import mlp
 from drawstream.tools.runs import write_record
-from drawstream.tools.transfer import carry
+from drawstream.tools.training.finetune import flush_denormals
+from drawstream.tools.training.models import mlp
+from drawstream.tools.training.transfer import carry
 
 __all__ = ["METHODS", "MODELS", "format_table", "run", "summarise"]
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from drawstream.features.full import full_grad_norms
 from drawstream.features.measures import measure
-from drawstream.tools.models import build_model
+from drawstream.tools.training.models import build_model
 
 MEMORY = 1 << 24
 

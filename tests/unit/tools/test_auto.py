@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from drawstream.samplers import IndexStream
 from drawstream.samplers.schedule import Schedule
 from drawstream.tools.auto_job import auto_job, source_of
-from drawstream.tools.child import Kept, Streamed, reward_of
 from drawstream.tools.cli import main
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe, train
+from drawstream.tools.training.child import Kept, Streamed, reward_of
+from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.setup import Setup
 
 RECIPE = Recipe(epochs=4, lr=0.05, seed=3)
 OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}

@@ -11,8 +11,8 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.tools.cli import main
 from drawstream.tools.jobs import crop_rows
-from drawstream.tools.models import build_model
-from drawstream.tools.setup import Setup
+from drawstream.tools.training.models import build_model
+from drawstream.tools.training.setup import Setup
 
 CROPS, ROWS = 3, 500
 

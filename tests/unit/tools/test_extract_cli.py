@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.tools.cli import main
-from drawstream.tools.models import build_model
+from drawstream.tools.training.models import build_model
 
 MEASURES = """
 def peak(logits, targets, activations):

@@ -13,10 +13,10 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.cli import main
 from drawstream.tools.jobs import Sampling
-from drawstream.tools.ranks import Ranks
-from drawstream.tools.records import read_records
+from drawstream.tools.report.records import read_records
+from drawstream.tools.report.sampled_rows import SampledRows
 from drawstream.tools.runs import read_record
-from drawstream.tools.sampled_rows import SampledRows
+from drawstream.tools.training.ranks import Ranks
 
 RNG = np.random.default_rng(0)
 

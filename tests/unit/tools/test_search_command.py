@@ -15,7 +15,7 @@ from drawstream.samplers import SwiftSampler
 from drawstream.tools.cli import main
 from drawstream.tools.jobs import save_weights
 from drawstream.tools.runs import read_record
-from drawstream.tools.setup import Setup
+from drawstream.tools.training.setup import Setup
 
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob")
 JUDGE = "def judge(probabilities, trial):\n    return probabilities.max() + trial.seed / 2**40\n"

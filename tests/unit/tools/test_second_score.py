@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from drawstream.tools import auto_job as job
 from drawstream.tools import second_score
 from drawstream.tools.auto_job import auto_job
-from drawstream.tools.ranks import Ranks
-from drawstream.tools.setup import Setup
-from drawstream.tools.train import Recipe
+from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.setup import Setup
 
 RECIPE = Recipe(epochs=2, lr=0.05, seed=3)
 OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}

@@ -1,0 +1,141 @@
+"""The reference loop: schedules, what it reports, and that a killed run ends like an undisturbed one."""
+
+import math
+
+import pytest
+import torch
+
+from drawstream.samplers import IndexStream
+from drawstream.tools.training.loop import Recipe, top1, train
+from drawstream.tools.training.setup import Setup
+
+
+@pytest.fixture
+def setup(digits):
+    return Setup(digits.train, "mlp", digits.held_out, digits.test, batch_size=64)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("constant", (0.1, 0.1, 0.1)),
+        ("cosine", (0.1, 0.05, 0.0)),
+        ("linear", (0.1, (0.1 + 1e-6) / 2, 1e-6)),
+        ("step", (0.1, 0.01, 0.0001)),
+    ],
+)
+def test_learning_rate_schedules(schedule, values):
+    recipe = Recipe(lr=0.1, schedule=schedule)
+    assert [recipe.lr_at(p) for p in (0, 0.5, 1)] == pytest.approx(values)
+
+
+def test_step_schedule_divides_at_thirds():
+    recipe = Recipe(lr=1.0, schedule="step")
+    assert [recipe.lr_at(p) for p in (0.33, 0.34, 0.66, 0.67)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [({"epochs": 0}, "epochs >= 1"), ({"lr": math.nan}, "lr > 0"), ({"schedule": "exp"}, "must be cosine")],
+)
+def test_bad_recipes_are_refused(change, text):
+    with pytest.raises(ValueError, match=text):
+        Recipe(**change)
+
+
+def test_training_learns_and_reports_last_and_best(setup):
+    sets = setup.evaluation_loaders()
+    model = setup.build(0)
+    run = train(model, setup.training_loader(), Recipe(epochs=12, lr=0.1), evaluate=sets, select="held_out")
+    held_out = [epoch.accuracy["held_out"] for epoch in run.history]
+    assert len(run.history) == 12
+    assert run.best_epoch == max(range(12), key=lambda e: (held_out[e], -e))
+    assert run.best("test") == run.history[run.best_epoch].accuracy["test"]
+    assert run.last("test") == run.history[-1].accuracy["test"] == top1(model, sets["test"])
+    assert run.best("held_out") > 70
+    assert run.history[-1].loss < run.history[0].loss
+    assert 0 < run.wait_share < 1
+    model.load_state_dict(run.best_state)
+    assert top1(model, sets["held_out"]) == run.best("held_out")
+
+
+def test_accuracy_equals_a_plain_count(setup):
+    model, loader = setup.build(3), setup.evaluation_loaders()["test"]
+    model.eval()
+    right = sum(int((model(batch.images).argmax(1) == batch.labels).sum()) for batch in loader)
+    assert top1(model, loader) == pytest.approx(100 * right / len(loader.catalog))
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(setup, tmp_path):
+    recipe = Recipe(epochs=6, lr=0.1)
+    sets = setup.evaluation_loaders()
+
+    def go(checkpoint, stop_after=None):
+        class StopError(Exception):
+            pass
+
+        def on_epoch(epoch):
+            if epoch.epoch + 1 == stop_after:
+                raise StopError
+
+        loader = setup.training_loader()
+        loader.replace_stream(IndexStream(len(setup.data), seed=4))
+        model = setup.build(4)
+        try:
+            run = train(
+                model, loader, recipe, evaluate=sets, select="held_out", checkpoint=checkpoint, on_epoch=on_epoch
+            )
+        except StopError:
+            return None
+        return run, model.state_dict()
+
+    whole, expected = go(None)
+    assert go(tmp_path / "checkpoint.pt", stop_after=3) is None
+    resumed, weights = go(tmp_path / "checkpoint.pt")
+    assert [epoch.accuracy for epoch in resumed.history] == [epoch.accuracy for epoch in whole.history]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert all(torch.equal(resumed.best_state[name], whole.best_state[name]) for name in expected)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(setup, tmp_path):
+    loader, path = setup.training_loader(), tmp_path / "checkpoint.pt"
+    train(setup.build(0), loader, Recipe(epochs=1), checkpoint=path)
+    with pytest.raises(ValueError, match=r"was started with Recipe\(epochs=1.*, not Recipe\(epochs=2"):
+        train(setup.build(0), loader, Recipe(epochs=2), checkpoint=path)
+
+
+def test_a_diverging_run_says_so(setup):
+    with pytest.raises(ValueError, match=r"training loss is nan in epoch .*lower the learning rate"):
+        train(setup.build(0), setup.training_loader(), Recipe(epochs=5, lr=1e6, schedule="constant"))
+
+
+def test_a_model_of_another_class_count_is_refused(setup, digits):
+    wrong = Setup(digits.train, f"{__name__}:eleven_classes").build(0)
+    with pytest.raises(ValueError, match=r"logits of shape \(64, 11\).* has 10 classes"):
+        train(wrong, setup.training_loader(), Recipe(epochs=1))
+
+
+def eleven_classes():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 11))
+
+
+def test_a_killed_run_goes_on_with_its_own_data_alone(digits, tmp_path):
+    """Another augmentation, seed of the stream or method in the same folder is refused, with both sides."""
+    setup = Setup(digits.train, "mlp", batch_size=50)
+    loader = setup.training_loader()
+    recipe = Recipe(2, 0.05)
+    path = tmp_path / "checkpoint.pt"
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(setup.build(0), loader, recipe, checkpoint=path, on_epoch=stop)
+    loader.replace_stream(IndexStream(500, seed=1))
+    with pytest.raises(ValueError, match=r"started with the data catalog .* stream .*, not catalog .* stream "):
+        train(setup.build(0), loader, recipe, checkpoint=path)
+    augmented = Setup(digits.train, "mlp", batch_size=50, augment="standard")
+    with pytest.raises(ValueError, match=r"started with the data .*'crop': 'none'.*, not .*'crop': 'pad'"):
+        train(augmented.build(0), augmented.training_loader(), recipe, checkpoint=path)
+    run = train(setup.build(0), setup.training_loader(), recipe, checkpoint=path)
+    assert len(run.history) == 2

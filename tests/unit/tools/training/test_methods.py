@@ -1,0 +1,178 @@
+"""Methods of budgeted training by name: what they draw, for how many epochs, and what is refused in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drawstream.pipeline import Catalog
+from drawstream.samplers import IndexStream
+from drawstream.samplers.schedule import write_schedule
+from drawstream.tools.cli import main
+from drawstream.tools.training.methods import NAMES, Budget, Inputs, plan
+from drawstream.tools.training.setup import AUGMENT, Setup
+
+ROWS, EPOCHS = 1000, 10
+
+
+def inputs():
+    values = np.random.default_rng(0).random((ROWS, 3)).astype(np.float32)
+    return Inputs(lambda: np.arange(ROWS) % 10, lambda name: values[:, len(name) % 3], lambda: values)
+
+
+def made(name, share=0.3, seed=4, **options):
+    return plan(name, ROWS, EPOCHS, Budget(share, **options), inputs(), batch_size=50, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "draws", "epochs"),
+    [
+        ("unif", 300, 10),
+        ("scan", 1000, 3),
+        ("p", 300, 10),
+        ("c", 300, 10),
+        ("infobatch", 1000, 3),
+        ("coreset-random", 300, 10),
+        ("coreset-forgetting", 300, 10),
+        ("coreset-k_center", 300, 10),
+        ("sb", 1000, 10),
+        ("osgd", 300, 10),
+        ("dlis", 900, 10),
+        ("rho", 3000, 10),
+    ],
+)
+def test_draws_and_epochs_of_a_budget(name, draws, epochs):
+    found = made(name)
+    assert (len(found.stream.epoch(0)), found.epochs) == (draws, epochs)
+    assert found.forward == (ROWS if name == "coreset-k_center" else 0)
+    assert made(name).stream.fingerprint == found.stream.fingerprint
+    assert made(name, seed=5).stream.fingerprint != found.stream.fingerprint
+    np.testing.assert_array_equal(made(name).stream.epoch(0)[:], found.stream.epoch(0)[:])
+
+
+def test_the_table_of_names_is_complete():
+    for name in NAMES:
+        made(name)
+    with pytest.raises(ValueError, match=r"a file or one of unif, scan, p, .* but got 'psgd'"):
+        made("psgd")
+
+
+@pytest.mark.parametrize("name", ["unif", "p"])
+def test_an_epoch_of_part_of_the_rows_has_no_row_twice(name):
+    stream = made(name).stream
+    epochs = [stream.epoch(epoch)[:] for epoch in range(3)]
+    assert all(len(np.unique(rows)) == 300 for rows in epochs)
+    assert len(np.unique(np.concatenate(epochs))) > 550  # 657 expected of three independent draws
+
+
+@pytest.mark.parametrize("name", ["coreset-random", "coreset-forgetting", "coreset-k_center"])
+def test_a_core_set_is_the_same_rows_in_new_orders(name):
+    stream = made(name).stream
+    first, second = (stream.epoch(epoch)[:] for epoch in (0, 1))
+    assert len(np.unique(first)) == 300 and set(first) == set(second) and not np.array_equal(first, second)
+
+
+def test_the_smallest_budget_is_one_row_and_one_epoch():
+    assert len(made("unif", 1e-9).stream.epoch(0)) == 1
+    assert made("scan", 1e-9).epochs == 1
+
+
+@pytest.mark.parametrize(("share", "options"), [(0.0, {}), (1.01, {}), (float("nan"), {})])
+def test_a_budget_out_of_range_is_refused(share, options):
+    with pytest.raises(ValueError, match="0 < budget <= 1"):
+        Budget(share, **options)
+
+
+@pytest.mark.parametrize("augment", AUGMENT)
+def test_augmentation_is_of_training_images_only(digits, augment):
+    setup = Setup(digits.train, "mlp", digits.held_out, digits.test, augment=augment)
+    training, evaluation = setup.transforms
+    assert evaluation == Setup(digits.train, "mlp").transforms[1] and evaluation.crop == "none" and not evaluation.flip
+    assert training.crop == ("none" if augment == "none" else "pad") and training.flip == (augment != "none")
+    assert training.randaugment == ((2, 4) if augment == "randaugment" else None)
+    mix = setup.mix(7)
+    assert (mix is None) == (augment not in ("mixup", "ricap"))
+    assert mix is None or (mix.seed == 7 and (mix.alpha if augment == "mixup" else mix.beta) == 0.3)
+
+
+def test_another_augmentation_is_refused(digits):
+    with pytest.raises(ValueError, match=r"`augment` must be one of none, standard, .* but got 'cutout'"):
+        Setup(digits.train, "mlp", augment="cutout")
+
+
+def record(path, *, epochs, catalog):
+    stream = IndexStream(500, seed=0)
+    write_schedule(path, [stream.epoch(epoch) for epoch in range(epochs)], rows=500, catalog=catalog)
+
+
+@pytest.fixture
+def run(digits, tmp_path):
+    def go(*options, out="run", epochs=2):
+        base = ["train", digits.train, "-o", tmp_path / out, "--model", "mlp", "--batch-size", 50, "--epochs", epochs]
+        return main([str(part) for part in (*base, *options)])
+
+    return go
+
+
+def test_unif_at_the_full_budget_is_uniform_training(run, tmp_path):
+    assert run(out="a") == run("--sampler", "unif", out="b") == 0
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in "ab"]
+    assert [record["method"] for record in records] == ["uniform", "unif"]
+    assert records[0]["stream"] == records[1]["stream"]
+
+
+def test_a_schedule_of_a_uniform_run_trains_as_that_run(run, digits, tmp_path):
+    record(tmp_path / "s.arrow", epochs=2, catalog=Catalog.open(digits.train).fingerprint)
+    assert run(out="a") == run("--sampler", tmp_path / "s.arrow", out="b") == 0
+    a, b = (load_file(tmp_path / name / "last.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_weights_in_a_file_are_drawn_from(run, tmp_path):
+    weights = np.zeros(500)
+    weights[:200] = 1
+    np.save(tmp_path / "w.npy", weights)
+    assert run("--sampler", tmp_path / "w.npy", "--budget", 0.4) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["method"] == "weights" and record["forward"] == record["backward"] == 400
+    assert record["count_entropy"] == pytest.approx(np.log(200))  # each of them twice
+    assert record["effective_budget"] == pytest.approx(0.4)
+
+
+def test_a_finished_run_of_another_budget_is_refused(run, capsys):
+    assert run("--sampler", "p", "--budget", 0.5) == 0
+    assert run("--sampler", "p", "--budget", 0.5) == 0
+    for other in (("--sampler", "c", "--budget", 0.5), ("--sampler", "p", "--budget", 0.5, "--augment", "mixup")):
+        assert run(*other) == 2
+        assert "a finished run with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--sampler", "pp"), "the sampler must be a file or one of unif"),
+        (("--sampler", "unif", "--budget", "0"), "`0 < budget <= 1` must hold, but got 0"),
+        (("--sampler", "sb", "--paper"), "--paper and --warmup are for p and c, but the sampler is sb"),
+        (("--warmup", "2"), "--paper and --warmup are for p and c, but the sampler is uniform"),
+        (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
+        (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),
+        (("--sampler", "rho", "--column", "clean"), "needs a feature table with a column clean"),
+        (("--sampler", "w.npy"), "the stream draws from 3 rows, but there are 500 samples"),
+        (("--sampler", "s.arrow"), "a schedule replays only on its own catalog"),
+        (("--sampler", "own.arrow"), "holds 1 epochs, but --epochs is 2"),
+        (("--sampler", "own.arrow", "--budget", "0.5", "--epochs", "1"), "a schedule fixes what is drawn"),
+        (("--augment", "cutout"), "`augment` must be one of none"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(run, digits, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", np.ones(3))
+    record("s.arrow", epochs=2, catalog="another")
+    record("own.arrow", epochs=1, catalog=Catalog.open(digits.train).fingerprint)
+    assert run(*options) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

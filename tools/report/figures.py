@@ -1,0 +1,192 @@
+"""The report's charts as plotly figures: plain dicts of data and layout; the page adds fonts and colours of its theme.
+
+Colours are told apart with any kind of colour vision and on light and dark pages; control and sampler also differ in
+line style or symbol.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.samplers import SwiftParams
+from drawstream.tools.report.comparison import CONTROL, Entry, method_name, methods_of
+from drawstream.tools.report.records import ConfirmationPoint, TrainRecord
+from drawstream.tools.report.sampled_rows import Plane
+
+Figure = dict[str, Any]
+ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
+OTHERS = (BLUE, GREEN, PURPLE, GRAY)
+SYMBOLS = {"last": "circle", "chosen": "diamond", "best": "circle-open"}
+ACCURACY = {
+    "test": "Accuracy on the test set (%)",
+    "held_out": "Accuracy on the held-out set (%)",
+    "held_out_noisy": "Accuracy, noisy held-out set (%)",
+}
+
+
+def colours(methods: Sequence[str], /) -> dict[str, str]:
+    """A colour per method: orange for the control, blue first for the others."""
+    others = [method for method in methods if method != CONTROL]
+    return {CONTROL: ORANGE} | {method: OTHERS[i % len(OTHERS)] for i, method in enumerate(others)}
+
+
+def result_figure(entries: Sequence[Entry], evaluated_on: str, /) -> Figure:
+    """Every seed of every entry as a point, mean and standard deviation beside it."""
+    palette = colours([entry.method for entry in entries if entry.kind == "last"])
+    data = []
+    for entry in entries:
+        colour, label = palette[entry.method], entry.name.replace(", ", "<br>", 1)
+        points = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [value for _, value in entry.values],
+            "y": [label] * len(entry.values),
+            "customdata": [seed for seed, _ in entry.values],
+            "hovertemplate": "seed %{customdata}: %{x:.2f} %<extra></extra>",
+            "marker": {"color": colour, "symbol": SYMBOLS[entry.kind], "size": 9, "opacity": 0.85},
+        }
+        middle = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [entry.mean],
+            "y": [label],
+            "error_x": {"type": "data", "array": [entry.std or 0.0], "color": colour, "thickness": 1.5, "width": 5},
+            "hovertemplate": "mean %{x:.2f} %<extra></extra>",
+            "marker": {"color": colour, "symbol": "line-ns-open", "size": 22, "line": {"width": 2}},
+        }
+        data += [points, middle]
+    height = 120 + 46 * len(entries)
+    layout = axes(ACCURACY.get(evaluated_on, f"Accuracy on {evaluated_on} (%)"), "", height=height, showlegend=False)
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticksuffix": "  "}
+    return {"data": data, "layout": layout}
+
+
+def history_figure(runs: Sequence[TrainRecord], name: str, /) -> Figure | None:
+    """Accuracy on one set over the epochs: a thin line per run, a method's mean on top; None without any."""
+    methods = methods_of(runs)
+    palette = colours(methods)
+    data = []
+    for method in methods:
+        style = {"color": palette[method], "dash": "dash" if method == CONTROL else "solid"}
+        mine = [run for run in runs if run.method == method]
+        curves = [[(p.epoch + 1, p.accuracy[name]) for p in run.history if name in p.accuracy] for run in mine]
+        for run, curve in zip(mine, curves, strict=True):
+            label = f"{method_name(method)}, seed {run.seed}"
+            thin = line([x for x, _ in curve], [y for _, y in curve], label, **style, width=1)
+            data.append(thin | {"opacity": 0.55, "showlegend": False, "legendgroup": method})
+        shared = sorted(set.intersection(*({x for x, _ in curve} for curve in curves)))
+        centre = [mean(dict(curve)[x] for curve in curves) for x in shared]
+        label = method_name(method) + (f", mean of {len(mine)} runs" if len(mine) > 1 else "")
+        data.append(line(shared, centre, label, **style, width=2.5) | {"legendgroup": method})
+    if not any(trace["x"] for trace in data):
+        return None
+    return {"data": data, "layout": axes("Epoch", ACCURACY.get(name, f"Accuracy on {name} (%)"))}
+
+
+def plane_figures(cells: Plane, /) -> tuple[Figure, Figure]:
+    """Fig. 1 of the paper: (a) noisy rows, or all rows where true labels are not known; (b) the sampler, same axes."""
+    ratio = _heat(cells, cells.ratio, "N·P", "mean N·P %{z:.3f}", max(1.0, float(np.nanmax(cells.ratio))))
+    if cells.noisy is None:
+        share = np.where(cells.rows > 0, 100 * cells.rows / cells.rows.sum(), np.nan)
+        return _heat(cells, share, "% of rows", "%{z:.2f} % of all rows", float(np.nanmax(share))), ratio
+    return _heat(cells, 100 * cells.noisy, "% wrong", "%{z:.1f} % with a wrong label", 100.0), ratio
+
+
+def confirmation_figure(confirmation: Sequence[ConfirmationPoint], /) -> Figure:
+    """The guard's runs: scores of the confirmed candidates and the uniform control, mean as a bar."""
+    data = []
+    for candidate in dict.fromkeys(point.candidate for point in confirmation):
+        name = "Uniform" if candidate == -1 else f"Trial {candidate}"
+        colour = ORANGE if candidate == -1 else BLUE
+        runs = [(p.seed, p.value) for p in confirmation if p.candidate == candidate]
+        finite = [(seed, value) for seed, value in runs if value is not None]
+        points = line([name] * len(finite), [value for _, value in finite], name, color=colour, width=0)
+        points |= {"mode": "markers", "marker": {"color": colour, "size": 8, "opacity": 0.85}}
+        points |= {"customdata": [seed for seed, _ in finite]}
+        points |= {"hovertemplate": f"{name}, seed %{{customdata}}: %{{y:.4g}}<extra></extra>"}
+        data.append(points)
+        if finite:
+            middle = line([name], [mean(value for _, value in finite)], name, color=colour, width=0)
+            mark = {"color": colour, "symbol": "line-ew-open", "size": 30, "line": {"width": 2}}
+            text = f"{name}, mean of {len(finite)} runs: %{{y:.4g}}<extra></extra>"
+            data.append(middle | {"mode": "markers", "marker": mark, "hovertemplate": text})
+    layout = axes("Candidate", "Objective value", showlegend=False)
+    layout["xaxis"]["type"] = "category"
+    return {"data": data, "layout": layout}
+
+
+def marginals_figure(classes: Sequence[str], before: NDArray[np.float64], after: NDArray[np.float64], /) -> Figure:
+    """Share of each class, uniform beside sampler."""
+    data = []
+    for name, shares, colour, pattern in (("Uniform", before, ORANGE, "/"), ("Sampler", after, BLUE, "")):
+        bars = {"type": "bar", "name": name, "x": list(classes), "y": (100 * shares).tolist()}
+        bars |= {"marker": {"color": colour, "pattern": {"shape": pattern}}}
+        data.append(bars | {"hovertemplate": f"class %{{x}}: %{{y:.2f}} %<extra>{name}</extra>"})
+    layout = axes("Class (label as trained)", "Share of the draws (%)", barmode="group", bargap=0.25)
+    layout["xaxis"]["type"] = "category"
+    return {"data": data, "layout": layout}
+
+
+def heights_figure(params: SwiftParams, transform: str, /) -> Figure:
+    """The piecewise-linear H of the found sampler."""
+    x = [0.0, *params.ends, 1.0]
+    drawn = line(x, list(params.values), "H", color=BLUE, width=2.5) | {"mode": "lines+markers"}
+    drawn["hovertemplate"] = "T(u) = %{x:.3f}: H = %{y:.3f}<extra></extra>"
+    layout = axes(f"T(u), T = {transform}", "Weight H(T(u)) (1)", height=320, showlegend=False)
+    layout["xaxis"]["range"] = [0, 1]
+    layout["yaxis"]["range"] = [-0.03, 1.03]
+    return {"data": [drawn], "layout": layout}
+
+
+def line(x: Sequence[Any], y: Sequence[float], name: str, /, **style: Any) -> Figure:
+    """A line of this name; style: colour, dash, width."""
+    kept = {key: value for key, value in style.items() if value is not None}
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": list(x),
+        "y": list(y),
+        "line": kept,
+        "hovertemplate": f"{name}: %{{y:.2f}}<extra></extra>",
+    }
+
+
+def _heat(cells: Plane, values: NDArray[np.float64], unit: str, text: str, top: float) -> Figure:
+    x, y = cells.names
+    middle = ((cells.edges[1:] + cells.edges[:-1]) / 2).tolist()
+    numbers = [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
+    cell = {
+        "type": "heatmap",
+        "x": middle,
+        "y": middle,
+        "z": numbers,
+        "zmin": 0,
+        "zmax": top,
+        "customdata": cells.rows.tolist(),
+        "colorscale": "Cividis",
+        "colorbar": {"title": {"text": unit, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        "hoverongaps": False,
+        "hovertemplate": f"cdf {x} %{{x:.2f}}, cdf {y} %{{y:.2f}}<br>{text}<br>%{{customdata}} rows<extra></extra>",
+    }
+    layout = axes(f"cdf of the {x}", f"cdf of the {y}", height=400)
+    layout["xaxis"] |= {"range": [0, 1], "constrain": "domain"}
+    layout["yaxis"] |= {"range": [0, 1], "scaleanchor": "x", "constrain": "domain"}
+    return {"data": [cell], "layout": layout}
+
+
+def axes(x: str, y: str, /, *, height: int = 360, **more: Any) -> Figure:
+    """The layout of a chart with these axis titles, `height` pixels high."""
+    return {
+        "height": height,
+        "margin": {"l": 50, "r": 12, "t": 68, "b": 52},
+        "xaxis": {"title": {"text": x}, "automargin": True, "zeroline": False},
+        "yaxis": {"title": {"text": y}, "automargin": True, "zeroline": False},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {"namelength": -1},
+        **more,
+    }

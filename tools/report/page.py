@@ -1,0 +1,161 @@
+"""The report's HTML: one file with its style, script, charts and images inside; nothing is loaded from anywhere.
+
+A chart is a `<figure>` with its plotly figure as JSON; the script draws it when it is first visible, in the colours of
+the light or dark theme that the reader's system asks for, and draws it anew when that changes.
+"""
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from drawstream.tools.report.gallery import Picture
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c2128; --soft: #57606a; --page: #ffffff; --panel: #f6f8fa;
+  --rule: #d0d7de; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e9ee; --soft: #9aa4b0; --page: #14171b; --panel: #1d2127; --rule: #363c45; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--page); color: var(--text);
+  font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; }
+h2 { font-size: 1.25rem; margin: 2.2rem 0 .5rem; padding-top: .6rem; border-top: 1px solid var(--rule); }
+h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
+p { max-width: 46rem; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
+.verdict { font-size: 1.1rem; padding: .7rem 1rem; background: var(--panel); border-left: 4px solid var(--text);
+  max-width: none; }
+.caution { padding: .5rem 1rem; background: var(--panel); border-left: 4px solid #d9730d; max-width: none; }
+pre { background: var(--panel); padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; white-space: pre-wrap; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--rule);
+  vertical-align: top; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+figure { margin: .6rem 0; min-width: 0; }
+figure .plot { width: 100%; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.4rem, 1fr)); gap: .7rem .5rem; }
+.gallery div { font-size: .75rem; line-height: 1.3; text-align: center; min-width: 0; }
+.gallery span { display: block; height: 5rem; }
+.gallery img { width: 100%; height: 100%; object-fit: contain; }
+.gallery img.small { image-rendering: pixelated; }
+.gallery b { color: #d9730d; font-weight: 600; }
+details { border-top: 1px solid var(--rule); padding: .5rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+"""
+
+SCRIPT = """
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const OPTIONS = {responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: '',
+  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']};
+const touch = matchMedia('(pointer: coarse)').matches;
+function themed(layout) {
+  const all = {...layout, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    font: {color: colour('--text'), family: 'system-ui, "Segoe UI", "DejaVu Sans", sans-serif', size: 12},
+    hoverlabel: {...layout.hoverlabel, bgcolor: colour('--panel'), bordercolor: colour('--rule'),
+      font: {color: colour('--text')}},
+    modebar: {bgcolor: 'rgba(0,0,0,0)', color: colour('--soft'), activecolor: colour('--text')}};
+  if (touch) all.dragmode = false;  // a finger on a chart scrolls the page
+  for (const axis of ['xaxis', 'yaxis'])
+    all[axis] = {...layout[axis], gridcolor: colour('--rule'), linecolor: colour('--rule')};
+  return all;
+}
+function draw(figure) {
+  const {data, layout} = JSON.parse(figure.querySelector('script').textContent);
+  Plotly.react(figure.querySelector('.plot'), data, themed(layout), OPTIONS);
+  figure.dataset.drawn = 'yes';
+}
+const shut = figure => figure.closest('details:not([open])');
+const figures = [...document.querySelectorAll('figure.chart')];
+figures.filter(figure => !shut(figure)).forEach(draw);
+for (const part of document.querySelectorAll('details'))
+  part.addEventListener('toggle', () => [...part.querySelectorAll('figure.chart')]
+    .filter(figure => !shut(figure) && !figure.dataset.drawn).forEach(draw));
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () =>
+  figures.filter(figure => figure.dataset.drawn).forEach(draw));
+"""
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def escape(text: object, /) -> str:
+    """Any text as HTML."""
+    return html.escape(str(text))
+
+
+def paragraph(text: str, /, *, kind: str = "") -> str:
+    """A paragraph of plain text, with a class of the style sheet."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def code(lines: Iterable[str], /) -> str:
+    """Lines as they are typed."""
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], /, *, text: bool = False) -> str:
+    """A table of plain texts; numbers align right, `text` aligns all left."""
+    kind = ' class="text"' if text else ""
+    top = "".join(f"<th{kind}>{escape(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def chart(figure: Mapping[str, Any], caption: str, /) -> str:
+    """A chart with its caption."""
+    data = json.dumps(figure, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return (
+        f'<figure class="chart"><div class="plot" style="height:{figure["layout"]["height"]}px"></div>'
+        f'<script type="application/json">{data}</script><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def panels(*parts: str) -> str:
+    """Parts side by side where there is room, one below the other on a phone."""
+    return f'<div class="panels">{"".join(parts)}</div>'
+
+
+def gallery(pictures: Iterable[Picture], /) -> str:
+    """Images in a grid, each with its label, its true label where that differs, and N P."""
+    cells = []
+    for picture in pictures:
+        small = ' class="small"' if max(picture.width, picture.height) < 64 else ""
+        true = "" if picture.true is None else f"<br><b>true: {escape(picture.true)}</b>"
+        cells.append(
+            f'<div title="{escape(picture.key)}"><span><img{small} alt="{escape(picture.key)}" '
+            f'src="data:image/png;base64,{picture.png}"></span>{escape(picture.label)}{true}<br>{picture.ratio:.2f}</div>'
+        )
+    return f'<div class="gallery">{"".join(cells)}</div>'
+
+
+def section(title: str, /, *parts: str) -> str:
+    """A part of the page under its heading."""
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def folded(title: str, /, *parts: str) -> str:
+    """Parts that the reader opens."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
+
+
+def heading(title: str, /) -> str:
+    """A heading within a section."""
+    return f"<h3>{escape(title)}</h3>"
+
+
+def document(title: str, /, *parts: str) -> str:
+    """The whole page, plotly.js inside."""
+    from plotly.offline import get_plotlyjs  # here: 5 MB of text that only a page needs
+
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
+        f"<body><h1>{escape(title)}</h1>{''.join(parts)}"
+        "<noscript><p>The charts need JavaScript; tables and images do not.</p></noscript>\n"
+        f"<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script></body></html>\n"
+    )

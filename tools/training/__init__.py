@@ -1,0 +1,1 @@
+"""The reference training loop and what a training is made of: models, methods, checkpoints, ranks, guards."""

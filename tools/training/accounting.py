@@ -1,0 +1,134 @@
+"""What a training run did: counted while it did it, and what each epoch gave.
+
+Notation
+    N, T   rows of the catalog, and epochs of the full run that a budget is a part of
+    f, b   rows that went through a model forward, with gradient or without, and backward; fill included, evaluation not
+    c      int64 (rows,): how often each row had a part in the gradient; fill has none
+    B̂      effective budget (f + 2 b) / (3 N T): a backward pass is worth two forward passes
+
+A backward pass goes through the whole batch that went forward: ordered SGD, which gives most of it no weight, pays for
+all of it. What a crop filter scores with its model is counted too, and what a loss needs for weights of its own.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from drawstream.samplers.counts import entropy
+from drawstream.tools.training.ranks import Ranks
+
+
+@dataclass(slots=True)
+class Work:
+    """Work of the epoch under way, of this rank.
+
+    Attributes:
+        counts: c, on the device of the training.
+        forward: f.
+        backward: b.
+    """
+
+    counts: Tensor
+    forward: int = 0
+    backward: int = 0
+
+    def scored(self, rows: int, /) -> None:
+        """Rows that went forward without gradient."""
+        self.forward += rows
+
+    def trained(self, ids: Tensor, weights: Tensor, /) -> None:
+        """A batch that went forward and backward; rows of weight 0 have no part in the gradient."""
+        self.forward += len(ids)
+        self.backward += len(ids)
+        self.counts.index_add_(0, ids, (weights > 0).long())
+
+    def add(self, before: tuple[int, int], after: tuple[int, int], /) -> None:
+        """Rows of work beside the training steps, by what another counter of (f, b) said before and after it."""
+        self.forward += after[0] - before[0]
+        self.backward += after[1] - before[1]
+
+    def reduce(self, ranks: Ranks, /) -> None:
+        """Make it the work of all ranks (a collective call)."""
+        both = ranks.total(torch.tensor([self.forward, self.backward], device=self.counts.device))
+        self.forward, self.backward = (int(value) for value in both)
+        ranks.total(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: Its number, from 0.
+        loss: Mean training loss, nats.
+        lr: Learning rate at its end.
+        accuracy: Of each evaluation set, per cent.
+        seconds: Training time, evaluation left out.
+        wait: Part of `seconds` spent waiting for the loader.
+        forward: f, of all ranks.
+        backward: b, of all ranks.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    accuracy: dict[str, float]
+    seconds: float
+    wait: float
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """A training run so far, and the weights at its best epoch on the set `select`.
+
+    Attributes:
+        history: Its epochs.
+        best_epoch: Number of the best one; -1 where nothing was selected.
+        best_state: Weights after it.
+        counts: c over all epochs.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = -1
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all epochs, evaluation left out."""
+        return sum(epoch.seconds for epoch in self.history)
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the training time spent waiting for the loader."""
+        return sum(epoch.wait for epoch in self.history) / max(self.seconds, 1e-9)
+
+    @property
+    def forward(self) -> int:
+        """Rows that went forward, f."""
+        return sum(epoch.forward for epoch in self.history)
+
+    @property
+    def backward(self) -> int:
+        """Rows that went backward, b."""
+        return sum(epoch.backward for epoch in self.history)
+
+    @property
+    def count_entropy(self) -> float:
+        """H(c), nats: log N where every row was trained on equally often; 0 where none was."""
+        return entropy(self.counts.cpu().numpy()) if bool(self.counts.any()) else 0.0
+
+    def effective_budget(self, full: int, /, *, before: int = 0) -> float:
+        """B̂ against a full run of N T rows; `before` rows went forward before the first epoch."""
+        return (self.forward + before + 2 * self.backward) / (3 * full)
+
+    def last(self, name: str) -> float:
+        """Accuracy on a set after the last epoch, per cent."""
+        return self.history[-1].accuracy[name]
+
+    def best(self, name: str) -> float:
+        """Accuracy on a set at the best epoch, per cent: early stopping by the set `select`."""
+        return self.history[self.best_epoch].accuracy[name]

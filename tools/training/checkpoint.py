@@ -1,0 +1,126 @@
+"""Checkpoints of the training loop: one file with the state of all its parts after an epoch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drawstream.pipeline import Loader
+from drawstream.tools.files import write_atomically
+from drawstream.tools.training.accounting import Epoch, Run
+from drawstream.tools.training.recipe import Recipe
+
+
+class Stateful(Protocol):
+    """A part of a run: model, optimizer, tracker, loss, sampler or selector."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it is at."""
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Go on from there."""
+
+
+Parts = Mapping[str, Stateful | None]
+_REMEDY = "give another output folder"
+
+
+def save_checkpoint(path: Path | None, recipe: Recipe, run: Run, parts: Parts, /, *, writes: bool = True) -> None:
+    """Write the state of a run; collective where a part's `state_dict` is, and then only one rank `writes`.
+
+    Args:
+        path: The file; None writes none.
+        recipe: Of the run.
+        run: What it gave so far.
+        parts: By name; what is not there is None.
+        writes: Whether this process writes the file.
+    """
+    if path is None:
+        return
+    states = {name: None if part is None else part.state_dict() for name, part in parts.items()}
+    if not writes:
+        return
+    content = {
+        "recipe": asdict(recipe),
+        "history": [asdict(epoch) for epoch in run.history],
+        "best_epoch": run.best_epoch,
+        "best_state": run.best_state,
+        "counts": run.counts.cpu(),
+        "names": {name: _described(name, part) for name, part in parts.items()},
+        "parts": states,
+    }
+    with write_atomically(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path | None, recipe: Recipe, parts: Parts, /) -> Run | None:
+    """Bring the parts to where a checkpoint left them; None where there is no file.
+
+    Raises:
+        ValueError: The file is of a run with another recipe or other parts; both sides are shown.
+    """
+    if path is None or not path.exists():
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    saved = Recipe(**content["recipe"])
+    if saved != recipe:
+        raise ValueError(f"{path}: this run was started with {saved}, not {recipe}: {_REMEDY}")
+    if "parts" not in content:
+        raise ValueError(f"{path}: this run was started by an earlier version, whose checkpoints differ: {_REMEDY}")
+    for name, part in parts.items():
+        theirs, mine = content["names"].get(name), _described(name, part)
+        if theirs != mine:
+            raise ValueError(f"{path}: this run was started with the {name} {theirs}, not {mine}: {_REMEDY}")
+    for name, part in parts.items():
+        if part is not None:
+            part.load_state_dict(content["parts"][name])
+    epochs = [Epoch(**epoch) for epoch in content["history"]]
+    return Run(epochs, content["best_epoch"], content["best_state"], content["counts"])
+
+
+@dataclass(frozen=True, slots=True)
+class AsTensors:
+    """A sampler or selector, whose state is of arrays, as a part whose state is of tensors."""
+
+    part: Stateful
+
+    def __repr__(self) -> str:
+        return type(self.part).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state; a file without pickled code can hold it."""
+        return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in self.part.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on from there."""
+        self.part.load_state_dict({k: v.numpy() if isinstance(v, Tensor) else v for k, v in state.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a run draws, as a part without a state: a killed run goes on with the same data, order and augmentation."""
+
+    loader: Loader
+    mix: Any
+
+    def __repr__(self) -> str:
+        state = self.loader.state_dict()
+        return ", ".join([*(f"{key} {state[key]}" for key in ("catalog", "stream", "transform")), f"mixing {self.mix}"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: an epoch is a function of its number."""
+        return {}
+
+    def load_state_dict(self, state: Any, /) -> None:
+        """Nothing to do."""
+
+
+def _described(name: str, part: Stateful | None) -> str:
+    """What must be the same when a run goes on; the rest is checked by the part itself."""
+    if part is None:
+        return "none"
+    return repr(part) if name in ("loss", "sampler", "selector", "data") else type(part).__name__

@@ -1,0 +1,178 @@
+"""The reference child of a population search: the model, optimizer and step of `drawstream train`, on given rows.
+
+    rows (n B,), step --> Kept or Streamed --> images, labels batch by batch --> descend
+
+Its batches, their order, learning rates and draws of the transform are those of `train` over the recorded schedule, so
+on a CPU with the same number of threads that training ends with the same weights, bit for bit, where the model itself
+draws nothing (dropout does).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drawstream.pipeline import Loader
+from drawstream.samplers.order import Order
+from drawstream.tools.training.loop import Recipe, autocast, descend, make_optimizer
+
+__all__ = ["Kept", "ModelChild", "Reward", "Streamed", "reward_of"]
+
+Reward = Literal["accuracy", "loss"]
+EVAL_BATCH = 512  # images; evaluation keeps no activations
+
+
+class Source(Protocol):
+    """Images of rows."""
+
+    def batches(self, rows: NDArray[np.int64], step: int, /) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, H, W) and labels (B,) of int64 (n B,) rows, the first of which is trained on in step `step`."""
+
+
+class Kept:
+    """All images of a catalog, decoded once and kept in memory, on the device of the loader.
+
+    Args:
+        loader: Over the whole catalog in file order, with a transform that draws nothing.
+        batch_size: B.
+    """
+
+    def __init__(self, loader: Loader, batch_size: int, /) -> None:
+        self.images, self.labels = keep(loader)
+        self.batch_size = batch_size
+
+    def __call__(self, rows: NDArray[np.int64], /) -> tuple[Tensor, Tensor]:
+        """Images and labels of any rows."""
+        at = torch.from_numpy(rows).to(self.images.device)
+        return self.images[at], self.labels[at]
+
+    def batches(self, rows: NDArray[np.int64], _step: int, /) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, batch by batch."""
+        for start in range(0, rows.size, self.batch_size):
+            yield self(rows[start : start + self.batch_size])
+
+
+class Streamed:
+    """Images read and transformed as they are needed: of large data, or where each draw is transformed anew.
+
+    Args:
+        loader: Over the training rows; its stream is replaced for every interval.
+        batch_size: B, of the loader.
+        steps: Batches of an epoch.
+        seed: Keys the draws of the transform.
+    """
+
+    def __init__(self, loader: Loader, batch_size: int, steps: int, seed: int, /) -> None:
+        self.loader, self.batch_size, self.steps, self.seed = loader, batch_size, steps, seed
+
+    def batches(self, rows: NDArray[np.int64], step: int, /) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, batch by batch; the transform draws as in the epoch and at the positions of the run."""
+        epoch, within = divmod(step, self.steps)
+        start = within * self.batch_size
+        self.loader.replace_stream(_Interval(len(self.loader.catalog), self.seed, start, rows))
+        self.loader.load_state_dict({**self.loader.state_dict(), "epoch": epoch, "position": start})
+        for batch in self.loader:
+            yield batch.images, batch.labels
+
+
+class _Interval:
+    """A stream whose epochs end with the given rows, which begin at a position of their own."""
+
+    fingerprint = "interval"
+
+    def __init__(self, rows: int, seed: int, start: int, interval: NDArray[np.int64], /) -> None:
+        self.rows, self.seed, self._start, self._interval = rows, seed, start, interval
+
+    def epoch(self, _epoch: int, /) -> Order:
+        """The order, of which only the interval is known."""
+        return Order(self, self._start + self._interval.size)
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+        out[:] = self._interval[start - self._start :][: out.size]
+
+    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """Ones, float32."""
+        return np.ones(rows.size, dtype=np.float32)
+
+
+class ModelChild:
+    """A model in training; see `drawstream.search.Child`.
+
+    Args:
+        model: Gives logits (n, classes).
+        source: Its training images.
+        held_out: Images (n, C, H, W) and labels (n,) that the reward is taken on.
+        recipe: How to train.
+        steps: Of the whole run, over which the learning rate goes.
+        reward: `accuracy`, per cent, or `loss`, the negative mean cross-entropy in nats.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        held_out: tuple[Tensor, Tensor],
+        recipe: Recipe,
+        /,
+        *,
+        steps: int,
+        reward: Reward = "accuracy",
+    ) -> None:
+        self.model, self._source, self._held_out, self._recipe = model, source, held_out, recipe
+        self._optimizer = make_optimizer(model, recipe)
+        self._device = next(model.parameters()).device
+        self._steps, self._step, self._reward = steps, 0, reward
+
+    def train(self, rows: NDArray[np.int64], /) -> None:
+        """One step of `train` per batch of rows."""
+        self.model.train()
+        for images, labels in self._source.batches(rows, self._step):
+            with autocast(self._device, self._recipe.amp):
+                loss = F.cross_entropy(self.model(images), labels)
+            descend(self._optimizer, loss, self._recipe.lr_at(self._step / self._steps))
+            self._step += 1
+        if self._device.type == "cuda":  # so that the seconds of training are not those of the evaluation
+            torch.cuda.synchronize(self._device)
+
+    def evaluate(self) -> float:
+        """The reward."""
+        return reward_of(self.model, self._held_out, self._reward, amp=self._recipe.amp)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and buffers, state of the optimizer, steps done."""
+        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on from a state."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._step = state["step"]
+
+
+@torch.inference_mode()
+def reward_of(model: nn.Module, held_out: tuple[Tensor, Tensor], reward: Reward, /, *, amp: bool = False) -> float:
+    """Reward of a model on images (n, C, H, W) and labels (n,): top-1 per cent, or minus the mean loss in nats."""
+    model.eval()
+    images, labels = held_out
+    total = torch.zeros((), dtype=torch.float64, device=labels.device)
+    for start in range(0, len(labels), EVAL_BATCH):
+        part, truth = images[start : start + EVAL_BATCH], labels[start : start + EVAL_BATCH]
+        with autocast(labels.device, amp):
+            logits = model(part)
+        if reward == "accuracy":
+            total += 100 * (logits.argmax(1) == truth).sum()
+        else:
+            total -= F.cross_entropy(logits.float(), truth, reduction="sum")
+    return float(total / labels.numel())
+
+
+def keep(loader: Loader, /) -> tuple[Tensor, Tensor]:
+    """All images and labels of one pass, in its order."""
+    loader.set_epoch(0)
+    images, labels = zip(*((batch.images.clone(), batch.labels.clone()) for batch in loader), strict=True)
+    return torch.cat(images), torch.cat(labels)

@@ -1,0 +1,70 @@
+"""The built-in objective of the searches: train with the candidate's stream, then top-1 on the held-out set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from drawstream.pipeline import RICAP, Loader, Mixup
+from drawstream.samplers import IndexStream
+from drawstream.search import Trial
+from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.methods import Method
+
+
+@dataclass(slots=True)
+class FineTune:
+    """Scores probabilities over the rows of `loader`; higher is better (per cent).
+
+    In the search a candidate fine-tunes the weights w0 that uniform training gave (Swift Sampler, §3.4), for a part of
+    an epoch: on Fashion-MNIST with 40 % label noise a tenth of an epoch ranked 19 candidates as well as two epochs did
+    (Spearman .93 with 20 epochs from scratch, both). In the confirmation the best few fine-tune for longer, under
+    other seeds, or are trained from scratch.
+
+    Attributes:
+        loader: Over the training rows, samples or crops; its stream is replaced by each candidate's.
+        held_out: Sequential loader of the held-out set, never the test set.
+        build: Makes a freshly initialised model from a seed.
+        start: State dict w0.
+        search: Recipe of the fine-tuning; its seed serves all candidates, so that they differ by their samplers alone.
+        confirm: Recipe of the second run; run under the seeds of the confirmation.
+        share: Draws of an epoch of the fine-tuning, as a share of the samples.
+        scratch: Whether the confirmation trains from scratch; else it fine-tunes w0.
+        mix: Mixes the images of a step, as in the training that the search is for.
+    """
+
+    loader: Loader
+    held_out: Loader
+    build: Callable[[int], nn.Module]
+    start: dict[str, Tensor]
+    search: Recipe
+    confirm: Recipe
+    share: float = 1.0
+    scratch: bool = False
+    mix: Mixup | RICAP | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"`0 < share <= 1` must hold, but got {self.share}")
+
+    def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
+        """Top-1 per cent on the held-out set after training with these probabilities."""
+        searching = trial.stage == "search"
+        recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
+        samples = len(self.loader.catalog)  # fewer than rows where these are crops
+        draws = max(1, round(self.share * samples)) if searching else samples
+        self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=recipe.seed, draws=draws))
+        model = self.build(recipe.seed)
+        if searching or not self.scratch:
+            model.load_state_dict(self.start)
+        sets, method = {"held_out": self.held_out}, Method(mix=self.mix)
+        run = train(model, self.loader, recipe, evaluate=sets, every=recipe.epochs, method=method)
+        return run.last("held_out")
+
+
+def flush_denormals() -> None:
+    """Treat denormal floats as 0: near-zero losses otherwise make training on the CPU three times slower."""
+    torch.set_flush_denormal(True)

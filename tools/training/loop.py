@@ -1,0 +1,288 @@
+"""The reference training loop: one model, one loader, any stream; read it from top to bottom.
+
+Every method of this project is trained by `train`, the uniform control included, so that only the stream differs.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from drawstream.features.scorer import require_classes
+from drawstream.features.tracker import Tracker
+from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
+from drawstream.tools.training.accounting import Epoch, Run, Work
+from drawstream.tools.training.checkpoint import AsTensors, Drawn, Stateful, load_checkpoint, save_checkpoint
+from drawstream.tools.training.methods import PLAIN, Method
+from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.recipe import Recipe, autocast
+from drawstream.tools.training.robust import LearnedWeights
+from drawstream.tools.training.selective import Chooser, Step
+
+__all__ = ["Epoch", "Recipe", "Run", "autocast", "descend", "make_optimizer", "top1", "train"]
+
+
+def train(
+    model: nn.Module,
+    loader: Loader | CropFilter,
+    recipe: Recipe,
+    /,
+    *,
+    evaluate: Mapping[str, Loader] | None = None,
+    every: int = 1,
+    select: str | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    ranks: Ranks | None = None,
+    tracker: Tracker | None = None,
+    criterion: nn.Module | None = None,
+    method: Method = PLAIN,
+) -> Run:
+    """Train a model in place.
+
+    Under several ranks each loader gives its rank's part of the global batch, and the gradient is that of the mean loss
+    over the global batch: the number of ranks changes nothing but the order of floating-point sums.
+
+    Args:
+        model: Gives logits (n, classes).
+        loader: Batches of the training stream; its epoch is set here.
+        recipe: How to train.
+        evaluate: Loaders of held-out sets by name; top-1 is taken on each after an epoch.
+        every: Evaluate after each `every`-th epoch, and after the last.
+        select: Name of the set whose accuracy decides the best epoch.
+        checkpoint: File that is rewritten after every epoch; if it is there, training goes on from it.
+        on_epoch: Called after each epoch.
+        ranks: The processes that train together; rank 0 writes the checkpoint.
+        tracker: Observes every step; its state is part of the checkpoint.
+        criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
+            buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
+        method: What is done beside drawing from the stream; its state is part of the checkpoint.
+
+    Raises:
+        ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
+            or a criterion is given mixed images.
+    """
+    if criterion is not None and method.mix is not None:
+        raise ValueError(f"{criterion} judges rows of one label, but {method.mix} gives several: leave out one of them")
+    ranks = ranks or Ranks()
+    optimizer = make_optimizer(model, recipe)
+    chooser = None
+    if method.selector is not None:
+        chooser = Chooser(method.selector, model, loader.catalog, ranks, batch_size=method.batch_size, amp=recipe.amp)
+    parts: dict[str, Stateful | None] = {
+        "model": model,
+        "optimizer": optimizer,
+        "tracker": tracker,
+        "loss": criterion,
+        "sampler": None if method.learner is None else AsTensors(method.learner),
+        "selector": chooser,
+    }
+    source = loader.loader if isinstance(loader, CropFilter) else loader
+    parts["data"] = Drawn(source, method.mix)
+    rows = source.stream.rows
+    run = load_checkpoint(checkpoint, recipe, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
+    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser)
+    for epoch in range(len(run.history), recipe.epochs):
+        begin = time.perf_counter()
+        work = Work(torch.zeros(rows, dtype=torch.int64, device=next(model.parameters()).device))
+        mean, wait = loop.run_epoch(epoch, work)
+        seconds = time.perf_counter() - begin
+        if not math.isfinite(mean):
+            raise ValueError(f"the training loss is {mean} in epoch {epoch}: lower the learning rate (now {recipe.lr})")
+        work.reduce(ranks)
+        run.counts += work.counts.cpu()
+        due = (epoch + 1) % every == 0 or epoch + 1 == recipe.epochs
+        accuracy = {
+            name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in (evaluate or {}).items() if due
+        }
+        lr = optimizer.param_groups[0]["lr"]
+        run.history.append(Epoch(epoch, mean, lr, accuracy, seconds, wait, work.forward, work.backward))
+        if select in accuracy and _is_best(run, select):
+            run.best_epoch = epoch
+            run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        save_checkpoint(checkpoint, recipe, run, parts, writes=ranks.writes)
+        if on_epoch is not None:
+            on_epoch(run.history[-1])
+    return run
+
+
+class _Loop:
+    """The parts of a run at work, epoch by epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Loader | CropFilter,
+        recipe: Recipe,
+        ranks: Ranks,
+        optimizer: torch.optim.Optimizer,
+        tracker: Tracker | None,
+        criterion: nn.Module | None,
+        method: Method,
+        chooser: Chooser | None,
+    ) -> None:
+        self.model, self.loader, self.recipe, self.ranks, self.optimizer = model, loader, recipe, ranks, optimizer
+        self.tracker, self.criterion, self.method, self.chooser = tracker, criterion, method, chooser
+        self.parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
+        self.device = next(model.parameters()).device
+        self.weighted = method.weighted or chooser is not None
+        self.plain = criterion is None and method.mix is None and not self.weighted
+
+    def run_epoch(self, epoch: int, work: Work) -> tuple[float, float]:
+        """Train for an epoch; the mean loss over the ranks, and the seconds of waiting for the loader."""
+        self._begin(epoch)
+        before = self._beside()
+        total, count, wait = torch.zeros((), device=self.device), 0.0, 0.0
+        length = len(self.loader) if self.chooser is None else self.chooser.length(len(self.loader))
+        for step in self._steps(epoch, work):
+            batch = step.batch
+            mixed = self._mixed(step, epoch)
+            with autocast(self.device, self.recipe.amp):
+                logits = self.parallel(batch.images if mixed is None else mixed.images)
+                if step.at == 0:
+                    require_classes(logits, self.loader.catalog)
+                loss, weights = self._loss(step, logits, mixed, epoch)
+            descend(self.optimizer, loss, self.recipe.lr_at((epoch * length + step.at) / (self.recipe.epochs * length)))
+            work.trained(batch.ids, weights)
+            for observer in (self.tracker, self.method.learner):
+                if observer is not None:
+                    observer.observe(batch.ids, logits, batch.labels, batch.weights)
+            total += loss.detach() * step.share
+            count += step.share
+            wait += step.waited
+        self._end()
+        work.add(before, self._beside())
+        return float(self.ranks.total(total)) / max(count * self.ranks.world_size, 1), wait
+
+    def _begin(self, epoch: int) -> None:
+        self.loader.set_epoch(epoch)
+        if self.tracker is not None:
+            self.tracker.set_epoch(epoch)
+        self.model.train()
+
+    def _end(self) -> None:
+        """Bring together what the ranks saw."""
+        if self.tracker is not None:
+            self.tracker.reduce()
+        if self.method.learner is not None:
+            self.method.learner.reduce(None if self.ranks.world_size == 1 else self._total)
+        if self.chooser is not None:
+            self.chooser.end_epoch()
+
+    def _total(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sum of an array over the ranks."""
+        return self.ranks.total(torch.from_numpy(values).to(self.device, copy=True)).cpu().numpy()
+
+    def _beside(self) -> tuple[int, int]:
+        """Rows that went forward and backward for a crop filter or for a loss's own weights so far, on this rank."""
+        scored = self.loader.metrics["rows_scored"] if isinstance(self.loader, CropFilter) else 0
+        forward, backward = self.criterion.work.tolist() if isinstance(self.criterion, LearnedWeights) else (0, 0)
+        return scored + forward, backward
+
+    def _steps(self, epoch: int, work: Work) -> Iterator[Step]:
+        """The steps of an epoch: the loader's batches, or what is chosen of them."""
+        given = _timed(self.loader)
+        if self.chooser is not None:
+            return self.chooser.steps(given, work, epoch=epoch, batches=len(self.loader))
+        return (Step(batch, waited, at, len(batch.labels)) for at, (batch, waited) in enumerate(given))
+
+    def _mixed(self, step: Step, epoch: int) -> Mixed | None:
+        if self.method.mix is None:
+            return None
+        return self.method.mix(step.batch.images, step.batch.labels, epoch=epoch, step=step.at, rank=self.ranks.rank)
+
+    def _loss(self, step: Step, logits: Tensor, mixed: Mixed | None, epoch: int) -> tuple[Tensor, Tensor]:
+        """The mean loss, and weights (n,) that are 0 for rows without a part in it."""
+        batch = step.batch
+        if self.plain:
+            return _mean_loss(logits, batch, self.ranks), batch.weights
+        if mixed is not None:
+            losses = mixed.loss(logits, reduction="none")
+        elif self.criterion is not None:
+            losses = self.criterion(logits, batch, epoch)
+        else:
+            losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        weights = batch.weights
+        if self.chooser is not None:
+            weights = self.chooser.judge(step, logits, losses, epoch=epoch)
+        return _mean_of(losses, weights, self.ranks, weighted=self.weighted), weights
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, /) -> torch.optim.Optimizer:
+    """The recipe's SGD over all parameters of a model; `descend` sets its learning rate at every step."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, /) -> None:
+    """One step of the optimizer down the gradient of a loss, at a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+@torch.inference_mode()
+def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False, ranks: Ranks | None = None) -> float:
+    """Top-1 accuracy over one pass of the ranks' loaders, per cent; rows of weight 0 (fill) do not count."""
+    device = next(model.parameters()).device
+    model.eval()
+    counted = torch.zeros(2, device=device, dtype=torch.float64)  # right, all
+    loader.set_epoch(0)
+    for batch in loader:
+        with autocast(device, amp):
+            logits = model(batch.images)
+        real = batch.weights > 0
+        counted += torch.stack([((logits.argmax(1) == batch.labels) & real).sum(), real.sum()])
+    right, total = (ranks or Ranks()).total(counted).tolist()
+    return 100 * float(right) / float(total)
+
+
+def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
+    """Cross-entropy that averages over the ranks to the mean over the global batch; fill (weight 0) does not count."""
+    if ranks.world_size == 1:
+        return F.cross_entropy(logits, batch.labels)
+    real = batch.weights > 0
+    rows = ranks.total(real.sum())
+    return F.cross_entropy(logits[real], batch.labels[real], reduction="sum") * ranks.world_size / rows
+
+
+def _mean_of(losses: Tensor, weights: Tensor, ranks: Ranks, *, weighted: bool) -> Tensor:
+    """The same mean of given losses (n,), which are multiplied by the weights (n,) where they are `weighted`."""
+    real = weights > 0
+    if weighted:  # no boolean index: it would wait for the GPU
+        return losses @ (weights * (ranks.world_size / ranks.total(real.sum()))).to(losses.dtype)
+    if ranks.world_size == 1:
+        return losses.mean()
+    return losses[real].sum() * ranks.world_size / ranks.total(real.sum())
+
+
+def _is_best(run: Run, select: str) -> bool:
+    """Whether the epoch just recorded beats all before it."""
+    earlier = [epoch.accuracy[select] for epoch in run.history[:-1] if select in epoch.accuracy]
+    return not earlier or run.history[-1].accuracy[select] > max(earlier)
+
+
+def _timed(loader: Loader | CropFilter) -> Iterator[tuple[Batch, float]]:
+    """Batches with the seconds that the loop waited for each."""
+    batches = iter(loader)
+    while True:
+        begin = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - begin

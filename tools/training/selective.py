@@ -1,0 +1,269 @@
+"""Batch selectors in the training loop: which of the rows that the loader gives are trained on.
+
+Notation
+    G, f   rows of a training step over all ranks; factor of the selector
+    at     steps of the epoch so far, of as many as `length` says: what the learning rate follows
+
+The selector's scores come either from a forward pass of their own (`before`: selective backprop, RHO-loss, DLIS while
+it is on) or from the training pass (ordered SGD, DLIS while it is off). A scoring pass is made in evaluation mode,
+without gradient, and on images that are not mixed yet. What it takes:
+
+    f = 1   a batch of the loader is scored; its chosen rows wait until there are G, which are then a step
+    f > 1   f batches of the loader are scored one after another, and the choice among all of them is a step
+
+All ranks gather the scores of the global batch and decide alike. A rank trains on those of the chosen rows that it
+holds, few or many; one that holds none takes part with a row of weight 0.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drawstream.features.measures import measure
+from drawstream.features.scorer import require_classes
+from drawstream.pipeline import Batch, Catalog
+from drawstream.samplers import BatchSelector, OrderedSGD
+from drawstream.tools.training.accounting import Work
+from drawstream.tools.training.checkpoint import AsTensors
+from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.recipe import autocast
+
+Places = NDArray[np.int64]
+
+
+class Step(NamedTuple):
+    """What the loop trains on next.
+
+    Attributes:
+        batch: Rows of this rank; weight 0 marks those without a part in the gradient.
+        waited: Seconds of waiting for the loader.
+        at: See the module.
+        share: Rows of the step over all ranks, divided by the ranks.
+        chosen: Whether the selector has spoken, and the weights are its own.
+    """
+
+    batch: Batch
+    waited: float
+    at: int
+    share: float
+    chosen: bool = False
+
+
+class _Scored(NamedTuple):
+    """A batch of this rank, and what all ranks know of the global one: score, id and reality of each row."""
+
+    batch: Batch
+    table: NDArray[np.float64]
+
+
+class _Choice(NamedTuple):
+    """The chosen rows of a group of global batches, (k,) each: factors of their losses, and where they are."""
+
+    weights: NDArray[np.float32]
+    ranks: Places
+    batches: Places
+    places: Places
+
+
+class Chooser:
+    """A selector at work on a model."""
+
+    def __init__(
+        self,
+        selector: BatchSelector,
+        model: nn.Module,
+        catalog: Catalog,
+        ranks: Ranks,
+        /,
+        *,
+        batch_size: int,
+        amp: bool = False,
+    ) -> None:
+        """Prepare the choice; `batch_size` is G."""
+        self.selector = selector
+        self._model, self._catalog, self._ranks, self._amp = model, catalog, ranks, amp
+        self._batch_size = batch_size
+        self._device = next(model.parameters()).device
+        self._waiting: Batch | None = None  # chosen rows of this rank
+        self._owners: Places = np.empty(0, np.int64)  # ranks of all chosen rows, in the order of their choice
+        self._right = torch.zeros((), dtype=torch.int64, device=self._device)  # rows of this rank
+        self._seen = 0  # rows of all ranks
+
+    def __repr__(self) -> str:
+        return type(self.selector).__name__
+
+    def length(self, batches: int, /) -> int:
+        """Steps of an epoch for which the loader has so many batches; with f = 1 the most that there can be."""
+        return -(-batches // self.selector.factor)
+
+    def steps(self, given: Iterable[tuple[Batch, float]], work: Work, /, *, epoch: int, batches: int) -> Iterator[Step]:
+        """The steps of an epoch.
+
+        Args:
+            given: Batches of the loader, with the seconds that each was waited for.
+            work: Counts the rows that are scored.
+            epoch: Number of the epoch.
+            batches: How many there are.
+        """
+        group: list[_Scored] = []
+        waited, at, length = 0.0, 0, self.length(batches)
+        for number, (batch, seconds) in enumerate(given, 1):
+            waited += seconds
+            if not self.selector.before:
+                yield Step(batch, waited, at, len(batch.labels))
+                waited = 0.0
+            else:
+                group.append(self._score(batch, work))
+                if len(group) < self.selector.factor and number < batches:
+                    continue
+                chosen, owners = self._choose(group, epoch, at)
+                if self.selector.factor == 1:
+                    chosen, owners = self._fill_up(chosen, owners)
+                if owners.size:
+                    chosen = chosen if len(chosen.ids) else _without_weight(batch)
+                    yield Step(chosen, waited, at, owners.size / self._ranks.world_size, chosen=True)
+                    waited = 0.0
+                group = []
+            at += 1
+            if at == length:
+                return
+
+    def judge(self, step: Step, logits: Tensor, losses: Tensor, /, *, epoch: int) -> Tensor:
+        """Weights (n,) of the rows of a training pass; by the scores of this pass where none came before."""
+        batch = step.batch
+        if step.chosen:
+            return batch.weights
+        if isinstance(self.selector, OrderedSGD):
+            self._right += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
+        scores = losses if self.selector.scores == "loss" else _scores(logits, batch.labels, self.selector.scores)
+        table = self._table(batch, scores.detach())
+        self._seen += int(table[:, 2].sum())
+        choice = self._select([_Scored(batch, table)], epoch, step.at)
+        mine = choice.ranks == self._ranks.rank
+        weights = np.zeros(len(batch.ids), np.float32)
+        weights[choice.places[mine]] = choice.weights[mine]
+        return torch.from_numpy(weights).to(self._device, non_blocking=True)
+
+    def end_epoch(self) -> None:
+        """Tell ordered SGD the accuracy of the epoch's training passes (a collective call)."""
+        if isinstance(self.selector, OrderedSGD):
+            right = int(self._ranks.total(self._right))
+            self.selector.set_accuracy(100 * right / max(self._seen, 1))
+            self._right, self._seen = torch.zeros_like(self._right), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the selector, and the rows that wait for a full step (a collective call)."""
+        mine = None if self._waiting is None else {k: v.cpu() for k, v in _fields(self._waiting).items()}
+        return {
+            "selector": AsTensors(self.selector).state_dict(),
+            "waiting": self._ranks.gather(mine),
+            "owners": torch.from_numpy(self._owners.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where `state_dict` was called; another number of ranks shares the waiting rows out anew.
+
+        Raises:
+            ValueError: The state is of another selector.
+        """
+        AsTensors(self.selector).load_state_dict(state["selector"])
+        self._owners, self._waiting = state["owners"].numpy().copy(), None
+        if not self._owners.size:
+            return
+        held = [waiting for waiting in state["waiting"] if waiting is not None]
+        order = np.argsort(np.argsort(self._owners, kind="stable"))  # place among all held ones, in order of choice
+        if len(state["waiting"]) != self._ranks.world_size:
+            self._owners = np.arange(self._owners.size) % self._ranks.world_size
+        mine = torch.from_numpy(order[self._owners == self._ranks.rank])
+        self._waiting = Batch(**{k: torch.cat([w[k] for w in held])[mine].to(self._device) for k in held[0]})
+
+    @torch.no_grad()
+    def _score(self, batch: Batch, work: Work) -> _Scored:
+        """Score a batch by a forward pass of its own."""
+        self._model.eval()
+        with autocast(self._device, self._amp):
+            logits = self._model(batch.images)
+        self._model.train()
+        require_classes(logits, self._catalog)
+        work.scored(len(batch.ids))
+        return _Scored(batch, self._table(batch, _scores(logits, batch.labels, self.selector.scores)))
+
+    def _table(self, batch: Batch, scores: Tensor) -> NDArray[np.float64]:
+        """Score, id (exact below 2^53) and reality of the rows of the global batch, (n · ranks, 3); fill is last."""
+        mine = torch.stack([scores.double(), batch.ids.double(), (batch.weights > 0).double()], 1)
+        if self._ranks.world_size > 1:
+            everyone = mine.new_empty(len(mine) * self._ranks.world_size, 3)
+            dist.all_gather_into_tensor(everyone, mine)
+            mine = everyone
+        return mine.cpu().numpy()
+
+    def _select(self, group: list[_Scored], epoch: int, at: int) -> _Choice:
+        table = np.concatenate([scored.table for scored in group])
+        real = table[: int(table[:, 2].sum())]
+        chosen = self.selector.select(real[:, 0], epoch=epoch, step=at, ids=real[:, 1].astype(np.int64))
+        if len(table) == len(group[0].batch.ids):  # one batch of one rank
+            none = np.zeros_like(chosen.indices)
+            return _Choice(chosen.weights, none, none, chosen.indices)
+        ends = np.cumsum([len(scored.table) for scored in group])
+        batches = np.searchsorted(ends, chosen.indices, side="right")
+        sizes = np.array([len(scored.batch.ids) for scored in group])
+        within = chosen.indices - (ends - np.diff(ends, prepend=0))[batches]
+        ranks, places = np.divmod(within, sizes[batches])
+        return _Choice(chosen.weights, ranks, batches, places)
+
+    def _choose(self, group: list[_Scored], epoch: int, at: int) -> tuple[Batch, Places]:
+        """The chosen rows that this rank holds, and the ranks of all of them."""
+        choice = self._select(group, epoch, at)
+        parts = []
+        for number, scored in enumerate(group):
+            mine = (choice.ranks == self._ranks.rank) & (choice.batches == number)
+            places = torch.from_numpy(choice.places[mine]).to(self._device, non_blocking=True)
+            weights = torch.from_numpy(choice.weights[mine]).to(self._device, non_blocking=True)
+            own = {name: value[places] for name, value in _fields(scored.batch).items()}
+            parts.append(Batch(**{**own, "weights": weights}))
+        return _joined(parts), choice.ranks
+
+    def _fill_up(self, chosen: Batch, owners: Places) -> tuple[Batch, Places]:
+        """Let chosen rows wait; the G that have waited longest, or none while there are fewer."""
+        waiting = chosen if self._waiting is None else _joined([self._waiting, chosen])
+        self._owners = np.concatenate([self._owners, owners])
+        due = self._owners[: self._batch_size if self._owners.size >= self._batch_size else 0]
+        self._owners = self._owners[due.size :]
+        mine = int((due == self._ranks.rank).sum())
+        self._waiting = _part(waiting, mine, None)
+        return _part(waiting, 0, mine), due
+
+
+def _scores(logits: Tensor, labels: Tensor, name: str) -> Tensor:
+    """Losses, or norms of the gradient over the logits, float32 (n,)."""
+    if name == "loss":
+        return F.cross_entropy(logits.float(), labels, reduction="none")
+    return measure(logits, labels, None, [name])[name]
+
+
+def _fields(batch: Batch) -> dict[str, Tensor]:
+    return {"images": batch.images, "labels": batch.labels, "ids": batch.ids, "weights": batch.weights}
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    return parts[0] if len(parts) == 1 else Batch(*(torch.cat(each) for each in zip(*map(_values, parts), strict=True)))
+
+
+def _part(batch: Batch, a: int, b: int | None) -> Batch:
+    return Batch(*(value[a:b] for value in _values(batch)))
+
+
+def _values(batch: Batch) -> tuple[Tensor, ...]:
+    return tuple(_fields(batch).values())
+
+
+def _without_weight(batch: Batch) -> Batch:
+    """A row that takes part in a step and changes nothing."""
+    return replace(_part(batch, 0, 1), weights=torch.zeros_like(batch.weights[:1]))
