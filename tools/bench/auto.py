@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from drawstream.tools.bench.asked import check_distinct, check_names, check_noise, check_plan
 from drawstream.tools.bench.auto_cell import METHODS, AutoCell, Settings
 from drawstream.tools.bench.auto_page import write_page
 from drawstream.tools.bench.noise_cell import Cell, Record
@@ -75,7 +76,10 @@ def run(
     Raises:
         ValueError: Bad names or numbers, or `out` holds runs with other settings.
     """
-    _check(data, noise, methods, seeds)
+    check_plan(data, SETTINGS)
+    check_names("methods", methods, METHODS)
+    check_distinct(methods=methods)
+    check_noise(noise, seeds)
     flush_denormals()
     plan = PLANS[data]
     if plan.threads is not None:
@@ -222,16 +226,3 @@ def _verdict(level: float, control: str, epoch: str, against: dict[str, Differen
     name = "plain training of the same steps" if control == "uniform" else "the best of as many plain trainings"
     said = [f"{where}: {', '.join(methods) or 'none'}" for where, methods in groups.items()]
     return f"{level:.0%} wrong labels, against {name} ({control}), {epoch} epoch, points: " + "; ".join(said) + "."
-
-
-def _check(data: str, noise: Sequence[float], methods: Sequence[str], seeds: Sequence[int]) -> None:
-    if data not in SETTINGS:
-        raise ValueError(f"no plan for {data!r}: give one of {', '.join(SETTINGS)}")
-    unknown = [each for each in methods if each not in METHODS]
-    if unknown:
-        raise ValueError(f"unknown methods {', '.join(map(repr, unknown))}: give some of {', '.join(METHODS)}")
-    for name, values in (("noise", noise), ("methods", methods), ("seeds", seeds)):
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be given and differ, but got {list(values)}")
-    if not all(0 <= level < 1 for level in noise) or min(seeds) < 0:
-        raise ValueError(f"`0 <= noise < 1` and `seeds >= 0` must hold, but got {list(noise)} and {list(seeds)}")

@@ -21,6 +21,7 @@ from drawstream.features.cluster import ClusterError, joined
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
+from drawstream.tools.bench.asked import check_distinct, check_names
 from drawstream.tools.jobs import Sampling, features_job, train_job
 from drawstream.tools.runs import read_record
 from drawstream.tools.training.finetune import flush_denormals
@@ -162,15 +163,9 @@ class Grid:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        known = {"methods": METHODS, "augments": AUGMENT, "schedules": SCHEDULES}
-        for name, names in known.items():
-            unknown = [each for each in getattr(self, name) if each not in names]
-            if unknown:
-                raise ValueError(f"unknown {name} {', '.join(map(repr, unknown))}: give some of {', '.join(names)}")
-        for name in ("methods", "budgets", "augments", "schedules", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be given and differ, but got {list(values)}")
+        for name, known in (("methods", METHODS), ("augments", AUGMENT), ("schedules", SCHEDULES)):
+            check_names(name, getattr(self, name), known)
+        check_distinct(**asdict(self))
         if not all(0 < budget <= 1 for budget in self.budgets) or min(self.seeds) < 0:
             raise ValueError(
                 f"`0 < budget <= 1` and `seeds >= 0` must hold, but got {list(self.budgets)} and {list(self.seeds)}"

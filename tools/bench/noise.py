@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from drawstream.tools.bench.asked import check_distinct, check_names, check_noise, check_plan
 from drawstream.tools.bench.noise_cell import VALIDATION, Cell, Record
 from drawstream.tools.bench.noise_methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise_page import write_page
@@ -72,7 +73,10 @@ def run(
     Raises:
         ValueError: Bad names or numbers, or `out` holds runs with other settings.
     """
-    _check(data, noise, seeds, validation)
+    check_plan(data, PLANS)
+    check_names("validation", validation, VALIDATION)
+    check_distinct(validation=validation)
+    check_noise(noise, seeds)
     methods = expand(methods)
     if candidates and candidates < 3:
         raise ValueError(f"a rank study needs at least 3 candidates, but got {candidates}")
@@ -150,16 +154,3 @@ def _outcome(record: Record, judge: str) -> Record:
         "search_seconds": record["search"]["seconds"] if "search" in record else 0.0,
         "train_seconds": record["seconds"],
     }
-
-
-def _check(data: str, noise: Sequence[float], seeds: Sequence[int], validation: Sequence[str]) -> None:
-    if data not in PLANS:
-        raise ValueError(f"no plan for {data!r}: give one of {', '.join(PLANS)}")
-    unknown = [each for each in validation if each not in VALIDATION]
-    if unknown:
-        raise ValueError(f"unknown validation {', '.join(map(repr, unknown))}: give some of {', '.join(VALIDATION)}")
-    for name, values in (("noise", noise), ("seeds", seeds), ("validation", validation)):
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must be given and differ, but got {list(values)}")
-    if not all(0 <= level < 1 for level in noise) or min(seeds) < 0:
-        raise ValueError(f"`0 <= noise < 1` and `seeds >= 0` must hold, but got {list(noise)} and {list(seeds)}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from drawstream.tools import search_recipes
+from drawstream.tools.bench.asked import check_distinct, check_names
 
 Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
 
@@ -45,10 +46,6 @@ def expand(names: Sequence[str], /) -> list[str]:
         ValueError: A name is neither a method nor a set, or a method comes twice.
     """
     methods = [method for name in names for method in SETS.get(name, (name,))]
-    unknown = [each for each in methods if each not in METHODS and each not in SEARCHES]
-    if unknown:
-        known = ", ".join([*METHODS, *(name for name in SEARCHES if name not in METHODS), *SETS])
-        raise ValueError(f"unknown methods {', '.join(map(repr, unknown))}: give some of {known}")
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods must be given and differ, but got {methods}")
+    check_names("methods", methods, dict.fromkeys([*METHODS, *SEARCHES, *SETS]))
+    check_distinct(methods=methods)
     return methods

@@ -24,6 +24,7 @@ from torch import nn
 
 from drawstream.features import FeatureTable
 from drawstream.samplers import SwiftSampler, effective_sample_size
+from drawstream.tools.bench.asked import check_plan
 from drawstream.tools.bench.noise import CHANGED
 from drawstream.tools.bench.noise_cell import Cell, Record, right_rows
 from drawstream.tools.demo import PLANS
@@ -79,8 +80,7 @@ def run(
     Raises:
         ValueError: Bad names or numbers, or `out` holds runs with other settings.
     """
-    if data not in PLANS:
-        raise ValueError(f"no plan for {data!r}: give one of {', '.join(PLANS)}")
+    check_plan(data, PLANS)
     source = source or MODELS[data][0]
     targets = MODELS[data][1] if targets is None else targets
     if not targets or source in targets or len(set(targets)) < len(targets):

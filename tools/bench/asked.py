@@ -1,0 +1,31 @@
+"""What a benchmark is asked to run, checked before anything runs."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+
+def check_plan(data: str, plans: Collection[str], /) -> None:
+    """Refuse data without a plan (ValueError)."""
+    if data not in plans:
+        raise ValueError(f"no plan for {data!r}: give one of {', '.join(plans)}")
+
+
+def check_names(name: str, asked: Sequence[str], known: Collection[str], /) -> None:
+    """Refuse names that are not known (ValueError)."""
+    unknown = [each for each in asked if each not in known]
+    if unknown:
+        raise ValueError(f"unknown {name} {', '.join(map(repr, unknown))}: give some of {', '.join(known)}")
+
+
+def check_distinct(**asked: Sequence[Any]) -> None:
+    """Refuse lists that are empty or hold a value twice (ValueError)."""
+    for name, values in asked.items():
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be given and differ, but got {list(values)}")
+
+
+def check_noise(noise: Sequence[float], seeds: Sequence[int], /) -> None:
+    """Refuse shares of wrong labels outside [0, 1), negative seeds, and either twice or not at all (ValueError)."""
+    check_distinct(noise=noise, seeds=seeds)
+    if not all(0 <= level < 1 for level in noise) or min(seeds) < 0:
+        raise ValueError(f"`0 <= noise < 1` and `seeds >= 0` must hold, but got {list(noise)} and {list(seeds)}")
