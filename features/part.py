@@ -13,7 +13,6 @@ reader of ours sees (Parquet's own statistics, the name of the writing program).
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
+
+from drawstream.samplers import files
+from drawstream.samplers.files import write_atomically
 
 FORMAT = 2
 BLOCK = 1 << 20  # rows read at a time: 4 MiB a column
@@ -104,33 +106,21 @@ def write_part(path: Path, columns: Mapping[str, NDArray[Any]], provenance: Mapp
     meta: dict[str, Any] = {"format": FORMAT, **provenance, "content": content}
     meta["seal"] = _seal(meta)
     integers = [field.name for field in table.schema if pa.types.is_integer(field.type)]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(
-                table.replace_schema_metadata({_KEY: json.dumps(meta, sort_keys=True).encode()}),
-                file,
-                compression="none",
-                use_dictionary=False,
-                column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED") or None,
-                write_statistics=False,
-                write_page_checksum=True,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:  # a full disk says neither where nor what
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(
+            table.replace_schema_metadata({_KEY: json.dumps(meta, sort_keys=True).encode()}),
+            file,
+            compression="none",
+            use_dictionary=False,
+            column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED") or None,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
 
 
 def remove_abandoned(folder: Path, /) -> None:
     """Remove what killed writers left under temporary names; those of running processes stay."""
-    for temporary in folder.glob(".part-*.parquet.*"):
-        writer = temporary.suffix[1:]
-        if writer.isdigit() and not Path("/proc", writer).exists():
-            temporary.unlink(missing_ok=True)
+    files.remove_abandoned(folder, "part-*.parquet")
 
 
 def open_part(path: Path, /) -> Part:

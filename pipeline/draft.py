@@ -1,7 +1,6 @@
 """A catalog while it is being made: rows are added one by one, then the file is written in one step."""
 
 import json
-import os
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, SEAL, Shard, checksum_of, fingerprint, seal
 from drawstream.pipeline.image import ImageInfo
+from drawstream.samplers.files import write_atomically
 
 
 @dataclass(slots=True)
@@ -136,15 +136,8 @@ class Draft:
         mark = seal(text, [column.name for column in fields], clean)
         schema = pa.schema(fields, metadata={METADATA: text, SEAL: mark})
         rows = pa.Table.from_arrays([arrays[column.name].cast(column.type) for column in fields], schema=schema)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with write_atomically(path) as temporary, temporary.open("wb") as file:
+            pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
         return str(meta["fingerprint"])
 
 

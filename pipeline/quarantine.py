@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.finding import WHOLE, Finding
+from drawstream.samplers.files import write_atomically
 
 FORMAT = 1
 
@@ -107,13 +108,5 @@ def _parse(file: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,19 +1,46 @@
-"""A folder that appears whole or not at all: filled under a hidden name beside its target, then renamed."""
+"""Who writes in a folder, and folders that appear whole or not at all.
 
+A writer holds flock on a hidden file that names it, so the lock dies with its owner, however that ends, and two
+writers at once are refused.
+"""
+
+import errno
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def claimed(folder: Path, /, *, lock: Path | None = None) -> Iterator[None]:
+    """Be the one that writes in a folder, which is made where missing.
+
+    Args:
+        folder: What is written.
+        lock: The file that is locked, and removed at the end; by default ``.lock`` in the folder.
+
+    Raises:
+        ValueError: Another process writes there.
+    """
+    lock = lock or folder / ".lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _claim(lock, folder)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 @contextmanager
 def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Path]:
     """Give a new folder to fill; on a clean exit it takes the target's name, on an error it is removed.
 
-    The hidden folder ``.NAME.partial`` is locked while it is filled. What a killed process left behind is cleared by
-    the next one; two at once are refused.
+    What a killed process left behind in the hidden folder ``.NAME.partial`` is cleared by the next one; two at once are
+    refused.
 
     Args:
         target: Where the folder goes. Missing or empty, unless ``replaceable``.
@@ -27,33 +54,41 @@ def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Pat
         raise ValueError(f"{target}: is a file: name a folder")
     if not replaceable and target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target}: folder is not empty: name another one, or allow it to be overwritten")
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    partial.mkdir(exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        _claim(lock, partial)
-        for leftover in partial.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    with claimed(target, lock=target.with_name(f".{target.name}.lock")):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         try:
             yield partial
             _rename(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    finally:
-        os.close(lock)
 
 
-def _claim(lock: int, partial: Path) -> None:
-    """Lock the folder, and make sure that it still bears its name."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.fstat(lock).st_ino == partial.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        same = False
-    if not same:
-        raise ValueError(f"{partial}: another process is writing there: wait for it")
+def _claim(lock: Path, folder: Path) -> int:
+    """A descriptor of the file, locked; one that its owner removed meanwhile is no lock any more."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 80).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ValueError(f"{folder}: another process ({owner}) is writing there: wait for it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+                os.close(descriptor)
+                raise
+        try:
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                os.ftruncate(descriptor, 0)
+                with suppress(OSError):  # the disk is full: it goes without a name
+                    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
 
 
 def _rename(partial: Path, target: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.samplers.files import write_atomically
 from drawstream.samplers.fit import SwiftFit, requested_columns, require_coefficients
 from drawstream.samplers.histogram import MEMORY, Blocks, cdf_tables, columns_of
 from drawstream.samplers.knots import MAX_KNOTS, Knots, MassHistogram
@@ -196,18 +197,12 @@ def _scored(u: NDArray[np.float32], balance: Knots, params: SwiftParams) -> Iter
 
 def _write_weights(target: Path, rows: int, pieces: Iterator[NDArray[np.float64]]) -> None:
     """Write tau, then P = tau / sum tau in place; under a temporary name, renamed when whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with write_atomically(target) as temporary:
         with temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (rows,)})
             for tau in pieces:  # written, not mapped: a full disk is an error here, not the end of the process
                 file.write(tau.data)
         _normalise(np.load(temporary, mmap_mode="r+"))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _normalise(mapped: NDArray[np.float64]) -> None:

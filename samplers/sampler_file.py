@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.samplers.files import write_atomically
 from drawstream.samplers.knots import Knots
 
 FORMAT = "drawstream-sampler"
@@ -63,15 +64,8 @@ def write_document(path: str | os.PathLike[str], document: dict[str, Any], /) ->
         lines = [f"  {json.dumps(key)}: {_one_line(value)}" for key, value in head.items()]
     except (TypeError, ValueError) as error:
         raise ValueError(f"provenance must be plain JSON (strings, numbers, lists, dicts): {error}") from error
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write("{\n" + ",\n".join(lines) + "\n}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(target) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _one_line(value: object) -> str:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from drawstream.samplers.counts import count_rows
+from drawstream.samplers.files import write_atomically
 from drawstream.samplers.order import Order
 
 __all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
@@ -67,8 +68,6 @@ def write_schedule(
     Raises:
         ValueError: no epoch, epochs of different lengths, or a row outside [0, rows).
     """
-    final = Path(path)
-    draft = final.with_name(final.name + ".tmp")
     epochs = iter(orders)
     first = next(epochs, None)
     if first is None or len(first) == 0:
@@ -77,14 +76,14 @@ def write_schedule(
     if provenance is not None:
         metadata["provenance"] = json.dumps(dict(provenance))
     schema = pa.schema([("row", pa.int64()), ("weight", pa.float32())], metadata=metadata)
-    try:
-        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            _write_epoch(writer, schema, first, 0, rows, len(first))
-            for number, order in enumerate(epochs, start=1):
-                _write_epoch(writer, schema, order, number, rows, len(first))
-        draft.replace(final)
-    finally:
-        draft.unlink(missing_ok=True)
+    with (
+        write_atomically(Path(path)) as draft,
+        pa.OSFile(str(draft), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        _write_epoch(writer, schema, first, 0, rows, len(first))
+        for number, order in enumerate(epochs, start=1):
+            _write_epoch(writer, schema, order, number, rows, len(first))
 
 
 def _write_epoch(

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.samplers.files import write_atomically
 from drawstream.samplers.schedule import write_schedule
 
 __all__ = ["Recorder", "write_distribution", "write_orders"]
@@ -97,11 +98,9 @@ class Recorder:
 def write_orders(
     path: Path, recorder: Recorder, /, *, rows: int, draws: int, catalog: str, provenance: Mapping[str, Any]
 ) -> None:
-    """Write the recorded rows as a schedule of epochs of `draws` positions, and sync it."""
+    """Write the recorded rows as a schedule of epochs of `draws` positions."""
     epochs = (recorder.rows(start, start + draws) for start in range(0, recorder.length, draws))
     write_schedule(path, epochs, rows=rows, catalog=catalog, provenance=provenance)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def write_distribution(
@@ -116,9 +115,5 @@ def write_distribution(
 
     metadata = {"drawstream.distribution": "1", "catalog": catalog, "provenance": json.dumps(dict(provenance))}
     table = pa.table({"weight": counts / counts.sum(), "count": counts}).replace_schema_metadata(metadata)
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        pq.write_table(table, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with write_atomically(path) as draft, draft.open("wb") as file:
+        pq.write_table(table, file)

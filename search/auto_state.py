@@ -1,11 +1,12 @@
 """Checkpoints of a population search: the best child's state, and how far the recorded schedule counts."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from drawstream.samplers.files import write_atomically
 
 __all__ = ["Progressed", "fields_of", "load_checkpoint", "save_checkpoint"]
 
@@ -43,14 +44,8 @@ def save_checkpoint(path: Path, settings: Mapping[str, Any], done: Progressed, /
     import torch
 
     content = {"settings": json.dumps(dict(settings)), **fields_of(done)}
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with write_atomically(path) as draft, draft.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:

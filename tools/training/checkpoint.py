@@ -53,8 +53,8 @@ def save_checkpoint(path: Path | None, recipe: Recipe, run: Run, parts: Parts, /
         "names": {name: _described(name, part) for name, part in parts.items()},
         "parts": states,
     }
-    with write_atomically(path) as temporary:
-        torch.save(content, temporary)
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path | None, recipe: Recipe, parts: Parts, /) -> Run | None:

@@ -16,6 +16,7 @@ from drawstream.features.table import part_path, remove_abandoned, write_part
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
+from drawstream.samplers.files import temporary_name
 
 PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}
 RNG = np.random.default_rng(0)
@@ -256,12 +257,13 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_abandoned_files_are_removed(folder):
-    mine = folder / f".part-00000.parquet.{os.getpid()}"
-    dead = folder / ".part-00001.parquet.4194999"  # above the kernel's largest process number
-    for path in (mine, dead):
+    mine = temporary_name(part_path(folder, 0))
+    dead = folder / temporary_name(part_path(folder, 1)).name.replace(f".{os.getpid()}-", ".4194999-")
+    elsewhere = folder / ".part-00001.parquet.4194999-otherhost"  # above the kernel's largest process number
+    for path in (mine, dead, elsewhere):
         path.write_bytes(b"half")
     remove_abandoned(folder)
-    assert mine.exists() and not dead.exists()
+    assert mine.exists() and not dead.exists() and elsewhere.exists()
 
 
 # With the loader

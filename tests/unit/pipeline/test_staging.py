@@ -66,7 +66,7 @@ def test_a_killed_writer_is_cleared_away_and_a_live_one_is_not(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=-1, stdout=-1) as process:
         assert process.stdout.readline() == b"ready\n"
         with (
-            pytest.raises(ValueError, match=r"\.out\.partial: another process is writing there"),
+            pytest.raises(ValueError, match=rf"out: another process \({process.pid} on .*\) is writing there"),
             staged_folder(target),
         ):
             pass
