@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from drawstream.features.extract import Progress, missing_shards
+from drawstream.features.extraction import Progress, missing_shards
 from drawstream.features.scorer import ShardScorer
 from drawstream.features.scoring import Scoring, provenance
 from drawstream.features.table import FeatureTable, part_path, write_part

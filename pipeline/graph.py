@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import nvidia.dali
+try:
+    import nvidia.dali
+except ImportError as error:
+    raise ImportError(
+        f"loading images needs NVIDIA DALI ({error}): pip install 'drawstream[cuda13]', or [cuda12] for CUDA 12; "
+        "without a GPU either will do"
+    ) from None
 
 from drawstream.pipeline.randaugment import apply_operations
 from drawstream.pipeline.transform import FACTORS, Transform

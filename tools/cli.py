@@ -277,28 +277,30 @@ def main(arguments: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("drawstream: interrupted; start the same command again to go on", file=sys.stderr)
         return 130
-    except (
-        ValueError,
-        FileNotFoundError,
-        PermissionError,
-        NotADirectoryError,
-        IsADirectoryError,
-        RuntimeError,
-    ) as error:
-        if type(error) is RuntimeError:
-            raise
-        return _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            where = error.filename or "temporary file"
-            return _fail(f"{where}: {error.strerror}: free some space and start the same command again")
-        raise
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        message = _one_line(error)
+        if message is None:
+            raise
+        return _fail(message)
     finally:
         if "torch" in sys.modules:  # commands that train flush denormals; who calls this function gets IEEE floats back
             sys.modules["torch"].set_flush_denormal(False)
+
+
+def _one_line(error: Exception) -> str | None:
+    """What to say of an error that the user can mend; None for a fault of ours."""
+    if isinstance(error, ImportError):  # an extra that is not installed says so itself
+        whole = f"{error}: is the installation whole? `drawstream doctor` looks" if error.name else str(error)
+        return None if (error.name or "").startswith("drawstream") else whole
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = error.filename or "temporary file"
+        return f"{where}: {error.strerror}: free some space and start the same command again"
+    told = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+    named = isinstance(error, RuntimeError) and type(error) is not RuntimeError
+    return str(error) if isinstance(error, told) or named else None
 
 
 def _fail(message: str) -> int:

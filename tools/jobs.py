@@ -4,19 +4,21 @@ Each writes one folder, goes on where a killed run stopped, and gives back the f
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from drawstream.features import FeatureTable, Scoring, ShardScorer, Tracker
 from drawstream.features.cluster import write_shards_on_ray
-from drawstream.features.extract import missing_shards, write_shards
+from drawstream.features.extraction import missing_shards, write_shards
 from drawstream.features.scoring import provenance
-from drawstream.pipeline import Loader
+from drawstream.pipeline import CropFilter, Loader
 from drawstream.search import Objective, search_swift
 from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
@@ -26,9 +28,122 @@ from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.training.filtering import Filtering
 from drawstream.tools.training.finetune import FineTune
 from drawstream.tools.training.loop import Epoch, Recipe, Run, train
+from drawstream.tools.training.methods import Plan
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.sampling import Sampling as Sampling
 from drawstream.tools.training.setup import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training run, opened and checked, before its first step.
+
+    Attributes:
+        setup: Data and model.
+        recipe: How to train; its epochs are those of the plan.
+        planned: What is drawn, and what is done in the loop.
+        settings: What its record says of it.
+        loader: Of the training stream.
+        crops: Chooses among the crops that the loader gives, if anything does.
+        evaluate: Loaders of the held-out sets.
+        full: Rows that a full run trains on.
+        record: Of the finished run, where there is one.
+    """
+
+    setup: Setup
+    recipe: Recipe
+    planned: Plan
+    settings: dict[str, Any]
+    loader: Loader
+    crops: CropFilter | None
+    evaluate: dict[str, Loader]
+    full: int
+    record: dict[str, Any] | None = None
+
+    def run(
+        self,
+        model: nn.Module,
+        checkpoint: Path,
+        /,
+        *,
+        tracker: Tracker | None = None,
+        every: int = 1,
+        on_epoch: Callable[[Epoch], None] | None = None,
+    ) -> Run:
+        """Train; arguments as `train`'s."""
+        return train(
+            model,
+            self.loader if self.crops is None else self.crops,
+            self.recipe,
+            evaluate=self.evaluate,
+            select=next(iter(self.evaluate), None),
+            checkpoint=checkpoint,
+            ranks=self.setup.ranks,
+            tracker=tracker,
+            every=every,
+            method=replace(self.planned.method, mix=self.setup.mix(self.recipe.seed)),
+            on_epoch=on_epoch,
+        )
+
+    def close(self) -> None:
+        """Free the loaders."""
+        for each in (self.loader, *self.evaluate.values()):
+            each.close()
+
+
+def prepare_training(
+    setup: Setup,
+    recipe: Recipe,
+    sampling: Sampling,
+    out: Path,
+    /,
+    *,
+    method: str | None = None,
+    track: Path | None = None,
+    filtering: Filtering | None = None,
+) -> Training:
+    """Open and check what `train_job` runs; arguments and errors are its own. Writes nothing."""
+    evaluate = setup.evaluation_loaders()
+    factor = filtering.factor if filtering else 1
+    rows = crop_rows(sampling.table, setup)
+    if rows is not None and track is not None:
+        raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
+    loader = setup.training_loader(factor, rows=rows)
+    planned = sampling.plan(setup, recipe, factor=factor)
+    loader.replace_stream(planned.stream)
+    full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
+    crops = filtering.apply(setup, loader) if filtering else None
+    settings = {
+        "method": method or sampling.method,
+        "seed": recipe.seed,
+        "model": setup.model,
+        "catalog": setup.catalog,
+        "catalog_fingerprint": setup.data.fingerprint,
+        "sampler": sampling.sampler,
+        "features": sampling.table,
+        "join": list(sampling.join),
+        "frozen": sampling.frozen,
+        "sampling": sampling.as_dict(),
+        "augment": setup.augment,
+        "stream": loader.stream.fingerprint,
+        "transform": _plain(setup.transforms[0].as_dict()),
+        "batch_size": setup.batch_size,
+        "recipe": asdict(recipe),
+        "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
+        "tracked": track,
+        "crop_filter": filtering.as_dict() if filtering else None,
+    }
+    training = Training(setup, recipe, planned, settings, loader, crops, evaluate, full)
+    record_path = out / "run.json"
+    if not record_path.exists():
+        return training
+    keys = ("seed", "model", "catalog_fingerprint", "stream", "recipe", "sampling", "augment")
+    record = finished_record(record_path, "train", settings, keys)
+    if track is not None and not record.get("tracked"):
+        raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
+    if record.get("crop_filter") != settings["crop_filter"]:  # records of 0.1.0 have none
+        raise ValueError(f"{record_path}: a finished run with another crop filter: give another output folder")
+    return replace(training, record=record)
 
 
 def train_job(
@@ -60,50 +175,11 @@ def train_job(
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.
     """
-    evaluate = setup.evaluation_loaders()
-    factor = filtering.factor if filtering else 1
-    rows = crop_rows(sampling.table, setup)
-    if rows is not None and track is not None:
-        raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
-    loader = setup.training_loader(factor, rows=rows)
     begin = time.perf_counter()
-    planned = sampling.plan(setup, recipe, factor=factor)
-    loader.replace_stream(planned.stream)
-    full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
-    crops = filtering.apply(setup, loader) if filtering else None
-    settings = {
-        "method": method or sampling.method,
-        "seed": recipe.seed,
-        "model": setup.model,
-        "catalog": setup.catalog,
-        "catalog_fingerprint": setup.data.fingerprint,
-        "sampler": sampling.sampler,
-        "features": sampling.table,
-        "join": list(sampling.join),
-        "frozen": sampling.frozen,
-        "sampling": sampling.as_dict(),
-        "augment": setup.augment,
-        "stream": loader.stream.fingerprint,
-        "transform": _plain(setup.transforms[0].as_dict()),
-        "batch_size": setup.batch_size,
-        "recipe": asdict(recipe),
-        "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
-        "tracked": track,
-        "crop_filter": filtering.as_dict() if filtering else None,
-    }
-    record_path = out / "run.json"
-    if record_path.exists():
-        record = finished_record(
-            record_path,
-            "train",
-            settings,
-            ("seed", "model", "catalog_fingerprint", "stream", "recipe", "sampling", "augment"),
-        )
-        if track is not None and not record.get("tracked"):
-            raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
-        if record.get("crop_filter") != settings["crop_filter"]:  # records of 0.1.0 have none
-            raise ValueError(f"{record_path}: a finished run with another crop filter: give another output folder")
-        return record
+    training = prepare_training(setup, recipe, sampling, out, method=method, track=track, filtering=filtering)
+    if training.record is not None:
+        return training.record
+    recipe, settings, loader = training.recipe, training.settings, training.loader
     tracker = Tracker(len(setup.data)) if track is not None else None
     model = setup.build(recipe.seed)
     watch = Hooks(out, hooks, writes=setup.ranks.writes)
@@ -114,40 +190,49 @@ def train_job(
             progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader))
             watch.step(epoch.epoch + 1, recipe.epochs, _epoch_values(epoch, loader))
 
-        run = train(
-            model,
-            loader if crops is None else crops,
-            recipe,
-            evaluate=evaluate,
-            select=next(iter(evaluate), None),
-            checkpoint=out / "checkpoint.pt",
-            ranks=setup.ranks,
-            tracker=tracker,
-            every=every,
-            method=replace(planned.method, mix=setup.mix(recipe.seed)),
-            on_epoch=show,
-        )
+        run = training.run(model, out / "checkpoint.pt", tracker=tracker, every=every, on_epoch=show)
     results = _results(run, time.perf_counter() - begin) | {
-        "forward": run.forward + planned.forward,
+        "forward": run.forward + training.planned.forward,
         "backward": run.backward,
-        "effective_budget": run.effective_budget(full, before=planned.forward),
+        "effective_budget": run.effective_budget(training.full, before=training.planned.forward),
         "count_entropy": run.count_entropy,
     }
     met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
-    results |= {} if crops is None else {"filtered": crops.metrics}
+    results |= {} if training.crops is None else {"filtered": training.crops.metrics}
     if setup.ranks.writes:
         save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:
             save_weights(out / "best.safetensors", run.best_state)
         if tracker is not None and track is not None:
             tracker.export(track, setup.data, model_name=setup.model)
-        watch.end(write_record(record_path, "train", {**settings, **results}))
+        watch.end(write_record(out / "run.json", "train", {**settings, **results}))
         (out / "checkpoint.pt").unlink()
     setup.ranks.wait()
-    for each in (loader, *evaluate.values()):
-        each.close()
-    return read_record(record_path, "train")
+    training.close()
+    return read_record(out / "run.json", "train")
+
+
+class Extraction(NamedTuple):
+    """An extraction, opened and checked: model, what to score, and the provenance of the parts."""
+
+    model: nn.Module
+    scoring: Scoring
+    made: dict[str, Any]
+
+
+def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, *, engine: str) -> Extraction:
+    """Open and check what `features_job` runs; arguments and errors are its own. Writes nothing."""
+    kind = engine.partition(":")[0]
+    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
+        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
+    if kind == "ray" and setup.ranks.world_size > 1:
+        raise ValueError("the Ray engine starts its own workers: start it without torchrun")
+    model = setup.build(0)
+    load_weights(model, weights)
+    scoring = scoring or Scoring()
+    scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
+    return Extraction(model, scoring, provenance(setup.data, model, scoring, model_name=setup.model))
 
 
 def features_job(
@@ -167,18 +252,10 @@ def features_job(
         ClusterError: As `extract_on_ray`.
     """
     ranks = setup.ranks
-    kind, _, address = engine.partition(":")
-    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
-        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
-    if kind == "ray" and ranks.world_size > 1:
-        raise ValueError("the Ray engine starts its own workers: start it without torchrun")
-    model = setup.build(0)
-    load_weights(model, weights)
-    scoring = scoring or Scoring()
-    scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
-    made = provenance(setup.data, model, scoring, model_name=setup.model)
+    extraction = prepare_extraction(setup, weights, scoring, engine=engine)
+    model, scoring, made = extraction.model, extraction.scoring, extraction.made
     missing = missing_shards(setup.data, out, made)
-    if kind == "ray":
+    if engine != "local":
         with Progress("features", "rows") as progress:
             write_shards_on_ray(
                 setup.data,
@@ -187,7 +264,7 @@ def features_job(
                 missing,
                 out,
                 made,
-                address=address or None,
+                address=engine.partition(":")[2] or None,
                 progress=lambda p: progress.update(p.done, p.rows),
             )
         return FeatureTable.open(out)
@@ -243,6 +320,40 @@ def fine_tuning(
     return FineTune(*data, search, confirm, share=share, scratch=scratch, mix=setup.mix(search.seed))
 
 
+class Searching(NamedTuple):
+    """A search, opened and checked: columns and provenance of its table, and its finished record, where there is one.
+
+    `settings` are what its record says of it.
+    """
+
+    columns: dict[str, NDArray[np.float32]]
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    record: dict[str, Any] | None
+
+
+def prepare_search(
+    setup: Setup, table_path: Path, out: Path, /, *, seed: int, options: dict[str, Any], join: Sequence[Path] = ()
+) -> Searching:
+    """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
+    table = FeatureTable.open(table_path, join=join, catalog=setup.data)
+    tell_notes(table)
+    names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
+    settings = {
+        "seed": seed,
+        "catalog": setup.catalog,
+        "features": table_path,
+        "join": list(join),
+        "features_fingerprint": table.fingerprint,
+        "options": _plain(options),
+    }
+    record, path = None, out / "search.json"
+    if path.exists():
+        record = finished_record(path, "search", settings, ("seed", "features_fingerprint", "options"))
+    columns = {} if record else table.columns(*names)
+    return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
+
+
 def search_job(
     setup: Setup,
     table_path: Path,
@@ -269,20 +380,10 @@ def search_job(
         running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
         hooks: Follow the search.
     """
-    table = FeatureTable.open(table_path, join=join, catalog=setup.data)
-    tell_notes(table)
-    names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
-    settings = {
-        "seed": seed,
-        "catalog": setup.catalog,
-        "features": table_path,
-        "join": list(join),
-        "features_fingerprint": table.fingerprint,
-        "options": _plain(options),
-    }
-    record_path = out / "search.json"
-    if record_path.exists():
-        return finished_record(record_path, "search", settings, ("seed", "features_fingerprint", "options"))
+    prepared = prepare_search(setup, table_path, out, seed=seed, options=options, join=join)
+    if prepared.record is not None:
+        return prepared.record
+    settings, record_path = prepared.settings, out / "search.json"
     out.mkdir(parents=True, exist_ok=True)
     how = dict(running or {})
     how["storage"] = how.get("storage") or f"sqlite:///{out / 'study.db'}"
@@ -303,11 +404,11 @@ def search_job(
                 progress.update(event["done"], event["runs"], "confirming")
 
         result = search_swift(
-            table.columns(*names),
+            prepared.columns,
             objective,
             seed=seed,
             progress=show,
-            provenance={**table.provenance, "features": table.fingerprint},
+            provenance=prepared.provenance,
             **options,
             **how,
         )

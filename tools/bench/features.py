@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.features import Scoring, ShardScorer, Tracker
-from drawstream.features.extract import write_shards
+from drawstream.features.extraction import write_shards
 from drawstream.features.scoring import HALF, Amp, provenance
 from drawstream.pipeline import Catalog, Loader, open_source
 from drawstream.pipeline.catalog import FILE

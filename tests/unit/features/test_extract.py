@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from drawstream.features import Crops, FeatureTable, Scoring, ShardScorer, extract
-from drawstream.features.extract import Progress
+from drawstream.features.extraction import Progress
 from drawstream.features.measures import measure
 from drawstream.features.scoring import provenance, weights_hash
 from drawstream.features.table import part_path, write_part

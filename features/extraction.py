@@ -71,6 +71,11 @@ def missing_shards(catalog: Catalog, out: Path, made: Mapping[str, Any], /) -> l
     """
     out.mkdir(parents=True, exist_ok=True)
     remove_abandoned(out)
+    return lacking_shards(catalog, out, made)
+
+
+def lacking_shards(catalog: Catalog, out: Path, made: Mapping[str, Any], /) -> list[int]:
+    """Which shards have no part yet; nothing is written. Errors as `missing_shards`."""
     missing = []
     for shard in range(len(catalog.shards)):
         part = part_path(out, shard)
