@@ -124,10 +124,12 @@ def _torch() -> Iterator[Check]:
 
 
 def _dali(device: str) -> Check | None:
-    """Run a small graph; None where there is no such device."""
+    """Run a small graph; None where there is no such device, or nothing that was not said of the CPU."""
     try:
         import nvidia.dali
     except (ImportError, OSError) as error:
+        if device == "gpu":
+            return None
         return Check("DALI", "bad", f"cannot be imported ({error}): pip install 'drawstream[cuda13]' (or cuda12)")
     if device == "gpu":
         import torch
