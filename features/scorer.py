@@ -76,6 +76,10 @@ class ShardScorer:
         start, stop = self._catalog.shard_rows(shard)
         return self._columns(start, stop, on_batch or (lambda _: None))
 
+    def head(self, samples: int, /) -> dict[str, NDArray[Any]]:
+        """All columns of the first samples of the catalog, whatever shards they lie in; errors as `score`."""
+        return self._columns(0, samples, lambda _: None)
+
     @property
     def shards(self) -> int:
         """Shards of the catalog."""

@@ -94,6 +94,11 @@ def best_candidates(
     return chosen
 
 
+def runs_of(candidates: int, seeds: int, /) -> int:
+    """Runs of a confirmation: each candidate and the control under each seed; none without candidates."""
+    return (candidates + 1) * seeds if candidates else 0
+
+
 def run_confirmation(
     study: optuna.Study,
     candidates: Mapping[int, NDArray[np.float64]],

@@ -119,6 +119,20 @@ class Alone:
         return run(self._objective, *self._waiting.popleft())
 
 
+def check_crew(engine: str, workers: int | None, /) -> tuple[str, str]:
+    """Kind and address of an engine.
+
+    Raises:
+        ValueError: There is no such engine, or a bad number of workers.
+    """
+    kind, _, address = engine.partition(":")
+    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
+        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers >= 1 must hold, but got {workers}")
+    return kind, address
+
+
 @contextmanager
 def hired(objective: Objective, /, *, engine: str = "local", workers: int | None = None) -> Iterator[Crew]:
     """The crew of an engine; its workers end on leaving, also those at work.
@@ -131,11 +145,7 @@ def hired(objective: Objective, /, *, engine: str = "local", workers: int | None
     Raises:
         ValueError: An argument breaks its law, the objective cannot be sent, or no cluster answers.
     """
-    kind, _, address = engine.partition(":")
-    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
-        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers >= 1 must hold, but got {workers}")
+    kind, address = check_crew(engine, workers)
     if kind == "ray":
         from drawstream.search.cluster import cluster
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from drawstream.tools.options import CatalogArg, Device, Json, Model, Out, finish, one_of, pair, setup_of
+from drawstream.tools.options import CatalogArg, Device, DryRun, Json, Model, Out, finish, one_of, pair, setup_of
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def extract(
     grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
     engine: Annotated[str, typer.Option(help="local, ray (a cluster on this machine) or ray:ADDRESS.")] = "local",
     device: Device = "cpu",
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Score every image once: loss, renormed entropy, gradient norm, probability of the target, correct.
@@ -127,6 +128,15 @@ def extract(
     if crops:
         law = {"scale": pair("crop-scale", crop_scale), "ratio": pair("crop-ratio", crop_ratio)}
         scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_training import estimate_extraction
+
+        estimate = estimate_extraction(setup, weights, out, scoring, engine=engine)
+        leave_ranks()
+        if ranks.writes:
+            tell(estimate, json_path)
+        return
     table = features_job(setup, weights, out, scoring, engine=engine)
     leave_ranks()
     if not ranks.writes:

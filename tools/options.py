@@ -17,6 +17,10 @@ HookNames = Annotated[
     list[str] | None, typer.Option("--hook", help="Your own hook, as module:factory, called with OUT; repeatable.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check all that the job needs, estimate time, disk and memory, write nothing."),
+]
 Augment = Annotated[
     str,
     typer.Option(
