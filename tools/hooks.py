@@ -9,16 +9,15 @@
 Hooks are called on process 0 alone, between steps of the job, and change nothing that it does.
 """
 
-import importlib
 import json
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from drawstream.tools.files import write_atomically
+from drawstream.tools.named import load_factory
 
 JOURNAL = "progress.json"
 FORMAT = 1
@@ -168,6 +167,14 @@ class TensorBoard:
             self._writer.close()
 
 
+def check_hooks(names: Iterable[str], /, *, tensorboard: bool = False) -> None:
+    """Find the hooks of a command without making them; errors as `load_hooks`."""
+    for name in names:
+        load_factory("--hook", name)
+    if tensorboard:
+        TensorBoard(Path())
+
+
 def load_hooks(out: Path, names: Iterable[str], /, *, tensorboard: bool = False) -> list[Hook]:
     """Hooks of a command: each of the names is `module:factory`, called with the job's folder.
 
@@ -175,16 +182,5 @@ def load_hooks(out: Path, names: Iterable[str], /, *, tensorboard: bool = False)
         ValueError: No such module or factory, or TensorBoard is asked for and not installed.
     """
     hooks: list[Hook] = [TensorBoard(out)] if tensorboard else []
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    for name in names:
-        module, colon, factory = name.partition(":")
-        try:
-            made = getattr(importlib.import_module(module), factory) if colon else None
-        except Exception as error:  # of the user's module
-            raise ValueError(f"--hook {name}: {error}: give module:factory") from None
-        if not callable(made):
-            raise ValueError(f"--hook must be module:factory, but got {name!r}")
-        hooks.append(made(out))
+    hooks += [load_factory("--hook", name)(out) for name in names]
     return hooks

@@ -22,7 +22,8 @@ CALL = re.compile(r"^\s*(?:\w+=\S+ )*(?:\.venv/bin/)?(?:drawstream|torchrun .*?-
 EXAMPLE = re.compile(r"[:;] (drawstream [^;]*)")
 ROOT_COMMAND = typer.main.get_command(app)
 FOREIGN = {  # of other programs, and of `drawstream` itself
-    "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--logdir", "--no-deps", "--index-url", "--help", "--config",
+    "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--logdir", "--no-deps", "--index-url",
+    "--help", "--config",
 }  # fmt: skip
 
 
@@ -77,9 +78,8 @@ def leaves(command, path=()):
 
 
 LEAVES = dict(leaves(ROOT_COMMAND))
-OPTIONS = {
-    option for each in LEAVES.values() for parameter in each.params for option in (*parameter.opts, *parameter.secondary_opts)
-}  # fmt: skip
+PARAMETERS = [parameter for each in LEAVES.values() for parameter in each.params]
+OPTIONS = {option for each in PARAMETERS for option in (*each.opts, *each.secondary_opts)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -93,7 +93,8 @@ class AsTensors:
 
     def state_dict(self) -> dict[str, Any]:
         """Its state; a file without pickled code can hold it."""
-        return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in self.part.state_dict().items()}
+        state = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.part.state_dict().items()}
+        return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on from there."""

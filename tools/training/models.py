@@ -1,7 +1,6 @@
 """Models by name: small ones for 8 to 32 pixel images, timm's, or any factory a user names as `module:factory`."""
 
 import importlib
-import inspect
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from drawstream.tools.named import accepted, load_factory
 
 
 def mlp(*, num_classes: int, channels: int, size: tuple[int, int], hidden: tuple[int, ...] = (256, 256)) -> nn.Module:
@@ -123,11 +124,10 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
     if spec.startswith("timm:"):
         factory, arguments = _timm(spec.removeprefix("timm:")), {"num_classes": num_classes, "in_chans": channels}
     else:
-        factory = BUILT_IN.get(spec) or _import(spec)
-        offered = {"num_classes": num_classes, "channels": channels, "size": size}
-        accepted = inspect.signature(factory).parameters
-        open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-        arguments = {k: v for k, v in offered.items() if open_ended or k in accepted}
+        if spec not in BUILT_IN and ":" not in spec:
+            raise ValueError(f"unknown model {spec!r}: give one of {', '.join(BUILT_IN)}, timm:NAME or module:factory")
+        factory = BUILT_IN.get(spec) or load_factory("model", spec)
+        arguments = accepted(factory, {"num_classes": num_classes, "channels": channels, "size": size})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = factory(**arguments)
@@ -139,25 +139,16 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
 def _timm(name: str) -> Callable[..., nn.Module]:
     try:
         timm = importlib.import_module("timm")
-    except ImportError:
+    except ModuleNotFoundError:
         raise ValueError(f"model 'timm:{name}' needs timm, which is not installed: pip install timm") from None
+    except Exception as error:  # mostly torchvision's, when it was built for another torch
+        raise ValueError(
+            f"model 'timm:{name}': timm cannot be imported: {error}: install the torchvision that belongs to torch "
+            f"{torch.__version__}"
+        ) from None
     if name not in timm.list_models():
         raise ValueError(f"timm has no model {name!r}: see timm.list_models()")
     return lambda **arguments: timm.create_model(name, **arguments)
-
-
-def _import(spec: str) -> Callable[..., nn.Module]:
-    module, _, name = spec.partition(":")
-    if not name:
-        raise ValueError(f"unknown model {spec!r}: give one of {', '.join(BUILT_IN)}, timm:NAME or module:factory")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"model {spec!r} cannot be imported: {error}") from None
-    if not callable(found):
-        raise ValueError(f"model {spec!r}: {name} is {type(found).__name__}, not a factory")
-    factory: Callable[..., nn.Module] = found
-    return factory
 
 
 def load_weights(model: nn.Module, path: Path, /) -> None:

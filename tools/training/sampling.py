@@ -16,6 +16,7 @@ from drawstream.tools.source import is_schedule
 from drawstream.tools.training.embeddings import embed
 from drawstream.tools.training.methods import NAMES, Budget, Inputs, Plan, plan
 from drawstream.tools.training.models import load_weights
+from drawstream.tools.training.own_sampler import is_own, own_plan
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.transfer import carry
@@ -29,7 +30,7 @@ class Sampling:
 
     Attributes:
         sampler: `sampler.json`; a schedule (.arrow); weights (.npy, .arrow, .parquet); or, as a string, the name of a
-            method (`methods.NAMES`).
+            method (`methods.NAMES`), or `module:factory` (`own_sampler`).
         table: Folder of the feature table that the sampler reads.
         mode: Mode of the stream of a sampler or of weights.
         join: Files whose columns are joined to the table.
@@ -90,14 +91,22 @@ class Sampling:
     def _method_plan(self, name: str, setup: Setup, recipe: Recipe, factor: int) -> Plan:
         if factor > 1:
             raise ValueError(f"a crop filter draws for itself, but the sampler is {name}: leave out one of them")
+        if is_own(name):
+            rows = len(setup.data)
+            offered: dict[str, Any] = {
+                "rows": rows,
+                "labels": setup.data.label,
+                "epochs": recipe.epochs,
+                "seed": recipe.seed,
+            }
+            offered["table"] = None if self.table is None else self._whole_images(self.table, name, setup)
+            draws = self.budget.of(rows)
+            return own_plan(name, recipe.epochs, offered, draws=draws, mode=self.mode, seed=recipe.seed)
 
         def column(wanted: str) -> NDArray[np.float32]:
             if self.table is None:
                 raise ValueError(f"{name} needs a feature table with a column {wanted}: give --table")
-            table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
-            if table.windows is not None or not np.array_equal(table.sample_id, np.arange(len(setup.data))):
-                raise ValueError(f"{self.table}: {name} needs one row for each image of the catalog, in its order")
-            return table.columns(wanted)[wanted]
+            return self._whole_images(self.table, name, setup).columns(wanted)[wanted]
 
         def embeddings() -> NDArray[np.float32]:
             model = setup.build(recipe.seed)
@@ -108,6 +117,13 @@ class Sampling:
         inputs = Inputs(lambda: setup.data.label, column, embeddings, self.column or "loss")
         sizes = {"batch_size": setup.batch_size, "seed": recipe.seed}
         return plan(name, len(setup.data), recipe.epochs, self.budget, inputs, **sizes)
+
+    def _whole_images(self, path: Path, name: str, setup: Setup) -> FeatureTable:
+        """The feature table, whose row i is image i of the catalog."""
+        table = FeatureTable.open(path, join=self.join, catalog=setup.data)
+        if table.windows is not None or not np.array_equal(table.sample_id, np.arange(len(setup.data))):
+            raise ValueError(f"{path}: {name} needs one row for each image of the catalog, in its order")
+        return table
 
     def as_dict(self) -> dict[str, Any]:
         """What a record keeps beside the files: all that must be the same when a finished run is asked for again."""

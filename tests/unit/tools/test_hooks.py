@@ -106,7 +106,7 @@ def test_a_damaged_journal_is_none(tmp_path, content):
     [
         ("no_such_module:Log", "No module named 'no_such_module'"),
         ("{}:Missing", "give module:factory"),
-        ("{}:not_a_factory", "must be module:factory"),
+        ("{}:not_a_factory", "must name a factory"),
         ("{}", "must be module:factory"),
     ],
 )
