@@ -314,6 +314,29 @@ def auto(
     _write(json_path, result)
 
 
+@app.command()
+def rehearsal(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that keeps data, runs and figures: 5 kB a row.")],
+    rows: Annotated[int, typer.Option(help="Training rows of the full way; the other has an eighth.")] = 1_281_167,
+    photos: Annotated[
+        int, typer.Option(help="Different photographs like ImageNet's, each 8 times; 0: none, nothing said of them.")
+    ] = 512,
+    seed: Annotated[int, typer.Option(help="Of images, labels, orders and the search.")] = 0,
+    json_path: Json = None,
+) -> None:
+    """The whole way from images to the report at ImageNet's number of rows: time, memory and disk of each stage.
+
+    Every stage is a command in a process of its own. One that is done is not run again, so a killed rehearsal goes on.
+
+    Example: drawstream bench rehearsal --rows 1281167 -o runs/rehearsal --json rehearsal.json
+    """
+    from drawstream.tools.bench.rehearsal import run
+
+    if rows < 800 or photos < 0 or seed < 0:
+        raise ValueError(f"--rows >= 800, --photos >= 0 and --seed >= 0 must hold, but got {rows}, {photos} and {seed}")
+    _write(json_path, run(out, rows=rows, photos=photos, seed=seed))
+
+
 def _whole(name: str, text: str) -> list[int]:
     """Whole numbers of a comma list; 1e6 is one."""
     try:
