@@ -6,18 +6,20 @@ A sampler is called better only if this interval lies above zero; one seed has n
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal
 
 from scipy.stats import t as student
 
-from drawstream.tools.report.records import TrainRecord
+from drawstream.tools.report.groups import Group, controls_of, method_name, unlike_seeds
+
+__all__ = ["Difference", "Entry", "Pair", "compare", "difference", "pairs_of", "signed", "verdicts"]
 
 Kind = Literal["last", "chosen", "best"]
-CONTROL = "uniform"
-NAMES = {"uniform": "Uniform", "swift": "Swift Sampler"}
+SENTENCES = 4  # verdicts in full; of more, a summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +30,19 @@ class Entry:
         method: As in the records.
         kind: "last" epoch, the epoch "chosen" on the held-out set (early stopping), or the "best" one (an oracle).
         values: Seed and accuracy in per cent of every run.
+        group: Of the runs.
     """
 
     method: str
     kind: Kind
     values: tuple[tuple[int, float], ...]
+    group: Group | None = None
 
     @property
     def name(self) -> str:
         """What the entry is called on the page."""
         how = {"last": "last epoch", "chosen": "early stopping", "best": "best epoch (oracle)"}
-        return f"{method_name(self.method)}, {how[self.kind]}"
+        return f"{self.group.name if self.group else method_name(self.method)}, {how[self.kind]}"
 
     @property
     def mean(self) -> float:
@@ -96,40 +100,32 @@ class Difference:
         )
 
 
-def method_name(method: str, /) -> str:
-    """What a method is called on the page."""
-    return NAMES.get(method, method)
-
-
 def signed(value: float, /) -> str:
     """A difference with its sign, one decimal."""
     return f"{value:+.1f}".replace("-", "−")
 
 
-def methods_of(runs: Sequence[TrainRecord], /) -> list[str]:
-    """The methods of some runs, the control first."""
-    return sorted({run.method for run in runs}, key=lambda method: (method != CONTROL, method))
-
-
-def compare(runs: Sequence[TrainRecord], /) -> list[Entry]:
-    """Entries of every method with evaluated runs, the control first: last, chosen where there is one, best epoch."""
+def compare(groups: Sequence[Group], /) -> list[Entry]:
+    """Entries of every group with evaluated runs: last, chosen where there is one, best epoch."""
     entries: list[Entry] = []
-    for method in methods_of(runs):
-        mine = [(run.seed, run.result) for run in runs if run.method == method and run.result is not None]
+    for group in groups:
+        mine = [(run.seed, run.result) for run in group.runs if run.result is not None]
         chosen = tuple((seed, result.chosen) for seed, result in mine if result.chosen is not None)
         if mine:
-            entries.append(Entry(method, "last", tuple((seed, result.last) for seed, result in mine)))
+            last = tuple((seed, result.last) for seed, result in mine)
+            entries.append(Entry(group.method, "last", last, group))
         if chosen and len(chosen) == len(mine):
-            entries.append(Entry(method, "chosen", chosen))
+            entries.append(Entry(group.method, "chosen", chosen, group))
         if mine:
-            entries.append(Entry(method, "best", tuple((seed, result.best) for seed, result in mine)))
+            best = tuple((seed, result.best) for seed, result in mine)
+            entries.append(Entry(group.method, "best", best, group))
     return entries
 
 
-def difference(method: Entry, control: Entry, /) -> Difference | None:
-    """The paired difference of two entries; None where they have no seed in common."""
+def difference(method: Entry, control: Entry, /, *, leave: Collection[int] = ()) -> Difference | None:
+    """The paired difference of two entries, seeds to `leave` out; None where they have no other seed in common."""
     ours, theirs = method.by_seed(), control.by_seed()
-    gaps = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    gaps = [ours[seed] - theirs[seed] for seed in sorted((ours.keys() & theirs.keys()) - set(leave))]
     if not gaps:
         return None
     centre = mean(gaps)
@@ -140,44 +136,73 @@ def difference(method: Entry, control: Entry, /) -> Difference | None:
     return Difference(centre, interval, sum(gap > 0 for gap in gaps), len(gaps))
 
 
-def verdicts(entries: Sequence[Entry], /) -> list[str]:
-    """One sentence per method other than the control, or why none can be said."""
-    table: Mapping[tuple[str, str], Entry] = {(entry.method, entry.kind): entry for entry in entries}
-    others = [method for method, kind in table if kind == "last" and method != CONTROL]
-    if (CONTROL, "last") not in table:
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A group beside its control.
+
+    Attributes:
+        group: Not uniform sampling.
+        control: Uniform sampling under the same setting; None where there is none.
+        last: After the last epoch less the control after its last one; None without a control or a common seed.
+        best: After the last epoch less the control at its best one.
+    """
+
+    group: Group
+    control: Group | None
+    last: Difference | None
+    best: Difference | None
+
+
+def pairs_of(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[Pair]:
+    """Every evaluated group other than the controls, beside its control; `judged` as in `Data`."""
+    table = {(id(entry.group), entry.kind): entry for entry in compare(groups)}
+    evaluated = [group for group in groups if (id(group), "last") in table]
+    pairs = []
+    for group in (each for each in evaluated if not each.controls):
+        control = controls_of(group, evaluated)
+        if control is None:
+            pairs.append(Pair(group, None, None, None))
+            continue
+        ours = table[id(group), "last"]
+        leave = unlike_seeds(group, control, judged)
+        last, best = (difference(ours, table[id(control), kind], leave=leave) for kind in ("last", "best"))
+        pairs.append(Pair(group, control, last, best))
+    return pairs
+
+
+def verdicts(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[str]:
+    """One sentence per group other than the controls, a summary of many, or why nothing can be said."""
+    pairs = pairs_of(groups, judged)
+    if not any(group.controls and any(run.result for run in group.runs) for group in groups):
         return ["There is no uniform control among these runs, so they cannot say what a sampler is worth."]
-    if not others:
+    if not pairs:
         return ["These are runs with uniform sampling only; there is no sampler to compare them with."]
-    return [_verdict(table, method) for method in others]
+    if len(pairs) <= SENTENCES:
+        return [_verdict(pair) for pair in pairs]
+    return [_summary(pairs)]
 
 
-def _verdict(table: Mapping[tuple[str, str], Entry], method: str) -> str:
-    ours = table[method, "last"]
-    at_last = difference(ours, table[CONTROL, "last"])
-    at_best = difference(ours, table[CONTROL, "best"])
-    if at_last is None or at_best is None:
+def _verdict(pair: Pair) -> str:
+    name = pair.group.name
+    if pair.control is None:
+        return f"{name} has no uniform control with the same settings here, so it is compared with nothing."
+    if pair.last is None or pair.best is None:
+        last = {id(entry.group): entry.mean for entry in compare([pair.group, pair.control]) if entry.kind == "last"}
         return (
-            f"{method_name(method)} reaches {ours.mean:.1f} % after the last epoch and uniform "
-            f"{table[CONTROL, 'last'].mean:.1f} %, but they have no seed in common, so the two cannot be compared."
+            f"{name} reaches {last[id(pair.group)]:.1f} % after the last epoch and uniform "
+            f"{last[id(pair.control)]:.1f} %, but they have no seed in common, so the two cannot be compared."
         )
     return (
-        f"{method_name(method)} after its last epoch is {at_last.relation} uniform after its last epoch "
-        f"({at_last.figures}), and {at_best.relation} uniform at its best epoch ({at_best.figures})."
+        f"{name} after its last epoch is {pair.last.relation} uniform after its last epoch "
+        f"({pair.last.figures}), and {pair.best.relation} uniform at its best epoch ({pair.best.figures})."
     )
 
 
-def settings_that_differ(runs: Sequence[TrainRecord], /) -> list[str]:
-    """Settings other than method and seed that the runs do not share, each with its values: "epochs: 20, 60"."""
-    seen: dict[str, set[str]] = {}
-    for run in runs:
-        recipe = run.document.get("recipe", {})
-        settings = {name: value for name, value in recipe.items() if name != "seed"}
-        settings |= {"model": run.document.get("model"), "evaluated on": run.result and run.result.evaluated_on}
-        for name, value in settings.items():
-            seen.setdefault(name, set()).add(str(value))
-    differing = [f"{name}: {', '.join(sorted(values))}" for name, values in seen.items() if len(values) > 1]
-    prints: dict[int, set[str]] = {}
-    for run in runs:
-        prints.setdefault(run.seed, set()).add(str(run.document.get("catalog_fingerprint")))
-    split = [str(seed) for seed, values in prints.items() if len(values) > 1]
-    return differing + ([f"training data at seed {', '.join(split)}"] if split else [])
+def _summary(pairs: Sequence[Pair]) -> str:
+    last = [pair.last.relation for pair in pairs if pair.last is not None]
+    best = [pair.best.relation for pair in pairs if pair.best is not None]
+    return (
+        f"Of {len(pairs)} groups of runs {last.count('better than')} are better than uniform after its last epoch and "
+        f"{last.count('worse than')} are worse; {best.count('better than')} are better than uniform at its best epoch. "
+        "So many comparisons yield some by chance: about one in forty where nothing differs."
+    )

@@ -4,6 +4,7 @@ Colours are told apart with any kind of colour vision and on light and dark page
 line style or symbol.
 """
 
+import html
 import math
 from collections.abc import Sequence
 from statistics import mean
@@ -13,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.samplers import SwiftParams
-from drawstream.tools.report.comparison import CONTROL, Entry, method_name, methods_of
-from drawstream.tools.report.records import ConfirmationPoint, TrainRecord
+from drawstream.tools.report.comparison import Entry
+from drawstream.tools.report.groups import Group
+from drawstream.tools.report.records import ConfirmationPoint
 from drawstream.tools.report.sampled_rows import Plane
 
 Figure = dict[str, Any]
 ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
 OTHERS = (BLUE, GREEN, PURPLE, GRAY)
+WHOLE, BROKEN = ("solid", "dashdot", "longdash"), ("dash", "dot", "longdashdot")
 SYMBOLS = {"last": "circle", "chosen": "diamond", "best": "circle-open"}
 ACCURACY = {
     "test": "Accuracy on the test set (%)",
@@ -28,18 +31,32 @@ ACCURACY = {
 }
 
 
-def colours(methods: Sequence[str], /) -> dict[str, str]:
-    """A colour per method: orange for the control, blue first for the others."""
-    others = [method for method in methods if method != CONTROL]
-    return {CONTROL: ORANGE} | {method: OTHERS[i % len(OTHERS)] for i, method in enumerate(others)}
+def literal(name: object, /) -> str:
+    """A name from a record or a catalog as plotly shows it: its charts take some HTML for markup."""
+    return html.escape(str(name), quote=False)
+
+
+def styles(groups: Sequence[Group], /) -> list[dict[str, str]]:
+    """Colour and dash of each: orange and broken for controls, blue first for the others."""
+    found, controls, others = [], 0, 0
+    for group in groups:
+        if group.controls:
+            found.append({"color": ORANGE, "dash": BROKEN[controls % len(BROKEN)]})
+            controls += 1
+        else:
+            found.append({"color": OTHERS[others % len(OTHERS)], "dash": WHOLE[others // len(OTHERS) % len(WHOLE)]})
+            others += 1
+    return found
 
 
 def result_figure(entries: Sequence[Entry], evaluated_on: str, /) -> Figure:
     """Every seed of every entry as a point, mean and standard deviation beside it."""
-    palette = colours([entry.method for entry in entries if entry.kind == "last"])
+    groups = list({id(entry.group): entry.group for entry in entries if entry.group}.values())
+    palette = {id(group): style["color"] for group, style in zip(groups, styles(groups), strict=True)}
     data = []
     for entry in entries:
-        colour, label = palette[entry.method], entry.name.replace(", ", "<br>", 1)
+        colour = palette[id(entry.group)]
+        label = "<br>".join(literal(entry.name).rsplit(", ", 1))
         points = {
             "type": "scatter",
             "mode": "markers",
@@ -59,31 +76,36 @@ def result_figure(entries: Sequence[Entry], evaluated_on: str, /) -> Figure:
             "marker": {"color": colour, "symbol": "line-ns-open", "size": 22, "line": {"width": 2}},
         }
         data += [points, middle]
-    height = 120 + 46 * len(entries)
+    height = 90 + 46 * len(entries)
     layout = axes(ACCURACY.get(evaluated_on, f"Accuracy on {evaluated_on} (%)"), "", height=height, showlegend=False)
     layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticksuffix": "  "}
     return {"data": data, "layout": layout}
 
 
-def history_figure(runs: Sequence[TrainRecord], name: str, /) -> Figure | None:
-    """Accuracy on one set over the epochs: a thin line per run, a method's mean on top; None without any."""
-    methods = methods_of(runs)
-    palette = colours(methods)
+def history_figure(groups: Sequence[Group], name: str, /) -> Figure | None:
+    """Accuracy on one set over the epochs: a thin line per run, a group's mean on top; None without any."""
     data = []
-    for method in methods:
-        style = {"color": palette[method], "dash": "dash" if method == CONTROL else "solid"}
-        mine = [run for run in runs if run.method == method]
-        curves = [[(p.epoch + 1, p.accuracy[name]) for p in run.history if name in p.accuracy] for run in mine]
-        for run, curve in zip(mine, curves, strict=True):
-            label = f"{method_name(method)}, seed {run.seed}"
-            thin = line([x for x, _ in curve], [y for _, y in curve], label, **style, width=1)
-            data.append(thin | {"opacity": 0.55, "showlegend": False, "legendgroup": method})
-        shared = sorted(set.intersection(*({x for x, _ in curve} for curve in curves)))
-        centre = [mean(dict(curve)[x] for curve in curves) for x in shared]
-        label = method_name(method) + (f", mean of {len(mine)} runs" if len(mine) > 1 else "")
-        data.append(line(shared, centre, label, **style, width=2.5) | {"legendgroup": method})
-    if not any(trace["x"] for trace in data):
+    for place, (group, style) in enumerate(zip(groups, styles(groups), strict=True)):
+        curves = [
+            [(p.epoch + 1, round(p.accuracy[name], 4)) for p in run.history if name in p.accuracy] for run in group.runs
+        ]
+        mine = [(run, curve) for run, curve in zip(group.runs, curves, strict=True) if curve]
+        called = literal(group.name)
+        if len(mine) > 1:
+            for run, curve in mine:
+                thin = line(
+                    [x for x, _ in curve], [y for _, y in curve], f"{called}, seed {run.seed}", **style, width=1
+                )
+                data.append(thin | {"opacity": 0.55, "showlegend": False, "legendgroup": str(place)})
+        shared = sorted(set.intersection(*({x for x, _ in curve} for _, curve in mine))) if mine else []
+        if shared:
+            centre = [mean(dict(curve)[x] for _, curve in mine) for x in shared]
+            label = called + (f", mean of {len(mine)} runs" if len(mine) > 1 else "")
+            data.append(line(shared, centre, label, **style, width=2.5) | {"legendgroup": str(place)})
+    if not data:
         return None
+    for trace in data:
+        trace["hovertemplate"] = f"{trace['name']}, epoch %{{x}}: %{{y:.2f}} %<extra></extra>"
     return {"data": data, "layout": axes("Epoch", ACCURACY.get(name, f"Accuracy on {name} (%)"))}
 
 
@@ -123,7 +145,7 @@ def marginals_figure(classes: Sequence[str], before: NDArray[np.float64], after:
     """Share of each class, uniform beside sampler."""
     data = []
     for name, shares, colour, pattern in (("Uniform", before, ORANGE, "/"), ("Sampler", after, BLUE, "")):
-        bars = {"type": "bar", "name": name, "x": list(classes), "y": (100 * shares).tolist()}
+        bars = {"type": "bar", "name": name, "x": list(map(literal, classes)), "y": (100 * shares).tolist()}
         bars |= {"marker": {"color": colour, "pattern": {"shape": pattern}}}
         data.append(bars | {"hovertemplate": f"class %{{x}}: %{{y:.2f}} %<extra>{name}</extra>"})
     layout = axes("Class (label as trained)", "Share of the draws (%)", barmode="group", bargap=0.25)
@@ -157,7 +179,7 @@ def line(x: Sequence[Any], y: Sequence[float], name: str, /, **style: Any) -> Fi
 
 
 def _heat(cells: Plane, values: NDArray[np.float64], unit: str, text: str, top: float) -> Figure:
-    x, y = cells.names
+    x, y = map(literal, cells.names)
     middle = ((cells.edges[1:] + cells.edges[:-1]) / 2).tolist()
     numbers = [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
     cell = {
@@ -173,7 +195,7 @@ def _heat(cells: Plane, values: NDArray[np.float64], unit: str, text: str, top: 
         "hoverongaps": False,
         "hovertemplate": f"cdf {x} %{{x:.2f}}, cdf {y} %{{y:.2f}}<br>{text}<br>%{{customdata}} rows<extra></extra>",
     }
-    layout = axes(f"cdf of the {x}", f"cdf of the {y}", height=400)
+    layout = axes(f"cdf of the {x}", f"cdf of the {y}", height=380, showlegend=False)
     layout["xaxis"] |= {"range": [0, 1], "constrain": "domain"}
     layout["yaxis"] |= {"range": [0, 1], "scaleanchor": "x", "constrain": "domain"}
     return {"data": [cell], "layout": layout}
@@ -181,9 +203,10 @@ def _heat(cells: Plane, values: NDArray[np.float64], unit: str, text: str, top: 
 
 def axes(x: str, y: str, /, *, height: int = 360, **more: Any) -> Figure:
     """The layout of a chart with these axis titles, `height` pixels high."""
+    top = 68 if more.get("showlegend", True) else 36  # the tools, and two lines of a legend
     return {
         "height": height,
-        "margin": {"l": 50, "r": 12, "t": 68, "b": 52},
+        "margin": {"l": 50, "r": 12, "t": top, "b": 52},
         "xaxis": {"title": {"text": x}, "automargin": True, "zeroline": False},
         "yaxis": {"title": {"text": y}, "automargin": True, "zeroline": False},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},

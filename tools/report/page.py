@@ -13,9 +13,10 @@ from drawstream.tools.report.gallery import Picture
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2128; --soft: #57606a; --page: #ffffff; --panel: #f6f8fa;
-  --rule: #d0d7de; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e9ee; --soft: #9aa4b0; --page: #14171b; --panel: #1d2127; --rule: #363c45; }
+  --rule: #d0d7de; --warn: #a84c00; --shade: #0003; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --text: #e6e9ee; --soft: #9aa4b0; --page: #14171b; --panel: #1d2127; --rule: #363c45; --warn: #f0954a;
+    --shade: #000c; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--page); color: var(--text);
@@ -25,27 +26,38 @@ h2 { font-size: 1.25rem; margin: 2.2rem 0 .5rem; padding-top: .6rem; border-top:
 h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
 p { max-width: 46rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
+figcaption { margin-top: .3rem; }
+:focus-visible { outline: 2px solid #2f7fc1; outline-offset: 2px; }
 .verdict { font-size: 1.1rem; padding: .7rem 1rem; background: var(--panel); border-left: 4px solid var(--text);
   max-width: none; }
 .caution { padding: .5rem 1rem; background: var(--panel); border-left: 4px solid #d9730d; max-width: none; }
 pre { background: var(--panel); padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; white-space: pre-wrap; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: .6rem 0; background:
+  linear-gradient(90deg, var(--page) 30%, transparent) 0 0 / 2rem 100% no-repeat local,
+  linear-gradient(270deg, var(--page) 30%, transparent) 100% 0 / 2rem 100% no-repeat local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / .7rem 100% no-repeat scroll,
+  linear-gradient(270deg, var(--shade), transparent) 100% 0 / .7rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: top; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
-th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+thead th { vertical-align: bottom; white-space: normal; overflow-wrap: break-word; }
+tbody th { font-weight: inherit; }
+th:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: .6rem 0; min-width: 0; }
 figure .plot { width: 100%; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.4rem, 1fr)); gap: .7rem .5rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(4.6rem, 1fr)); gap: .7rem .5rem; }
 .gallery div { font-size: .75rem; line-height: 1.3; text-align: center; min-width: 0; }
 .gallery span { display: block; height: 5rem; }
 .gallery img { width: 100%; height: 100%; object-fit: contain; }
 .gallery img.small { image-rendering: pixelated; }
-.gallery b { color: #d9730d; font-weight: 600; }
+.gallery b { color: var(--warn); font-weight: 600; }
 details { border-top: 1px solid var(--rule); padding: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
+@media (max-width: 30rem) { th, td { padding: .3rem .45rem; } th:first-child { min-width: 6.5rem; } }
+@media print { body { max-width: none; } .modebar-container { display: none; } figure, tr { break-inside: avoid; }
+  .wide { background: none; } h2, h3 { break-after: avoid; } }
 """
 
 SCRIPT = """
@@ -64,19 +76,34 @@ function themed(layout) {
     all[axis] = {...layout[axis], gridcolor: colour('--rule'), linecolor: colour('--rule')};
   return all;
 }
-function draw(figure) {
-  const {data, layout} = JSON.parse(figure.querySelector('script').textContent);
-  Plotly.react(figure.querySelector('.plot'), data, themed(layout), OPTIONS);
-  figure.dataset.drawn = 'yes';
+function fit(plot) {  // long titles of narrow charts get a second line
+  const {w, h} = plot._fullLayout._size, changes = {};
+  for (const [axis, kind, room] of [['xaxis', '.g-xtitle', w], ['yaxis', '.g-ytitle', h]]) {
+    const title = plot.querySelector(kind + ' text'), text = plot.layout[axis].title.text;
+    const long = title && Math.max(title.getBoundingClientRect().width, title.getBoundingClientRect().height);
+    if (!long || long <= room || text.includes('<br>')) continue;
+    const words = text.split(' '), half = text.length / 2;
+    let first = words.shift();
+    while (words.length > 1 && first.length + words[0].length / 2 < half) first += ' ' + words.shift();
+    if (words.length) changes[axis + '.title.text'] = first + '<br>' + words.join(' ');
+  }
+  if (Object.keys(changes).length) Plotly.relayout(plot, changes);
 }
-const shut = figure => figure.closest('details:not([open])');
+function draw(figure) {
+  const {data, layout} = JSON.parse(figure.querySelector('script').textContent), plot = figure.querySelector('.plot');
+  figure.dataset.drawn = 'yes';
+  Plotly.react(plot, data, themed(layout), OPTIONS).then(() => fit(plot));
+}
 const figures = [...document.querySelectorAll('figure.chart')];
-figures.filter(figure => !shut(figure)).forEach(draw);
-for (const part of document.querySelectorAll('details'))
-  part.addEventListener('toggle', () => [...part.querySelectorAll('figure.chart')]
-    .filter(figure => !shut(figure) && !figure.dataset.drawn).forEach(draw));
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () =>
-  figures.filter(figure => figure.dataset.drawn).forEach(draw));
+const seen = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(entry => {
+  seen.unobserve(entry.target);
+  if (!entry.target.dataset.drawn) draw(entry.target);
+}), {rootMargin: '1000px'});
+figures.forEach(figure => seen.observe(figure));
+const redraw = () => figures.filter(figure => figure.dataset.drawn).forEach(draw);
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
+matchMedia('print').addEventListener('change', redraw);  // on paper all are drawn, dark on white
+addEventListener('beforeprint', () => figures.filter(figure => !figure.closest('details:not([open])')).forEach(draw));
 """
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -97,12 +124,17 @@ def code(lines: Iterable[str], /) -> str:
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], /, *, text: bool = False) -> str:
-    """A table of plain texts; numbers align right, `text` aligns all left."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], /, *, text: bool = False, label: str = "") -> str:
+    """A table of plain texts; numbers align right, `text` aligns all left; `label` names it for screen readers."""
     kind = ' class="text"' if text else ""
-    top = "".join(f"<th{kind}>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    top = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for cell in head) if any(head) else ""
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row"{kind}>{escape(first)}</th>{cells}</tr>')
+    name = escape(label or next(filter(None, head), "Table"))
+    opening = f'<div class="wide" role="region" tabindex="0" aria-label="{name}"><table>'
+    return f"{opening}{f'<thead><tr>{top}</tr></thead>' if top else ''}<tbody>{''.join(lines)}</tbody></table></div>"
 
 
 def chart(figure: Mapping[str, Any], caption: str, /) -> str:

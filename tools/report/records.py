@@ -4,7 +4,7 @@ Paths inside a record are relative to its own folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ class TrainRecord:
         result: None where it was not evaluated.
         history: One point per epoch.
         catalog: Folder of the training data, or its URL.
+        folder: What the folder given is called, where several were.
     """
 
     path: Path
@@ -60,6 +61,13 @@ class TrainRecord:
     result: Result | None
     history: tuple[EpochPoint, ...]
     catalog: Path | str
+    folder: str = ""
+
+    @property
+    def evaluation(self) -> Path | str | None:
+        """The data of its result; None where the record does not say."""
+        stated = self.document.get("evaluation", {}).get(self.result.evaluated_on) if self.result else None
+        return None if stated is None else _place(self.path, str(stated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ class SearchRecord:
         message: Why, in one sentence.
         trials: In order of their numbers.
         confirmation: The guard's runs.
+        folder: What the folder given is called, where several were.
     """
 
     path: Path
@@ -117,27 +126,31 @@ class SearchRecord:
     message: str
     trials: tuple[TrialPoint, ...]
     confirmation: tuple[ConfirmationPoint, ...]
+    folder: str = ""
 
 
-def read_records(folder: Path, /, *, needed: bool = True) -> tuple[list[TrainRecord], list[SearchRecord]]:
-    """All runs and searches below a folder, each sorted by seed, then path.
+def read_records(
+    *folders: Path, names: Sequence[str] = ("",), needed: bool = True
+) -> tuple[list[TrainRecord], list[SearchRecord]]:
+    """All runs and searches below some folders, each sorted by seed, then folder and path.
 
     Args:
-        folder: Where to look.
+        folders: Where to look.
+        names: What they are called.
         needed: Whether it is an error that there are none.
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: No record in it, or one is damaged, of another kind, or of a newer format; one line names it.
+        ValueError: No record in them, or one is damaged, of another kind, or of a newer format; one line names it.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such folder; give the one that `drawstream train`, `search` or `demo` wrote"
-        )
-    runs = [_read(path, "train", _train) for path in sorted(folder.rglob("run.json"))]
-    searches = [_read(path, "search", _search) for path in sorted(folder.rglob("search.json"))]
-    if needed and not runs and not searches:
-        raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
+    runs: list[TrainRecord] = []
+    searches: list[SearchRecord] = []
+    for folder, name in zip(folders, names, strict=True):
+        mine = [_read(path, "train", _train) for path in sorted(folder.rglob("run.json"))]
+        found = [_read(path, "search", _search) for path in sorted(folder.rglob("search.json"))]
+        if needed and not mine and not found:
+            raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
+        runs += [replace(run, folder=name) for run in mine]
+        searches += [replace(search, folder=name) for search in found]
     return sorted(runs, key=lambda run: run.seed), sorted(searches, key=lambda search: search.seed)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drawstream.tools.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes, line
+from drawstream.tools.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes, line, literal
 from drawstream.tools.report.records import TrialPoint
 from drawstream.tools.report.searches import Curve, mean_steps, uniform_score
 
@@ -19,6 +19,7 @@ def percentiles_figure(groups: Mapping[str, Sequence[Curve]], feature: str, /) -
         groups: Curves by name; x percentiles, y mean N P. Several of a name are thin lines below their mean.
         feature: Along x.
     """
+    feature = literal(feature)
     text = f"{feature} percentile %{{x:.1f}}: N·P %{{y:.3f}}"
     data = []
     for (name, curves), style in zip(groups.items(), _styles(len(groups)), strict=True):
@@ -91,11 +92,11 @@ def _bundle(
     name: str, curves: Sequence[Curve], style: dict[str, str], text: str, *, steps: bool = False
 ) -> list[Figure]:
     """One curve, or thin ones below their mean; a legend entry in either case."""
-    drawn = []
+    drawn, name = [], literal(name)
     middle = curves[0]
     if len(curves) > 1:
         for curve in curves:
-            thin = line(curve.x.tolist(), curve.y.tolist(), f"{name}, {curve.name}", **style, width=1)
+            thin = line(curve.x.tolist(), curve.y.tolist(), f"{name}, {literal(curve.name)}", **style, width=1)
             drawn.append(thin | {"opacity": 0.55, "showlegend": False})
         middle = mean_steps(curves)
         name = f"{name}, {middle.name}"

@@ -41,7 +41,7 @@ def overview(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows],
             ]
         )
     head = ["", "Winner", "Best trial", "Effective sample size (%)", "Zero rows (%)", "Wrong labels drawn (%)"]
-    return page.table(head, rows)
+    return page.table(head, rows, label="Searches")
 
 
 def side_by_side(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /) -> list[Block]:

@@ -56,6 +56,7 @@ def _facts(record: SearchRecord, sampling: SampledRows) -> dict[str, str]:
     noise = "" if sampling.noisy_before is None else f" with {100 * sampling.noisy_before:.0f} % label noise"
     source = sampling.catalog.provenance.get("source", sampling.catalog.root.name)
     return {
+        "folder": record.folder,
         "data": Path(str(source)).name + noise,
         "model": str(sampling.table.provenance.get("model", "unknown model")).rpartition(":")[2],
         "rows": "crops" if sampling.table.windows is not None else "images",

@@ -63,7 +63,7 @@ def test_every_method_at_the_command_line(tmp_path, capsys):
     assert "One seed has no standard deviation" in shown
     assert "training time of p relative to unif" in shown
     page = (out / "budget.html").read_text()
-    assert "<td>unif</td>" in page
+    assert ">unif</th>" in page
     assert "One seed has no standard deviation" in page
     assert json.loads((out / "budget.json").read_text())["rows"] == result["rows"]
 

@@ -204,7 +204,7 @@ def test_the_page_holds_the_verdict_the_control_and_every_number(entries, tmp_pa
     text = page.partition("<script>")[0]
     assert headline(comparisons)[0] in text
     assert "The control of a method is uniform drawing" in text
-    assert all(f"<td>{entry.method}</td>" in text for entry in entries)
+    assert all(f">{entry.method}</th>" in text for entry in entries)
     assert "2 run(s) at a time" in text
     charts = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert len(charts) == 8

@@ -75,7 +75,7 @@ def test_rows_of_all_methods_at_the_command_line(tmp_path, capsys):
     assert list(kept) == [name for name in METHODS if name.startswith("swift")]
     assert all(len(each["scores"]) == 5 for each in result["searches"])
     page = (tmp_path / "out/noise.html").read_text()
-    assert page.index("<td>uniform</td>") < page.index("<td>early-stopping</td>") < page.index("<td>swift</td>")
+    assert page.index(">uniform</th>") < page.index(">early-stopping</th>") < page.index(">swift</th>")
     assert page.count('<figure class="chart">') == 3  # points, cost, agents
     work = {entry["method"]: entry["extra_forward_backward"] for entry in result["summary"]}
     assert work["uniform"] == work["swift"] == [0, 0]

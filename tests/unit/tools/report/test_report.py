@@ -25,6 +25,7 @@ from drawstream.search import search_swift
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import Entry, compare, difference, verdicts
 from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed, pictures
+from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.records import read_records
 from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
 from drawstream.tools.runs import write_json, write_record
@@ -142,7 +143,7 @@ def charts(page: str) -> list[dict]:
 def cells(page: str, first: str) -> list[str]:
     """Texts of the table row that begins with a given cell."""
     rows = re.findall(r"<tr>(.*?)</tr>", page)
-    found = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    found = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
     return next(row[1:] for row in found if row and row[0] == first)
 
 
@@ -287,13 +288,13 @@ def test_best_epoch_is_read_off_the_history_whatever_the_record_calls_best(tmp_p
     record = json.loads((tmp_path / "run.json").read_text())
     record["result"]["best"] = 87.5  # the accuracy of the epoch that the held-out set chose
     write_json(tmp_path / "run.json", record)
-    entries = {entry.kind: entry.mean for entry in compare(read_records(tmp_path)[0])}
+    entries = {entry.kind: entry.mean for entry in compare(groups_of(read_records(tmp_path)[0]))}
     assert entries == {"last": 70.0, "chosen": 87.5, "best": 88.0}
 
 
 def test_without_control_or_without_sampler_nothing_is_claimed(tmp_path: Path):
     only = trains(tmp_path / "a", {"swift": [90.0]}, {"swift": [91.0]})
-    assert verdicts(compare(read_records(only)[0]))[0].startswith("There is no uniform control")
+    assert verdicts(groups_of(read_records(only)[0]), {})[0].startswith("There is no uniform control")
     only = trains(tmp_path / "b", {"uniform": [70.0]}, {"uniform": [91.0]})
     text = words(render(only, tmp_path / "report.html"))
     assert "there is no sampler to compare them with" in text
