@@ -221,18 +221,26 @@ app.add_typer(bench_app, name="bench")
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder with runs and searches, at any depth.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; by default RUN/report.html.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folder with runs and searches, at any depth; or several, side by side.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="HTML file; of one folder by default RUN/report.html.")
+    ] = None,
     json_path: Json = None,
 ) -> None:
-    """Write a self-contained HTML page about the runs and searches of a folder.
+    """Write a self-contained HTML page about the runs and searches of a folder, or compare those of several.
 
     Example: drawstream report runs/demo-digits -o report.html
+
+    Two settings side by side: drawstream report runs/lr-0.05 runs/lr-0.1 -o compared.html
     """
     from drawstream.tools.report.build import write_report
 
-    page = out or run / "report.html"
-    write_report(run, page)
+    if out is None and len(runs) > 1:
+        raise ValueError(f"{len(runs)} folders: say with --out where their common page is to go")
+    page = out or runs[0] / "report.html"
+    write_report(runs, page)
     finish({"report": str(page)}, json_path, f"report: {page}")
 
 
