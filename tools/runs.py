@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tomllib
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
         "command": ["drawstream", *(shown(each) if "://" in each else each for each in sys.argv[1:])],
         **_config(sys.argv[1:]),
         **content,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
         "versions": versions(),
     }
     record = {key: _relative(value, path.parent) for key, value in record.items()}
@@ -90,6 +93,25 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> dict[str, Any]:
+    """What decides times: system, processor, cores, and the GPU if this process has used one."""
+    found: dict[str, Any] = {"system": platform.platform(), "cpu": _processor(), "cores": os.cpu_count()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _relative(value: Any, folder: Path) -> Any:
