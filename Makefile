@@ -6,19 +6,19 @@ BIN := $(VENV)/bin
 CUDA ?= 13
 # Numba caches compiled kernels beside the sources or, where those are read-only, in the user's cache folder.
 
-.PHONY: demo test test-slow soak rehearsal check types lint format bench clean
+.PHONY: demo test test-slow soak rehearsal check types lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/drawstream demo
 
-test: $(VENV)/installed check
+test: $(VENV)/developed check
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/developed
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 # Thousands of damaged files of every kind that is read; how each ended is counted and printed.
-soak: $(VENV)/installed
+soak: $(VENV)/developed
 	SOAK=300 $(BIN)/python -m pytest -m slow tests/soak -s
 
 # The whole way at ImageNet's number of rows, each stage measured: some 25 minutes on two cores, 7 GB. It can be killed
@@ -28,22 +28,27 @@ rehearsal: $(VENV)/installed
 
 check: lint types
 
-lint: $(VENV)/installed
+lint: $(VENV)/developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/installed
+format: $(VENV)/developed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # mypy must see the import name `drawstream`, which only an installation gives: a folder of links stands in for it.
-types: $(VENV)/installed
+types: $(VENV)/developed
 	mkdir -p build/types/drawstream
 	for d in samplers pipeline features search tools; do ln -sfn "$(CURDIR)/$$d" build/types/drawstream/$$d; done
 	MYPYPATH=build/types $(BIN)/mypy -p drawstream
 
+# A user needs less than a developer: the first report does not wait for Ray, Lightning and the like.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cuda$(CUDA)]"
+	touch $@
+
+$(VENV)/developed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cuda$(CUDA),dev]"
 	touch $@
 
