@@ -23,7 +23,7 @@ soak: $(VENV)/developed
 
 # The whole way at ImageNet's number of rows, each stage measured: some 25 minutes on two cores, 7 GB. It can be killed
 # and started again.
-rehearsal: $(VENV)/installed
+rehearsal: $(VENV)/developed
 	$(BIN)/drawstream bench rehearsal -o runs/rehearsal --json runs/rehearsal.json
 
 check: lint types
