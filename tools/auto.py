@@ -10,6 +10,7 @@ from drawstream.tools.options import (
     Batch,
     CatalogArg,
     Device,
+    DryRun,
     HookNames,
     Json,
     Model,
@@ -58,6 +59,7 @@ def auto(
     device: Device = "cpu",
     tensorboard: Tensorboard = False,
     hook: HookNames = None,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Search a schedule with a population: the best child's rows of every interval, its weights cloned into all.
@@ -71,7 +73,7 @@ def auto(
     Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
     """
     from drawstream.tools.auto_job import auto_job
-    from drawstream.tools.hooks import load_hooks
+    from drawstream.tools.hooks import check_hooks, load_hooks
     from drawstream.tools.training.loop import Recipe
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
@@ -97,6 +99,16 @@ def auto(
     lone = replace(ranks, rank=0, world_size=1)  # a child trains on whole batches, by itself
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone)
     rewards = {"reward": one_of("reward", reward), "reward_rows": reward_rows, "second_score": second_score}
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_search import estimate_auto
+
+        check_hooks(hook or (), tensorboard=tensorboard)
+        found = estimate_auto(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks)
+        leave_ranks()
+        if ranks.writes:
+            tell(found, json_path)
+        return
     hooks = load_hooks(out, hook or (), tensorboard=tensorboard) if ranks.writes else []
     record = auto_job(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks, hooks=hooks)
     leave_ranks()

@@ -12,10 +12,13 @@ from typing import Any, Self
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from drawstream.tools.training.ranks import Ranks
+
 __all__ = ["Clock", "Enough", "rehearsed"]
 
 LIMIT = 3.0  # seconds of a probe, after the first steps
 FIRST = 4  # steps that count as warming up: kernels are chosen, buffers made, threads begun
+TOGETHER = 40  # steps of several ranks, which must stop at the same one
 
 
 class Enough(BaseException):
@@ -55,8 +58,14 @@ class Clock:
     >>> clock.unit_seconds, clock.stopped
     """
 
-    def __init__(self, limit: float = LIMIT, *, counted: Callable[[], int] | None = None) -> None:
-        """Stop after `limit` seconds; `counted` gives the number of units so far, by default steps."""
+    def __init__(
+        self, limit: float = LIMIT, *, counted: Callable[[], int] | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """Stop after `limit` seconds, several ranks after as many steps as each other.
+
+        `counted` gives the number of units so far, by default steps.
+        """
+        self._alone = ranks is None or ranks.world_size == 1
         self.limit = limit
         self.began = self.ended = 0.0
         self.marks: list[tuple[float, int]] = []  # time, and units until then
@@ -78,13 +87,14 @@ class Clock:
     def epoch(self, *_: Any) -> None:
         """Note the end of an epoch, or of whatever unit the job counts; it stops there, too."""
         self.epochs.append(_now())
-        if self.epochs[-1] - self._first > self.limit:
+        if self._alone and len(self.epochs) > 1 and self.epochs[-1] - self._first > self.limit:
             raise Enough
 
     def _step(self, *_: Any) -> None:
         count = len(self.marks) + 1 if self._counted is None else self._counted()
         self.marks.append((_now() if len(self.marks) == FIRST else time.perf_counter(), count))
-        if len(self.marks) > 2 * FIRST and self.marks[-1][0] - self._first > self.limit:
+        late = self.marks[-1][0] - self._first > self.limit if self._alone else len(self.marks) >= TOGETHER
+        if len(self.marks) > 2 * FIRST and late:
             self.marks[-1] = (_now(), count)
             raise Enough
 

@@ -49,7 +49,7 @@ def estimate_training(
     tracker = Tracker(len(setup.data)) if track is not None else None
     with rehearsed(out, ["checkpoint.pt"]) as scratch:
         resumed = _epochs_of(scratch / "checkpoint.pt")
-        with Clock(counted=lambda: training.loader.metrics["batches"]) as clock:
+        with Clock(counted=lambda: training.loader.metrics["batches"], ranks=setup.ranks) as clock:
             training.run(model, scratch / "checkpoint.pt", tracker=tracker, on_epoch=clock.epoch)
         written = folder_size(scratch)
     left = recipe.epochs - resumed

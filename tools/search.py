@@ -11,6 +11,7 @@ from drawstream.tools.options import (
     Augment,
     Batch,
     Device,
+    DryRun,
     HeldOut,
     HookNames,
     Json,
@@ -73,6 +74,7 @@ def swift(
     device: Device = "cpu",
     tensorboard: Tensorboard = False,
     hook: HookNames = None,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
@@ -81,7 +83,7 @@ def swift(
         --model cnn --start runs/uniform/last.safetensors
     """
     from drawstream.search import load_objective
-    from drawstream.tools.hooks import load_hooks
+    from drawstream.tools.hooks import check_hooks, load_hooks
     from drawstream.tools.jobs import search_job
     from drawstream.tools.search_recipes import settled
     from drawstream.tools.training.candidates import FineTuning
@@ -126,6 +128,15 @@ def swift(
         _ = score.built  # what does not fit is told before the search begins
     options["features"] = columns.split(",")
     running = {"storage": storage, "study_name": study, "workers": workers, "engine": engine}
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_search import estimate_swift
+
+        check_hooks(hook or (), tensorboard=tensorboard)
+        built = score.built if isinstance(score, FineTuning) else None
+        known: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running}
+        tell(estimate_swift(setup, table, built, out, **known), json_path)
+        return
     hooks = load_hooks(out, hook or (), tensorboard=tensorboard)
     given: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running, "hooks": hooks}
     record = search_job(setup, table, score, out, **given)

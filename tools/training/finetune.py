@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from drawstream.pipeline import RICAP, Loader, Mixup
 from drawstream.samplers import IndexStream
 from drawstream.search import Trial
+from drawstream.search.objective import Stage
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods import Method
 
@@ -54,8 +55,7 @@ class FineTune:
         """Top-1 per cent on the held-out set after training with these probabilities."""
         searching = trial.stage == "search"
         recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
-        samples = len(self.loader.catalog)  # fewer than rows where these are crops
-        draws = max(1, round(self.share * samples)) if searching else samples
+        draws = self.draws(trial.stage)
         self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=recipe.seed, draws=draws))
         model = self.build(recipe.seed)
         if searching or not self.scratch:
@@ -63,6 +63,16 @@ class FineTune:
         sets, method = {"held_out": self.held_out}, Method(mix=self.mix)
         run = train(model, self.loader, recipe, evaluate=sets, every=recipe.epochs, method=method)
         return run.last("held_out")
+
+    def draws(self, stage: Stage, /) -> int:
+        """Draws of an epoch of a run."""
+        samples = len(self.loader.catalog)  # fewer than rows where these are crops
+        return max(1, round(self.share * samples)) if stage == "search" else samples
+
+    def steps(self, stage: Stage, /) -> int:
+        """Optimizer steps of a run."""
+        self.loader.replace_stream(IndexStream(self.loader.stream.rows, draws=self.draws(stage)))
+        return (self.search if stage == "search" else self.confirm).epochs * len(self.loader)
 
 
 def flush_denormals() -> None:
