@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import FILE, Shard, hash_file
 from drawstream.pipeline.draft import Draft
+from drawstream.pipeline.header import BLOCK, write_plain
 from drawstream.pipeline.image import ImageInfo, encode
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import staged_folder
-from drawstream.pipeline.tar import BLOCK, split_name
+from drawstream.pipeline.tar import split_name
+
+_PIECE = 1 << 14  # bytes of a write: tarfile's buffer copies what is left of a longer one again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,7 @@ def pack(
     Raises:
         ValueError: Bad options, an unreadable image (named), raw images of two shapes, or a filled target.
     """
-    rows = len(source) if limit is None else limit
-    if encoding not in ("keep", "raw", "png", "jpeg"):
-        raise ValueError(f"encoding must be keep, raw, png or jpeg, but got {encoding!r}")
-    _within("quality", quality, 1, 100)
-    _within("limit", rows, 1, len(source))
-    _within("holdout", holdout, 0, rows - 1)
+    rows = check_pack(source, encoding=encoding, quality=quality, limit=limit, holdout=holdout)
     _within("shard_rows", shard_rows, 1)
     _within("shard_bytes", shard_bytes, 1)
     order = stratified_order(source.labels, seed=seed)
@@ -121,7 +119,7 @@ def pack(
     if holdout:
         parts.append(part("holdout", order[:holdout], 1, label_noise if noise_holdout else 0.0))
     out = Path(out)
-    earlier = overwrite and any((out / name / FILE).is_file() for name in ("", "train"))
+    earlier = overwrite and holds_pack(out)
     done, size = 0, 0
 
     def tick() -> None:
@@ -143,6 +141,22 @@ def pack(
         relabelled=sum(int((each.labels != each.clean).sum()) for each in parts if each.clean is not None),
         bytes=size,
     )
+
+
+def check_pack(source: Source, /, *, encoding: str, quality: int, limit: int | None, holdout: int) -> int:
+    """Rows that `pack` would write in all; arguments and errors are its own."""
+    rows = len(source) if limit is None else limit
+    if encoding not in ("keep", "raw", "png", "jpeg"):
+        raise ValueError(f"encoding must be keep, raw, png or jpeg, but got {encoding!r}")
+    _within("quality", quality, 1, 100)
+    _within("limit", rows, 1, len(source))
+    _within("holdout", holdout, 0, rows - 1)
+    return rows
+
+
+def holds_pack(out: Path, /) -> bool:
+    """Whether an earlier pack lies there, which may be overwritten."""
+    return any((out / name / FILE).is_file() for name in ("", "train"))
 
 
 def _within(name: str, value: int, least: int, most: int | None = None) -> None:
@@ -171,7 +185,13 @@ class _ShardWriter:
             self._file = (self.root / f"shard-{len(self.shards):06d}.tar").open("xb")
             self._tar = self._open_tar(self._file, user="", group="", mode=0o444, encoder=False, mtime=0)
         assert max(members) == image  # TarWriter sorts members by name: the image ends where the tar now ends
-        self._tar.write({"__key__": key, **members})
+        plain = _plain(key, members)
+        if plain is None:
+            self._tar.write({"__key__": key, **members})
+        else:
+            for at in range(0, len(plain), _PIECE):
+                self._tar.tarstream.fileobj.write(plain[at : at + _PIECE])
+            self._tar.tarstream.offset += len(plain)
         size = len(members[image])
         begin: int = self._tar.tarstream.offset - -(-size // BLOCK) * BLOCK
         self._filled = self._filled[0] + 1, self._filled[1] + size
@@ -190,6 +210,17 @@ class _ShardWriter:
         path = Path(self._file.name)
         self.shards.append(Shard(path.name, path.stat().st_size, hash_file(path)))
         self._file, self._filled = None, (0, 0)
+
+
+def _plain(key: str, members: dict[str, bytes]) -> bytes | None:
+    """A sample as it lies in a tar, the bytes that TarWriter writes; None where a header is not plain."""
+    parts = []
+    for extension, data in sorted(members.items()):
+        head = write_plain(f"{key}.{extension}", len(data))
+        if head is None:
+            return None
+        parts += [head, data, bytes(-len(data) % BLOCK)]
+    return b"".join(parts)
 
 
 def _write(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BLOCK = 512  # bytes; headers and data begin at multiples of it
+from drawstream.pipeline.header import BLOCK, read_plain
+
 _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
 
@@ -123,8 +124,14 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Memb
         ValueError: Something else than plain files and folders in it, or a name that is not UTF-8.
     """
     end = begin  # where the next header must be
-    tar: Any = None
-    data.seek(begin)
+    while plain := read_plain(data[end : end + BLOCK]):
+        begin, (name, size) = end + BLOCK, plain
+        if begin - -size // BLOCK * BLOCK > len(data):  # cut: tarfile says so
+            break
+        yield Member(name, begin, size)
+        end = begin - -size // BLOCK * BLOCK
+    tar: Any = None  # from the first header on that is not plain; most often there is none but the end
+    data.seek(end)
     while True:
         try:
             tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)

@@ -1,0 +1,105 @@
+"""Plain tar headers are those of tarfile, byte for byte, and are read as it reads them."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from webdataset.writer import TarWriter
+
+from drawstream.pipeline import ArraySource, header
+from drawstream.pipeline.header import BLOCK, NAME, read_plain, write_plain
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.tar import mapped, members
+
+NAMES = st.one_of(
+    st.text("ab1./_-~ ", min_size=1, max_size=NAME + 20),
+    st.text("aü雪./", min_size=1, max_size=40),
+)
+
+
+def by_tarfile(name, size):
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+@given(NAMES, st.one_of(st.integers(0, 10**6), st.integers(8**11 - 2, 8**11 + 2)))
+def test_what_is_plain_is_what_tarfile_writes(name, size):
+    written = write_plain(name, size)
+    if not name.isascii() or len(name) > NAME or size >= 8**11:
+        assert written is None
+        return
+    assert written == by_tarfile(name, size)
+    assert read_plain(written) == (None if name.endswith("/") else (name, size))
+
+
+@given(st.text("abc/.", min_size=1, max_size=30), st.integers(0, 10**6), st.integers(0, BLOCK - 1), st.integers(1, 255))
+def test_a_changed_header_is_not_plain_or_reads_as_tarfile_reads_it(name, size, at, change):
+    block = bytearray(by_tarfile(name, size))
+    block[at] ^= change
+    assert read_plain(bytes(block)) is None or 148 <= at < 156
+    total = sum(block) - sum(block[148:156]) + 256
+    block[148:156] = b"%06o\0 " % total  # a forger mends the sum
+    found = read_plain(bytes(block))
+    if found is not None:
+        info = tarfile.TarInfo.frombuf(bytes(block), "utf-8", "surrogateescape")
+        assert (info.name, info.size) == found and info.isreg() and not info.issparse()
+
+
+def test_every_kind_of_header_but_files_is_left_to_tarfile():
+    for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.AREGTYPE, tarfile.GNUTYPE_SPARSE):
+        info = tarfile.TarInfo("a")
+        info.type = kind
+        assert read_plain(info.tobuf(tarfile.GNU_FORMAT)) is None
+    assert read_plain(bytes(BLOCK)) is None and read_plain(by_tarfile("a", 1)[:-1]) is None
+    gnu = tarfile.TarInfo("a.cls")
+    gnu.size, gnu.mtime, gnu.uname = 7, 1_700_000_000, "me"
+    assert read_plain(gnu.tobuf(tarfile.GNU_FORMAT)) == read_plain(gnu.tobuf(tarfile.USTAR_FORMAT)) == ("a.cls", 7)
+
+
+@pytest.mark.parametrize("side", [16, 300])  # within one write, and in several
+def test_pack_writes_the_bytes_of_the_tar_writer(tmp_path, side, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (5, side, side), np.uint8)
+    source = ArraySource(images, np.arange(5))
+    pack(source, tmp_path / "plain", label_noise=0.5)
+    monkeypatch.setattr("drawstream.pipeline.pack.write_plain", lambda *_: None)
+    pack(source, tmp_path / "tarfile", label_noise=0.5)
+    plain, whole = (tmp_path / name / "shard-000000.tar" for name in ("plain", "tarfile"))
+    assert plain.read_bytes() == whole.read_bytes()
+
+
+@given(st.lists(st.tuples(NAMES, st.integers(0, 2000)), min_size=1, max_size=6))
+def test_members_are_the_same_with_and_without_the_short_way(tmp_path_factory, files):
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, size in files:
+            info = tarfile.TarInfo(name)
+            info.size = size
+            tar.addfile(info, io.BytesIO(bytes(size)))
+    path.write_bytes(buffer.getvalue())
+    with mapped(path) as data, pytest.MonkeyPatch.context() as patch:
+        short = _walk(data, path)
+        patch.setattr("drawstream.pipeline.tar.read_plain", lambda _: None)
+        assert short == _walk(data, path)
+
+
+def _walk(data, path):
+    found = []
+    try:
+        found.extend(members(data, path))
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def test_the_tar_writer_still_writes_as_it_did(tmp_path):
+    """The pattern of the headers is made by tarfile as TarWriter calls it."""
+    with (tmp_path / "a.tar").open("wb") as file:
+        writer = TarWriter(file, user="", group="", mode=0o444, encoder=False, mtime=0)
+        writer.write({"__key__": "a", "cls": b"7"})
+        writer.close()
+    assert (tmp_path / "a.tar").read_bytes()[:BLOCK] == write_plain("a.cls", 1) and header.BLOCK == 512
