@@ -6,6 +6,7 @@ Commands open with what they need, call one function, print one summary. Bad inp
 import errno
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -51,12 +52,21 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"drawstream {version('drawstream')}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     context: typer.Context,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with options of commands; those given here win.")
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Weighted sampling for image training: pack, score, search, train, report."""
     if config is not None:
