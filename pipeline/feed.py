@@ -9,6 +9,7 @@ k = 1, 2, … takes the row at position hash(seed, epoch, position, k) mod M unt
 not depend on ranks, threads or read-ahead either, nor on when the sample was found to be bad.
 """
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from drawstream.pipeline.bad import BadSamples
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.graph import GraphSpec
+from drawstream.pipeline.headers import Headers
 from drawstream.pipeline.inputs import Inputs
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Plan
 from drawstream.pipeline.read import OK, Buffers, ShardFiles
 
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
 ATTEMPTS = 1000  # replacements tried for one position, before all the epoch is held to be bad
 
 
@@ -94,6 +97,7 @@ class Reader:
             catalog, spec, windows=None if rows is None else rows.windows, flip=None if rows is None else rows.flip
         )
         self._files = files
+        self._headers = Headers(catalog, once=files.checks_all)
         self._bad = bad
         self._meter = meter
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawstream-read")
@@ -116,6 +120,7 @@ class Reader:
 
         Raises:
             BadSampleError: A sample is bad and is not to be replaced, or too many are.
+            ValueError: The images of the run need more memory than the machine has.
         """
         with self._meter.reading():
             steps = range(run * self.group, min((run + 1) * self.group, len(plan)))
@@ -155,15 +160,30 @@ class Reader:
                 ids[at], other = plan.others(positions, attempts[at])
                 weights[at] = np.where(weights[at] > 0, other, 0)  # rows that only fill up stay so
             samples = self._samples(ids)
+            self._must_fit(samples)
             members = self._files.bounds(samples)
             buffer = self.buffers.take(int(members[-1]))
             data = buffer[: members[-1]]
             status = self._files.read_into(samples, members, data)
-            if not status.any():
+            failed = [self._files.error(int(samples[i]), int(status[i])) for i in np.flatnonzero(status != OK)]
+            if not failed:
+                refused = self._headers.refused(samples, members, data)
+                failed = [self._files.refusal(int(samples[i]), reason) for i, reason in refused.items()]
+            if not failed:
                 return buffer, data, members, int((attempts > 0).sum())
             self.buffers.give(buffer)
-            failed = np.flatnonzero(status != OK)
-            self._bad.add(self._files.error(int(samples[i]), int(status[i])) for i in failed)
+            self._bad.add(failed)
+
+    def _must_fit(self, samples: NDArray[np.int64]) -> None:
+        """A small file may hold a large image: a batch of such ones would end with the process being killed."""
+        catalog = self._catalog
+        pixels = catalog.height[samples].astype(np.int64) * catalog.width[samples]
+        size = int(pixels.sum()) * catalog.channels
+        if size > MEMORY:
+            raise ValueError(
+                f"{catalog.path}: {len(samples)} images of a batch have {size >> 30} GiB of pixels, "
+                f"this machine has {MEMORY >> 30} GiB of memory: lower the batch size, or store them smaller"
+            )
 
 
 class Feed:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.bad import BadSampleError, name_sample
 from drawstream.pipeline.cache import CachedShards
-from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
+from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.checksum import checksum
 from drawstream.pipeline.ranges import RangeShards
 from drawstream.pipeline.remote import Remote
@@ -24,9 +24,8 @@ Checksum = Literal["always", "first", "never"]
 
 _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
 
-OK, DAMAGED, UNREADABLE, SHORT, ALIEN = 0, 1, 2, 3, 4
-"""Status of one member: read and right, hash differs, refused by the system, file ends too early, not an image."""
-_FIRST = np.array([[0xFF, 0xD8, 0xFF], [0x89, 0x50, 0x4E], [0x52, 0x49, 0x46], [0, 0, 0]], np.uint8)  # as ENCODINGS
+OK, DAMAGED, UNREADABLE, SHORT = 0, 1, 2, 3
+"""Status of one member: read and right, hash differs, refused by the operating system, file ends too early."""
 HELD = 16  # shards of a cache that one read holds open at a time: removed ones then take room beyond its bound
 
 
@@ -133,6 +132,11 @@ class ShardFiles:
                 self._limit = len(catalog.shards)
 
     @property
+    def checks_all(self) -> bool:
+        """Whether every read is held against its checksum."""
+        return self._policy == "always"
+
+    @property
     def counts(self) -> dict[str, int]:
         """Of a remote catalog: what was downloaded, and from the cache whether shards were there."""
         source = self._cached or self._ranges
@@ -192,18 +196,7 @@ class ShardFiles:
                 status[at] = done
         if self._policy == "first":
             self._seen[samples[status == OK]] = True
-        unchecked = np.flatnonzero(~check & (status == OK) & (catalog.encoding_codes[samples] != RAW))
-        if len(unchecked):
-            status[unchecked[self._alien(samples[unchecked], bounds[unchecked], out)]] = ALIEN
         return status
-
-    def _alien(
-        self, samples: NDArray[np.int64], starts: NDArray[np.int64], out: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
-        """Which members do not begin as their encoding does. DALI 2.4 may crash on headers that it cannot parse."""
-        at = np.minimum(starts[:, None] + np.arange(_FIRST.shape[1]), out.size - 1)
-        differs: NDArray[np.bool_] = (out[at] != _FIRST[self._catalog.encoding_codes[samples]]).any(axis=1)
-        return differs
 
     def _read(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
         """Read members that lie in at most `limit` shards; remote ones that came damaged are fetched anew once."""
@@ -261,10 +254,13 @@ class ShardFiles:
         reason = {
             SHORT: f"the shard ends before byte {offset + size}",
             DAMAGED: f"its {size} bytes do not match the checksum of the catalog",
-            ALIEN: f"its bytes do not begin as {ENCODINGS[catalog.encoding_codes[sample]]} does",
         }.get(status) or self._refused.get(int(catalog.shard[sample]), "the operating system could not read it")
+        return self.refusal(sample, reason)
+
+    def refusal(self, sample: int, reason: str, /) -> BadSampleError:
+        """What to say of a sample that cannot be used for this reason."""
         remedy = "restore the shard, or run `drawstream verify` to list all damage"
-        return BadSampleError(f"{name_sample(catalog, sample)}: {reason}; {remedy}", sample)
+        return BadSampleError(f"{name_sample(self._catalog, sample)}: {reason}; {remedy}", sample)
 
 
 class _File:

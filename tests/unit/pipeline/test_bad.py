@@ -193,7 +193,7 @@ def test_headers_are_looked_at_even_without_checksums(tmp_path):
         file.write(bytes(8))
     loader = loader_of(catalog, IndexStream(50), checksum="never")
     assert 9 not in columns(loader)[2]
-    assert "do not begin as png does" in loader.bad_samples[0].reason
+    assert "its header cannot be parsed as png" in loader.bad_samples[0].reason
 
 
 @pytest.mark.parametrize(("policy", "found"), [("always", True), ("first", False), ("never", False)])

@@ -1,0 +1,176 @@
+"""What DALI's own parser says of images, before they go into a batch.
+
+DALI 2.4 parses the headers of 32 images or more in several threads, and an image that it cannot parse, or a window
+outside of one, then ends the whole process with a segmentation fault (in smaller batches it is an error). A header that
+claims 65 500 × 65 500 pixels makes it ask for 12 GB. So no image goes there that was not parsed here, alone, by the
+same library, and found to have the size that its catalog says; 10 µs each, once for every image that has a checksum.
+"""
+
+import struct
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import nvidia.dali
+from numpy.typing import NDArray
+from nvidia import nvimgcodec
+
+from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
+
+_EXIF = b"Exif\0\0"
+_dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
+_parse: Any = nvimgcodec.CodeStream
+
+
+class Headers:
+    """Holds images against DALI's parser and their catalog. Safe with threads.
+
+    Args:
+        catalog: Whose images.
+        once: Whether an image that was parsed can be taken to stay as it is, because every read is held against its
+            checksum.
+    """
+
+    def __init__(self, catalog: Catalog, *, once: bool) -> None:
+        self._catalog = catalog
+        self._parsed = np.zeros(len(catalog) if once else 0, np.bool_)
+        self._corner = _Corner()
+
+    def refused(
+        self, samples: NDArray[np.int64], bounds: NDArray[np.int64], data: NDArray[np.uint8], /
+    ) -> dict[int, str]:
+        """Which images DALI must not be given.
+
+        Args:
+            samples: Rows of the catalog, (n,).
+            bounds: Image i is `data[bounds[i] : bounds[i + 1]]`, (n + 1,).
+            data: Encoded images; raw ones have no headers and are passed over.
+
+        Returns:
+            Position → reason.
+        """
+        catalog, found = self._catalog, {}
+        wanted = catalog.encoding_codes[samples] != RAW
+        if len(self._parsed):
+            wanted &= ~self._parsed[samples]
+        for i in np.flatnonzero(wanted).tolist():
+            sample = int(samples[i])
+            size = int(catalog.height[sample]), int(catalog.width[sample])
+            encoding = ENCODINGS[catalog.encoding_codes[sample]]
+            reason = self._reason(data[bounds[i] : bounds[i + 1]], encoding, size)
+            if reason:
+                found[i] = reason
+            elif len(self._parsed):
+                self._parsed[sample] = True
+        return found
+
+    def _reason(self, data: NDArray[np.uint8], encoding: str, size: tuple[int, int]) -> str | None:
+        try:
+            header = _parse(data)
+            kind, height, width = header.codec_name, header.height, header.width
+        except RuntimeError:
+            return f"its header cannot be parsed as {encoding}"
+        if kind != encoding:
+            return f"it is a {kind} image, its catalog says {encoding}"
+        law = f"its header says {height} × {width} pixels, its catalog {size[0]} × {size[1]}"
+        if {height, width} != set(size):
+            return law
+        if height != width:
+            upright = orientation(data.tobytes(), encoding)
+            seen = (height, width) if upright == 1 else (width, height) if upright else None
+            if seen != size and (seen or not self._corner.inside(data, size)):
+                return law
+        return None
+
+
+def orientation(data: bytes, encoding: str, /) -> int | None:
+    """Whether the EXIF block of an image turns it on its side: 1 no, 5 yes, None where readers of EXIF may differ."""
+    blocks = _jpeg_exif(data) if encoding == "jpeg" else _png_exif(data) if encoding == "png" else None
+    if encoding == "webp" and b"EXIF" not in data:
+        blocks = []
+    if blocks is None or len(blocks) > 1:
+        return None
+    return _turned(blocks[0]) if blocks else 1
+
+
+def _jpeg_exif(data: bytes) -> list[bytes] | None:
+    """EXIF blocks in front of the frame; None of a file that is not plain."""
+    blocks, at, framed = [], 2, False
+    while at + 4 <= len(data):
+        mark, kind, length = struct.unpack_from(">BBH", data, at)
+        if mark != 0xFF or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9 or length < 2:
+            return None
+        if kind == 0xDA:
+            return blocks
+        if kind == 0xE1 and data[at + 4 : at + 10] == _EXIF:
+            if framed:
+                return None
+            blocks.append(data[at + 10 : at + 2 + length])
+        framed |= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
+        at += 2 + length
+    return None
+
+
+def _png_exif(data: bytes) -> list[bytes] | None:
+    """EXIF blocks in front of the pixels; None of a file that is not plain."""
+    blocks, at, pixels = [], 8, False
+    while at + 8 <= len(data):
+        (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        if kind == b"IEND":
+            return blocks
+        if kind == b"eXIf":
+            if pixels:
+                return None
+            blocks.append(data[at + 8 : at + 8 + length])
+        pixels |= kind == b"IDAT"
+        at += 12 + length
+    return None
+
+
+def _turned(block: bytes) -> int | None:
+    order = {b"II*\0\x08\0\0\0": "<", b"MM\0*\0\0\0\x08": ">"}.get(block[:8])
+    if order is None or len(block) < 10:
+        return None
+    (count,) = struct.unpack_from(f"{order}H", block, 8)
+    if len(block) < 10 + 12 * count:
+        return None
+    entries = [struct.unpack_from(f"{order}HHIH", block, 10 + 12 * i) for i in range(count)]
+    found = [entry for entry in entries if entry[0] == 0x0112]
+    if not found:
+        return 1
+    _, kind, values, value = found[0]
+    if len(found) > 1 or (kind, values) != (3, 1) or not 1 <= value <= 8:
+        return None
+    return 5 if value >= 5 else 1
+
+
+class _Corner:
+    """Asks DALI itself, with one image at a time, for the last pixel: an error where the image does not reach there."""
+
+    def __init__(self) -> None:
+        self._inputs: tuple[Any, ...] = ()
+        self._pipeline: Any = None
+        self._lock = Lock()
+
+    def inside(self, data: NDArray[np.uint8], size: tuple[int, int], /) -> bool:
+        with self._lock:
+            self._inputs = [data], np.array([size], np.int32) - 1, np.ones((1, 2), np.int32)
+            self._pipeline = self._pipeline or self._built()
+            try:
+                self._pipeline.run()
+            except RuntimeError:
+                self._pipeline = None  # it is not to be trusted after an error
+                return False
+            return True
+
+    def _built(self) -> Any:
+        pipeline = _dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+        with pipeline:
+            kinds = [_dali.types.UINT8, _dali.types.INT32, _dali.types.INT32]
+            inputs = _dali.fn.external_source(source=lambda: self._inputs, num_outputs=3, dtype=kinds, ndim=[1, 1, 1])
+            pixel = _dali.fn.decoders.image_slice(
+                *inputs, axes=[0, 1], normalized_anchor=False, normalized_shape=False, device="cpu"
+            )
+            pipeline.set_outputs(pixel)
+        pipeline.build()
+        return pipeline
