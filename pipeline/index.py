@@ -72,11 +72,8 @@ def index(
         FileNotFoundError: A shard is missing.
         ValueError: A damaged shard, a sample without image or label, a key that comes twice; shard and key are named.
     """
-    paths = _paths(shards)
-    root = Path(out) if out is not None else _common_folder(paths)
+    paths, root = check_index(shards, out=out, overwrite=overwrite)
     file = root / FILE
-    if file.exists() and not overwrite:
-        raise ValueError(f"{file}: exists already: name another folder, or allow it to be overwritten")
     if workers is None:
         workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
     draft = Draft()
@@ -104,6 +101,21 @@ def index(
     root.mkdir(parents=True, exist_ok=True)
     draft.save(file, numbers, truth, shards=found, classes=names, provenance={"by": "index"})
     return file
+
+
+def check_index(
+    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    /,
+    *,
+    out: str | os.PathLike[str] | None,
+    overwrite: bool,
+) -> tuple[list[Path], Path]:
+    """The shards that `index` would read, and the folder of the catalog; arguments and errors are its own."""
+    paths = _paths(shards)
+    root = Path(out) if out is not None else _common_folder(paths)
+    if (root / FILE).exists() and not overwrite:
+        raise ValueError(f"{root / FILE}: exists already: name another folder, or allow it to be overwritten")
+    return paths, root
 
 
 def write_idx(catalog: Catalog, shard: int, path: str | os.PathLike[str], /) -> None:

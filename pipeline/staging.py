@@ -49,11 +49,7 @@ def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Pat
     Raises:
         ValueError: The target is in use: filled, a file, or being written by another process.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 (resolve() would follow a link that is to be replaced)
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{target}: is a file: name a folder")
-    if not replaceable and target.is_dir() and any(target.iterdir()):
-        raise ValueError(f"{target}: folder is not empty: name another one, or allow it to be overwritten")
+    target = check_target(target, replaceable=replaceable)
     partial = target.with_name(f".{target.name}.partial")
     with claimed(target, lock=target.with_name(f".{target.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
@@ -64,6 +60,20 @@ def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Pat
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def check_target(target: Path, /, *, replaceable: bool) -> Path:
+    """The absolute path of a folder that may be made or replaced.
+
+    Raises:
+        ValueError: It is filled, or a file.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 (resolve() would follow a link that is to be replaced)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target}: is a file: name a folder")
+    if not replaceable and target.is_dir() and any(target.iterdir()):
+        raise ValueError(f"{target}: folder is not empty: name another one, or allow it to be overwritten")
+    return target
 
 
 def _claim(lock: Path, folder: Path) -> int:

@@ -107,8 +107,9 @@ def estimate_candidates(
         study = {"storage": f"sqlite:///{scratch / 'study.db'}", "study_name": running.get("study_name", "swift")}
         with suppress(Enough):
             result = search_swift(columns, probe, progress=probe.tell, **options, **study)
-            result.sampler.save(scratch / "sampler.json")
         beside = probe.beside
+        quick = {**options, "trials": 1, "agent": "random", "starts": False, "min_ess": 0.0, "confirm_top": 0}
+        (result or search_swift(columns, lambda *_: 0.0, **quick)).sampler.save(scratch / "sampler.json")
         disk = folder_size(scratch, ["study.db", "sampler.json"])
     if result is not None:
         scored, runs = probe.calls["search"], probe.calls["confirm"]

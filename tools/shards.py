@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drawstream.tools.options import Json, finish
+from drawstream.tools.options import DryRun, Json, finish
 from drawstream.tools.progress import Progress
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
@@ -20,6 +20,7 @@ def index(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
     workers: Workers = None,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Make the catalog of existing WebDataset shards.
@@ -31,9 +32,15 @@ def index(
     from drawstream.pipeline import Catalog
     from drawstream.pipeline.index import index as run
 
+    one_or_all = shards[0] if len(shards) == 1 else shards
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_data import estimate_index
+
+        tell(estimate_index(one_or_all, out=out, overwrite=overwrite, workers=workers), json_path)
+        return
     with Progress("index", "shards") as progress:
         report = _with_rate(progress, "samples")
-        one_or_all = shards[0] if len(shards) == 1 else shards
         path = run(one_or_all, out=out, overwrite=overwrite, workers=workers, progress=report)
     catalog = Catalog.open(path)
     result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}

@@ -1,0 +1,139 @@
+"""What packing and indexing will cost: a part of the rows is really packed or indexed, into a temporary folder."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.catalog import FILE
+from drawstream.pipeline.header import BLOCK
+from drawstream.pipeline.index import check_index
+from drawstream.pipeline.index import index as run_index
+from drawstream.pipeline.noise import stratified_order
+from drawstream.pipeline.pack import check_pack, holds_pack, pack
+from drawstream.pipeline.sources import Source
+from drawstream.pipeline.staging import check_target
+from drawstream.pipeline.tar import mapped, samples
+from drawstream.pipeline.workers import suitable_workers
+from drawstream.tools.estimate import Estimate, Stage, folder_size, resident
+from drawstream.tools.estimate_probe import LIMIT, rehearsed
+
+__all__ = ["estimate_index", "estimate_pack", "packing"]
+
+FEW = 64  # rows that are packed first, to learn how many can be
+SHARD_ROWS = 10_000  # as `pack` closes them
+CATALOG_ROW = 400  # bytes of memory for a row: key, numbers, and both again as they are written
+MOST_INDEXED = 64 << 20  # bytes of a shard that are indexed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Some rows of a source."""
+
+    source: Source
+    rows: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """Of the source."""
+        return self.source.name
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Of these rows."""
+        return self.source.labels[self.rows]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the source."""
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, row: int, /) -> str:
+        """Of one of these rows."""
+        return self.source.key(int(self.rows[row]))
+
+    def read(self, row: int, /) -> Any:
+        """One of these rows."""
+        return self.source.read(int(self.rows[row]))
+
+
+def estimate_pack(source: Source, out: Path, /, *, overwrite: bool = False, **options: Any) -> Estimate:
+    """The estimate of `pack`; arguments and errors are its own."""
+    notes = []
+    replaced = overwrite and holds_pack(out)
+    check_target(out, replaceable=replaced)
+    if replaced:
+        held = folder_size(out)
+        notes.append(f"{out} holds a pack of {held / 1e6:.3g} MB, which would be replaced once the new one is whole")
+    return Estimate("pack", out, (packing(source, out, **options),), tuple(notes))
+
+
+def packing(source: Source, out: Path, /, **options: Any) -> Stage:
+    """The stage of a pack; keywords are those of `pack`."""
+    numbers: dict[str, Any] = {"encoding": "keep", "quality": 95, "limit": None, "holdout": 0} | options
+    rows = check_pack(source, **{name: numbers[name] for name in ("encoding", "quality", "limit", "holdout")})
+    whole = {**options, "limit": None, "overwrite": False}
+    order = stratified_order(source.labels, seed=options.get("seed", 0))[:rows]
+    count, seconds = min(FEW, rows), 0.0
+    with rehearsed(out) as scratch:
+        pack(_Part(source, order[:1]), scratch / "one", **{**whole, "holdout": 0})
+        while True:
+            taken = order[np.linspace(0, rows - 1, count).astype(np.int64)]
+            held = min(count - 1, -(-count * numbers["holdout"] // rows))
+            begin = time.perf_counter()
+            pack(_Part(source, taken), scratch / str(count), **{**whole, "holdout": held})
+            seconds = time.perf_counter() - begin
+            if count == rows or seconds > LIMIT / 4:
+                break
+            count = min(rows, max(4 * count, int(count * LIMIT / 2 / max(seconds, 1e-3))))
+        shards, catalog = (folder_size(scratch / str(count), [name]) for name in ("*.tar", FILE))
+        least = (scratch / "one" / FILE).stat().st_size
+    each = shards / count
+    catalogs = 2 if numbers["holdout"] else 1
+    entry = max(0.0, catalog - catalogs * least) / max(count - catalogs, 1)
+    how = "all" if count == rows else f"{count} of {rows}"
+    basis = f"measured: {how} rows packed in {seconds:.2f} s, {each:.0f} bytes each and {entry:.0f} in the catalog"
+    disk = round(rows * (each + entry)) + catalogs * least
+    return Stage("pack", seconds / count * rows, disk, resident() + (rows - count) * CATALOG_ROW, basis)
+
+
+def estimate_index(
+    shards: Path | Sequence[Path], /, *, out: Path | None, overwrite: bool, workers: int | None
+) -> Estimate:
+    """The estimate of `index`; arguments and errors are its own."""
+    paths, root = check_index(shards, out=out, overwrite=overwrite)
+    sizes = []
+    for path in paths:
+        with mapped(path) as data:
+            sizes.append(len(data))
+    first, total = paths[0], sum(sizes)
+    with rehearsed(first.parent) as scratch:
+        with mapped(first) as data:
+            end, rows = 0, 0
+            for sample in islice(samples(data, first), SHARD_ROWS):
+                end = max(member.offset + -(-member.size // BLOCK) * BLOCK for member in sample.members.values())
+                rows += 1
+                if end > MOST_INDEXED:
+                    break
+            (scratch / first.name).write_bytes(data[:end] + bytes(2 * BLOCK))
+        begin = time.perf_counter()
+        run_index(scratch / first.name, out=scratch / "catalog")
+        seconds = time.perf_counter() - begin
+        catalog = folder_size(scratch / "catalog")
+    at_once = min(len(paths), suitable_workers(total) if workers is None else workers)
+    times = total / max(end, 1)
+    basis = f"measured: {rows} samples, {end / 1e6:.3g} MB in {seconds:.2f} s; × {times:.4g} for {len(paths)} shards"
+    basis += f", {at_once} at once" if at_once > 1 else ""
+    memory = resident() + round(times * rows) * CATALOG_ROW + max(sizes)
+    stage = Stage("index", times * seconds / at_once, round(times * catalog), memory, basis)
+    notes = [f"{root / FILE} is there and would be replaced"] if (root / FILE).exists() else []
+    notes += [f"each of the {at_once} processes maps its shard, too"] if at_once > 1 else []
+    return Estimate("index", root, (stage,), tuple(notes))
