@@ -1,28 +1,50 @@
-"""What is shipped: a wheel with every package, and `samplers` on numpy and numba alone."""
+"""What is shipped: a wheel with every package, `samplers` on numpy and numba alone, and what works without DALI."""
 
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+
+from drawstream.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
+LARGEST = 200_000  # bytes of a file in the wheel
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wheel")
-    source = out / "source"  # a build leaves files beside the sources: build a copy
+def source(tmp_path_factory):
+    """A copy of what is tracked: a build leaves files beside the sources."""
+    source = tmp_path_factory.mktemp("source")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in tracked.splitlines():
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out, source]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    build(source, "--wheel", out)
     return next(out.glob("drawstream-*.whl"))
+
+
+def build(source, kind, out):
+    command = [sys.executable, "-m", "build", "--no-isolation", kind, "--outdir", out, source]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def contents(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel):
@@ -69,3 +91,95 @@ assert SelectiveBackprop(budget=1.0).select([1.0, 2.0], epoch=1, step=0).indices
 """
     done = subprocess.run([tmp_path / "bare/bin/python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_is_small_and_says_what_it_is(wheel):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert wheel.name == f"drawstream-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        large = {each.filename: each.file_size for each in archive.infolist() if each.file_size > LARGEST}
+        notes = {name.split("/", 1)[1] for name in archive.namelist() if ".dist-info/" in name}
+        head = archive.read(f"drawstream-{version}.dist-info/METADATA").decode().partition("\n\n")[0]
+    assert not large
+    assert notes == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
+    assert f"Version: {version}\n" in head
+    assert "License-Expression: Apache-2.0" in head
+    assert "Requires-Python: >=3.11" in head
+
+
+def test_without_dali_all_but_the_loading_of_images_works(tmp_path):
+    """Whatever import of DALI is asked for, there is none: as after an installation without its extra."""
+    code = """
+import importlib.abc, sys
+class NoDali(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "nvidia":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoDali())
+import drawstream.samplers, drawstream.tools.report.build
+from drawstream.features import FeatureTable, Tracker
+from drawstream.pipeline import ArraySource, Catalog, Mixup, Transform, open_source
+from drawstream.pipeline.torch_sampler import StreamSampler
+from drawstream.tools.cli import main
+assert main(["stream", "show", "--rows", "10"]) == 0
+assert main(["train", "data", "-o", "run"]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'drawstream[cuda13]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_version_is_the_installed_one(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"drawstream {distribution('drawstream').version}\n"
+
+
+@pytest.mark.slow
+def test_the_sdist_builds_the_same_wheel(wheel, source, tmp_path):
+    build(source, "--sdist", tmp_path)
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    build(tmp_path / archive.name.removesuffix(".tar.gz"), "--wheel", tmp_path)
+    assert contents(tmp_path / wheel.name) == contents(wheel)
+
+
+@pytest.mark.slow
+def test_an_empty_environment_runs_the_main_job(wheel, tmp_path):
+    """Installs everything anew, gigabytes of it: first without DALI, then with it; nothing of the tree is near."""
+    python = tmp_path / "env/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
+    probe = subprocess.run([*pip, "--dry-run", "--no-deps", "torch", "numpy"], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no package index can be reached: {probe.stderr.strip().splitlines()[-1]}")
+
+    def drawstream(*words, status=0):
+        command = [python, "-I", "-m", "drawstream.tools.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    subprocess.run([*pip, wheel], check=True)
+    subprocess.run([python, "-m", "pip", "check"], check=True)
+    assert "pip install 'drawstream[cuda13]'" in drawstream("doctor", status=1)
+    assert "1797" in drawstream("stream", "show", "--rows", "1797")
+    digits = load_digits()
+    np.savez(tmp_path / "digits.npz", images=(digits.images * 15).astype(np.uint8), labels=digits.target)
+    drawstream("pack", "digits.npz", "data", "--limit", "300", "--holdout", "60")
+    training = ("train", "data/train", "--model", "mlp", "--epochs", "1", "--held-out", "data/holdout")
+    assert "pip install 'drawstream[cuda13]'" in drawstream(*training, "-o", "runs/uniform", status=2)
+
+    subprocess.run([*pip, f"{wheel}[cuda13]"], check=True)
+    subprocess.run([python, "-m", "pip", "check"], check=True)
+    drawstream("doctor", "data/train")
+    drawstream(*training, "-o", "runs/uniform")
+    drawstream(
+        "features", "data/train", "-o", "features", "--model", "mlp", "--weights", "runs/uniform/best.safetensors"
+    )
+    drawstream("fit", "features", "-o", "drop.json", "--transform", "cdf")
+    drawstream(*training, "-o", "runs/drop", "--sampler", "drop.json", "--table", "features")
+    drawstream("report", "runs")
+    assert "</html>" in (tmp_path / "runs/report.html").read_text(encoding="utf-8")
