@@ -37,6 +37,8 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from drawstream.pipeline.image import MOST_PIXELS
+from drawstream.pipeline.names import LONGEST, check_name, shortened
 from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
 
 FORMAT = 2
@@ -152,6 +154,7 @@ class Catalog:
         """Open a catalog whatever has become of its shards, as ``verify`` must; errors otherwise as ``open``."""
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = _read(file)
+        _check_names(file, meta["shards"], meta["classes"], remote)
         shards = meta["shards"]
         columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
         catalog = cls(
@@ -192,14 +195,20 @@ class Catalog:
         listed = self.shard[0] >= 0 and self.shard[-1] < len(self.shards)
         _require(bool(listed), file, "shards must be in the list", remedy)
         ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
-        inside = (self.offset >= 0) & (self.size > 0) & (self.offset + self.size <= ends)
+        inside = (self.offset >= 0) & (self.size > 0) & (self.size <= ends) & (self.offset <= ends - self.size)
         _require(bool(inside.all()), file, "every image must lie inside its shard", remedy)
-        pixels = self.height.astype(np.int64) * self.width * self.channels
-        whole = (self.encoding_codes != RAW) | (self.size == pixels)
+        apart = (self.offset[1:] >= self.offset[:-1] + self.size[:-1]) | (self.shard[1:] > self.shard[:-1])
+        _require(bool(apart.all()), file, "images of a shard must follow one another and not overlap", remedy)
+        sides = (self.height >= 1) & (self.width >= 1)
+        pixels = self.height.astype(np.int64) * self.width  # of 31 bits each
+        sound = sides & (pixels <= MOST_PIXELS)
+        _require(bool(sound.all()), file, f"every image must have 1 … {MOST_PIXELS} pixels", remedy)
+        whole = (self.encoding_codes != RAW) | (self.size == pixels * self.channels)
         _require(bool(whole.all()), file, "a raw image must have height × width × channels bytes", remedy)
         for labels in (self.label, self.clean_label):
             known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
             _require(known, file, f"labels must lie in 0 … {self.num_classes - 1}", remedy)
+        _check_keys(self._keys, file)
 
     def _check_shards(self) -> None:
         """Hold the shards on disk against the metadata."""
@@ -388,6 +397,9 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
     """Metadata and rows of a catalog file of this format, every column of its due type and without nulls."""
     remedy = "pack or index the data anew"
     try:
+        rows, size = pq.read_metadata(file).num_rows, file.stat().st_size
+        if rows > size:  # each has a checksum of four bytes that do not compress, and a key of its own
+            raise ValueError(f"{rows} rows cannot lie in {size} bytes")
         table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
         names = table.column_names
         metadata, copy = table.schema.metadata or {}, pq.read_metadata(file).metadata or {}
@@ -396,7 +408,7 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         raise AlteredCatalogError(
             f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}"
         ) from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
         raise AlteredCatalogError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {remedy}") from None
     kinds = {"format": int, "fingerprint": str, "channels": int, "classes": list, "shards": list, "provenance": dict}
     try:
@@ -404,7 +416,9 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         meta["shards"] = tuple(
             Shard(str(each["path"]), int(each["size"]), str(each["hash"])) for each in meta["shards"]
         )
-    except (KeyError, TypeError, ValueError):
+        sound = sound and all(isinstance(name, str) for name in meta["classes"]) and meta["channels"] in (1, 3)
+        sound = sound and all(0 <= shard.size < 1 << 62 for shard in meta["shards"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         sound = False
     if not sound:
         raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(kinds)}; {remedy}")
@@ -429,6 +443,38 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         same = f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered"
         _require(actual == expected, file, same, remedy)
     return meta, table.select([name for name in SCHEMA.names if name in names])
+
+
+def _check_names(file: Path, shards: Sequence[Shard], classes: Sequence[str], remote: str | None) -> None:
+    """Names that would act where they are shown, and paths that lead where no catalog of ours leads."""
+    try:
+        for name in classes:
+            check_name(name, what="class name")
+        for shard in shards:
+            check_name(shard.path, what="path of a shard")
+            up = remote is not None and ".." in shard.path.split("/")
+            if up or shard.path.startswith("/") or is_url(shard.path):
+                law = "must be relative to the catalog" if not up else "of a remote catalog must not leave its folder"
+                raise ValueError(f"path of a shard {law}, but got {shortened(shard.path)}: index the shards anew")
+    except ValueError as error:
+        raise AlteredCatalogError(f"{file}: {error}") from None
+
+
+def _check_keys(keys: Any, file: Path) -> None:
+    """Hold every key against the laws of names; quick where all is plain ASCII."""
+    _, offsets, text = keys.buffers()
+    bounds = np.frombuffer(offsets, dtype="<i8")[keys.offset : keys.offset + len(keys) + 1]
+    lengths = np.diff(bounds)
+    used = np.frombuffer(text, np.uint8)[bounds[0] : bounds[-1]] if text else np.empty(0, np.uint8)
+    plain = bool(((used >= 0x20) & (used < 0x7F)).all())
+    if plain and lengths.min() > 0 and lengths.max() <= LONGEST:
+        return
+    try:
+        keys.validate(full=True)  # UTF-8
+        for key in keys.to_pylist():
+            check_name(key, what="key")
+    except (ValueError, pa.ArrowException) as error:
+        raise AlteredCatalogError(f"{file}: {str(error).splitlines()[0]}") from None
 
 
 def _encoding_codes(table: pa.Table, file: Path) -> NDArray[np.int8]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import nvidia.dali
+import nvidia.nvimgcodec
 from numpy.typing import NDArray
-from nvidia import nvimgcodec
 
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
 
 _EXIF = b"Exif\0\0"
 _dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
-_parse: Any = nvimgcodec.CodeStream
+_parse: Any = nvidia.nvimgcodec.CodeStream
 
 
 class Headers:
@@ -95,7 +95,8 @@ def orientation(data: bytes, encoding: str, /) -> int | None:
 
 def _jpeg_exif(data: bytes) -> list[bytes] | None:
     """EXIF blocks in front of the frame; None of a file that is not plain."""
-    blocks, at, framed = [], 2, False
+    blocks: list[bytes] = []
+    at, framed = 2, False
     while at + 4 <= len(data):
         mark, kind, length = struct.unpack_from(">BBH", data, at)
         if mark != 0xFF or not 0xC0 <= kind <= 0xFE or 0xD0 <= kind <= 0xD9 or length < 2:
@@ -113,7 +114,8 @@ def _jpeg_exif(data: bytes) -> list[bytes] | None:
 
 def _png_exif(data: bytes) -> list[bytes] | None:
     """EXIF blocks in front of the pixels; None of a file that is not plain."""
-    blocks, at, pixels = [], 8, False
+    blocks: list[bytes] = []
+    at, pixels = 8, False
     while at + 8 <= len(data):
         (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
         if kind == b"IEND":

@@ -8,17 +8,34 @@ import io
 import re
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}
 GRAY_MODES = ("1", "L")
 ORIENTATION = 0x0112  # EXIF tag; values 5 … 8 swap height and width
-UNREADABLE = (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-_NETPBM = re.compile(rb"P([56])" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)" * 2 + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d+)\s")
+MOST_PIXELS = 178_956_970
+"""Of one image, everywhere: half a GiB as RGB, and what Pillow, hence most of the field's tools, takes at most."""
+UNREADABLE = (  # all that Pillow's readers raise on bytes made to mislead them
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_NETPBM = re.compile(rb"P([56])" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d{1,9})" * 2 + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d{1,9})\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +61,8 @@ def probe(data: bytes | memoryview, /) -> ImageInfo:
     """Read an image's header; the pixels are not decoded.
 
     Raises:
-        ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, a damaged header, more pixels than Pillow takes
-            for honest, or what Pillow and DALI do not decode alike: gray with 16 bits, some WebP with EXIF.
+        ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, a damaged header, more than ``MOST_PIXELS``, or
+            what Pillow and DALI do not decode alike: gray with 16 bits, some WebP with EXIF.
     """
     if bytes(data[:2]) in (b"P5", b"P6"):
         return _probe_netpbm(bytes(data[:4096]), len(data))
@@ -60,6 +77,7 @@ def probe(data: bytes | memoryview, /) -> ImageInfo:
         raise ValueError(f"{_line(error).rstrip('.')}: store it smaller") from None
     except UNREADABLE as error:
         raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({_line(error)})") from None
+    _check_size(height, width)
     if mode.startswith(("I", "F")):
         raise ValueError(f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it: store it with 8 bits")
     if kind == "WEBP" and _hides_exif(data):
@@ -138,7 +156,7 @@ def _orientation(exif: bytes | None) -> int:
     try:
         tags.load(exif)
         return int(tags.get(ORIENTATION, 1))
-    except (*UNREADABLE, TypeError, struct.error):
+    except UNREADABLE:
         return 1
 
 
@@ -159,13 +177,20 @@ def _probe_netpbm(head: bytes, length: int) -> ImageInfo:
     if not match:
         raise ValueError("damaged Netpbm header")
     kind, width, height, top = (int(text) for text in match.groups())
+    _check_size(height, width)
     info = ImageInfo("raw", height, width, 1 if kind == 5 else 3, match.end())
-    if top != 255 or 0 in (height, width) or length != info.start + height * width * info.channels:
+    if top != 255 or length != info.start + height * width * info.channels:
         raise ValueError(
             f"Netpbm image must have 8 bits and {height} × {width} × {info.channels} pixels after its header, "
             f"but got maximum {top} and {length - info.start} bytes"
         )
     return info
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 1 <= height * width <= MOST_PIXELS:
+        law = f"an image must have 1 … {MOST_PIXELS} pixels"
+        raise ValueError(f"{law}, but its header says {height} × {width}: store it smaller")
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,36 @@
+"""Names from strangers: keys, classes and paths go into reports, lists and terminals, so what could act there is refused.
+
+Refused are control characters (a newline makes two lines of one, an escape moves the cursor), marks that turn the order
+of text around, and halves of characters. A name is never used as the name of a file.
+"""
+
+import re
+
+LONGEST = 4096  # bytes of a key: the longest path of Linux, so that no file has a longer one
+_ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def check_name(name: str, /, *, what: str = "name") -> None:
+    """Refuse a name that could act where it is shown.
+
+    Raises:
+        ValueError: Empty, too long, or with a control, direction or surrogate character; says which.
+    """
+    found = _ACTING.search(name)
+    if found:
+        law = "must have no control or direction characters"
+        raise ValueError(f"{what} {shortened(name)} {law}, but has U+{ord(found[0]):04X}: rename it")
+    if not name or len(name) > LONGEST or len(name.encode()) > LONGEST:
+        raise ValueError(
+            f"{what} {shortened(name)} must have 1 … {LONGEST} bytes, but has {len(name.encode())}: rename it"
+        )
+
+
+def shortened(name: str, /) -> str:
+    """A name in quotes, escaped, its end left out where it is long."""
+    return repr(name) if len(name) <= 200 else f"{name[:100]!r}…"
+
+
+def printable(text: object, /) -> str:
+    """A text for a terminal: characters that could act there as escapes."""
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
