@@ -11,6 +11,8 @@ Hooks are called on process 0 alone, between steps of the job, and change nothin
 
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +75,8 @@ class Hooks:
 class Journal:
     """`progress.json` in the job's folder while it runs: what `drawstream serve` shows.
 
-    JSON: format, kind, title, step, total, began and updated (seconds since 1970), and points: [seconds, step, values].
+    JSON: format, kind, title, step, total, began and updated (seconds since 1970), process (pid and host), and points:
+    [seconds, step, values].
     """
 
     def __init__(self, out: Path, /) -> None:
@@ -91,6 +94,7 @@ class Journal:
             "step": 0,
             "total": 0,
             "began": now,
+            "process": {"pid": os.getpid(), "host": platform.node()},
             "points": [],
         }
         earlier = read_journal(self._path)

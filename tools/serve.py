@@ -1,22 +1,23 @@
 """`drawstream serve`: a page about the jobs of a folder while they run; read-only, on this machine alone by default."""
 
 import json
-import time
+import socket
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
-from drawstream.tools.hooks import JOURNAL, read_journal
+from drawstream.tools.board import Board
 
-RECORDS = {"run.json": "train", "search.json": "search", "auto.json": "auto"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-MOST = 500  # jobs on the page, the newest
 
 
 def serve(
@@ -36,7 +37,8 @@ def serve(
         server = make_server(runs, host, port)
     except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}: give another --port") from None
-    print(f"http://{host}:{server.server_address[1]}/ shows {runs}; Ctrl-C ends it", flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{server.server_address[1]}/ shows {runs}; Ctrl-C ends it", flush=True)
     with server:
         try:
             server.serve_forever()
@@ -48,36 +50,56 @@ def make_server(runs: Path, host: str, port: int, /) -> ThreadingHTTPServer:
     """A server that is bound and does not answer yet."""
 
     class Handler(_Handler):
-        folder = runs
+        folder, board, asking = runs, Board(runs), Lock()
         local = host in LOOPBACK
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
-    return server
+    class Server(_Server):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server((host, port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing where a browser went away in the middle of an answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     """GET of the page, of the state and of the report; all else is refused."""
 
     folder: Path
+    board: Board
+    asking: Lock  # one reading of the folder at a time
     local: bool
     server_version, sys_version = "drawstream", ""
 
     def do_GET(self) -> None:
         """Answer."""
-        name = (self.headers.get("Host") or "").rsplit(":", 1)[0].strip("[]")
-        if self.local and name not in LOOPBACK:  # a page of elsewhere whose name was pointed at this machine
+        if self.local and self._name() not in LOOPBACK:  # a page of elsewhere whose name was pointed at this machine
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         match self.path.partition("?")[0]:
             case "/":
                 self._send(files("drawstream.tools").joinpath("serve.html").read_bytes(), "text/html", POLICY)
             case "/state.json":
-                self._send(json.dumps(state(self.folder)).encode(), "application/json", POLICY)
+                with self.asking:
+                    found = self.board.state()
+                self._send(_plain(found).encode(), "application/json", POLICY)
             case "/report":
                 self._report()
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _name(self) -> str | None:
+        """The name that this machine was called by."""
+        try:
+            return urlsplit(f"//{self.headers.get('Host') or ''}").hostname
+        except ValueError:
+            return None
 
     def _report(self) -> None:
         from drawstream.tools.report.build import write_report
@@ -86,8 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             page = Path(folder) / "report.html"
             try:
                 write_report(self.folder, page)
-            except (ValueError, FileNotFoundError) as error:
-                self._send(f"no report yet: {error}".encode(), "text/plain", POLICY)
+            except (ValueError, OSError) as error:
+                self._send(f"no report yet: {error}".encode(errors="replace"), "text/plain", POLICY)
                 return
             self._send(page.read_bytes(), "text/html", None)
 
@@ -106,50 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the page asks every two seconds."""
 
 
-def state(folder: Path, /) -> dict[str, Any]:
-    """Jobs below a folder as JSON: those under way with their points, the finished ones with their results."""
-    running: list[dict[str, Any]] = []
-    finished: list[dict[str, Any]] = []
-    for path in folder.rglob(JOURNAL):
-        journal = read_journal(path)
-        if journal is not None:
-            running.append({"folder": _name(path, folder), **journal, "silent": time.time() - journal["updated"]})
-    for path in (path for name in RECORDS for path in folder.rglob(name)):
-        entry = {"folder": _name(path, folder), "kind": RECORDS[path.name], "when": _changed(path)}
-        try:
-            finished.append(entry | _result(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            finished.append(entry | {"title": "not readable", "text": f"{type(error).__name__}: {error}"})
-    finished.sort(key=lambda entry: -entry["when"])
-    running.sort(key=lambda entry: entry["silent"])
-    return {"folder": str(folder), "running": running[:MOST], "finished": finished[:MOST]}
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.parent.relative_to(folder).as_posix()
-
-
-def _changed(path: Path) -> float:
+def _plain(found: dict[str, Any]) -> str:
+    """As JSON that browsers read: a record may hold numbers that are not finite, and they become null."""
     try:
-        return path.stat().st_mtime
-    except OSError:  # replaced just now
-        return time.time()
-
-
-def _result(record: dict[str, Any]) -> dict[str, Any]:
-    """Title, one line of result, and the seconds of a finished record."""
-    match record["kind"]:
-        case "train":
-            result = record.get("result")
-            text = (
-                "not evaluated"
-                if result is None
-                else f"{result['set']} top-1: last {result['last']:.2f} %, best epoch {result['best']:.2f} %"
-            )
-            return {"title": f"{record['method']}, seed {record['seed']}", "text": text, "seconds": record["seconds"]}
-        case "search":
-            return {"title": record["winner"], "text": record["message"], "seconds": record["seconds"]}
-        case _:
-            intervals = len(record["winners"])
-            text = f"{intervals} intervals; {Path(record['schedule']).name}"
-            return {"title": record["auto"]["exploration"], "text": text, "seconds": record["wall_seconds"]}
+        return json.dumps(found, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None))

@@ -6,6 +6,7 @@ from typing import Any
 
 from drawstream.tools.files import write_atomically
 from drawstream.tools.report import page
+from drawstream.tools.report.comparison import Entry, difference, signed
 from drawstream.tools.report.figures import BLUE, GRAY, ORANGE, Figure, axes
 from drawstream.tools.report.schedule_page import SearchedSchedule, schedule_blocks
 
@@ -31,7 +32,8 @@ def write_page(out: Path, title: str, result: Record, /) -> None:
         title: Of the page.
         result: As `drawstream.tools.bench.auto.run` gives it.
     """
-    parts = [page.paragraph(text, kind="verdict") for text in result["verdicts"]]
+    parts = [page.paragraph(text, kind="verdict") for text in headlines(result["rows"])]
+    parts.append(page.folded("Every comparison in words", *map(page.paragraph, result["verdicts"])))
     parts.append(page.section("Result", *_result(result["rows"], result["summary"])))
     searches: Sequence[Record] = result["searches"]
     images = True
@@ -47,6 +49,27 @@ def write_page(out: Path, title: str, result: Record, /) -> None:
         parts.append(page.section("All searches", _searches(searches)))
     with write_atomically(out) as temporary:
         temporary.write_text(page.document(title, *parts), encoding="utf-8")
+
+
+def headlines(rows: Sequence[Record], /) -> list[str]:
+    """What each noise level comes to, in a sentence: who is better than uniform after the last epoch, and who worse."""
+    lines = []
+    for level in dict.fromkeys(row["noise"] for row in rows):
+        mine = [row for row in rows if row["noise"] == level]
+        relations: dict[str, list[str]] = {}
+        control = _entry(mine, "uniform")
+        for method in dict.fromkeys(row["method"] for row in mine if row["method"] not in ("uniform", "replay")):
+            found = difference(_entry(mine, method), control) if control.values else None
+            if found is not None:
+                relations.setdefault(found.relation, []).append(f"{method} ({signed(found.mean)})")
+        said = "; ".join(f"{relation} uniform: {', '.join(names)}" for relation, names in relations.items())
+        told = said[:1].upper() + said[1:] if said else "Nothing was run to compare with uniform"
+        lines.append(f"{level:.0%} wrong labels, after the last epoch, points: {told}.")
+    return lines
+
+
+def _entry(rows: Sequence[Record], method: str) -> Entry:
+    return Entry(method, "last", tuple((row["seed"], row["last"]) for row in rows if row["method"] == method))
 
 
 def _result(rows: Sequence[Record], summary: Sequence[Record]) -> list[str]:

@@ -111,7 +111,7 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 def escape(text: object, /) -> str:
     """Any text as HTML."""
-    return html.escape(str(text))
+    return html.escape(str(text).encode("utf-8", "replace").decode())  # names of files may be no text
 
 
 def paragraph(text: str, /, *, kind: str = "") -> str:
@@ -185,6 +185,7 @@ def document(title: str, /, *parts: str) -> str:
 
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<link rel="icon" href="data:,">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body><h1>{escape(title)}</h1>{''.join(parts)}"

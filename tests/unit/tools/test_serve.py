@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
+from drawstream.tools.board import Board
 from drawstream.tools.cli import main
 from drawstream.tools.hooks import Journal
-from drawstream.tools.serve import make_server, state
+from drawstream.tools.serve import make_server
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def ask(runs):
 
 
 def test_state(runs):
-    found = state(runs)
+    found = Board(runs).state()
     (running,) = found["running"]
     assert running["folder"] == "deep/er" and running["points"][0][2]["best"] == 81.5 and running["silent"] < 60
     by_folder = {job["folder"]: job for job in found["finished"]}
