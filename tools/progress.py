@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, plain lines in a log."""
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 EVERY = 10.0  # seconds between lines in a log
+SILENCE = 30.0  # seconds without a line in a log, at most: an epoch of ImageNet takes hours
 
 
 class Progress:
@@ -26,6 +28,8 @@ class Progress:
         self._phase = (0.0, 0)  # when the phase began, and what was done by then
         self._state = (0, 0)
         self._note = ""
+        self._over = threading.Event()
+        self._alive: threading.Thread | None = None
         self._bar: Bar | None = None
         if sys.stderr.isatty() and not quiet:
             columns = (
@@ -41,9 +45,15 @@ class Progress:
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
+        elif not self._quiet:
+            self._alive = threading.Thread(target=self._say_so, daemon=True)
+            self._alive.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: TracebackType | BaseException | None) -> None:
+        self._over.set()
+        if self._alive is not None:
+            self._alive.join()
         if self._bar is not None:
             self._bar.stop()
         if kind is None and self._state[1]:
@@ -66,6 +76,16 @@ class Progress:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
             self._line(f"{done} of {total} {self._unit}{self._speed(rate)}{left}{self._note}")
+
+    def _say_so(self) -> None:
+        """Break a long silence: a job whose units take minutes is at work, not stuck."""
+        while not self._over.wait(SILENCE / 10):
+            now = time.monotonic()
+            if now - self._printed >= SILENCE:
+                self._printed = now
+                done, total = self._state
+                so_far = f"{done} of {total} {self._unit}, " if total else ""
+                self._line(f"{so_far}at work for {now - self._begin:.0f} s{self._note}")
 
     def _speed(self, rate: float) -> str:
         """Units per second; where one takes longer than that, the time left says enough."""

@@ -1,6 +1,8 @@
 """Progress in a log: plain lines, a rate per phase, nothing from ranks that keep quiet."""
 
 import re
+import threading
+import time
 
 import pytest
 
@@ -42,6 +44,26 @@ def test_a_new_phase_has_its_own_rate(clock, capsys):
             shown.update(run, 12)
     left = re.findall(r"(\d+) of 12 runs, (\d+) s left", capsys.readouterr().err)
     assert left == [("2", "200"), ("3", "180"), ("4", "160")]
+
+
+def test_a_long_silence_is_broken(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SILENCE", 0.05)
+    lines = []
+    with Progress("train", "epochs") as shown, Progress("quiet", "epochs", quiet=True):
+        for now, update in ((31.0, None), (95.4, (1, 3, "loss 2"))):
+            if update:
+                shown.update(*update)
+            clock.now = now
+            deadline = time.perf_counter() + 20
+            while f"{now:.0f} s" not in "".join(lines) and time.perf_counter() < deadline:
+                lines += capsys.readouterr().err.splitlines()
+    lines += capsys.readouterr().err.splitlines()
+    assert lines == [
+        "train: at work for 31 s",
+        "train: 1 of 3 epochs, at work for 95 s, loss 2",
+        "train: 1 epochs in 95.4 s, loss 2",
+    ]
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_say_so)")]
 
 
 def test_failed_and_quiet_jobs_print_no_summary(clock, capsys):
