@@ -91,6 +91,6 @@ def read_document(path: str | os.PathLike[str], /) -> dict[str, Any]:
         raise ValueError(f"{source} is damaged: its format version is {version!r}")
     if version > VERSION:
         raise ValueError(
-            f"{source} has format version {version}, this drawstream reads versions up to {VERSION}: update drawstream"
+            f"{source} has format version {version}, this drawstream reads versions up to {VERSION}: upgrade"
         )
     return document

@@ -132,6 +132,10 @@ class Schedule:
             if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
                 raise
             raise ValueError(f"{self.path} must be an Arrow IPC file written by write_schedule: {error}") from error
+        if found.isdecimal() and int(found) > int(_VERSION):
+            raise ValueError(
+                f"{self.path}: schedule format {found} is newer than {_VERSION}, which this drawstream reads: upgrade"
+            )
         if found != _VERSION:
             raise ValueError(f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}")
         self._pieces = math.ceil(self.draws / _PIECE)

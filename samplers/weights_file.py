@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 __all__ = ["map_weights"]
 
+_DISTRIBUTION = "1"  # format of the files of `drawstream search auto`
 _BATCH = 1 << 20  # rows read at a time
 _ARROW = (".arrow", ".feather", ".ipc")
 _PARQUET = (".parquet", ".pq")
@@ -98,6 +99,11 @@ def _schema(file: Path) -> pa.Schema:
 def _column(file: Path, column: str | None) -> str:
     """The name of the weights' column, checked."""
     schema = _schema(file)
+    found = (schema.metadata or {}).get(b"drawstream.distribution", b"1").decode(errors="replace")
+    if found != _DISTRIBUTION:  # a file of somebody else has none, and is read by its columns alone
+        raise ValueError(
+            f"{file}: distribution format {found} is newer than {_DISTRIBUTION}, which this drawstream reads: upgrade"
+        )
     floats = [field.name for field in schema if pa.types.is_floating(field.type)]
     if column is None:
         if len(floats) != 1:

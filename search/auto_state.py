@@ -11,6 +11,9 @@ from drawstream.samplers.files import write_atomically
 __all__ = ["Progressed", "fields_of", "load_checkpoint", "save_checkpoint"]
 
 
+FORMAT = 1
+
+
 @dataclass(slots=True)
 class Progressed:
     """A search after a whole number of epochs.
@@ -43,7 +46,7 @@ def save_checkpoint(path: Path, settings: Mapping[str, Any], done: Progressed, /
     """Write a checkpoint under a temporary name, and sync it; settings are JSON-able."""
     import torch
 
-    content = {"settings": json.dumps(dict(settings)), **fields_of(done)}
+    content = {"format": FORMAT, "settings": json.dumps(dict(settings)), **fields_of(done)}
     with write_atomically(path) as draft, draft.open("wb") as file:
         torch.save(content, file)
 
@@ -60,6 +63,9 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content.pop("format", 1)  # the first checkpoints had none
+        if version > FORMAT:
+            raise ValueError(f"format {version} is newer than {FORMAT}, which this drawstream reads: upgrade, or")
         theirs = json.loads(content.pop("settings"))
         done = Progressed(**content)
     except Exception as error:

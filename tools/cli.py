@@ -96,6 +96,7 @@ def pack(
     """
     from drawstream.pipeline import open_source
     from drawstream.pipeline.pack import pack as run
+    from drawstream.tools.runs import write_record
 
     with Progress("pack", "images") as progress:
         packed = run(
@@ -119,6 +120,8 @@ def pack(
         "relabelled": packed.relabelled,
         "bytes": packed.bytes,
     }
+    for folder in filter(None, (packed.train, packed.holdout)):
+        write_record(folder / "catalog.json", "pack", {**result, "train": packed.train, "holdout": packed.holdout})
     held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
     finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
 

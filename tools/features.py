@@ -110,6 +110,7 @@ def extract(
     from drawstream.features.custom import load_measure
     from drawstream.features.measures import chosen_measures
     from drawstream.tools.jobs import features_job
+    from drawstream.tools.runs import write_record
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
     ranks = join_ranks(device)
@@ -142,6 +143,7 @@ def extract(
     if not ranks.writes:
         return
     result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
+    write_record(out / "features.json", "features", result | {"features": out})
     finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
 
 

@@ -77,16 +77,18 @@ def _fit(table: Any, weights: Path | None, given: dict[str, str]) -> tuple[Any, 
     from drawstream.samplers import SwiftFit, SwiftParams
     from drawstream.samplers.fit_blocks import fit_blocks
     from drawstream.samplers.weights_file import map_weights
+    from drawstream.tools.runs import command
     from drawstream.tools.training.transfer import origin
 
     params = SwiftParams(*(numbers(name, given[name]) for name in ("coefficients", "ends", "values")))
     names, law = given["features"].split(","), one_of("transform", given["transform"])
+    noted = {**origin(table), "command": command()}
     if weights is not None:
-        sampler = fit_blocks(table.blocks, weights, params, features=names, transform=law, provenance=origin(table))
+        sampler = fit_blocks(table.blocks, weights, params, features=names, transform=law, provenance=noted)
         return sampler, map_weights(weights)
     mass = ["grad_norm"] if law == "cgf" else []
     fitted = SwiftFit(table.columns(*dict.fromkeys([*names, *mass])), features=names, transform=law)
-    return fitted.sampler(params, provenance=origin(table)), fitted.probabilities(params)
+    return fitted.sampler(params, provenance=noted), fitted.probabilities(params)
 
 
 def _carry(sampler: Any, table: Any, weights: Path | None, frozen: bool) -> tuple[Any, Any]:

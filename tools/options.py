@@ -79,8 +79,13 @@ def pair(name: str, text: str) -> tuple[float, float]:
 
 def finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
     """Print the summary and write the JSON result."""
-    if json_path is not None:
-        from drawstream.tools.runs import write_json
-
-        write_json(json_path, result)
+    write_result(result, json_path)
     print(text)
+
+
+def write_result(result: dict[str, Any], json_path: Path | None) -> None:
+    """Write what `--json` asks for: the command, and its result."""
+    if json_path is not None:
+        from drawstream.tools.runs import command, write_json
+
+        write_json(json_path, {"command": command(), **result})

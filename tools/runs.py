@@ -24,7 +24,7 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
     record = {
         "format": FORMAT,
         "kind": kind,
-        "command": ["drawstream", *(shown(each) if "://" in each else each for each in sys.argv[1:])],
+        "command": command(),
         **_config(sys.argv[1:]),
         **content,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -34,6 +34,11 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
     record = {key: _relative(value, path.parent) for key, value in record.items()}
     write_json(path, record)
     return record
+
+
+def command() -> list[str]:
+    """The words of the command line of this process, without credentials; `shlex.join` gives what can be pasted."""
+    return ["drawstream", *(shown(each) if "://" in each else each for each in sys.argv[1:])]
 
 
 def _config(arguments: list[str]) -> dict[str, Any]:
@@ -62,6 +67,8 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise ValueError(f"{path}: not the record of a {kind} job")
+    if not isinstance(record.get("format"), int):
+        raise ValueError(f"{path}: damaged, its format must be a number, but is {record.get('format')!r}")
     if record["format"] > FORMAT:
         raise ValueError(
             f"{path}: format {record['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"

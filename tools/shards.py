@@ -31,6 +31,7 @@ def index(
     """
     from drawstream.pipeline import Catalog
     from drawstream.pipeline.index import index as run
+    from drawstream.tools.runs import write_record
 
     one_or_all = shards[0] if len(shards) == 1 else shards
     if dry_run:
@@ -44,6 +45,7 @@ def index(
         path = run(one_or_all, out=out, overwrite=overwrite, workers=workers, progress=report)
     catalog = Catalog.open(path)
     result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}
+    write_record(path.parent / "catalog.json", "index", {**result, "catalog": path})
     text = f"{len(catalog)} images in {len(catalog.shards)} shards, {catalog.num_classes} classes: {path}"
     finish(result, json_path, text)
 

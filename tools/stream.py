@@ -149,6 +149,7 @@ def export(
     Example: drawstream stream export search/sampler.json --table features -o schedule.arrow --epochs 0:3
     """
     from drawstream.samplers.schedule import write_schedule
+    from drawstream.tools.runs import command, write_record
 
     if out is None and idx is None:
         raise ValueError("an export needs a place: -o schedule.arrow, or --idx FOLDER with --catalog")
@@ -159,12 +160,14 @@ def export(
     places = []
     if idx is not None:
         result["idx"] = _write_idx(opened, chosen, catalog, idx, by_shard)
+        write_record(idx / "export.json", "export", result)
         places.append(str(idx))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Progress("export", "epochs") as progress:
             orders = _reported(opened, chosen, progress)
-            write_schedule(out, orders, rows=opened.stream.rows, catalog=fingerprint)
+            made = {**_facts(opened), "command": command()}
+            write_schedule(out, orders, rows=opened.stream.rows, catalog=fingerprint, provenance=made)
         result["schedule"] = str(out)
         places.append(str(out))
     finish(result, json_path, f"{len(chosen)} epochs of {opened.stream.draws} draws: {', '.join(places)}")

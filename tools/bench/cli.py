@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from drawstream.tools.options import numbers
+from drawstream.tools.options import numbers, write_result
 
 app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -349,7 +349,4 @@ def _whole(name: str, text: str) -> list[int]:
 
 
 def _write(json_path: Path | None, result: dict[str, Any]) -> None:
-    if json_path is not None:
-        from drawstream.tools.runs import write_json
-
-        write_json(json_path, result)
+    write_result(result, json_path)

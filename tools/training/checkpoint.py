@@ -26,6 +26,7 @@ class Stateful(Protocol):
 
 
 Parts = Mapping[str, Stateful | None]
+FORMAT = 1
 _REMEDY = "give another output folder"
 
 
@@ -45,6 +46,7 @@ def save_checkpoint(path: Path | None, recipe: Recipe, run: Run, parts: Parts, /
     if not writes:
         return
     content = {
+        "format": FORMAT,
         "recipe": asdict(recipe),
         "history": [asdict(epoch) for epoch in run.history],
         "best_epoch": run.best_epoch,
@@ -66,6 +68,9 @@ def load_checkpoint(path: Path | None, recipe: Recipe, parts: Parts, /) -> Run |
     if path is None or not path.exists():
         return None
     content = torch.load(path, map_location="cpu", weights_only=True)
+    found = content.get("format", 1)  # the first checkpoints had none
+    if found > FORMAT:
+        raise ValueError(f"{path}: format {found} is newer than {FORMAT}, which this drawstream reads: upgrade")
     saved = Recipe(**content["recipe"])
     if saved != recipe:
         raise ValueError(f"{path}: this run was started with {saved}, not {recipe}: {_REMEDY}")

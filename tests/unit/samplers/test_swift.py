@@ -151,7 +151,7 @@ def test_the_file_is_replaced_whole_and_leaves_nothing_behind(saved, columns):
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda d: d | {"version": 2}, "format version 2, this drawstream reads versions up to 1: update drawstream"),
+        (lambda d: d | {"version": 2}, "format version 2, this drawstream reads versions up to 1: upgrade"),
         (lambda d: d | {"version": "new"}, "format version is 'new'"),
         (lambda d: d | {"format": "else"}, "is no sampler"),
         (lambda d: [d], "is no sampler"),
