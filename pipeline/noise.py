@@ -62,8 +62,10 @@ def relabel(labels: NDArray[np.int64], /, *, rate: float, classes: int, seed: in
         return noisy
     if classes < 2:
         raise ValueError(f"label noise needs at least 2 classes, but got {classes}: leave it at 0")
+    by_class = np.argsort(labels, kind="stable")  # one look at all rows, not one for each class
+    ends = np.searchsorted(labels[by_class], np.arange(classes + 1))
     for c in range(classes):
-        rows = np.flatnonzero(labels == c)
+        rows = by_class[ends[c] : ends[c + 1]]
         generator = _generator(seed, _NOISE, part, c)
         chosen = rows[np.argsort(generator.random(len(rows)), kind="stable")[: round(rate * len(rows))]]
         step = 1 + (generator.random(len(chosen)) * (classes - 1)).astype(np.int64)
