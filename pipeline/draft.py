@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import ENCODINGS, FORMAT, METADATA, SCHEMA, SEAL, Shard, checksum_of, fingerprint, seal
 from drawstream.pipeline.image import ImageInfo
+from drawstream.pipeline.names import check_name
 from drawstream.samplers.files import write_atomically
 
 
@@ -21,7 +22,8 @@ from drawstream.samplers.files import write_atomically
 class Draft:
     """Rows of a catalog to be.
 
-    Two laws hold for every row, whoever adds it: keys are unique, and raw images are all of one shape.
+    Three laws hold for every row, whoever adds it: keys are unique and pass ``check_name``, and raw images are all of
+    one shape.
     """
 
     keys: dict[str, int] = field(default_factory=dict)  # → shard
@@ -40,9 +42,10 @@ class Draft:
             info: What ``probe`` says of them.
 
         Raises:
-            ValueError: The key is taken, or a raw image of another shape than the first.
+            ValueError: The key is taken or acts where it is shown, or a raw image of another shape than the first.
         """
         self._must_be_new(key)
+        check_name(key, what="key")
         if info.encoding == "raw":
             self._must_be_alike(key, (info.height, info.width, info.channels))
         self.keys[key] = shard
@@ -113,6 +116,8 @@ class Draft:
                 f"{path}: raw images must be as deep as the others, but {self._raw[0]!r} is gray and others are not: "
                 "store them as png or jpeg"
             )
+        for name in classes:
+            check_name(name, what="class name")
         keys = pa.array(self.keys, pa.large_string())
         table = np.frombuffer(self.images, dtype=np.int64).reshape(-1, len(_IMAGE))
         columns = {name: table[:, i] for i, name in enumerate(_IMAGE)} | {"label": labels}

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.bad import BadSamples
 from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.dali_parser import Headers
 from drawstream.pipeline.graph import GraphSpec
-from drawstream.pipeline.headers import Headers
 from drawstream.pipeline.inputs import Inputs
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Plan

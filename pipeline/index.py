@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.catalog import FILE, Catalog, Shard
 from drawstream.pipeline.draft import Draft
 from drawstream.pipeline.image import EXTENSIONS, probe
+from drawstream.pipeline.names import check_name, number_names
 from drawstream.pipeline.tar import Sample, mapped, samples
 from drawstream.pipeline.workers import spread, suitable_workers
 
@@ -29,7 +30,7 @@ Label = int | str
 Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
 LABELS = ("cls", "json", "txt")
 CLEAN = "clean.cls"
-MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class
+MOST_LABEL = 1 << 20  # bytes of a label member: a number or name, or a JSON object that also holds captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
         paths = [Path(shard) for shard in shards]
     elif Path(shards).is_dir():
         paths = sorted(Path(shards).glob("*.tar"))
+        if not paths and (packed := sorted(Path(shards).glob("*.tar.*")) + sorted(Path(shards).glob("*.tgz"))):
+            raise ValueError(f"{packed[0]}: shard is compressed, its images cannot be reached by offset: decompress it")
     else:
         paths = [Path(shards)]
     if not paths:
@@ -223,19 +226,23 @@ def first_label(sample: Sample, data: mmap.mmap, /) -> Label:
 def read_label(sample: Sample, extension: str, data: mmap.mmap, /) -> Label:
     """The label in one member: a class number or name; errors as ``first_label``."""
     member = sample.members[extension]
+    if member.size > MOST_LABEL:
+        raise ValueError(f".{extension} must have at most {MOST_LABEL} bytes, but has {member.size}: repair it")
     text = data[member.offset : member.offset + member.size]
     try:
         value = json.loads(text) if extension == "json" else text.decode().strip()
-    except ValueError:  # covers bad UTF-8 and bad JSON
+    except (ValueError, RecursionError):  # covers bad UTF-8, bad JSON, and JSON that is nested too deep
         raise ValueError(f".{extension} is not readable: {text[:40]!r}: repair it") from None
     if isinstance(value, dict):
         value = value.get("label", value.get("cls"))
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,4000}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise ValueError(f".{extension} must hold a class number or name, but got {text[:40]!r}: repair it")
     if isinstance(value, int) and abs(value) >= 1 << 63:
-        raise ValueError(f".{extension} must be a class number below 2⁶³, but got {value}: repair it")
+        raise ValueError(f".{extension} must be a class number below 2⁶³, but got {str(value)[:40]}: repair it")
+    if isinstance(value, str):
+        check_name(value, what=f".{extension}")
     return value
 
 
@@ -243,11 +250,10 @@ def _class_names(labels: Sequence[Labels], root: Path) -> tuple[str, ...]:
     numbers = [part for part in labels if isinstance(part, np.ndarray)]
     names = [part for part in labels if not isinstance(part, np.ndarray)]
     if not names:
-        most = max(int(part.max()) for part in numbers)
-        if most >= MOST_CLASSES:
-            law = f"labels must be below {MOST_CLASSES} where the classes have no names"
-            raise ValueError(f"{root}: {law}, but got {most}: number the classes from 0")
-        return tuple(str(c) for c in range(most + 1))
+        try:
+            return number_names(max(int(part.max()) for part in numbers), sum(map(len, numbers)))
+        except ValueError as error:
+            raise ValueError(f"{root}: {error}") from None
     if not numbers and all(isinstance(label, str) for part in names for label in part):
         return tuple(sorted({str(label) for part in names for label in part}))
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Names from strangers: keys, classes and paths go into reports, lists and terminals, so what could act there is refused.
+"""Names from strangers: keys, classes and paths go into reports and terminals, so what could act there is refused.
 
 Refused are control characters (a newline makes two lines of one, an escape moves the cursor), marks that turn the order
 of text around, and halves of characters. A name is never used as the name of a file.
@@ -7,6 +7,8 @@ of text around, and halves of characters. A name is never used as the name of a 
 import re
 
 LONGEST = 4096  # bytes of a key: the longest path of Linux, so that no file has a longer one
+MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class
+SPARSE = 1 << 16  # classes that any data may imply; more of them must have rows, for each costs memory
 _ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -34,3 +36,16 @@ def shortened(name: str, /) -> str:
 def printable(text: object, /) -> str:
     """A text for a terminal: characters that could act there as escapes."""
     return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
+def number_names(largest: int, rows: int, /) -> tuple[str, ...]:
+    """Class names that are the numbers 0 … `largest`, of labels of so many rows.
+
+    Raises:
+        ValueError: One row with a huge label would make a list of names that fills the memory.
+    """
+    bound = min(MOST_CLASSES, max(SPARSE, 16 * rows))
+    if largest >= bound:
+        law = f"labels must be below {bound} where the classes have no names"
+        raise ValueError(f"{law}, but got {largest}: number the classes from 0")
+    return tuple(str(c) for c in range(largest + 1))

@@ -3,7 +3,7 @@
 A source knows its labels at once and reads any row on demand, so a subset costs only its own rows.
 """
 
-import gzip
+import math
 import os
 import zipfile
 import zlib
@@ -15,6 +15,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.names import check_name, number_names
+
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -22,7 +24,8 @@ FASHION_MNIST_CLASSES = (
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 IDX_UINT8 = 0x08
-UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+SWOLLEN = (64 << 20, 200)  # a file that grows beyond these bytes and this many times when decompressed is no honest one
 
 
 class Source(Protocol):
@@ -90,7 +93,10 @@ class ArraySource:
                 f"{self.name}: images and labels must be as many and not none, "
                 f"but got {len(images)} images and {len(labels)} labels"
             )
-        classes = tuple(self.classes) or tuple(str(c) for c in range(int(labels.max()) + 1))
+        try:
+            classes = tuple(self.classes) or number_names(int(labels.max()), len(labels))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
         if labels.min() < 0 or labels.max() >= len(classes):
             raise ValueError(
                 f"{self.name}: labels must lie in 0 … {len(classes) - 1}, but got {labels.min()} … {labels.max()}"
@@ -116,7 +122,8 @@ class ArraySource:
 class FolderSource:
     """A folder whose subfolders are the classes (ImageFolder); images keep their files' bytes.
 
-    Classes are the subfolders in sorted order. A row's key is ``class/stem``, dots of the stem as underscores.
+    Classes are the subfolders in sorted order. A row's key is ``class/stem``, dots of the stem as underscores. Links to
+    files and folders are followed, wherever they lead; links that lead nowhere, pipes and devices are refused.
 
     Attributes:
         name: The folder.
@@ -135,7 +142,8 @@ class FolderSource:
         """List a folder of class folders.
 
         Raises:
-            ValueError: No class folders, a class without images, or two files of one key.
+            ValueError: No class folders, a class without images, an image that is no regular file, a name that
+                ``check_name`` refuses, or two files of one key.
         """
         classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if not classes:
@@ -161,6 +169,10 @@ class FolderSource:
                 key.encode()
             except UnicodeEncodeError:
                 raise ValueError(f"{os.fsencode(file)!r}: file name must be UTF-8: rename it") from None
+            try:
+                check_name(key, what="file name")
+            except ValueError as error:
+                raise ValueError(f"{folder}: {error}") from None
             if key in first:
                 raise ValueError(f"{file}: same key {key!r} as {first[key]}: rename one of them")
             first[key] = file
@@ -174,13 +186,28 @@ class FolderSource:
         return f"{self.classes[self.labels[row]]}/{self.files[row].stem.replace('.', '_')}"
 
     def read(self, row: int, /) -> bytes:
-        """The file's bytes."""
-        return self.files[row].read_bytes()
+        """The file's bytes.
+
+        Raises:
+            ValueError: The system refuses it.
+        """
+        try:
+            return self.files[row].read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
 
 
 def _is_image(entry: Path) -> bool:
-    """By its name; hidden files (macOS puts a ``._photo.jpg`` beside a photo) are none."""
-    return entry.suffix.lower() in IMAGE_ENDINGS and not entry.name.startswith(".") and entry.is_file()
+    """By its name; hidden files (macOS puts a ``._photo.jpg`` beside a photo) are none.
+
+    Raises:
+        ValueError: Such a name, but a link that leads nowhere, a pipe or a device: reading it could wait for ever.
+    """
+    if entry.suffix.lower() not in IMAGE_ENDINGS or entry.name.startswith(".") or entry.is_dir():
+        return False
+    if not entry.is_file():
+        raise ValueError(f"{entry}: an image must be a regular file or a link to one: remove it")
+    return True
 
 
 def open_source(
@@ -241,19 +268,34 @@ def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
         raise FileNotFoundError(f"{file}: no such file")
     data = file.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{file}: damaged or truncated gzip file ({error}): fetch it again") from None
+        data = _inflated(data, file)
     magic = IDX_UINT8 << 8 | dims
     actual = int.from_bytes(data[:4], "big")
     if len(data) < 4 + 4 * dims or actual != magic:
         raise ValueError(f"{file}: IDX magic number must be 0x{magic:08x} (uint8, {dims}-d), but got 0x{actual:08x}")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dims, 4))
-    length = 4 + 4 * dims + int(np.prod(shape, dtype=np.int64))
+    length = 4 + 4 * dims + math.prod(shape)
     if len(data) != length:
         raise ValueError(f"{file}: header says {shape}, so {length} bytes, but got {len(data)}: fetch it again")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def _inflated(data: bytes, file: Path) -> bytes:
+    """The content of a gzip file, refused where it swells."""
+    most = max(SWOLLEN[0], SWOLLEN[1] * len(data))
+    content = bytearray()
+    try:
+        while data:
+            reader = zlib.decompressobj(wbits=31)
+            content += reader.decompress(data, most + 1 - len(content))
+            if len(content) > most:
+                raise ValueError(f"{file}: grows beyond {most} bytes when decompressed: decompress it yourself")
+            if not reader.eof:
+                raise EOFError("compressed file ended before its end mark")
+            data = reader.unused_data.lstrip(b"\0")
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: damaged or truncated gzip file ({error}): fetch it again") from None
+    return bytes(content)
 
 
 def _idx_prefix(path: Path, split: str) -> Path | None:
@@ -289,6 +331,7 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
     _present(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_archive(archive)
             missing = {"images", "labels"} - set(archive.files)
             arrays = {name: archive[name] for name in ("images", "labels") if name not in missing}
     except (*UNREADABLE, AttributeError) as error:  # AttributeError: a lone array, which is no archive
@@ -296,6 +339,20 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
     if missing:
         raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
     return ArraySource(arrays["images"], arrays["labels"], classes, str(path))
+
+
+def _check_archive(archive: Any) -> None:
+    """Hold every array's header against its bytes before NumPy takes memory for it."""
+    for entry in archive.zip.infolist():
+        most = max(SWOLLEN[0], SWOLLEN[1] * entry.compress_size)
+        if entry.file_size > most:
+            raise ValueError(f"{entry.filename!r} grows beyond {most} bytes when decompressed")
+        with archive.zip.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, kind = read(file)
+        if math.prod(shape) * kind.itemsize > entry.file_size and not kind.hasobject:  # NumPy refuses objects
+            raise ValueError(f"{entry.filename!r} has {entry.file_size} bytes, too few for {kind} {shape}")
 
 
 def _open_npy(path: Path) -> NDArray[Any]:

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.header import BLOCK, read_plain
+from drawstream.pipeline.header import BLOCK as BLOCK
+from drawstream.pipeline.header import read_plain
+from drawstream.pipeline.names import check_name, shortened
 
+MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
+MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
 _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
 
@@ -54,9 +58,11 @@ def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Empty or compressed.
+        ValueError: Empty, compressed, or no regular file (a pipe, a device, a folder).
     """
     if not shard.is_file():
+        if shard.exists():
+            raise ValueError(f"{shard}: a shard must be a regular file or a link to one: give .tar files, or a folder")
         raise FileNotFoundError(f"{shard}: no such shard")
     with shard.open("rb") as file:
         head = file.read(6)
@@ -78,7 +84,8 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
         shard: Its name, for messages.
 
     Raises:
-        ValueError: A damaged or truncated tar, a key that comes twice, or an extension that a key has twice.
+        ValueError: A damaged or truncated tar, a key that comes twice, an extension that a key has twice, or a name
+            that ``check_name`` refuses.
     """
     seen: set[str] = set()
     current: Sample | None = None
@@ -87,6 +94,10 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
         if parts is None:
             continue
         key, extension = parts
+        try:
+            check_name(member.name, what="member name")
+        except ValueError as error:
+            raise ValueError(f"{shard}: {error}") from None
         if current is None or key != current.key:
             if current is not None:
                 yield current
@@ -137,8 +148,8 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Memb
             tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)
             info = tar.next()
             tar.members.clear()  # tarfile keeps them all
-        except (tarfile.TarError, OverflowError, ValueError) as error:
-            law = f"damaged or truncated tar after byte {end} ({error})"
+        except MISLED as error:  # RecursionError: a chain of headers that each say that the next one is long
+            law = f"damaged or truncated tar after byte {end} ({str(error) or type(error).__name__})"
             raise DamagedTarError(f"{shard}: {law}: copy the shard again", end) from None
         if info is None:
             break
@@ -200,6 +211,9 @@ def _check_end(data: mmap.mmap, shard: Path, end: int) -> None:
         raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
     if block.strip(b"\0"):
         raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
+    if len(data) - end > MOST_ZEROS:
+        law = f"{len(data) - end} bytes after the end-of-archive mark at byte {end}"
+        raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
     for at in range(end, len(data), 1 << 20):
         if data[at : at + (1 << 20)].strip(b"\0"):
             law = f"data after the end-of-archive mark at byte {end}"
@@ -208,11 +222,11 @@ def _check_end(data: mmap.mmap, shard: Path, end: int) -> None:
 
 def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:
     if not info.isreg() or info.issparse():
-        raise ValueError(f"{shard}: member {info.name!r} is a link, device or sparse file: store plain files")
+        raise ValueError(f"{shard}: member {shortened(info.name)} is a link, device or sparse file: store plain files")
     if info.offset_data + info.size > length:
-        raise DamagedTarError(f"{shard}: truncated inside member {info.name!r}: copy the shard again", at)
+        raise DamagedTarError(f"{shard}: truncated inside member {shortened(info.name)}: copy the shard again", at)
     try:
         info.name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{shard}: member name {info.name!r} must be UTF-8: rename it") from None
+        raise ValueError(f"{shard}: member name {shortened(info.name)} must be UTF-8: rename it") from None
     return Member(info.name, info.offset_data, info.size)

@@ -203,7 +203,7 @@ def test_a_worker_at_least(tmp_path):
 @pytest.mark.parametrize(
     ("label", "text"),
     [
-        ("16777216", "labels must be below 16777216 where the classes have no names, but got 16777216"),
+        ("65536", "labels must be below 65536 where the classes have no names, but got 65536: number"),
         ("9" * 30, r"sample '0': \.cls must be a class number below 2⁶³, but got 9{30}: repair it"),
     ],
 )

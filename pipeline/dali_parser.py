@@ -11,15 +11,12 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import nvidia.dali
-import nvidia.nvimgcodec
 from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
+from drawstream.pipeline.graph import dali
 
 _EXIF = b"Exif\0\0"
-_dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
-_parse: Any = nvidia.nvimgcodec.CodeStream
 
 
 class Headers:
@@ -32,6 +29,9 @@ class Headers:
     """
 
     def __init__(self, catalog: Catalog, *, once: bool) -> None:
+        import nvidia.nvimgcodec  # here, because the message of `graph` on a missing DALI comes first
+
+        self._parse: Any = nvidia.nvimgcodec.CodeStream
         self._catalog = catalog
         self._parsed = np.zeros(len(catalog) if once else 0, np.bool_)
         self._corner = _Corner()
@@ -66,7 +66,7 @@ class Headers:
 
     def _reason(self, data: NDArray[np.uint8], encoding: str, size: tuple[int, int]) -> str | None:
         try:
-            header = _parse(data)
+            header = self._parse(data)
             kind, height, width = header.codec_name, header.height, header.width
         except RuntimeError:
             return f"its header cannot be parsed as {encoding}"
@@ -166,11 +166,11 @@ class _Corner:
             return True
 
     def _built(self) -> Any:
-        pipeline = _dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+        pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
         with pipeline:
-            kinds = [_dali.types.UINT8, _dali.types.INT32, _dali.types.INT32]
-            inputs = _dali.fn.external_source(source=lambda: self._inputs, num_outputs=3, dtype=kinds, ndim=[1, 1, 1])
-            pixel = _dali.fn.decoders.image_slice(
+            kinds = [dali.types.UINT8, dali.types.INT32, dali.types.INT32]
+            inputs = dali.fn.external_source(source=lambda: self._inputs, num_outputs=3, dtype=kinds, ndim=[1, 1, 1])
+            pixel = dali.fn.decoders.image_slice(
                 *inputs, axes=[0, 1], normalized_anchor=False, normalized_shape=False, device="cpu"
             )
             pipeline.set_outputs(pixel)
