@@ -38,7 +38,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.image import MOST_PIXELS
-from drawstream.pipeline.names import LONGEST, check_name, shortened
+from drawstream.pipeline.names import check_keys, check_name, check_paths
 from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
 
 FORMAT = 2
@@ -154,7 +154,6 @@ class Catalog:
         """Open a catalog whatever has become of its shards, as ``verify`` must; errors otherwise as ``open``."""
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = _read(file)
-        _check_names(file, meta["shards"], meta["classes"], remote)
         shards = meta["shards"]
         columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
         catalog = cls(
@@ -173,6 +172,13 @@ class Catalog:
             **columns,
         )
         catalog._check_rows()
+        try:
+            check_keys(catalog._keys)
+            check_paths([shard.path for shard in shards], remote=remote is not None)
+            for name in catalog.classes:
+                check_name(name, what="class name")
+        except ValueError as error:
+            raise AlteredCatalogError(f"{file}: {error}") from None
         return catalog
 
     def _check_rows(self) -> None:
@@ -208,7 +214,6 @@ class Catalog:
         for labels in (self.label, self.clean_label):
             known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
             _require(known, file, f"labels must lie in 0 … {self.num_classes - 1}", remedy)
-        _check_keys(self._keys, file)
 
     def _check_shards(self) -> None:
         """Hold the shards on disk against the metadata."""
@@ -443,38 +448,6 @@ def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
         same = f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered"
         _require(actual == expected, file, same, remedy)
     return meta, table.select([name for name in SCHEMA.names if name in names])
-
-
-def _check_names(file: Path, shards: Sequence[Shard], classes: Sequence[str], remote: str | None) -> None:
-    """Names that would act where they are shown, and paths that lead where no catalog of ours leads."""
-    try:
-        for name in classes:
-            check_name(name, what="class name")
-        for shard in shards:
-            check_name(shard.path, what="path of a shard")
-            up = remote is not None and ".." in shard.path.split("/")
-            if up or shard.path.startswith("/") or is_url(shard.path):
-                law = "must be relative to the catalog" if not up else "of a remote catalog must not leave its folder"
-                raise ValueError(f"path of a shard {law}, but got {shortened(shard.path)}: index the shards anew")
-    except ValueError as error:
-        raise AlteredCatalogError(f"{file}: {error}") from None
-
-
-def _check_keys(keys: Any, file: Path) -> None:
-    """Hold every key against the laws of names; quick where all is plain ASCII."""
-    _, offsets, text = keys.buffers()
-    bounds = np.frombuffer(offsets, dtype="<i8")[keys.offset : keys.offset + len(keys) + 1]
-    lengths = np.diff(bounds)
-    used = np.frombuffer(text, np.uint8)[bounds[0] : bounds[-1]] if text else np.empty(0, np.uint8)
-    plain = bool(((used >= 0x20) & (used < 0x7F)).all())
-    if plain and lengths.min() > 0 and lengths.max() <= LONGEST:
-        return
-    try:
-        keys.validate(full=True)  # UTF-8
-        for key in keys.to_pylist():
-            check_name(key, what="key")
-    except (ValueError, pa.ArrowException) as error:
-        raise AlteredCatalogError(f"{file}: {str(error).splitlines()[0]}") from None
 
 
 def _encoding_codes(table: pa.Table, file: Path) -> NDArray[np.int8]:

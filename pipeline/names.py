@@ -5,6 +5,11 @@ of text around, and halves of characters. A name is never used as the name of a 
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 LONGEST = 4096  # bytes of a key: the longest path of Linux, so that no file has a longer one
 MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class
@@ -26,6 +31,45 @@ def check_name(name: str, /, *, what: str = "name") -> None:
         raise ValueError(
             f"{what} {shortened(name)} must have 1 … {LONGEST} bytes, but has {len(name.encode())}: rename it"
         )
+
+
+def check_keys(keys: Any, /) -> None:
+    """Hold every key of a catalog against the law of names; quick where all is plain ASCII.
+
+    Args:
+        keys: pyarrow large_string (rows,).
+
+    Raises:
+        ValueError: One of them is refused, or is not UTF-8.
+    """
+    _, offsets, text = keys.buffers()
+    bounds = np.frombuffer(offsets, dtype="<i8")[keys.offset : keys.offset + len(keys) + 1]
+    lengths = np.diff(bounds)
+    used = np.frombuffer(text or b"", np.uint8)[bounds[0] : bounds[-1]]
+    plain = bool(((used >= 0x20) & (used < 0x7F)).all())
+    if plain and lengths.min() > 0 and lengths.max() <= LONGEST:
+        return
+    try:
+        keys.validate(full=True)  # UTF-8
+    except pa.ArrowException as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    for key in keys.to_pylist():
+        check_name(key, what="key")
+
+
+def check_paths(paths: Sequence[str], /, *, remote: bool) -> None:
+    """Refuse paths of shards that lead where no catalog of ours leads; a local one may lie beside its shards' folder.
+
+    Raises:
+        ValueError: Absolute, a URL, or of a remote catalog one that leaves its folder, perhaps to another host.
+    """
+    for path in paths:
+        check_name(path, what="path of a shard")
+        if path.startswith("/") or "://" in path:
+            raise ValueError(f"path of a shard must be relative to the catalog, but got {shortened(path)}: index anew")
+        if remote and ".." in path.split("/"):
+            law = "path of a shard of a remote catalog must not leave the catalog's folder"
+            raise ValueError(f"{law}, but got {shortened(path)}: index the shards where they lie")
 
 
 def shortened(name: str, /) -> str:
