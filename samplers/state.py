@@ -13,8 +13,11 @@ def check_identity(state: Mapping[str, Any], mine: Mapping[str, Any], /) -> None
     """Refuse the state of another part or of one with other options.
 
     Raises:
-        ValueError: an entry of `mine` differs in the state; both are shown.
+        ValueError: an entry of `mine` differs in the state; both are shown. Or the state's format is a newer one.
     """
+    newest, found = mine.get("format", 1), state.get("format", 1)  # selectors write none as long as it is the first
+    if isinstance(found, int) and found > newest:
+        raise ValueError(f"a state of format {found} is newer than {newest}, which this drawstream reads: upgrade")
     for key, value in mine.items():
         if state.get(key) != value:
             raise ValueError(
