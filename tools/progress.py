@@ -25,8 +25,8 @@ class Progress:
         self._quiet = quiet
         self._title, self._unit = title, unit
         self._begin = self._printed = time.monotonic()
-        self._phase = (0.0, 0)  # when the phase began, and what was done by then
-        self._state = (0, 0)
+        self._phase: tuple[float, float] = (0.0, 0)  # when the phase began, and what was done by then
+        self._state: tuple[float, int] = (0, 0)
         self._note = ""
         self._over = threading.Event()
         self._alive: threading.Thread | None = None
@@ -58,10 +58,10 @@ class Progress:
             self._bar.stop()
         if kind is None and self._state[1]:
             seconds = time.monotonic() - self._begin
-            self._line(f"{self._state[0]} {self._unit} in {seconds:.1f} s{self._note}")
+            self._line(f"{_number(self._state[0])} {self._unit} in {seconds:.1f} s{self._note}")
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` units are finished."""
+    def update(self, done: float, total: int, note: str = "") -> None:
+        """Say that `done` of `total` units are finished; a part of one is a fraction."""
         now = time.monotonic()
         if total != self._state[1]:  # a new phase has its own rate; what a resumed job finds finished took no time
             self._phase = (now, done)
@@ -75,7 +75,7 @@ class Progress:
         if now - self._printed >= EVERY:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-            self._line(f"{done} of {total} {self._unit}{self._speed(rate)}{left}{self._note}")
+            self._line(f"{_number(done)} of {total} {self._unit}{self._speed(rate)}{left}{self._note}")
 
     def _say_so(self) -> None:
         """Break a long silence: a job whose units take minutes is at work, not stuck."""
@@ -84,7 +84,7 @@ class Progress:
             if now - self._printed >= SILENCE:
                 self._printed = now
                 done, total = self._state
-                so_far = f"{done} of {total} {self._unit}, " if total else ""
+                so_far = f"{_number(done)} of {total} {self._unit}, " if total else ""
                 self._line(f"{so_far}at work for {now - self._begin:.0f} s{self._note}")
 
     def _speed(self, rate: float) -> str:
@@ -94,3 +94,7 @@ class Progress:
     def _line(self, text: str) -> None:
         if not self._quiet:
             print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+
+
+def _number(done: float) -> str:
+    return str(done) if isinstance(done, int) else f"{done:.2f}"

@@ -40,6 +40,7 @@ def train(
     select: str | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
     criterion: nn.Module | None = None,
@@ -59,6 +60,7 @@ def train(
         select: Name of the set whose accuracy decides the best epoch.
         checkpoint: File that is rewritten after every epoch; if it is there, training goes on from it.
         on_epoch: Called after each epoch.
+        on_step: Called after each step with the epochs done, a part of one included.
         ranks: The processes that train together; rank 0 writes the checkpoint.
         tracker: Observes every step; its state is part of the checkpoint.
         criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
@@ -88,7 +90,7 @@ def train(
     parts["data"] = Drawn(source, method.mix)
     rows = source.stream.rows
     run = load_checkpoint(checkpoint, recipe, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
-    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser)
+    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser, on_step)
     for epoch in range(len(run.history), recipe.epochs):
         begin = time.perf_counter()
         work = Work(torch.zeros(rows, dtype=torch.int64, device=next(model.parameters()).device))
@@ -127,9 +129,11 @@ class _Loop:
         criterion: nn.Module | None,
         method: Method,
         chooser: Chooser | None,
+        on_step: Callable[[float], None] | None,
     ) -> None:
         self.model, self.loader, self.recipe, self.ranks, self.optimizer = model, loader, recipe, ranks, optimizer
         self.tracker, self.criterion, self.method, self.chooser = tracker, criterion, method, chooser
+        self.on_step = on_step
         self.parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
         self.device = next(model.parameters()).device
         self.weighted = method.weighted or chooser is not None
@@ -157,6 +161,8 @@ class _Loop:
             total += loss.detach() * step.share
             count += step.share
             wait += step.waited
+            if self.on_step is not None:
+                self.on_step(epoch + (step.at + 1) / length)
         self._end()
         work.add(before, self._beside())
         return float(self.ranks.total(total)) / max(count * self.ranks.world_size, 1), wait

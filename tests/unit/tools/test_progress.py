@@ -46,6 +46,21 @@ def test_a_new_phase_has_its_own_rate(clock, capsys):
     assert left == [("2", "200"), ("3", "180"), ("4", "160")]
 
 
+def test_a_part_of_an_epoch_has_a_time_left(clock, capsys):
+    with Progress("train", "epochs") as shown:
+        for step in range(1, 41):
+            clock.now = step
+            shown.update(step / 40, 2)
+        shown.update(1, 2, "loss 1")
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 0.25 of 2 epochs, 70 s left",
+        "train: 0.50 of 2 epochs, 60 s left",
+        "train: 0.75 of 2 epochs, 50 s left",
+        "train: 1.00 of 2 epochs, 40 s left",
+        "train: 1 epochs in 40.0 s, loss 1",
+    ]
+
+
 def test_a_long_silence_is_broken(clock, capsys, monkeypatch):
     monkeypatch.setattr(progress, "SILENCE", 0.05)
     lines = []

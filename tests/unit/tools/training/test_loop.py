@@ -59,6 +59,13 @@ def test_training_learns_and_reports_last_and_best(setup):
     assert top1(model, sets["held_out"]) == run.best("held_out")
 
 
+def test_every_step_says_how_far_the_training_is(setup):
+    told = []
+    train(setup.build(0), setup.training_loader(), Recipe(epochs=2, lr=0.1), on_step=told.append)
+    steps = -(-len(setup.data) // 64)
+    assert told == pytest.approx([(step + 1) / steps for step in range(2 * steps)])
+
+
 def test_accuracy_equals_a_plain_count(setup):
     model, loader = setup.build(3), setup.evaluation_loaders()["test"]
     model.eval()
