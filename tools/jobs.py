@@ -69,6 +69,7 @@ class Training:
         tracker: Tracker | None = None,
         every: int = 1,
         on_epoch: Callable[[Epoch], None] | None = None,
+        on_step: Callable[[float], None] | None = None,
     ) -> Run:
         """Train; arguments as `train`'s."""
         return train(
@@ -83,6 +84,7 @@ class Training:
             every=every,
             method=replace(self.planned.method, mix=self.setup.mix(self.recipe.seed)),
             on_epoch=on_epoch,
+            on_step=on_step,
         )
 
     def close(self) -> None:
@@ -190,7 +192,10 @@ def train_job(
             progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader))
             watch.step(epoch.epoch + 1, recipe.epochs, _epoch_values(epoch, loader))
 
-        run = training.run(model, out / "checkpoint.pt", tracker=tracker, every=every, on_epoch=show)
+        def step(done: float) -> None:
+            progress.update(done, recipe.epochs)
+
+        run = training.run(model, out / "checkpoint.pt", tracker=tracker, every=every, on_epoch=show, on_step=step)
     results = _results(run, time.perf_counter() - begin) | {
         "forward": run.forward + training.planned.forward,
         "backward": run.backward,
