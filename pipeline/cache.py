@@ -201,12 +201,14 @@ class CachedShards:
         done, window = os.fstat(descriptor).st_size, 1  # one chunk first: it shows whether the server serves ranges
         while done < size:
             starts = range(done, min(done + window * CHUNK, size), CHUNK)
-            for data in self._transfer.get([(url, start, min(start + CHUNK, size)) for start in starts]):
+            parts = [(url, start, min(start + CHUNK, size)) for start in starts]
+            for data in self._transfer.get(parts, most=size):
                 asked = min(CHUNK, size - done)
                 if len(data) > asked:
                     if len(data) != size:
                         raise RemoteError(
-                            f"{self._catalog.shard_name(shard)}: has {len(data)} bytes, its catalog says {size}: "
+                            f"{self._catalog.shard_name(shard)}: has {'more' if len(data) > size else len(data)} "
+                            f"bytes, its catalog says {size}: "
                             "upload it again"
                         )
                     done = 0

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.image import MOST_PIXELS
 from drawstream.pipeline.names import check_keys, check_name, check_paths
-from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
+from drawstream.pipeline.remote import MOST, Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
 
 FORMAT = 2
 _WIDE = {1: 1 << 62, 2: 1024}  # by format: members of more bytes have an XXH3 checksum (it must be 240 at least)
@@ -367,6 +367,8 @@ def _download(url: str) -> tuple[Path, str]:
     url = url if is_file else join(url, FILE)
     name = xxhash.xxh3_64_hexdigest(shown(url).encode())
     (data,) = Transfer(root, Remote()).get([(url, None, None)])
+    if len(data) > MOST:
+        raise RemoteError(f"{shown(url)}: a catalog must have at most {MOST} bytes: check the address")
     file = cache_folder() / "catalogs" / name / FILE
     part = file.with_name(f"{FILE}.{os.getpid()}-{get_ident()}.part")
     try:

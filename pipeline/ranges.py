@@ -81,10 +81,11 @@ class RangeShards:
         spans = coalesce(shards, offsets, sizes)
         urls = {shard: self._catalog.shard_url(shard) for shard in {span.shard for span in spans}}
         parts: list[Any] = [(urls[span.shard], span.start, span.stop) for span in spans]
-        for span, data in zip(spans, self._transfer.get(parts), strict=True):
+        most = max((span.stop - span.start for span in spans), default=0)
+        for span, data in zip(spans, self._transfer.get(parts, most=most), strict=True):
             if len(data) != span.stop - span.start:
                 raise RemoteError(
-                    f"{self._catalog.shard_name(span.shard)}: {len(data)} bytes came instead of the "
+                    f"{self._catalog.shard_name(span.shard)}: other bytes came instead of the "
                     f"{span.stop - span.start} asked for: the server serves no ranges; read with mode 'cache'"
                 )
             received = np.frombuffer(data, np.uint8)

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Literal
 from urllib.parse import quote
 
+MOST = 4 << 30  # bytes of one reply where nothing else is known: a catalog of 100 million rows
 PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds before the first retry, doubled each time, and the most; ± half by chance
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 
@@ -109,13 +110,15 @@ class Transfer:
         """Bytes that came, and requests that had to be repeated."""
         return dict(self._counts)
 
-    def get(self, parts: Sequence[tuple[str, int | None, int | None]], /) -> list[bytes]:
+    def get(self, parts: Sequence[tuple[str, int | None, int | None]], /, *, most: int = MOST) -> list[bytes]:
         """Read bytes [start, stop) of files; None is the beginning or the end.
 
-        A server that serves no ranges sends more than was asked for: such replies are returned whole.
+        A server that serves no ranges sends more than was asked for: such replies are returned whole, and one byte of
+        what exceeds `most`, for the caller to notice; the rest is not read.
 
         Args:
             parts: URL, start and stop of each.
+            most: Bytes of one reply that can be right.
 
         Raises:
             RemoteError: One of them cannot be had, at once or after all retries.
@@ -124,7 +127,7 @@ class Transfer:
 
         system = self._open()
         try:
-            return sync(get_loop(), self._all, system, parts)  # type: ignore[no-any-return]
+            return sync(get_loop(), self._all, system, parts, most)  # type: ignore[no-any-return]
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -135,18 +138,20 @@ class Transfer:
                 self._system, self._process = _file_system(self._root), os.getpid()
             return self._system
 
-    async def _all(self, system: Any, parts: Sequence[tuple[str, int | None, int | None]]) -> list[bytes]:
+    async def _all(self, system: Any, parts: Sequence[tuple[str, int | None, int | None]], most: int) -> list[bytes]:
         gate = asyncio.Semaphore(self._remote.connections)
         async with asyncio.TaskGroup() as group:  # the first failure ends the others
-            tasks = [group.create_task(self._one(system, gate, *part)) for part in parts]
+            tasks = [group.create_task(self._one(system, gate, *part, most)) for part in parts]
         return [task.result() for task in tasks]
 
-    async def _one(self, system: Any, gate: asyncio.Semaphore, url: str, start: int | None, stop: int | None) -> bytes:
+    async def _one(
+        self, system: Any, gate: asyncio.Semaphore, url: str, start: int | None, stop: int | None, most: int
+    ) -> bytes:
         path = system._strip_protocol(url)
         for attempt in range(self._remote.retries + 1):
             try:
                 async with gate:
-                    data = await asyncio.wait_for(_read(system, path, start, stop), self._remote.timeout)
+                    data = await asyncio.wait_for(_read(system, path, start, stop, most), self._remote.timeout)
                 if stop is not None and len(data) < stop - (start or 0):
                     raise EOFError(f"{len(data)} of {stop - (start or 0)} bytes came")
             except Exception as error:
@@ -168,10 +173,29 @@ class Transfer:
         )
 
 
-async def _read(system: Any, path: str, start: int | None, stop: int | None) -> bytes:
+async def _read(system: Any, path: str, start: int | None, stop: int | None, most: int) -> bytes:
+    if "https" in system.protocol:
+        return await _read_http(system, path, start, stop, most)
     if system.async_impl:
         return await system._cat_file(path, start=start, end=stop)  # type: ignore[no-any-return]
     return await asyncio.to_thread(system.cat_file, path, start=start, end=stop)
+
+
+async def _read_http(system: Any, path: str, start: int | None, stop: int | None, most: int) -> bytes:
+    """As fsspec reads it, but not without end: a server may send for ever, or compressed nothing."""
+    options = dict(system.kwargs)
+    headers = {"Accept-Encoding": "identity", **options.pop("headers", {})}
+    if start is not None or stop is not None:
+        headers["Range"] = f"bytes={start or 0}-{'' if stop is None else stop - 1}"
+    session = await system.set_session()
+    data = bytearray()
+    async with session.get(system.encode_url(path), headers=headers, **options) as reply:
+        system._raise_not_found_for_status(reply, path)
+        async for part in reply.content.iter_chunked(1 << 20):
+            data += part
+            if len(data) > most:
+                break
+    return bytes(memoryview(data)[: most + 1])
 
 
 def _file_system(root: str) -> Any:

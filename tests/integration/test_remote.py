@@ -241,7 +241,7 @@ def test_a_shard_of_another_length(server, packed, tmp_path):
         ShardFiles(catalog, remote=Remote(retries=1)).read(np.array([0]))
     (tmp_path / "shard-000000.tar").write_bytes(data + bytes(CHUNK))
     server.ranges = False
-    with pytest.raises(RemoteError, match=f"has {len(data) + CHUNK} bytes, its catalog says {len(data)}"):
+    with pytest.raises(RemoteError, match=f"has more bytes, its catalog says {len(data)}"):
         ShardFiles(catalog, remote=Remote(folder=tmp_path / "new")).read(np.array([0]))
 
 
