@@ -202,7 +202,8 @@ def _summary(pairs: Sequence[Pair]) -> str:
     last = [pair.last.relation for pair in pairs if pair.last is not None]
     best = [pair.best.relation for pair in pairs if pair.best is not None]
     return (
-        f"Of {len(pairs)} groups of runs {last.count('better than')} are better than uniform after its last epoch and "
-        f"{last.count('worse than')} are worse; {best.count('better than')} are better than uniform at its best epoch. "
-        "So many comparisons yield some by chance: about one in forty where nothing differs."
+        f"{len(pairs)} groups of runs stand beside uniform sampling. Better than uniform after its last epoch: "
+        f"{last.count('better than')}; worse: {last.count('worse than')}; better than uniform at its best epoch: "
+        f"{best.count('better than')}. So many comparisons yield some by chance: about one in forty where nothing "
+        "differs."
     )

@@ -1,5 +1,6 @@
 """What differs between runs, and where they cannot be compared."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,12 @@ from drawstream.tools.report.groups import Group, controls_of, unlike_seeds
 __all__ = ["cautions", "differences"]
 
 COLUMNS = 6  # of the table; of more groups, each value with those that have it
-APART = (
-    "method",
-    "seed",
-    "sampler",
-    "catalog",
-    "features",
-    "stream",
-    "command",
-    "join",
-    "tracked",
-    "config",
-    "versions",
-)
+APART = ("method", "seed", "sampler", "catalog", "features", "stream", "command", "join", "tracked", "config", "name")
 RESULTS = ("history", "result", "loader", "bad_samples", "filtered", "forward", "backward", "effective_budget")
 TIMES = ("seconds", "wall_seconds", "wait_share", "count_entropy", "finished", "machine", "format", "kind")
-LEAVE = frozenset((*APART, *RESULTS, *TIMES, "catalog_fingerprint", "evaluation", "name", "recipe.seed"))
+DATA = ("catalog_fingerprint", "evaluation", "mean", "std")  # these differ from seed to seed where the data do
+LEAVE = frozenset((*APART, *RESULTS, *TIMES, *DATA))
+PARTS = ("recipe", "sampling", "transform")  # of a record; their settings are known by their own names
 
 
 def differences(groups: Sequence[Group], /) -> str:
@@ -44,21 +35,22 @@ def differences(groups: Sequence[Group], /) -> str:
         return page.table(["Setting", *columns], rows, text=True, label="Settings that differ")
     rows = []
     for key, row in differing.items():
-        for value in dict.fromkeys(row.values()):
-            rows.append([key, value, "; ".join(name for name, own in row.items() if own == value)])
+        usual, count = Counter(row.values()).most_common(1)[0]
+        for value in sorted(set(row.values()), key=lambda value: (value == usual, value)):
+            rest = value == usual and count > len(row) / 2
+            rows.append([key, value, "all others" if rest else "; ".join(n for n, own in row.items() if own == value)])
     return page.table(["Setting", "Value", "Of"], rows, text=True, label="Settings that differ")
 
 
 def _flat(document: Mapping[str, Any], before: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in document.items():
-        key = f"{before}{name}"
-        if name in LEAVE - {"versions"} or key in LEAVE - {"versions"}:
+        if name in LEAVE:
             continue
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
+            found |= _flat(value, before if name in PARTS else f"{before}{name}: ")
         else:
-            found[key.removeprefix("recipe.")] = f"{value:g}" if isinstance(value, float) else str(value)
+            found[before + name.replace("_", " ")] = f"{value:g}" if isinstance(value, float) else str(value)
     return found
 
 

@@ -22,7 +22,7 @@ from drawstream.tools.report.sampled_rows import Plane
 Figure = dict[str, Any]
 ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
 OTHERS = (BLUE, GREEN, PURPLE, GRAY)
-WHOLE, BROKEN = ("solid", "dashdot", "longdash"), ("dash", "dot", "longdashdot")
+WHOLE, BROKEN = ("solid", "dashdot", "longdash"), ("dash", "dot", "longdashdot", "dashdot")
 SYMBOLS = {"last": "circle", "chosen": "diamond", "best": "circle-open"}
 ACCURACY = {
     "test": "Accuracy on the test set (%)",
@@ -209,7 +209,7 @@ def axes(x: str, y: str, /, *, height: int = 360, **more: Any) -> Figure:
         "margin": {"l": 50, "r": 12, "t": top, "b": 52},
         "xaxis": {"title": {"text": x}, "automargin": True, "zeroline": False},
         "yaxis": {"title": {"text": y}, "automargin": True, "zeroline": False},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "tracegroupgap": 0},
         "hoverlabel": {"namelength": -1},
         **more,
     }

@@ -98,22 +98,13 @@ def groups_of(runs: Sequence[TrainRecord], /, data: Mapping[str, str] | None = N
     groups = []
     for members, place in parts:
         at, first = members[0], runs[members[0]]
-        alike = [other for other, _ in parts if runs[other[0]].method == first.method]
-        telling = [
-            *(
-                _word(name, settings[at][name])
-                for name in settings[at]
-                if _differs(settings, [m[0] for m, _ in parts], name)
-            ),
-            *(
-                _word(name, value)
-                for name, value in options[at].items()
-                if _differs(options, [m[0] for m in alike], name)
-            ),
-            *filter(None, [place]),
-        ]
+        near = [other[0] for other, _ in parts if folders[other[0]] == folders[at]]
+        alike = [i for i in near if runs[i].method == first.method]
+        told = [_word(name, value) for name, value in settings[at].items() if _differs(settings, near, name)]
+        told += [_word(name, value) for name, value in options[at].items() if _differs(options, alike, name)]
+        telling = ", ".join(filter(None, [*told, place]))
         mine = tuple(sorted((runs[i] for i in members), key=lambda run: run.seed))
-        groups.append(Group(first.method, folders[at], settings[at], ", ".join(filter(None, telling)), mine))
+        groups.append(Group(first.method, folders[at], settings[at], telling, mine))
     order = {place: i for i, place in enumerate(places)}
     rank = {folder: i for i, folder in enumerate(dict.fromkeys(folders))}
     return sorted(

@@ -43,7 +43,9 @@ th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(-
 thead th { vertical-align: bottom; white-space: normal; overflow-wrap: break-word; }
 tbody th { font-weight: inherit; }
 th:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 8rem; }
-th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
+th.text { overflow-wrap: break-word; }
+th.text, td.text { text-align: left; white-space: normal; min-width: 6rem; }
+td.text { overflow-wrap: anywhere; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: .6rem 0; min-width: 0; }
 figure .plot { width: 100%; }
@@ -55,7 +57,7 @@ figure .plot { width: 100%; }
 .gallery b { color: var(--warn); font-weight: 600; }
 details { border-top: 1px solid var(--rule); padding: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
-@media (max-width: 30rem) { th, td { padding: .3rem .45rem; } th:first-child { min-width: 6.5rem; } }
+@media (max-width: 30rem) { th, td { padding: .3rem .45rem; } }
 @media print { body { max-width: none; } .modebar-container { display: none; } figure, tr { break-inside: avoid; }
   .wide { background: none; } h2, h3 { break-after: avoid; } }
 """
@@ -89,9 +91,19 @@ function fit(plot) {  // long titles of narrow charts get a second line
   }
   if (Object.keys(changes).length) Plotly.relayout(plot, changes);
 }
+function makeRoom(plot, data, layout) {  // for a legend of many lines, below the tools
+  const names = data.filter(trace => trace.name && trace.showlegend !== false).map(trace => trace.name.length);
+  if (layout.showlegend === false || names.length < 2) return;
+  const columns = Math.max(1, Math.floor((plot.clientWidth - 60) / (50 + 7 * Math.max(...names))));
+  const rows = Math.ceil(names.length / columns);
+  layout.margin.t = Math.max(layout.margin.t, 36 + 19 * rows);
+  layout.height += Math.max(0, 36 + 19 * rows - 68);
+  plot.style.height = layout.height + 'px';
+}
 function draw(figure) {
   const {data, layout} = JSON.parse(figure.querySelector('script').textContent), plot = figure.querySelector('.plot');
   figure.dataset.drawn = 'yes';
+  makeRoom(plot, data, layout);
   Plotly.react(plot, data, themed(layout), OPTIONS).then(() => fit(plot));
 }
 const figures = [...document.querySelectorAll('figure.chart')];

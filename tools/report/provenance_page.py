@@ -61,7 +61,9 @@ def provenance(
         return []
     head = ["Job", "Finished", "Machine", "Data fingerprint", "Command"]
     table = page.table(head, rows, text=True, label="Jobs")
-    return [table if len(rows) <= FEW else page.folded(f"All {len(rows)} jobs", table), *parts]
+    if len(rows) <= FEW:
+        return [table, *parts]
+    return [page.folded(f"All {len(rows)} jobs", table), page.folded(f"All settings of {len(rows)} jobs", *parts)]
 
 
 def _line(name: str, job: Job, data: object) -> list[str]:

@@ -37,7 +37,8 @@ def result_section(groups: Sequence[Group], searches: Sequence[SearchRecord], ju
         "Result",
         *(page.paragraph(sentence, kind="verdict") for sentence in verdicts(groups, judged)),
         *told,
-        _numbers(entries),
+        _numbers(shown),
+        page.folded("Early stopping and best epochs too", _numbers(entries)) if len(shown) < len(entries) else "",
         _against_uniform(groups, judged),
         *(page.chart(result_figure(mine, name), note) for name, mine in _by_set(shown)),
         page.paragraph(
@@ -109,6 +110,9 @@ def history_sections(groups: Sequence[Group], /) -> list[str]:
     blocks = [list(groups)]
     if len(groups) > TOGETHER:
         blocks = [list(mine) for _, mine in groupby(groups, key=lambda group: tuple(group.setting.items()))]
+        single = [block[0] for block in blocks if len(block) == 1]
+        blocks = [block for block in blocks if len(block) > 1]
+        blocks += [single[i : i + TOGETHER] for i in range(0, len(single), TOGETHER)]
     charts = []
     for block in blocks:
         runs = [run for group in block for run in group.runs]

@@ -1,0 +1,195 @@
+"""Which runs are averaged and compared, folders side by side, what differs, and where nothing may be said."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from drawstream.tools.cli import main
+from drawstream.tools.report.build import write_report
+from drawstream.tools.report.comparison import compare, pairs_of, verdicts
+from drawstream.tools.report.differences import cautions, differences
+from drawstream.tools.report.folders import name_folders
+from drawstream.tools.report.groups import groups_of
+from drawstream.tools.report.records import read_records
+from drawstream.tools.runs import write_record
+
+
+def run(folder: Path, method: str, seed: int, last: float, **changed) -> None:
+    history = [{"epoch": 0, "accuracy": {"test": last - 1}}, {"epoch": 1, "accuracy": {"test": last}}]
+    recipe = {"epochs": 2, "lr": 0.1, "seed": seed, **changed.pop("recipe", {})}
+    content = {"method": method, "seed": seed, "model": "mlp", "catalog": folder / "absent", "recipe": recipe}
+    content |= {"batch_size": 32, "sampling": {"budget": 1.0}, "catalog_fingerprint": f"data-{seed}"}
+    content |= {"history": history, "result": {"set": "test", "last": last, "best": last, "best_epoch": 1}, **changed}
+    write_record(folder / "run.json", "train", content)
+
+
+def groups(*folders: Path):
+    return groups_of(read_records(*folders, names=name_folders(folders))[0])
+
+
+def means(found):
+    return {entry.group.name: entry.mean for entry in compare(found) if entry.kind == "last"}
+
+
+def test_models_and_budgets_are_not_averaged(tmp_path: Path):
+    for seed in (0, 1):
+        for model, base in (("mlp", 70.0), ("cnn", 90.0)):
+            for method, gain in (("uniform", 0.0), ("swift", 2.0)):
+                run(tmp_path / f"{model}/{method}-{seed}", method, seed, base + gain + seed, model=model)
+    found = groups(tmp_path)
+    assert means(found) == {
+        "Uniform, mlp": 70.5,
+        "Swift Sampler, mlp": 72.5,
+        "Uniform, cnn": 90.5,
+        "Swift Sampler, cnn": 92.5,
+    }
+    assert {pair.group.name: pair.control.name for pair in pairs_of(found, {})} == {
+        "Swift Sampler, mlp": "Uniform, mlp",
+        "Swift Sampler, cnn": "Uniform, cnn",
+    }
+    assert [pair.last.mean for pair in pairs_of(found, {})] == [2.0, 2.0]
+    run(tmp_path / "unif", "unif", 0, 60.0, sampling={"budget": 0.3})
+    assert means(groups(tmp_path))["unif, mlp, budget 0.3"] == 60.0
+
+
+def test_each_setting_has_its_control_first(tmp_path: Path):
+    for method, budget in (("p", 0.3), ("unif", 0.3), ("uniform", 1.0), ("swift", 1.0)):
+        run(tmp_path / f"{method}", method, 0, 70.0, sampling={"budget": budget})
+    for epochs, method in ((6, "scan"), (6, "infobatch")):
+        run(tmp_path / method, method, 0, 70.0, sampling={"budget": 0.3}, recipe={"epochs": epochs})
+    run(tmp_path / "unif-20", "unif", 0, 65.0, sampling={"budget": 0.3}, recipe={"epochs": 20})
+    controls = {pair.group.method: pair.control and pair.control.telling for pair in pairs_of(groups(tmp_path), {})}
+    assert controls == {
+        "p": "epochs 2, budget 0.3",
+        "swift": "epochs 2, budget 1",
+        "scan": "epochs 20, budget 0.3",  # B T of T epochs
+        "infobatch": "epochs 20, budget 0.3",
+    }
+    settings = [dict(group.setting) for group in groups(tmp_path)]
+    starts = [i for i, each in enumerate(settings) if i == 0 or settings[i - 1] != each]
+    assert all(groups(tmp_path)[i].controls for i in starts)
+
+
+def test_runs_of_one_seed_are_told_apart_by_their_folders(tmp_path: Path):
+    for name, gain in (("cdf", 0.0), ("cgf", 5.0)):
+        for seed in (0, 1):
+            run(tmp_path / f"{name}/seed-{seed}", "swift", seed, 80.0 + gain)
+    assert means(groups(tmp_path)) == {"Swift Sampler, cdf": 80.0, "Swift Sampler, cgf": 85.0}
+    flat = tmp_path / "flat"
+    for name, gain in (("a", 0.0), ("b", 5.0)):
+        for seed in (0, 1):
+            run(flat / f"{name}-{seed}", "swift", seed, 80.0 + gain)
+    assert means(groups(flat)) == {"Swift Sampler, a-*": 80.0, "Swift Sampler, b-*": 85.0}
+
+
+def test_several_folders_are_kept_apart_and_single_runs_averaged(tmp_path: Path):
+    for name, gain in (("x", 0.0), ("y", 5.0)):
+        for seed in (0, 1):
+            run(tmp_path / f"{name}/u{seed}", "uniform", seed, 70.0 + gain + seed)
+            run(tmp_path / f"{name}/s{seed}", "swift", seed, 80.0 + gain + seed)
+    found = groups(tmp_path / "x", tmp_path / "y")
+    assert list(means(found)) == ["x: Uniform", "x: Swift Sampler", "y: Uniform", "y: Swift Sampler"]
+    assert [pair.last.mean for pair in pairs_of(found, {})] == [10.0, 10.0]
+    singles = [tmp_path / "x" / name for name in ("u0", "u1", "s0", "s1")]
+    assert means(groups(*singles)) == {"Uniform": 70.5, "Swift Sampler": 80.5}
+    again = [tmp_path / "x/u0", tmp_path / "y/u0"]  # the same seed twice: two experiments
+    assert list(means(groups(*again))) == ["x/u0: Uniform", "y/u0: Uniform"]
+
+
+def test_a_control_of_another_folder_serves_where_there_is_no_nearer_one(tmp_path: Path):
+    for seed in (0, 1):
+        run(tmp_path / f"x/u{seed}", "uniform", seed, 70.0)
+        run(tmp_path / f"y/s{seed}", "swift", seed, 80.0)
+    (pair,) = pairs_of(groups(tmp_path / "x", tmp_path / "y"), {})
+    assert pair.control.name == "x: Uniform" and pair.last.mean == 10.0
+
+
+def test_other_settings_have_no_control_and_the_nearest_is_named(tmp_path: Path):
+    run(tmp_path / "u", "uniform", 0, 70.0)
+    run(tmp_path / "s", "swift", 0, 80.0, recipe={"epochs": 9})
+    found = groups(tmp_path)
+    assert verdicts(found, {}) == [
+        "Swift Sampler, epochs 9 has no uniform control with the same settings here, so it is compared with nothing."
+    ]
+    unlike, alone = cautions(found, {})
+    assert "do not share all settings (epochs: 9, 2)" in unlike or "(epochs: 2, 9)" in unlike
+    assert alone == "Swift Sampler, epochs 9 has no uniform control: the nearest differs (epochs 9 against 2)."
+
+
+@pytest.mark.parametrize("how", ["trained", "measured"])
+def test_results_on_other_data_are_not_compared(tmp_path: Path, how: str):
+    for seed in (0, 1):
+        run(tmp_path / f"u{seed}", "uniform", seed, 70.0)
+        other = {"catalog_fingerprint": "other"} if how == "trained" and seed else {}
+        run(tmp_path / f"s{seed}", "swift", seed, 80.0 + 10 * seed, **other)
+    judged = {tmp_path / f"{name}/run.json": "same" for name in ("u0", "u1", "s0", "s1")}
+    if how == "measured":
+        judged[tmp_path / "s1/run.json"] = "another"
+    found = groups(tmp_path)
+    (pair,) = pairs_of(found, judged)
+    assert (pair.last.mean, pair.last.seeds) == (10.0, 1)
+    (told,) = cautions(found, judged)
+    assert f"were {how} on other data at seed 1" in told
+
+
+def test_only_what_differs_is_in_the_table(tmp_path: Path):
+    for name, lr in (("x", 0.1), ("y", 0.2)):
+        for seed in (0, 1):
+            run(
+                tmp_path / name / f"{seed}",
+                "uniform",
+                seed,
+                70.0,
+                recipe={"lr": lr},
+                transform={"mean": [lr], "pad": 4},
+            )
+    table = differences(groups(tmp_path / "x", tmp_path / "y"))
+    assert re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table) == ["Setting", "x", "y", "lr", "0.1", "0.2"]
+    assert differences(groups(tmp_path / "x")) == ""
+
+
+def test_many_groups_have_a_summary_and_a_table(tmp_path: Path):
+    for seed in (0, 1, 2):
+        run(tmp_path / f"u{seed}", "uniform", seed, 70.0 + 0.1 * seed)
+        for k in range(12):
+            run(tmp_path / f"m{k}-{seed}", f"m{k:02}", seed, 70.0 + (5.0 if k == 3 else 0.0) + 0.1 * seed)
+    write_report(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        "12 groups of runs stand beside uniform sampling. Better than uniform after its last epoch: 1; worse: 0" in page
+    )
+    assert '<th scope="row">m03</th><td>Uniform</td><td>+5.0</td>' in page
+
+
+def test_folders_have_short_names_that_differ(tmp_path: Path):
+    for name in ("a/x", "b/x", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    assert name_folders([tmp_path / "c"]) == [""]
+    assert name_folders([tmp_path / "a/x", tmp_path / "c"]) == ["x", "c"]
+    assert name_folders([tmp_path / "a/x", tmp_path / "b/x"]) == ["a/x", "b/x"]
+    for twice in ("a/x", "a"):
+        with pytest.raises(ValueError, match="its runs would be counted twice"):
+            name_folders([tmp_path / "a/x", tmp_path / twice])
+
+
+def test_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run(tmp_path / "x", "uniform", 0, 70.0)
+    run(tmp_path / "y", "uniform", 1, 71.0)
+    assert main(["report", str(tmp_path / "x"), str(tmp_path / "y")]) == 2
+    assert "2 folders: say with --out" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "x"), str(tmp_path / "y"), "-o", str(tmp_path / "page.html")]) == 0
+    assert "x, y</h1>" in (tmp_path / "page.html").read_text()
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "x"), str(tmp_path / "empty"), "-o", str(tmp_path / "page.html")]) == 2
+    assert "empty: no run.json" in capsys.readouterr().err
+
+
+def test_records_say_when_and_where(tmp_path: Path):
+    run(tmp_path / "x", "uniform", 0, 70.0)
+    record = json.loads((tmp_path / "x/run.json").read_text())
+    assert record["machine"]["cores"] >= 1 and record["machine"]["cpu"]
+    write_report(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert record["finished"][:16].replace("T", " ") + " UTC" in page and record["machine"]["cpu"] in page
