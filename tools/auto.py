@@ -20,6 +20,7 @@ from drawstream.tools.options import (
     finish,
     one_of,
     setup_of,
+    words,
 )
 
 
@@ -29,7 +30,11 @@ def auto(
     held_out: Annotated[str, typer.Option(help="Catalog that rewards are taken on: chooses, so never the test set.")],
     model: Model = "cnn",
     exploration: Annotated[
-        str, typer.Option(help="mixture (the paper), random (exploitation only) or uniform (plain training).")
+        str,
+        typer.Option(
+            autocompletion=words("mixture", "random", "uniform"),
+            help="mixture (the paper), random (exploitation only) or uniform (plain training).",
+        ),
     ] = "mixture",
     population: Annotated[int | None, typer.Option(help="Children; 4, or 1 with uniform exploration.")] = None,
     interval: Annotated[int, typer.Option(help="Batches between two evaluations.")] = 20,

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from drawstream.tools.options import CatalogArg, Device, DryRun, Json, Model, Out, finish, one_of, pair, setup_of
+from drawstream.tools.options import (
+    CatalogArg,
+    Device,
+    DryRun,
+    Engine,
+    Json,
+    Model,
+    Out,
+    finish,
+    one_of,
+    pair,
+    setup_of,
+    words,
+)
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -76,7 +89,10 @@ def extract(
     weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
     model: Model = "cnn",
     grad_norm: Annotated[
-        str, typer.Option(help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).")
+        str, typer.Option(
+            autocompletion=words("last", "logit", "full"),
+            help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).",
+        )
     ] = "last",
     head: Annotated[str | None, typer.Option(help="Name of the last linear layer; found by itself without.")] = None,
     measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
@@ -90,10 +106,15 @@ def extract(
     crop_ratio: Annotated[str, typer.Option(help="Aspect range of the crops, width / height.")] = "0.75,1.3333333",
     crop_flip: Annotated[bool, typer.Option(help="Mirror half of the crops.")] = True,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 256,
-    amp: Annotated[str, typer.Option(help="Forward passes in bf16 or fp16; off: float32.")] = "off",
+    amp: Annotated[
+        str,
+        typer.Option(
+            autocompletion=words("off", "bf16", "fp16"), help="Forward passes in bf16 or fp16; off: float32."
+        ),
+    ] = "off",
     channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
     grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
-    engine: Annotated[str, typer.Option(help="local, ray (a cluster on this machine) or ray:ADDRESS.")] = "local",
+    engine: Engine = "local",
     device: Device = "cpu",
     dry_run: DryRun = False,
     json_path: Json = None,

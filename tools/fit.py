@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from drawstream.tools.features import Join, open_table
+from drawstream.tools.features import Catalog, Join, open_table
 from drawstream.tools.options import Frozen, Json, finish, numbers, one_of
 
 DEFAULTS = {  # the worst half by loss is left out
@@ -34,7 +34,7 @@ def fit(
     ] = None,
     frozen: Frozen = False,
     join: Join = None,
-    catalog: Annotated[str | None, typer.Option(help="Catalog of the features, for files with keys.")] = None,
+    catalog: Catalog = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Write P there too (.npy), block by block: the table may be larger than memory."),

@@ -1,16 +1,39 @@
 """What the commands share: option types, and the small steps from strings to what a job takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+
+def words(*known: str) -> Callable[[str], list[str]]:
+    """What the shell offers for an option: known values that begin as what was typed, where there are none files."""
+
+    def begun(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete)]
+
+    return begun
+
+
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
 CatalogArg = Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL (s3://…, https://…).")]
 HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")]
-Model = Annotated[str, typer.Option(help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.")]
-Device = Annotated[str, typer.Option(help="cpu or gpu.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        autocompletion=words("mlp", "cnn", "resnet8", "resnet20", "resnet18", "timm:"),
+        help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.",
+    ),
+]
+Device = Annotated[str, typer.Option(autocompletion=words("cpu", "gpu"), help="cpu or gpu.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        autocompletion=words("local", "ray", "ray:"), help="local, ray (a cluster on this machine) or ray:ADDRESS."
+    ),
+]
 Batch = Annotated[int, typer.Option(help="Images per training step.")]
 Tensorboard = Annotated[bool, typer.Option(help="Write scalars for TensorBoard, into OUT/tensorboard.")]
 HookNames = Annotated[
@@ -24,6 +47,7 @@ DryRun = Annotated[
 Augment = Annotated[
     str,
     typer.Option(
+        autocompletion=words("none", "standard", "randaugment", "mixup", "ricap"),
         help="none, standard (random crops and flips; large images always have them), or with more on top: "
         "randaugment, mixup or ricap."
     ),

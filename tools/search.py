@@ -12,6 +12,7 @@ from drawstream.tools.options import (
     Batch,
     Device,
     DryRun,
+    Engine,
     HeldOut,
     HookNames,
     Json,
@@ -21,6 +22,7 @@ from drawstream.tools.options import (
     Tensorboard,
     finish,
     setup_of,
+    words,
 )
 
 app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
@@ -40,13 +42,21 @@ def swift(
         Path | None, typer.Option(help="Weights of uniform training, from which candidates fine-tune.")
     ] = None,
     objective: Annotated[str | None, typer.Option(help="Your own, as module:function; instead of fine-tuning.")] = None,
-    recipe: Annotated[str, typer.Option(help="default, or paper: its exact protocol.")] = "default",
+    recipe: Annotated[
+        str, typer.Option(autocompletion=words("default", "paper"), help="default, or paper: its exact protocol.")
+    ] = "default",
     columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
-    transform: Annotated[str, typer.Option(help="cgf (the paper) or cdf.")] = "cgf",
-    space: Annotated[str, typer.Option(help="reduced or paper10.")] = "reduced",
+    transform: Annotated[
+        str, typer.Option(autocompletion=words("cgf", "cdf"), help="cgf (the paper) or cdf.")
+    ] = "cgf",
+    space: Annotated[str, typer.Option(autocompletion=words("reduced", "paper10"), help="reduced or paper10.")] = "reduced",
     segments: Annotated[int, typer.Option(help="Segments of H.")] = 4,
     agent: Annotated[
-        str, typer.Option(help="gp (the paper), random, reinforce, optuna:TPESampler or optuna:GPSampler.")
+        str,
+        typer.Option(
+            autocompletion=words("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler"),
+            help="gp (the paper), random, reinforce, optuna:TPESampler or optuna:GPSampler.",
+        ),
     ] = "gp",
     trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
     batch: Annotated[int, typer.Option(help="Candidates proposed at once, which can run in parallel.")] = 4,
@@ -55,7 +65,12 @@ def swift(
     kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
     fine_tune_epochs: Annotated[float, typer.Option(help="Epochs of a candidate; a part of one will do.")] = 0.25,
     fine_tune_lr: Annotated[float, typer.Option(help="Learning rate of a candidate.")] = 0.02,
-    confirm: Annotated[str, typer.Option(help="finetune: for longer, with other seeds; or scratch.")] = "finetune",
+    confirm: Annotated[
+        str,
+        typer.Option(
+            autocompletion=words("finetune", "scratch"), help="finetune: for longer, with other seeds; or scratch."
+        ),
+    ] = "finetune",
     epochs: Annotated[int | None, typer.Option(help="Of a confirmation run; by default 2, or 20 from scratch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Of a confirmation run; by default 0.02, or 0.05.")] = None,
     confirm_top: Annotated[int, typer.Option(help="Candidates to confirm; 0: the best observed is taken.")] = 3,
@@ -63,7 +78,7 @@ def swift(
     workers: Annotated[
         int | None, typer.Option(help="Candidates at once; by default 1, on Ray as many as there is room for.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
+    engine: Engine = "local",
     storage: Annotated[
         str | None, typer.Option(help="Optuna URL of a study that several processes share; by default OUT/study.db.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drawstream.tools.features import Catalog, Join
-from drawstream.tools.options import Frozen, Json, finish
+from drawstream.tools.options import Frozen, Json, finish, words
 from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ Source = Annotated[
 Rows = Annotated[int | None, typer.Option(help="Number of rows, all alike; instead of a source.")]
 Table = Annotated[Path | None, typer.Option(help="Feature table that a sampler.json reads.")]
 Column = Annotated[str | None, typer.Option(help="Column of an Arrow or Parquet file of weights.")]
-Mode = Annotated[str | None, typer.Option(help="permutation, stratified, multinomial or subset.")]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=words("permutation", "stratified", "multinomial", "subset"),
+        help="permutation, stratified, multinomial or subset.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the orders.")]
 Draws = Annotated[int | None, typer.Option(help="Positions per epoch; by default the number of rows.")]
 Window = Annotated[int | None, typer.Option(help="Keep neighbours within about so many positions.")]
