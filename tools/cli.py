@@ -85,9 +85,13 @@ def pack(
         Path, typer.Argument(help="IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder to write: shards and catalog.parquet.")],
-    encoding: Annotated[str, typer.Option(autocompletion=words("keep", "raw", "png", "jpeg"), help="keep, raw, png or jpeg.")] = "keep",
+    encoding: Annotated[
+        str, typer.Option(autocompletion=words("keep", "raw", "png", "jpeg"), help="keep, raw, png or jpeg.")
+    ] = "keep",
     quality: Annotated[int, typer.Option(help="Of newly encoded JPEGs.")] = 95,
-    split: Annotated[str, typer.Option(autocompletion=words("train", "test"), help="train or test, of an IDX folder.")] = "train",
+    split: Annotated[
+        str, typer.Option(autocompletion=words("train", "test"), help="train or test, of an IDX folder.")
+    ] = "train",
     limit: Annotated[int | None, typer.Option(help="Rows to take, class-balanced.")] = None,
     holdout: Annotated[int, typer.Option(help="Rows for a second catalog: OUT/train and OUT/holdout.")] = 0,
     label_noise: Annotated[float, typer.Option(help="Share of each class to relabel into the others.")] = 0.0,
@@ -149,7 +153,7 @@ def train(
         typer.Option(
             autocompletion=words(*METHODS),
             help="sampler.json, a schedule, weights (.npy, .arrow, .parquet), or a method: unif, scan, p, c, "
-            "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho. By default uniform."
+            "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho. By default uniform.",
         ),
     ] = None,
     budget: Annotated[float, typer.Option(help="Part of the full run, in (0, 1].")] = 1.0,
@@ -161,13 +165,21 @@ def train(
     ] = None,
     join: Join = None,
     frozen: Frozen = False,
-    mode: Annotated[str, typer.Option(
+    mode: Annotated[
+        str,
+        typer.Option(
             autocompletion=words("stratified", "multinomial", "subset"),
             help="Stream of a sampler: stratified, multinomial or subset.",
-        )] = "stratified",
+        ),
+    ] = "stratified",
     epochs: Annotated[int, typer.Option(help="Passes over the stream.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
-    schedule: Annotated[str, typer.Option(autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant.")] = "cosine",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant."
+        ),
+    ] = "cosine",
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
     batch_size: Batch = 128,
     seed: Seed = 0,
@@ -184,13 +196,19 @@ def train(
     score_model: Annotated[str | None, typer.Option(help="That model, where it is another one.")] = None,
     crop_factor: Annotated[int, typer.Option(help="Crops to draw for each one trained on.")] = 2,
     device: Device = "cpu",
-    checksum: Annotated[str, typer.Option(
+    checksum: Annotated[
+        str,
+        typer.Option(
             autocompletion=words("always", "first", "never"),
             help="Check images against the catalog: always, first or never.",
-        )] = "always",
-    on_bad: Annotated[str, typer.Option(
+        ),
+    ] = "always",
+    on_bad: Annotated[
+        str,
+        typer.Option(
             autocompletion=words("raise", "substitute"), help="A bad image: raise an error, or substitute another draw."
-        )] = "raise",
+        ),
+    ] = "raise",
     max_bad: Annotated[int, typer.Option(help="Most images that are substituted.")] = 100,
     quarantine: Annotated[Path | None, typer.Option(help="List of `drawstream verify`: images not to read.")] = None,
     tensorboard: Tensorboard = False,
@@ -277,7 +295,10 @@ app.command()(serve)
 
 @app.command()
 def demo(
-    data: Annotated[str, typer.Option(autocompletion=words("digits", "fashion-mnist"), help="digits (scikit-learn) or fashion-mnist.")] = "digits",
+    data: Annotated[
+        str,
+        typer.Option(autocompletion=words("digits", "fashion-mnist"), help="digits (scikit-learn) or fashion-mnist."),
+    ] = "digits",
     source: Annotated[
         Path | None, typer.Option(help="Folder of Fashion-MNIST's IDX files; Debian's by default.")
     ] = None,

@@ -89,10 +89,11 @@ def extract(
     weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
     model: Model = "cnn",
     grad_norm: Annotated[
-        str, typer.Option(
+        str,
+        typer.Option(
             autocompletion=words("last", "logit", "full"),
             help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).",
-        )
+        ),
     ] = "last",
     head: Annotated[str | None, typer.Option(help="Name of the last linear layer; found by itself without.")] = None,
     measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
@@ -108,9 +109,7 @@ def extract(
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 256,
     amp: Annotated[
         str,
-        typer.Option(
-            autocompletion=words("off", "bf16", "fp16"), help="Forward passes in bf16 or fp16; off: float32."
-        ),
+        typer.Option(autocompletion=words("off", "bf16", "fp16"), help="Forward passes in bf16 or fp16; off: float32."),
     ] = "off",
     channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
     grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,

@@ -49,7 +49,7 @@ Augment = Annotated[
     typer.Option(
         autocompletion=words("none", "standard", "randaugment", "mixup", "ricap"),
         help="none, standard (random crops and flips; large images always have them), or with more on top: "
-        "randaugment, mixup or ricap."
+        "randaugment, mixup or ricap.",
     ),
 ]
 Frozen = Annotated[

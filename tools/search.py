@@ -46,10 +46,10 @@ def swift(
         str, typer.Option(autocompletion=words("default", "paper"), help="default, or paper: its exact protocol.")
     ] = "default",
     columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
-    transform: Annotated[
-        str, typer.Option(autocompletion=words("cgf", "cdf"), help="cgf (the paper) or cdf.")
-    ] = "cgf",
-    space: Annotated[str, typer.Option(autocompletion=words("reduced", "paper10"), help="reduced or paper10.")] = "reduced",
+    transform: Annotated[str, typer.Option(autocompletion=words("cgf", "cdf"), help="cgf (the paper) or cdf.")] = "cgf",
+    space: Annotated[
+        str, typer.Option(autocompletion=words("reduced", "paper10"), help="reduced or paper10.")
+    ] = "reduced",
     segments: Annotated[int, typer.Option(help="Segments of H.")] = 4,
     agent: Annotated[
         str,
