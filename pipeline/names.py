@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 LONGEST = 4096  # bytes of a key: the longest path of Linux, so that no file has a longer one
 MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class
@@ -51,7 +50,7 @@ def check_keys(keys: Any, /) -> None:
         return
     try:
         keys.validate(full=True)  # UTF-8
-    except pa.ArrowException as error:
+    except ValueError as error:  # ArrowInvalid
         raise ValueError(str(error).splitlines()[0]) from None
     for key in keys.to_pylist():
         check_name(key, what="key")
@@ -78,8 +77,8 @@ def shortened(name: str, /) -> str:
 
 
 def printable(text: object, /) -> str:
-    """A text for a terminal: characters that could act there as escapes."""
-    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+    """A text for a terminal: characters that could act there as escapes; line ends stay."""
+    return _ACTING.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", str(text))
 
 
 def number_names(largest: int, rows: int, /) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from drawstream.pipeline.names import printable
 from drawstream.tools.options import (
     CatalogArg,
     Device,
@@ -205,7 +206,7 @@ def check(table: Table, catalog: Catalog = None, json_path: Json = None) -> None
     with Progress("check", "parts") as progress:
         findings = check_table(table, Catalog.open(catalog) if catalog else None, progress=progress.update)
     for finding in findings:
-        print(finding.message)
+        print(printable(finding.message))
     finish({"findings": [asdict(finding) for finding in findings]}, json_path, f"{table}: {len(findings)} findings")
     if findings:
         raise typer.Exit(1)

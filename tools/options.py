@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from drawstream.pipeline.names import printable
+
 
 def words(*known: str) -> Callable[[str], list[str]]:
     """What the shell offers for an option: known values that begin as what was typed, where there are none files."""
@@ -104,7 +106,7 @@ def pair(name: str, text: str) -> tuple[float, float]:
 def finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
     """Print the summary and write the JSON result."""
     write_result(result, json_path)
-    print(text)
+    print(printable(text))
 
 
 def write_result(result: dict[str, Any], json_path: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from drawstream.pipeline.names import printable
 from drawstream.tools.options import DryRun, Json, finish
 from drawstream.tools.progress import Progress
 
@@ -70,7 +71,7 @@ def verify(
     try:
         opened = Catalog.open_rows(catalog)
     except AlteredCatalogError as error:
-        print(error)
+        print(printable(error))
         damage = {"kind": "catalog", "shard": None, "row": None, "key": None, "message": str(error)}
         finish({"findings": [damage], "rows": None}, json_path, "nothing checked: the catalog is damaged")
         raise typer.Exit(1) from None
@@ -78,7 +79,7 @@ def verify(
         rate = _with_rate(progress, "images")
         findings = run(opened, pixels=not quick, workers=workers, progress=lambda done, total: rate(done, total, done))
     for finding in findings:
-        print(finding.message)
+        print(printable(finding.message))
     listed = None if quarantine is None else write_quarantine(quarantine, opened, findings)
     result = {
         "findings": [
