@@ -2,6 +2,9 @@
 
 import http.client
 import json
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from drawstream.tools.board import Board
 from drawstream.tools.cli import main
 from drawstream.tools.hooks import Journal
-from drawstream.tools.serve import make_server
+from drawstream.tools.serve import _plain, make_server
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,18 @@ def test_state_and_report_over_http(ask, runs):
     assert b"bad/run.json" in content
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/../../etc/passwd", "/done/run.json", "/serve.py"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/done/run.json",
+        "/serve.py",
+        "*",
+    ],
+)
 def test_no_file_is_served(ask, path):
     assert ask(path)[0].status == 404
 
@@ -78,9 +92,75 @@ def test_nothing_can_be_written(ask, method):
     assert ask("/state.json", method)[0].status == 501
 
 
-def test_another_name_for_this_machine_is_refused(ask):
-    assert ask("/state.json", host="attacker.example:8000")[0].status == 403
-    assert ask("/state.json", host="localhost:8000")[0].status == 200
+@pytest.mark.parametrize(
+    "host",
+    [
+        "attacker.example:8000",
+        "attacker.example",
+        "localhost.attacker.example",
+        "127.0.0.1@attacker.example",
+        "[::1",
+        " ",
+    ],
+)
+def test_another_name_for_this_machine_is_refused(ask, host):
+    assert ask("/state.json", host=host)[0].status == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "127.0.0.1:9", "[::1]:8000", "[::1]"])
+def test_its_own_names_are_not(ask, host):
+    assert ask("/state.json", host=host)[0].status == 200
+
+
+def test_records_are_read_again_when_they_change_and_only_then(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a/search.json"
+    record = {"kind": "search", "winner": "swift", "message": "<b>won</b>", "seconds": float("nan")}
+    path.write_text(json.dumps(record))
+    reads, board = [], Board(tmp_path)
+    read = Board._read
+    monkeypatch.setattr(Board, "_read", lambda self, *given: reads.append(given[0]) or read(self, *given))
+    assert board.state() == board.state() and len(reads) == 1
+    assert board.state()["finished"][0]["text"] == "<b>won</b>"
+    path.write_text(json.dumps(record | {"message": "it lost"}))
+    assert board.state()["finished"][0]["text"] == "it lost" and len(reads) == 2
+    path.unlink()
+    assert board.state()["finished"] == [] and board.state()["jobs"] == 0
+
+
+def test_numbers_that_are_not_finite_reach_the_browser_as_null():
+    assert json.loads(_plain({"x": [float("nan"), float("inf"), 1.5]})) == {"x": [None, None, 1.5]}
+
+
+def test_a_job_without_a_process_has_ended(tmp_path):
+    journal = Journal(tmp_path)
+    journal.begin("train", {"seed": 1})
+    assert [job["ended"] for job in Board(tmp_path).state()["running"]] == [False]
+    found = json.loads((tmp_path / "progress.json").read_text())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for process, ended in (
+        ({"pid": gone.pid, "host": platform.node()}, True),
+        ({"pid": gone.pid, "host": "elsewhere"}, False),  # another machine's number says nothing here
+        ({"pid": "x", "host": platform.node()}, False),
+        (None, False),  # a journal of 0.1.0
+    ):
+        (tmp_path / "progress.json").write_text(json.dumps({**found, "process": process}))
+        assert [job["ended"] for job in Board(tmp_path).state()["running"]] == [ended]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"format": 1}', '{"format": 1, "points": 3}', '{"format": 99}', "\x00"])
+def test_a_damaged_journal_is_no_job(tmp_path, text):
+    (tmp_path / "progress.json").write_text(text)
+    assert Board(tmp_path).state()["running"] == []
+
+
+def test_long_jobs_send_some_of_their_points_and_the_last(tmp_path):
+    points = [[float(i), i, {"loss": 1.0}] for i in range(999)]
+    journal = {"format": 1, "kind": "train", "title": "t", "step": 998, "total": 999, "updated": 5.0, "points": points}
+    (tmp_path / "progress.json").write_text(json.dumps(journal))
+    (job,) = Board(tmp_path).state()["running"]
+    assert len(job["points"]) <= 200 and job["points"][-1] == points[-1]
 
 
 def test_bad_input(tmp_path, capsys):
