@@ -54,7 +54,7 @@ def way(rows: int, /, *, classes: int, seed: int) -> list[Stage]:
     """The stages over so many training rows."""
     held = min(HOLDOUT, rows // 10)
     sets = ("--catalog", "data/train", "--held-out", "data/holdout")
-    sampler = ("search/sampler.json", "--table", "features")
+    drop = ("drop.json", "--table", "features")  # the search may well keep uniform: streams are looked at with weights
     seeded = ("--seed", str(seed))
 
     def ours(name: str, arguments: Sequence[str], writes: Sequence[str], count: float = rows) -> Stage:
@@ -78,10 +78,11 @@ def way(rows: int, /, *, classes: int, seed: int) -> list[Stage]:
         train("uniform"),
         ours("features", ("features", "data/train", "-o", "features", *weights), ["features"]),
         ours("search", (*search, *few, *least), ["search"], rows * (TRIALS * SHARE + RUNS)),
-        train("swift", "--sampler", *sampler),
-        ours("stream show", ("stream", "show", *sampler, "--json", "show.json"), ["show.json"]),
-        ours("stream count", ("stream", "count", *sampler, "--json", "count.json"), ["count.json"]),
-        ours("stream export", ("stream", "export", *sampler, "-o", "schedule.arrow"), ["schedule.arrow"]),
+        train("swift", "--sampler", "search/sampler.json", "--table", "features"),
+        ours("fit", ("fit", "features", "-o", drop[0], "--transform", "cdf", "--values", "1,1,1,.5,0"), [drop[0]]),
+        ours("stream show", ("stream", "show", *drop, "--json", "show.json"), ["show.json"]),
+        ours("stream count", ("stream", "count", *drop, "--json", "count.json"), ["count.json"]),
+        ours("stream export", ("stream", "export", *drop, "-o", "schedule.arrow"), ["schedule.arrow"]),
         ours("report", ("report", ".", "-o", "report.html"), ["report.html"]),
     ]
 
@@ -163,10 +164,12 @@ def _figures(folder: Path, part: str, stage: Stage, title: str) -> dict[str, Any
     """The figures of a stage: those it has, or those of running it now."""
     # Beside the way's folder, not in it: the report takes any search.json below for a search.
     file = folder.parent / "figures" / part / f"{stage.name.replace(' ', '-')}.json"
+    command = ["python" if each == sys.executable else each for each in stage.command]
     if file.exists():
-        figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        print(f"{title}: was done in {figures['seconds']:.1f} s", file=sys.stderr, flush=True)
-        return figures
+        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if earlier["command"] == command:  # else a newer version goes another way
+            print(f"{title}: was done in {earlier['seconds']:.1f} s", file=sys.stderr, flush=True)
+            return earlier
     for each in stage.writes:  # what a killed stage left: it would go on from there, and its time would be a part
         place = folder / each
         shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
@@ -184,7 +187,7 @@ def _figures(folder: Path, part: str, stage: Stage, title: str) -> dict[str, Any
         "rows": stage.rows,
         **{name: value for name, value in asdict(found).items() if name not in ("code", "lines")},
         "written": sum(bytes_below(folder / each) for each in stage.writes),
-        "command": ["python" if each == sys.executable else each for each in stage.command],
+        "command": command,
         "began": datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "load": load,
     }

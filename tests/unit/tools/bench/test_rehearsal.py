@@ -17,8 +17,8 @@ from drawstream.tools.bench.rehearsal_process import Measured, measure, tree_mem
 from drawstream.tools.cli import main
 
 WAY = [
-    "images", "pack", "index", "verify", "train uniform", "features", "search", "train swift", "stream show",
-    "stream count", "stream export", "report",
+    "images", "pack", "index", "verify", "train uniform", "features", "search", "train swift", "fit",
+    "stream show", "stream count", "stream export", "report",
 ]  # fmt: skip
 ROWS = 2000
 
@@ -57,7 +57,7 @@ def test_a_small_rehearsal_has_every_stage_and_is_not_run_twice(tmp_path, monkey
         assert {counted[name] for name in WAY if name not in ("images", "pack", "search")} == {rows}
         assert json.loads((folder / part / "runs/uniform/run.json").read_text())["forward"] == rows
         shown = json.loads((folder / part / "show.json").read_text())
-        assert (shown["rows"], shown["draws"]) == (rows, rows)
+        assert (shown["rows"], shown["draws"]) == (rows, rows) and 0.5 * rows < shown["ess"] < 0.9 * rows
         searched = json.loads((folder / part / "search/search.json").read_text())
         runs = len(searched["confirmation"])
         assert counted["search"] == round(rows * (len(searched["trials"]) * rehearsal.SHARE + runs))
