@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def claimed(folder: Path, /, *, lock: Path | None = None) -> Iterator[None]:
@@ -57,8 +59,10 @@ def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Pat
         try:
             yield partial
             _rename(partial, target)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+                raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
             raise
 
 

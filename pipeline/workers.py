@@ -1,6 +1,7 @@
 """Tasks spread over processes: threads would wait for each other, as headers and small images are Python's work."""
 
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -49,12 +50,20 @@ def spread(function: Callable[[Task], Result], tasks: Sequence[Task], /, *, work
         futures = deque(pool.submit(function, task) for task in tasks)
         while futures:
             yield futures.popleft().result()
+    except (KeyboardInterrupt, SystemExit):  # nobody waits for what is under way
+        for process in pool._processes.values():
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _end_with_the_parent() -> None:
-    """Watch the parent: the pool's pipes stay open when it is killed, and its processes would wait for ever."""
+    """Watch the parent: the pool's pipes stay open when it is killed, and its processes would wait for ever.
+
+    Ctrl-C, which the terminal sends to all of them, is for the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent: Any = parent_process()
 
     def watch() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.files import write_atomically
+from drawstream.search.plain_file import read_plain, write_plain
 
 __all__ = ["Progressed", "fields_of", "load_checkpoint", "save_checkpoint"]
 
@@ -44,11 +44,7 @@ def fields_of(done: Progressed, /) -> dict[str, Any]:
 
 def save_checkpoint(path: Path, settings: Mapping[str, Any], done: Progressed, /) -> None:
     """Write a checkpoint under a temporary name, and sync it; settings are JSON-able."""
-    import torch
-
-    content = {"format": FORMAT, "settings": json.dumps(dict(settings)), **fields_of(done)}
-    with write_atomically(path) as draft, draft.open("wb") as file:
-        torch.save(content, file)
+    write_plain(path, {"format": FORMAT, "settings": json.dumps(dict(settings)), **fields_of(done)})
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
@@ -59,15 +55,15 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
     """
     if not path.exists():
         return Progressed()
-    import torch
-
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_plain(path)
         version = content.pop("format", 1)  # the first checkpoints had none
         if version > FORMAT:
             raise ValueError(f"format {version} is newer than {FORMAT}, which this drawstream reads: upgrade, or")
         theirs = json.loads(content.pop("settings"))
         done = Progressed(**content)
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(f"{path}: not a checkpoint of a search ({error}): start in another folder") from None
     for name, mine in json.loads(json.dumps(dict(settings))).items():

@@ -7,6 +7,8 @@ failed, and its candidate is run again. Where two processes take one candidate a
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from drawstream.samplers import SwiftParams
@@ -22,11 +25,16 @@ from drawstream.search.objective import describe
 KILLED = "the process was killed while this trial ran"
 ATTEMPTS, PAUSE = 6, 0.2  # at opening a storage, seconds between them
 MEANWHILE = ("exist", "no such table", "locked", "UNIQUE", "schema")  # another process is creating its tables
+_FULL = "database or disk is full"
 TWICE = "another process was first with this candidate"
 
 
 class StudyMismatch(ValueError):  # noqa: N818 - a wrong study was named, nothing failed
     """The study in the storage was started with other settings or data."""
+
+
+class StorageError(RuntimeError):
+    """The study's database cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
     Raises:
         StudyMismatch: The study exists with other settings.
         ValueError: The storage cannot be opened.
+        OSError: The disk is full.
+        StorageError: Its database cannot be read or written any more.
     """
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -82,6 +92,10 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
             study.set_user_attr("settings", dict(settings))
         _refuse_other(study.user_attrs["settings"], settings, f"study {name!r} in {storage or 'memory'}")
         yield study
+    except Exception as error:
+        if not _is_of_database(error):
+            raise
+        raise _storage_error(storage, error) from error
     finally:
         optuna.logging.set_verbosity(level)
         if opened is not None:
@@ -102,9 +116,28 @@ def _created(storage: str | None, name: str) -> optuna.Study:
             return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         except Exception as error:
             if attempt + 1 == ATTEMPTS or not any(sign in str(error) for sign in MEANWHILE):
+                if _FULL in str(error):
+                    raise _storage_error(storage, error) from error
                 raise ValueError(f"cannot open the study storage {storage!r}: {describe(error)}") from error
             time.sleep(PAUSE * (1 + attempt))
     raise AssertionError("the last attempt returns or raises")
+
+
+def _is_of_database(error: BaseException) -> bool:
+    return isinstance(error, StorageInternalError) or type(error).__module__.startswith(("sqlalchemy", "sqlite3"))
+
+
+def _storage_error(storage: str | None, error: BaseException) -> Exception:
+    """What to say of an error of the database."""
+    cause = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None and _is_of_database(deeper):
+        cause = deeper
+    if _FULL in str(cause):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), (storage or "").removeprefix("sqlite:///"))
+    return StorageError(
+        f"the study storage {storage!r} cannot be read or written: {describe(cause)}: is it whole, and may you write "
+        "there? Another output folder starts a new one"
+    )
 
 
 def _refuse_other(stored: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:

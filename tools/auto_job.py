@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from drawstream.pipeline import Catalog
+from drawstream.pipeline.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
@@ -98,8 +100,9 @@ def auto_job(
         children = [ModelChild(setup.build(recipe.seed), source, held_out, recipe, **about) for _ in range(mine)]
         group = TwoScores(children, others) if second_score else InTurn(children)
     watch = Hooks(out, hooks, writes=ranks.writes)
-    watch.begin("auto", settings)
-    with Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
+    writing = claimed(out) if ranks.writes else nullcontext()
+    with writing, Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
+        watch.begin("auto", settings)
 
         def show(event: dict[str, Any]) -> None:
             progress.update(event["done"], event["total"], _note(event))
@@ -141,7 +144,7 @@ def auto_job(
         save_weights(out / "last.safetensors", result.state["model"])
         record = write_record(record_path, "auto", record)
         watch.end(record)
-        (out / "checkpoint.pt").unlink()
+        (out / "checkpoint.pt").unlink(missing_ok=True)
     return ranks.share(record, 0)  # type: ignore[no-any-return]
 
 

@@ -5,13 +5,14 @@ Each writes one folder, goes on where a killed run stopped, and gives back the f
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from drawstream.features import FeatureTable, Scoring, ShardScorer, Tracker
@@ -19,6 +20,7 @@ from drawstream.features.cluster import write_shards_on_ray
 from drawstream.features.extraction import missing_shards, write_shards
 from drawstream.features.scoring import provenance
 from drawstream.pipeline import CropFilter, Loader
+from drawstream.pipeline.staging import claimed
 from drawstream.search import Objective, search_swift
 from drawstream.tools.features import tell_notes
 from drawstream.tools.files import write_atomically
@@ -185,8 +187,9 @@ def train_job(
     tracker = Tracker(len(setup.data)) if track is not None else None
     model = setup.build(recipe.seed)
     watch = Hooks(out, hooks, writes=setup.ranks.writes)
-    watch.begin("train", settings)
-    with Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
+    writing = claimed(out) if setup.ranks.writes else nullcontext()
+    with writing, Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
+        watch.begin("train", settings)
 
         def show(epoch: Epoch) -> None:
             progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader))
@@ -212,7 +215,7 @@ def train_job(
         if tracker is not None and track is not None:
             tracker.export(track, setup.data, model_name=setup.model)
         watch.end(write_record(out / "run.json", "train", {**settings, **results}))
-        (out / "checkpoint.pt").unlink()
+        (out / "checkpoint.pt").unlink(missing_ok=True)
     setup.ranks.wait()
     training.close()
     return read_record(out / "run.json", "train")
@@ -475,7 +478,7 @@ def save_weights(path: Path, state: dict[str, Tensor], /) -> None:
     """Write a state dict as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with write_atomically(path) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
 
 
 def _epoch_note(epoch: Epoch, loader: Loader) -> str:

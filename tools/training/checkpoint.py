@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from drawstream.pipeline import Loader
-from drawstream.tools.files import write_atomically
+from drawstream.search.objective import describe
+from drawstream.search.plain_file import read_plain, write_plain
 from drawstream.tools.training.accounting import Epoch, Run
 from drawstream.tools.training.recipe import Recipe
 
@@ -55,19 +56,25 @@ def save_checkpoint(path: Path | None, recipe: Recipe, run: Run, parts: Parts, /
         "names": {name: _described(name, part) for name, part in parts.items()},
         "parts": states,
     }
-    with write_atomically(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    write_plain(path, content)
 
 
 def load_checkpoint(path: Path | None, recipe: Recipe, parts: Parts, /) -> Run | None:
     """Bring the parts to where a checkpoint left them; None where there is no file.
 
     Raises:
-        ValueError: The file is of a run with another recipe or other parts; both sides are shown.
+        ValueError: The file is damaged, or of a run with another recipe or other parts; both sides are shown.
     """
     if path is None or not path.exists():
         return None
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_plain(path)
+    try:
+        return _resumed(path, content, recipe, parts)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged checkpoint ({describe(error)}): {_REMEDY}") from None
+
+
+def _resumed(path: Path, content: Mapping[str, Any], recipe: Recipe, parts: Parts) -> Run:
     found = content.get("format", 1)  # the first checkpoints had none
     if found > FORMAT:
         raise ValueError(f"{path}: format {found} is newer than {FORMAT}, which this drawstream reads: upgrade")

@@ -1,0 +1,51 @@
+"""Checkpoints as files: torch's format with plain values and tensors only, written whole, read without running code."""
+
+from pathlib import Path
+from typing import Any
+
+from drawstream.samplers.files import write_atomically
+
+__all__ = ["read_plain", "write_plain"]
+
+
+def write_plain(path: Path, content: dict[str, Any], /) -> None:
+    """Write values and tensors.
+
+    Raises:
+        OSError: The disk is full; it names the file.
+    """
+    import torch
+
+    with write_atomically(path) as draft, draft.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of closing the archive, after the disk was full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def read_plain(path: Path, /) -> dict[str, Any]:
+    """Read what `write_plain` wrote, to the CPU.
+
+    Raises:
+        ValueError: Not such a file, or damaged.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise _refused(path, error) from None
+    except Exception as error:  # whatever a damaged archive or pickle raises
+        raise _refused(path, error) from None
+    if not isinstance(content, dict):
+        raise _refused(path, "it holds no table of values")
+    return content
+
+
+def _refused(path: Path, why: Exception | str) -> ValueError:
+    reason = (str(why).splitlines() or [""])[0] or type(why).__name__
+    return ValueError(f"{path}: not a readable checkpoint ({reason}): remove it to begin anew, or name another folder")

@@ -1,0 +1,69 @@
+"""How a command ends when something stops it: one line and an exit status, never a traceback.
+
+Ctrl-C gives 130 and SIGTERM 143, after what is under way was closed and cleared; bad input, no room and no permission
+give 2; 1 where nobody reads what is printed any more.
+"""
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def termination_as_exit() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does, so that temporary files, locks and workers go with it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)
+
+
+def stopped(status: int, /) -> int:
+    """Say so where a signal ended the command; gives the status back."""
+    if status in (INTERRUPTED, TERMINATED):
+        how = "interrupted" if status == INTERRUPTED else "terminated"
+        print(f"drawstream: {how}; start the same command again to go on", file=sys.stderr)
+    return status
+
+
+def flush_output() -> None:
+    """Write what was printed; where nobody reads it the error is here, and not after the end of the program."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def mute() -> None:
+    """Send what is still to be printed nowhere: its reader is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def of_system(error: OSError, /) -> str | None:
+    """One line on an error of the system that the user can mend; None for one that says neither where nor what."""
+    where = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str | os.PathLike) else None
+    if error.errno in _FULL:
+        return f"{where or 'temporary file'}: {error.strerror}: free some space and start the same command again"
+    if error.errno is None or where is None:
+        told = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+        return str(error) if isinstance(error, told) else None
+    if error.errno in _FORBIDDEN:
+        return f"{where}: {error.strerror}: name a place that you may read and write"
+    return f"{where}: {error.strerror}"
