@@ -3,7 +3,6 @@
 Commands open with what they need, call one function, print one summary. Bad input ends with one line and exit 2.
 """
 
-import errno
 import os
 import sys
 from importlib.metadata import version
@@ -15,6 +14,7 @@ import typer
 from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.config import read_config
 from drawstream.tools.doctor import doctor
+from drawstream.tools.ending import INTERRUPTED, flush_output, mute, of_system, stopped, termination_as_exit
 from drawstream.tools.features import Join
 from drawstream.tools.features import app as features_app
 from drawstream.tools.fit import fit
@@ -319,23 +319,26 @@ def demo(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 damage found, 2 bad input, 130 interrupted."""
+    """Run the command line; returns the exit status: 0 done, 1 damage found, 2 bad input, 130 and 143 stopped."""
     # Threads that spin while they wait take the cores from DALI's, or from another job: beside one other busy process
     # on two cores a training step took 129 ms, with this short spin 24; alone 6 both ways. It must be set before torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        status = app(args=arguments, standalone_mode=False)
-        return status if isinstance(status, int) else 0
+        with termination_as_exit():
+            status = app(args=arguments, standalone_mode=False)
+            flush_output()
+        return stopped(status) if isinstance(status, int) else 0
+    except SystemExit as ended:
+        return stopped(ended.code) if isinstance(ended.code, int) else 1
     except typer.TyperException as error:
         if error.format_message().startswith("Usage:"):  # a group without a command: its help
             print(error.format_message(), file=sys.stderr)
             return 2
         return _fail(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
-        print("drawstream: interrupted; start the same command again to go on", file=sys.stderr)
-        return 130
+        return stopped(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()
         return 1
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         message = _one_line(error)
@@ -352,12 +355,9 @@ def _one_line(error: Exception) -> str | None:
     if isinstance(error, ImportError):  # an extra that is not installed says so itself
         whole = f"{error}: is the installation whole? `drawstream doctor` looks" if error.name else str(error)
         return None if (error.name or "").startswith("drawstream") else whole
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = error.filename or "temporary file"
-        return f"{where}: {error.strerror}: free some space and start the same command again"
-    told = (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-    named = isinstance(error, RuntimeError) and type(error) is not RuntimeError
-    return str(error) if isinstance(error, told) or named else None
+    if isinstance(error, OSError):
+        return of_system(error)
+    return None if type(error) is RuntimeError else str(error)
 
 
 def _fail(message: str) -> int:
