@@ -15,7 +15,7 @@ from drawstream.pipeline.sources import FASHION_MNIST
 from drawstream.tools.jobs import Sampling, features_job, fine_tuning, search_job, train_job
 from drawstream.tools.report.build import write_report
 from drawstream.tools.runs import write_record
-from drawstream.tools.training.finetune import flush_denormals
+from drawstream.tools.training.finetune import FineTune, flush_denormals
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.setup import Setup
@@ -69,14 +69,7 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     Raises:
         ValueError: Unknown data, no seeds, or `out` holds a demo with other settings.
     """
-    if data not in PLANS:
-        raise ValueError(f"no demo on {data!r}: give one of {', '.join(PLANS)}")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be given and differ, but got {seeds}")
-    flush_denormals()
-    threads = PLANS[data].threads
-    if threads is not None:
-        torch.set_num_threads(threads)
+    start_demo(data, seeds)
     print(f"{data}, {noise:.0%} of the training labels wrong; held-out and test labels are right", flush=True)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
@@ -89,25 +82,28 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     return {**result, "report": str(report)}
 
 
+def start_demo(data: str, seeds: list[int], /) -> Plan:
+    """Check what a demo is asked for, and set torch as its plan says; errors as `run_demo`."""
+    if data not in PLANS:
+        raise ValueError(f"no demo on {data!r}: give one of {', '.join(PLANS)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be given and differ, but got {seeds}")
+    flush_denormals()
+    plan = PLANS[data]
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    return plan
+
+
 def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int) -> list[dict[str, Any]]:
     """Pack, train uniformly, score, search, train with the sampler, and compare the two, for one seed of all of it."""
     plan = PLANS[data]
     print(f"seed {seed}", flush=True)
-    _pack(data, out, source, noise, seed, plan)
-    setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
-    recipe = Recipe(plan.recipe.epochs, plan.recipe.lr, seed=seed)
+    setup, recipe = pack_seed(data, out, source, noise, seed)
     uniform = train_job(setup, recipe, Sampling(), out / "uniform")
     features_job(setup, out / "uniform/best.safetensors", out / "features")
-    fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
     start = out / "uniform/last.safetensors"
-    second = plan.confirm or plan.recipe
-    objective = fine_tuning(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
-    options = {
-        "transform": "cdf",
-        "trials": plan.trials,
-        "confirm_top": plan.confirm_top,
-        "confirm_seeds": plan.confirm_seeds,
-    }
+    objective, options = search_of(plan, setup, start, seed)
     search = search_job(setup, out / "features", objective, out / "search", seed=seed, options=options)
     print(f"  {search['message']}", flush=True)
     swift = train_job(
@@ -123,6 +119,23 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
     print(f"  {guard.message}", flush=True)
     rows[1]["guard"] = asdict(guard)
     return rows
+
+
+def search_of(plan: Plan, setup: Setup, start: Path, seed: int, /) -> tuple[FineTune, dict[str, Any]]:
+    """Objective and options of a seed's search, from the weights `start`."""
+    fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
+    second = plan.confirm or plan.recipe
+    objective = fine_tuning(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
+    confirm = {"confirm_top": plan.confirm_top, "confirm_seeds": plan.confirm_seeds}
+    return objective, {"transform": "cdf", "trials": plan.trials, **confirm}
+
+
+def pack_seed(data: str, out: Path, source: Path | None, noise: float, seed: int, /) -> tuple[Setup, Recipe]:
+    """Write the catalogs of a seed, as far as they are not there; data and model, and the recipe of its trainings."""
+    plan = PLANS[data]
+    _pack(data, out, source, noise, seed, plan)
+    setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
+    return setup, Recipe(plan.recipe.epochs, plan.recipe.lr, seed=seed)
 
 
 def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, plan: Plan) -> None:

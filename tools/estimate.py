@@ -37,6 +37,8 @@ class Stage:
 
     def times(self, count: int, why: str, /) -> "Stage":
         """The stage done so often, one after the other; what it needs besides, it needs once."""
+        if count == 1:
+            return self
         seconds = None if self.seconds is None else count * self.seconds
         return replace(self, seconds=seconds, disk=count * self.disk, basis=f"{why} × ({self.basis})")
 

@@ -28,6 +28,7 @@ __all__ = ["estimate_index", "estimate_pack", "packing"]
 FEW = 64  # rows that are packed first, to learn how many can be
 SHARD_ROWS = 10_000  # as `pack` closes them
 CATALOG_ROW = 400  # bytes of memory for a row: key, numbers, and both again as they are written
+SHARD_ENTRY = 90  # bytes of the catalog for a shard: name, size, hash
 MOST_INDEXED = 64 << 20  # bytes of a shard that are indexed
 
 
@@ -86,7 +87,7 @@ def packing(source: Source, out: Path, /, **options: Any) -> Stage:
     with rehearsed(out) as scratch:
         pack(_Part(source, order[:1]), scratch / "one", **{**whole, "holdout": 0})
         while True:
-            taken = order[np.linspace(0, rows - 1, count).astype(np.int64)]
+            taken = np.sort(order[np.linspace(0, rows - 1, count).astype(np.int64)])  # all rows: as the source has them
             held = min(count - 1, -(-count * numbers["holdout"] // rows))
             begin = time.perf_counter()
             pack(_Part(source, taken), scratch / str(count), **{**whole, "holdout": held})
@@ -101,7 +102,7 @@ def packing(source: Source, out: Path, /, **options: Any) -> Stage:
     entry = max(0.0, catalog - catalogs * least) / max(count - catalogs, 1)
     how = "all" if count == rows else f"{count} of {rows}"
     basis = f"measured: {how} rows packed in {seconds:.2f} s, {each:.0f} bytes each and {entry:.0f} in the catalog"
-    disk = round(rows * (each + entry)) + catalogs * least
+    disk = shards + catalog if count == rows else round(rows * (each + entry)) + catalogs * least
     return Stage("pack", seconds / count * rows, disk, resident() + (rows - count) * CATALOG_ROW, basis)
 
 
@@ -117,23 +118,28 @@ def estimate_index(
     first, total = paths[0], sum(sizes)
     with rehearsed(first.parent) as scratch:
         with mapped(first) as data:
-            end, rows = 0, 0
+            end, rows, ends = 0, 0, []
             for sample in islice(samples(data, first), SHARD_ROWS):
                 end = max(member.offset + -(-member.size // BLOCK) * BLOCK for member in sample.members.values())
                 rows += 1
+                ends.append(end)
                 if end > MOST_INDEXED:
                     break
-            (scratch / first.name).write_bytes(data[:end] + bytes(2 * BLOCK))
+            for name, stop in (("one", ends[:1]), ("part", ends[-1:])):
+                (scratch / name).mkdir()
+                (scratch / name / first.name).write_bytes(data[: sum(stop)] + bytes(2 * BLOCK))
+        run_index(scratch / "one", out=scratch / "least")
         begin = time.perf_counter()
-        run_index(scratch / first.name, out=scratch / "catalog")
+        run_index(scratch / "part", out=scratch / "catalog")
         seconds = time.perf_counter() - begin
-        catalog = folder_size(scratch / "catalog")
+        least, catalog = (folder_size(scratch / name) for name in ("least", "catalog"))
     at_once = min(len(paths), suitable_workers(total) if workers is None else workers)
     times = total / max(end, 1)
     basis = f"measured: {rows} samples, {end / 1e6:.3g} MB in {seconds:.2f} s; × {times:.4g} for {len(paths)} shards"
     basis += f", {at_once} at once" if at_once > 1 else ""
+    disk = least + round((catalog - least) / max(rows - 1, 1) * times * rows) + SHARD_ENTRY * len(paths)
     memory = resident() + round(times * rows) * CATALOG_ROW + max(sizes)
-    stage = Stage("index", times * seconds / at_once, round(times * catalog), memory, basis)
+    stage = Stage("index", times * seconds / at_once, disk, memory, basis)
     notes = [f"{root / FILE} is there and would be replaced"] if (root / FILE).exists() else []
     notes += [f"each of the {at_once} processes maps its shard, too"] if at_once > 1 else []
     return Estimate("index", root, (stage,), tuple(notes))

@@ -59,14 +59,14 @@ class Clock:
     """
 
     def __init__(
-        self, limit: float = LIMIT, *, counted: Callable[[], int] | None = None, ranks: Ranks | None = None
+        self, limit: float | None = None, *, counted: Callable[[], int] | None = None, ranks: Ranks | None = None
     ) -> None:
-        """Stop after `limit` seconds, several ranks after as many steps as each other.
+        """Stop after `limit` seconds (by default `LIMIT`), several ranks after as many steps as each other.
 
         `counted` gives the number of units so far, by default steps.
         """
         self._alone = ranks is None or ranks.world_size == 1
-        self.limit = limit
+        self.limit = LIMIT if limit is None else limit
         self.began = self.ended = 0.0
         self.marks: list[tuple[float, int]] = []  # time, and units until then
         self._counted = counted

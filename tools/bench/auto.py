@@ -25,16 +25,16 @@ from typing import Any
 import torch
 
 from drawstream.tools.bench.asked import check_distinct, check_names, check_noise, check_plan
-from drawstream.tools.bench.auto_cell import METHODS, AutoCell, Settings
+from drawstream.tools.bench.auto_cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto_page import write_page
 from drawstream.tools.bench.noise_cell import Cell, Record
-from drawstream.tools.demo import PLANS
+from drawstream.tools.demo import PLANS, Plan
 from drawstream.tools.report.comparison import Difference, Entry, difference
 from drawstream.tools.report.schedule_page import SearchedSchedule
 from drawstream.tools.runs import write_record
 from drawstream.tools.training.finetune import flush_denormals
 
-__all__ = ["METHODS", "SETTINGS", "format_table", "run", "summarise", "verdicts"]
+__all__ = ["METHODS", "SETTINGS", "format_table", "run", "start", "summarise", "verdicts"]
 
 SETTINGS = {
     "digits": Settings(epochs=30, interval=10, first=3, reward_rows=200),  # of 400 held-out rows
@@ -76,14 +76,7 @@ def run(
     Raises:
         ValueError: Bad names or numbers, or `out` holds runs with other settings.
     """
-    check_plan(data, SETTINGS)
-    check_names("methods", methods, METHODS)
-    check_distinct(methods=methods)
-    check_noise(noise, seeds)
-    flush_denormals()
-    plan = PLANS[data]
-    if plan.threads is not None:
-        torch.set_num_threads(plan.threads)
+    plan = start(data, noise, methods, seeds)
     chosen = settings or SETTINGS[data]
     rows: list[Record] = []
     searches: list[Record] = []
@@ -109,6 +102,19 @@ def run(
     return {**result, "page": str(out / "auto.html")}
 
 
+def start(data: str, noise: Sequence[float], methods: Sequence[str], seeds: Sequence[int], /) -> Plan:
+    """Check what `run` is asked for, and set torch as the plan of the data says."""
+    check_plan(data, SETTINGS)
+    check_names("methods", methods, METHODS)
+    check_distinct(methods=methods)
+    check_noise(noise, seeds)
+    flush_denormals()
+    plan = PLANS[data]
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    return plan
+
+
 def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> list[Record]:
     """What is to be said of the searches that some methods need; `features` are for the figures of the mixture.
 
@@ -117,10 +123,9 @@ def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> li
         `spread` of the children, that of the second half (`late_spread`) and its `words`, and shares of the time of the
         search, second scores left out.
     """
-    needed = ["random"] if "random" in methods else []
-    needed += ["mixture"] if set(methods) - {*CONTROLS, "random"} else []
+    searches = {folders(method, cell.settings.population)[1] for method in methods}
     found: list[Record] = []
-    for name in needed:
+    for name in (each for each in ("random", "mixture") if f"search-{each}" in searches):
         path = cell.folder(f"search-{name}") / "auto.json"
         same = cell.replay(name)["identical"]
         if features and name == "mixture":

@@ -14,6 +14,7 @@ those of the search's own child.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from drawstream.tools.progress import Progress
 from drawstream.tools.runs import write_record
 from drawstream.tools.training.loop import Recipe, train
 
-__all__ = ["METHODS", "AutoCell", "Settings"]
+__all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 
 METHODS = ("uniform", "best-of", "random", "mixture", "static", "replay", "replay-other")
 TRAINED = ("method", "seed", "model", "catalog_fingerprint", "stream", "recipe", "batch_size")
@@ -54,6 +55,23 @@ class Settings:
     first: int = 2
     permutations: int = 3
     reward_rows: int = 1000
+
+    def options(self, exploration: str, /) -> dict[str, Any]:
+        """Keywords of a search."""
+        shared = {key: getattr(self, key) for key in ("population", "interval", "first", "permutations")}
+        return {**shared, "exploration": exploration}
+
+
+def folders(method: str, population: int, /) -> tuple[list[str], str | None]:
+    """Folders of the trainings that a method needs, and of its search."""
+    match method:
+        case "uniform" | "best-of":
+            return [f"uniform-{number}" for number in range(population if method == "best-of" else 1)], None
+        case "random" | "mixture":
+            return [f"replay-{method}"], f"search-{method}"
+        case "replay":
+            return ["replay-mixture"], "search-mixture"
+    return [method], "search-mixture"
 
 
 @dataclass(frozen=True)
@@ -157,12 +175,11 @@ class AutoCell:
     def search(self, exploration: str) -> Record:
         """Search a schedule; `work` leaves out the second scores, which are for the figures only."""
         name, settings = f"search-{exploration}", self.settings
-        options = {key: getattr(settings, key) for key in ("population", "interval", "first", "permutations")}
         record = auto_job(
             self.data.setups["clean"],
             self.recipe(self.data.seed),
             self.folder(name),
-            options={**options, "exploration": exploration},
+            options=settings.options(exploration),
             reward_rows=settings.reward_rows,
             second_score=True,
         )

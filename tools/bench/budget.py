@@ -10,7 +10,7 @@ augmentations, schedules and seeds are crossed. The loop counts the rows that go
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -38,7 +38,7 @@ from drawstream.tools.demo import PLANS, source_and_test
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.training.setup import Device
 
-__all__ = ["MAIN", "common_of", "estimate", "run"]
+__all__ = ["MAIN", "Remaining", "common_of", "remaining", "remember", "run"]
 
 SLOW = ("p-paper", "c-paper", "rho", "coreset-k_center")  # variants, and what takes long for what it tells
 MAIN = tuple(method for method in METHODS if method not in SLOW)
@@ -110,7 +110,7 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
     Raises:
         ValueError: `out` holds a benchmark with other settings, or a bad engine.
     """
-    _remember(common, out)
+    remember(common, out)
     points = grid.points()
     rows: list[Record] = []
     for stage in stages(points):
@@ -123,29 +123,46 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
     return _conclude(common, rows, out, processes, engine)
 
 
-def estimate(grid: Grid, out: Path, /, *, processes: int) -> dict[str, Any]:
-    """How many runs there are, how many are finished, and the time that the others take, judged by the finished ones.
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What a grid has left to run, and the wall times of what is finished, in seconds."""
 
-    A run is taken to last as long as the finished runs of its method and budget, or in proportion to its nominal
-    budget. Controls, whose budgets are not known before the rest is finished, are not among them.
+    missing: tuple[Point, ...]
+    walls: dict[Point, float]
 
-    Returns:
-        `runs`, `finished`, and `seconds` for the missing ones, None without any finished run.
-    """
-    points = grid.points()
-    records = {point: finished(out, point) for point in points}
+    @property
+    def runs(self) -> int:
+        """Runs of the grid; controls, whose budgets are not known before the rest is finished, are not among them."""
+        return len(self.missing) + len(self.walls)
+
+    @property
+    def basis(self) -> str:
+        """How the time is got."""
+        return f"measured: {len(self.walls)} finished runs, by method and budget"
+
+    def seconds(self, full: float | None = None, /) -> float | None:
+        """Of the missing runs, one after the other; None where nothing says.
+
+        A run is taken to last as long as the finished runs of its method and budget, or in proportion to its nominal
+        budget.
+
+        Args:
+            full: Seconds of a run at B = 1, where none of the grid is finished.
+        """
+        alike: dict[tuple[str, float], list[float]] = {}
+        for point, wall in self.walls.items():
+            alike.setdefault((point.method, point.budget), []).append(wall)
+        rate = fmean(wall / point.budget for point, wall in self.walls.items()) if self.walls else full
+        if rate is None:
+            return None if self.missing else 0.0
+        return sum(fmean(alike.get((point.method, point.budget), [rate * point.budget])) for point in self.missing)
+
+
+def remaining(grid: Grid, out: Path, /) -> Remaining:
+    """What of a grid is not finished in `out`."""
+    records = {point: finished(out, point) for point in grid.points()}
     walls = {point: record["wall_seconds"] for point, record in records.items() if record is not None}
-    alike: dict[tuple[str, float], list[float]] = {}
-    for point, wall in walls.items():
-        alike.setdefault((point.method, point.budget), []).append(wall)
-    rate = fmean(wall / point.budget for point, wall in walls.items()) if walls else 0.0
-    times = [
-        fmean(alike.get((point.method, point.budget), [rate * point.budget])) for point in points if point not in walls
-    ]
-    seconds = sum(times) / processes if walls or not times else None
-    left = "no run is finished to judge the time by" if seconds is None else f"about {seconds:.0f} s for the others"
-    print(f"{len(points)} runs, {len(walls)} finished, {left}; controls at the measured compute come on top")
-    return {"runs": len(points), "finished": len(walls), "seconds": seconds}
+    return Remaining(tuple(point for point in records if point not in walls), walls)
 
 
 def _make(common: Common, points: Sequence[Point], out: Path, processes: int, engine: str) -> Iterable[Record]:
@@ -197,7 +214,7 @@ def _conclude(common: Common, rows: Sequence[Record], out: Path, processes: int,
     return {**result, "page": str(page)}
 
 
-def _remember(common: Common, out: Path) -> None:
+def remember(common: Common, out: Path, /) -> None:
     """Note in `out` what all its runs have in common, or compare with what is noted there."""
     places = {"catalog": common.catalog, "held_out": common.held_out, "test": common.test}
     settings: dict[str, Any] = {key: value and Catalog.open(value).fingerprint for key, value in places.items()}

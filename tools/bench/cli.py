@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from drawstream.tools.options import numbers, write_result
+from drawstream.tools.options import DryRun, numbers, write_result
 
 app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -141,29 +141,35 @@ def noise(
     candidates: Annotated[
         int, typer.Option("--rank-study", help="Also score so many random samplers by fine-tuning and from scratch.")
     ] = 0,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Training on wrong labels: the Swift Sampler beside uniform, REED, L2RW, MentorNet PD, dropping, and the oracle.
 
     Example: drawstream bench noise --data digits --json noise.json; drawstream bench noise --seeds 0,1,2
     """
-    from drawstream.tools.bench.noise import METHODS, run
+    from drawstream.tools.bench.noise import METHODS, run, start
 
     try:
         shares = [float(part) for part in levels.split(",")]
     except ValueError:
         raise ValueError(f"--noise must be numbers separated by commas, but got {levels!r}") from None
-    result = run(
-        data,
-        out or Path("runs") / f"noise-{data}",
-        noise=shares,
-        methods=METHODS if methods is None else methods.split(","),
-        seeds=_whole("seeds", seeds),
-        validation=validation.split(","),
-        source=source,
-        candidates=candidates,
-    )
-    _write(json_path, result)
+    folder = out or Path("runs") / f"noise-{data}"
+    asked: dict[str, Any] = {
+        "noise": shares,
+        "methods": METHODS if methods is None else methods.split(","),
+        "seeds": _whole("seeds", seeds),
+        "validation": validation.split(","),
+        "candidates": candidates,
+    }
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_bench import estimate_noise
+
+        plan, asked["methods"] = start(data, *asked.values())
+        tell(estimate_noise(plan, data, folder, source=source, **asked), json_path)
+        return
+    _write(json_path, run(data, folder, source=source, **asked))
 
 
 @app.command()
@@ -240,7 +246,7 @@ def budget(
     threads: Annotated[int, typer.Option(help="Of torch, for every run; results depend on it.")] = 1,
     device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where loaders and models run.")] = "cpu",
     engine: Annotated[str, typer.Option(help="local, ray or ray:ADDRESS.")] = "local",
-    dry_run: Annotated[bool, typer.Option(help="Only say how many runs there are, and how long they take.")] = False,
+    dry_run: DryRun = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/budget-DATA.")
     ] = None,
@@ -252,7 +258,7 @@ def budget(
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
     """
-    from drawstream.tools.bench.budget import MAIN, common_of, estimate, run
+    from drawstream.tools.bench.budget import MAIN, common_of, run
     from drawstream.tools.bench.budget_grid import METHODS, Grid
 
     folder = out or Path("runs") / f"budget-{Path(data).name}"
@@ -264,11 +270,15 @@ def budget(
         seeds=tuple(_whole("seeds", seeds)),
     )
     at_once = processes or (1 if device == "gpu" else len(os.sched_getaffinity(0)))
-    if dry_run:
-        _write(json_path, estimate(grid, folder, processes=at_once))
-        return
     given: dict[str, Any] = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device}
-    common = common_of(data, folder, source=source, held_out=held_out, test=test, threads=threads, **given)
+    given |= {"source": source, "held_out": held_out, "test": test, "threads": threads}
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_bench import estimate_budget
+
+        tell(estimate_budget(data, grid, folder, processes=at_once, engine=engine, **given), json_path)
+        return
+    common = common_of(data, folder, **given)
     _write(json_path, run(common, grid, folder, processes=at_once, engine=engine))
 
 
@@ -290,6 +300,7 @@ def auto(
         Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/auto-DATA.")
     ] = None,
     source: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """AutoSampling beside uniform training of the same steps, and the best of as many trainings: accuracy and work.
@@ -298,20 +309,26 @@ def auto(
     """
     from dataclasses import replace
 
-    from drawstream.tools.bench.auto import METHODS, SETTINGS, run
+    from drawstream.tools.bench.auto import METHODS, SETTINGS, run, start
 
     given = {"epochs": epochs, "population": population, "first": first}
     usual = SETTINGS.get(data)
-    result = run(
-        data,
-        out or Path("runs") / f"auto-{data}",
-        noise=numbers("noise", levels),
-        methods=METHODS if methods is None else methods.split(","),
-        seeds=_whole("seeds", seeds),
-        settings=usual and replace(usual, **{name: value for name, value in given.items() if value is not None}),
-        source=source,
-    )
-    _write(json_path, result)
+    settings = usual and replace(usual, **{name: value for name, value in given.items() if value is not None})
+    folder = out or Path("runs") / f"auto-{data}"
+    asked: dict[str, Any] = {
+        "noise": numbers("noise", levels),
+        "methods": METHODS if methods is None else methods.split(","),
+        "seeds": _whole("seeds", seeds),
+    }
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_bench import estimate_schedules
+
+        plan = start(data, *asked.values())
+        assert settings is not None
+        tell(estimate_schedules(plan, data, folder, settings=settings, source=source, **asked), json_path)
+        return
+    _write(json_path, run(data, folder, settings=settings, source=source, **asked))
 
 
 @app.command()

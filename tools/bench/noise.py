@@ -27,11 +27,11 @@ from drawstream.tools.bench.noise_methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise_page import write_page
 from drawstream.tools.bench.noise_table import agreement_line, format_table, summarise, where
 from drawstream.tools.bench.rank_study import rank_study
-from drawstream.tools.demo import PLANS
+from drawstream.tools.demo import PLANS, Plan
 from drawstream.tools.runs import write_record
 from drawstream.tools.training.finetune import flush_denormals
 
-__all__ = ["METHODS", "run"]
+__all__ = ["METHODS", "run", "start"]
 
 CHANGED: dict[str, dict[str, Any]] = {
     "digits": {"trials": 30, "confirm_seeds": 2}
@@ -73,17 +73,7 @@ def run(
     Raises:
         ValueError: Bad names or numbers, or `out` holds runs with other settings.
     """
-    check_plan(data, PLANS)
-    check_names("validation", validation, VALIDATION)
-    check_distinct(validation=validation)
-    check_noise(noise, seeds)
-    methods = expand(methods)
-    if candidates and candidates < 3:
-        raise ValueError(f"a rank study needs at least 3 candidates, but got {candidates}")
-    flush_denormals()
-    plan = replace(PLANS[data], **CHANGED.get(data, {}))
-    if plan.threads is not None:
-        torch.set_num_threads(plan.threads)
+    plan, methods = start(data, noise, methods, seeds, validation, candidates)
     found: dict[str, list[Record]] = {name: [] for name in ("rows", "searches", "rank_study", "rank_agreement")}
     extra: dict[str, list[int]] = {}
     for level in noise:
@@ -105,6 +95,30 @@ def run(
     record = write_record(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
     write_page(record, out / "noise.html")
     return result
+
+
+def start(
+    data: str,
+    noise: Sequence[float],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    validation: Sequence[str],
+    candidates: int,
+    /,
+) -> tuple[Plan, list[str]]:
+    """Check what `run` is asked for, and set torch as its plan says: plan and methods, one by one."""
+    check_plan(data, PLANS)
+    check_names("validation", validation, VALIDATION)
+    check_distinct(validation=validation)
+    check_noise(noise, seeds)
+    chosen = expand(methods)
+    if candidates and candidates < 3:
+        raise ValueError(f"a rank study needs at least 3 candidates, but got {candidates}")
+    flush_denormals()
+    plan = replace(PLANS[data], **CHANGED.get(data, {}))
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    return plan, chosen
 
 
 def _compare(

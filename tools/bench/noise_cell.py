@@ -22,7 +22,7 @@ from drawstream.pipeline import Catalog, Loader
 from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.tools.bench.noise_methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES
+from drawstream.tools.bench.noise_methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
 from drawstream.tools.demo import Plan, source_and_test
 from drawstream.tools.jobs import Sampling, features_job, fine_tuning, finished_record, save_weights, search_job
 from drawstream.tools.progress import Progress
@@ -111,7 +111,7 @@ class Cell:
             case "drop":
                 self.uniform()
                 loss = FeatureTable.open(self.folder / "features").columns("loss")["loss"]
-                names = {f"drop-{share:g}": share for share in DROPPED}
+                names = dict(zip(folders(method, judge), DROPPED, strict=True))
                 return {name: self.train(name, without_highest(loss, share)) for name, share in names.items()}
             case "clean-only":
                 return {method: self.train(method, right_rows(self.setups["clean"].data))}
@@ -122,7 +122,9 @@ class Cell:
             case "mentornet":
                 return {method: self.train(method, criterion=lambda _: SelfPaced(burn_in=burn_in))}
             case "l2rw":
-                return {method: self.train(f"l2rw-{judge}", criterion=lambda model: self._learned(model, judge))}
+                return {
+                    method: self.train(folders(method, judge)[0], criterion=lambda model: self._learned(model, judge))
+                }
             case _:
                 return {method: self.swift(method, judge)}
 
@@ -132,7 +134,7 @@ class Cell:
         `swift-paper` is kept in any case. The record is that of the training; its `history` is the kept model's, and
         `guard` says which that is. A search that finds no sampler gives the uniform run without another training.
         """
-        name, setup = f"{method}-{judge}", self.setups[judge]
+        (name,), setup = folders(method, judge), self.setups[judge]
         search, control = self.search(method, judge), self.uniform()
         if search["winner"] == "uniform":
             return control | {"search": search, "guard": None}
@@ -239,11 +241,14 @@ class Cell:
             scratch=plan.confirm is None,
         )
 
+    def options(self, method: str, /) -> dict[str, Any]:
+        """Keywords of a search."""
+        confirm = {"confirm_top": self.plan.confirm_top, "confirm_seeds": self.plan.confirm_seeds}
+        return {"trials": self.plan.trials, **confirm, **SEARCHES[method]}
+
     def search(self, method: str, judge: str) -> Record:
         """Search a sampler on the features of the uniform run; the record of `search_job`."""
-        table, plan, objective = self.features(method), self.plan, self.objective(judge, method)
-        confirm = {"confirm_top": plan.confirm_top, "confirm_seeds": plan.confirm_seeds}
-        options = {"trials": plan.trials, **confirm, **SEARCHES[method]}
+        table, options, objective = self.features(method), self.options(method), self.objective(judge, method)
         out = self.folder / f"search-{method}-{judge}"
         try:
             return search_job(self.setups[judge], table, objective, out, seed=self.seed, options=options)

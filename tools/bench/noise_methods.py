@@ -34,6 +34,13 @@ LABELS = {"mentornet": "self-paced (MentorNet PD)", "clean-only": "clean-only (o
 STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
 
 
+def folders(method: str, judge: str, /) -> list[str]:
+    """Folders of a method's training runs under a validation set: one, or one for each share of `drop`."""
+    if method == "drop":
+        return [f"drop-{share:g}" for share in DROPPED]
+    return [f"{method}-{judge}"] if method in SEARCHES or method == "l2rw" else [method]
+
+
 def label(method: str, /) -> str:
     """A method's name in tables."""
     return LABELS.get(method, method)

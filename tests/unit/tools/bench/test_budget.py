@@ -10,7 +10,7 @@ from drawstream.pipeline import Catalog
 from drawstream.tools import demo
 from drawstream.tools.bench import budget as bench
 from drawstream.tools.bench import budget_grid
-from drawstream.tools.bench.budget import common_of, estimate, run
+from drawstream.tools.bench.budget import common_of, remaining, run
 from drawstream.tools.bench.budget_grid import METHODS, Grid, Point, Task, run_point
 from drawstream.tools.cli import main
 from drawstream.tools.training.loop import Recipe
@@ -86,7 +86,7 @@ def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch):
     common = common_of("digits", tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
         run(common, grid, tmp_path / "part")
-    assert estimate(grid, tmp_path / "part", processes=1)["finished"] == 3
+    assert len(remaining(grid, tmp_path / "part").walls) == 3
     resumed = run(common, grid, tmp_path / "part")
     assert results(resumed) == results(whole)
     calls = 10
@@ -126,22 +126,28 @@ def test_a_row_says_what_its_run_recorded(tmp_path):
     assert run_point(Task(common, point, tmp_path)) == row
 
 
-def test_a_dry_run_says_how_many_runs_and_how_long(tmp_path, capsys):
+def test_the_time_of_what_is_missing_is_judged_by_what_is_finished(tmp_path):
     grid = Grid(("scan",), (0.25, 0.5), schedules=("linear",), seeds=(0, 1))
-    assert estimate(grid, tmp_path, processes=2) == {"runs": 10, "finished": 0, "seconds": None}
-    assert "10 runs, 0 finished, no run is finished to judge the time by" in capsys.readouterr().out
+    left = remaining(grid, tmp_path)
+    assert (left.runs, len(left.missing), left.seconds()) == (10, 10, None)
+    assert left.seconds(8.0) == pytest.approx(8.0 * (2 * 1 + 4 * 0.25 + 4 * 0.5))
     for method, budget, wall in (("scan", 0.25, 3.0), ("full", 1.0, 8.0)):
         folder = tmp_path / Point(method, budget, "none", "linear", 0).folder
         folder.mkdir(parents=True)
         record = {"format": 1, "kind": "train", "wall_seconds": wall}
         (folder / "run.json").write_text(json.dumps(record))
-    found = estimate(grid, tmp_path, processes=2)
+    left = remaining(grid, tmp_path)
     rate = (3.0 / 0.25 + 8.0) / 2
-    assert found["finished"] == 2
-    assert found["seconds"] == pytest.approx((3.0 + 8.0 + rate * (2 * 0.25 + 2 * 2 * 0.5)) / 2)
+    assert (left.runs, len(left.walls)) == (10, 2)
+    assert left.seconds(99.0) == pytest.approx(3.0 + 8.0 + rate * (2 * 0.25 + 2 * 2 * 0.5))
+
+
+def test_a_dry_run_says_how_many_runs_there_are_and_writes_nothing(tmp_path, capsys):
     arguments = ["--data", "digits", "--methods", "scan", "--budgets", ".25,.5", "--schedules", "linear"]
-    assert main(["bench", "budget", *arguments, "--seeds", "0,1", "--dry-run", "-o", str(tmp_path)]) == 0
-    assert "10 runs, 2 finished" in capsys.readouterr().out
+    out = tmp_path / "bench"
+    assert main(["bench", "budget", *arguments, "--seeds", "0,1", "--epochs", "1", "--dry-run", "-o", str(out)]) == 0
+    assert "10 of 10 runs" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):

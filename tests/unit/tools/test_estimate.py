@@ -1,0 +1,225 @@
+"""Dry runs: what they say beside what the real jobs do, and that they leave no trace."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from drawstream.pipeline import ArraySource, Catalog
+from drawstream.tools.cli import main
+from drawstream.tools.demo import PLANS
+from drawstream.tools.estimate import Estimate, Stage, duration, size
+from drawstream.tools.estimate_data import estimate_pack
+from drawstream.tools.estimate_probe import Clock, Enough, rehearsed
+from drawstream.tools.jobs import save_weights
+from drawstream.tools.training.loop import Recipe, make_optimizer
+from drawstream.tools.training.setup import Setup
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file below a folder, by its content and time."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size, path.read_bytes())
+        if path.is_file()
+        else (path.stat().st_mtime_ns, 0, b"")
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def short_probes(monkeypatch):
+    for module in ("probe", "search", "training"):
+        monkeypatch.setattr(f"drawstream.tools.estimate_{module}.LIMIT", 0.2)
+
+
+@pytest.fixture(scope="module")
+def start(digits, tmp_path_factory):
+    """Weights of a model that was not trained."""
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_weights(path, Setup(digits.train, "mlp").build(0).state_dict())
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(digits, start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table") / "features"
+    assert main(["features", str(digits.train), "-o", str(folder), "--model", "mlp", "--weights", str(start)]) == 0
+    return folder
+
+
+def commands(digits, start, table, out: Path) -> dict[str, list[str]]:
+    """A command of each kind, without its output folder's content."""
+    train, held_out, small = str(digits.train), ["--held-out", str(digits.held_out)], ["--model", "mlp"]
+    swift = ["search", "swift", str(table), "--catalog", train, *held_out, *small, "--start", str(start)]
+    return {
+        "train": ["train", train, *small, *held_out, "--epochs", "3", "-o", str(out)],
+        "features": ["features", train, *small, "--weights", str(start), "-o", str(out)],
+        "swift": [*swift, "--trials", "2", "--confirm-top", "1", "--confirm-seeds", "2", "-o", str(out)],
+        "auto": ["search", "auto", train, *small, *held_out, "--population", "2", "--epochs", "2", "-o", str(out)],
+        "index": ["index", train, "-o", str(out)],
+    }
+
+
+@pytest.mark.parametrize("kind", ["train", "features", "swift", "auto", "index"])
+def test_a_dry_run_writes_nothing_and_tells_what_the_real_one_writes(kind, digits, start, table, tmp_path, capsys):
+    command = commands(digits, start, table, tmp_path / "work" / "out")[kind]
+    (tmp_path / "work").mkdir()
+    before = [tree(folder) for folder in (tmp_path / "work", digits.train, digits.held_out, table)]
+    assert main([*command, "--dry-run", "--json", str(tmp_path / "estimate.json")]) == 0
+    assert [tree(folder) for folder in (tmp_path / "work", digits.train, digits.held_out, table)] == before
+    told, found = capsys.readouterr().out, json.loads((tmp_path / "estimate.json").read_text())
+    assert "a dry run, nothing was written" in told
+    assert found["dry_run"] is True
+    assert found["seconds"] > 0
+    assert found["most_disk"] >= found["disk"] > 0
+    assert found["memory"] > 0
+    assert all(stage["basis"].split(":")[0].split(" × ")[0] in ("measured", "computed") for stage in found["stages"])
+    assert main(command) == 0
+    real = bytes_of(tmp_path / "work" / "out")
+    assert real / 1.5 < found["disk"] < 1.5 * real
+
+
+def test_bytes_of_a_pack_of_rows_that_are_alike_are_exact(digits, tmp_path):
+    catalog = Catalog.open(digits.train)
+    images = np.zeros((300, 8, 8), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=catalog.label[:300])
+    command = ["pack", str(tmp_path / "images.npz"), str(tmp_path / "out"), "--holdout", "50", "--label-noise", "0.2"]
+    assert main([*command, "--dry-run", "--json", str(tmp_path / "e.json")]) == 0
+    assert not (tmp_path / "out").exists()
+    assert main(command) == 0
+    tars = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.tar"))
+    found = json.loads((tmp_path / "e.json").read_text())["disk"]
+    assert abs(found - bytes_of(tmp_path / "out")) < 100  # in the catalogs, whose provenance says other things
+    assert found > tars
+
+
+def test_a_part_of_the_rows_tells_the_bytes_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("drawstream.tools.estimate_data.LIMIT", 0.0)  # the first probe is the last
+    source = ArraySource(np.zeros((2000, 8, 8), np.uint8), np.arange(2000) % 10)
+    stage = estimate_pack(source, tmp_path / "out", holdout=500, label_noise=0.2).stages[0]
+    assert "64 of 2000 rows" in stage.basis
+    from drawstream.pipeline.pack import pack
+
+    pack(source, tmp_path / "out", holdout=500, label_noise=0.2)
+    real = bytes_of(tmp_path / "out")
+    assert real / 1.1 < stage.disk < 1.1 * real
+
+
+BAD = {
+    "train": (["--sampler", "nothing.json"], ["--budget", "2"], ["--epochs", "0"], ["--hook", "none"]),
+    "features": (["--measures", "nothing"], ["--engine", "slurm"]),
+    "swift": (["--agent", "nobody"], ["--workers", "0"], ["--features", "nothing"], ["--confirm-seeds", "1"]),
+    "auto": (["--interval", "0"], ["--reward-rows", "0"], ["--exploration", "wild"], ["--augment", "mixup"]),
+    "index": (),
+}
+
+
+@pytest.mark.parametrize("kind", ["train", "features", "swift", "auto"])
+def test_bad_input_is_told_as_by_the_real_run(kind, digits, start, table, tmp_path, capsys):
+    command = commands(digits, start, table, tmp_path / "out")[kind]
+    for wrong in BAD[kind]:
+        lines = []
+        for dry in ([], ["--dry-run"]):
+            assert main([*command, *wrong, *dry]) == 2, (wrong, dry)
+            lines.append(capsys.readouterr().err.splitlines()[-1])
+        assert lines[0] == lines[1], wrong
+
+
+def test_what_lies_in_the_folder_is_refused_as_by_the_real_run(digits, start, table, tmp_path, capsys):
+    first = commands(digits, start, table, tmp_path / "out")
+    for kind, change in (("train", ["--lr", "0.1"]), ("swift", ["--seed", "5"]), ("auto", ["--seed", "5"])):
+        folder = tmp_path / kind
+        command = [str(folder) if each == str(tmp_path / "out") else each for each in first[kind]]
+        assert main(command) == 0
+        capsys.readouterr()
+        assert main([*command, "--dry-run"]) == 0
+        assert "finished" in capsys.readouterr().out
+        before, lines = tree(folder), []
+        for dry in ([], ["--dry-run"]):
+            assert main([*command, *change, *dry]) == 2
+            lines.append(capsys.readouterr().err.splitlines()[-1])
+        assert lines[0] == lines[1]
+        assert tree(folder) == before
+
+
+def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys, monkeypatch):
+    command = ["train", str(digits.train), "--model", "mlp", "--epochs", "5", "-o", str(tmp_path / "out")]
+
+    class Stop(BaseException):
+        pass
+
+    def stop(_self, step, _total, _values):
+        if step == 2:
+            raise Stop
+
+    monkeypatch.setattr("drawstream.tools.hooks.Journal.step", stop)
+    with pytest.raises(Stop):
+        main(command)
+    before = tree(tmp_path / "out")
+    assert main([*command, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "2 epochs are done and would not be done again" in told
+    assert "3 epochs" in told
+    assert tree(tmp_path / "out") == before
+    assert main([*command, "--dry-run", "--lr", "0.3"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert str(tmp_path / "out/checkpoint.pt") in line
+    assert "this run was started with" in line
+
+
+def test_a_clock_stops_any_loop_and_counts_its_steps():
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(model, Recipe(1, 0.1))
+    with Clock(0.01) as clock:
+        while True:
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    assert clock.stopped
+    assert clock.units == len(clock.marks) > 5
+    assert 0 < clock.unit_seconds < 0.1
+    optimizer.step()
+    assert clock.units == len(clock.marks), "it listens no longer"
+
+
+def test_errors_name_the_real_folder(tmp_path):
+    (tmp_path / "study.db").write_bytes(b"x")
+    with pytest.raises(ValueError, match="other") as caught, rehearsed(tmp_path, ["*.db"]) as scratch:
+        assert (scratch / "study.db").read_bytes() == b"x"
+        raise ValueError(f"{scratch / 'study.db'}: other")
+    assert str(caught.value) == f"{tmp_path / 'study.db'}: other"
+    assert not scratch.exists()
+    with pytest.raises(Enough), rehearsed(tmp_path):
+        raise Enough
+
+
+def test_totals_and_what_does_not_fit(tmp_path):
+    stages = (Stage("a", 1.0, 100, 5, "computed"), Stage("b", 2.0, 10, 7, "computed", spare=50))
+    estimate = Estimate("train", tmp_path / "new" / "out", stages)
+    assert (estimate.seconds, estimate.disk, estimate.most_disk, estimate.memory) == (3.0, 110, 160, 7)
+    assert not estimate.warnings()
+    assert Estimate("train", None, (*stages, Stage("c", None, 0, 0, "unknown"))).seconds is None
+    huge = Estimate("train", tmp_path, (Stage("a", 1.0, 1 << 60, 1 << 60, "computed"),))
+    disk, memory = huge.warnings()
+    assert str(tmp_path) in disk
+    assert "memory" in memory
+    assert stages[1].times(3, "3 runs") == Stage("b", 6.0, 30, 7, "3 runs × (computed)", spare=50)
+    assert [size(n) for n in (0, 999, 1500, 2_345_678, 5e9)] == ["–", "999 B", "1.5 kB", "2.35 MB", "5 GB"]
+    assert [duration(s) for s in (None, 1.25, 600, 9000)] == ["unknown", "1.2 s", "10 min", "2 h 30 min"]
+
+
+@pytest.mark.parametrize("command", [["demo"], ["bench", "noise", "--noise", "0.4"], ["bench", "auto", "--noise", "0"]])
+@pytest.mark.slow
+def test_dry_runs_of_the_demo_and_the_benchmarks(command, tmp_path, monkeypatch):
+    assert PLANS["digits"].trials == 60
+    monkeypatch.chdir(tmp_path)
+    extra = [] if command[0] == "bench" else ["--seeds", "0,1"]
+    assert main([*command, "--data", "digits", *extra, "--dry-run", "--json", str(tmp_path / "e.json")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
+    assert json.loads((tmp_path / "e.json").read_text())["seconds"] > 0
