@@ -7,10 +7,11 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from drawstream.pipeline.names import printable
 from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.config import read_config
 from drawstream.tools.doctor import doctor
@@ -23,6 +24,7 @@ from drawstream.tools.options import (
     Batch,
     CatalogArg,
     Device,
+    DryRun,
     Frozen,
     HeldOut,
     HookNames,
@@ -98,6 +100,7 @@ def pack(
     noise_seed: Annotated[int, typer.Option(help="Seed of the relabelling.")] = 0,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier pack.")] = False,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Write images as WebDataset shards with a catalog.
@@ -108,20 +111,25 @@ def pack(
     from drawstream.pipeline.pack import pack as run
     from drawstream.tools.runs import write_record
 
+    opened = open_source(source, split=split)
+    options: dict[str, Any] = {
+        "encoding": encoding,
+        "quality": quality,
+        "limit": limit,
+        "holdout": holdout,
+        "label_noise": label_noise,
+        "noise_seed": noise_seed,
+        "seed": seed,
+        "overwrite": overwrite,
+    }
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_data import estimate_pack
+
+        tell(estimate_pack(opened, out, **options), json_path)
+        return
     with Progress("pack", "images") as progress:
-        packed = run(
-            open_source(source, split=split),
-            out,
-            encoding=encoding,
-            quality=quality,
-            limit=limit,
-            holdout=holdout,
-            label_noise=label_noise,
-            noise_seed=noise_seed,
-            seed=seed,
-            overwrite=overwrite,
-            progress=progress.update,
-        )
+        packed = run(opened, out, **options, progress=progress.update)
     result = {
         "train": str(packed.train),
         "holdout": str(packed.holdout) if packed.holdout else None,
@@ -153,7 +161,8 @@ def train(
         typer.Option(
             autocompletion=words(*METHODS),
             help="sampler.json, a schedule, weights (.npy, .arrow, .parquet), or a method: unif, scan, p, c, "
-            "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho. By default uniform.",
+            "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho; or your own, "
+            "module:factory. By default uniform.",
         ),
     ] = None,
     budget: Annotated[float, typer.Option(help="Part of the full run, in (0, 1].")] = 1.0,
@@ -213,6 +222,7 @@ def train(
     quarantine: Annotated[Path | None, typer.Option(help="List of `drawstream verify`: images not to read.")] = None,
     tensorboard: Tensorboard = False,
     hook: HookNames = None,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
@@ -223,11 +233,12 @@ def train(
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
-    from drawstream.tools.hooks import load_hooks
+    from drawstream.tools.hooks import check_hooks, load_hooks
     from drawstream.tools.jobs import Sampling, train_job
     from drawstream.tools.training.filtering import filtering_of
     from drawstream.tools.training.loop import Recipe
     from drawstream.tools.training.methods import NAMES, Budget
+    from drawstream.tools.training.own_sampler import is_own
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
     from drawstream.tools.training.setup import Reading
 
@@ -239,8 +250,18 @@ def train(
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = setup_of(catalog, model, device, batch_size, **given)
     spent = Budget(budget, paper, warmup)
-    drawn = sampler if sampler is None or sampler in NAMES else Path(sampler)
+    drawn = sampler if sampler is None or sampler in NAMES or is_own(sampler) else Path(sampler)
     sampling = Sampling(drawn, table, mode, tuple(join or ()), frozen, spent, column, embedding)
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_training import estimate_training
+
+        check_hooks(hook or (), tensorboard=tensorboard)
+        estimate = estimate_training(setup, recipe, sampling, out, track=track, filtering=filtering)
+        leave_ranks()
+        if ranks.writes:
+            tell(estimate, json_path)
+        return
     hooks = load_hooks(out, hook or (), tensorboard=tensorboard) if ranks.writes else []
     record = train_job(setup, recipe, sampling, out, track=track, filtering=filtering, hooks=hooks)
     leave_ranks()
@@ -305,6 +326,7 @@ def demo(
     noise: Annotated[float, typer.Option(help="Share of training labels to make wrong.")] = 0.4,
     seeds: Annotated[str, typer.Option(help="Comma list.")] = "0,1,2",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; by default runs/demo-DATA.")] = None,
+    dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
     """The main job on real data: pack, train uniformly, score, search, train with the sampler, report.
@@ -314,7 +336,14 @@ def demo(
     from drawstream.tools.demo import run_demo
 
     chosen = [int(seed) for seed in numbers("seeds", seeds)]
-    result = run_demo(data, out or Path("runs") / f"demo-{data}", source=source, noise=noise, seeds=chosen)
+    folder = out or Path("runs") / f"demo-{data}"
+    if dry_run:
+        from drawstream.tools.estimate import tell
+        from drawstream.tools.estimate_bench import estimate_demo
+
+        tell(estimate_demo(data, folder, source=source, noise=noise, seeds=chosen), json_path)
+        return
+    result = run_demo(data, folder, source=source, noise=noise, seeds=chosen)
     finish(result, json_path, f"report: {result['report']}")
 
 
@@ -361,7 +390,7 @@ def _one_line(error: Exception) -> str | None:
 
 
 def _fail(message: str) -> int:
-    print(f"drawstream: {' '.join(message.split())}", file=sys.stderr)
+    print(f"drawstream: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
