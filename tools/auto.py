@@ -55,7 +55,12 @@ def auto(
     ] = False,
     epochs: Annotated[int, typer.Option(help="Of as many whole batches as the data gives.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
-    schedule: Annotated[str, typer.Option(help="cosine, linear, step or constant.")] = "cosine",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant."
+        ),
+    ] = "cosine",
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
     batch_size: Batch = 128,
     seed: Seed = 0,

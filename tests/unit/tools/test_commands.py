@@ -1,0 +1,190 @@
+"""What all commands share: names and defaults of options, examples, completion, and the command in what they write."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+
+from drawstream.samplers import SwiftSampler
+from drawstream.samplers.schedule import Schedule
+from drawstream.tools import cli
+from drawstream.tools.training.methods import NAMES
+
+PROGRAM = Path(sys.executable).with_name("drawstream")
+
+
+def leaves(command, path=()):
+    """All commands below one, by their words."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        return {path: command}
+    return {words: leaf for name, each in below.items() for words, leaf in leaves(each, (*path, name)).items()}
+
+
+COMMANDS = leaves(typer.main.get_command(cli.app))
+
+
+def options(name):
+    """An option wherever there is one of that name, by command."""
+    found = {words: [each for each in leaf.params if name in each.opts] for words, leaf in COMMANDS.items()}
+    return {words: each[0] for words, each in found.items() if each}
+
+
+def examples(text):
+    """The command lines of a help text: whole ones, without the first word."""
+    for paragraph in re.split(r"\n\s*\n", text):
+        line = " ".join(paragraph.replace("\\\n", " ").split())
+        for found in re.findall(r"(?:^|[:;] )drawstream ([^;]*)", line):
+            if "…" not in found:
+                yield shlex.split(found.rstrip("."))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_that_parses(words):
+    tree = typer.main.get_command(cli.app)
+    ran = []
+    for each, leaf in leaves(tree).items():
+        leaf.callback = lambda each=each, **_: ran.append(each)
+    found = list(examples(leaves(tree)[words].help))
+    assert found
+    for line in found:
+        tree.main(args=line, standalone_mode=False)
+    assert words in ran
+
+
+def test_examples_that_do_not_parse_are_found():
+    (line,) = examples("Train.\n\nExample: drawstream train data \\\n    --epoch 3")
+    assert line == ["train", "data", "--epoch", "3"]
+    with pytest.raises(typer.TyperException, match="No such option: --epoch"):
+        typer.main.get_command(cli.app).main(args=line, standalone_mode=False)
+
+
+def test_shared_options_are_alike_everywhere():
+    assert set(COMMANDS) - set(options("--json")) == {("serve",)}  # which ends with Ctrl-C
+    assert set(options("--out")) == set(options("-o"))
+    shared = {"--json": {None}, "--device": {"cpu"}, "--seed": {0}, "--dry-run": {False}, "--hook": {None}}
+    for name, defaults in shared.items():
+        assert {option.default for option in options(name).values()} == defaults, name
+    for name in ("--json", "--hook", "--engine", "--join", "--tensorboard", "--model", "--augment", "--frozen"):
+        texts = defaultdict(list)
+        for words, option in options(name).items():
+            if words[0] != "bench":
+                texts[option.help].append(words)
+        assert len(texts) == 1, (name, texts)
+
+
+def test_every_option_and_argument_has_a_help_text():
+    silent = [(words, each.name) for words, leaf in COMMANDS.items() for each in leaf.params if not each.help]
+    assert not silent
+
+
+def test_names_are_written_alike():
+    for words, leaf in COMMANDS.items():
+        for name in (name for each in leaf.params for name in (*each.opts, *each.secondary_opts)):
+            if name.startswith("-"):
+                assert re.fullmatch(r"-[a-z]|--[a-z]+(-[a-z]+)*", name), (words, name)
+        assert leaf.context_settings.get("help_option_names") is None  # the root's: -h everywhere
+
+
+@pytest.mark.parametrize("words", [("train",), ("search", "swift"), ("bench", "stream"), ("features",)])
+def test_the_short_help_is_everywhere(words, capsys):
+    assert cli.main([*words, "-h"]) == 0
+    assert "Example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("trian data", "'train'"),
+        ("search swfit", "'swift'"),
+        ("stream shwo", "'show'"),
+        ("train d --epoch 1", "--epochs"),
+    ],
+)
+def test_what_is_unknown_names_the_nearest(line, near, capsys):
+    assert cli.main(line.split()) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert near in said
+
+
+def complete(shell, *words):
+    line = shlex.join(words[:-1]) + " " + words[-1]
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_TYPER_COMPLETE_ARGS": line}
+    asked |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_DRAWSTREAM_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run([PROGRAM], env=os.environ | asked, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell):
+    found = complete(shell, "drawstream", "se")
+    assert "search" in found
+    assert "serve" in found
+    assert "doctor" not in found
+
+
+def test_shells_complete_options_and_their_values():
+    assert complete("zsh", "drawstream", "train", "--on").count("--on-bad") == 1
+    assert complete("bash", "drawstream", "train", "--sampler", "coreset-f").split() == ["coreset-forgetting"]
+    assert options("--sampler")["train",].shell_complete(None, "my/") == []  # then the shell offers files
+
+
+def test_values_that_are_offered_are_those_there_are():
+    assert set(cli.METHODS) == set(NAMES)
+    for name in ("--mode", "--model", "--sampler", "--agent", "--augment", "--device", "--engine", "--schedule"):
+        for words, option in options(name).items():
+            if words[0] != "bench":
+                assert option.shell_complete(None, ""), (words, name)
+
+
+@pytest.fixture
+def typed(monkeypatch, tmp_path):
+    """Run a command as if it were typed; gives its words as a shell takes them."""
+
+    def run(*words):
+        line = ["drawstream", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", line)
+        assert cli.main(line[1:]) == 0
+        return line
+
+    return run
+
+
+def test_what_a_command_writes_says_by_which_command(typed, digits, tmp_path):
+    weights = tmp_path / "a file.safetensors"
+    line = typed("train", digits.train, "-o", tmp_path / "run", "--model", "mlp", "--epochs", "1")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert shlex.split(shlex.join(record["command"])) == line
+    (tmp_path / "run/last.safetensors").rename(weights)
+
+    table = tmp_path / "table"
+    line = typed("features", digits.train, "-o", table, "--model", "mlp", "--weights", weights)
+    assert json.loads((table / "features.json").read_text())["command"] == line
+
+    result = tmp_path / "r.json"
+    line = typed("fit", table, "-o", tmp_path / "s.json", "--json", result)
+    assert SwiftSampler.load(tmp_path / "s.json").provenance["command"] == line
+    assert json.loads(result.read_text())["command"] == line
+
+    line = typed("stream", "export", tmp_path / "s.json", "--table", table, "-o", tmp_path / "s.arrow")
+    assert Schedule.open(tmp_path / "s.arrow").provenance["command"] == line
+    line = typed("stream", "export", "--rows", 500, "--catalog", digits.train, "--idx", tmp_path / "idx")
+    assert json.loads((tmp_path / "idx/export.json").read_text())["command"] == line
+
+
+def test_catalogs_say_by_which_command(typed, tmp_path):
+    np.savez(tmp_path / "images.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 2)
+    line = typed("pack", tmp_path / "images.npz", tmp_path / "data", "--holdout", "6")
+    for folder in ("train", "holdout"):
+        record = json.loads((tmp_path / "data" / folder / "catalog.json").read_text())
+        assert (record["kind"], record["command"]) == ("pack", line)
+    line = typed("index", tmp_path / "data/train", "--overwrite", "--workers", "1")
+    assert json.loads((tmp_path / "data/train/catalog.json").read_text())["command"] == line
