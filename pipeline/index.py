@@ -115,7 +115,9 @@ def check_index(
     paths = _paths(shards)
     root = Path(out) if out is not None else _common_folder(paths)
     if (root / FILE).exists() and not overwrite:
-        raise ValueError(f"{root / FILE}: exists already: name another folder, or allow it to be overwritten")
+        raise ValueError(
+            f"{root / FILE}: exists already: name another folder, or allow it to be overwritten (--overwrite)"
+        )
     return paths, root
 
 

@@ -76,7 +76,9 @@ def check_target(target: Path, /, *, replaceable: bool) -> Path:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file: name a folder")
     if not replaceable and target.is_dir() and any(target.iterdir()):
-        raise ValueError(f"{target}: folder is not empty: name another one, or allow it to be overwritten")
+        raise ValueError(
+            f"{target}: folder is not empty: name another one, or allow it to be overwritten (--overwrite)"
+        )
     return target
 
 

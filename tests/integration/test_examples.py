@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from drawstream.tools.examples import selection_loop
+
 EXAMPLES = "drawstream.tools.examples"
 
 
@@ -65,3 +67,29 @@ def test_ddp_goes_on_at_the_batch_where_it_stopped(data, tmp_path):
     whole = run(*launch, "--checkpoint", "whole.pt", cwd=tmp_path)
     run(*launch, "--checkpoint", "cut.pt", "--stop-after", 10, cwd=tmp_path)
     assert run(*launch, "--checkpoint", "cut.pt", cwd=tmp_path) == whole
+
+
+@pytest.fixture
+def select(data, tmp_path, monkeypatch, capsys):
+    """The example in this process, for it is run often: its lines."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*options):
+        monkeypatch.setattr(sys, "argv", ["selection_loop", str(data), "--test", str(data), *options])
+        selection_loop.main()
+        return capsys.readouterr().out
+
+    return go
+
+
+def test_selection_goes_on_and_stands_beside_uniform_draws_of_the_same_work(select):
+    whole = select("--epochs", "4", "--out", "whole")
+    select("--epochs", "2", "--out", "cut")
+    assert select("--epochs", "4", "--out", "cut") == whole
+    work = [float(each) for each in re.findall(r"work ([\d.]+)", whole)]
+    assert 0.7 < work[0] < 1.0 and abs(work[0] - work[1]) < 0.01  # (4/3 + 3 (1/2 + 1/3)) / 4 = 0.96 and less
+
+
+def test_ordered_selection_goes_forward_with_all_rows(select):
+    out = select("--epochs", "2", "--method", "ordered")
+    assert re.findall(r"(\w+): .* work ([\d.]+)", out) == [("ordered", "1.000"), ("uniform", "1.000")]

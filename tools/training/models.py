@@ -178,8 +178,20 @@ def load_weights(model: nn.Module, path: Path, /) -> None:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"weights {path}: holds no state dict of tensors")
     state = {name.removeprefix("module."): value for name, value in state.items()}
+    wanted = set(model.state_dict())
+    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    if missing or unknown:
+        raise ValueError(
+            f"weights {path} do not fit the model: {len(missing)} of its {len(wanted)} tensors are not there"
+            f"{_first(missing)}, {len(unknown)} others are{_first(unknown)}: is --model the one that was trained?"
+        )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise ValueError(f"weights {path} do not fit the model: {detail}") from None
+
+
+def _first(names: list[str]) -> str:
+    """The first of many names, in brackets."""
+    return f" ({names[0]}{', …' if len(names) > 1 else ''})" if names else ""

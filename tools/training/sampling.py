@@ -145,7 +145,10 @@ class Sampling:
         if self.sampler is None and self.table is None:
             return None
         if self.table is None or not isinstance(self.sampler, Path):
-            raise ValueError("a sampler needs the feature table that it reads, and the other way round: give both")
+            raise ValueError(
+                "a sampler needs the feature table that it reads, and the other way round: "
+                "give both --sampler and --table"
+            )
         table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         if setup.ranks.writes:
             tell_notes(table)
