@@ -131,7 +131,7 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
         "versions": versions(),
         "rows": rows,
         "classes": classes,
-        "stages": measured,
+        "stages": [each | {"measured": True} for each in measured],
         **extrapolate(measured, photos_per_second=rate),
     }
     write_json(folder / "rehearsal.json", result)

@@ -16,6 +16,7 @@ from typing import Any
 
 PARTS = ("eighth", "full")
 IMAGENET, BILLION = 1_281_167, 10**9  # rows
+PASSES = 40 * 0.25 + (3 + 1) * 3 * 2  # over the rows in a search by default: 40 candidates, then the confirmation
 MEMORY = 64e9  # bytes of the machine that 10^9 rows are held against
 STEEP = 1.15  # g from which a stage is said to grow faster than its rows
 BY_BYTES = ("pack", "index", "verify")  # what photographs cost there is measured with photographs
@@ -61,22 +62,26 @@ def extrapolate(stages: Sequence[Figures], /, *, photos_per_second: float | None
     by_part = {part: {each["stage"]: each for each in stages if each["part"] == part} for part in (*PARTS, "photos")}
     small, full = (by_part[part] for part in PARTS)
     rows = small["index"]["rows"], full["index"]["rows"]
-    laws = {}
+    laws: dict[str, tuple[dict[str, Law], float]] = {}
     for name in full:
         pair = small[name], full[name]
         found = {what: fit(rows, (pair[0][what], pair[1][what])) for what in ("seconds", "held", "written")}
         growth = math.log(max(pair[1]["cpu"], 0.01) / max(pair[0]["cpu"], 0.01)) / math.log(rows[1] / rows[0])
         laws[name] = (found, growth)
+    photographs = [
+        _photographs(name, found, full[name]["rows"] / rows[1], by_part["photos"], photos_per_second)
+        for name, (found, _) in laws.items()
+        if name != "images" and (photos_per_second is not None or name not in BY_BYTES + BY_IMAGES)
+    ]
+    if photos_per_second is not None:
+        longer = _photographs("search", laws["search"][0], PASSES, by_part["photos"], photos_per_second)
+        photographs.append(longer | {"stage": "search, by default"})
     return {
         "laws": [
             {"stage": name, "growth": growth, "steep": growth > STEEP, **{k: asdict(law) for k, law in found.items()}}
             for name, (found, growth) in laws.items()
         ],
-        "imagenet": [
-            _photographs(name, found, full[name]["rows"] / rows[1], by_part["photos"], photos_per_second)
-            for name, (found, _) in laws.items()
-            if name != "images" and (photos_per_second is not None or name not in BY_BYTES + BY_IMAGES)
-        ],
+        "imagenet": photographs,
         "billion": [_computed(name, found, BILLION, "rows, of small raw images") for name, (found, _) in laws.items()],
     }
 

@@ -61,7 +61,7 @@ def test_a_small_rehearsal_has_every_stage_and_is_not_run_twice(tmp_path, monkey
         searched = json.loads((folder / part / "search/search.json").read_text())
         runs = len(searched["confirmation"])
         assert counted["search"] == round(rows * (len(searched["trials"]) * rehearsal.SHARE + runs))
-    assert all(each["written"] > 0 and each["seconds"] > 0 for each in stages)
+    assert all(each["written"] > 0 and each["seconds"] > 0 and each["measured"] for each in stages)
     assert [law["stage"] for law in result["laws"]] == WAY == [each["stage"] for each in result["billion"]]
     assert all(each["law"] and each["measured"] is False for each in result["billion"] + result["imagenet"])
     assert {each["rows"] for each in result["billion"]} == {BILLION}
@@ -162,6 +162,7 @@ def test_photographs_bring_their_own_rates_and_what_does_not_scale_is_said():
     imagenet = {each["stage"]: each for each in found["imagenet"]}
     assert imagenet["index"]["seconds"] == pytest.approx(1 + IMAGENET * 5 / 50)  # by what a photograph takes
     assert imagenet["search"]["seconds"] == pytest.approx(1 + 4.2 * IMAGENET / 500)
+    assert imagenet["search, by default"]["seconds"] == pytest.approx(1 + 34 * IMAGENET / 500)
     assert imagenet["search"]["held"] == pytest.approx(1e6 + 1e4 * IMAGENET + 1e9)
     billion = {each["stage"]: each for each in found["billion"]}
     assert billion["index"]["held"] == pytest.approx(1e13) and not billion["index"]["fits"]
@@ -173,6 +174,6 @@ def test_the_real_commands_in_processes_of_their_own(tmp_path):
     """As `make rehearsal`, photographs included."""
     pytest.importorskip("skimage")
     result = rehearsal.run(tmp_path / "r", rows=800, photos=8)
-    assert [each["stage"] for each in result["imagenet"]] == WAY[1:]
+    assert [each["stage"] for each in result["imagenet"]] == [*WAY[1:], "search, by default"]
     assert all(each["cpu"] > 0.05 and each["largest"] > 1 << 20 for each in result["stages"])
     assert all(each["peak"] >= each["held"] > 1 << 20 for each in result["stages"])
