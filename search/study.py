@@ -8,6 +8,7 @@ failed, and its candidate is run again. Where two processes take one candidate a
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +125,8 @@ def _created(storage: str | None, name: str) -> optuna.Study:
 
 
 def _is_of_database(error: BaseException) -> bool:
-    return isinstance(error, StorageInternalError) or type(error).__module__.startswith(("sqlalchemy", "sqlite3"))
+    kinds = (StorageInternalError, json.JSONDecodeError)  # notes of a trial that were damaged
+    return isinstance(error, kinds) or type(error).__module__.startswith(("sqlalchemy", "sqlite3"))
 
 
 def _storage_error(storage: str | None, error: BaseException) -> Exception:
