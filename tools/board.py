@@ -50,6 +50,7 @@ class Board:
         running.sort(key=lambda entry: -entry["updated"])
         now = time.time()
         live = [{**job, "silent": now - job["updated"], "ended": _ended(job)} for job in running[:MOST]]
+        live.sort(key=lambda job: job["ended"])
         return {"folder": str(self._folder), "running": live, "finished": finished[:MOST], "jobs": len(finished)}
 
     def _files(self) -> Iterator[Path]:
@@ -64,8 +65,10 @@ class Board:
         entry = {"folder": name, "kind": RECORDS[path.name], "when": changed}
         try:
             return entry | _result(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return entry | {"title": "not readable", "text": f"{type(error).__name__}: {error}"}
+        except KeyError as error:
+            return entry | {"title": "not readable", "text": f"damaged record: it has no {error}"}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return entry | {"title": "not readable", "text": f"damaged record: {error}"}
 
 
 def _attempt(read: Callable[[], Entry | None]) -> Entry | None:

@@ -104,7 +104,13 @@ def _table(block: Sequence[Row]) -> str:
 def _points(block: Sequence[Row]) -> str:
     """Means and deviations of a block as a figure, folded."""
     data = [
-        _marks(entry["method"], [entry["last"]], [_name(entry)], errors=[entry["last_std"] or 0.0], across=True)
+        _marks(
+            entry["method"],
+            [entry["last"]],
+            [_name(entry).replace(" (", "<br>(")],
+            errors=[entry["last_std"] or 0.0],
+            across=True,
+        )
         for entry in block
     ]
     layout = axes("Test accuracy after the last epoch (%)", "", height=110 + 26 * len(block), showlegend=False)

@@ -10,7 +10,9 @@ from drawstream.pipeline import Catalog, RemoteError
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
 
-__all__ = ["Data", "read_data"]
+__all__ = ["Data", "read_data", "source_name"]
+
+SPLITS = ("train", "training", "test", "val", "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,17 @@ def _open(run: TrainRecord, place: Path | str, opened: dict[str, Catalog | None]
     return opened[key]
 
 
+def source_name(catalog: Catalog, /) -> str:
+    """What the images were packed from: the last part of its path that is no split's name."""
+    parts = Path(str(catalog.provenance.get("source", catalog.root.name))).parts
+    return next((part for part in reversed(parts) if part not in SPLITS), "".join(parts[-1:]) or "data")
+
+
 def _describe(catalogs: Sequence[Catalog]) -> list[tuple[str, str]]:
     """Catalogs that differ in their noise only, as those of a demo's seeds, are described as one data set."""
     noises: dict[tuple[str, str], list[float]] = {}
     for catalog in catalogs:
-        name = Path(str(catalog.provenance.get("source", catalog.root.name))).name
+        name = source_name(catalog)
         what = f"{name}: {len(catalog):,} training images, {catalog.num_classes} classes"
         known = noises.setdefault((name, what), [])
         if catalog.clean_label is not None:

@@ -46,6 +46,7 @@ th:first-child { text-align: left; padding-left: 0; white-space: normal; min-wid
 th.text { overflow-wrap: break-word; }
 th.text, td.text { text-align: left; white-space: normal; min-width: 6rem; }
 td.text { overflow-wrap: anywhere; }
+td.text:nth-child(n+3):last-child { min-width: 14rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: .6rem 0; min-width: 0; }
 figure .plot { width: 100%; }
@@ -78,16 +79,17 @@ function themed(layout) {
     all[axis] = {...layout[axis], gridcolor: colour('--rule'), linecolor: colour('--rule')};
   return all;
 }
-function fit(plot) {  // long titles of narrow charts get a second line
+function fit(plot) {  // long titles of narrow charts get further lines
   const {w, h} = plot._fullLayout._size, changes = {};
   for (const [axis, kind, room] of [['xaxis', '.g-xtitle', w], ['yaxis', '.g-ytitle', h]]) {
     const title = plot.querySelector(kind + ' text'), text = plot.layout[axis].title.text;
     const long = title && Math.max(title.getBoundingClientRect().width, title.getBoundingClientRect().height);
     if (!long || long <= room || text.includes('<br>')) continue;
-    const words = text.split(' '), half = text.length / 2;
-    let first = words.shift();
-    while (words.length > 1 && first.length + words[0].length / 2 < half) first += ' ' + words.shift();
-    if (words.length) changes[axis + '.title.text'] = first + '<br>' + words.join(' ');
+    const most = Math.ceil(text.length / Math.ceil(long / Math.max(room, 60))) + 3, lines = [''];
+    for (const word of text.split(' '))
+      if (!lines.at(-1) || lines.at(-1).length + word.length < most) lines.push((lines.pop() + ' ' + word).trim());
+      else lines.push(word);
+    changes[axis + '.title.text'] = lines.join('<br>');
   }
   if (Object.keys(changes).length) Plotly.relayout(plot, changes);
 }

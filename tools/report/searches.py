@@ -7,11 +7,11 @@ Notation
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.tools.report.data import source_name
 from drawstream.tools.report.records import SearchRecord, TrialPoint
 from drawstream.tools.report.sampled_rows import SampledRows
 
@@ -54,10 +54,9 @@ def search_names(searches: Sequence[SearchRecord], samplings: Sequence[SampledRo
 def _facts(record: SearchRecord, sampling: SampledRows) -> dict[str, str]:
     options, sampler = record.document.get("options", {}), sampling.sampler
     noise = "" if sampling.noisy_before is None else f" with {100 * sampling.noisy_before:.0f} % label noise"
-    source = sampling.catalog.provenance.get("source", sampling.catalog.root.name)
     return {
         "folder": record.folder,
-        "data": Path(str(source)).name + noise,
+        "data": source_name(sampling.catalog) + noise,
         "model": str(sampling.table.provenance.get("model", "unknown model")).rpartition(":")[2],
         "rows": "crops" if sampling.table.windows is not None else "images",
         "features": "+".join(sampler.features),
