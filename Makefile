@@ -19,7 +19,7 @@ test-slow: $(VENV)/developed
 
 # Thousands of damaged files of every kind that is read; how each ended is counted and printed.
 soak: $(VENV)/developed
-	SOAK=300 $(BIN)/python -m pytest -m slow tests/soak -s
+	SOAK=300 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/soak -s
 
 # The whole way at ImageNet's number of rows, each stage measured: some 25 minutes on two cores, 7 GB. It can be killed
 # and started again.
