@@ -51,6 +51,9 @@ IMAGES = {
 }
 
 
+PNG = IMAGES["png"][0]
+
+
 def mutated(content, rng):
     """A file whose head is changed in one to five places, by bytes that mean something to parsers."""
     data = bytearray(content)
@@ -108,6 +111,11 @@ def read_all(catalog, crop, **options):
     return bad
 
 
+def labelled(images, kind):
+    """Members of samples: image and label."""
+    return [(f"{i}.{end}", data) for i, image in enumerate(images) for end, data in ((kind, image), ("cls", b"0"))]
+
+
 def lying_catalog(folder, images, kind, size=(40, 60)):
     """A sealed catalog with right checksums that says of each image what is true of none."""
     from drawstream.pipeline import Catalog
@@ -146,13 +154,8 @@ def try_images(kind, number, folder):
         except ValueError as error:
             clear(error)
             yield "refused by index"
-    files = [
-        (f"{i}.{end}", data)
-        for i, image in enumerate([*taken, *bases * 14])
-        for end, data in ((kind, image), ("cls", b"0"))
-    ]
     (folder / "honest").mkdir()
-    catalog = Catalog.open(index(write_tar(folder / "honest" / "a.tar", files)))
+    catalog = Catalog.open(index(write_tar(folder / "honest" / "a.tar", labelled([*taken, *bases * 14], kind))))
     for crop in ("none", "random"):
         for _ in range(read_all(catalog, crop)):
             yield "refused by the loader"
@@ -206,7 +209,8 @@ def try_bombs(_kind, number, folder):
 
 
 NAMES = (
-    "../../etc/passwd", "/etc/passwd", "..\\..\\x", "a\0b", "a\nb", "a\x1b[2Jb", "a\x9bb", "a\u202eb", "a\u2066b", "x" * 100_000,
+    "../../etc/passwd", "/etc/passwd", "..\\..\\x", "a\0b", "a\nb", "a\x1b[2Jb", "a\x9bb", "a\u202eb", "a\u2066b",
+    "x" * 100_000,
     "x" * 5000, "", ".", "/", "a/", "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "=cmd|' /C calc'!A0",
     "a\r\nb", "\ud800", "\ufeffa", "a\u200db", "%s%n{0}", "$(touch x)", "-rf", "__meta__/a", "🦊",
 )  # fmt: skip
@@ -242,9 +246,7 @@ def try_tars(_kind, number, folder):
 
     rng = np.random.default_rng([number, 7])
     files = [
-        (f"{'deep/' * 30 if i % 3 == 0 else ''}{i}.{end}", data)
-        for i in range(6)
-        for end, data in (("png", IMAGES["png"][0]), ("cls", b"0"))
+        (f"{'deep/' * 60 * (i % 3 == 0)}{name}", data) for i, (name, data) in enumerate(labelled([PNG] * 6, "png"))
     ]
     path = write_tar(folder / "a.tar", files)
     data = bytearray(path.read_bytes())
@@ -289,8 +291,8 @@ def try_traps(_kind, number, folder):
         "chain of long names": lambda: path.write_bytes(chains(b"L", 20_000)),
         "chain of long links": lambda: path.write_bytes(chains(b"K", 20_000)),
         "chain of PAX headers": lambda: path.write_bytes(chains(b"x", 20_000)),
-        "zeros without end": lambda: (write_tar(path, [*sample, ("x.cls", b"0")]), os.truncate(path, 1 << 42)),
-        "nothing but zeros": lambda: (path.write_bytes(bytes(1)), os.truncate(path, 1 << 42)),
+        "zeros without end": lambda: (write_tar(path, [*sample, ("x.cls", b"0")]), os.truncate(path, 1 << 33)),
+        "nothing but zeros": lambda: (path.write_bytes(bytes(1)), os.truncate(path, 1 << 33)),
         "label of a gigabyte": lambda: write_tar(path, [*sample, ("x.cls", bytes(1 << 30))]),
         "deep JSON": lambda: write_tar(path, [*sample, ("x.json", b"[" * 500_000)]),
         "deep JSON object": lambda: write_tar(path, [*sample, ("x.json", b'{"label":' * 100_000)]),
@@ -321,10 +323,9 @@ def try_catalogs(_kind, number, folder):
     """Sealed catalogs whose values or metadata are false."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import xxhash
 
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.catalog import METADATA, SEAL, fingerprint, seal
+    from drawstream.pipeline.catalog import METADATA, SEAL, Shard, fingerprint, seal
 
     rng = np.random.default_rng([number, 9])
     lying_catalog(folder, IMAGES["png"][:1] * 8, "png")
@@ -363,12 +364,9 @@ def try_catalogs(_kind, number, folder):
         columns = {name: table[name].to_numpy() for name in names}
         keys = table["key"].cast(pa.large_string()).combine_chunks()
         codes = np.full(len(table), 1, np.int8)
-        from drawstream.pipeline.catalog import Shard
-
         meta["fingerprint"] = fingerprint([Shard(**shard) for shard in meta["shards"]], columns, keys, codes)
     text = json.dumps(meta).encode()
     mark = seal(text, table.column_names, None)
-    assert len(mark) == xxhash.xxh3_128().digest_size * 2
     pq.write_table(table.replace_schema_metadata({METADATA: text, SEAL: mark}), file)
     catalog = Catalog.open(folder)
     yield f"opened, {read_all(catalog, 'random')} of {len(catalog)} replaced"
