@@ -129,7 +129,8 @@ class Setup:
             if catalog.classes != self.data.classes:
                 raise ValueError(
                     f"{catalog.path} has {catalog.num_classes} classes ({', '.join(catalog.classes[:3])}, …), but "
-                    f"{self.data.path} has {self.data.num_classes} ({', '.join(self.data.classes[:3])}, …): pack both from the same class folders"
+                    f"{self.data.path} has {self.data.num_classes} ({', '.join(self.data.classes[:3])}, …): "
+                    "pack both from the same classes"
                 )
             if catalog.fingerprint == self.data.fingerprint:
                 raise ValueError(f"{catalog.path} is the training set itself: give rows that are not trained on")
