@@ -179,6 +179,8 @@ class Catalog:
                 check_name(name, what="class name")
         except ValueError as error:
             raise AlteredCatalogError(f"{file}: {error}") from None
+        del table, columns
+        pa.default_memory_pool().release_unused()  # Arrow keeps what reading took: as much again as the rows
         return catalog
 
     def _check_rows(self) -> None:
