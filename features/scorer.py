@@ -46,7 +46,14 @@ class ShardScorer:
         device_id: int = 0,
         threads: int | None = None,
     ) -> None:
-        """Put the model into evaluation mode, on the device of the scoring; `threads` are DALI's, by default all cores.
+        """Put the model into evaluation mode, on the device of the scoring.
+
+        Args:
+            catalog: What is scored.
+            model: Gives logits (n, classes) of images (n, C, H, W).
+            scoring: What to compute, of which pixels, and where.
+            device_id: GPU.
+            threads: DALI's; all cores of this process by default.
 
         Raises:
             ValueError: A measure is unknown, or not defined for this number of classes; or the model has no such head.

@@ -51,6 +51,13 @@ class FeatureTable:
         parts: The opened parts, in order.
         joined: What was joined.
         provenance: What made the table.
+
+    Made by `FeatureTable.open`, which checks that what it is given fits.
+
+    Args:
+        folder: Where the parts lie.
+        parts: All parts, opened, in order.
+        joined: Further columns, for the same rows in the same order.
     """
 
     def __init__(self, folder: Path, parts: Sequence[Part], joined: Sequence[Joined] = ()) -> None:
@@ -189,6 +196,10 @@ class FeatureTable:
 
     def check(self, fingerprint: str, where: str, /) -> None:
         """Refuse a catalog that these features were not made from.
+
+        Args:
+            fingerprint: Of the catalog.
+            where: What the message calls it.
 
         Raises:
             ValueError: Another fingerprint; both are shown.

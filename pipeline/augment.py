@@ -42,7 +42,7 @@ class Mixed:
     """Images with several labels each.
 
     Attributes:
-        images: (n, C, H, W), as the batch's.
+        images: float32 (n, C, H, W), as the batch's.
         labels: int64 (n, k), the labels in each image; the first is that of the row itself.
         shares: float32 (n, k), how much each counts; a row sums to 1.
     """
@@ -55,8 +55,11 @@ class Mixed:
         """Cross-entropy against the shared labels, Σ_j share_j · CE(logits, label_j), nats.
 
         Args:
-            logits: (n, K).
+            logits: float (n, K).
             reduction: `mean` over the batch, or `none`: (n,), for losses that are weighted or watched row by row.
+
+        Raises:
+            ValueError: Another reduction.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f"`reduction` must be mean or none, but got {reduction!r}")
@@ -88,7 +91,7 @@ class Mixup:
         _check("alpha", self.alpha)
 
     def share(self, epoch: int, step: int, rank: int = 0) -> float:
-        """λ of a batch."""
+        """λ of the batch that `rank` has at `step` of `epoch`, in [0, 1]."""
         return _beta(self.alpha, _words(self.seed, epoch, _MIXUP, step, rank, 1))[0]
 
     def __call__(self, images: Tensor, labels: Tensor, /, *, epoch: int, step: int, rank: int = 0) -> Mixed:

@@ -14,7 +14,12 @@ OnBad = Literal["raise", "substitute"]
 
 
 class BadSampleError(RuntimeError):
-    """A sample cannot be read as the catalog describes it. `sample_id` is its row in the catalog."""
+    """A sample cannot be read as the catalog describes it.
+
+    Args:
+        message: What is wrong, with shard and key.
+        sample_id: Its row in the catalog.
+    """
 
     def __init__(self, message: str, sample_id: int) -> None:
         super().__init__(message)

@@ -173,7 +173,11 @@ class Loader:
         self.replace_stream(stream)
 
     def replace_stream(self, stream: Stream) -> None:
-        """Follow another stream over the same rows, from its epoch 0; the graph and the threads stay."""
+        """Follow another stream over the same rows, from its epoch 0; the graph and the threads stay.
+
+        Raises:
+            ValueError: The stream draws from another number of rows.
+        """
         n = len(self.catalog) if self._rows is None else len(self._rows.sample_id)
         if stream.rows > n or (stream.rows < n and not isinstance(stream, Sequential)):
             what = "samples in the catalog" if self._rows is None else "rows in the feature table"
@@ -192,7 +196,11 @@ class Loader:
         return self._pass
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, from its start, or from the restored position right after a load."""
+        """Choose the epoch of the next iteration, from its start, or from the restored position right after a load.
+
+        Raises:
+            ValueError: The epoch is negative.
+        """
         if epoch < 0:
             raise ValueError(f"`epoch >= 0` must hold, but got {epoch}")
         if not (self._resumed and epoch == self._epoch):

@@ -12,7 +12,8 @@ class Order(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, positions: slice, /) -> NDArray[np.int64]: ...
-    def weights(self, a: int, b: int, /) -> NDArray[np.float32]: ...  # noqa: D102
+    def weights(self, a: int, b: int, /) -> NDArray[np.float32]:
+        """1/(N P) of the rows at positions a … b-1, float32 (b - a,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -50,7 +50,7 @@ class Source(Protocol):
         """Name of a row, unique in the source; no dot after the last slash (WebDataset splits there)."""
 
     def read(self, row: int, /) -> bytes | NDArray[np.uint8]:
-        """An image file's bytes, or pixels (height, width) or (height, width, 3), uint8."""
+        """Image of a `row`: a file's bytes, or pixels (height, width) or (height, width, 3), uint8."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

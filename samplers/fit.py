@@ -58,7 +58,11 @@ class SwiftFit:
         self._ranks = np.stack([table.at(values) for table, values in zip(self._tables, taken, strict=False)])
 
     def sampler(self, params: SwiftParams, /, *, provenance: Mapping[str, Any] | None = None) -> SwiftSampler:
-        """The sampler with these parameters and this table's knots; provenance must be JSON-able."""
+        """The sampler of `params` with this table's knots; `provenance` must be JSON-able.
+
+        Raises:
+            ValueError: There is not one coefficient per feature.
+        """
         require_coefficients(params, self.features)
         balance, _ = mass_table(aggregate(self._ranks, params), self._mass)
         return SwiftSampler(self.features, params, self.transform, self._tables, balance, dict(provenance or {}))

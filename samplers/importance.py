@@ -19,6 +19,10 @@ __all__ = ["clip_weights", "normalize_weights"]
 def clip_weights(weights: ArrayLike, /, *, ceiling: float) -> NDArray[np.float32]:
     """Weights with a ceiling, min(w, c), float32 (n,).
 
+    Args:
+        weights: w, numbers (n,); any shape will do.
+        ceiling: c.
+
     Raises:
         ValueError: the ceiling is not > 0.
     """
@@ -29,6 +33,9 @@ def clip_weights(weights: ArrayLike, /, *, ceiling: float) -> NDArray[np.float32
 
 def normalize_weights(weights: ArrayLike, /) -> NDArray[np.float32]:
     """Weights scaled to mean 1, w / mean(w), float32 (n,).
+
+    Args:
+        weights: w, numbers (n,); any shape will do.
 
     Raises:
         ValueError: no weights, or they do not have a finite mean > 0.

@@ -70,11 +70,18 @@ class InfoBatch:
         return f"InfoBatch({self.rows} rows, ratio {self.ratio})"
 
     def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
-        """Take note of a batch of this rank; it counts from the next `reduce` on. Arguments and errors: `Visits`."""
+        """Take note of a batch of this rank; it counts from the next `reduce` on. Errors as `Visits.observe`.
+
+        Args:
+            ids: int (n,), rows of the batch, each in [0, rows).
+            logits: float (n, K).
+            labels: int (n,), in [0, K).
+            weights: float (n,), 1/(N P) of the draws; rows of weight 0 only fill up the batch and do not count.
+        """
         self._visits.observe(ids, logits, labels, weights)
 
     def reduce(self, total: Total | None = None, /) -> None:
-        """End an epoch: each row seen in it takes the (mean) loss of its visits there. Arguments and errors: `PSGD`."""
+        """End an epoch: each row seen in it takes the (mean) loss of its visits there; `total` and errors as `PSGD`."""
         sums, visits = self._visits.take(total).T
         np.floor_divide(sums, visits, out=self._scores, where=visits > 0)
 

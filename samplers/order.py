@@ -30,6 +30,10 @@ class Order:
     """The order of one epoch: an immutable view, computed where it is looked at.
 
     `len(order)` is the epoch length M, `order[a:b]` the rows at positions a … b-1 (int64), `order[i]` one row (int).
+
+    Args:
+        draws: rows and weights of any positions.
+        length: M.
     """
 
     __slots__ = ("_draws", "_length")

@@ -68,7 +68,14 @@ class PSGD:
         return f"{type(self).__name__}({self.rows} rows, {self._epochs} epochs)"
 
     def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
-        """Take note of a batch of this rank; it counts from the next `reduce` on. Arguments and errors: `Visits`."""
+        """Take note of a batch of this rank; it counts from the next `reduce` on. Errors as `Visits.observe`.
+
+        Args:
+            ids: int (n,), rows of the batch, each in [0, rows).
+            logits: float (n, K).
+            labels: int (n,), in [0, K).
+            weights: float (n,), 1/(N P) of the draws; rows of weight 0 only fill up the batch and do not count.
+        """
         self._visits.observe(ids, logits, labels, weights)
 
     def reduce(self, total: Total | None = None, /) -> None:

@@ -63,7 +63,14 @@ class BatchSelector(Protocol):
         """Whether the scores must come from a pass before the training pass."""
 
     def select(self, scores: Any, /, *, epoch: int, step: int, ids: Any) -> Selected:
-        """Choose rows of the global batch."""
+        """Choose rows of the global batch.
+
+        Args:
+            scores: float (n,), what `scores` names, of the n rows of the global batch in their order; nats.
+            epoch: number of the epoch, from 0.
+            step: number of the global batch in the epoch; with the epoch it keys the draws.
+            ids: int (n,), rows of the stream; only RHO-Loss looks at them.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state."""
@@ -178,6 +185,9 @@ class OrderedSGD:
     def set_accuracy(self, percent: float, /) -> None:
         """Tell the accuracy on the training data.
 
+        Args:
+            percent: top-1 accuracy; it passes 80, 90, 95 and 99.5 as in the authors' code, each halves q once.
+
         Raises:
             ValueError: not in [0, 100].
         """
@@ -186,7 +196,10 @@ class OrderedSGD:
         self.halvings = max(self.halvings, sum(percent >= least for least in _ACCURACIES))
 
     def select(self, scores: Any, /, *, epoch: int = 0, step: int = 0, ids: Any = None) -> Selected:  # noqa: ARG002
-        """Choose the q largest losses of the global batch; arguments and errors as `SelectiveBackprop`."""
+        """Choose the q largest losses of the global batch, `scores`; `epoch`, `step` and `ids` count for nothing.
+
+        Errors as `SelectiveBackprop`.
+        """
         losses = check_scores(scores)
         return select_largest(losses, max(1, losses.size >> self.halvings))
 

@@ -68,7 +68,7 @@ class RowSampler(Protocol):
     """A source of weights that may change from epoch to epoch."""
 
     def probabilities(self, epoch: int, /) -> ArrayLike:
-        """Weights >= 0 of the rows, float (rows,), of any scale."""
+        """Weights >= 0 of the rows in this `epoch`, float (rows,), of any scale."""
 
 
 class IndexStream(Batches):

@@ -74,7 +74,12 @@ class SwiftParams:
 
     @classmethod
     def uniform(cls, features: int = 2, segments: int = 4) -> SwiftParams:
-        """The parameters that give every row the same probability."""
+        """The parameters that give every row the same probability.
+
+        Args:
+            features: Number of features, at least 1.
+            segments: Number of segments of H, at least 1.
+        """
         ends = tuple(k / segments for k in range(1, segments))
         return cls((1.0,) + (0.0,) * (features - 1), ends, (1.0,) * (segments + 1))
 
@@ -209,6 +214,10 @@ class SwiftSampler:
     def score(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
         """The heights tau in [0, 1] of any rows, float64 (rows,): rows of the fit or new ones (crops, another split).
 
+        Args:
+            columns: Named numeric columns (rows,), finite, the sampler's features among them; float32 as a table gives
+                them, or any other numbers.
+
         Raises:
             ValueError: A feature is missing, not numeric, not finite, or of another length than the rest.
         """
@@ -220,6 +229,9 @@ class SwiftSampler:
     def probabilities(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
         """P, float64 (rows,), sums to 1.
 
+        Args:
+            columns: As `score`; P is normalised over these rows.
+
         Raises:
             DegenerateSampler: None of these rows has positive weight.
             ValueError: As `score`.
@@ -227,7 +239,14 @@ class SwiftSampler:
         return normalised(self.score(columns))
 
     def save(self, path: str | os.PathLike[str], /) -> None:
-        """Write `sampler.json`: under a temporary name, then renamed, so a reader sees the old file or the new."""
+        """Write `sampler.json`: under a temporary name, then renamed, so a reader sees the old file or the new.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: The provenance is not plain JSON.
+        """
         document = {
             "features": list(self.features),
             "transform": self.transform,
@@ -243,6 +262,9 @@ class SwiftSampler:
     @classmethod
     def load(cls, path: str | os.PathLike[str], /) -> SwiftSampler:
         """Read what `save` wrote; the sampler gives bit-identical probabilities.
+
+        Args:
+            path: The file.
 
         Raises:
             FileNotFoundError: There is no such file.

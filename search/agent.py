@@ -69,7 +69,7 @@ class SwiftAgent:
             raise ValueError(f"batch >= 1 must hold, but got {self.batch}")
 
     def round_of(self, number: int, /) -> tuple[int, int]:
-        """First candidate of the round of this one, and first of the next round."""
+        """First candidate of the round of candidate `number`, and first of the next round."""
         opening = len(self._starts()) or FIRST_RANDOM
         if number < opening:
             return 0, opening

@@ -45,13 +45,13 @@ class Group(Protocol):
     """The children of this process, trained in turn, stacked, or however suits the device."""
 
     def train(self, rows: NDArray[np.int64], /) -> None:
-        """Train each child on its row of int64 (children, batches * batch size)."""
+        """Train each child on its row of `rows`, int64 (children, batches * batch size)."""
 
     def evaluate(self) -> NDArray[np.float64]:
         """Rewards, float64 (children,)."""
 
     def state_dict(self, index: int, /) -> dict[str, Any]:
-        """State of one of these children, counted from 0 within the process."""
+        """State of one of these children, `index` counted from 0 within the process."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Give one state to all of these children; it stays the caller's."""
@@ -62,6 +62,9 @@ class InTurn:
 
     Args:
         children: At least one.
+
+    Raises:
+        ValueError: There is none.
     """
 
     def __init__(self, children: Sequence[Child], /) -> None:
@@ -70,7 +73,7 @@ class InTurn:
         self.children = tuple(children)
 
     def train(self, rows: NDArray[np.int64], /) -> None:
-        """Train each child on its row of int64 (children, batches * batch size)."""
+        """Train each child on its row of `rows`, int64 (children, batches * batch size)."""
         for child, own in zip(self.children, rows, strict=True):
             child.train(own)
 
@@ -79,7 +82,7 @@ class InTurn:
         return np.array([child.evaluate() for child in self.children], dtype=np.float64)
 
     def state_dict(self, index: int, /) -> dict[str, Any]:
-        """A copy of one child's state."""
+        """A copy of the state of child `index`, counted from 0 within the process."""
         return copy.deepcopy(self.children[index].state_dict())
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
@@ -100,7 +103,7 @@ class Processes(Protocol):
         """Number of processes."""
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in their order."""
+        """The `value` of every process, in their order."""
 
     def share(self, value: Any, source: int, /) -> Any:
         """The value of process `source`, on all of them."""
@@ -111,7 +114,12 @@ class Processes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """One process with the whole population."""
+    """One process with the whole population.
+
+    Attributes:
+        rank: 0.
+        world_size: 1.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -130,6 +138,10 @@ class Alone:
 
 def children_of(ranks: Processes, /, *, population: int) -> range:
     """Numbers of the children that a process holds: a contiguous part of the population, at most one more than others.
+
+    Args:
+        ranks: This process among all.
+        population: Number of children in all.
 
     Raises:
         ValueError: There are fewer children than processes.

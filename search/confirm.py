@@ -45,7 +45,14 @@ NEAR = 0.02  # candidates closer than this in total variation are one
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationRecord:
-    """One run of the guard: number of the candidate (-1: uniform), seed, score (None: not finite), wall time."""
+    """One run of the guard.
+
+    Attributes:
+        candidate: Its number; -1 for the uniform control.
+        seed: Of the run; the same ones for every candidate and the control.
+        value: Score, higher is better; None where it was not finite.
+        seconds: Wall time.
+    """
 
     candidate: int
     seed: int

@@ -41,6 +41,9 @@ class ObjectiveError(RuntimeError):
 def load_objective(spec: str, /) -> Objective:
     """The function named by "module:function".
 
+    Args:
+        spec: That name.
+
     Modules of the working folder are found too: it is appended to `sys.path`, also for what the function imports later.
 
     Raises:

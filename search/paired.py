@@ -55,7 +55,11 @@ class PairedTest:
 
 
 def paired_test(control: NDArray[np.bool_], candidate: NDArray[np.bool_], /) -> PairedTest:
-    """Whether the candidate is better, from which of the same images (n,) each model has right.
+    """Whether the candidate is better, from which of the same images each model has right.
+
+    Args:
+        control: bool (n,), images that the uniform model has right.
+        candidate: bool (n,), images that the sampler's model has right, in the same order.
 
     Raises:
         ValueError: The two are not of one length.

@@ -78,7 +78,7 @@ class Space:
         return SwiftParams(_direction(2 * v - 1), _ends(e), _unit(_direction(o)))
 
     def encode(self, params: SwiftParams, /) -> Point:
-        """The point of the cube (d,) that gives these parameters, up to what the space leaves out."""
+        """The point of the cube, float64 (d,), that gives these `params`, up to what the space leaves out."""
         if self.name == "paper10":
             v = (np.array(params.coefficients) / max(map(abs, params.coefficients)) + 1) / 2
             return np.concatenate([v, _ends_to_cube(params.ends), params.values])
