@@ -76,6 +76,20 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
     return record
 
 
+def files_below(folder: Path, name: str, /) -> list[Path]:
+    """Files of that name in a folder, at any depth, sorted.
+
+    Raises:
+        OSError: A folder cannot be read; what it holds must not be left out in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a job's own, gone meanwhile
+            raise error
+
+    return sorted(Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) if name in names)
+
+
 def write_json(path: Path, value: Any, /) -> None:
     """Write one JSON object, readable by people."""
     with write_atomically(path) as temporary:

@@ -86,7 +86,7 @@ def own(soak, tmp_path_factory):
 def test_a_folder_that_may_not_be_written(own, tmp_path, name):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
-    for out in (closed, closed / "deep/out"):
+    for out in (closed, closed / "deep/out")[name == "pack" :]:  # pack replaces an empty folder
         done = own.run(own.commands(out)[name], before=BARE)
         done.told("permission denied", closed)
         assert list(closed.iterdir()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from drawstream.pipeline.remote import is_url
-from drawstream.tools.runs import read_record
+from drawstream.tools.runs import files_below, read_record
 
 Record = TypeVar("Record")
 
@@ -145,8 +145,8 @@ def read_records(
     runs: list[TrainRecord] = []
     searches: list[SearchRecord] = []
     for folder, name in zip(folders, names, strict=True):
-        mine = [_read(path, "train", _train) for path in sorted(folder.rglob("run.json"))]
-        found = [_read(path, "search", _search) for path in sorted(folder.rglob("search.json"))]
+        mine = [_read(path, "train", _train) for path in files_below(folder, "run.json")]
+        found = [_read(path, "search", _search) for path in files_below(folder, "search.json")]
         if needed and not mine and not found:
             raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
         runs += [replace(run, folder=name) for run in mine]

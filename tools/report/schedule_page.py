@@ -30,7 +30,7 @@ from drawstream.tools.report.schedules import (
     segment_counts,
     stage_epochs,
 )
-from drawstream.tools.runs import read_record
+from drawstream.tools.runs import files_below, read_record
 
 __all__ = ["SearchedSchedule", "read_schedules", "reward_words", "schedule_blocks", "schedule_sections"]
 
@@ -202,7 +202,7 @@ def _settings(search: SearchedSchedule) -> str:
 
 def read_schedules(folder: Path, /) -> list[SearchedSchedule]:
     """Every schedule search below a folder, in the order of their paths; errors as `SearchedSchedule.open`."""
-    return [SearchedSchedule.open(path) for path in sorted(folder.rglob("auto.json"))]
+    return [SearchedSchedule.open(path) for path in files_below(folder, "auto.json")]
 
 
 def reward_words(spread: Spread, rows: int, again_rows: int | None, /, *, late: Spread | None = None) -> str:
