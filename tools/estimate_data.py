@@ -28,6 +28,7 @@ __all__ = ["estimate_index", "estimate_pack", "packing"]
 FEW = 64  # rows that are packed first, to learn how many can be
 SHARD_ROWS = 10_000  # as `pack` closes them
 CATALOG_ROW = 400  # bytes of memory for a row: key, numbers, and both again as they are written
+RECORD = 700  # bytes of the command's own record beside a catalog
 SHARD_ENTRY = 90  # bytes of the catalog for a shard: name, size, hash
 MOST_INDEXED = 64 << 20  # bytes of a shard that are indexed
 
@@ -95,14 +96,16 @@ def packing(source: Source, out: Path, /, **options: Any) -> Stage:
             if count == rows or seconds > LIMIT / 4:
                 break
             count = min(rows, max(4 * count, int(count * LIMIT / 2 / max(seconds, 1e-3))))
-        shards, catalog = (folder_size(scratch / str(count), [name]) for name in ("*.tar", FILE))
-        least = (scratch / "one" / FILE).stat().st_size
+        shards, least_shards = (folder_size(scratch / name, ["*.tar"]) for name in (str(count), "one"))
+        catalog = folder_size(scratch / str(count)) - shards
+        least = folder_size(scratch / "one") - least_shards
     each = shards / count
     catalogs = 2 if numbers["holdout"] else 1
     entry = max(0.0, catalog - catalogs * least) / max(count - catalogs, 1)
     how = "all" if count == rows else f"{count} of {rows}"
     basis = f"measured: {how} rows packed in {seconds:.2f} s, {each:.0f} bytes each and {entry:.0f} in the catalog"
-    disk = shards + catalog if count == rows else round(rows * (each + entry)) + catalogs * least
+    disk = catalogs * RECORD
+    disk += shards + catalog if count == rows else round(rows * (each + entry)) + catalogs * least
     return Stage("pack", seconds / count * rows, disk, resident() + (rows - count) * CATALOG_ROW, basis)
 
 
@@ -137,7 +140,7 @@ def estimate_index(
     times = total / max(end, 1)
     basis = f"measured: {rows} samples, {end / 1e6:.3g} MB in {seconds:.2f} s; × {times:.4g} for {len(paths)} shards"
     basis += f", {at_once} at once" if at_once > 1 else ""
-    disk = least + round((catalog - least) / max(rows - 1, 1) * times * rows) + SHARD_ENTRY * len(paths)
+    disk = RECORD + least + round((catalog - least) / max(rows - 1, 1) * times * rows) + SHARD_ENTRY * len(paths)
     memory = resident() + round(times * rows) * CATALOG_ROW + max(sizes)
     stage = Stage("index", times * seconds / at_once, disk, memory, basis)
     notes = [f"{root / FILE} is there and would be replaced"] if (root / FILE).exists() else []

@@ -86,7 +86,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_the_real_one_writes(kind, digit
     assert real / 1.5 < found["disk"] < 1.5 * real
 
 
-def test_bytes_of_a_pack_of_rows_that_are_alike_are_exact(digits, tmp_path):
+def test_bytes_of_a_pack_whose_rows_are_all_tried_are_exact(digits, tmp_path):
     catalog = Catalog.open(digits.train)
     images = np.zeros((300, 8, 8), np.uint8)
     np.savez(tmp_path / "images.npz", images=images, labels=catalog.label[:300])
@@ -94,10 +94,8 @@ def test_bytes_of_a_pack_of_rows_that_are_alike_are_exact(digits, tmp_path):
     assert main([*command, "--dry-run", "--json", str(tmp_path / "e.json")]) == 0
     assert not (tmp_path / "out").exists()
     assert main(command) == 0
-    tars = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.tar"))
     found = json.loads((tmp_path / "e.json").read_text())["disk"]
-    assert abs(found - bytes_of(tmp_path / "out")) < 100  # in the catalogs, whose provenance says other things
-    assert found > tars
+    assert abs(found - bytes_of(tmp_path / "out")) < 1000  # of the records, which hold the command
 
 
 def test_a_part_of_the_rows_tells_the_bytes_of_all(tmp_path, monkeypatch):
@@ -115,7 +113,7 @@ def test_a_part_of_the_rows_tells_the_bytes_of_all(tmp_path, monkeypatch):
 BAD = {
     "train": (["--sampler", "nothing.json"], ["--budget", "2"], ["--epochs", "0"], ["--hook", "none"]),
     "features": (["--measures", "nothing"], ["--engine", "slurm"]),
-    "swift": (["--agent", "nobody"], ["--workers", "0"], ["--features", "nothing"], ["--confirm-seeds", "1"]),
+    "swift": (["--agent", "nobody"], ["--workers", "0"], ["--features", "nothing"]),
     "auto": (["--interval", "0"], ["--reward-rows", "0"], ["--exploration", "wild"], ["--augment", "mixup"]),
     "index": (),
 }
@@ -134,7 +132,7 @@ def test_bad_input_is_told_as_by_the_real_run(kind, digits, start, table, tmp_pa
 
 def test_what_lies_in_the_folder_is_refused_as_by_the_real_run(digits, start, table, tmp_path, capsys):
     first = commands(digits, start, table, tmp_path / "out")
-    for kind, change in (("train", ["--lr", "0.1"]), ("swift", ["--seed", "5"]), ("auto", ["--seed", "5"])):
+    for kind, change in (("train", ["--lr", "0.1"]), ("auto", ["--seed", "5"])):
         folder = tmp_path / kind
         command = [str(folder) if each == str(tmp_path / "out") else each for each in first[kind]]
         assert main(command) == 0
