@@ -151,7 +151,11 @@ class Catalog:
 
     @classmethod
     def open_rows(cls, path: str | os.PathLike[str], /) -> Self:
-        """Open a catalog whatever has become of its shards, as ``verify`` must; ``path`` and errors otherwise as ``open``."""
+        """Open a catalog whatever has become of its shards, as ``verify`` must.
+
+        Args:
+            path: As ``open``, and errors otherwise too.
+        """
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = _read(file)
         shards = meta["shards"]

@@ -101,7 +101,7 @@ class Transform:
         Gray images are brought to about [-1, 1], for want of a customary mean.
 
         Args:
-            train: Random resized crop and flip; else the centre, which is `size` · 7/8 of the shorter side.
+            train: Random resized crop and flip; else the centre, seven eighths of the shorter side.
             size: Height and width, pixels.
             channels: 1 (gray) or 3 (RGB).
         """

@@ -186,7 +186,7 @@ class OrderedSGD:
         """Tell the accuracy on the training data.
 
         Args:
-            percent: top-1 accuracy; it passes 80, 90, 95 and 99.5 as in the authors' code, each halves q once.
+            percent: top-1; q is halved, for good, where it reaches 80, 90, 95 and 99.5.
 
         Raises:
             ValueError: not in [0, 100].
