@@ -22,7 +22,7 @@ def check(opened, address):
     assert opened.sideways() <= 0
 
 
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("width", [PHONE, pytest.param(DESKTOP, marks=pytest.mark.slow)])
 def test_a_report_fits_and_loads_nothing(demo_page, open_page, width):
     opened = open_page(demo_page, width)
     check(opened, demo_page.as_uri())
@@ -58,6 +58,7 @@ def test_charts_are_hovered_zoomed_and_reset(demo_page, open_page):
     page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     opened.until(f"document.querySelector('{CHART}')._fullLayout.xaxis.range[0] == {before[0]}")
     assert ends() == pytest.approx(before)
+    assert opened.complaints() == []
 
 
 def luminance(colour):

@@ -77,7 +77,7 @@ def _page(
             name = f"Search of {names[i]} ({record.path.parent}): the same figures"
             parts.append(page.folded(name, *(page.heading(heading) + body for heading, body in blocks)))
     parts += schedule_sections(schedules)
-    parts.append(page.section("Provenance", *provenance(groups, searches, samplings)))
+    parts.append(page.section("Provenance", *provenance(groups, searches, samplings, schedules)))
     return page.document(title, *parts)
 
 

@@ -35,12 +35,19 @@ def date_of(job: Job, /) -> str:
 
 
 def provenance(
-    groups: Sequence[Group], searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /
+    groups: Sequence[Group],
+    searches: Sequence[SearchRecord],
+    samplings: Sequence[SampledRows],
+    schedules: Sequence[SearchedSchedule],
+    /,
 ) -> list[str]:
     """Everything that is needed to make the records again."""
     rows = [
-        _line(f"search, seed {record.seed}", record, sampling.catalog.fingerprint)
+        _line(f"Search, seed {record.seed}", record, sampling.catalog.fingerprint)
         for record, sampling in zip(searches, samplings, strict=True)
+    ]
+    rows += [
+        _line(f"Schedule search, seed {each.document['seed']}", each, each.catalog.fingerprint) for each in schedules
     ]
     parts = []
     for record, sampling in zip(searches, samplings, strict=True):
