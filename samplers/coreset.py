@@ -51,7 +51,7 @@ def forgetting_coreset(
     """The rows forgotten most often (Toneva et al., ICLR 2019); never learned counts as most, ties fall at random.
 
     Args:
-        forgotten: numbers (N,), times each row went from correct to incorrect: column `forgetting` of a tracker's table.
+        forgotten: numbers (N,), times each row went from correct to incorrect: `forgetting` of a tracker's table.
         learned: bool or numbers (N,), whether it ever was correct: column `learned`.
         share: of the rows, in (0, 1].
         seed: of the ties, in [0, 2^64).

@@ -165,7 +165,7 @@ class Sequential(Batches):
         out[:] = np.arange(self.start + start, self.start + start + out.size)
 
     def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """Ones, float32."""
+        """Ones, float32, one for each of `rows`."""
         return np.ones(rows.size, dtype=np.float32)
 
     def __repr__(self) -> str:

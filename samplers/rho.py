@@ -73,7 +73,7 @@ class RHOLoss:
         return {"selector": "rho", "factor": self.factor, "irreducible": digest_array(self._irreducible)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Check that a run goes on with the same irreducible losses.
+        """Check that a run whose `state_dict` this is goes on with the same irreducible losses.
 
         Raises:
             ValueError: it does not; both sides are shown.

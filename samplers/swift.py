@@ -230,7 +230,7 @@ class SwiftSampler:
         """P, float64 (rows,), sums to 1.
 
         Args:
-            columns: As `score`; P is normalised over these rows.
+            columns: Named numeric columns (rows,), as `score`; P is normalised over these rows.
 
         Raises:
             DegenerateSampler: None of these rows has positive weight.

@@ -86,7 +86,7 @@ class InTurn:
         return copy.deepcopy(self.children[index].state_dict())
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Give each child a copy of its own: optimizers keep the tensors that they are given."""
+        """Give each child a copy of `state`, its own: optimizers keep the tensors that they are given."""
         for child in self.children:
             child.load_state_dict(copy.deepcopy(state))
 
