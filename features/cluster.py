@@ -186,7 +186,11 @@ def _flushes_denormals() -> bool:
 
 @contextmanager
 def joined(address: str | None) -> Iterator[Any]:
-    """Ray, connected to a cluster; one that this program has joined before is used, and not left."""
+    """Ray, connected to a cluster; one that this program has joined before is used, and not left.
+
+    Raises:
+        ValueError: Ray is not installed, or no cluster answers at the address.
+    """
     try:
         ray = importlib.import_module("ray")
     except ImportError:
@@ -215,7 +219,11 @@ def _knock(address: str | None) -> None:
 
 
 def places_of(ray: Any, device: str, threads: int | None) -> tuple[int, int]:
-    """Cores per worker, and how many workers the cluster has room for."""
+    """Cores per worker, and how many workers the cluster has room for.
+
+    Raises:
+        ValueError: For none.
+    """
     nodes = [(int(n["Resources"].get("CPU", 0)), int(n["Resources"].get("GPU", 0))) for n in ray.nodes() if n["Alive"]]
     if device == "gpu":
         nodes = [(cpus, gpus) for cpus, gpus in nodes if cpus and gpus]

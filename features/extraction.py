@@ -22,7 +22,12 @@ from drawstream.pipeline import Catalog
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an extraction is: rows scored so far (with those found from before) of all rows."""
+    """How far an extraction is.
+
+    Attributes:
+        done: Rows scored so far, with those found from before.
+        rows: All rows.
+    """
 
     done: int
     rows: int

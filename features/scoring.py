@@ -87,7 +87,15 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A scoring on one catalog: names of the built-in measures, own functions by name, preprocessing and crops."""
+    """A scoring on one catalog.
+
+    Attributes:
+        options: What was asked for.
+        names: Of the built-in measures.
+        functions: Own measures by name.
+        transform: The preprocessing, that of the catalog where none was asked for.
+        crops: The crops of each image; None for whole images.
+    """
 
     options: Scoring
     names: tuple[str, ...]

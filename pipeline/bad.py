@@ -49,7 +49,17 @@ def name_sample(catalog: Catalog, sample: int, /) -> str:
 
 
 class BadSamples:
-    """The bad samples a loader knows of: those of a quarantine list, and those it met. Safe with threads."""
+    """The bad samples a loader knows of: those of a quarantine list, and those it met. Safe with threads.
+
+    Args:
+        catalog: Whose samples.
+        on_bad: What happens to one that is met.
+        limit: Most that are replaced.
+        quarantine: int64 (n,), rows of the catalog that are known to be bad.
+
+    Raises:
+        ValueError: Another `on_bad`, a negative limit, or no good sample is left.
+    """
 
     def __init__(self, catalog: Catalog, *, on_bad: OnBad, limit: int, quarantine: NDArray[np.int64]) -> None:
         if on_bad not in ("raise", "substitute"):

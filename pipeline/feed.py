@@ -57,8 +57,15 @@ class Rows(Protocol):
 class Prepared:
     """What DALI computes in one run, before it does: graph inputs and what goes around them, arrays of length n.
 
-    `bounds` are the ends of the batches in it: batch i of the run is [bounds[i], bounds[i + 1]). `buffer` holds the
-    bytes that the inputs point into, `substituted` says how many rows were replaced.
+    Attributes:
+        inputs: Of the graph, in its order.
+        buffer: uint8, the bytes that the inputs point into.
+        bounds: int64 (batches + 1,), batch i of the run is [bounds[i], bounds[i + 1]).
+        samples: int64 (n,), rows of the catalog that are decoded.
+        ids: int64 (n,), rows of the stream.
+        labels: int64 (n,).
+        weights: float32 (n,), 1/(N P); 0 where a row only fills up the batch.
+        substituted: How many rows were replaced.
     """
 
     inputs: tuple[Any, ...]

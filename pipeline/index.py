@@ -111,7 +111,7 @@ def check_index(
     out: str | os.PathLike[str] | None,
     overwrite: bool,
 ) -> tuple[list[Path], Path]:
-    """The shards that `index` would read, and the folder of the catalog; arguments and errors are its own."""
+    """The shards that `index` would read, and the folder of the catalog; arguments are its own, errors as `index`."""
     paths = _paths(shards)
     root = Path(out) if out is not None else _common_folder(paths)
     if (root / FILE).exists() and not overwrite:

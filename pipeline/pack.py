@@ -144,7 +144,7 @@ def pack(
 
 
 def check_pack(source: Source, /, *, encoding: str, quality: int, limit: int | None, holdout: int) -> int:
-    """Rows that `pack` would write in all; arguments and errors are its own."""
+    """Rows that `pack` would write in all; arguments are its own, errors as `pack`."""
     rows = len(source) if limit is None else limit
     if encoding not in ("keep", "raw", "png", "jpeg"):
         raise ValueError(f"encoding must be keep, raw, png or jpeg, but got {encoding!r}")

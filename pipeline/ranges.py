@@ -15,7 +15,7 @@ LONGEST = 8 << 20  # bytes of one request, so that a repeated one costs little
 
 @dataclass(slots=True)
 class Span:
-    """Bytes [start, stop) of a shard, and which members (positions in the request) lie there."""
+    """Bytes [start, stop) of the shard of that number, and which members (positions in the request) lie there."""
 
     shard: int
     start: int

@@ -106,6 +106,9 @@ class ShardFiles:
             sample, `never` none.
         limit: Well below the usual 1024 descriptors of a process.
         remote: How the shards of a remote catalog are read; of no effect on a local one.
+
+    Raises:
+        ValueError: Another `checksum`.
     """
 
     def __init__(

@@ -37,7 +37,13 @@ class DamagedTarError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: its name, first byte and length."""
+    """A file in a tar.
+
+    Attributes:
+        name: Its path there.
+        offset: First byte of its content in the tar.
+        size: Bytes.
+    """
 
     name: str
     offset: int
@@ -46,7 +52,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Consecutive members of one key, by lower-case extension, in the tar's order."""
+    """Consecutive `members` of one `key`, by lower-case extension, in the tar's order."""
 
     key: str
     members: dict[str, Member]

@@ -32,7 +32,12 @@ _BATCH = 256  # draws worked on together
 
 @dataclass(frozen=True, slots=True)
 class MultinomialEpoch:
-    """The draws of one epoch; see `Multinomial`."""
+    """The draws of one epoch; see `Multinomial`.
+
+    Attributes:
+        law: tables of the law.
+        keys: uint64, of the 64 bits of each position.
+    """
 
     law: "Multinomial"
     keys: NDArray[np.uint64]

@@ -188,7 +188,12 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class KeptEpoch:
-    """The order of one epoch; see `Kept`."""
+    """The order of one epoch; see `Kept`.
+
+    Attributes:
+        law: the kept rows and their weights.
+        places: which of them stands at each position.
+    """
 
     law: Kept
     places: Shuffle

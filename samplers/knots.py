@@ -150,7 +150,11 @@ class Knots:
 
     @classmethod
     def from_counts(cls, x: Floats, counts: Counts) -> Knots:
-        """Table with levels counts / counts[-1]; counts are int64 (K,), positive at the end."""
+        """Table with levels counts / counts[-1]; `counts` are int64 (K,) at the knots `x`, float64 (K,).
+
+        Raises:
+            ValueError: the last count is not positive, or as the table itself.
+        """
         if not counts.size or counts[-1] <= 0:
             raise ValueError("the last count of a table must be positive")
         return cls(x, counts / counts[-1], counts)

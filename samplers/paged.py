@@ -48,7 +48,15 @@ _LINE = 8  # values of a cache line
 
 @dataclass(frozen=True, slots=True)
 class PagedEpoch:
-    """The draws of one epoch; see `Paged`."""
+    """The draws of one epoch; see `Paged`.
+
+    Attributes:
+        law: tables of the law.
+        slots: pi, which slot each position draws.
+        offset: in [0, 2^k).
+        keys: uint64, of the order within each block.
+        orders: uint64 (1024,), orders of 16 rows, a four-bit place each.
+    """
 
     law: "Paged"
     slots: Shuffle | Windows

@@ -43,7 +43,17 @@ _EXPONENT_ONE = np.int64(1023 << 52)
 
 @dataclass(frozen=True, slots=True)
 class SubsetEpoch:
-    """The rows of one epoch; see `Subset`."""
+    """The rows of one epoch; see `Subset`.
+
+    Attributes:
+        law: probabilities of the rows.
+        ranks: pi, which of the chosen rows stands at each position.
+        chosen: uint64 (ceil(N / 512) * 8,), the bitmap.
+        starts: int64, chosen rows before each block of 512.
+        guide: int32, where to begin the search for a rank's block.
+        shift: bits of a rank that the guide leaves out.
+        tau: arrival of the first row left out.
+    """
 
     law: "Subset"
     ranks: Shuffle | Windows

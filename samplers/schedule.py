@@ -115,6 +115,9 @@ class Schedule:
         epochs: number of recorded epochs.
         catalog: fingerprint of the catalog, "" when unknown.
         provenance: where the schedule comes from; empty when unknown.
+
+    Raises:
+        ValueError: not such a file, damaged, cut short or of a newer format.
     """
 
     mode = "schedule"
@@ -250,7 +253,12 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The draws of one recorded epoch."""
+    """The draws of one recorded epoch.
+
+    Attributes:
+        schedule: the file.
+        number: which of its epochs.
+    """
 
     schedule: Schedule
     number: int

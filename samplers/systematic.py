@@ -43,7 +43,15 @@ _BATCH = 128  # slots looked up together: their blocks fill 16 KiB
 
 @dataclass(frozen=True, slots=True)
 class StratifiedEpoch:
-    """The draws of one epoch; see `Stratified`."""
+    """The draws of one epoch; see `Stratified`.
+
+    Attributes:
+        law: tables of the law.
+        slots: pi, which slot each position draws.
+        offset: in [0, 2^k).
+        keys: uint64, of the order within each block.
+        orders: uint64 (1024,), orders of 16 rows, a four-bit place each.
+    """
 
     law: "Stratified"
     slots: Shuffle | Windows

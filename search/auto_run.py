@@ -59,7 +59,19 @@ def best_child(rewards: NDArray[np.float64], /) -> int:
 
 @dataclass(slots=True)
 class AutoRun:
-    """A search under way, as one process sees it."""
+    """A search under way, as one process sees it.
+
+    Attributes:
+        group: The children of this process.
+        plan: Its laws: exploration, interval, cycles.
+        out: Folder of the search.
+        settings: JSON-able, what a checkpoint must agree with.
+        ranks: This process among all.
+        done: How far it is.
+        recorder: The recorded rows, in process 0.
+        cycle: The cycle under way.
+        orders: Rows by position, for each child of this process.
+    """
 
     group: Group
     plan: Plan
@@ -91,7 +103,11 @@ class AutoRun:
             self.recorder.close()
 
     def run_interval(self, epoch: int, start: int, stop: int) -> None:
-        """Train all children on their rows, record the best one's, and clone its state into all."""
+        """Train all children on their rows, record the best one's, and clone its state into all.
+
+        Raises:
+            ValueError: The group gives not one reward per child, or no reward is a number.
+        """
         with self._timed("explore"):
             self._explore(self.plan.cycle(epoch))
             rows = np.stack([order(epoch, start, stop) for order in self.orders])

@@ -62,7 +62,12 @@ class ConfirmationRecord:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Number of the trial that won, or None for uniform, and one sentence that says why."""
+    """How the guard decided.
+
+    Attributes:
+        winner: Number of the trial that won, or None for uniform.
+        message: One sentence that says why.
+    """
 
     winner: int | None
     message: str

@@ -117,6 +117,7 @@ def raises_value_error(node: ast.AST) -> bool:
     return False
 
 
+INSIDE = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FILES = sorted(path for room in (*ROOMS, "tools") for path in (ROOT / room).rglob("*.py"))
 SURFACE = [each for room in ROOMS for each in exported(room)]
 
@@ -128,6 +129,7 @@ def faults_of_names(each: Public) -> list[str]:
             return []
         wanted, said = fields(each.node), entries(each.text)
         known = said.keys() | commented(each.node, each.path.read_text(encoding="utf-8").splitlines())
+        known |= {name for name in wanted if re.search(rf"\b{name}\b", each.text)}
     else:
         if decorators(each.node) & {"property", "setter", "overload"}:
             return []
@@ -175,6 +177,15 @@ def test_every_public_name_has_a_docstring(path):
 @pytest.mark.parametrize("each", SURFACE, ids=lambda each: f"{each.path.parent.name}.{each.name}")
 def test_what_is_exported_says_every_argument_shape_and_error(each):
     assert not [*faults_of_names(each), *faults_of_errors(each)]
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_inside_the_rooms_fields_and_errors_are_described(path):
+    found = {
+        each.name: [*(faults_of_names(each) if isinstance(each.node, ast.ClassDef) else []), *faults_of_errors(each)]
+        for each in public(path)
+    }
+    assert not {name: faults for name, faults in found.items() if faults}
 
 
 WELL = """
