@@ -76,24 +76,24 @@ class Headers:
         if {height, width} != set(size):
             return law
         if height != width:
-            upright = orientation(data.tobytes(), encoding)
+            upright = orientation(data.data, encoding)
             seen = (height, width) if upright == 1 else (width, height) if upright else None
             if seen != size and (seen or not self._corner.inside(data, size)):
                 return law
         return None
 
 
-def orientation(data: bytes, encoding: str, /) -> int | None:
+def orientation(data: bytes | memoryview, encoding: str, /) -> int | None:
     """Whether the EXIF block of an image turns it on its side: 1 no, 5 yes, None where readers of EXIF may differ."""
     blocks = _jpeg_exif(data) if encoding == "jpeg" else _png_exif(data) if encoding == "png" else None
-    if encoding == "webp" and b"EXIF" not in data:
+    if encoding == "webp" and b"EXIF" not in bytes(data):
         blocks = []
     if blocks is None or len(blocks) > 1:
         return None
     return _turned(blocks[0]) if blocks else 1
 
 
-def _jpeg_exif(data: bytes) -> list[bytes] | None:
+def _jpeg_exif(data: bytes | memoryview) -> list[bytes] | None:
     """EXIF blocks in front of the frame; None of a file that is not plain."""
     blocks: list[bytes] = []
     at, framed = 2, False
@@ -106,24 +106,24 @@ def _jpeg_exif(data: bytes) -> list[bytes] | None:
         if kind == 0xE1 and data[at + 4 : at + 10] == _EXIF:
             if framed:
                 return None
-            blocks.append(data[at + 10 : at + 2 + length])
+            blocks.append(bytes(data[at + 10 : at + 2 + length]))
         framed |= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
         at += 2 + length
     return None
 
 
-def _png_exif(data: bytes) -> list[bytes] | None:
+def _png_exif(data: bytes | memoryview) -> list[bytes] | None:
     """EXIF blocks in front of the pixels; None of a file that is not plain."""
     blocks: list[bytes] = []
     at, pixels = 8, False
     while at + 8 <= len(data):
-        (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        (length,), kind = struct.unpack_from(">I", data, at), bytes(data[at + 4 : at + 8])
         if kind == b"IEND":
             return blocks
         if kind == b"eXIf":
             if pixels:
                 return None
-            blocks.append(data[at + 8 : at + 8 + length])
+            blocks.append(bytes(data[at + 8 : at + 8 + length]))
         pixels |= kind == b"IDAT"
         at += 12 + length
     return None

@@ -245,9 +245,7 @@ def try_tars(_kind, number, folder):
     from drawstream.pipeline.index import index
 
     rng = np.random.default_rng([number, 7])
-    files = [
-        (f"{'deep/' * 60 * (i % 3 == 0)}{name}", data) for i, (name, data) in enumerate(labelled([PNG] * 6, "png"))
-    ]
+    files = [(f"{'deep/' * 60 * (i % 4 < 2)}{name}", data) for i, (name, data) in enumerate(labelled([PNG] * 6, "png"))]
     path = write_tar(folder / "a.tar", files)
     data = bytearray(path.read_bytes())
     headers = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
