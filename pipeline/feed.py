@@ -59,7 +59,7 @@ class Prepared:
 
     Attributes:
         inputs: Of the graph, in its order.
-        buffer: uint8, the bytes that the inputs point into.
+        buffer: uint8 (bytes,), what the inputs point into.
         bounds: int64 (batches + 1,), batch i of the run is [bounds[i], bounds[i + 1]).
         samples: int64 (n,), rows of the catalog that are decoded.
         ids: int64 (n,), rows of the stream.

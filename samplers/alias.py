@@ -36,7 +36,7 @@ class MultinomialEpoch:
 
     Attributes:
         law: tables of the law.
-        keys: uint64, of the 64 bits of each position.
+        keys: uint64 (2,), of the 64 bits of each position.
     """
 
     law: "Multinomial"

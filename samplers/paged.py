@@ -54,7 +54,7 @@ class PagedEpoch:
         law: tables of the law.
         slots: pi, which slot each position draws.
         offset: in [0, 2^k).
-        keys: uint64, of the order within each block.
+        keys: uint64 (2,), of the order within each block.
         orders: uint64 (1024,), orders of 16 rows, a four-bit place each.
     """
 

@@ -49,8 +49,8 @@ class SubsetEpoch:
         law: probabilities of the rows.
         ranks: pi, which of the chosen rows stands at each position.
         chosen: uint64 (ceil(N / 512) * 8,), the bitmap.
-        starts: int64, chosen rows before each block of 512.
-        guide: int32, where to begin the search for a rank's block.
+        starts: int64 (B,), chosen rows before each block of 512.
+        guide: int32 (G + 1,), where the search for the block of a rank begins (`build_guide`).
         shift: bits of a rank that the guide leaves out.
         tau: arrival of the first row left out.
     """

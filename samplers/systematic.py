@@ -49,7 +49,7 @@ class StratifiedEpoch:
         law: tables of the law.
         slots: pi, which slot each position draws.
         offset: in [0, 2^k).
-        keys: uint64, of the order within each block.
+        keys: uint64 (2,), of the order within each block.
         orders: uint64 (1024,), orders of 16 rows, a four-bit place each.
     """
 
