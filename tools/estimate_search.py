@@ -182,7 +182,8 @@ def estimate_auto(
 ) -> Estimate:
     """The estimate of `auto_job`; arguments and errors are its own."""
     ranks = ranks or Ranks()
-    mine = len(children_of(ranks, population=options["population"]))
+    children_of(ranks, population=options["population"])  # refuses more processes than children
+    mine = -(-options["population"] // ranks.world_size)  # of the process with the most
     alone = ranks.world_size == 1
     names = ["auto.json", "checkpoint.pt", "schedule.rows", "schedule.arrow"] if alone else []
     probed = options if alone else {**options, "population": mine}
