@@ -1,0 +1,80 @@
+"""What stops a command ends it with one line and the right status."""
+
+import errno
+import os
+import signal
+
+import pytest
+
+from drawstream.tools import cli
+from drawstream.tools.ending import of_system
+from drawstream.tools.runs import files_below
+
+
+def stop(number):
+    def command(*_, **__):
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal was not heard")
+
+    return command
+
+
+def test_sigterm_is_heard_and_forgotten(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", stop(signal.SIGTERM))
+    assert cli.main(["train"]) == 143
+    assert capsys.readouterr().err == "drawstream: terminated; start the same command again to go on\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ctrl_c_in_a_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("drawstream.tools.report.build.write_report", stop(signal.SIGINT))
+    assert cli.main(["report", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "drawstream: interrupted; start the same command again to go on\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a b"), "a b: No space left on device: free some space"),
+        (OSError(errno.ENOSPC, "No space left on device"), "temporary file: No space left on device: free"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "x: Read-only file system: name a place that you may"),
+        (PermissionError(errno.EACCES, "Permission denied", b"x"), "x: Permission denied: name a place"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "x"), "x: Too many levels of symbolic links"),
+        (FileNotFoundError("x: no such file: make it"), "x: no such file: make it"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(monkeypatch, capsys, error, line):
+    def command(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "app", command)
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err.startswith(f"drawstream: {line}")
+
+
+def test_an_error_that_says_neither_where_nor_what_is_a_fault_of_ours(monkeypatch):
+    assert of_system(OSError(errno.EBADF, "Bad file descriptor")) is None
+
+    def command(*_, **__):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        cli.main(["train"])
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(monkeypatch, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").touch()
+    assert files_below(tmp_path, "run.json") == [tmp_path / "a/run.json", tmp_path / "b/run.json"]
+    scan = os.scandir
+
+    def closed(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError):
+        files_below(tmp_path, "run.json")
