@@ -43,6 +43,15 @@ def write_plain(name: str, size: int, /) -> bytes | None:
     return b"".join((text.ljust(NAME, b"\0"), _OWNER, digits, b"\0", _TIME, b"%06o\0 " % total, _REST))
 
 
+def write_header(name: str, size: int, /) -> bytes:
+    """The same, plain or not: the blocks that webdataset's TarWriter writes."""
+    if (plain := write_plain(name, size)) is not None:
+        return plain
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
 def read_plain(block: bytes, /) -> tuple[str, int] | None:
     """Name and size of a header of 512 bytes; None where it is not plain, or damaged."""
     if len(block) != BLOCK or not (match := _PLAIN.match(block, NAME)):

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import RECORDSIZE
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,14 +21,12 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import FILE, Shard, hash_file
 from drawstream.pipeline.draft import Draft
-from drawstream.pipeline.header import BLOCK, write_plain
+from drawstream.pipeline.header import BLOCK, write_header
 from drawstream.pipeline.image import ImageInfo, encode
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import staged_folder
 from drawstream.pipeline.tar import split_name
-
-_PIECE = 1 << 14  # bytes of a write: tarfile's buffer copies what is left of a longer one again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,31 +168,23 @@ class _ShardWriter:
     """Writes samples into numbered tars, each closed when it is full."""
 
     def __init__(self, root: Path, most_rows: int, most_bytes: int) -> None:
-        from webdataset.writer import TarWriter  # here, because it imports torch
-
-        self._open_tar = TarWriter
         self.root = root
         self.shards: list[Shard] = []
         self._most = (most_rows, most_bytes)
         self._filled = (0, 0)  # rows and image bytes of the open tar
         self._file: BinaryIO | None = None
-        self._tar: Any = None
 
     def add(self, key: str, members: dict[str, bytes], image: str) -> int:
         """Append a sample to the open tar; ``image`` is its last member by name. Returns where the image begins."""
         if self._file is None:
             self._file = (self.root / f"shard-{len(self.shards):06d}.tar").open("xb")
-            self._tar = self._open_tar(self._file, user="", group="", mode=0o444, encoder=False, mtime=0)
-        assert max(members) == image  # TarWriter sorts members by name: the image ends where the tar now ends
-        plain = _plain(key, members)
-        if plain is None:
-            self._tar.write({"__key__": key, **members})
-        else:
-            for at in range(0, len(plain), _PIECE):
-                self._tar.tarstream.fileobj.write(plain[at : at + _PIECE])
-            self._tar.tarstream.offset += len(plain)
+        assert max(members) == image  # members are sorted by name: the image ends where the tar now ends
+        for extension, data in sorted(members.items()):
+            self._file.write(write_header(f"{key}.{extension}", len(data)))
+            self._file.write(data)
+            self._file.write(bytes(-len(data) % BLOCK))
         size = len(members[image])
-        begin: int = self._tar.tarstream.offset - -(-size // BLOCK) * BLOCK
+        begin = self._file.tell() - -(-size // BLOCK) * BLOCK
         self._filled = self._filled[0] + 1, self._filled[1] + size
         if self._filled[0] >= self._most[0] or self._filled[1] >= self._most[1]:
             self.close()
@@ -203,24 +194,14 @@ class _ShardWriter:
         """End the open tar, if there is one, and flush it to disk."""
         if self._file is None:
             return
-        self._tar.close()
+        self._file.write(bytes(2 * BLOCK))
+        self._file.write(bytes(-self._file.tell() % RECORDSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         path = Path(self._file.name)
         self.shards.append(Shard(path.name, path.stat().st_size, hash_file(path)))
         self._file, self._filled = None, (0, 0)
-
-
-def _plain(key: str, members: dict[str, bytes]) -> bytes | None:
-    """A sample as it lies in a tar, the bytes that TarWriter writes; None where a header is not plain."""
-    parts = []
-    for extension, data in sorted(members.items()):
-        head = write_plain(f"{key}.{extension}", len(data))
-        if head is None:
-            return None
-        parts += [head, data, bytes(-len(data) % BLOCK)]
-    return b"".join(parts)
 
 
 def _write(
