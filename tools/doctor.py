@@ -26,6 +26,7 @@ OPTIONAL = {
     "aiohttp": "https:// data: pip install 'drawstream[remote]'",
     "timm": "--model timm:NAME: pip install timm",
 }
+BUILDS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 READ = 4096  # images of the disk test, at most
 LOADED = 2048  # images of the loader test, at most
 LITTLE = 5 << 30  # bytes of free disk below which long jobs may fail
@@ -101,11 +102,22 @@ def _packages() -> Iterator[Check]:
     if missing:
         yield Check("packages", "bad", f"missing: {', '.join(missing)}: pip install drawstream again")
     yield Check("packages", "ok", ", ".join(found))
+    builds = [name for name in BUILDS if _is_installed(name)]
+    if len(builds) > 1:
+        yield Check("DALI", "bad", f"{' and '.join(builds)} share one folder: uninstall both, then install one of them")
     for name, use in OPTIONAL.items():
         try:
             yield Check(name, "ok", version(name))
         except PackageNotFoundError:
             yield Check(name, "note", f"not installed; needed for {use}")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _torch() -> Iterator[Check]:

@@ -50,6 +50,14 @@ def test_without_dali(monkeypatch):
     assert found["DALI"].verdict == "bad" and "drawstream[cuda13]" in found["DALI"].text
 
 
+def test_two_builds_of_dali_are_one_too_many(monkeypatch):
+    known = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "2.4.0" if name in doctor.BUILDS else known(name))
+    (check,) = [check for check in doctor._packages() if check.name == "DALI"]
+    assert check.verdict == "bad"
+    assert "uninstall both" in check.text
+
+
 def test_missing_packages(monkeypatch):
     monkeypatch.setattr(doctor, "REQUIRED", ("numpy", "no-such-package"))
     monkeypatch.setattr(doctor, "OPTIONAL", {"no-such-extra": "a thing: pip install it"})
