@@ -72,7 +72,7 @@ def check_target(target: Path, /, *, replaceable: bool) -> Path:
     Raises:
         ValueError: It is filled, or a file.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 (resolve() would follow a link that is to be replaced)
+    target = Path(os.path.realpath(target))  # beside the folder that a link names: on its disk
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file: name a folder")
     if not replaceable and target.is_dir() and any(target.iterdir()):

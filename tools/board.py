@@ -49,7 +49,7 @@ class Board:
         finished.sort(key=lambda entry: -entry["when"])
         running.sort(key=lambda entry: -entry["updated"])
         now = time.time()
-        live = [{**job, "silent": now - job["updated"], "ended": _ended(job)} for job in running[:MOST]]
+        live = [{**job, "silent": max(0.0, now - job["updated"]), "ended": _ended(job)} for job in running[:MOST]]
         live.sort(key=lambda job: job["ended"])
         return {"folder": str(self._folder), "running": live, "finished": finished[:MOST], "jobs": len(finished)}
 

@@ -181,12 +181,21 @@ def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list
 
 
 def schedule_sections(searches: Sequence[SearchedSchedule], /) -> list[str]:
-    """The blocks of several searches as parts of a page: the first one with its images, the others to be opened."""
+    """The blocks of several searches as parts of a page: the first one with its images, the others to be opened.
+
+    Raises:
+        ValueError: A record is damaged.
+    """
     parts = []
     for i, search in enumerate(searches):
-        body = [page.heading(heading) + text for heading, text in schedule_blocks(search, images=i == 0)]
-        body.append(page.folded("Settings", _settings(search)))
-        name = f"Schedule searched with seed {search.document['seed']} ({search.path.parent})"
+        try:
+            body = [page.heading(heading) + text for heading, text in schedule_blocks(search, images=i == 0)]
+            body.append(page.folded("Settings", _settings(search)))
+            name = f"Schedule searched with seed {search.document['seed']} ({search.path.parent})"
+        except KeyError as error:
+            raise ValueError(f"{search.path}: damaged record: it has no {error}") from None
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ValueError(f"{search.path}: damaged record: {error}") from None
         parts.append(page.folded(name, *body) if i else page.section(name, *body))
     return parts
 

@@ -31,6 +31,15 @@ def test_appears_with_its_content(tmp_path):
     assert names(tmp_path / "deep") == ["out"]
 
 
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with staged_folder(tmp_path / "link") as folder:
+        (folder / "file").write_text("whole")
+    assert (tmp_path / "link").is_symlink() and names(tmp_path / "there") == ["file"]
+    assert names(tmp_path) == ["link", "there"]
+
+
 def test_an_error_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out") as folder:
         (folder / "file").write_text("half")
