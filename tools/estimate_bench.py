@@ -16,7 +16,8 @@ from drawstream.tools.bench.budget_grid import Grid
 from drawstream.tools.bench.noise_cell import Cell
 from drawstream.tools.demo import Plan, pack_seed, search_of, start_demo
 from drawstream.tools.estimate import Estimate, Stage, finished, folder_size, resident
-from drawstream.tools.estimate_probe import Clock, rehearsed
+from drawstream.tools.estimate_clock import Clock
+from drawstream.tools.estimate_probe import rehearsed
 from drawstream.tools.estimate_search import estimate_auto, estimate_candidates
 from drawstream.tools.estimate_training import estimate_extraction, estimate_training, evaluation_seconds, state_bytes
 from drawstream.tools.jobs import Sampling, save_weights

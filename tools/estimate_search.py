@@ -16,7 +16,8 @@ from drawstream.search.confirm import runs_of
 from drawstream.search.crew import check_crew
 from drawstream.tools.auto_job import auto_job
 from drawstream.tools.estimate import Estimate, Stage, finished, folder_size, resident
-from drawstream.tools.estimate_probe import LIMIT, Clock, Enough, rehearsed
+from drawstream.tools.estimate_clock import Clock
+from drawstream.tools.estimate_probe import LIMIT, Enough, rehearsed
 from drawstream.tools.estimate_training import evaluation_seconds, place_notes, state_bytes
 from drawstream.tools.jobs import prepare_search
 from drawstream.tools.training.child import Reward

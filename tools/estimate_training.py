@@ -12,7 +12,8 @@ from drawstream.features.part import write_part
 from drawstream.pipeline import Loader
 from drawstream.samplers import Sequential
 from drawstream.tools.estimate import Estimate, Stage, finished, folder_size, resident
-from drawstream.tools.estimate_probe import LIMIT, Clock, rehearsed
+from drawstream.tools.estimate_clock import Clock
+from drawstream.tools.estimate_probe import LIMIT, rehearsed
 from drawstream.tools.jobs import Training, prepare_extraction, prepare_training
 from drawstream.tools.training.filtering import Filtering
 from drawstream.tools.training.loop import Recipe, top1

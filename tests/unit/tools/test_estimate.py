@@ -12,8 +12,9 @@ from drawstream.pipeline import ArraySource, Catalog
 from drawstream.tools.cli import main
 from drawstream.tools.demo import PLANS
 from drawstream.tools.estimate import Estimate, Stage, duration, size
+from drawstream.tools.estimate_clock import Clock
 from drawstream.tools.estimate_data import estimate_pack
-from drawstream.tools.estimate_probe import Clock, Enough, rehearsed
+from drawstream.tools.estimate_probe import Enough, rehearsed
 from drawstream.tools.jobs import save_weights
 from drawstream.tools.training.loop import Recipe, make_optimizer
 from drawstream.tools.training.setup import Setup
@@ -35,7 +36,7 @@ def bytes_of(folder: Path) -> int:
 
 @pytest.fixture(autouse=True)
 def short_probes(monkeypatch):
-    for module in ("probe", "search", "training"):
+    for module in ("clock", "search", "training"):
         monkeypatch.setattr(f"drawstream.tools.estimate_{module}.LIMIT", 0.2)
 
 
