@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from drawstream.tools.files import write_atomically
 from drawstream.tools.named import load_factory
 
 JOURNAL = "progress.json"
@@ -123,6 +122,8 @@ class Journal:
     def _write(self) -> None:
         self._written = time.monotonic()
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        from drawstream.tools.files import write_atomically  # here: it brings Numba, which no help text needs
+
         with write_atomically(self._path) as temporary:
             temporary.write_text(json.dumps({**self._state, "updated": time.time()}), encoding="utf-8")
 
