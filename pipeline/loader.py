@@ -125,7 +125,7 @@ class Loader:
             read_ahead: Runs of DALI whose bytes are read ahead of it.
             read_threads: Threads that read; one keeps up with local disks, more hide the latency of network storage.
             checksum: Hold every read against the catalog's checksums (`always`), only the first read of each sample
-                (`first`), or none (`never`). Without it damage goes into the training unnoticed, or crashes DALI.
+                (`first`), or none (`never`). Without it damaged pixels go into the training unnoticed.
             remote: How the shards of a remote catalog are read: by default whole, into a cache on local disk.
             on_bad: What becomes of a sample that is damaged or does not decode: `raise` an error, or `substitute`
                 another draw of the epoch, the same one whenever and wherever this position is read.
