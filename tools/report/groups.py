@@ -61,11 +61,10 @@ def settings_of(run: TrainRecord, /, data: str = "") -> dict[str, str]:
     """What two runs must share to be compared, by name; `data` describes the training data."""
     document = run.document
     recipe = {name: value for name, value in document.get("recipe", {}).items() if name != "seed"}
-    budget = float(document.get("sampling", {}).get("budget", 1.0))
-    if budget < 1 and run.method in FEWER_EPOCHS:
-        recipe["epochs"] = round(recipe.get("epochs", 0) / budget)
+    if run.budget < 1 and run.method in FEWER_EPOCHS and isinstance(recipe.get("epochs"), int):
+        recipe["epochs"] = round(recipe["epochs"] / run.budget)
     found = {"model": document.get("model"), "data": data, **recipe, "batch size": document.get("batch_size")}
-    found |= {"augment": document.get("augment"), "budget": f"{budget:g}"}
+    found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
     found |= {"evaluated on": run.result.evaluated_on if run.result else "nothing"}
     return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in found.items()}
 

@@ -21,7 +21,8 @@ FEW = 12  # records in an open table
 
 def command_of(document: Mapping[str, Any], /) -> str:
     """The command line that wrote a record, as it is typed; empty where it does not say."""
-    return shlex.join(str(word) for word in document.get("command") or [])
+    command = document.get("command")
+    return shlex.join(map(str, command)) if isinstance(command, list) else ""
 
 
 def date_of(job: Job, /) -> str:

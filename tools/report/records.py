@@ -3,6 +3,7 @@
 Paths inside a record are relative to its own folder.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,8 @@ class TrainRecord:
         result: None where it was not evaluated.
         history: One point per epoch.
         catalog: Folder of the training data, or its URL.
+        evaluation: Folder or URL of the data of its result; None where the record does not say.
+        budget: Part of the full run, in (0, 1].
         folder: What the folder given is called, where several were.
     """
 
@@ -61,13 +64,9 @@ class TrainRecord:
     result: Result | None
     history: tuple[EpochPoint, ...]
     catalog: Path | str
+    evaluation: Path | str | None
+    budget: float
     folder: str = ""
-
-    @property
-    def evaluation(self) -> Path | str | None:
-        """The data of its result; None where the record does not say."""
-        stated = self.document.get("evaluation", {}).get(self.result.evaluated_on) if self.result else None
-        return None if stated is None else _place(self.path, str(stated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +107,7 @@ class SearchRecord:
         seed: Of the search.
         catalog: Folder of the data, or its URL.
         features: Folder of the feature table.
+        join: Folders of the tables joined to it.
         sampler: The `sampler.json` it wrote.
         winner: "swift" or "uniform".
         message: Why, in one sentence.
@@ -121,6 +121,7 @@ class SearchRecord:
     seed: int
     catalog: Path | str
     features: Path
+    join: tuple[Path, ...]
     sampler: Path
     winner: str
     message: str
@@ -155,32 +156,57 @@ def read_records(
 
 
 def _read(path: Path, kind: str, build: Callable[[Path, Mapping[str, Any]], Record]) -> Record:
+    document = read_record(path, kind)
     try:
-        return build(path, read_record(path, kind))
+        return build(path, document)
     except KeyError as error:
         raise ValueError(f"{path}: damaged record: it has no {error}") from None
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: damaged record: {error}") from None
 
 
 def _train(path: Path, document: Mapping[str, Any]) -> TrainRecord:
     history = tuple(
-        EpochPoint(int(point["epoch"]), {str(name): float(value) for name, value in point["accuracy"].items()})
+        EpochPoint(int(point["epoch"]), {str(name): finite(value) for name, value in point["accuracy"].items()})
         for point in document["history"]
     )
+    for name in ("recipe", "sampling", "evaluation"):
+        if not isinstance(document.get(name, {}), Mapping):
+            raise TypeError(f"its {name} is no object")
+    budget = finite(document.get("sampling", {}).get("budget", 1.0))
+    if not 0 < budget <= 1:
+        raise ValueError(f"its budget must be in (0, 1], but is {budget:g}")
+    result = _result(document["result"], history) if "result" in document else None
+    stated = document.get("evaluation", {}).get(result.evaluated_on) if result else None
     return TrainRecord(
         path=path,
         document=document,
         method=str(document["method"]),
         seed=int(document["seed"]),
-        result=_result(document["result"], history) if "result" in document else None,
+        result=result,
         history=history,
         catalog=_place(path, document["catalog"]),
+        evaluation=None if stated is None else _place(path, stated),
+        budget=budget,
     )
 
 
 def _place(path: Path, stated: str) -> Path | str:
-    return stated if is_url(stated) else path.parent / stated
+    return stated if is_url(stated) else _beside(path, stated)
+
+
+def _beside(path: Path, stated: str) -> Path:
+    if "\0" in stated:
+        raise ValueError(f"no path: {stated!r}")
+    return path.parent / stated
+
+
+def finite(value: Any, /) -> float:
+    """A number of a record; NaN and infinity have no place in a chart."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a number is {number}")
+    return number
 
 
 def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
@@ -188,7 +214,7 @@ def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
     picked = [point.accuracy for point in history if point.epoch == entry["best_epoch"]]
     chosen = picked[0].get(name) if picked and name != "held_out" and "held_out" in picked[0] else None
     seen = [point.accuracy[name] for point in history if name in point.accuracy]
-    return Result(name, float(entry["last"]), max([float(entry["best"]), *seen]), chosen)
+    return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen)
 
 
 def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
@@ -198,7 +224,7 @@ def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
             value=_number(each["value"]),
             state=str(each["state"]),
             ess=_number(each.get("ess")),
-            seconds=float(each.get("seconds", 0.0)) + float(each.get("propose_seconds", 0.0)),
+            seconds=finite(each.get("seconds", 0.0)) + finite(each.get("propose_seconds", 0.0)),
         )
         for each in document["trials"]
     ]
@@ -206,13 +232,16 @@ def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
         ConfirmationPoint(int(each["candidate"]), int(each["seed"]), _number(each["value"]))
         for each in document["confirmation"]
     ]
+    if not isinstance(document.get("options", {}), Mapping):
+        raise TypeError("its options are no object")
     return SearchRecord(
         path=path,
         document=document,
         seed=int(document["seed"]),
         catalog=_place(path, document["catalog"]),
-        features=path.parent / document["features"],
-        sampler=path.parent / document["sampler"],
+        features=_beside(path, document["features"]),
+        join=tuple(_beside(path, each) for each in document.get("join", ())),
+        sampler=_beside(path, document["sampler"]),
         winner=str(document["winner"]),
         message=str(document["message"]),
         trials=tuple(sorted(trials, key=lambda trial: trial.number)),
@@ -221,4 +250,4 @@ def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else finite(value)

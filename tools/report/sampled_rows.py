@@ -49,8 +49,7 @@ class SampledRows:
         """
         try:
             catalog = Catalog.open(record.catalog)
-            join = [record.path.parent / each for each in record.document.get("join", ())]
-            table = FeatureTable.open(record.features, join=join, catalog=catalog)
+            table = FeatureTable.open(record.features, join=record.join, catalog=catalog)
             sampler = SwiftSampler.load(record.sampler)
             probabilities = sampler.probabilities(table.columns(*sampler.features))
         except OSError as error:

@@ -193,3 +193,23 @@ def test_records_say_when_and_where(tmp_path: Path):
     write_report(tmp_path, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert record["finished"][:16].replace("T", " ") + " UTC" in page and record["machine"]["cpu"] in page
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ({"recipe": 3}, "its recipe is no object"),
+        ({"sampling": {"budget": 0}}, "its budget must be in (0, 1], but is 0"),
+        ({"evaluation": {"test": "\0"}}, "no path"),
+        ({"result": {"set": "test", "last": float("nan"), "best": 1.0, "best_epoch": 0}}, "a number is nan"),
+        ({"history": [{"epoch": 0, "accuracy": {"test": 1e999}}]}, "a number is inf"),
+        ({"seed": "x"}, "invalid literal"),
+    ],
+)
+def test_a_record_with_other_values_than_a_jobs_is_damaged(tmp_path: Path, damage: dict, told: str):
+    run(tmp_path, "uniform", 0, 70.0)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, **damage}))
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        write_report(tmp_path, tmp_path / "report.html")
+    assert f"{tmp_path / 'run.json'}: damaged record: " in str(caught.value)

@@ -494,3 +494,12 @@ def _flip(path: Path) -> None:
     for i in range(0, len(data), 16):
         data[i] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [{"options": 3}, {"join": None}, {"join": [1]}, {"features": "\0"}])
+def test_a_search_with_other_values_than_a_jobs_is_damaged(searched: Path, tmp_path: Path, damage: dict):
+    folder = tmp_path / "run"
+    shutil.copytree(searched, folder)
+    _edit(folder / "search.json", **damage)
+    with pytest.raises(ValueError, match=r"search\.json: damaged record: "):
+        write_report(folder, tmp_path / "report.html")

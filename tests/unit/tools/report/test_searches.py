@@ -16,7 +16,7 @@ floats = st.floats(-100, 100)
 def record(trials):
     points = [TrialPoint(i, value, state, ess, seconds) for i, (value, state, ess, seconds) in enumerate(trials)]
     where = Path("x/search.json")
-    return SearchRecord(where, {}, 3, where, where, where, "swift", "", tuple(points), ())
+    return SearchRecord(where, {}, 3, where, where, (), where, "swift", "", tuple(points), ())
 
 
 SEARCH = record(
