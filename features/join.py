@@ -72,7 +72,9 @@ def join_file(
         schema = pq.read_schema(path)
         ids = _read_ids(path, schema, catalog)
         crops = _integers(path, "crop") if "crop" in schema.names else None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     names = _features(path, schema, taken)
     rows, extra = _match(path, ids, crops, sample_id, crop, catalog)
@@ -182,8 +184,13 @@ def _integers(path: Path, name: str) -> NDArray[np.int64]:
 
 def _column(path: Path, name: str) -> Any:
     """One column as one Arrow array."""
-    table = pq.read_table(path, columns=[name], partitioning=None, page_checksum_verification=True)
-    column = table[name]
+    try:
+        table = pq.read_table(path, columns=[name], partitioning=None, page_checksum_verification=True)
+        column = table[name]
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
+            raise
+        raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 

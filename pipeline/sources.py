@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -24,7 +25,9 @@ FASHION_MNIST_CLASSES = (
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 IDX_UINT8 = 0x08
-UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError, EOFError, ValueError, NotImplementedError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip  # a header of NumPy is a Python literal
 SWOLLEN = (64 << 20, 200)  # a file that grows beyond these bytes and this many times when decompressed is no honest one
 
 

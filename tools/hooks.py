@@ -184,8 +184,13 @@ def load_hooks(out: Path, names: Iterable[str], /, *, tensorboard: bool = False)
     """Hooks of a command: each of the names is `module:factory`, called with the job's folder.
 
     Raises:
-        ValueError: No such module or factory, or TensorBoard is asked for and not installed.
+        ValueError: No such module or factory, or it raises; or TensorBoard is asked for and not installed.
     """
     hooks: list[Hook] = [TensorBoard(out)] if tensorboard else []
-    hooks += [load_factory("--hook", name)(out) for name in names]
+    for name in names:
+        factory = load_factory("--hook", name)
+        try:
+            hooks.append(factory(out))
+        except Exception as error:  # of the user's module
+            raise ValueError(f"--hook {name}: {type(error).__name__}: {error}: it is called with the folder") from error
     return hooks

@@ -189,12 +189,13 @@ def schedule_sections(searches: Sequence[SearchedSchedule], /) -> list[str]:
     parts = []
     for i, search in enumerate(searches):
         try:
-            body = [page.heading(heading) + text for heading, text in schedule_blocks(search, images=i == 0)]
+            with np.errstate(invalid="raise"):  # an accuracy above 100 %
+                body = [page.heading(heading) + text for heading, text in schedule_blocks(search, images=i == 0)]
             body.append(page.folded("Settings", _settings(search)))
             name = f"Schedule searched with seed {search.document['seed']} ({search.path.parent})"
         except KeyError as error:
             raise ValueError(f"{search.path}: damaged record: it has no {error}") from None
-        except (AttributeError, IndexError, TypeError) as error:
+        except (AttributeError, FloatingPointError, IndexError, TypeError) as error:
             raise ValueError(f"{search.path}: damaged record: {error}") from None
         parts.append(page.folded(name, *body) if i else page.section(name, *body))
     return parts

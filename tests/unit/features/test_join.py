@@ -177,3 +177,14 @@ def test_every_row_finds_its_only_partner(tmp_path_factory, data):
     joined = join_file(*arguments)
     assert joined.columns["a"].tolist() == [ids.index(row) / 2 for row in rows]
     assert len(joined.notes) == (set(ids) > set(rows))
+
+
+def test_a_damaged_page_is_one_line_with_the_file(table, tmp_path):
+    path = tmp_path / "more.parquet"
+    values = pa.table({"sample_id": np.arange(ROWS), "age": RNG.random(ROWS)})
+    pq.write_table(values, path, write_page_checksum=True, use_dictionary=False, compression="none")
+    data = bytearray(path.read_bytes())
+    data[data.index(values["age"].to_numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"more\.parquet: not a readable Parquet file \(.*CRC"):
+        FeatureTable.open(table, join=[path])

@@ -179,3 +179,12 @@ def test_bad_image_folders(image_folder):
 def test_nested_class_folders_say_where_to_look(image_folder):
     with pytest.raises(ValueError, match=r"give .* if its subfolders are the classes"):
         open_source(image_folder.parent)
+
+
+def test_a_header_that_is_no_python_is_refused(tmp_path):
+    for name, array in (("images", np.zeros((2, 4, 4), np.uint8)), ("labels", np.arange(2))):
+        np.save(tmp_path / f"{name}.npy", array)
+    data = (tmp_path / "images.npy").read_bytes()
+    (tmp_path / "images.npy").write_bytes(data.replace(b"}", b"("))
+    with pytest.raises(ValueError, match=r"images\.npy: not a readable NumPy file"):
+        open_source(tmp_path)

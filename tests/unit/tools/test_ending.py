@@ -8,6 +8,7 @@ import pytest
 
 from drawstream.tools import cli
 from drawstream.tools.ending import of_system
+from drawstream.tools.hooks import load_hooks
 from drawstream.tools.runs import files_below
 
 
@@ -78,3 +79,8 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(PermissionError):
         files_below(tmp_path, "run.json")
+
+
+def test_a_hook_that_raises_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"--hook json:JSONDecoder: TypeError: .*: it is called with the folder"):
+        load_hooks(tmp_path, ["json:JSONDecoder"])
