@@ -1,13 +1,18 @@
 """Remote catalogs over a real HTTP server that can be told to fail."""
 
+import dataclasses
+import gzip
 import os
 import re
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -27,6 +32,7 @@ from drawstream.pipeline.cache import CachedShards
 from drawstream.pipeline.image import encode
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline.remote import Transfer
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
 from drawstream.tools.runs import write_record
@@ -323,3 +329,38 @@ def test_waiting_for_room_that_others_hold(server):
     for shard, descriptor in zip([0, 3, 5, 0], found, strict=True):
         assert os.pread(descriptor, 1 << 20, 0) == (server.folder / f"shard-00000{shard}.tar").read_bytes()
         os.close(descriptor)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Sends for ever whatever is asked for, or megabytes of nothing in a little gzip."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        if self.server.packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        with suppress(OSError):
+            if self.server.packed:
+                self.wfile.write(gzip.compress(bytes(1 << 25), 1))
+            while not self.server.packed:
+                self.server.sent += self.wfile.write(bytes(1 << 16))
+
+
+@pytest.mark.parametrize("packed_body", [False, True], ids=["endless", "gzip"])
+def test_replies_without_end_are_cut_off(packed_body, packed):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as endless:
+        endless.packed, endless.sent, endless.daemon_threads = packed_body, 0, True
+        threading.Thread(target=endless.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{endless.server_address[1]}/train"
+        transfer = Transfer(url, Remote(retries=0))
+        for most in (10, 1 << 20):
+            (data,) = transfer.get([(f"{url}/a", None, None)], most=most)
+            assert len(data) == most + 1 and not any(data)
+        with pytest.raises(RemoteError, match=r"other bytes came instead of the .* asked for"):
+            there = dataclasses.replace(Catalog.open(packed), remote=url)
+            ShardFiles(there, remote=Remote("ranges", retries=0)).read(np.arange(5))
+        endless.shutdown()
+        assert endless.sent < 1 << 28
