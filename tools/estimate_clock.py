@@ -64,7 +64,8 @@ class Clock:
         count = len(self.marks) + 1 if self._counted is None else self._counted()
         self.marks.append((_now() if len(self.marks) == FIRST else time.perf_counter(), count))
         late = self.marks[-1][0] - self._first > self.limit if self._alone else len(self.marks) >= TOGETHER
-        if len(self.marks) > 2 * FIRST and late:
+        slow = self._alone and len(self.marks) > 1 and self.marks[-1][0] - self.marks[0][0] > 2 * self.limit
+        if slow or (len(self.marks) > 2 * FIRST and late):
             self.marks[-1] = (_now(), count)
             raise Enough
 
@@ -80,7 +81,8 @@ class Clock:
     @property
     def unit_seconds(self) -> float:
         """Of a unit, its part of waiting for data included; without the first steps where there are others."""
-        begin, before = self.marks[FIRST] if len(self.marks) > FIRST + 1 else (self.began, 0)
+        marks = [*self.marks[FIRST:-1], *self.marks[:1]] or [(self.began, 0)]  # the first one that counts, if any
+        begin, before = marks[0] if len(self.marks) > 1 else (self.began, 0)
         end, after = self.marks[-1] if self.marks else (self.ended, 1)
         return (end - begin) / max(after - before, 1)
 

@@ -23,7 +23,8 @@ from drawstream.tools.training.setup import EVAL_BATCH, Setup
 
 __all__ = ["estimate_extraction", "estimate_training", "evaluation_seconds", "place_notes", "state_bytes"]
 
-EVALUATED = 2 * EVAL_BATCH  # rows of a held-out set that a probe goes over, twice
+FEW = 32  # images that a probe begins with, twice: the second time all is warm
+EVALUATED = 2 * EVAL_BATCH  # images of a held-out set that a probe goes over, at most
 EPOCH_RECORD = 400  # bytes of run.json for an epoch
 RECORD = 3000  # bytes of run.json besides
 TRACKED = 24  # bytes of a row of the tracker's table: row, crop and label as differences, loss, entropy, …
@@ -91,14 +92,19 @@ def _epochs(training: Training, model: nn.Module, clock: Clock, left: int) -> li
 
 def evaluation_seconds(model: nn.Module, loader: Loader, amp: bool) -> float:
     """Of a pass over a held-out set, judged by its first rows; the second time, when all is warm."""
-    stream, whole = loader.stream, len(loader)
-    loader.replace_stream(Sequential(0, min(EVALUATED, len(loader.catalog))))
+    stream, whole = loader.stream, len(loader.catalog)
+    part, seconds = min(FEW, whole), 0.0
     try:
-        part = len(loader)
-        for _ in range(2):
+        for again in range(3):
+            loader.replace_stream(Sequential(0, part))
             begin = time.perf_counter()
             top1(model, loader, amp=amp)
             seconds = time.perf_counter() - begin
+            if again == 1:
+                faster = int(part * LIMIT / 2 / max(seconds, 1e-6))
+                if faster <= part:
+                    break
+                part = min(whole, EVALUATED, faster)
     finally:
         loader.replace_stream(stream)
     return seconds * whole / part
@@ -147,7 +153,7 @@ def estimate_extraction(
         wanted = sum(scorer.rows_of(shard) for shard in missing)
         if not missing:
             return finished("features", out / "part-00000.parquet")
-        rows = min(len(setup.data), scoring.batch_size)
+        rows = min(len(setup.data), scoring.batch_size, FEW)
         scorer.head(rows)
         start = time.perf_counter() - begin
         while True:
