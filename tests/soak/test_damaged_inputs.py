@@ -119,7 +119,7 @@ def test_distribution(damages, copy):
 
 def test_hooks_in_a_config(damages, tmp_path):
     path = tmp_path / "job.toml"
-    path.write_text('[train]\nepochs = 3\nhook = ["json:JSONDecoder", "json:dumps"]\ntensorboard = false\n')
+    path.write_text('[train]\nepochs = 3\nhook = ["pathlib:Path", "pathlib:PurePath"]\ntensorboard = false\n')
 
     def read():
         found = read_config(path, typer.main.get_command(app)).get("train", {})
