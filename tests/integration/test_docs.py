@@ -119,3 +119,20 @@ def test_messages_that_the_troubleshooting_guide_quotes_are_in_the_source():
     for message in quoted:
         parts = [re.escape(part) for part in message.replace("`", "").split("…")]
         assert re.search("[^\0]*".join(parts), known), message
+
+
+def anchor(heading):
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not link.startswith("http"):
+            file, _, name = link.partition("#")
+            target = (path.parent / file) if file else path
+            assert target.exists(), link
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if name else []
+            assert not name or name in [anchor(heading) for heading in headings], link
