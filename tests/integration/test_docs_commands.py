@@ -21,16 +21,17 @@ INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 CALL = re.compile(r"^\s*(?:\w+=\S+ )*(?:\.venv/bin/)?(?:drawstream|torchrun .*?-m drawstream\.tools\.cli)\s(.*)$")
 EXAMPLE = re.compile(r"[:;] (drawstream [^;]*)")
 ROOT_COMMAND = typer.main.get_command(app)
-FOREIGN = {  # of other programs, and of `drawstream` itself
+NOT_PARSED = "COMMAND", "--install-completion", "--show-completion"  # a placeholder, and what acts while it is parsed
+FOREIGN = {  # of other programs; --help is of every command
     "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--logdir", "--no-deps", "--index-url",
-    "--help", "--config",
+    "--help",
 }  # fmt: skip
 
 
 def calls(text, *, whole):
     """The argument lists of the commands in a text, each with whether nothing is left out."""
     for line in text.replace("\\\n", " ").splitlines():
-        if found := CALL.match(line):
+        if (found := CALL.match(line)) and not found[1].startswith(NOT_PARSED):
             yield [word for word in shlex.split(found[1], comments=True) if word != "…"], whole and "…" not in line
 
 
@@ -78,7 +79,7 @@ def leaves(command, path=()):
 
 
 LEAVES = dict(leaves(ROOT_COMMAND))
-PARAMETERS = [parameter for each in LEAVES.values() for parameter in each.params]
+PARAMETERS = [parameter for each in (ROOT_COMMAND, *LEAVES.values()) for parameter in each.params]
 OPTIONS = {option for each in PARAMETERS for option in (*each.opts, *each.secondary_opts)}
 
 
