@@ -67,10 +67,12 @@ def pages(small, tmp_path_factory):
     for name in ("one", "crops", "auto"):
         run("report", root / name)
     for name, words in BENCHES.items():
-        run("bench", name, "--data", "digits", "-o", root / name, *words)
+        run("bench", name, "--data", "digits", "-o", root / f"bench-{name}", *words)
     made = {name: root / name / "report.html" for name in ("demo", "one", "crops")}
     return (
-        made | {"auto": root / "auto/report.html"} | {f"bench {name}": root / name / f"{name}.html" for name in BENCHES}
+        made
+        | {"auto": root / "auto/report.html"}
+        | {f"bench {name}": root / f"bench-{name}/{name}.html" for name in BENCHES}
     )
 
 

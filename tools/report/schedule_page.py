@@ -83,9 +83,31 @@ class SearchedSchedule:
             table = FeatureTable.open(features, catalog=catalog) if features.is_dir() else None
         except KeyError as error:
             raise ValueError(f"{path}: damaged record: it has no {error}") from None
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{path}: damaged record: {error}") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: a file that it names cannot be used: {error}") from None
-        return cls(path, document, catalog, schedule, None if table is None else table.columns("loss")["loss"])
+        found = cls(path, document, catalog, schedule, None if table is None else table.columns("loss")["loss"])
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Read every number of the record once.
+
+        Raises:
+            ValueError: One is missing, or no job writes it.
+        """
+        try:
+            steps = np.array(self.document["steps"], dtype=np.float64)
+            if self.rewards.shape[:1] != steps.shape or self.rewards.ndim != 2 or not (steps > 0).all():
+                raise ValueError("steps and rewards do not belong together")
+            if not np.isfinite(steps).all() or self.rows < 1 or not self.epochs:
+                raise ValueError("a number of steps, rows or epochs is none")
+            _settings(self), self.words  # these read the rest
+        except KeyError as error:
+            raise ValueError(f"{self.path}: damaged record: it has no {error}") from None
+        except (AttributeError, TypeError, ValueError, OverflowError, IndexError) as error:
+            raise ValueError(f"{self.path}: damaged record: {error}") from None
 
     @property
     def epochs(self) -> list[range]:

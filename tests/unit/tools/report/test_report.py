@@ -453,6 +453,9 @@ def test_text_of_records_cannot_become_markup(tmp_path: Path):
         (lambda folder: _edit(folder / "search.json", format=99), "format 99 is newer"),
         (lambda folder: _edit(folder / "search.json", trials=None), "damaged record"),
         (lambda folder: _edit(folder / "search.json", trials=[{}]), "it has no 'number'"),
+        (lambda folder: _edit(folder / "search.json", options=3), "damaged record: its options"),
+        (lambda folder: _edit(folder / "search.json", join=[1]), "search.json: damaged record"),
+        (lambda folder: _edit(folder / "search.json", features="\0"), "damaged record: no path"),
         (lambda folder: _flip(folder / "data/shard-000000.tar"), "do not match the checksum"),
     ],
 )
@@ -494,12 +497,3 @@ def _flip(path: Path) -> None:
     for i in range(0, len(data), 16):
         data[i] ^= 1
     path.write_bytes(data)
-
-
-@pytest.mark.parametrize("damage", [{"options": 3}, {"join": None}, {"join": [1]}, {"features": "\0"}])
-def test_a_search_with_other_values_than_a_jobs_is_damaged(searched: Path, tmp_path: Path, damage: dict):
-    folder = tmp_path / "run"
-    shutil.copytree(searched, folder)
-    _edit(folder / "search.json", **damage)
-    with pytest.raises(ValueError, match=r"search\.json: damaged record: "):
-        write_report(folder, tmp_path / "report.html")
