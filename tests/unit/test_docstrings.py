@@ -6,6 +6,7 @@ Read from the sources, nothing is imported.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,9 +34,14 @@ class Public(NamedTuple):
         return ast.get_docstring(self.node) or ""
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def public(path: Path) -> Iterator[Public]:
     """All public names of a file."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in parsed(path).body:
         if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
             yield Public(path, node.name, node, None)
             if isinstance(node, ast.ClassDef):
@@ -46,8 +52,7 @@ def public(path: Path) -> Iterator[Public]:
 
 def exported(room: str) -> Iterator[Public]:
     """What the room's `__init__` exports, with the public methods of classes."""
-    tree = ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(parsed(ROOT / room / "__init__.py")):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"drawstream.{room}."):
             names = {alias.name for alias in node.names}
             for each in public(ROOT / room / f"{node.module.split('.')[-1]}.py"):
@@ -167,9 +172,8 @@ def faults_of_errors(each: Public) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_public_name_has_a_docstring(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     silent = [each.name for each in public(path) if not each.text and not each.name.endswith(".__init__")]
-    if ast.get_docstring(tree) is None and tree.body:
+    if ast.get_docstring(parsed(path)) is None and parsed(path).body:
         silent.append("the module")
     assert not silent
 
