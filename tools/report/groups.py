@@ -93,23 +93,33 @@ def groups_of(runs: Sequence[TrainRecord], /, data: Mapping[str, str] | None = N
         key = (tuple(settings[i].items()), folders[i], run.method, tuple(options[i].items()))
         found.setdefault(key, []).append(i)
     parts = [part for members in found.values() for part in _by_place(runs, members)]
-    places = list(dict.fromkeys(tuple(settings[members[0]].items()) for members, _ in parts))
+    firsts = [members[0] for members, _ in parts]  # the settings of one are those of all
     groups = []
-    for members, place in parts:
-        at, first = members[0], runs[members[0]]
-        near = [other[0] for other, _ in parts if folders[other[0]] == folders[at]]
-        alike = [i for i in near if runs[i].method == first.method]
-        told = [_word(name, value) for name, value in settings[at].items() if _differs(settings, near, name)]
-        told += [_word(name, value) for name, value in options[at].items() if _differs(options, alike, name)]
-        telling = ", ".join(filter(None, [*told, place]))
+    for (members, place), at in zip(parts, firsts, strict=True):
+        near = [i for i in firsts if folders[i] == folders[at]]
+        alike = [i for i in near if runs[i].method == runs[at].method]
+        told = [*_told(settings, at, near), *_told(options, at, alike), place]
         mine = tuple(sorted((runs[i] for i in members), key=lambda run: run.seed))
-        groups.append(Group(first.method, folders[at], settings[at], telling, mine))
-    order = {place: i for i, place in enumerate(places)}
-    rank = {folder: i for i, folder in enumerate(dict.fromkeys(folders))}
+        groups.append(Group(runs[at].method, folders[at], settings[at], ", ".join(filter(None, told)), mine))
+    order = list(dict.fromkeys(tuple(settings[i].items()) for i in firsts))
+    rank = list(dict.fromkeys(folders))
     return sorted(
         groups,
-        key=lambda g: (order[tuple(g.setting.items())], rank[g.folder], not g.controls, g.method, g.telling),
+        key=lambda g: (
+            order.index(tuple(g.setting.items())),
+            rank.index(g.folder),
+            not g.controls,
+            g.method,
+            g.telling,
+        ),
     )
+
+
+def _told(entries: Sequence[Mapping[str, str]], at: int, others: Sequence[int]) -> list[str]:
+    """What tells an entry from others, in words."""
+    return [
+        _word(name, value) for name, value in entries[at].items() if len({entries[i].get(name) for i in others}) > 1
+    ]
 
 
 def _apart(
@@ -145,10 +155,6 @@ def _by_place(runs: Sequence[TrainRecord], members: Sequence[int]) -> list[tuple
                 for name in dict.fromkeys(names)
             ]
     return [(list(members), "")]
-
-
-def _differs(entries: Sequence[Mapping[str, str]], at: Sequence[int], name: str) -> bool:
-    return len({entries[i].get(name) for i in at}) > 1
 
 
 def _word(name: str, value: str) -> str:
