@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline import Catalog
 
 Verdict = Literal["ok", "note", "bad"]
-REQUIRED = ("torch", "numpy", "numba", "pyarrow", "scipy", "optuna", "botorch", "webdataset", "plotly", "safetensors")
+REQUIRED = ("torch", "numpy", "numba", "pyarrow", "scipy", "optuna", "botorch", "plotly", "safetensors")
 OPTIONAL = {
     "ray": "clusters: pip install 'drawstream[cluster]'",
     "s3fs": "s3:// data: pip install 'drawstream[remote]'",
