@@ -45,7 +45,7 @@ def check_keys(keys: Any, /) -> None:
     bounds = np.frombuffer(offsets, dtype="<i8")[keys.offset : keys.offset + len(keys) + 1]
     lengths = np.diff(bounds)
     used = np.frombuffer(text or b"", np.uint8)[bounds[0] : bounds[-1]]
-    plain = bool(((used >= 0x20) & (used < 0x7F)).all())
+    plain = bool(used.size and used.min() >= 0x20 and used.max() < 0x7F)
     if plain and lengths.min() > 0 and lengths.max() <= LONGEST:
         return
     try:
