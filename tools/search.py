@@ -155,4 +155,5 @@ def swift(
     hooks = load_hooks(out, hook or (), tensorboard=tensorboard)
     given: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running, "hooks": hooks}
     record = search_job(setup, table, score, out, **given)
-    finish(record, json_path, f"{record['message']}: {out / 'sampler.json'}")
+    kept = "the uniform sampler" if record["winner"] == "uniform" else "this sampler"
+    finish(record, json_path, f"{record['message']}; {kept} is in {out / 'sampler.json'}")

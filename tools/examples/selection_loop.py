@@ -84,7 +84,7 @@ def fit(model: nn.Module, loader: Loader, algorithm: Uniform, epochs: int, file:
             algorithm.apply("after_forward", state)
             state.work += len(state.labels)
             optimizer.zero_grad()
-            state.losses.mean().backward()  # type: ignore[no-untyped-call]
+            state.losses.mean().backward()
             optimizer.step()
         algorithm.apply("epoch_end", state)
         with write_atomically(file) as draft:

@@ -57,7 +57,7 @@ def train(
         for step, batch in enumerate(loader, at):
             loss = F.cross_entropy(model(batch.images), batch.labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scheduler.step_update(num_updates=epoch * updates + step + 1)
             losses.update(loss.item(), len(batch.labels))
