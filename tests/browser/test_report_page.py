@@ -111,6 +111,7 @@ def test_on_paper_every_open_chart_is_drawn_dark_on_white(demo_page, open_page):
     assert opened.complaints() == []
 
 
+@pytest.mark.slow
 def test_the_page_can_be_read_by_ear_and_by_keyboard(demo_page, open_page):
     opened = open_page(demo_page)
     page = opened.page
