@@ -86,7 +86,10 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
     try:
         study = _created(storage, name)
         opened = study._storage
-        begun = bool(study.get_trials(deepcopy=False))  # looked at first: whoever runs trials has set the settings
+        try:
+            begun = bool(study.get_trials(deepcopy=False))  # looked at first: whoever runs trials has set the settings
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # rows that are damaged
+            raise _storage_error(storage, error) from error
         if "settings" not in study.user_attrs:
             if begun:
                 raise StudyMismatch(f"study {name!r} in {storage} holds trials of another search: choose another name")
