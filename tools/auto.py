@@ -82,8 +82,8 @@ def auto(
 
     Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
     """
-    from drawstream.tools.auto_job import auto_job
     from drawstream.tools.hooks import check_hooks, load_hooks
+    from drawstream.tools.jobs.auto import auto_job
     from drawstream.tools.training.loop import Recipe
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
@@ -110,8 +110,8 @@ def auto(
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone)
     rewards = {"reward": one_of("reward", reward), "reward_rows": reward_rows, "second_score": second_score}
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_search import estimate_auto
+        from drawstream.tools.estimate.search import estimate_auto
+        from drawstream.tools.estimate.stages import tell
 
         check_hooks(hook or (), tensorboard=tensorboard)
         found = estimate_auto(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks)

@@ -123,8 +123,8 @@ def pack(
         "overwrite": overwrite,
     }
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_data import estimate_pack
+        from drawstream.tools.estimate.data import estimate_pack
+        from drawstream.tools.estimate.stages import tell
 
         tell(estimate_pack(opened, out, **options), json_path)
         return
@@ -234,12 +234,13 @@ def train(
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
     from drawstream.tools.hooks import check_hooks, load_hooks
-    from drawstream.tools.jobs import Sampling, train_job
+    from drawstream.tools.jobs.train import train_job
     from drawstream.tools.training.filtering import filtering_of
     from drawstream.tools.training.loop import Recipe
     from drawstream.tools.training.methods import NAMES, Budget
     from drawstream.tools.training.own_sampler import is_own
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
+    from drawstream.tools.training.sampling import Sampling
     from drawstream.tools.training.setup import Reading
 
     embedding = score_weights if sampler == "coreset-k_center" else None
@@ -253,8 +254,8 @@ def train(
     drawn = sampler if sampler is None or sampler in NAMES or is_own(sampler) else Path(sampler)
     sampling = Sampling(drawn, table, mode, tuple(join or ()), frozen, spent, column, embedding)
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_training import estimate_training
+        from drawstream.tools.estimate.stages import tell
+        from drawstream.tools.estimate.training import estimate_training
 
         check_hooks(hook or (), tensorboard=tensorboard)
         estimate = estimate_training(setup, recipe, sampling, out, track=track, filtering=filtering)
@@ -338,8 +339,8 @@ def demo(
     chosen = [int(seed) for seed in numbers("seeds", seeds)]
     folder = out or Path("runs") / f"demo-{data}"
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_bench import estimate_demo
+        from drawstream.tools.estimate.bench import estimate_demo
+        from drawstream.tools.estimate.stages import tell
 
         tell(estimate_demo(data, folder, source=source, noise=noise, seeds=chosen), json_path)
         return

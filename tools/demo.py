@@ -12,12 +12,15 @@ from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.noise import stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import FASHION_MNIST
-from drawstream.tools.jobs import Sampling, features_job, fine_tuning, search_job, train_job
+from drawstream.tools.jobs.features import features_job
+from drawstream.tools.jobs.search import search_job
+from drawstream.tools.jobs.train import train_job
 from drawstream.tools.report.build import write_report
 from drawstream.tools.runs import write_record
-from drawstream.tools.training.finetune import FineTune, flush_denormals
+from drawstream.tools.training.finetune import FineTune, fine_tuning, flush_denormals
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 

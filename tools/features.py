@@ -130,7 +130,7 @@ def extract(
     from drawstream.features import Crops, Scoring
     from drawstream.features.custom import load_measure
     from drawstream.features.measures import chosen_measures
-    from drawstream.tools.jobs import features_job
+    from drawstream.tools.jobs.features import features_job
     from drawstream.tools.runs import write_record
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
@@ -151,8 +151,8 @@ def extract(
         law = {"scale": pair("crop-scale", crop_scale), "ratio": pair("crop-ratio", crop_ratio)}
         scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_training import estimate_extraction
+        from drawstream.tools.estimate.stages import tell
+        from drawstream.tools.estimate.training import estimate_extraction
 
         estimate = estimate_extraction(setup, weights, out, scoring, engine=engine)
         leave_ranks()

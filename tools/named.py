@@ -28,8 +28,7 @@ def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # of the user's module
         raise ValueError(
-            f"{what} {spec!r} cannot be imported: {error}: give module:factory, "
-            "of the working folder or installed"
+            f"{what} {spec!r} cannot be imported: {error}: give module:factory, of the working folder or installed"
         ) from None
     if not callable(found):
         raise ValueError(f"{what} {spec!r} must name a factory, but {name} is {type(found).__name__}")

@@ -143,3 +143,23 @@ def _relative(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_relative(item, folder) for item in value]
     return shown(value) if isinstance(value, str) and is_url(value) else value
+
+
+def finished_record(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, ...], /) -> dict[str, Any]:
+    """The record of a finished job.
+
+    Raises:
+        ValueError: It was done with other settings at one of `keys`.
+    """
+    record = read_record(path, kind)
+    for key in keys:
+        if record.get(key, settings[key]) != settings[key]:  # records of earlier versions lack some keys
+            raise ValueError(
+                f"{path}: a finished run with {key} {record[key]!r}, not {settings[key]!r}: give another output folder"
+            )
+    return record
+
+
+def plain(values: dict[str, Any], /) -> dict[str, Any]:
+    """Settings as JSON gives them back: lists in place of tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

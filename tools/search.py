@@ -99,7 +99,7 @@ def swift(
     """
     from drawstream.search import load_objective
     from drawstream.tools.hooks import check_hooks, load_hooks
-    from drawstream.tools.jobs import search_job
+    from drawstream.tools.jobs.search import search_job
     from drawstream.tools.search_recipes import settled
     from drawstream.tools.training.candidates import FineTuning
     from drawstream.tools.training.loop import Recipe
@@ -144,8 +144,8 @@ def swift(
     options["features"] = columns.split(",")
     running = {"storage": storage, "study_name": study, "workers": workers, "engine": engine}
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_search import estimate_swift
+        from drawstream.tools.estimate.search import estimate_swift
+        from drawstream.tools.estimate.stages import tell
 
         check_hooks(hook or (), tensorboard=tensorboard)
         built = score.built if isinstance(score, FineTuning) else None

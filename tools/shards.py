@@ -36,8 +36,8 @@ def index(
 
     one_or_all = shards[0] if len(shards) == 1 else shards
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_data import estimate_index
+        from drawstream.tools.estimate.data import estimate_index
+        from drawstream.tools.estimate.stages import tell
 
         tell(estimate_index(one_or_all, out=out, overwrite=overwrite, workers=workers), json_path)
         return

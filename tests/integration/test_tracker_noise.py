@@ -11,8 +11,9 @@ from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.tools.cli import main
-from drawstream.tools.jobs import Sampling, train_job
+from drawstream.tools.jobs.train import train_job
 from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 ROWS, EPOCHS = 1000, 24

@@ -23,7 +23,18 @@ from drawstream.tools.ending import of_system
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *(f"drawstream.tools.{name}" for name in ("cli", "jobs", "auto_job", "report.build", "training.setup")),
+        *(
+            f"drawstream.tools.{name}"
+            for name in (
+                "cli",
+                "jobs.train",
+                "jobs.features",
+                "jobs.search",
+                "jobs.auto",
+                "report.build",
+                "training.setup",
+            )
+        ),
         *("drawstream.pipeline.pack", "drawstream.search", "webdataset", "sqlalchemy", "optuna.storages"),
     ]
 )

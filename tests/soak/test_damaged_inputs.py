@@ -177,7 +177,7 @@ def test_weights(damages, tmp_path, ending):
     if ending == "pt":
         torch.save({"model": model.state_dict()}, path)
     else:
-        from drawstream.tools.jobs import save_weights
+        from drawstream.tools.training.models import save_weights
 
         save_weights(path, model.state_dict())
     damages(f"weights, {ending}", path, lambda: load_weights(model, path))

@@ -23,12 +23,13 @@ from safetensors.torch import load_file
 from drawstream.samplers import IndexStream
 from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
-from drawstream.tools.auto_job import auto_job
 from drawstream.tools.bench.noise_cell import Cell, Record
-from drawstream.tools.jobs import features_job, finished_record, save_weights
+from drawstream.tools.jobs.auto import auto_job
+from drawstream.tools.jobs.features import features_job
 from drawstream.tools.progress import Progress
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs import finished_record, write_record
 from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.models import save_weights
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 

@@ -22,11 +22,13 @@ from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.bench.asked import check_distinct, check_names
-from drawstream.tools.jobs import Sampling, features_job, train_job
+from drawstream.tools.jobs.features import features_job
+from drawstream.tools.jobs.train import train_job
 from drawstream.tools.runs import read_record
 from drawstream.tools.training.finetune import flush_denormals
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.methods import Budget
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import AUGMENT, Device, Setup
 
 __all__ = [

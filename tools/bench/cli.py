@@ -163,8 +163,8 @@ def noise(
         "candidates": candidates,
     }
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_bench import estimate_noise
+        from drawstream.tools.estimate.bench import estimate_noise
+        from drawstream.tools.estimate.stages import tell
 
         plan, asked["methods"] = start(data, *asked.values())
         tell(estimate_noise(plan, data, folder, source=source, **asked), json_path)
@@ -273,8 +273,8 @@ def budget(
     given: dict[str, Any] = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device}
     given |= {"source": source, "held_out": held_out, "test": test, "threads": threads}
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_bench import estimate_budget
+        from drawstream.tools.estimate.bench import estimate_budget
+        from drawstream.tools.estimate.stages import tell
 
         tell(estimate_budget(data, grid, folder, processes=at_once, engine=engine, **given), json_path)
         return
@@ -321,8 +321,8 @@ def auto(
         "seeds": _whole("seeds", seeds),
     }
     if dry_run:
-        from drawstream.tools.estimate import tell
-        from drawstream.tools.estimate_bench import estimate_schedules
+        from drawstream.tools.estimate.bench import estimate_schedules
+        from drawstream.tools.estimate.stages import tell
 
         plan = start(data, *asked.values())
         assert settings is not None

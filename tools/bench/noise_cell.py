@@ -24,13 +24,16 @@ from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.noise_methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
 from drawstream.tools.demo import Plan, source_and_test
-from drawstream.tools.jobs import Sampling, features_job, fine_tuning, finished_record, save_weights, search_job
+from drawstream.tools.jobs.features import features_job
+from drawstream.tools.jobs.search import search_job
 from drawstream.tools.progress import Progress
-from drawstream.tools.runs import read_record, write_record
-from drawstream.tools.training.finetune import FineTune
+from drawstream.tools.runs import finished_record, read_record, write_record
+from drawstream.tools.training.finetune import FineTune, fine_tuning
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import train
+from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.robust import LearnedWeights, Reed, SelfPaced
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 __all__ = ["VALIDATION", "Cell", "Record", "right_rows", "without_highest"]

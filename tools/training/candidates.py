@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.search import Trial
-from drawstream.tools.jobs import crop_rows, fine_tuning
-from drawstream.tools.training.finetune import FineTune, flush_denormals
+from drawstream.tools.training.finetune import FineTune, fine_tuning, flush_denormals
 from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.training.setup import Setup, crop_rows
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from drawstream.features import FeatureTable
 from drawstream.pipeline import RICAP, Loader, Mixup
 from drawstream.samplers import IndexStream
 from drawstream.search import Trial
 from drawstream.search.objective import Stage
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods import Method
+from drawstream.tools.training.models import load_weights
+from drawstream.tools.training.setup import Setup
 
 
 @dataclass(slots=True)
@@ -78,3 +82,37 @@ class FineTune:
 def flush_denormals() -> None:
     """Treat denormal floats as 0: near-zero losses otherwise make training on the CPU three times slower."""
     torch.set_flush_denormal(True)
+
+
+def fine_tuning(
+    setup: Setup,
+    start: Path,
+    search: Recipe,
+    confirm: Recipe,
+    /,
+    *,
+    share: float,
+    scratch: bool,
+    rows: FeatureTable | None = None,
+) -> FineTune:
+    """The built-in objective, over the setup's held-out set.
+
+    Args:
+        setup: Data and model.
+        start: Weights from which candidates fine-tune.
+        search: Recipe of the fine-tuning.
+        confirm: Recipe of the second run.
+        share: Draws of an epoch of the fine-tuning, as a share of the samples.
+        scratch: Whether the confirmation trains from scratch.
+        rows: Crops that the candidates draw from; None: whole samples.
+
+    Raises:
+        ValueError: There is no held-out set, or the weights do not fit the model.
+    """
+    held_out = setup.evaluation_loaders().get("held_out")
+    if held_out is None:
+        raise ValueError("the search needs a held-out catalog to score candidates on: give --held-out")
+    model = setup.build(0)
+    load_weights(model, start)
+    data = (setup.training_loader(rows=rows), held_out, setup.build, model.state_dict())
+    return FineTune(*data, search, confirm, share=share, scratch=scratch, mix=setup.mix(search.seed))

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drawstream.tools.files import write_atomically
 from drawstream.tools.named import accepted, load_factory
 
 
@@ -195,3 +196,10 @@ def load_weights(model: nn.Module, path: Path, /) -> None:
 def _first(names: list[str]) -> str:
     """The first of many names, in brackets."""
     return f" ({names[0]}{', …' if len(names) > 1 else ''})" if names else ""
+
+
+def save_weights(path: Path, state: dict[str, Tensor], /) -> None:
+    """Write a state dict as safetensors."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(save(tensors))

@@ -170,3 +170,9 @@ class Setup:
             seed=seed,
         )
         return model.to("cuda" if self.device == "gpu" else "cpu")
+
+
+def crop_rows(table: Path | None, setup: Setup, /) -> FeatureTable | None:
+    """The feature table of a folder where its rows are crops, which a loader must be told; else None."""
+    opened = None if table is None else FeatureTable.open(table, catalog=setup.data)
+    return None if opened is None or opened.windows is None else opened

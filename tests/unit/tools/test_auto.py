@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from drawstream.samplers import IndexStream
 from drawstream.samplers.schedule import Schedule
-from drawstream.tools.auto_job import auto_job, source_of
 from drawstream.tools.cli import main
+from drawstream.tools.jobs.auto import auto_job, source_of
 from drawstream.tools.training.child import Kept, Streamed, reward_of
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.setup import Setup

@@ -10,9 +10,8 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.tools.cli import main
-from drawstream.tools.jobs import crop_rows
 from drawstream.tools.training.models import build_model
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.training.setup import Setup, crop_rows
 
 CROPS, ROWS = 3, 500
 

@@ -13,8 +13,8 @@ from drawstream.features.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.tools.cli import main
-from drawstream.tools.jobs import save_weights
 from drawstream.tools.runs import read_record
+from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob")

@@ -19,9 +19,9 @@ from drawstream.tools.bench.noise_page import agent_figures, over_levels, page
 from drawstream.tools.bench.noise_table import format_table, summarise
 from drawstream.tools.bench.rank_study import agreement
 from drawstream.tools.cli import main
-from drawstream.tools.jobs import save_weights
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe, top1
+from drawstream.tools.training.models import save_weights
 
 KEYS = {"method", "noise", "validation", "seed", "last", "best", "search_seconds", "train_seconds"}
 CHEAP = ("uniform", "drop", "reed-hard", "mentornet", "l2rw", "clean-only")

@@ -12,9 +12,9 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.cli import main
-from drawstream.tools.jobs import Sampling
 from drawstream.tools.source import open_source
 from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.transfer import carry
 
 

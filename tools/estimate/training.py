@@ -11,10 +11,11 @@ from drawstream.features.extraction import lacking_shards
 from drawstream.features.part import write_part
 from drawstream.pipeline import Loader
 from drawstream.samplers import Sequential
-from drawstream.tools.estimate import Estimate, Stage, finished, folder_size, resident
-from drawstream.tools.estimate_clock import Clock
-from drawstream.tools.estimate_probe import LIMIT, rehearsed
-from drawstream.tools.jobs import Training, prepare_extraction, prepare_training
+from drawstream.tools.estimate.clock import Clock
+from drawstream.tools.estimate.probe import LIMIT, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
+from drawstream.tools.jobs.features import prepare_extraction
+from drawstream.tools.jobs.train import Training, prepare_training
 from drawstream.tools.training.filtering import Filtering
 from drawstream.tools.training.loop import Recipe, top1
 from drawstream.tools.training.ranks import Ranks

@@ -11,12 +11,12 @@ from torch import nn
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.tools.cli import main
 from drawstream.tools.demo import PLANS
-from drawstream.tools.estimate import Estimate, Stage, duration, size
-from drawstream.tools.estimate_clock import Clock
-from drawstream.tools.estimate_data import estimate_pack
-from drawstream.tools.estimate_probe import Enough, rehearsed
-from drawstream.tools.jobs import save_weights
+from drawstream.tools.estimate.clock import Clock
+from drawstream.tools.estimate.data import estimate_pack
+from drawstream.tools.estimate.probe import Enough, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, duration, size
 from drawstream.tools.training.loop import Recipe, make_optimizer
+from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
 
@@ -37,7 +37,7 @@ def bytes_of(folder: Path) -> int:
 @pytest.fixture(autouse=True)
 def short_probes(monkeypatch):
     for module in ("clock", "search", "training"):
-        monkeypatch.setattr(f"drawstream.tools.estimate_{module}.LIMIT", 0.2)
+        monkeypatch.setattr(f"drawstream.tools.estimate.{module}.LIMIT", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_bytes_of_a_pack_whose_rows_are_all_tried_are_exact(digits, tmp_path):
 
 
 def test_a_part_of_the_rows_tells_the_bytes_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("drawstream.tools.estimate_data.LIMIT", 0.0)  # the first probe is the last
+    monkeypatch.setattr("drawstream.tools.estimate.data.LIMIT", 0.0)  # the first probe is the last
     source = ArraySource(np.zeros((2000, 8, 8), np.uint8), np.arange(2000) % 10)
     stage = estimate_pack(source, tmp_path / "out", holdout=500, label_noise=0.2).stages[0]
     assert "64 of 2000 rows" in stage.basis

@@ -14,12 +14,12 @@ from drawstream.search import Trial, children_of, search_swift
 from drawstream.search.auto_plan import Plan
 from drawstream.search.confirm import runs_of
 from drawstream.search.crew import check_crew
-from drawstream.tools.auto_job import auto_job
-from drawstream.tools.estimate import Estimate, Stage, finished, folder_size, resident
-from drawstream.tools.estimate_clock import Clock
-from drawstream.tools.estimate_probe import LIMIT, Enough, rehearsed
-from drawstream.tools.estimate_training import evaluation_seconds, place_notes, state_bytes
-from drawstream.tools.jobs import prepare_search
+from drawstream.tools.estimate.clock import Clock
+from drawstream.tools.estimate.probe import LIMIT, Enough, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
+from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
+from drawstream.tools.jobs.auto import auto_job
+from drawstream.tools.jobs.search import prepare_search
 from drawstream.tools.training.child import Reward
 from drawstream.tools.training.finetune import FineTune
 from drawstream.tools.training.loop import Recipe

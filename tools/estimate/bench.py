@@ -15,12 +15,13 @@ from drawstream.tools.bench.budget import common_of, remaining, remember
 from drawstream.tools.bench.budget_grid import Grid
 from drawstream.tools.bench.noise_cell import Cell
 from drawstream.tools.demo import Plan, pack_seed, search_of, start_demo
-from drawstream.tools.estimate import Estimate, Stage, finished, folder_size, resident
-from drawstream.tools.estimate_clock import Clock
-from drawstream.tools.estimate_probe import rehearsed
-from drawstream.tools.estimate_search import estimate_auto, estimate_candidates
-from drawstream.tools.estimate_training import estimate_extraction, estimate_training, evaluation_seconds, state_bytes
-from drawstream.tools.jobs import Sampling, save_weights
+from drawstream.tools.estimate.clock import Clock
+from drawstream.tools.estimate.probe import rehearsed
+from drawstream.tools.estimate.search import estimate_auto, estimate_candidates
+from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
+from drawstream.tools.estimate.training import estimate_extraction, estimate_training, evaluation_seconds, state_bytes
+from drawstream.tools.training.models import save_weights
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 __all__ = ["estimate_budget", "estimate_demo", "estimate_noise", "estimate_schedules"]

@@ -20,8 +20,8 @@ from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import check_target
 from drawstream.pipeline.tar import mapped, samples
 from drawstream.pipeline.workers import suitable_workers
-from drawstream.tools.estimate import Estimate, Stage, folder_size, resident
-from drawstream.tools.estimate_probe import LIMIT, rehearsed
+from drawstream.tools.estimate.probe import LIMIT, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, folder_size, resident
 
 __all__ = ["estimate_index", "estimate_pack", "packing"]
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from drawstream.tools.estimate_probe import LIMIT, Enough
+from drawstream.tools.estimate.probe import LIMIT, Enough
 from drawstream.tools.training.ranks import Ranks
 
 __all__ = ["Clock"]

@@ -1,0 +1,83 @@
+"""Scoring a catalog as a job: on this machine, over the ranks of `torchrun`, or on a Ray cluster."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from drawstream.features import FeatureTable, Scoring, ShardScorer
+from drawstream.features.cluster import write_shards_on_ray
+from drawstream.features.extraction import missing_shards, write_shards
+from drawstream.features.scoring import provenance
+from drawstream.tools.progress import Progress
+from drawstream.tools.training.models import load_weights
+from drawstream.tools.training.sampling import Sampling as Sampling
+from drawstream.tools.training.setup import Setup
+
+
+class Extraction(NamedTuple):
+    """An extraction, opened and checked: model, what to score, and the provenance of the parts."""
+
+    model: nn.Module
+    scoring: Scoring
+    made: dict[str, Any]
+
+
+def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, *, engine: str) -> Extraction:
+    """Open and check what `features_job` runs; arguments and errors are its own. Writes nothing."""
+    kind = engine.partition(":")[0]
+    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
+        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
+    if kind == "ray" and setup.ranks.world_size > 1:
+        raise ValueError("the Ray engine starts its own workers: start it without torchrun")
+    model = setup.build(0)
+    load_weights(model, weights)
+    scoring = scoring or Scoring()
+    scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
+    return Extraction(model, scoring, provenance(setup.data, model, scoring, model_name=setup.model))
+
+
+def features_job(
+    setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /, *, engine: str = "local"
+) -> FeatureTable:
+    """Score every row of the catalog with a trained model; one Parquet part per shard in `out`.
+
+    Args:
+        setup: Data, model and device; its ranks share the shards.
+        weights: Of the model.
+        out: Folder of the table.
+        scoring: What to score, by default all measures; its device is the setup's, and its transform where it has none.
+        engine: `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
+
+    Raises:
+        ValueError: As `extract` and `extract_on_ray`.
+        ClusterError: As `extract_on_ray`.
+    """
+    ranks = setup.ranks
+    extraction = prepare_extraction(setup, weights, scoring, engine=engine)
+    model, scoring, made = extraction.model, extraction.scoring, extraction.made
+    missing = missing_shards(setup.data, out, made)
+    if engine != "local":
+        with Progress("features", "rows") as progress:
+            write_shards_on_ray(
+                setup.data,
+                model,
+                scoring,
+                missing,
+                out,
+                made,
+                address=engine.partition(":")[2] or None,
+                progress=lambda p: progress.update(p.done, p.rows),
+            )
+        return FeatureTable.open(out)
+    ranks.wait()  # until all have looked, so that they divide the same list
+    with (
+        ShardScorer(setup.data, model, scoring, device_id=ranks.local) as scorer,
+        Progress("features", "rows", quiet=not ranks.writes) as progress,
+    ):
+        mine = missing[ranks.rank :: ranks.world_size]
+        write_shards(scorer, mine, out, made, progress=lambda p: progress.update(p.done, p.rows))
+        ranks.wait()
+        progress.update(scorer.rows, scorer.rows)
+    return FeatureTable.open(out)

@@ -1,0 +1,135 @@
+"""The search for a Swift Sampler as a job: its table and study, its journal, record and sampler."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.features import FeatureTable
+from drawstream.search import Objective, search_swift
+from drawstream.tools.features import tell_notes
+from drawstream.tools.hooks import Hook, Hooks
+from drawstream.tools.progress import Progress
+from drawstream.tools.runs import finished_record, plain, write_record
+from drawstream.tools.training.sampling import Sampling as Sampling
+from drawstream.tools.training.setup import Setup
+
+
+class Searching(NamedTuple):
+    """A search, opened and checked: columns and provenance of its table, and its finished record, where there is one.
+
+    `settings` are what its record says of it.
+    """
+
+    columns: dict[str, NDArray[np.float32]]
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    record: dict[str, Any] | None
+
+
+def prepare_search(
+    setup: Setup, table_path: Path, out: Path, /, *, seed: int, options: dict[str, Any], join: Sequence[Path] = ()
+) -> Searching:
+    """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
+    table = FeatureTable.open(table_path, join=join, catalog=setup.data)
+    tell_notes(table)
+    names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
+    settings = {
+        "seed": seed,
+        "catalog": setup.catalog,
+        "features": table_path,
+        "join": list(join),
+        "features_fingerprint": table.fingerprint,
+        "options": plain(options),
+    }
+    record, path = None, out / "search.json"
+    if path.exists():
+        record = finished_record(path, "search", settings, ("seed", "features_fingerprint", "options"))
+    columns = {} if record else table.columns(*names)
+    return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
+
+
+def search_job(
+    setup: Setup,
+    table_path: Path,
+    objective: Objective,
+    out: Path,
+    /,
+    *,
+    seed: int,
+    options: dict[str, Any],
+    join: Sequence[Path] = (),
+    running: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
+) -> dict[str, Any]:
+    """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
+
+    Args:
+        setup: Data; its catalog must be the table's.
+        table_path: Folder of the feature table.
+        objective: Scores probabilities.
+        out: Folder of the search.
+        seed: Of proposals and runs.
+        options: Keywords of `search_swift`.
+        join: Files whose columns are joined to the table.
+        running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
+        hooks: Follow the search.
+    """
+    prepared = prepare_search(setup, table_path, out, seed=seed, options=options, join=join)
+    if prepared.record is not None:
+        return prepared.record
+    settings, record_path = prepared.settings, out / "search.json"
+    out.mkdir(parents=True, exist_ok=True)
+    how = dict(running or {})
+    how["storage"] = how.get("storage") or f"sqlite:///{out / 'study.db'}"
+    begin = time.perf_counter()
+    watch = Hooks(out, hooks)
+    watch.begin("search", settings)
+    with Progress("search", "runs") as progress:
+
+        def show(event: dict[str, Any]) -> None:
+            searching = event["stage"] == "search"
+            values = {"value" if searching else "confirmation": event["value"], "best": event.get("best")}
+            watch.step(event["done"], event["trials"] if searching else event["runs"], values)
+            if event["stage"] == "search":
+                progress.update(
+                    event["done"], event["trials"], f"best so far {event['best']:.2f}" if event["best"] else ""
+                )
+            else:
+                progress.update(event["done"], event["runs"], "confirming")
+
+        result = search_swift(
+            prepared.columns,
+            objective,
+            seed=seed,
+            progress=show,
+            provenance=prepared.provenance,
+            **options,
+            **how,
+        )
+    result.sampler.save(out / "sampler.json")
+    record = write_record(
+        record_path,
+        "search",
+        {
+            **settings,
+            "sampler": out / "sampler.json",
+            "winner": result.winner,
+            "message": result.message,
+            "trials": [asdict(trial) for trial in result.trials],
+            "confirmation": [asdict(run) for run in result.confirmation],
+            "seconds": time.perf_counter() - begin,
+            "spent": result.spent,
+        },
+    )
+    watch.end(record)
+    return record
+
+
+def _mass(options: dict[str, Any]) -> list[str]:
+    mass = options.get("mass", "grad_norm")
+    return [mass] if mass and options.get("transform", "cgf") == "cgf" else []

@@ -1,0 +1,237 @@
+"""Training as a job: data, stream and method checked first, then the loop, its journal and its record."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from drawstream.features import Tracker
+from drawstream.pipeline import CropFilter, Loader
+from drawstream.pipeline.staging import claimed
+from drawstream.tools.hooks import Hook, Hooks
+from drawstream.tools.progress import Progress
+from drawstream.tools.runs import finished_record, plain, read_record, write_record
+from drawstream.tools.training.filtering import Filtering
+from drawstream.tools.training.loop import Epoch, Recipe, Run, train
+from drawstream.tools.training.methods import Plan
+from drawstream.tools.training.models import save_weights
+from drawstream.tools.training.sampling import Sampling as Sampling
+from drawstream.tools.training.setup import Setup, crop_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training run, opened and checked, before its first step.
+
+    Attributes:
+        setup: Data and model.
+        recipe: How to train; its epochs are those of the plan.
+        planned: What is drawn, and what is done in the loop.
+        settings: What its record says of it.
+        loader: Of the training stream.
+        crops: Chooses among the crops that the loader gives, if anything does.
+        evaluate: Loaders of the held-out sets.
+        full: Rows that a full run trains on.
+        record: Of the finished run, where there is one.
+    """
+
+    setup: Setup
+    recipe: Recipe
+    planned: Plan
+    settings: dict[str, Any]
+    loader: Loader
+    crops: CropFilter | None
+    evaluate: dict[str, Loader]
+    full: int
+    record: dict[str, Any] | None = None
+
+    def run(
+        self,
+        model: nn.Module,
+        checkpoint: Path,
+        /,
+        *,
+        tracker: Tracker | None = None,
+        every: int = 1,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        on_step: Callable[[float], None] | None = None,
+    ) -> Run:
+        """Train; arguments as `train`'s."""
+        return train(
+            model,
+            self.loader if self.crops is None else self.crops,
+            self.recipe,
+            evaluate=self.evaluate,
+            select=next(iter(self.evaluate), None),
+            checkpoint=checkpoint,
+            ranks=self.setup.ranks,
+            tracker=tracker,
+            every=every,
+            method=replace(self.planned.method, mix=self.setup.mix(self.recipe.seed)),
+            on_epoch=on_epoch,
+            on_step=on_step,
+        )
+
+    def close(self) -> None:
+        """Free the loaders."""
+        for each in (self.loader, *self.evaluate.values()):
+            each.close()
+
+
+def prepare_training(
+    setup: Setup,
+    recipe: Recipe,
+    sampling: Sampling,
+    out: Path,
+    /,
+    *,
+    method: str | None = None,
+    track: Path | None = None,
+    filtering: Filtering | None = None,
+) -> Training:
+    """Open and check what `train_job` runs; arguments and errors are its own. Writes nothing."""
+    evaluate = setup.evaluation_loaders()
+    factor = filtering.factor if filtering else 1
+    rows = crop_rows(sampling.table, setup)
+    if rows is not None and track is not None:
+        raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
+    loader = setup.training_loader(factor, rows=rows)
+    planned = sampling.plan(setup, recipe, factor=factor)
+    loader.replace_stream(planned.stream)
+    full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
+    crops = filtering.apply(setup, loader) if filtering else None
+    settings = {
+        "method": method or sampling.method,
+        "seed": recipe.seed,
+        "model": setup.model,
+        "catalog": setup.catalog,
+        "catalog_fingerprint": setup.data.fingerprint,
+        "sampler": sampling.sampler,
+        "features": sampling.table,
+        "join": list(sampling.join),
+        "frozen": sampling.frozen,
+        "sampling": sampling.as_dict(),
+        "augment": setup.augment,
+        "stream": loader.stream.fingerprint,
+        "transform": plain(setup.transforms[0].as_dict()),
+        "batch_size": setup.batch_size,
+        "recipe": asdict(recipe),
+        "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
+        "tracked": track,
+        "crop_filter": filtering.as_dict() if filtering else None,
+    }
+    training = Training(setup, recipe, planned, settings, loader, crops, evaluate, full)
+    record_path = out / "run.json"
+    if not record_path.exists():
+        return training
+    keys = ("seed", "model", "catalog_fingerprint", "stream", "recipe", "sampling", "augment")
+    record = finished_record(record_path, "train", settings, keys)
+    if track is not None and not record.get("tracked"):
+        raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
+    if record.get("crop_filter") != settings["crop_filter"]:  # records of 0.1.0 have none
+        raise ValueError(f"{record_path}: a finished run with another crop filter: give another output folder")
+    return replace(training, record=record)
+
+
+def train_job(
+    setup: Setup,
+    recipe: Recipe,
+    sampling: Sampling,
+    out: Path,
+    /,
+    *,
+    method: str | None = None,
+    track: Path | None = None,
+    filtering: Filtering | None = None,
+    every: int = 1,
+    hooks: Sequence[Hook] = (),
+) -> dict[str, Any]:
+    """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
+
+    Args:
+        setup: Data and model.
+        recipe: How to train; its seed also seeds the stream.
+        sampling: What is drawn, and how much of the full run that the recipe describes.
+        out: Folder of the run.
+        method: Name in reports; by default the sampling's.
+        track: Folder for a feature table of averages over this training.
+        filtering: Chooses among the crops of each step; the stream then draws `factor` times as many.
+        every: Evaluate after each `every`-th epoch, and after the last.
+        hooks: Follow the run.
+
+    Raises:
+        ValueError: Inputs do not fit each other, or `out` holds another run.
+    """
+    begin = time.perf_counter()
+    training = prepare_training(setup, recipe, sampling, out, method=method, track=track, filtering=filtering)
+    if training.record is not None:
+        return training.record
+    recipe, settings, loader = training.recipe, training.settings, training.loader
+    tracker = Tracker(len(setup.data)) if track is not None else None
+    model = setup.build(recipe.seed)
+    watch = Hooks(out, hooks, writes=setup.ranks.writes)
+    writing = claimed(out) if setup.ranks.writes else nullcontext()
+    with writing, Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
+        watch.begin("train", settings)
+
+        def show(epoch: Epoch) -> None:
+            progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader))
+            watch.step(epoch.epoch + 1, recipe.epochs, _epoch_values(epoch, loader))
+
+        def step(done: float) -> None:
+            progress.update(done, recipe.epochs)
+
+        run = training.run(model, out / "checkpoint.pt", tracker=tracker, every=every, on_epoch=show, on_step=step)
+    results = _results(run, time.perf_counter() - begin) | {
+        "forward": run.forward + training.planned.forward,
+        "backward": run.backward,
+        "effective_budget": run.effective_budget(training.full, before=training.planned.forward),
+        "count_entropy": run.count_entropy,
+    }
+    met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
+    results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
+    results |= {} if training.crops is None else {"filtered": training.crops.metrics}
+    if setup.ranks.writes:
+        save_weights(out / "last.safetensors", model.state_dict())
+        if run.best_state:
+            save_weights(out / "best.safetensors", run.best_state)
+        if tracker is not None and track is not None:
+            tracker.export(track, setup.data, model_name=setup.model)
+        watch.end(write_record(out / "run.json", "train", {**settings, **results}))
+        (out / "checkpoint.pt").unlink(missing_ok=True)
+    setup.ranks.wait()
+    training.close()
+    return read_record(out / "run.json", "train")
+
+
+def _results(run: Run, wall: float) -> dict[str, Any]:
+    """What a finished run is worth: on the test set where there is one, else on the held-out set."""
+    sets = list(run.history[-1].accuracy)
+    results: dict[str, Any] = {
+        "history": [asdict(epoch) for epoch in run.history],
+        "seconds": run.seconds,
+        "wall_seconds": wall,
+        "wait_share": run.wait_share,
+    }
+    if sets:
+        name = "test" if "test" in sets else sets[0]
+        results["result"] = {"set": name, "last": run.last(name), "best": run.best(name), "best_epoch": run.best_epoch}
+    return results
+
+
+def _epoch_note(epoch: Epoch, loader: Loader) -> str:
+    metrics = loader.metrics
+    accuracy = [f"{name.replace('_', '-')} {value:.2f} %" for name, value in epoch.accuracy.items()]
+    speed = f"{metrics['images_per_second']:,.0f} images/s, {metrics['wait_share']:.1%} waiting"
+    bad = [f"{metrics['bad_samples']} bad"] if metrics["bad_samples"] else []
+    return ", ".join([f"loss {epoch.loss:.3f}", *accuracy, speed, *bad])
+
+
+def _epoch_values(epoch: Epoch, loader: Loader) -> dict[str, float]:
+    accuracy = {f"accuracy/{name}": value for name, value in epoch.accuracy.items()}
+    speed = {name: loader.metrics[name] for name in ("images_per_second", "wait_share")}
+    return {"loss": epoch.loss, "lr": epoch.lr, "seconds": epoch.seconds, **accuracy, **speed}
