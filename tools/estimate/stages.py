@@ -1,7 +1,7 @@
 """What a long job will cost: time, disk and memory, stage by stage, each with how it was got.
 
 `--dry-run` opens and checks what the real run opens and checks, lets its own code work for some seconds in a temporary
-folder (`estimate_probe`), and scales that up. Nothing is written beside that folder.
+folder (`probe`), and scales that up. Nothing is written beside that folder.
 
     seconds   None where a dry run cannot know it
     disk      bytes that stay in OUT

@@ -12,6 +12,12 @@ from drawstream.tools.hooks import load_hooks
 from drawstream.tools.runs import files_below
 
 
+@pytest.fixture
+def python_hears_signals():
+    """Ray, started by an earlier test, hears SIGTERM itself; a command's process begins without."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def stop(number):
     def command(*_, **__):
         os.kill(os.getpid(), number)
@@ -20,7 +26,7 @@ def stop(number):
     return command
 
 
-def test_sigterm_is_heard_and_forgotten(monkeypatch, capsys):
+def test_sigterm_is_heard_and_forgotten(monkeypatch, capsys, python_hears_signals):
     monkeypatch.setattr(cli, "app", stop(signal.SIGTERM))
     assert cli.main(["train"]) == 143
     assert capsys.readouterr().err == "drawstream: terminated; start the same command again to go on\n"

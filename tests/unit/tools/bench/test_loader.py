@@ -218,4 +218,4 @@ def test_command_takes_a_catalog_and_writes_json(tmp_path):
     )
     assert done.exit_code == 0, done.output
     result = json.loads(Path(target).read_text())
-    assert set(result) == {"rows", "ratio_to_bare_dali"} and result["rows"][0]["batch_size"] == 64
+    assert set(result) == {"rows", "ratio_to_bare_dali", "command"} and result["rows"][0]["batch_size"] == 64
