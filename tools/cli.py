@@ -364,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
         if error.format_message().startswith("Usage:"):  # a group without a command: its help
             print(error.format_message(), file=sys.stderr)
             return 2
-        return _fail(error.format_message())
+        return _fail(_of_parser(error))
     except (typer.Abort, KeyboardInterrupt):
         return stopped(INTERRUPTED)
     except BrokenPipeError:
@@ -378,6 +378,13 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if "torch" in sys.modules:  # commands that train flush denormals; who calls this function gets IEEE floats back
             sys.modules["torch"].set_flush_denormal(False)
+
+
+def _of_parser(error: typer.TyperException) -> str:
+    """The parser's message, with the value, which it leaves out where pydantic found it wrong."""
+    wrong = getattr(error.__context__, "errors", None)
+    value = wrong()[0]["input"] if callable(wrong) else None
+    return error.format_message() if value is None else f"{error.format_message()}, but got {value!r}"
 
 
 def _one_line(error: Exception) -> str | None:

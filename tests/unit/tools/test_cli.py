@@ -104,6 +104,7 @@ def test_damaged_tar(fails, digits, tmp_path):
 
 
 def test_train(fails, digits, scored, tmp_path):
+    fails("'--epochs': .* integer, but got 'many'", "train", digits.train, "-o", tmp_path / "r", "--epochs", "many")
     out = tmp_path / "run"
     fails("no catalog|catalog.parquet", "train", tmp_path, "-o", out)
     fails("unknown model 'nope'", "train", digits.train, "-o", out, "--model", "nope")
