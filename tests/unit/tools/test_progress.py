@@ -35,15 +35,16 @@ def test_lines_come_every_ten_seconds_with_the_time_left(clock, capsys):
     ]
 
 
-def test_a_new_phase_has_its_own_rate(clock, capsys):
+@pytest.mark.parametrize("runs", [12, 40], ids=["another total", "the same total"])
+def test_a_new_phase_has_its_own_rate(clock, capsys, runs):
     with Progress("search", "runs") as shown:
         clock.now = 1
         shown.update(40, 40)
         for run in range(1, 5):
             clock.now = 1 + 20 * run
-            shown.update(run, 12)
-    left = re.findall(r"(\d+) of 12 runs, (\d+) s left", capsys.readouterr().err)
-    assert left == [("2", "200"), ("3", "180"), ("4", "160")]
+            shown.update(run, runs)
+    left = re.findall(r"(\d+) of \d+ runs, (\d+) s left", capsys.readouterr().err)
+    assert left == [(str(run), str(20 * (runs - run))) for run in (2, 3, 4)]
 
 
 def test_a_part_of_an_epoch_has_a_time_left(clock, capsys):
