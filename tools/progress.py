@@ -63,9 +63,8 @@ class Progress:
     def update(self, done: float, total: int, note: str = "") -> None:
         """Say that `done` of `total` units are finished; a part of one is a fraction."""
         now = time.monotonic()
-        if (
-            total != self._state[1] or done < self._state[0]
-        ):  # a new phase has its own rate; what a resumed job finds finished took no time
+        # a new phase has its own rate; what a resumed job finds finished took no time
+        if total != self._state[1] or done < self._state[0]:
             self._phase = (now, done)
         self._state, self._note = (done, total), f", {note}" if note else ""
         begin, before = self._phase
