@@ -136,3 +136,9 @@ def test_links_lead_somewhere(path):
             assert target.exists(), link
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if name else []
             assert not name or name in [anchor(heading) for heading in headings], link
+
+
+def test_the_readme_names_every_guide():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    guides = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert guides == set(re.findall(r"^\| \[[^]]+\]\((docs/[a-z-]+\.md)\)", readme, re.MULTILINE))
