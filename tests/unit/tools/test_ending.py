@@ -3,10 +3,11 @@
 import errno
 import os
 import signal
+import sys
 
 import pytest
 
-from drawstream.tools import cli
+from drawstream.tools import cli, start
 from drawstream.tools.ending import of_system
 from drawstream.tools.hooks import load_hooks
 from drawstream.tools.runs import files_below
@@ -90,3 +91,15 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(monkeypatch, tmp_path):
 def test_a_hook_that_raises_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"--hook json:JSONDecoder: TypeError: .*: it is called with the folder"):
         load_hooks(tmp_path, ["json:JSONDecoder"])
+
+
+def test_ctrl_c_while_the_command_line_is_imported(monkeypatch, capsys):
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "drawstream.tools.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "drawstream.tools.cli")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert start.main() == 130
+    assert capsys.readouterr().err == "drawstream: interrupted; start the same command again to go on\n"
