@@ -122,7 +122,7 @@ class Journal:
     def _write(self) -> None:
         self._written = time.monotonic()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        from drawstream.tools.files import write_atomically  # here: it brings Numba, which no help text needs
+        from drawstream.samplers.files import write_atomically  # here: it brings Numba, which no help text needs
 
         with write_atomically(self._path) as temporary:
             temporary.write_text(json.dumps({**self._state, "updated": time.time()}), encoding="utf-8")

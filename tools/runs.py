@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from drawstream.pipeline.remote import is_url, shown
-from drawstream.tools.files import write_atomically
+from drawstream.samplers.files import write_atomically
 
 FORMAT = 1
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from drawstream.samplers.files import write_atomically
 from drawstream.tools.bench.budget_figures import coreset_figure, evenness_figure, pareto_figure, schedule_figure
 from drawstream.tools.bench.budget_grid import Common
 from drawstream.tools.bench.budget_verdict import Check, Comparison, Entry
 from drawstream.tools.bench.budget_words import claims, head_and_cells, headline, where
-from drawstream.tools.files import write_atomically
 from drawstream.tools.report.page import chart, document, folded, heading, panels, paragraph, section, table
 
 __all__ = ["write_page"]

@@ -19,11 +19,11 @@ from drawstream.search import Group, InTurn, children_of, search_auto
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import finished_record, write_record
-from drawstream.tools.second_score import TwoScores
 from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, keep
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.second_score import TwoScores
 from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.stacked import Stacked
 

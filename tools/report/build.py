@@ -6,7 +6,7 @@ The page is a pure function of the files it reads, so the same run gives the sam
 from collections.abc import Sequence
 from pathlib import Path
 
-from drawstream.tools.files import write_atomically
+from drawstream.samplers.files import write_atomically
 from drawstream.tools.report import page
 from drawstream.tools.report.data import read_data
 from drawstream.tools.report.folders import name_folders

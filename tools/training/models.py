@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.tools.files import write_atomically
+from drawstream.samplers.files import write_atomically
 from drawstream.tools.named import accepted, load_factory
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drawstream.tools import second_score
 from drawstream.tools.jobs import auto as job
 from drawstream.tools.jobs.auto import auto_job
+from drawstream.tools.training import second_score
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.setup import Setup
