@@ -21,7 +21,7 @@ test-slow: $(VENV)/developed
 soak: $(VENV)/developed
 	SOAK=300 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/soak -s
 
-# The whole way at ImageNet's number of rows, each stage measured: some 25 minutes on two cores, 7 GB. It can be killed
+# The whole way at ImageNet's number of rows, each stage measured: ten minutes on two cores, 7 GB. It can be killed
 # and started again.
 rehearsal: $(VENV)/developed
 	$(BIN)/drawstream bench rehearsal -o runs/rehearsal --json runs/rehearsal.json
