@@ -78,6 +78,7 @@ def pack(
     shard_bytes: int = 1 << 30,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    finish: Callable[[PackResult, Path], None] | None = None,
 ) -> PackResult:
     """Write a source as shards with a catalog, or with two when a holdout is asked for.
 
@@ -98,6 +99,8 @@ def pack(
         shard_bytes: A shard whose images have these many bytes takes no further row.
         overwrite: Replace ``out`` where it holds an earlier pack; any other filled folder is still refused.
         progress: Called after every row as ``progress(rows_done, rows_in_all)``.
+        finish: Called at the end as ``finish(result, folder)``, before the folder is renamed to ``out``: what it writes
+            there appears with the rest.
 
     Raises:
         ValueError: Bad options, an unreadable image (named), raw images of two shapes, or a filled target.
@@ -131,15 +134,18 @@ def pack(
         for each in parts:
             writer = _ShardWriter(folder / each.name, shard_rows, shard_bytes)
             size += _write(source, each, writer, encoding, quality, tick)
-    train, *held = parts
-    return PackResult(
-        train=out / train.name,
-        holdout=out / held[0].name if held else None,
-        rows=len(train.rows),
-        holdout_rows=holdout,
-        relabelled=sum(int((each.labels != each.clean).sum()) for each in parts if each.clean is not None),
-        bytes=size,
-    )
+        train, *held = parts
+        result = PackResult(
+            train=out / train.name,
+            holdout=out / held[0].name if held else None,
+            rows=len(train.rows),
+            holdout_rows=holdout,
+            relabelled=sum(int((each.labels != each.clean).sum()) for each in parts if each.clean is not None),
+            bytes=size,
+        )
+        if finish:
+            finish(result, folder)
+    return result
 
 
 def check_pack(source: Source, /, *, encoding: str, quality: int, limit: int | None, holdout: int) -> int:

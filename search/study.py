@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL, make_url
 
 from drawstream.samplers import SwiftParams
 from drawstream.search.objective import describe
@@ -109,6 +111,11 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
                 engine.dispose()
 
 
+def sqlite_url(path: Path, /) -> str:
+    """The Optuna URL of a file, with what URLs or Optuna would read otherwise in its name quoted."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
 def _created(storage: str | None, name: str) -> optuna.Study:
     """The study; several processes may create it, and the tables of its database, at the same moment.
 
@@ -138,7 +145,7 @@ def _storage_error(storage: str | None, error: BaseException) -> Exception:
     while (deeper := cause.__cause__ or cause.__context__) is not None and _is_of_database(deeper):
         cause = deeper
     if _FULL in str(cause):
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), (storage or "").removeprefix("sqlite:///"))
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), make_url(storage or "sqlite://").database)
     return StorageError(
         f"the study storage {storage!r} cannot be read or written: {describe(cause)}: is it whole, and may you write "
         "there? Another output folder starts a new one"

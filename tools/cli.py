@@ -5,6 +5,7 @@ Commands open with what they need, call one function, print one summary. Bad inp
 
 import os
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,6 +109,7 @@ def pack(
     Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
     """
     from drawstream.pipeline import open_source
+    from drawstream.pipeline.pack import PackResult
     from drawstream.pipeline.pack import pack as run
     from drawstream.tools.runs import write_record
 
@@ -128,18 +130,20 @@ def pack(
 
         tell(estimate_pack(opened, out, **options), json_path)
         return
+
+    def record(done: PackResult, folder: Path) -> None:
+        parts = {"train": done.train, "holdout": done.holdout}
+        for part in filter(None, parts.values()):
+            places = {name: path and os.path.relpath(path, part) for name, path in parts.items()}
+            write_record(folder / part.relative_to(out) / "catalog.json", "pack", asdict(done) | places)
+
     with Progress("pack", "images") as progress:
-        packed = run(opened, out, **options, progress=progress.update)
+        packed = run(opened, out, **options, progress=progress.update, finish=record)
     result = {
+        **asdict(packed),
         "train": str(packed.train),
         "holdout": str(packed.holdout) if packed.holdout else None,
-        "rows": packed.rows,
-        "holdout_rows": packed.holdout_rows,
-        "relabelled": packed.relabelled,
-        "bytes": packed.bytes,
     }
-    for folder in filter(None, (packed.train, packed.holdout)):
-        write_record(folder / "catalog.json", "pack", {**result, "train": packed.train, "holdout": packed.holdout})
     held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
     finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from drawstream.samplers.schedule import Schedule
 from drawstream.tools.cli import main
 from drawstream.tools.ending import of_system
 
@@ -251,10 +252,16 @@ def result_of(out):
             found[name] = _timeless(json.loads(path.read_text()))
         elif path.suffix not in (".db", ".html"):
             content = path.read_bytes()
-            found[name] = hashlib.sha256(content).hexdigest() if path.suffix != ".arrow" else len(content)
+            found[name] = _rows_of(path) if path.suffix == ".arrow" else hashlib.sha256(content).hexdigest()
         elif path.name == "report.html":
             found[name] = len(path.read_bytes())
     return found
+
+
+def _rows_of(schedule):
+    """The orders of a schedule, without the command in its metadata."""
+    orders = Schedule.open(schedule)
+    return [hashlib.sha256(orders.epoch(epoch)[:].tobytes()).hexdigest() for epoch in range(orders.epochs)]
 
 
 def _timeless(value):

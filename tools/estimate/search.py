@@ -14,6 +14,7 @@ from drawstream.search import Trial, children_of, search_swift
 from drawstream.search.auto_plan import Plan
 from drawstream.search.confirm import runs_of
 from drawstream.search.crew import check_crew
+from drawstream.search.study import sqlite_url
 from drawstream.tools.estimate.clock import Clock
 from drawstream.tools.estimate.probe import LIMIT, Enough, rehearsed
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
@@ -105,7 +106,7 @@ def estimate_candidates(
     if storage is not None:
         notes.append(f"the study in {storage} was not looked at: what it holds already would not be done again")
     with rehearsed(out, [] if storage else ["study.db"]) as scratch:
-        study = {"storage": f"sqlite:///{scratch / 'study.db'}", "study_name": running.get("study_name", "swift")}
+        study = {"storage": sqlite_url(scratch / "study.db"), "study_name": running.get("study_name", "swift")}
         with suppress(Enough):
             result = search_swift(columns, probe, progress=probe.tell, **options, **study)
         beside = probe.beside

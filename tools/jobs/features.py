@@ -12,7 +12,6 @@ from drawstream.features.extraction import missing_shards, write_shards
 from drawstream.features.scoring import provenance
 from drawstream.tools.progress import Progress
 from drawstream.tools.training.models import load_weights
-from drawstream.tools.training.sampling import Sampling as Sampling
 from drawstream.tools.training.setup import Setup
 
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
 from drawstream.search import Objective, search_swift
+from drawstream.search.study import sqlite_url
 from drawstream.tools.features import tell_notes
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import finished_record, plain, write_record
-from drawstream.tools.training.sampling import Sampling as Sampling
 from drawstream.tools.training.setup import Setup
 
 
@@ -85,7 +85,7 @@ def search_job(
     settings, record_path = prepared.settings, out / "search.json"
     out.mkdir(parents=True, exist_ok=True)
     how = dict(running or {})
-    how["storage"] = how.get("storage") or f"sqlite:///{out / 'study.db'}"
+    how["storage"] = how.get("storage") or sqlite_url(out / "study.db")
     begin = time.perf_counter()
     watch = Hooks(out, hooks)
     watch.begin("search", settings)

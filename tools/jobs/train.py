@@ -19,7 +19,7 @@ from drawstream.tools.training.filtering import Filtering
 from drawstream.tools.training.loop import Epoch, Recipe, Run, train
 from drawstream.tools.training.methods import Plan
 from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.sampling import Sampling as Sampling
+from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup, crop_rows
 
 

@@ -249,3 +249,14 @@ def test_fashion_mnist(tmp_path):
     train = Catalog.open(result.train)
     assert result.relabelled == (train.label != train.clean_label).sum()
     assert image_bytes(train, 17) == source.read(int(train.key(17))).tobytes()
+
+
+def test_what_is_added_at_the_end_appears_with_the_rest(tmp_path):
+    out = tmp_path / "out"
+
+    def add(result, folder):
+        assert not out.exists() and result.train == out / "train"
+        (folder / "train/note.txt").write_text(str(result.rows))
+
+    pack(ArraySource(np.zeros((6, 2, 2), np.uint8), np.arange(6) % 2), out, holdout=2, finish=add)
+    assert (out / "train/note.txt").read_text() == "4"

@@ -8,6 +8,7 @@ import pytest
 
 from drawstream.samplers import SwiftParams
 from drawstream.search import ObjectiveError, StudyMismatch, search_swift
+from drawstream.search.study import open_study, sqlite_url
 
 ROWS = 400
 
@@ -255,3 +256,14 @@ def test_progress_tells_every_run(columns, low):
 def test_bad_arguments(columns, low, change, text):
     with pytest.raises(ValueError, match=text):
         search_swift(columns, low, **change)
+
+
+@pytest.mark.parametrize("name", ["100%20%{x}", "what? #1", "größe-図 [1]"])
+def test_a_study_lies_in_the_folder_that_it_is_told(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for held in (0, 1):  # made, and opened again
+        with open_study(sqlite_url(folder / "study.db"), "swift", {"seed": 0}) as study:
+            assert len(study.get_trials()) == held
+            study.add_trial(optuna.trial.create_trial(value=1.0))
+    assert [path.name for path in folder.iterdir()] == ["study.db"] and list(tmp_path.iterdir()) == [folder]
