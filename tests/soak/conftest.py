@@ -310,7 +310,7 @@ def damaged(content, rng):
 def damages():
     """Damage a file in many ways; each must end clearly, or with what is there; count how they ended."""
 
-    def check(name, path, read, *, sealed=False, count=0):
+    def check(name, path, read, *, sealed=False, count=0, clear=CLEAR):
         whole, right = path.read_bytes(), read()
         count = count or max(150, int(os.environ.get("SOAK", "300")) // 2)
         rng, ended = np.random.default_rng([len(name), *name.encode()]), collections.Counter()
@@ -319,7 +319,7 @@ def damages():
                 path.write_bytes(damaged(whole, rng))
                 try:
                     found = read()
-                except CLEAR as error:
+                except clear as error:
                     told = str(error).strip() and type(error) is not RuntimeError
                     told = told and (not isinstance(error, OSError) or of_system(error))
                     assert told, f"{name}, damage {number}: {error!r}"

@@ -5,8 +5,6 @@
 
 import json
 import os
-import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,27 +46,6 @@ class Case:
     path: Path
     read: Any
     sealed: bool
-
-
-def damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    """One of: flipped bits, a cut, zeros, a piece twice, a piece of noise, a number that grows."""
-    data = bytearray(content)
-    at = int(rng.integers(len(data)))
-    size = int(rng.integers(1, min(64, len(data)) + 1))
-    match int(rng.integers(6)):
-        case 0:
-            data[at] ^= 1 << int(rng.integers(8))
-        case 1:
-            del data[at:]
-        case 2:
-            data[at : at + size] = bytes(len(data[at : at + size]))
-        case 3:
-            data[at:at] = data[at : at + size]
-        case 4:
-            data[at : at + size] = rng.bytes(size)
-        case _:
-            data[at : at + 1] = b"9"
-    return bytes(data)
 
 
 @pytest.fixture(scope="module")
@@ -148,28 +125,6 @@ def _table(table: FeatureTable) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_damage_ends_clearly(files, name):
+def test_damage_ends_clearly(files, damages, name):
     case = cases(files)[name]
-    whole = case.path.read_bytes()
-    backup = case.path.with_name(case.path.name + ".whole")
-    shutil.copy(case.path, backup)
-    right = case.read()
-    rng = np.random.default_rng([len(name), *name.encode()])
-    ended = Counter()
-    try:
-        for number in range(COUNT):
-            content = damaged(whole, rng)
-            case.path.write_bytes(content)
-            try:
-                found = case.read()
-            except CLEAR as error:
-                assert type(error) is not RuntimeError, f"damage {number}: {error!r}"
-                assert str(error).strip(), f"damage {number}: an error without a word: {error!r}"
-                ended[type(error).__name__] += 1
-            else:
-                ended["read"] += 1
-                if case.sealed:
-                    assert found == right, f"damage {number} was read as something else"
-    finally:
-        shutil.move(backup, case.path)
-    print(f"{name}: {COUNT} damages, " + ", ".join(f"{kind} {count}" for kind, count in ended.most_common()))
+    damages(name, case.path, case.read, sealed=case.sealed, count=COUNT, clear=CLEAR)
