@@ -53,6 +53,7 @@ def index(
     overwrite: bool = False,
     workers: int | None = 1,
     progress: Callable[[int, int, int], None] | None = None,
+    finish: Callable[[Path, int, int, int], None] | None = None,
 ) -> Path:
     """Write the catalog of existing shards.
 
@@ -65,6 +66,7 @@ def index(
             the same with any number. With more than one the main module of a program must be guarded by
             ``if __name__ == "__main__"``.
         progress: Called after every shard as ``progress(shards_done, shards_in_all, samples_done)``.
+        finish: Called as ``finish(file, samples, shards, classes)``, right before the Parquet file is written.
 
     Returns:
         The Parquet file.
@@ -100,6 +102,8 @@ def index(
     truth = _numbers(clean, names, draft, paths) if clean else None
     numbers = _numbers(labels, names, draft, paths)
     root.mkdir(parents=True, exist_ok=True)
+    if finish:
+        finish(file, len(draft.keys), len(found), len(names))
     draft.save(file, numbers, truth, shards=found, classes=names, provenance={"by": "index"})
     return file
 

@@ -24,15 +24,22 @@ def termination_as_exit() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _exit)
+    heard = False
+
+    def hear(_number: int, _frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        sys.exit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, hear)
     try:
         yield
+    except Exception as error:
+        if not heard:
+            raise
+        raise SystemExit(TERMINATED) from error  # an extension module that was being imported made an error of the exit
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(TERMINATED)
 
 
 def stopped(status: int, /) -> int:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,6 @@ def index(
 
     Example: drawstream index /data/imagenet/train-*.tar
     """
-    from drawstream.pipeline import Catalog
     from drawstream.pipeline.index import index as run
     from drawstream.tools.runs import write_record
 
@@ -41,13 +40,16 @@ def index(
 
         tell(estimate_index(one_or_all, out=out, overwrite=overwrite, workers=workers), json_path)
         return
+    result: dict[str, Any] = {}
+
+    def record(file: Path, rows: int, shards: int, classes: int) -> None:
+        result.update(catalog=str(file), rows=rows, shards=shards, classes=classes)
+        write_record(file.parent / "catalog.json", "index", {**result, "catalog": file})
+
     with Progress("index", "shards") as progress:
         report = _with_rate(progress, "samples")
-        path = run(one_or_all, out=out, overwrite=overwrite, workers=workers, progress=report)
-    catalog = Catalog.open(path)
-    result = {"catalog": str(path), "rows": len(catalog), "shards": len(catalog.shards), "classes": catalog.num_classes}
-    write_record(path.parent / "catalog.json", "index", {**result, "catalog": path})
-    text = f"{len(catalog)} images in {len(catalog.shards)} shards, {catalog.num_classes} classes: {path}"
+        run(one_or_all, out=out, overwrite=overwrite, workers=workers, progress=report, finish=record)
+    text = "{rows} images in {shards} shards, {classes} classes: {catalog}".format(**result)
     finish(result, json_path, text)
 
 

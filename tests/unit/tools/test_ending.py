@@ -34,6 +34,19 @@ def test_sigterm_is_heard_and_forgotten(monkeypatch, capsys, python_hears_signal
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_sigterm_is_heard_in_an_import_that_makes_an_error_of_it(monkeypatch, capsys, python_hears_signals):
+    def command(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the signal was not heard")
+        except SystemExit:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr(cli, "app", command)
+    assert cli.main(["train"]) == 143
+    assert capsys.readouterr().err == "drawstream: terminated; start the same command again to go on\n"
+
+
 def test_ctrl_c_in_a_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("drawstream.tools.report.build.write_report", stop(signal.SIGINT))
     assert cli.main(["report", str(tmp_path)]) == 130
