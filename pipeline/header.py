@@ -14,6 +14,8 @@ byte   length    what
 156    1         kind: ``0``, a file
 157    100       name of a link's target: zeros
 257    8         ``ustar``, a zero and ``00``; GNU tar: ``ustar``, two spaces and a zero
+265    64        names of owner and group
+329    16        numbers of a device: seven octal digits and a zero, twice; or zeros
 345    155       what stands before a long name: zeros here
 ====== ========= =================================================================================
 """
@@ -30,7 +32,9 @@ _MADE = _PATTERN.tobuf(tarfile.PAX_FORMAT)
 _OWNER, _TIME, _REST = _MADE[100:124], _MADE[136:148], _MADE[156:]
 _FIXED = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
 _PLAIN = re.compile(
-    rb"(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 0\0{100}ustar(?:\00000|  \0).{80}\0{155}", re.DOTALL
+    rb"(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 0\0{100}"
+    rb"ustar(?:\00000|  \0).{64}(?:[0-7]{7}\0|\0{8}){2}\0{155}",
+    re.DOTALL,
 )
 
 

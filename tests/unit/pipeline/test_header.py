@@ -38,7 +38,18 @@ def test_what_is_plain_is_what_tarfile_writes(name, size):
 
 @given(st.text("abc/.", min_size=1, max_size=30), st.integers(0, 10**6), st.integers(0, BLOCK - 1), st.integers(1, 255))
 def test_a_changed_header_is_not_plain_or_reads_as_tarfile_reads_it(name, size, at, change):
-    block = bytearray(by_tarfile(name, size))
+    assert_read_alike(by_tarfile(name, size), at, change)
+
+
+def test_every_change_of_a_byte_is_not_plain_or_reads_as_tarfile_reads_it():
+    block = by_tarfile("a.png", 7)
+    read = sum(assert_read_alike(block, at, change) for at in range(BLOCK) for change in range(1, 256))
+    assert read > 64 * 255  # the names of owner and group are free
+
+
+def assert_read_alike(block, at, change):
+    """Whether the header with this change was read here."""
+    block = bytearray(block)
     block[at] ^= change
     assert read_plain(bytes(block)) is None or 148 <= at < 156
     total = sum(block) - sum(block[148:156]) + 256
@@ -47,6 +58,7 @@ def test_a_changed_header_is_not_plain_or_reads_as_tarfile_reads_it(name, size, 
     if found is not None:
         info = tarfile.TarInfo.frombuf(bytes(block), "utf-8", "surrogateescape")
         assert (info.name, info.size) == found and info.isreg() and not info.issparse()
+    return found is not None
 
 
 def test_every_kind_of_header_but_files_is_left_to_tarfile():
