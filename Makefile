@@ -11,15 +11,20 @@ CUDA ?= 13
 demo: $(VENV)/installed
 	$(BIN)/drawstream demo
 
+# A file's tests share what they set up, so one process runs them all.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/developed check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/developed
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
-# Thousands of damaged files of every kind that is read; how each ended is counted and printed.
+# Thousands of damaged files of every kind that is read; how each ended is counted and printed. Then the laws, with
+# examples that no run tried before.
 soak: $(VENV)/developed
 	SOAK=300 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/soak -s
+	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "hypothesis and not slow"
 
 # The whole way at ImageNet's number of rows, each stage measured: ten minutes on two cores, 7 GB. It can be killed
 # and started again.
