@@ -17,7 +17,9 @@ from drawstream.tools.options import (
     Out,
     Seed,
     Tensorboard,
+    TrainingAmp,
     finish,
+    in_bf16,
     one_of,
     setup_of,
     words,
@@ -38,7 +40,7 @@ def auto(
     ] = "mixture",
     population: Annotated[int | None, typer.Option(help="Children; 4, or 1 with uniform exploration.")] = None,
     interval: Annotated[int, typer.Option(help="Batches between two evaluations.")] = 20,
-    first: Annotated[
+    explore_after: Annotated[
         int | None, typer.Option(help="Epochs before the first exploration; a twelfth, as in the paper: 20 of 240.")
     ] = None,
     permutations: Annotated[int, typer.Option(help="Full permutations of the data in a cycle, N_u.")] = 3,
@@ -65,7 +67,7 @@ def auto(
     batch_size: Batch = 128,
     seed: Seed = 0,
     augment: Augment = "none",
-    amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
+    amp: TrainingAmp = "off",
     device: Device = "cpu",
     tensorboard: Tensorboard = False,
     hook: HookNames = None,
@@ -89,10 +91,10 @@ def auto(
 
     if reward not in ("accuracy", "loss"):
         raise ValueError(f"--reward must be accuracy or loss, but got {reward!r}")
-    first = max(1, round(epochs / 12)) if first is None else first
+    first = max(1, round(epochs / 12)) if explore_after is None else explore_after
     if exploration == "mixture" and first >= epochs:
         raise ValueError(
-            f"--first must be less than --epochs, or the mixture never explores, but got {first} and {epochs}"
+            f"--explore-after must be less than --epochs, or the mixture never explores, but got {first} and {epochs}"
         )
     options = {
         "population": (1 if exploration == "uniform" else 4) if population is None else population,
@@ -104,7 +106,7 @@ def auto(
         "smoothing": smoothing,
         "estimate": estimate,
     }
-    recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
+    recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=in_bf16(amp))
     ranks = join_ranks(device)
     lone = replace(ranks, rank=0, world_size=1)  # a child trains on whole batches, by itself
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone)

@@ -34,7 +34,9 @@ from drawstream.tools.options import (
     Out,
     Seed,
     Tensorboard,
+    TrainingAmp,
     finish,
+    in_bf16,
     numbers,
     one_of,
     setup_of,
@@ -197,7 +199,7 @@ def train(
     batch_size: Batch = 128,
     seed: Seed = 0,
     augment: Augment = "none",
-    amp: Annotated[bool, typer.Option(help="bfloat16 autocast on the GPU.")] = False,
+    amp: TrainingAmp = "off",
     track: Annotated[
         Path | None, typer.Option(help="Folder for a feature table of averages over this training, at no extra pass.")
     ] = None,
@@ -249,7 +251,7 @@ def train(
 
     embedding = score_weights if sampler == "coreset-k_center" else None
     filtering = filtering_of(crop_filter, None if embedding else score_weights, score_model, crop_factor)
-    recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=amp)
+    recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=in_bf16(amp))
     ranks = join_ranks(device)
     reading = Reading(one_of("checksum", checksum), one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}

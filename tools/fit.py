@@ -35,7 +35,7 @@ def fit(
     frozen: Frozen = False,
     join: Join = None,
     catalog: Catalog = None,
-    weights: Annotated[
+    probabilities: Annotated[
         Path | None,
         typer.Option(help="Write P there too (.npy), block by block: the table may be larger than memory."),
     ] = None,
@@ -63,16 +63,16 @@ def fit(
         raise ValueError("--frozen keeps the tables of another sampler: say of which with --like")
     opened = open_table(table, join, catalog)
     if like is None:
-        sampler, probabilities = _fit(opened, weights, DEFAULTS | given)
+        sampler, p = _fit(opened, probabilities, DEFAULTS | given)
     else:
-        sampler, probabilities = _carry(SwiftSampler.load(like), opened, weights, frozen)
+        sampler, p = _carry(SwiftSampler.load(like), opened, probabilities, frozen)
     sampler.save(out)
-    ess = effective_sample_size(probabilities)
-    result = {"sampler": str(out), "rows": len(opened), "ess": ess, "zero_rows": int((probabilities == 0).sum())}
+    ess = effective_sample_size(p)
+    result = {"sampler": str(out), "rows": len(opened), "ess": ess, "zero_rows": int((p == 0).sum())}
     finish(result, json_path, f"effective sample size {ess:.0f} of {len(opened)} rows: {out}")
 
 
-def _fit(table: Any, weights: Path | None, given: dict[str, str]) -> tuple[Any, Any]:
+def _fit(table: Any, file: Path | None, given: dict[str, str]) -> tuple[Any, Any]:
     """The sampler of these parameters, and P of the rows."""
     from drawstream.samplers import SwiftFit, SwiftParams
     from drawstream.samplers.fit_blocks import fit_blocks
@@ -83,28 +83,28 @@ def _fit(table: Any, weights: Path | None, given: dict[str, str]) -> tuple[Any, 
     params = SwiftParams(*(numbers(name, given[name]) for name in ("coefficients", "ends", "values")))
     names, law = given["features"].split(","), one_of("transform", given["transform"])
     noted = {**origin(table), "command": command()}
-    if weights is not None:
-        sampler = fit_blocks(table.blocks, weights, params, features=names, transform=law, provenance=noted)
-        return sampler, map_weights(weights)
+    if file is not None:
+        sampler = fit_blocks(table.blocks, file, params, features=names, transform=law, provenance=noted)
+        return sampler, map_weights(file)
     mass = ["grad_norm"] if law == "cgf" else []
     fitted = SwiftFit(table.columns(*dict.fromkeys([*names, *mass])), features=names, transform=law)
     return fitted.sampler(params, provenance=noted), fitted.probabilities(params)
 
 
-def _carry(sampler: Any, table: Any, weights: Path | None, frozen: bool) -> tuple[Any, Any]:
+def _carry(sampler: Any, table: Any, file: Path | None, frozen: bool) -> tuple[Any, Any]:
     """The sampler carried to a table, and P of its rows."""
     from drawstream.samplers.fit_blocks import fit_blocks, score_blocks
     from drawstream.samplers.weights_file import map_weights
     from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
 
-    if weights is None:
+    if file is None:
         carried = carry(sampler, table, frozen=frozen)
         return carried, carried.probabilities(table.columns(*sampler.features))
     if frozen or fitted_on(sampler, table):
-        score_blocks(table.blocks, weights, sampler, rows=len(table))
+        score_blocks(table.blocks, file, sampler, rows=len(table))
     else:
         needed_columns(sampler, table)
         noted = {**origin(table), "refitted_from": sampler.provenance}
         law = {"features": sampler.features, "transform": sampler.transform}
-        sampler = fit_blocks(table.blocks, weights, sampler.params, **law, provenance=noted)
-    return sampler, map_weights(weights)
+        sampler = fit_blocks(table.blocks, file, sampler.params, **law, provenance=noted)
+    return sampler, map_weights(file)

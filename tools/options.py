@@ -46,6 +46,10 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check all that the job needs, estimate time, disk and memory, write nothing."),
 ]
+TrainingAmp = Annotated[
+    str,
+    typer.Option("--amp", autocompletion=words("off", "bf16"), help="Train and evaluate in bf16; off: float32."),
+]
 Augment = Annotated[
     str,
     typer.Option(
@@ -85,6 +89,13 @@ def place(catalog: str) -> Path | str:
 def one_of(_name: str, value: str) -> Any:
     """A string option whose values the callee checks."""
     return value
+
+
+def in_bf16(amp: str) -> bool:
+    """Whether to train in bfloat16; float16 would need its loss scaled, which the reference loop does not do."""
+    if amp not in ("off", "bf16"):
+        raise ValueError(f"--amp must be off or bf16 in training, but got {amp!r}")
+    return amp == "bf16"
 
 
 def numbers(name: str, text: str) -> tuple[float, ...]:

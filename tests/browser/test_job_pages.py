@@ -62,7 +62,8 @@ def pages(small, tmp_path_factory):
     of_search = ("--transform", "cdf", "--trials", 3, "--fine-tune-epochs", 0.5, "--epochs", 1, "--confirm-seeds", 2)
     where = ("--catalog", cell / "data/train", *data, "--start", start)
     run("search", "swift", scored, "-o", root / "crops/search", *where, *of_search)
-    few = ("--epochs", 2, "--population", 2, "--first", 1, "--permutations", 1, "--interval", 5, "--reward-rows", 60)
+    few = ("--epochs", 2, "--population", 2, "--explore-after", 1, "--permutations", 1, "--interval", 5)
+    few += ("--reward-rows", 60)
     run("search", "auto", cell / "data/train", "-o", root / "auto", *data, *few)
     for name in ("one", "crops", "auto"):
         run("report", root / name)

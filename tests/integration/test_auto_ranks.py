@@ -19,7 +19,7 @@ from drawstream.samplers.schedule import Schedule
 from drawstream.tools.cli import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-OPTIONS = ["--model", "mlp", "--epochs", 6, "--batch-size", 24, "--seed", 7, "--interval", 5, "--first", 2]
+OPTIONS = ["--model", "mlp", "--epochs", 6, "--batch-size", 24, "--seed", 7, "--interval", 5, "--explore-after", 2]
 OPTIONS += ["--permutations", 1, "--reward", "loss", "--reward-rows", 50]  # ties are rare among losses
 
 
@@ -84,7 +84,7 @@ def test_four_processes_search_as_one(data, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_process_changes_nothing(data, tmp_path):
-    longer = ("--epochs", 60, "--first", 3)
+    longer = ("--epochs", 60, "--explore-after", 3)
     search_here(data, tmp_path / "whole", 2, *longer)
     checkpoint, deadline = tmp_path / "killed" / "checkpoint.pt", time.monotonic() + 120
     with start(data, tmp_path / "killed", 2, 2, *longer) as running:

@@ -175,7 +175,7 @@ def noise(
 @app.command()
 def transfer(
     data: Annotated[str, typer.Option(help="digits or fashion-mnist.")] = "digits",
-    source: Annotated[
+    model: Annotated[
         str | None, typer.Option(help="Model to search on; by default mlp, or cnn on Fashion-MNIST.")
     ] = None,
     targets: Annotated[
@@ -188,7 +188,7 @@ def transfer(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/transfer-DATA.")
     ] = None,
-    files: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder of Fashion-MNIST's files.")] = None,
     json_path: Json = None,
 ) -> None:
     """A sampler searched on one model carried to others: refitted, frozen, as probabilities; beside their own, uniform.
@@ -206,11 +206,11 @@ def transfer(
     result = run(
         data,
         out or Path("runs") / f"transfer-{data}",
-        source=source,
+        source=model,
         targets=None if targets is None else targets.split(","),
         noise=noise,
         seeds=_whole("seeds", seeds),
-        files=files,
+        files=source,
         **changes,
     )
     _write(json_path, result)
@@ -295,7 +295,9 @@ def auto(
     seeds: Annotated[str, typer.Option(help="Seeds of data, noise, weights, orders and searches, comma list.")] = "0",
     epochs: Annotated[int | None, typer.Option(help="Of every training; 10, or 30 of digits.")] = None,
     population: Annotated[int | None, typer.Option(help="Children of a search, and runs of best-of; 4.")] = None,
-    first: Annotated[int | None, typer.Option(help="Epochs before the first exploration; 2, or 3 of digits.")] = None,
+    explore_after: Annotated[
+        int | None, typer.Option(help="Epochs before the first exploration; 2, or 3 of digits.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of all runs; by default runs/auto-DATA.")
     ] = None,
@@ -311,7 +313,7 @@ def auto(
 
     from drawstream.tools.bench.auto import METHODS, SETTINGS, run, start
 
-    given = {"epochs": epochs, "population": population, "first": first}
+    given = {"epochs": epochs, "population": population, "first": explore_after}
     usual = SETTINGS.get(data)
     settings = usual and replace(usual, **{name: value for name, value in given.items() if value is not None})
     folder = out or Path("runs") / f"auto-{data}"

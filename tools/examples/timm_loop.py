@@ -2,8 +2,9 @@
 
     python -m drawstream.tools.examples.timm_loop data/train --held-out data/holdout --model resnet50 --weights p.npy
 
-`p.npy` has one number per row (`drawstream fit features -o sampler.json --weights p.npy`); training with it comes after
-the uniform control. Started again, a killed run goes on at the batch of its last checkpoint. timm needs torchvision.
+`p.npy` has one number per row (`drawstream fit features -o sampler.json --probabilities p.npy`); training with it comes
+after the uniform control. Started again, a killed run goes on at the batch of its last checkpoint. timm needs
+torchvision.
 """
 
 import argparse

@@ -19,7 +19,7 @@ class Recipe:
         momentum: Of Nesterov's SGD; 0.9 in all papers.
         weight_decay: L2, on all parameters.
         seed: Of the initial weights.
-        amp: bfloat16 autocast, on a GPU.
+        amp: bfloat16 autocast.
     """
 
     epochs: int = 20
@@ -52,5 +52,5 @@ class Recipe:
 
 
 def autocast(device: torch.device, amp: bool, /) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 on a GPU where `amp` is on; else nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if amp and device.type == "cuda" else contextlib.nullcontext()
+    """bfloat16 where `amp` is on; else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if amp else contextlib.nullcontext()

@@ -144,7 +144,7 @@ def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys
     assert "500 rows" in capsys.readouterr().out
     plain = [*begin[:-1], tmp_path / "plain", "--exploration", "uniform"]
     assert run(*plain) == 0 and "uniform, 1 child, 6 intervals" in capsys.readouterr().out
-    assert run(*begin, "--first", 2) == 2
-    assert "--first must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
+    assert run(*begin, "--explore-after", 2) == 2
+    assert "--explore-after must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
     assert run(*begin, "--reward", "f1") == 2
     assert "--reward must be accuracy or loss, but got 'f1'" in capsys.readouterr().err

@@ -118,6 +118,27 @@ def test_train(fails, digits, scored, tmp_path):
     assert not out.exists()
 
 
+def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits, tmp_path):
+    options = (digits.train, "--model", "mlp", "--epochs", 2, "--batch-size", 100, "--lr", 0.1, "--test", digits.test)
+    ends = {}
+    for amp in ("off", "bf16"):
+        assert cli("train", *options, "-o", tmp_path / amp, "--amp", amp)[0] == 0
+        ends[amp] = json.loads((tmp_path / amp / "run.json").read_text())
+        assert ends[amp]["recipe"]["amp"] is (amp == "bf16")
+    assert ends["off"]["history"][-1]["loss"] != ends["bf16"]["history"][-1]["loss"]
+    np.testing.assert_allclose(*(end["history"][-1]["loss"] for end in ends.values()), rtol=0.05)
+    fails(
+        "--amp must be off or bf16 in training, but got 'fp16'",
+        "train",
+        *options,
+        "-o",
+        tmp_path / "x",
+        "--amp",
+        "fp16",
+    )
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_finished_run_is_kept_and_another_refused(cli, fails, digits, tmp_path):
     command = ("train", digits.train, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--batch-size", 64)
     assert cli(*command)[0] == 0

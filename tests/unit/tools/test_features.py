@@ -107,7 +107,7 @@ def test_fit_with_a_joined_column_and_weights_on_disk(capsys, table, tmp_path):
     command = ("fit", table, "--features", "loss,margin", "--coefficients", "1,-1", "--join", tmp_path / "more.parquet")
     status, out, err = run(capsys, *command, "-o", tmp_path / "a.json")
     assert status == 0 and "20 of 120 rows belong to no row of the table" in err
-    again = run(capsys, *command, "-o", tmp_path / "b.json", "--weights", tmp_path / "w.npy")
+    again = run(capsys, *command, "-o", tmp_path / "b.json", "--probabilities", tmp_path / "w.npy")
     assert again[0] == 0 and again[1].split(":")[0] == out.split(":")[0]
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
     assert map_weights(tmp_path / "w.npy").sum() == pytest.approx(1)

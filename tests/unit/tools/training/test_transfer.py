@@ -70,7 +70,7 @@ def test_missing_columns_are_named(tables, catalog, capsys, tmp_path):
     with pytest.raises(ValueError, match=r"poor: a refit of this cgf sampler .* the table has no grad_norm"):
         Sampling(tables / "a.json", tables / "poor").probabilities(setup)
     assert Sampling(tables / "a.json", tables / "poor", frozen=True).probabilities(setup).sum() == pytest.approx(1)
-    for more in ((), ("--weights", tmp_path / "w.npy")):
+    for more in ((), ("--probabilities", tmp_path / "w.npy")):
         status, err = fit(capsys, tables / "poor", "-o", tmp_path / "s.json", "--like", tables / "a.json", *more)
         assert status == 2 and "the table has no grad_norm" in err
     assert list(tmp_path.iterdir()) == []
@@ -80,7 +80,7 @@ def test_missing_columns_are_named(tables, catalog, capsys, tmp_path):
 def test_fit_like_another_sampler(tables, capsys, tmp_path, how):
     like = (tables / "b", "--like", tables / "a.json", how)
     assert fit(capsys, *like, "-o", tmp_path / "b.json")[0] == 0
-    assert fit(capsys, *like, "-o", tmp_path / "c.json", "--weights", tmp_path / "w.npy")[0] == 0
+    assert fit(capsys, *like, "-o", tmp_path / "c.json", "--probabilities", tmp_path / "w.npy")[0] == 0
     assert (tmp_path / "b.json").read_bytes() == (tmp_path / "c.json").read_bytes()
     other = FeatureTable.open(tables / "b")
     carried = carry(SwiftSampler.load(tables / "a.json"), other, frozen=how == "--frozen")
