@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "flip":
             body[len(body) // 2] ^= 0x10
         if fault == "hang":
-            time.sleep(1)
+            time.sleep(3)
         self.send_response(206 if asked and server.ranges else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

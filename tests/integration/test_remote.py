@@ -108,7 +108,8 @@ def test_ranges_fetch_what_is_asked_for(server, monkeypatch):
 def test_passing_failures_are_borne(server, packed, mode, faults):
     expected, _ = batches(Catalog.open(packed))
     server.faults.extend(faults)
-    found, metrics = batches(Catalog.open(server.url), remote=Remote(mode, timeout=0.4))
+    patience = 1.5 if "hang" in faults else 30  # on a busy machine an honest answer may take a while
+    found, metrics = batches(Catalog.open(server.url), remote=Remote(mode, timeout=patience))
     assert found == expected and metrics["retries"] == len(faults)
 
 
