@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from drawstream.tools.options import (
+    Annealing,
     Augment,
     Batch,
     CatalogArg,
@@ -13,11 +14,13 @@ from drawstream.tools.options import (
     DryRun,
     HookNames,
     Json,
+    LearningRate,
     Model,
     Out,
     Seed,
     Tensorboard,
     TrainingAmp,
+    WeightDecay,
     finish,
     in_bf16,
     one_of,
@@ -56,14 +59,9 @@ def auto(
         bool, typer.Option(help="Train the children as one stack; for small models without BatchNorm, on a GPU.")
     ] = False,
     epochs: Annotated[int, typer.Option(help="Of as many whole batches as the data gives.")] = 20,
-    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant."
-        ),
-    ] = "cosine",
-    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
+    lr: LearningRate = 0.05,
+    schedule: Annealing = "cosine",
+    weight_decay: WeightDecay = 5e-4,
     batch_size: Batch = 128,
     seed: Seed = 0,
     augment: Augment = "none",

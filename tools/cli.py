@@ -21,6 +21,7 @@ from drawstream.tools.features import Join
 from drawstream.tools.features import app as features_app
 from drawstream.tools.fit import fit
 from drawstream.tools.options import (
+    Annealing,
     Augment,
     Batch,
     CatalogArg,
@@ -30,11 +31,13 @@ from drawstream.tools.options import (
     HeldOut,
     HookNames,
     Json,
+    LearningRate,
     Model,
     Out,
     Seed,
     Tensorboard,
     TrainingAmp,
+    WeightDecay,
     finish,
     in_bf16,
     numbers,
@@ -188,14 +191,9 @@ def train(
         ),
     ] = "stratified",
     epochs: Annotated[int, typer.Option(help="Passes over the stream.")] = 20,
-    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.05,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant."
-        ),
-    ] = "cosine",
-    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 5e-4,
+    lr: LearningRate = 0.05,
+    schedule: Annealing = "cosine",
+    weight_decay: WeightDecay = 5e-4,
     batch_size: Batch = 128,
     seed: Seed = 0,
     augment: Augment = "none",

@@ -46,6 +46,14 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check all that the job needs, estimate time, disk and memory, write nothing."),
 ]
+LearningRate = Annotated[float, typer.Option(help="Learning rate at the start.")]
+Annealing = Annotated[
+    str,
+    typer.Option(
+        autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant."
+    ),
+]
+WeightDecay = Annotated[float, typer.Option(help="L2 penalty.")]
 TrainingAmp = Annotated[
     str,
     typer.Option("--amp", autocompletion=words("off", "bf16"), help="Train and evaluate in bf16; off: float32."),
