@@ -16,7 +16,7 @@ from drawstream.pipeline.names import printable
 from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.config import read_config
 from drawstream.tools.doctor import doctor
-from drawstream.tools.ending import INTERRUPTED, flush_output, mute, of_system, stopped, termination_as_exit
+from drawstream.tools.ending import INTERRUPTED, flush_output, mute, of_system, signals_as_exceptions, stopped
 from drawstream.tools.features import Join
 from drawstream.tools.features import app as features_app
 from drawstream.tools.fit import fit
@@ -358,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
     # on two cores a training step took 129 ms, with this short spin 24; alone 6 both ways. It must be set before torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with termination_as_exit():
+        with signals_as_exceptions():
             status = app(args=arguments, standalone_mode=False)
             flush_output()
         return stopped(status) if isinstance(status, int) else 0

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -19,27 +20,36 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def termination_as_exit() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that temporary files, locks and workers go with it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    heard = False
+def signals_as_exceptions() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block as exceptions do, so that temporary files, locks and workers go with it.
 
-    def hear(_number: int, _frame: FrameType | None) -> None:
-        nonlocal heard
-        heard = True
-        sys.exit(TERMINATED)
+    Also where the code that the signal met made another error of the exception, as imports of extension modules do.
+    """
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        usual = {}
+    taken = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
+    heard: list[int] = []
 
-    signal.signal(signal.SIGTERM, hear)
+    def hear(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        raise _exception(number)
+
+    for number in taken:
+        signal.signal(number, hear)
     try:
         yield
     except Exception as error:
         if not heard:
             raise
-        raise SystemExit(TERMINATED) from error  # an extension module that was being imported made an error of the exit
+        raise _exception(heard[0]) from error
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in taken:
+            signal.signal(number, usual[number])
+
+
+def _exception(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED)
 
 
 def stopped(status: int, /) -> int:

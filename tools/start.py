@@ -1,14 +1,16 @@
-"""The program `drawstream`: Ctrl-C is heard while the command line is still being imported."""
+"""The program `drawstream`: Ctrl-C and SIGTERM are heard while the command line is still being imported."""
 
-import sys
+from drawstream.tools.ending import INTERRUPTED, signals_as_exceptions, stopped
 
 
 def main() -> int:
     """Run the command line; returns its exit status."""
     try:
-        from drawstream.tools.cli import main as run
+        with signals_as_exceptions():
+            from drawstream.tools.cli import main as run
 
         return run()
     except KeyboardInterrupt:
-        print("drawstream: interrupted; start the same command again to go on", file=sys.stderr)
-        return 130
+        return stopped(INTERRUPTED)
+    except SystemExit as ended:
+        return stopped(ended.code) if isinstance(ended.code, int) else 1

@@ -34,17 +34,24 @@ def test_sigterm_is_heard_and_forgotten(monkeypatch, capsys, python_hears_signal
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_sigterm_is_heard_in_an_import_that_makes_an_error_of_it(monkeypatch, capsys, python_hears_signals):
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+@pytest.mark.parametrize("error", [ImportError("initialization failed"), RuntimeError("Error calling __set_name__")])
+def test_a_signal_is_heard_where_an_error_is_made_of_it(
+    monkeypatch, capsys, python_hears_signals, number, status, word, error
+):
     def command(*_, **__):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             raise AssertionError("the signal was not heard")
-        except SystemExit:
-            raise ImportError("initialization failed") from None
+        except (SystemExit, KeyboardInterrupt):
+            raise error from None
 
     monkeypatch.setattr(cli, "app", command)
-    assert cli.main(["train"]) == 143
-    assert capsys.readouterr().err == "drawstream: terminated; start the same command again to go on\n"
+    assert cli.main(["train"]) == status
+    assert capsys.readouterr().err == f"drawstream: {word}; start the same command again to go on\n"
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_ctrl_c_in_a_command(monkeypatch, capsys, tmp_path):
@@ -106,13 +113,24 @@ def test_a_hook_that_raises_is_one_line(tmp_path):
         load_hooks(tmp_path, ["json:JSONDecoder"])
 
 
-def test_ctrl_c_while_the_command_line_is_imported(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+@pytest.mark.parametrize("error", [None, ImportError("initialization failed")])
+def test_a_signal_while_the_command_line_is_imported(
+    monkeypatch, capsys, python_hears_signals, number, status, word, error
+):
     class Finder:
         def find_spec(self, name, path=None, target=None):
             if name == "drawstream.tools.cli":
-                raise KeyboardInterrupt
+                try:
+                    os.kill(os.getpid(), number)
+                except (KeyboardInterrupt, SystemExit):
+                    if error is None:
+                        raise
+                    raise error from None
 
     monkeypatch.delitem(sys.modules, "drawstream.tools.cli")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    assert start.main() == 130
-    assert capsys.readouterr().err == "drawstream: interrupted; start the same command again to go on\n"
+    assert start.main() == status
+    assert capsys.readouterr().err == f"drawstream: {word}; start the same command again to go on\n"
