@@ -102,7 +102,7 @@ def test_loading_says_what_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a measure must be a name or a plain function, but got .*sqrt.*wrap it in a"):
         load_measure("math:sqrt")
     namespace = {}
-    exec("def f(z, y, h): return {}", namespace)  # no file to read it from
+    exec(compile("def f(z, y, h): return {}", "nowhere.py", "exec"), namespace)
     with pytest.raises(ValueError, match="its source cannot be read: define it in a module"):
         hash_source(namespace["f"])
 

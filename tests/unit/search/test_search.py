@@ -222,7 +222,10 @@ def test_a_study_of_other_data_is_refused(columns, low, tmp_path):
     search_swift(columns, low, trials=1, agent="random", storage=url(tmp_path))
     with pytest.raises(StudyMismatch, match="columns: "):
         search_swift(columns | {"loss": columns["loss"] + 1}, low, trials=1, agent="random", storage=url(tmp_path))
-    optuna.create_study(storage=url(tmp_path), study_name="else").add_trial(optuna.trial.create_trial(value=1.0))
+    storage = optuna.storages.RDBStorage(url(tmp_path))
+    optuna.create_study(storage=storage, study_name="else").add_trial(optuna.trial.create_trial(value=1.0))
+    storage.remove_session()
+    storage.engine.dispose()
     with pytest.raises(StudyMismatch, match="trials of another search"):
         search_swift(columns, low, trials=1, storage=url(tmp_path), study_name="else")
 
