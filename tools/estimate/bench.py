@@ -20,6 +20,7 @@ from drawstream.tools.estimate.probe import rehearsed
 from drawstream.tools.estimate.search import estimate_auto, estimate_candidates
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
 from drawstream.tools.estimate.training import estimate_extraction, estimate_training, evaluation_seconds, state_bytes
+from drawstream.tools.runs import read_record
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup
@@ -69,18 +70,10 @@ def estimate_noise(
 ) -> Estimate:
     """The estimate of the benchmark of label noise; arguments are those of its `run`, checked."""
     cells = {(level, seed): out / f"noise-{level:g}" / f"seed-{seed}" for level in noise for seed in seeds}
-    runs: dict[str, int] = {}
-    searches: dict[str, int] = {}
-    for (level, _), folder in cells.items():
-        for judge in validation if level else ("clean",):
-            for method in dict.fromkeys(("uniform", *methods)):
-                names = noise_methods.folders(method, judge)
-                shared = judge != validation[0] and names == noise_methods.folders(method, validation[0])
-                count = 0 if shared else sum(not (folder / name / "run.json").exists() for name in names)
-                runs[method] = runs.get(method, 0) + count
-                if method in noise_methods.SEARCHES:
-                    there = (folder / f"search-{method}-{judge}/search.json").exists()
-                    searches[method] = searches.get(method, 0) + (not there)
+    runs, searches = _left_of_noise(cells, methods, validation)
+    notes = ["the rank study is not in the numbers"] if candidates else []
+    if not (runs or searches):
+        return Estimate("bench noise", out, (_page(),), tuple(notes))
     (level, seed), first = max(cells), min(cells)[1]
     unpacked = sum(not (folder / "data/train").exists() for folder in cells.values())
     with rehearsed(out) as scratch:
@@ -88,13 +81,14 @@ def estimate_noise(
         _, packing = _packed(lambda: cell.pack(data, source), scratch)
         setup = cell.setups["clean"]
         save_weights(scratch / "uniform/last.safetensors", setup.build(first).state_dict())
-        stages = [packing.times(unpacked, f"{unpacked} levels and seeds")]
+        stages = [packing.times(unpacked, f"{unpacked} levels and seeds")] if unpacked else []
         uniform = _run_stage(cell, lambda: cell.runs("uniform", "clean"), "uniform", plan.recipe.epochs)
         for method, count in runs.items():
-            alike = method in LIKE_UNIFORM or method in noise_methods.SEARCHES
+            kept = method == "uniform" or method in noise_methods.SEARCHES  # the others' weights serve nobody
+            alike = kept or method in LIKE_UNIFORM
             one = uniform if alike else _run_stage(cell, _of(cell, method), method, plan.recipe.epochs)
-            stages.append(replace(one, name=method).times(count, f"{count} runs"))
-        notes = []
+            disk = one.disk if kept else one.disk - state_bytes(setup.build(first))
+            stages.append(replace(one, name=method, disk=disk).times(count, f"{count} runs"))
         for method, count in searches.items():
             objective = cell.objective("clean", method)
             given = (setup, objective, cell.options(method), scratch / f"search-{method}", seed)
@@ -104,9 +98,30 @@ def estimate_noise(
             objective.loader.close()
             objective.held_out.close()
         cell.close()
-    notes += ["a search that finds nothing better than uniform saves its training: the numbers have it"]
-    notes += ["the rank study is not in the numbers"] if candidates else []
+    if searches:
+        notes += ["a search that finds nothing better than uniform saves its training: the numbers have it"]
     return Estimate("bench noise", out, (*stages, _page()), tuple(notes))
+
+
+def _left_of_noise(
+    cells: Mapping[tuple[float, int], Path], methods: Sequence[str], validation: Sequence[str]
+) -> tuple[dict[str, int], ...]:
+    """How many runs and searches of each method are not there yet; those with some."""
+    runs: dict[str, int] = {}
+    searches: dict[str, int] = {}
+    for (level, _), folder in cells.items():
+        for judge in validation if level else ("clean",):
+            for method in dict.fromkeys(("uniform", *methods)):
+                names = noise_methods.folders(method, judge)
+                shared = judge != validation[0] and names == noise_methods.folders(method, validation[0])
+                count = 0 if shared else sum(not (folder / name / "run.json").exists() for name in names)
+                search = folder / f"search-{method}-{judge}/search.json"
+                if search.exists() and read_record(search, "search")["winner"] == "uniform":
+                    count = 0  # uniform's run is its run
+                runs[method] = runs.get(method, 0) + count
+                if method in noise_methods.SEARCHES:
+                    searches[method] = searches.get(method, 0) + (not search.exists())
+    return tuple({name: count for name, count in each.items() if count} for each in (runs, searches))
 
 
 def estimate_schedules(
@@ -219,6 +234,6 @@ def _run_stage(cell: Cell, run: Callable[[], Any], name: str, epochs: int) -> St
     if clock.units < 2 * len(cell.loader):  # whole epochs have their evaluations in them
         seconds += epochs * sum(evaluation_seconds(model, loader, False) for loader in cell.sets.values())
         basis += ", and evaluations"
-    disk = 2 * state_bytes(model) + 400 * epochs
+    disk = state_bytes(model) + 400 * epochs
     spare = 2 * state_bytes(model, momentum=True, best=True)
     return Stage(name, seconds, disk, resident(), basis, spare)

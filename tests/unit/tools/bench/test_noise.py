@@ -83,6 +83,8 @@ def test_rows_of_all_methods_at_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "40% wrong labels, noisy validation" in shown
     assert "self-paced (MentorNet PD)" in shown
+    assert main(["bench", "noise", *arguments, "--dry-run", "--json", str(path)]) == 0
+    assert [stage["name"] for stage in json.loads(path.read_text())["stages"]] == ["page"]
 
 
 def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch):
