@@ -16,6 +16,8 @@ from typing import Any
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+AGAIN = 0.05  # seconds after which a signal is heard again that met what must be finished
+COMPILER = ("numba.core.", "llvmlite.")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -30,10 +32,16 @@ def signals_as_exceptions() -> Iterator[None]:
         usual = {}
     taken = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
     heard: list[int] = []
+    timers: list[threading.Timer] = []
 
-    def hear(number: int, _frame: FrameType | None) -> None:
+    def hear(number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        raise _exception(number)
+        if not _must_be_finished(frame):
+            raise _exception(number)
+        again = threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        timers.append(again)
+        again.start()
 
     for number in taken:
         signal.signal(number, hear)
@@ -44,8 +52,19 @@ def signals_as_exceptions() -> Iterator[None]:
             raise
         raise _exception(heard[0]) from error
     finally:
+        for timer in timers:
+            timer.cancel()
         for number in taken:
             signal.signal(number, usual[number])
+
+
+def _must_be_finished(frame: FrameType | None) -> bool:
+    """Whether an exception would be lost here, in a finalizer, or leave Numba's lock of its compiler taken for ever."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__", "").startswith(COMPILER):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _exception(number: int) -> BaseException:

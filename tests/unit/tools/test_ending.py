@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -52,6 +53,58 @@ def test_a_signal_is_heard_where_an_error_is_made_of_it(
     assert cli.main(["train"]) == status
     assert capsys.readouterr().err == f"drawstream: {word}; start the same command again to go on\n"
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+COMPILING = """
+def compiling(interrupt):
+    global locked
+    locked = True
+    interrupt()
+    locked = False
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("place", ["finalizer", "compiler"])
+def test_a_signal_waits_for_what_must_be_finished(monkeypatch, capsys, python_hears_signals, number, place):
+    """An exception in a finalizer is lost; one in Numba's compiler leaves a lock taken that all threads need."""
+    finished, module = [], {"__name__": "numba.core.lock", "locked": None}
+    exec(COMPILING, module)
+
+    def interrupt():
+        os.kill(os.getpid(), number)
+        for _ in range(1000):
+            pass
+
+    class Finalized:
+        def __del__(self):
+            interrupt()
+            finished.append(True)
+
+    def command(*_, **__):
+        if place == "finalizer":
+            Finalized()
+        else:
+            module["compiling"](interrupt)
+            finished.append(not module["locked"])
+        time.sleep(60)
+        finished.append("the signal was not heard")
+
+    monkeypatch.setattr(cli, "app", command)
+    assert cli.main(["train"]) == (130 if number == signal.SIGINT else 143)
+    assert finished == [True]
+    assert "Exception ignored" not in capsys.readouterr().err
+
+
+def test_a_signal_that_waits_is_forgotten_where_the_command_ends(monkeypatch, capsys, python_hears_signals):
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli, "app", lambda *_, **__: Finalized() and None)
+    assert cli.main(["train"]) == 0
+    time.sleep(0.1)  # twice the time after which it would be heard again
+    assert capsys.readouterr().err == ""
 
 
 def test_ctrl_c_in_a_command(monkeypatch, capsys, tmp_path):
