@@ -1,10 +1,18 @@
 """The program `drawstream`: Ctrl-C and SIGTERM are heard while the command line is still being imported."""
 
+import signal
+
 from drawstream.tools.ending import INTERRUPTED, signals_as_exceptions, stopped
 
 
 def main() -> int:
     """Run the command line; returns its exit status."""
+    status = _run()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the work is done: no traceback of the interpreter that is ending
+    return status
+
+
+def _run() -> int:
     try:
         with signals_as_exceptions():
             from drawstream.tools.cli import main as run

@@ -40,7 +40,7 @@ CONTEXT.set_forkserver_preload(
     ]
 )
 CHILD = """
-import os, sys
+import os, signal, sys
 if os.getsid(0) != os.getpid():
     os.setsid()
 os.umask(0o022)
@@ -56,7 +56,9 @@ sys.argv = ["drawstream", *told["arguments"]]
 exec(before)
 from drawstream.tools.cli import main
 from drawstream.tools.ending import of_system
-sys.exit(main(told["arguments"]))
+status = main(told["arguments"])
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the program does
+sys.exit(status)
 """
 TIMED = (
     "finished", "second", "wait", "loader", "images_per", "spent", "versions", "command", "trial_", "checks", "claims",

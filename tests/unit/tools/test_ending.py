@@ -186,4 +186,5 @@ def test_a_signal_while_the_command_line_is_imported(
     monkeypatch.delitem(sys.modules, "drawstream.tools.cli")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     assert start.main() == status
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_DFL  # nothing is left to interrupt
     assert capsys.readouterr().err == f"drawstream: {word}; start the same command again to go on\n"
