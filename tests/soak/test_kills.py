@@ -103,9 +103,9 @@ def test_stopped_says_so_and_leaves_nothing(soak, undisturbed, tmp_path, name, h
         ended[done.status] += 1
         early = done.status == -number and not done.stdout  # before the command line was there
         refused = done.status == 2 and name in ("pack", "index")
-        late = done.status == -number and done.stdout and not done.stderr  # only the interpreter was still ending
+        late = done.status == -number and not early and soak.result_of(out) == expected  # the interpreter was ending
         if late:
-            assert soak.result_of(out) == expected
+            assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
         if done.status == 0 or refused or late:  # it had been finished before
             break
         if not early:
