@@ -1,5 +1,6 @@
 """The processes of one training run, as `torchrun` starts them."""
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,12 @@ def join_ranks(device: str, /) -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one; all ranks together.
+
+    A group that something still refers to would be destroyed behind the interpreter, where the threads of gloo now and
+    then abort the process.
+    """
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
+        gc.collect()
