@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
@@ -101,8 +100,10 @@ def _read_ids(path: Path, schema: pa.Schema, catalog: Catalog | None) -> NDArray
     keys = _column(path, "key")
     if not (pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type)):
         raise ValueError(f"{path}: column `key` must be text, but is {keys.type}")
-    found = pc.index_in(keys.cast(pa.large_string()), value_set=pa.array(catalog.keys, pa.large_string()))
-    return found.fill_null(-1).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+    try:
+        return catalog.rows_of(keys)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _features(path: Path, schema: pa.Schema, taken: Collection[str]) -> list[str]:

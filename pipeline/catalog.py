@@ -1,29 +1,7 @@
-"""The catalog: one row per sample, saying where its image lies in which shard, and its label.
+"""The catalog: one row per sample, saying where its image lies in which shard, and its label."""
 
-A catalog is one Parquet file, ``catalog.parquet``, beside the shards (ordinary WebDataset tars). ``sample_id`` is the
-row number. Columns:
-
-========== =================== ==================================================================================
-key        string              name of the sample, unique in the catalog
-shard      int32               index into the shard list of the file metadata; never decreases from row to row
-offset     int64               byte in the shard where the image's bytes begin
-size       int64               their number
-checksum   uint32              ``checksum_of`` exactly these bytes
-label      int64               class, 0 … classes − 1, as the training sees it
-clean_label int64              only with label noise: the class before relabelling
-encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
-height     int32               pixels, as decoded (EXIF orientation applied)
-width      int32               pixels
-========== =================== ==================================================================================
-
-File metadata, key ``drawstream``: JSON with the format version, the shards (path relative to the catalog, bytes, hash),
-class names, channels, the fingerprint and how the catalog was made. Key ``drawstream-hash``: a hash over that JSON, the
-names of the columns and ``clean_label``, which the fingerprint leaves out; files of 0.1.0 have none.
-"""
-
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,55 +10,38 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from drawstream.pipeline.catalog_file import (
+    ENCODINGS,
+    FILE,
+    METADATA,
+    RAW,
+    SEAL,
+    WIDE,
+    AlteredCatalogError,
+    Shard,
+    checksum_of,
+    column_array,
+    encoding_codes,
+    fingerprint,
+    flat_keys,
+    frozen,
+    hash_file,
+    read_file,
+    require,
+    seal,
+)
 from drawstream.pipeline.image import MOST_PIXELS
+from drawstream.pipeline.keys import as_texts, find_rows, with_stems, without_stems
 from drawstream.pipeline.names import check_keys, check_name, check_paths
 from drawstream.pipeline.remote import MOST, Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
 
-FORMAT = 2
-_WIDE = {1: 1 << 62, 2: 1024}  # by format: members of more bytes have an XXH3 checksum (it must be 240 at least)
-FILE = "catalog.parquet"
-ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
-RAW = ENCODINGS.index("raw")
-METADATA = b"drawstream"
-SEAL = b"drawstream-hash"
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("checksum", pa.uint32()),
-        ("label", pa.int64()),
-        ("clean_label", pa.int64()),
-        ("encoding", pa.dictionary(pa.int8(), pa.string())),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-    ]
-)
-
-
-class AlteredCatalogError(ValueError):
-    """A file that is not a catalog as it was written: damaged, edited, or never one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar of a catalog.
-
-    Attributes:
-        path: Path relative to the catalog's folder, with ``/`` between its parts.
-        size: Length of the file in bytes.
-        hash: xxh3-128 of the whole file, 32 hex digits.
-    """
-
-    path: str
-    size: int
-    hash: str
+__all__ = [
+    "ENCODINGS", "FILE", "METADATA", "RAW", "SEAL", "AlteredCatalogError", "Catalog", "Shard", "checksum_of",
+    "fingerprint", "hash_file", "seal",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -92,7 +53,11 @@ class Catalog:
         version: Of the file's format.
         remote: URL of the folder that the shards are in, as it was given; None where they are local.
         shards: The tars, in the order the ``shard`` column counts them.
-        classes: Class names; label ``c`` means ``classes[c]``.
+        orientation: ``exif``: images are turned as their EXIF block says; ``stored``: they are not.
+        label_kind: ``class``, or ``none`` where samples have no labels.
+        key_form: ``key``, or ``stem/key`` where a key comes in several shards and their stems stand before it.
+        fields: Names of further members of the samples.
+        classes: Class names; label ``c`` means ``classes[c]``; none without labels.
         channels: 1 or 3. Of raw rows the exact depth; encoded rows: 1 if every image is grayscale, else 3.
         fingerprint: Hash over the shards' contents and the columns without ``clean_label``; label noise changes it.
         provenance: How the catalog was made, as JSON values.
@@ -100,7 +65,7 @@ class Catalog:
         offset: int64 (rows,), first byte of the image in its shard.
         size: int64 (rows,), bytes.
         checksum: uint32 (rows,), of these bytes.
-        label: int64 (rows,).
+        label: int64 (rows,); zeros without labels.
         clean_label: int64 (rows,), or None where no label noise was put in.
         encoding_codes: int8 (rows,), index into ``ENCODINGS``.
         height: int32 (rows,), pixels.
@@ -115,6 +80,10 @@ class Catalog:
     version: int
     remote: str | None
     shards: tuple[Shard, ...]
+    orientation: str
+    label_kind: str
+    key_form: str
+    fields: tuple[str, ...]
     classes: tuple[str, ...]
     channels: int
     fingerprint: str
@@ -157,27 +126,34 @@ class Catalog:
             path: As ``open``, and errors otherwise too.
         """
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
-        meta, table = _read(file)
+        meta, table = read_file(file)
         shards = meta["shards"]
-        columns = {name: _array(table, name) for name in table.column_names if name not in ("key", "encoding")}
+        columns = {name: column_array(table, name) for name in table.column_names if name not in ("key", "encoding")}
+        columns.setdefault("label", frozen(np.zeros(table.num_rows, np.int64)))
         catalog = cls(
             path=file,
             version=meta["format"],
             remote=remote,
             shards=shards,
+            orientation=meta["orientation"],
+            label_kind=meta["label_kind"],
+            key_form=meta["key_form"],
+            fields=tuple(meta["fields"]),
             classes=tuple(meta["classes"]),
             channels=meta["channels"],
             fingerprint=meta["fingerprint"],
             provenance=meta["provenance"],
             clean_label=columns.pop("clean_label", None),
-            encoding_codes=_encoding_codes(table, file),
-            _keys=_flat_keys(table["key"]),
-            _starts=_frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
+            encoding_codes=encoding_codes(table, file),
+            _keys=flat_keys(table["key"]),
+            _starts=frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
             **columns,
         )
         catalog._check_rows()
         try:
             check_keys(catalog._keys)
+            if catalog.key_form == "stem/key":
+                catalog._other_keys()
             check_paths([shard.path for shard in shards], remote=remote is not None)
             for name in catalog.classes:
                 check_name(name, what="class name")
@@ -196,30 +172,32 @@ class Catalog:
             self._keys,
             self.encoding_codes,
             version=self.version,
+            orientation=self.orientation,
+            label_kind=self.label_kind,
         )
         if actual != self.fingerprint:
             raise AlteredCatalogError(
                 f"{file}: the fingerprint of the rows is {actual}, the file says {self.fingerprint}: "
                 "the catalog was altered; pack or index the data anew"
             )
-        remedy = "pack or index the data anew"
-        _require(bool((np.diff(self.shard) >= 0).all()), file, "the shard column must never decrease", remedy)
+        require(bool((np.diff(self.shard) >= 0).all()), file, "the shard column must never decrease")
         listed = self.shard[0] >= 0 and self.shard[-1] < len(self.shards)
-        _require(bool(listed), file, "shards must be in the list", remedy)
+        require(bool(listed), file, "shards must be in the list")
         ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
         inside = (self.offset >= 0) & (self.size > 0) & (self.size <= ends) & (self.offset <= ends - self.size)
-        _require(bool(inside.all()), file, "every image must lie inside its shard", remedy)
+        require(bool(inside.all()), file, "every image must lie inside its shard")
         apart = (self.offset[1:] >= self.offset[:-1] + self.size[:-1]) | (self.shard[1:] > self.shard[:-1])
-        _require(bool(apart.all()), file, "images of a shard must follow one another and not overlap", remedy)
+        require(bool(apart.all()), file, "images of a shard must follow one another and not overlap")
         sides = (self.height >= 1) & (self.width >= 1)
         pixels = self.height.astype(np.int64) * self.width  # of 31 bits each
         sound = sides & (pixels <= MOST_PIXELS)
-        _require(bool(sound.all()), file, f"every image must have 1 … {MOST_PIXELS} pixels", remedy)
+        require(bool(sound.all()), file, f"every image must have 1 … {MOST_PIXELS} pixels")
         whole = (self.encoding_codes != RAW) | (self.size == pixels * self.channels)
-        _require(bool(whole.all()), file, "a raw image must have height × width × channels bytes", remedy)
-        for labels in (self.label, self.clean_label):
+        require(bool(whole.all()), file, "a raw image must have height × width × channels bytes")
+        require(self.label_kind == "class" or not self.classes, file, "there must be no classes without labels")
+        for labels in (self.label, self.clean_label) if self.label_kind == "class" else ():
             known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
-            _require(known, file, f"labels must lie in 0 … {self.num_classes - 1}", remedy)
+            require(known, file, f"labels must lie in 0 … {self.num_classes - 1}")
 
     def _check_shards(self) -> None:
         """Hold the shards on disk against the metadata."""
@@ -250,11 +228,11 @@ class Catalog:
     @property
     def wide(self) -> int:
         """Members of more bytes than this have the other kind of checksum, see ``checksum_of``."""
-        return _WIDE[self.version]
+        return WIDE[self.version]
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; 0 without labels."""
         return len(self.classes)
 
     @property
@@ -270,6 +248,39 @@ class Catalog:
     def key(self, row: int, /) -> str:
         """The key of one row."""
         return self._keys[int(row)].as_py()  # type: ignore[no-any-return]
+
+    def member_key(self, row: int, /) -> str:
+        """The key of one row as its shard has it, without the shard's stem."""
+        stem = self.shards[int(self.shard[row])].stem if self.key_form == "stem/key" else None
+        return self.key(row) if stem is None else self.key(row)[len(stem) + 1 :]
+
+    def rows_of(self, keys: Any, /) -> NDArray[np.int64]:
+        """Find the rows that keys mean; a shard's stem may stand before them (``stem/key``) or not.
+
+        Args:
+            keys: Texts (n,): a sequence, or a pyarrow array or column.
+
+        Returns:
+            int64 (n,), -1 where the catalog has no such key.
+
+        Raises:
+            TypeError: Not texts.
+            ValueError: A key without its stem that several shards have.
+
+        Example:
+            >>> rows = catalog.rows_of(["cats/0017", "dogs/0003"])
+        """
+        try:
+            return find_rows(as_texts(keys), self._keys, self._other_keys)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
+    def _other_keys(self) -> Any:
+        """All keys in the form that is not the catalog's: pyarrow large_string (rows,)."""
+        stems = [shard.stem for shard in self.shards]
+        if self.key_form == "stem/key":
+            return without_stems(self._keys, self._starts, stems)
+        return with_stems(self._keys, self.shard, stems)
 
     def shard_path(self, shard: int, /) -> Path:
         """Where a local shard lies on disk.
@@ -293,77 +304,6 @@ class Catalog:
     def shard_rows(self, shard: int, /) -> tuple[int, int]:
         """The rows of a shard, half open: ``start, stop``."""
         return int(self._starts[shard]), int(self._starts[shard + 1])
-
-
-def fingerprint(
-    shards: Sequence[Shard],
-    columns: Mapping[str, NDArray[Any]],
-    keys: Any,
-    codes: NDArray[np.int8],
-    /,
-    *,
-    version: int = FORMAT,
-) -> str:
-    """Hash what a stream over this catalog can see: the shards' contents and every column but ``clean_label``.
-
-    Class names, shard paths and provenance stay out, so a renamed shard or class is still the same data.
-
-    Args:
-        shards: The tars.
-        columns: ``shard``, ``offset``, ``size``, ``checksum``, ``label``, ``height`` and ``width``, (rows,) each.
-        keys: pyarrow large_string (rows,).
-        codes: int8 (rows,), positions in ``ENCODINGS``.
-        version: Format of the catalog.
-
-    Returns:
-        32 hex digits of xxh3-128.
-    """
-    state = xxhash.xxh3_128(f"drawstream catalog {version}\n".encode())
-    for shard in shards:
-        state.update(f"{shard.hash} {shard.size}\n".encode())
-    for name in ("shard", "offset", "size", "checksum", "label", "height", "width"):
-        width = SCHEMA.field(name).type.bit_width // 8
-        kind = "u" if name == "checksum" else "i"
-        state.update(np.ascontiguousarray(columns[name], dtype=f"<{kind}{width}").data)
-    state.update(np.ascontiguousarray(codes).data)
-    _, offsets, text = keys.buffers()
-    bounds = np.frombuffer(offsets, dtype="<i8")[keys.offset : keys.offset + len(keys) + 1]
-    state.update(np.diff(bounds).data)
-    state.update(memoryview(text)[bounds[0] : bounds[-1]])
-    return state.hexdigest()
-
-
-def seal(metadata: bytes, names: Sequence[str], clean: NDArray[np.int64] | None, /) -> str:
-    """Hash what the fingerprint leaves out, so that no byte of it can change unnoticed.
-
-    Args:
-        metadata: The JSON of the file metadata.
-        names: The columns that the file has.
-        clean: int64 (rows,), true labels, or None.
-
-    Returns:
-        32 hex digits of xxh3-128.
-    """
-    state = xxhash.xxh3_128(metadata)
-    state.update("".join(f"\n{name}" for name in names).encode())
-    if clean is not None:
-        state.update(np.ascontiguousarray(clean, dtype="<i8").data)
-    return state.hexdigest()
-
-
-def checksum_of(data: bytes | memoryview, wide: int = _WIDE[FORMAT], /) -> int:
-    """The checksum of an image's bytes: XXH32, or the low half of XXH3-64 of more than ``wide`` bytes; seed 0."""
-    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF if len(data) > wide else xxhash.xxh32_intdigest(data)
-
-
-def hash_file(path: Path | int, /) -> str:
-    """xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open."""
-    state = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(1 << 20))
-    with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
-        while count := file.readinto(buffer):
-            state.update(buffer[:count])
-    return state.hexdigest()
 
 
 def _download(url: str) -> tuple[Path, str]:
@@ -404,84 +344,3 @@ def _locate(path: Path) -> Path:
             f"{path}: no {FILE} in this folder: make one with `drawstream pack` or `drawstream index`"
         )
     raise FileNotFoundError(f"{path}: no such catalog: make one with `drawstream pack` or `drawstream index`")
-
-
-def _read(file: Path) -> tuple[dict[str, Any], pa.Table]:
-    """Metadata and rows of a catalog file of this format, every column of its due type and without nulls."""
-    remedy = "pack or index the data anew"
-    try:
-        rows, size = pq.read_metadata(file).num_rows, file.stat().st_size
-        if rows > size:  # each has a checksum of four bytes that do not compress, and a key of its own
-            raise ValueError(f"{rows} rows cannot lie in {size} bytes")
-        table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
-        names = table.column_names
-        metadata, copy = table.schema.metadata or {}, pq.read_metadata(file).metadata or {}
-        meta = json.loads(metadata[METADATA])
-    except KeyError:
-        raise AlteredCatalogError(
-            f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {remedy}"
-        ) from None
-    except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
-        raise AlteredCatalogError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {remedy}") from None
-    kinds = {"format": int, "fingerprint": str, "channels": int, "classes": list, "shards": list, "provenance": dict}
-    try:
-        sound = all(isinstance(meta[name], kind) for name, kind in kinds.items())
-        meta["shards"] = tuple(
-            Shard(str(each["path"]), int(each["size"]), str(each["hash"])) for each in meta["shards"]
-        )
-        sound = sound and all(isinstance(name, str) for name in meta["classes"]) and meta["channels"] in (1, 3)
-        sound = sound and all(0 <= shard.size < 1 << 62 for shard in meta["shards"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        sound = False
-    if not sound:
-        raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(kinds)}; {remedy}")
-    if meta["format"] not in _WIDE:
-        raise ValueError(
-            f"{file}: catalog format must be in 1 … {FORMAT}, but got {meta['format']}: upgrade drawstream"
-        )
-    _require(table.num_rows > 0, file, "a catalog must have rows", remedy)
-    for column in SCHEMA:
-        if column.name not in names:
-            _require(column.name == "clean_label", file, f"column {column.name!r} must be there", remedy)
-            continue
-        kind = table.schema.field(column.name).type
-        same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
-        _require(same, file, f"column {column.name!r} must be {column.type}, but got {kind}", remedy)
-        _require(table[column.name].null_count == 0, file, f"column {column.name!r} must have no nulls", remedy)
-    copies = all(metadata.get(key) == copy.get(key) for key in (METADATA, SEAL))
-    _require(copies, file, "both copies of the metadata (Parquet's and Arrow's) must be the same", remedy)
-    if SEAL in metadata:
-        clean = _array(table, "clean_label") if "clean_label" in names else None
-        actual, expected = seal(metadata[METADATA], names, clean), metadata[SEAL].decode(errors="replace")
-        same = f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered"
-        _require(actual == expected, file, same, remedy)
-    return meta, table.select([name for name in SCHEMA.names if name in names])
-
-
-def _encoding_codes(table: pa.Table, file: Path) -> NDArray[np.int8]:
-    try:
-        names = table["encoding"].cast(pa.string())
-    except pa.ArrowException as error:
-        raise AlteredCatalogError(f"{file}: damaged encoding column ({error}): pack or index the data anew") from None
-    codes = pc.index_in(names, value_set=pa.array(ENCODINGS)).combine_chunks()
-    _require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}", "pack the data anew")
-    return _frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8))
-
-
-def _require(law: bool, file: Path, text: str, remedy: str) -> None:
-    if not law:
-        raise AlteredCatalogError(f"{file}: {text}: {remedy}")
-
-
-def _array(table: pa.Table, name: str) -> NDArray[Any]:
-    return _frozen(table[name].combine_chunks().to_numpy(zero_copy_only=False))
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
-    return array
-
-
-def _flat_keys(column: Any) -> Any:
-    """A key column as one array with 64-bit offsets."""
-    return pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in column.chunks])

@@ -274,7 +274,7 @@ def _numbers(parts: Sequence[Labels], classes: Sequence[str], draft: Draft, path
     (outside,) = np.nonzero((numbers < 0) | (numbers >= len(classes)))
     if len(outside):
         at = int(outside[0])
-        key, shard = next(islice(draft.keys.items(), at, None))
+        key, shard = draft.keys[at], draft.shard(at)
         label = next(islice(chain.from_iterable(part for part in parts), at, None))
         law = f"label must be one of {len(classes)} classes"
         got = repr(label) if isinstance(label, str) else int(label)

@@ -82,7 +82,7 @@ def read_quarantine(path: str | os.PathLike[str], catalog: Catalog, /) -> NDArra
         )
     for entry in entries:
         row, key = entry["row"], entry["key"]
-        if not 0 <= row < len(catalog) or catalog.key(row) != key:
+        if not 0 <= row < len(catalog) or key not in (catalog.key(row), catalog.member_key(row)):
             raise ValueError(f"{file}: row {row} ({key!r}) is not in {catalog.path}: verify it anew")
     return np.unique(np.array([entry["row"] for entry in entries], dtype=np.int64))
 

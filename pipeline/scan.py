@@ -99,14 +99,14 @@ def _members(catalog: Catalog, shard: int, samples: Mapping[str, Sample], data: 
     start, stop = catalog.shard_rows(shard)
     known = set()
     for row in range(start, stop):
-        key = catalog.key(row)
+        key = catalog.member_key(row)
         known.add(key)
         if int(catalog.offset[row] + catalog.size[row]) > len(data):
             continue  # lost
         problem = _member_problem(catalog, row, samples.get(key), data)
         if problem:
             text = f"{path}: sample {key!r} (row {row}): {problem}: copy the shard again, or index it anew"
-            yield Finding("member", shard, row, key, text)
+            yield Finding("member", shard, row, catalog.key(row), text)
     for key in samples:
         if key not in known:
             text = f"{path}: sample {key!r}: its catalog does not know it: index the shard anew"
@@ -142,7 +142,7 @@ def _labels(catalog: Catalog, shard: int, samples: Mapping[str, Sample], data: m
     start, stop = catalog.shard_rows(shard)
     for row in range(start, stop):
         key = catalog.key(row)
-        sample = samples.get(key)
+        sample = samples.get(catalog.member_key(row))
         if sample is None:
             continue
         try:

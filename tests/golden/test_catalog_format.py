@@ -1,4 +1,4 @@
-"""The catalog formats, pinned: 2, and 1 which is still read.
+"""The catalog formats, pinned: 3, and 1 and 2 which are still read.
 
 WARNING: catalogs, feature tables, samplers and training states refer to these fingerprints. A change here makes every
 existing one unreadable: raise ``FORMAT`` and keep reading the old form, never edit the figures to make the test pass.
@@ -15,7 +15,9 @@ import pytest
 import xxhash
 
 from drawstream.pipeline.bad import BadSampleError
-from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.catalog import Catalog, Shard, seal
+from drawstream.pipeline.draft import Draft
+from drawstream.pipeline.image import ImageInfo
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import ShardFiles
@@ -46,16 +48,35 @@ def test_columns_and_metadata(packed):
     }
     meta = json.loads(table.schema.metadata[b"drawstream"])
     assert meta == {
-        "format": 2,
-        "fingerprint": "84f927e853af16f659d6566e0b28d8d0",
+        "format": 3,
+        "fingerprint": "0a0e297d0fc6fa1acd7ca45d61cf5595",
         "checksum": "xxh3_64 of more than 1024 bytes, else xxh32",
         "hash": "xxh3_128",
+        "orientation": "exif",
+        "label_kind": "class",
+        "key_form": "key",
+        "fields": [],
         "channels": 1,
         "classes": ["a", "b", "ç"],
         "shards": [
-            {"path": "shard-000000.tar", "size": 20480, "hash": "6f0326c273da017556a5d807017afd31"},
-            {"path": "shard-000001.tar", "size": 20480, "hash": "48d8d53d0193826ef5a5291c0bdd73c7"},
-            {"path": "shard-000002.tar", "size": 10240, "hash": "f64f3766c4b87cfecccec84299cbfa75"},
+            {
+                "path": "shard-000000.tar",
+                "size": 20480,
+                "hash": "6f0326c273da017556a5d807017afd31",
+                "stem": "shard-000000",
+            },
+            {
+                "path": "shard-000001.tar",
+                "size": 20480,
+                "hash": "48d8d53d0193826ef5a5291c0bdd73c7",
+                "stem": "shard-000001",
+            },
+            {
+                "path": "shard-000002.tar",
+                "size": 10240,
+                "hash": "f64f3766c4b87cfecccec84299cbfa75",
+                "stem": "shard-000002",
+            },
         ],
         "provenance": {
             "by": "pack",
@@ -70,7 +91,33 @@ def test_columns_and_metadata(packed):
             "noise_seed": 11,
         },
     }
-    assert table.schema.metadata[b"drawstream-hash"] == b"84081d7228420a567cdc0f24358e5df5"
+    assert table.schema.metadata[b"drawstream-hash"] == b"c36919df2ffc15da01e6dfbf86376355"
+
+
+def as_format_2(folder, fingerprint):
+    """Rewrite a catalog as the second format was: no stems, orientation, kind of labels, form of keys and fields."""
+    table = pq.read_table(folder / "catalog.parquet")
+    meta = json.loads(table.schema.metadata[b"drawstream"])
+    for name in ("orientation", "label_kind", "key_form", "fields"):
+        del meta[name]
+    for each in meta["shards"]:
+        del each["stem"]
+    text = json.dumps(meta | {"format": 2, "fingerprint": fingerprint}, ensure_ascii=False).encode()
+    mark = seal(text, table.column_names, table["clean_label"].to_numpy())
+    pq.write_table(
+        table.replace_schema_metadata({b"drawstream": text, b"drawstream-hash": mark}), folder / "catalog.parquet"
+    )
+    return mark
+
+
+def test_format_2_still_opens(packed):
+    mark = as_format_2(packed, "84f927e853af16f659d6566e0b28d8d0")
+    assert mark == "84081d7228420a567cdc0f24358e5df5"
+    catalog = Catalog.open(packed)
+    assert (catalog.version, catalog.orientation, catalog.label_kind) == (2, "exif", "class")
+    assert (catalog.key_form, catalog.fields) == ("key", ())
+    assert catalog.fingerprint == "84f927e853af16f659d6566e0b28d8d0" and catalog.wide == 1024
+    assert verify(catalog) == [] and catalog.rows_of([catalog.key(3), "none"]).tolist() == [3, -1]
 
 
 def as_format_1(folder, fingerprint):
@@ -81,6 +128,8 @@ def as_format_1(folder, fingerprint):
     table = pq.read_table(folder / "catalog.parquet")
     meta = json.loads(table.schema.metadata[b"drawstream"])
     meta |= {"format": 1, "checksum": "xxh32", "fingerprint": fingerprint}
+    for name in ("orientation", "label_kind", "key_form", "fields"):
+        del meta[name]
     at = table.column_names.index("checksum")
     table = table.set_column(at, "checksum", pa.array(marks, pa.uint32()))
     pq.write_table(table.replace_schema_metadata({b"drawstream": json.dumps(meta)}), folder / "catalog.parquet")
@@ -143,3 +192,87 @@ def test_draws():
         0,
         1,
     ]
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """A catalog without labels, images as they are stored, keys in two shards, and a column of a newer version."""
+    draft = Draft()
+    for shard in (0, 1):
+        part = Draft()
+        for row in range(3):
+            part.add(f"{row}", shard, 512 * row, b"x" * (8 + row), ImageInfo("png", 4, 5, 3))
+        draft.append(part)
+    shards = [Shard(f"{name}.tar", 2048, 32 * digit) for name, digit in (("a", "0"), ("ß", "f"))]
+    for shard in shards:
+        (tmp_path / shard.path).write_bytes(bytes(2048))
+    file = tmp_path / "catalog.parquet"
+    draft.save(file, None, None, shards=shards, classes=(), provenance={}, orientation="stored")
+    return file
+
+
+def test_without_labels(unlabelled):
+    catalog = Catalog.open(unlabelled)
+    assert catalog.fingerprint == "22b32bf195e341f7839baf671f5549ae"
+    assert "label" not in pq.read_schema(unlabelled).names
+    assert (catalog.label_kind, catalog.orientation, catalog.classes) == ("none", "stored", ())
+    assert catalog.label.tolist() == [0] * 6 and catalog.label.dtype == np.int64
+    assert catalog.keys == ["a/0", "a/1", "a/2", "ß/0", "ß/1", "ß/2"] and catalog.key_form == "stem/key"
+    assert catalog.member_key(4) == "1"
+
+
+def with_columns(file, **columns):
+    """Add columns to a catalog, sealed, as a later version will write them."""
+    table = pq.read_table(file)
+    text = table.schema.metadata[b"drawstream"]
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    mark = seal(text, table.column_names, None, [(name, table[name]) for name in columns])
+    pq.write_table(table.replace_schema_metadata({b"drawstream": text, b"drawstream-hash": mark}), file)
+    return mark
+
+
+FURTHER = {
+    "txt.offset": pa.array([1, None, 3, 4, 5, 6], pa.int64()),
+    "txt": pa.array(["a", None, "", "ß", "x", "y"]),
+    "boxes": pa.array([[[1.0, 2.0]], None, [], [[3.0]], [[None]], []], pa.list_(pa.list_(pa.float32()))),
+    "kind": pa.array(["a", "b", None, "a", "a", "b"]).dictionary_encode(),
+    "easy": pa.array([True, None, False, True, True, False]),
+}
+
+
+def test_further_columns_are_sealed_and_read_past(unlabelled):
+    before = Catalog.open(unlabelled).fingerprint
+    assert with_columns(unlabelled, **FURTHER) == "3b60be62d9e9e58125b8284f7383709b"
+    assert Catalog.open(unlabelled).fingerprint == before
+    for name, values in FURTHER.items():
+        table = pq.read_table(unlabelled)
+        other = values.take(pa.array([0, 1, 2, 3, 4, 3]))
+        at = table.column_names.index(name)
+        pq.write_table(table.set_column(at, name, other).replace_schema_metadata(table.schema.metadata), unlabelled)
+        with pytest.raises(ValueError, match="the hash of the metadata is"):
+            Catalog.open(unlabelled)
+        pq.write_table(table, unlabelled)
+        Catalog.open(unlabelled)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"label_kind": "multi"}, "label_kind of a catalog must be one of class, none, but got 'multi': upgrade"),
+        ({"orientation": "xmp"}, "orientation of a catalog must be one of exif, stored, but got 'xmp': upgrade"),
+        ({"key_form": "uuid"}, "key_form of a catalog must be one of key, stem/key, but got 'uuid': upgrade"),
+        ({"fields": None}, "its metadata must hold format, .*fields"),
+        ({"label_kind": "class"}, "column 'label' must be there"),
+        ({"key_form": "key", "shards": []}, "fingerprint of the rows"),
+        ({"orientation": "exif"}, "fingerprint of the rows"),
+    ],
+)
+def test_what_a_later_version_may_say_is_refused(unlabelled, change, text):
+    table = pq.read_table(unlabelled)
+    meta = json.dumps(json.loads(table.schema.metadata[b"drawstream"]) | change).encode()
+    mark = seal(meta, table.column_names, None)
+    pq.write_table(table.replace_schema_metadata({b"drawstream": meta, b"drawstream-hash": mark}), unlabelled)
+    with pytest.raises(ValueError, match=text) as refused:
+        Catalog.open(unlabelled)
+    assert "\n" not in str(refused.value)

@@ -51,7 +51,7 @@ def parquet_json(path, version):
 
 def catalog(folder, version):
     path = pack(ArraySource(np.zeros((4, 8, 8), np.uint8), np.arange(4)), folder).train / "catalog.parquet"
-    if version > 2:
+    if version > 3:
         parquet_json(path, version)
     return lambda: Catalog.open(folder)
 
@@ -124,7 +124,7 @@ def population(folder, version):
 
 
 FILES = {
-    catalog: 2,
+    catalog: 3,
     features: 1,
     sampler: 1,
     schedule: 1,

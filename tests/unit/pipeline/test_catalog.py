@@ -135,7 +135,7 @@ def test_truncated_parquet_is_not_a_catalog(folder):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"meta": {"format": 3}}, "catalog format must be in 1 … 2, but got 3: upgrade drawstream"),
+        ({"meta": {"format": 4}}, "catalog format must be in 1 … 3, but got 4: upgrade drawstream"),
         ({"meta": {"shards": [{"path": "a.tar"}]}}, "not a catalog: its metadata must hold format, fingerprint"),
         ({"meta": {"classes": None}}, "not a catalog: its metadata must hold"),
         ({"checksum": None}, "column 'checksum' must be there"),

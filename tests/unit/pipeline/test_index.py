@@ -17,6 +17,7 @@ from drawstream.pipeline.image import encode
 from drawstream.pipeline.index import index, write_idx
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.verify import verify
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -110,11 +111,28 @@ def test_raw_and_colour_do_not_mix(tmp_path):
         index(tar)
 
 
-def test_one_key_in_two_shards_is_refused(tmp_path):
+def test_keys_that_restart_in_each_shard_take_its_name(tmp_path):
+    for name, label in (("a", "0"), ("b", "1")):
+        shard(
+            tmp_path / f"{name}.tar", ("0.cls", label), ("0.png", PNG), (f"{name}1.cls", label), (f"{name}1.png", PNG)
+        )
+    catalog = Catalog.open(index(tmp_path))
+    assert catalog.keys == ["a/0", "a/a1", "b/0", "b/b1"] and catalog.label.tolist() == [0, 0, 1, 1]
+    assert [catalog.member_key(row) for row in range(4)] == ["0", "a1", "0", "b1"]
+    assert catalog.rows_of(["b/0", "b1", "a/a1", "none", "c/0"]).tolist() == [2, 3, 1, -1, -1]
+    with pytest.raises(ValueError, match="key '0' is in 2 shards: write which one is meant, as 'a/0' and 'b/0'"):
+        catalog.rows_of(["a1", "0"])
+    assert verify(catalog) == []
+
+
+def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path):
     for name in ("a", "b"):
-        shard(tmp_path / f"{name}.tar", ("0.cls", "0"), ("0.png", PNG))
-    with pytest.raises(ValueError, match=r"b\.tar: key '0' must be unique, but shard 0 has it already"):
-        index(tmp_path)
+        (tmp_path / name).mkdir()
+        shard(tmp_path / name / "0.tar", ("0.cls", "0"), ("0.png", PNG))
+    paths = [tmp_path / name / "0.tar" for name in ("a", "b")]
+    for out in (tmp_path, tmp_path / "else" / "where"):
+        catalog = Catalog.open(index(paths, out=out))
+        assert catalog.keys == ["a/0/0", "b/0/0"] and catalog.member_key(1) == "0" and verify(catalog) == []
 
 
 def test_where_the_catalog_goes(tmp_path):
