@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.samplers.arguments import to_vector
+
 SINGLE = ("bool", "int8", "uint8", "int16", "uint16", "float16", "float32")  # exact in float32
 
 
@@ -14,15 +16,14 @@ def numeric_column(columns: Mapping[str, ArrayLike], name: str, /) -> NDArray[np
     """One column (rows,) as contiguous float32 where that is exact by type, else as float64.
 
     Raises:
+        TypeError: It is no column of numbers at all.
         ValueError: The column is missing, not one-dimensional, not numeric, empty, or holds NaN or infinity.
     """
     if name not in columns:
         raise ValueError(f"no column {name!r}: the table has {', '.join(sorted(columns)) or 'no columns'}")
-    given = np.asarray(columns[name])
+    given = to_vector(columns[name], f"values of column {name!r}", by_position=True)
     if given.ndim != 1:
         raise ValueError(f"column {name!r} must be one value per row, but its shape is {given.shape}")
-    if given.dtype.kind not in "biuf":
-        raise ValueError(f"column {name!r} must be numeric, but its type is {given.dtype}")
     if not given.size:
         raise ValueError(f"column {name!r} is empty: a sampler needs at least one row")
     values: NDArray[np.floating] = np.ascontiguousarray(given, np.float32 if given.dtype.name in SINGLE else np.float64)

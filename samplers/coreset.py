@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
 from drawstream.samplers.visits import to_array
 
@@ -87,7 +88,7 @@ def k_center(embeddings: ArrayLike, share: float, /, *, seed: int = 0, first: in
     if x.ndim != 2 or not x.shape[1] or not np.isfinite(x).all():
         raise ValueError(f"embeddings must be finite, float (N, D >= 1), but got {x.shape}")
     kept = _kept(len(x), share)
-    start = int(derive_keys(1, "k-center", seed)[0]) % len(x) if first is None else first
+    start = int(derive_keys(1, "k-center", seed)[0]) % len(x) if first is None else whole_number(first, "first")
     if not 0 <= start < len(x):
         raise ValueError(f"first must be in [0, {len(x)}), but got {first}")
     chosen = np.empty(kept, dtype=np.int64)

@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
 from drawstream.samplers.selection import Selected, check_scores
 from drawstream.samplers.state import check_identity
@@ -51,10 +52,11 @@ class DLIS:
     scores: Literal["grad_norm"] = "grad_norm"
 
     def __init__(self, *, factor: int = 3, memory: float = 0.9, seed: int = 0) -> None:
+        factor, seed = whole_number(factor, "factor"), whole_number(seed, "seed")
         if factor < 2 or not 0 <= memory < 1:
             raise ValueError(f"factor >= 2 and 0 <= memory < 1 must hold, but got {factor=} and {memory=}")
         derive_keys(1, seed)
-        self.factor, self.memory, self.seed = factor, memory, seed
+        self.factor, self.memory, self.seed = factor, float(memory), seed
         self.gain = 0.0
 
     def __repr__(self) -> str:

@@ -21,6 +21,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
+
 __all__ = ["count_ones", "derive_keys", "digest_array", "high_product", "random_bits"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: consecutive positions land far apart
@@ -33,6 +35,7 @@ def derive_keys(count: int, /, *parts: int | str) -> NDArray[np.uint64]:
     """Derive `count` uint64 key words from a sequence of names and of integers in [0, 2^64).
 
     Raises:
+        TypeError: a part is neither text nor a whole number.
         ValueError: an integer part is outside [0, 2^64).
     """
     sponge = hashlib.shake_256()
@@ -41,9 +44,10 @@ def derive_keys(count: int, /, *parts: int | str) -> NDArray[np.uint64]:
             text = part.encode()
             sponge.update(b"s" + len(text).to_bytes(8, "little") + text)
         else:
-            if not 0 <= part < 1 << 64:
-                raise ValueError(f"a seed or an epoch must be in [0, 2**64), but got {part}")
-            sponge.update(b"i" + int(part).to_bytes(8, "little"))
+            number = whole_number(part, "a seed or an epoch")
+            if not 0 <= number < 1 << 64:
+                raise ValueError(f"a seed or an epoch must be in [0, 2**64), but got {number}")
+            sponge.update(b"i" + number.to_bytes(8, "little"))
     return np.frombuffer(sponge.digest(8 * count), dtype="<u8").astype(np.uint64)
 
 

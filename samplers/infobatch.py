@@ -23,6 +23,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
 from drawstream.samplers.shuffle import Shuffle, shuffle
 from drawstream.samplers.state import check_array, check_identity
@@ -57,12 +58,13 @@ class InfoBatch:
     """
 
     def __init__(self, rows: int, /, *, epochs: int, ratio: float = 0.5, share: float = 0.875, seed: int = 0) -> None:
+        rows, epochs, seed = whole_number(rows, "rows"), whole_number(epochs, "epochs"), whole_number(seed, "seed")
         if epochs < 1 or not 0 <= ratio < 1 or not 0 <= share <= 1:
             raise ValueError(
                 f"epochs >= 1, 0 <= ratio < 1 and 0 <= share <= 1 must hold, but got {epochs=}, {ratio=} and {share=}"
             )
         derive_keys(1, seed)
-        self.rows, self.epochs, self.ratio, self.share, self.seed = rows, epochs, ratio, share, seed
+        self.rows, self.epochs, self.ratio, self.share, self.seed = rows, epochs, float(ratio), float(share), seed
         self._visits = Visits(rows, loss=True)
         self._scores: NDArray[np.int64] = np.full(rows, -1, dtype=np.int64)
 
@@ -129,6 +131,7 @@ class InfoBatch:
 
     def _kept(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The rows of an epoch, sorted, and whether each of them lies below the mean."""
+        epoch = whole_number(epoch, "epoch")
         if epoch < 0:
             raise ValueError(f"epoch >= 0 must hold, but got {epoch}")
         below = self.below_mean()

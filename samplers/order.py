@@ -6,12 +6,13 @@ Notation
 """
 
 import hashlib
-import operator
 from abc import ABC, abstractmethod
 from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from drawstream.samplers.arguments import whole_number
 
 __all__ = ["Batches", "Draws", "Order", "Sequential"]
 
@@ -54,7 +55,7 @@ class Order:
             if step != 1:
                 raise ValueError(f"an order is sliced with step 1, but got {step}: slice first, then stride the array")
             return self._rows(start, max(start, stop))
-        position = operator.index(at)
+        position = whole_number(at, "position")
         if not -self._length <= position < self._length:
             raise IndexError(f"position must be in [0, {self._length}), but got {position}")
         position %= self._length
@@ -69,8 +70,10 @@ class Order:
             a draw without replacement (see `drawstream.samplers.race`).
 
         Raises:
-            ValueError: not 0 <= start <= stop <= M.
+            TypeError: start or stop is no whole number.
+        ValueError: not 0 <= start <= stop <= M.
         """
+        start, stop = whole_number(start, "start"), whole_number(stop, "stop")
         if not 0 <= start <= stop <= self._length:
             raise ValueError(f"0 <= start <= stop <= {self._length} must hold, but got {start=} and {stop=}")
         return self._draws.importance(start, self._rows(start, stop))
@@ -108,12 +111,15 @@ class Batches(ABC):
             evenly as they go, so ranks differ by at most one row.
 
         Raises:
+            TypeError: a number is not whole, a bool or a float.
             ValueError: a number is out of its range.
         """
         return self.epoch(epoch)[slice(*self.span(step, global_batch=global_batch, rank=rank, world_size=world_size))]
 
     def span(self, step: int, /, *, global_batch: int, rank: int = 0, world_size: int = 1) -> tuple[int, int]:
         """Positions [start, stop) of one rank in one step; arguments and errors as `batch`."""
+        step, global_batch = whole_number(step, "step"), whole_number(global_batch, "global_batch")
+        rank, world_size = whole_number(rank, "rank"), whole_number(world_size, "world_size")
         if not 0 <= rank < world_size:
             raise ValueError(f"0 <= rank < world_size must hold, but got {rank=} and {world_size=}")
         if global_batch < 1 or global_batch % world_size:
@@ -138,6 +144,7 @@ class Sequential(Batches):
         stop: one past the last row, > start.
 
     Raises:
+        TypeError: start or stop is no whole number.
         ValueError: not 0 <= start < stop.
     """
 
@@ -146,7 +153,7 @@ class Sequential(Batches):
     nbytes = 0
 
     def __init__(self, start: int, stop: int, /) -> None:
-        self.start, self.rows = operator.index(start), operator.index(stop)
+        self.start, self.rows = whole_number(start, "start"), whole_number(stop, "stop")
         if not 0 <= self.start < self.rows:
             raise ValueError(f"0 <= start < stop must hold, but got {start=} and {stop=}")
         self.draws = self.rows - self.start

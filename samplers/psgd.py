@@ -22,6 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.state import check_array, check_identity
 from drawstream.samplers.visits import FULL, UNIT, Total, Visits
 from drawstream.samplers.weights import sum_exactly
@@ -57,9 +58,10 @@ class PSGD:
     name = "p"
 
     def __init__(self, rows: int, /, *, warmup: int = 1, paper: bool = False, smoothing: bool = True) -> None:
+        rows, warmup = whole_number(rows, "rows"), whole_number(warmup, "warmup")
         if warmup < 0:
             raise ValueError(f"warmup >= 0 must hold, but got {warmup}")
-        self.rows, self.warmup, self.paper, self.smoothing = rows, warmup, paper, smoothing
+        self.rows, self.warmup, self.paper, self.smoothing = rows, warmup, bool(paper), bool(smoothing)
         self._visits = Visits(rows, loss=False)
         self._totals: NDArray[np.int64] = np.zeros((rows, 2), dtype=np.int64)
         self._epochs = 0
@@ -99,7 +101,8 @@ class PSGD:
 
     def probabilities(self, epoch: int, /) -> NDArray[np.float64]:
         """Probabilities of the rows in an epoch, float64 (rows,), sum 1; uniform while all importances are 0."""
-        weights = np.zeros(self.rows) if epoch < self.warmup or self._epochs == 0 else self.importance()
+        early = whole_number(epoch, "epoch") < self.warmup
+        weights = np.zeros(self.rows) if early or self._epochs == 0 else self.importance()
         total = sum_exactly(weights)
         if total == 0.0:
             return np.full(self.rows, 1.0 / self.rows)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.selection import Selected, check_scores, select_largest
 from drawstream.samplers.state import check_identity
@@ -40,6 +41,7 @@ class RHOLoss:
     before = True
 
     def __init__(self, irreducible: ArrayLike, /, *, factor: int = 10) -> None:
+        factor = whole_number(factor, "factor")
         if factor < 2:
             raise ValueError(f"factor >= 2 must hold, but got {factor}")
         self.factor = factor

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.counts import count_rows
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.order import Order
@@ -72,6 +73,7 @@ def write_schedule(
     first = next(epochs, None)
     if first is None or len(first) == 0:
         raise ValueError("a schedule must hold at least one epoch of at least one draw, but got none")
+    rows = whole_number(rows, "rows")
     metadata = {_KEY: _VERSION, "rows": str(rows), "draws": str(len(first)), "catalog": catalog}
     if provenance is not None:
         metadata["provenance"] = json.dumps(dict(provenance))
@@ -214,6 +216,7 @@ class Schedule:
 
     def draw_epoch(self, _seed: int, epoch: int, /) -> "Recorded":
         """The draws of a recorded epoch, whatever the seed; errors as `epoch`."""
+        epoch = whole_number(epoch, "epoch")
         if not 0 <= epoch < self.epochs:
             raise ValueError(
                 f"0 <= epoch < {self.epochs} must hold for schedule {self.path}, but got {epoch}: record more"

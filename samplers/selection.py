@@ -25,6 +25,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
 from drawstream.samplers.state import check_array, check_identity
 from drawstream.samplers.visits import to_array
@@ -104,11 +105,12 @@ class SelectiveBackprop:
     before = True
 
     def __init__(self, *, budget: float, history: int = 1024, seed: int = 0) -> None:
+        history, seed = whole_number(history, "history"), whole_number(seed, "seed")
         if not 0 < budget <= 1 or history < 1:
             raise ValueError(f"0 < budget <= 1 and history >= 1 must hold, but got {budget=} and {history=}")
         derive_keys(1, seed)
-        self.budget, self.history, self.seed = budget, history, seed
-        self.power = 1.0 / budget - 1.0
+        self.budget, self.history, self.seed = float(budget), history, seed
+        self.power = 1.0 / self.budget - 1.0
         self._losses: NDArray[np.float64] = np.empty(history)
         self._seen = 0
 

@@ -20,7 +20,6 @@ Nothing depends on the number of ranks, workers or on what was drawn before: a p
 """
 
 import hashlib
-import operator
 import threading
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.alias import Multinomial
+from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.order import Batches, Draws, Order
 from drawstream.samplers.paged import Paged
@@ -68,17 +68,18 @@ class RowSampler(Protocol):
     """A source of weights that may change from epoch to epoch."""
 
     def probabilities(self, epoch: int, /) -> ArrayLike:
-        """Weights >= 0 of the rows in this `epoch`, float (rows,), of any scale."""
+        """Weights >= 0 of the rows in this `epoch`, numbers (rows,), of any scale, as `IndexStream` takes them."""
 
 
 class IndexStream(Batches):
     """An endless, seekable order over rows, epoch by epoch.
 
     Args:
-        weights_or_rows: number of rows N; or weights, float (N,), finite, >= 0, of any scale; or a row sampler,
-            an object with `probabilities(epoch)`, asked once per epoch (tables are kept while its answer stays equal);
-            or a `Schedule`. In mode 'stratified' a `numpy.memmap` stays on disk: the same rows, hardly any memory,
-            but slower (`drawstream.samplers.paged`).
+        weights_or_rows: number of rows N; or weights, numbers (N,), finite, >= 0, of any scale, by position: a list,
+            an array, a tensor of any dtype on any device, a pandas Series with the index 0, 1, 2, …, a polars Series,
+            an Arrow array; or a row sampler, an object with `probabilities(epoch)`, asked once per epoch (tables are
+            kept while its answer stays equal); or a `Schedule`. In mode 'stratified' a `numpy.memmap` stays on disk:
+            the same rows, hardly any memory, but slower (`drawstream.samplers.paged`).
         mode: 'permutation' (default for a number: every row once per N positions), 'stratified' (default for
             weights: each row floor(M P) or ceil(M P) times), 'multinomial' (M independent draws) or 'subset' (M
             distinct rows, heavy ones first).
@@ -95,7 +96,7 @@ class IndexStream(Batches):
         window: the window, 0 for none.
 
     Raises:
-        TypeError: the first argument is none of these, or weights are not floating point.
+        TypeError: the first argument is none of these, or an option is no whole number.
         ValueError: no rows, bad weights, an unknown mode, mode 'permutation' with weights, M < 1, window < 1024, more
             draws than positive rows in mode 'subset', a seed out of range.
     """
@@ -114,7 +115,7 @@ class IndexStream(Batches):
         draws: int | None = None,
         window: int | None = None,
     ) -> None:
-        self.seed = operator.index(seed)
+        self.seed = whole_number(seed, "seed")
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
         self._lock = threading.Lock()
@@ -123,7 +124,7 @@ class IndexStream(Batches):
         self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
         self._weights_key = self._law_digest = ""
         self.window = 0
-        if isinstance(weights_or_rows, Law):
+        if hasattr(weights_or_rows, "draw_epoch") and isinstance(weights_or_rows, Law):
             self._replay(weights_or_rows, mode, draws, window)
             return
         weights = self._read(weights_or_rows)
@@ -132,13 +133,13 @@ class IndexStream(Batches):
             raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
         if self.mode == "permutation" and weights is not None:
             raise ValueError("mode 'permutation' takes a number of rows, but got weights: use mode 'stratified'")
-        self.draws = self.rows if draws is None else operator.index(draws)
+        self.draws = self.rows if draws is None else whole_number(draws, "draws")
         if self.draws < 1:
             raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
         if self.draws >= _MOST:
             raise ValueError(TOO_LONG.format(draws=self.draws))
         if window is not None:
-            self.window = self._checked_window(operator.index(window))
+            self.window = self._checked_window(whole_number(window, "window"))
         self._law = self._prepare(weights)
         if self._sampler is not None and weights is not None:
             self._weights_key = digest_array(weights)
@@ -153,15 +154,16 @@ class IndexStream(Batches):
 
     def _read(self, source: int | ArrayLike | RowSampler) -> NDArray[np.floating[Any]] | None:
         """Set the number of rows; return the weights, None for uniform ones."""
-        if isinstance(source, int | np.integer) and not isinstance(source, bool):
-            self.rows = int(source)
+        if isinstance(source, int | float) or getattr(source, "shape", None) == ():
+            self.rows = whole_number(source, "a number of rows")
             if self.rows < 1:
                 raise ValueError(f"rows >= 1 must hold, but got {self.rows}")
             if self.rows >= _MOST:
                 raise ValueError(f"rows < 2**61 must hold, but got {self.rows}: row numbers are int64")
             return None
         given = source.probabilities(0) if isinstance(source, RowSampler) else source
-        weights = given if isinstance(given, np.memmap) else check_single(given)
+        mapped = isinstance(given, np.memmap) and given.dtype in (np.float32, np.float64)
+        weights: NDArray[np.floating[Any]] = np.asanyarray(given) if mapped else check_single(given)
         self.rows = weights.size
         return weights
 
@@ -212,7 +214,7 @@ class IndexStream(Batches):
         """
         future, new = self._claim(epoch)
         if new:
-            self._build(operator.index(epoch), future)
+            self._build(whole_number(epoch, "epoch"), future)
         return future.result()
 
     @property
@@ -230,13 +232,13 @@ class IndexStream(Batches):
         """
         future, new = self._claim(epoch)
         if new:
-            arguments = operator.index(epoch), future
+            arguments = whole_number(epoch, "epoch"), future
             threading.Thread(target=self._build, args=arguments, name="drawstream-epoch", daemon=True).start()
         return future
 
     def _claim(self, epoch: int) -> tuple[Future[Order], bool]:
         """The order of an epoch to come, and whether it is up to the caller to build it."""
-        epoch = operator.index(epoch)
+        epoch = whole_number(epoch, "epoch")
         if not 0 <= epoch < 1 << 64:
             raise ValueError(f"0 <= epoch < 2**64 must hold, but got {epoch}")
         with self._lock:

@@ -19,6 +19,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from drawstream.samplers.arguments import whole_number
+
 __all__ = ["FULL", "UNIT", "Total", "Visits", "to_array"]
 
 UNIT = 2.0**-36
@@ -31,11 +33,18 @@ Total = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 def to_array(value: Any, dtype: Any, /) -> NDArray[Any]:
-    """An array of the given type, in C order, from an array or a tensor; a tensor on a GPU is waited for."""
+    """An array of the given type, in C order, from an array or a tensor; a tensor on a GPU is waited for.
+
+    Raises:
+        TypeError: whole numbers are wanted and others given.
+    """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
-    return np.ascontiguousarray(value, dtype=dtype)
+    array = np.asarray(value)
+    if np.dtype(dtype).kind == "i" and array.dtype.kind not in "biu" and array.size:
+        raise TypeError(f"ids and labels must be whole numbers, but got {array.dtype}: cast them to int64")
+    return np.ascontiguousarray(array, dtype=dtype)
 
 
 class Visits:
@@ -50,6 +59,7 @@ class Visits:
     """
 
     def __init__(self, rows: int, /, *, loss: bool) -> None:
+        rows = whole_number(rows, "rows")
         if rows < 1:
             raise ValueError(f"rows >= 1 must hold, but got {rows}")
         self.rows, self.loss = rows, loss

@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.samplers.arguments import to_vector
 from drawstream.samplers.parallel import PIECE, map_pieces
 
 __all__ = ["check_weights", "effective_sample_size", "integer_widths"]
@@ -34,30 +35,30 @@ def check_weights(weights: ArrayLike, /) -> NDArray[np.float64]:
     """Check sampling weights and return them as a contiguous float64 array (a copy only where needed).
 
     Args:
-        weights: float (N,), finite and >= 0, not all zero; any scale.
+        weights: numbers (N,), finite and >= 0, not all zero; any scale, any column that `to_vector` takes.
 
     Raises:
-        TypeError: the values are not floating point.
-        ValueError: not one-dimensional, empty, NaN, negative, infinite, or all zero.
+        TypeError: they are no such column.
+        ValueError: not numeric, not one-dimensional, empty, NaN, negative, infinite, or all zero; or as `to_vector`.
     """
     return np.ascontiguousarray(check_single(weights), dtype=np.float64)
 
 
 def check_single(weights: ArrayLike, /) -> NDArray[np.floating[Any]]:
     """As `check_weights`, but float32 stays float32: half the memory, and the same stream."""
-    array = np.asarray(weights)
+    given = to_vector(weights, "weights")
+    kind: Any = np.float32 if given.dtype == np.float32 else np.float64
+    with np.errstate(over="ignore"):  # a longdouble beyond float64: infinite, and refused
+        array: NDArray[np.floating[Any]] = np.ascontiguousarray(given, dtype=kind)
     check_values(array)
-    return np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
+    return array
 
 
-def check_values(array: NDArray[Any], /) -> None:
-    """Check sampling weights without copying them; arguments and errors as `check_weights`."""
-    if array.dtype.kind != "f":
-        raise TypeError(f"weights must be floating point, but got dtype {array.dtype}: pass weights.astype(float)")
+def check_values(array: NDArray[np.floating[Any]], /) -> None:
+    """Check sampling weights, float32 or float64, without copying them; errors as `check_weights`."""
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"weights must have shape (rows,) with rows >= 1, but got {array.shape}")
-    values = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-    found = map_pieces(values.size, lambda start, stop: find_bad(values[start:stop]))
+    found = map_pieces(array.size, lambda start, stop: find_bad(array[start:stop]))
     bad = sum(count for _, count, _ in found)
     if bad:
         first = next(PIECE * i + piece[0] for i, piece in enumerate(found) if piece[1])

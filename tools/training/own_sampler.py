@@ -52,7 +52,10 @@ def own_plan(name: str, epochs: int, offered: Mapping[str, Any], /, *, draws: in
         raise ValueError(
             f"--sampler {name}: one that learns has {', '.join(LEARNS)}, but {', '.join(missing)} is missing"
         )
-    stream = IndexStream(sampler, mode=mode, draws=draws, seed=seed)
+    try:
+        stream = IndexStream(sampler, mode=mode, draws=draws, seed=seed)
+    except TypeError as error:
+        raise ValueError(f"--sampler {name}: what probabilities(epoch) gives: {error}") from None
     if stream.rows != offered["rows"]:
         raise ValueError(
             f"--sampler {name}: it gives weights of {stream.rows} rows, but the catalog has {offered['rows']}"

@@ -57,6 +57,10 @@ class Short:
     def probabilities(self, epoch):
         return np.ones(3)
 
+class Odd:
+    def probabilities(self, epoch):
+        return {"a": 1.0}
+
 class Nothing:
     pass
 
@@ -109,6 +113,7 @@ def test_one_that_learns_is_part_of_the_run_and_of_its_checkpoint(mine, digits):
         ("Nothing", "Nothing has no method probabilities"),
         ("Half", "reduce, state_dict, load_state_dict is missing"),
         ("Short", "weights of 3 rows, but the catalog has 500"),
+        ("Odd", r"what probabilities\(epoch\) gives: weights must be numbers \(rows,\), but got dict"),
         ("needs", "missing 1 required positional argument: 'what': it is called with those of rows, labels"),
         ("number", "must name a factory, but number is int"),
         ("Absent", "cannot be imported: .*Absent"),
