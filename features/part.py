@@ -25,6 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.samplers import files
+from drawstream.samplers.documents import parse_json
 from drawstream.samplers.files import write_atomically
 
 FORMAT = 2
@@ -132,7 +133,7 @@ def open_part(path: Path, /) -> Part:
     try:
         footer = pq.read_metadata(path)
         meta = (footer.metadata or {}).get(_KEY)
-        provenance = json.loads(meta) if meta else None
+        provenance = parse_json(meta, finite=False) if meta else None
         schema = footer.schema.to_arrow_schema()
         types = {field.name: np.dtype(field.type.to_pandas_dtype()) for field in schema}
         rows = footer.num_rows

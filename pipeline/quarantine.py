@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.finding import WHOLE, Finding
+from drawstream.samplers.documents import parse_json, read_regular
 from drawstream.samplers.files import write_atomically
 
 FORMAT = 1
+MOST = 4 << 30  # bytes: a line for each row of the largest catalogs
 
 
 def write_quarantine(path: str | os.PathLike[str], catalog: Catalog, findings: Iterable[Finding], /) -> int:
@@ -91,14 +93,14 @@ def _parse(file: Path) -> tuple[str, list[dict[str, Any]]]:
     """Fingerprint and entries of a list of this format."""
     remedy = "write it anew with `drawstream verify`"
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(read_regular(file, most=MOST))
         kind, made, entries = content["format"], content["catalog"], content["rows"]
         sound = type(kind) is int and isinstance(made, str) and isinstance(entries, list)
         newer = sound and kind > FORMAT
         sound = sound and (newer or all(type(e["row"]) is int and isinstance(e["key"], str) for e in entries))
     except (KeyError, TypeError):
         sound = newer = False
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: not a quarantine list ({str(error).splitlines()[0]}): {remedy}") from None
     if not sound:
         raise ValueError(f"{file}: not a quarantine list: it must hold format, catalog and rows: {remedy}")

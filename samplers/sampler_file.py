@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.samplers.documents import MOST, parse_json, read_regular
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.knots import Knots
 
@@ -81,8 +82,8 @@ def read_document(path: str | os.PathLike[str], /) -> dict[str, Any]:
     """
     source = Path(path)
     try:
-        document = json.loads(source.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        document = parse_json(read_regular(source, most=MOST))
+    except ValueError as error:
         raise ValueError(f"{source} is damaged, it is not valid JSON ({error}): write the sampler again") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"{source} is no sampler: it lacks the entry {FORMAT!r} under 'format'")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.counts import count_rows
+from drawstream.samplers.documents import parse_json
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.order import Order
 
@@ -127,6 +128,8 @@ class Schedule:
 
     def __init__(self, path: str | Path, /) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():  # a named pipe would be waited for
+            raise ValueError(f"{self.path} must be an Arrow IPC file written by write_schedule, but is no regular file")
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
@@ -152,7 +155,7 @@ class Schedule:
         """Numbers of the metadata, and views of the columns in the file."""
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self.rows, self.draws, self.catalog = int(metadata["rows"]), int(metadata["draws"]), metadata["catalog"]
-        self.provenance: dict[str, Any] = json.loads(metadata.get("provenance", "{}"))
+        self.provenance: dict[str, Any] = parse_json(metadata.get("provenance", "{}").encode(), finite=False)
         self._rows = [batch.column(0).to_numpy() for batch in batches]
         self._weights = [batch.column(1).to_numpy() for batch in batches]
         for name, parts, kind in (("row", self._rows, np.int64), ("weight", self._weights, np.float32)):

@@ -282,5 +282,5 @@ class SwiftSampler:
             )
         except KeyError as error:
             raise ValueError(f"{os.fspath(path)} is damaged: it has no {error}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error

@@ -299,9 +299,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="HTML file; of one folder by default RUN/report.html.")
     ] = None,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Read data on a server that a record names; by default nothing is fetched.")
+    ] = False,
     json_path: Json = None,
 ) -> None:
     """Write a self-contained HTML page about the runs and searches of a folder, or compare those of several.
+
+    A record that cannot be read is named there and here, and the exit status is 1.
 
     Example: drawstream report runs/demo-digits -o report.html
 
@@ -312,8 +317,12 @@ def report(
     if out is None and len(runs) > 1:
         raise ValueError(f"{len(runs)} folders: say with --out where their common page is to go")
     page = out or runs[0] / "report.html"
-    write_report(runs, page)
-    finish({"report": str(page)}, json_path, f"report: {page}")
+    left = write_report(runs, page, remote=remote)
+    for line in left.lines:
+        typer.echo(f"left out: {printable(line)}", err=True)
+    finish({"report": str(page), "left_out": left.lines}, json_path, f"report: {page}")
+    if left.damaged:
+        raise typer.Exit(1)
 
 
 app.command()(serve)

@@ -13,7 +13,6 @@ A table per command, its keys the names of options without their dashes, or of a
 What is given on the command line wins. Paths are those of the folder where the command is started.
 """
 
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,14 @@ def read_config(path: Path, root: Any, /) -> Defaults:
     Raises:
         ValueError: Not readable, not TOML, or a key that names no command or no option.
     """
+    from drawstream.samplers.documents import read_toml  # here: it brings Numba, which no help text needs
+
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_toml(path, remedy="mend the file")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{path}: not readable as TOML: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: not readable: {error.strerror}") from None
     return _of_group(content, root, path, ())
 
 

@@ -1,5 +1,6 @@
 """The demo: the whole main job on real data with label noise, for several seeds, with the uniform control."""
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from drawstream.pipeline import ArraySource, Source, open_source
 from drawstream.pipeline.catalog import FILE
+from drawstream.pipeline.names import printable
 from drawstream.pipeline.noise import stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import FASHION_MNIST
@@ -79,7 +81,8 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
         rows += _one_seed(data, out / f"seed-{seed}", source, noise, seed)
     print(_table(rows))
     report = out / "report.html"
-    write_report(out, report)
+    for line in write_report(out, report).lines:
+        print(f"left out: {printable(line)}", file=sys.stderr)
     result = {"data": data, "noise": noise, "rows": rows, "report": report}
     write_record(out / "demo.json", "demo", result)
     return {**result, "report": str(report)}

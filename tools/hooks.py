@@ -96,11 +96,19 @@ class Journal:
             "process": {"pid": os.getpid(), "host": platform.node()},
             "points": [],
         }
-        earlier = read_journal(self._path)
-        if earlier and earlier["kind"] == kind:
-            self._state |= {key: earlier[key] for key in ("began", "points", "step", "total")}
+        self._state |= self._earlier(kind)
         self._write()
         self._written = 0.0  # the first point is written at once
+
+    def _earlier(self, kind: str) -> dict[str, Any]:
+        """What the journal of the killed job says; nothing where it is damaged: it decides nothing."""
+        try:
+            found = read_journal(self._path) or {}
+            began, step, total = float(found["began"]), int(found["step"]), int(found["total"])
+            points = [[float(spent), int(at), dict(values)] for spent, at, values in found["points"]]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return {}
+        return {"began": began, "step": step, "total": total, "points": points} if found["kind"] == kind else {}
 
     def step(self, step: int, total: int, values: Values, /) -> None:
         """Take a point; it is on disk within half a second of the next one."""
@@ -131,10 +139,25 @@ class Journal:
 def read_journal(path: Path, /) -> dict[str, Any] | None:
     """The journal of a job under way; None where there is none, or none that this version reads."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return open_journal(path)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+
+
+def open_journal(path: Path, /) -> dict[str, Any]:
+    """The journal of a job under way.
+
+    Raises:
+        OSError: As the system gives it.
+        ValueError: Not JSON, or not a journal of this version.
+    """
+    from drawstream.samplers.documents import read_json  # here: it brings Numba, which no help text needs
+
+    remedy = "start its job again with this drawstream, or remove the file"
+    found = read_json(path, remedy=remedy, finite=False)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a journal of format {FORMAT}: {remedy}")
+    return found
 
 
 class TensorBoard:

@@ -8,12 +8,14 @@ import os
 import platform
 import sys
 import tomllib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from drawstream.pipeline.remote import is_url, shown
+from drawstream.samplers.documents import read_json
 from drawstream.samplers.files import write_atomically
 
 FORMAT = 1
@@ -60,11 +62,11 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
         ValueError: Missing, damaged, of another kind or a newer format.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, remedy="remove it and run the job again", finite=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such record; run the job first") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from None
+    except OSError as error:
+        raise ValueError(f"{path}: not readable ({error.strerror})") from None
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise ValueError(f"{path}: not the record of a {kind} job")
     if not isinstance(record.get("format"), int):
@@ -76,16 +78,19 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
     return record
 
 
-def files_below(folder: Path, name: str, /) -> list[Path]:
-    """Files of that name in a folder, at any depth, sorted.
+def files_below(folder: Path, name: str, /, *, skip: Callable[[OSError], None] | None = None) -> list[Path]:
+    """Files of that name in a folder, at any depth, sorted; `skip` is told of folders that cannot be read.
 
     Raises:
-        OSError: A folder cannot be read; what it holds must not be left out in silence.
+        OSError: A folder cannot be read, and no `skip` is given: what it holds must not be left out in silence.
     """
 
     def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # a job's own, gone meanwhile
+        if isinstance(error, FileNotFoundError):  # a job's own, gone meanwhile
+            return
+        if skip is None:
             raise error
+        skip(error)
 
     return sorted(Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) if name in names)
 

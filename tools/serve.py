@@ -103,12 +103,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _report(self) -> None:
         from drawstream.tools.report.build import write_report
+        from drawstream.tools.report.left_out import DAMAGED
 
         with TemporaryDirectory() as folder:
             page = Path(folder) / "report.html"
             try:
                 write_report(self.folder, page)
-            except (ValueError, OSError) as error:
+            except DAMAGED as error:
                 self._send(f"no report yet: {error}".encode(errors="replace"), "text/plain", POLICY)
                 return
             self._send(page.read_bytes(), "text/html", None)

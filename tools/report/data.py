@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from drawstream.pipeline import Catalog, RemoteError
+from drawstream.pipeline.remote import is_url
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
 
@@ -30,15 +31,20 @@ class Data:
     judged: Mapping[Path, str]
 
 
-def read_data(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows], /) -> Data:
+def read_data(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows], /, *, remote: bool = True) -> Data:
     """Open every catalog that the runs name, once; one that is gone contributes nothing.
+
+    Args:
+        runs: Records of trainings.
+        samplings: Searches, whose data are open.
+        remote: Whether data on a server are read; if not, they contribute nothing.
 
     Raises:
         ValueError: A catalog is damaged, or a run was trained on other data than lie there now.
     """
     opened: dict[str, Catalog | None] = {_key(each.catalog.path.parent): each.catalog for each in samplings}
     for run in runs:
-        catalog = _open(run, run.catalog, opened)
+        catalog = None if not remote and is_url(run.catalog) else _open(run, run.catalog, opened)
         stated = run.document.get("catalog_fingerprint")
         if catalog is not None and stated not in (None, catalog.fingerprint):
             raise ValueError(

@@ -4,15 +4,14 @@ Paths inside a record are relative to its own folder.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from drawstream.pipeline.remote import is_url
-from drawstream.tools.runs import files_below, read_record
-
-Record = TypeVar("Record")
+from drawstream.tools.report.left_out import LeftOut
+from drawstream.tools.runs import read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ class SearchRecord:
 
 
 def read_records(
-    *folders: Path, names: Sequence[str] = ("",), needed: bool = True
+    *folders: Path, names: Sequence[str] = ("",), needed: bool = True, left: LeftOut | None = None
 ) -> tuple[list[TrainRecord], list[SearchRecord]]:
     """All runs and searches below some folders, each sorted by seed, then folder and path.
 
@@ -139,33 +138,26 @@ def read_records(
         folders: Where to look.
         names: What they are called.
         needed: Whether it is an error that there are none.
+        left: Takes the records that are damaged, of another kind, or of a newer format; by default none is read twice.
 
     Raises:
-        ValueError: No record in them, or one is damaged, of another kind, or of a newer format; one line names it.
+        ValueError: No record in them.
     """
+    left = LeftOut() if left is None else left
     runs: list[TrainRecord] = []
     searches: list[SearchRecord] = []
     for folder, name in zip(folders, names, strict=True):
-        mine = [_read(path, "train", _train) for path in files_below(folder, "run.json")]
-        found = [_read(path, "search", _search) for path in files_below(folder, "search.json")]
+        mine = [left.read(path, _train) for path in left.files(folder, "run.json")]
+        found = [left.read(path, _search) for path in left.files(folder, "search.json")]
         if needed and not mine and not found:
             raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
-        runs += [replace(run, folder=name) for run in mine]
-        searches += [replace(search, folder=name) for search in found]
+        runs += [replace(run, folder=name) for run in mine if run is not None]
+        searches += [replace(search, folder=name) for search in found if search is not None]
     return sorted(runs, key=lambda run: run.seed), sorted(searches, key=lambda search: search.seed)
 
 
-def _read(path: Path, kind: str, build: Callable[[Path, Mapping[str, Any]], Record]) -> Record:
-    document = read_record(path, kind)
-    try:
-        return build(path, document)
-    except KeyError as error:
-        raise ValueError(f"{path}: damaged record: it has no {error}") from None
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: damaged record: {error}") from None
-
-
-def _train(path: Path, document: Mapping[str, Any]) -> TrainRecord:
+def _train(path: Path) -> TrainRecord:
+    document = read_record(path, "train")
     history = tuple(
         EpochPoint(int(point["epoch"]), {str(name): finite(value) for name, value in point["accuracy"].items()})
         for point in document["history"]
@@ -217,7 +209,8 @@ def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
     return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen)
 
 
-def _search(path: Path, document: Mapping[str, Any]) -> SearchRecord:
+def _search(path: Path) -> SearchRecord:
+    document = read_record(path, "search")
     trials = [
         TrialPoint(
             number=int(each["number"]),

@@ -19,6 +19,7 @@ from drawstream.pipeline.remote import is_url
 from drawstream.samplers.schedule import Schedule
 from drawstream.tools.report import page
 from drawstream.tools.report.gallery import pictures
+from drawstream.tools.report.left_out import LeftOut
 from drawstream.tools.report.schedule_figures import loss_figure, rewards_figure, segments_figure, spread_figure
 from drawstream.tools.report.schedules import (
     Spread,
@@ -30,7 +31,7 @@ from drawstream.tools.report.schedules import (
     segment_counts,
     stage_epochs,
 )
-from drawstream.tools.runs import files_below, read_record
+from drawstream.tools.runs import read_record
 
 __all__ = ["SearchedSchedule", "read_schedules", "reward_words", "schedule_blocks", "schedule_sections"]
 
@@ -232,9 +233,15 @@ def _settings(search: SearchedSchedule) -> str:
     return page.table(["", ""], lines, text=True)
 
 
-def read_schedules(folder: Path, /) -> list[SearchedSchedule]:
-    """Every schedule search below a folder, in the order of their paths; errors as `SearchedSchedule.open`."""
-    return [SearchedSchedule.open(path) for path in files_below(folder, "auto.json")]
+def read_schedules(folder: Path, left: LeftOut, /) -> list[SearchedSchedule]:
+    """Every schedule search below a folder, in the order of their paths; `left` takes those that cannot be used."""
+
+    def build(path: Path) -> SearchedSchedule | None:
+        stated = read_record(path, "auto").get("catalog")
+        return None if isinstance(stated, str) and left.needs(path, stated) else SearchedSchedule.open(path)
+
+    found = [left.read(path, build) for path in left.files(folder, "auto.json")]
+    return [search for search in found if search is not None]
 
 
 def reward_words(spread: Spread, rows: int, again_rows: int | None, /, *, late: Spread | None = None) -> str:

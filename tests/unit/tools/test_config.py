@@ -53,6 +53,8 @@ def test_arguments_lists_and_the_record(run, digits, tmp_path):
         ("[train.epochs]\nx = 3", "job.toml: [train] epochs: must be a value, but is a table"),
         ("[train]\nhelp = true", "job.toml: [train] help: train has no such option"),
         ("[train", "job.toml: not readable as TOML"),
+        (f"a = {'[' * 1500}{']' * 1500}", "job.toml: not readable as TOML: lists and objects may lie 100 levels deep"),
+        (f"[train]\nepochs = {'1' * 5000}", "job.toml: not readable as TOML: an integer may have 20 digits"),
         ('[stream.count]\nrows = "many"', "Invalid value for '--rows'"),
     ],
 )

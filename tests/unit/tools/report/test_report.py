@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from drawstream.features.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import SwiftSampler, effective_sample_size
-from drawstream.search import search_swift
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import Entry, compare, difference, verdicts
 from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed, pictures
@@ -55,57 +53,6 @@ def trains(folder: Path, last: dict[str, list[float]], best: dict[str, list[floa
     for method, values in last.items():
         for seed, value in enumerate(values):
             train(folder / f"{method}-{seed}", method, seed, value, best[method][seed])
-    return folder
-
-
-def search(folder: Path, *, prefers_clean: bool, features: Sequence[str] = ("loss", "entropy")) -> None:
-    """Pack digits with label noise, write features that betray it, and search with a numeric objective."""
-    digits = load_digits()
-    images = (digits.images[:ROWS] * 15.9375).astype(np.uint8)
-    data = pack(ArraySource(images, digits.target[:ROWS], name="digits"), folder / "data", label_noise=0.4).train
-    catalog = Catalog.open(data)
-    rng = np.random.default_rng(0)
-    noisy = catalog.label != catalog.clean_label
-    columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
-    columns["loss"] = (rng.gamma(2, 0.3, ROWS) + 2.5 * noisy).astype(np.float32)
-    columns["entropy"] = (rng.gamma(2, 0.5, ROWS) + ~noisy).astype(np.float32)
-    if "loss" not in features:
-        columns = {name: values for name, values in columns.items() if name not in ("loss", "entropy")}
-    columns |= {name: rng.random(ROWS).astype(np.float32) - noisy for name in features if name not in columns}
-    (folder / "features").mkdir()
-    notes = {"catalog": catalog.fingerprint, "parts": 1, "model": "none"}
-    write_part(part_path(folder / "features", 0), columns, notes)
-    table = FeatureTable.open(folder / "features")
-
-    def objective(probabilities, trial):
-        share = float(probabilities[~noisy].sum())
-        return 50 + 40 * (share if prefers_clean else 0.0) + 0.01 * (trial.seed % 7)
-
-    found = search_swift(
-        table.columns(*features),
-        objective,
-        features=features,
-        transform="cdf",
-        mass=None,
-        trials=8,
-        agent="random",
-        min_ess=0.2,
-    )
-    found.sampler.save(folder / "sampler.json")
-    trials = [
-        {"number": t.number, "params": None, "value": t.value, "state": t.state, "ess": t.ess} for t in found.trials
-    ]
-    trials.append({"number": len(trials), "params": None, "value": None, "state": "pruned", "ess": None})
-    content = {"seed": 0, "catalog": data, "features": folder / "features", "sampler": folder / "sampler.json"}
-    content |= {"winner": found.winner, "message": found.message, "trials": trials, "seconds": 1.0}
-    content["confirmation"] = [{"candidate": c.candidate, "seed": c.seed, "value": c.value} for c in found.confirmation]
-    write_record(folder / "search.json", "search", content)
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("searched")
-    search(folder, prefers_clean=True)
     return folder
 
 
@@ -315,8 +262,8 @@ def test_settings_that_differ_are_told(tmp_path: Path):
     assert "do not share all settings (epochs: 5, 90)" in words(render(folder, tmp_path / "report.html"))
 
 
-def test_search_that_kept_uniform_says_so(tmp_path: Path):
-    search(tmp_path, prefers_clean=False)
+def test_search_that_kept_uniform_says_so(tmp_path: Path, make_search):
+    make_search(tmp_path, prefers_clean=False)
     text = words(render(tmp_path, tmp_path / "report.html"))
     assert "In 1 of 1 searches (seed 0) no candidate beat uniform sampling" in text
     assert "No evaluated training run lies below this folder." in text
@@ -362,17 +309,17 @@ def test_searches_of_several_kinds_are_told_apart_and_drawn_together(searched: P
 
 
 @pytest.mark.parametrize("names", [("loss",), ("mine",), ("loss", "entropy", "a", "b", "c"), ("a", "b", "c", "d", "e")])
-def test_any_number_of_features_makes_a_page(tmp_path: Path, names: tuple[str, ...]):
-    search(tmp_path, prefers_clean=True, features=names)
+def test_any_number_of_features_makes_a_page(tmp_path: Path, names: tuple[str, ...], make_search):
+    make_search(tmp_path, prefers_clean=True, features=names)
     page = render(tmp_path, tmp_path / "report.html")
     assert cells(page, "Features") == [", ".join(names)]
     assert f"Probability against {names[0]} percentile" in page and "all searches" not in page
     assert (" plane</h2>" in page) == (names != ("mine",))
 
 
-def test_data_without_true_labels_shows_all_rows(tmp_path: Path):
+def test_data_without_true_labels_shows_all_rows(tmp_path: Path, make_search):
     folder = tmp_path / "run"
-    search(folder, prefers_clean=True)
+    make_search(folder, prefers_clean=True)
     digits = load_digits()
     images = (digits.images[:ROWS] * 15.9375).astype(np.uint8)
     catalog = Catalog.open(pack(ArraySource(images, digits.target[:ROWS]), folder / "data", overwrite=True).train)
