@@ -164,7 +164,12 @@ def extract(
     if not ranks.writes:
         return
     result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
-    write_record(out / "features.json", "features", result | {"features": out})
+    out = out.absolute()  # the record lies beside the folder: all readers of Parquet take a folder of parts alone
+    try:
+        write_record(out.with_name(f"{out.name}.features.json"), "features", result | {"features": out})
+    except PermissionError as error:  # a folder that somebody made for us; the parts say what made them
+        typer.echo(f"note: no record of the command: {error.filename}: {error.strerror}", err=True)
+    (out / "features.json").unlink(missing_ok=True)  # where earlier versions wrote it
     finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
 
 

@@ -74,8 +74,8 @@ def make(folder=None, pause=0.0):
 
 
 def parts(folder):
-    """The bytes of everything but the record of the command, which differs."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "features.json"}
+    """The bytes of everything in the folder; the record of the command, which differs, lies beside it."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_the_command_on_a_cluster_writes_what_it_writes_here(cluster, command, t
     assert main([*command, str(tmp_path / "a")]) == 0
     assert main([*command, str(tmp_path / "b"), "--engine", f"ray:{cluster.address}"]) == 0
     assert parts(tmp_path / "a") == parts(tmp_path / "b")
-    assert all((tmp_path / run / "features.json").exists() for run in "ab")
+    assert all((tmp_path / f"{run}.features.json").exists() for run in "ab")
 
 
 @pytest.mark.slow

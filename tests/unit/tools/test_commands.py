@@ -165,7 +165,7 @@ def test_what_a_command_writes_says_by_which_command(typed, digits, tmp_path):
     save_file(build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict(), weights)
     table = tmp_path / "table"
     line = typed("features", digits.train, "-o", table, "--model", "mlp", "--weights", weights)
-    record = json.loads((table / "features.json").read_text())
+    record = json.loads((tmp_path / "table.features.json").read_text())
     assert shlex.split(shlex.join(record["command"])) == line
 
     result = tmp_path / "r.json"
