@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import Catalog
+from drawstream.samplers.system import raise_unless_file
 
 _IDS = ("sample_id", "key", "crop")
 _SHOWN = 3  # examples in an error
@@ -72,8 +73,7 @@ def join_file(
         ids = _read_ids(path, schema, catalog)
         crops = _integers(path, "crop") if "crop" in schema.names else None
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        raise_unless_file(error, path)
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     names = _features(path, schema, taken)
     rows, extra = _match(path, ids, crops, sample_id, crop, catalog)
@@ -189,8 +189,7 @@ def _column(path: Path, name: str) -> Any:
         table = pq.read_table(path, columns=[name], partitioning=None, page_checksum_verification=True)
         column = table[name]
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
-            raise
+        raise_unless_file(error, path)
         raise ValueError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from drawstream.samplers import files
 from drawstream.samplers.documents import parse_json
 from drawstream.samplers.files import write_atomically
+from drawstream.samplers.system import raise_unless_file
 
 FORMAT = 2
 BLOCK = 1 << 20  # rows read at a time: 4 MiB a column
@@ -77,6 +78,7 @@ class Part:
                 if self.hashes is not None and state.hexdigest() != self.hashes[name]:
                     raise ValueError(f"column {name!r} is not as it was written")
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise_unless_file(error, self.path)
             raise unreadable(self.path, error) from None
 
     def read(self, name: str, out: NDArray[Any], /) -> None:
@@ -138,6 +140,7 @@ def open_part(path: Path, /) -> Part:
         types = {field.name: np.dtype(field.type.to_pandas_dtype()) for field in schema}
         rows = footer.num_rows
     except (pa.ArrowException, OSError, ValueError, NotImplementedError, TypeError) as error:
+        raise_unless_file(error, path)
         raise unreadable(path, error) from None
     if not isinstance(provenance, dict) or "format" not in provenance:
         raise ValueError(f"{path}: not a part of a feature table; give the folder that `drawstream features` wrote")

@@ -21,6 +21,7 @@ from threading import Lock, Thread
 
 from drawstream.pipeline.catalog import Catalog, Shard, hash_file
 from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder
+from drawstream.samplers.system import fault_of, system_fault
 
 CHUNK = 8 << 20  # bytes per request: long enough to hide its latency, short enough to repeat
 AHEAD = 8  # chunks in flight per shard, so at most 64 MiB of memory
@@ -67,6 +68,7 @@ class CachedShards:
 
         Raises:
             RemoteError: It cannot be downloaded, is not what the catalog describes, or there is no room for it.
+            SystemFault: The process lacks descriptors or memory, or the disk of the cache fails.
         """
         descriptor = self._open(shard)
         with self._lock:
@@ -74,7 +76,8 @@ class CachedShards:
             idle = self._next is None or not self._next.is_alive()
             if in_order and idle and self._is_wanted(shard + 1):
                 self._next = Thread(target=self._prefetch, args=(shard + 1,), daemon=True)
-                self._next.start()
+                with suppress(RuntimeError):  # no thread to be had, as when the interpreter ends: it is not needed
+                    self._next.start()
         return descriptor
 
     def _is_wanted(self, shard: int) -> bool:
@@ -96,6 +99,8 @@ class CachedShards:
                     descriptor, outcome = self._complete(partial, path, entry, shard), "misses"
                     break
         except OSError as error:
+            if fault_of(error) in ("process", "device", "network"):
+                raise system_fault(error, self._folder) from None
             raise RemoteError(
                 f"{self._folder}: cannot keep {self._catalog.shard_name(shard)} of {entry.size} bytes "
                 f"({error.strerror}): free some space, lower `limit` ({self._limit}), or choose another `folder`"
@@ -115,7 +120,7 @@ class CachedShards:
         return path
 
     def _prefetch(self, shard: int) -> None:
-        with suppress(RemoteError):  # who opens that shard will be told
+        with suppress(RemoteError, OSError):  # who opens that shard will be told
             os.close(self._open(shard))
 
     @contextmanager
@@ -190,7 +195,7 @@ class CachedShards:
                 "anew: the shard was damaged or replaced: upload it again"
             )
         except BaseException as error:
-            if isinstance(error, OSError):  # the disk is full: what came is of no use, elsewhere it is gone on with
+            if isinstance(error, OSError) and fault_of(error) == "full":  # else the next download goes on with it
                 partial.unlink(missing_ok=True)
             os.close(descriptor)
             raise

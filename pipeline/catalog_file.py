@@ -35,6 +35,7 @@ as ``class``, ``exif``, ``key`` and no fields.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.names import shortened
+from drawstream.samplers.system import raise_unless_file, system_fault
 
 FORMAT = 3
 WIDE = {1: 1 << 62, 2: 1024, 3: 1024}  # by format: members of more bytes have an XXH3 checksum (240 at least)
@@ -219,13 +221,30 @@ def checksum_of(data: bytes | memoryview, wide: int = WIDE[FORMAT], /) -> int:
 
 
 def hash_file(path: Path | int, /) -> str:
-    """xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open."""
+    """xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open.
+
+    Raises:
+        OSError: The file cannot be opened; or twice not be read, the error then names the byte.
+    """
     state = xxhash.xxh3_128()
     buffer = memoryview(bytearray(1 << 20))
     with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
-        while count := file.readinto(buffer):
+        while count := _read_into(file, buffer, path):
             state.update(buffer[:count])
     return state.hexdigest()
+
+
+def _read_into(file: FileIO, buffer: memoryview, where: Path | int) -> int:
+    """Read the next bytes of a file, where the system refuses it a second time; how many."""
+    at = file.tell()
+    try:
+        return file.readinto(buffer)
+    except OSError:
+        file.seek(at)
+    try:
+        return file.readinto(buffer)
+    except OSError as error:
+        raise system_fault(error, where if isinstance(where, Path) else None, at=at) from None
 
 
 def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
@@ -247,7 +266,7 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
             f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {_REMEDY}"
         ) from None
     except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
-        raise AlteredCatalogError(f"{file}: not a catalog: {str(error).splitlines()[0]}; {_REMEDY}") from None
+        raise _unreadable(file, error) from None
     meta = _checked(meta, file)
     require(table.num_rows > 0, file, "a catalog must have rows")
     for column in SCHEMA:
@@ -315,6 +334,15 @@ def _seal_of(table: pa.Table, version: int, file: Path) -> str:
     except pa.ArrowException:
         kinds = ", ".join(f"{name} ({column.type})" for name, column in further)
         raise ValueError(f"{file}: columns of a newer kind: {kinds}: upgrade drawstream") from None
+
+
+def _unreadable(file: Path, error: Exception) -> AlteredCatalogError:
+    """What to say of an error of Parquet's reader; one that is not the file's fault is raised."""
+    if isinstance(error, MemoryError):  # a damaged file may claim any size
+        law = f"does not fit into memory ({str(error) or 'no more is there'})"
+        return AlteredCatalogError(f"{file}: {law}: free memory, or {_REMEDY}")
+    raise_unless_file(error, file)
+    return AlteredCatalogError(f"{file}: not a catalog: {(str(error).splitlines() or [''])[0]}; {_REMEDY}")
 
 
 def encoding_codes(table: pa.Table, file: Path, /) -> NDArray[np.int8]:

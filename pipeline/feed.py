@@ -9,7 +9,10 @@ k = 1, 2, … takes the row at position hash(seed, epoch, position, k) mod M unt
 not depend on ranks, threads or read-ahead either, nor on when the sample was found to be bad.
 """
 
+import concurrent.futures.thread
 import os
+import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,7 +30,16 @@ from drawstream.pipeline.plan import Plan
 from drawstream.pipeline.read import OK, Buffers, ShardFiles
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
+ENDING = RuntimeError(
+    "the program ended while a thread of it still read batches: let the main thread wait for it (`Thread.join`)"
+)
 ATTEMPTS = 1000  # replacements tried for one position, before all the epoch is held to be bad
+
+
+def interpreter_ends() -> bool:
+    """Whether the interpreter is shutting down: thread pools and DALI then refuse work, whatever the data."""
+    pools_closed = getattr(concurrent.futures.thread, "_shutdown", False)  # the first step, and nothing else tells it
+    return sys.is_finalizing() or pools_closed or not threading.main_thread().is_alive()
 
 
 class Rows(Protocol):
@@ -114,8 +126,13 @@ class Reader:
         return -(-len(plan) // self.group)
 
     def submit(self, plan: Plan, run: int) -> Future[Prepared]:
-        """Prepare a run in a thread."""
-        return self._pool.submit(self.prepare, plan, run)
+        """Prepare a run in a thread; where none is to be had any more the future holds the reason."""
+        try:
+            return self._pool.submit(self.prepare, plan, run)
+        except RuntimeError as error:  # the loader was closed, the interpreter ends, or there is no thread to be had
+            refused: Future[Prepared] = Future()
+            refused.set_exception(ENDING if interpreter_ends() else error)
+            return refused
 
     def close(self) -> None:
         """Stop the threads and close the shards."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from drawstream.pipeline.bad import BadSample, BadSampleError, BadSamples, OnBad, name_sample
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
 from drawstream.pipeline.decode import undecodable
-from drawstream.pipeline.feed import Feed, Prepared, Reader, Rows
+from drawstream.pipeline.feed import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
 from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.plan import Order, Plan
@@ -331,7 +331,7 @@ class Loader:
             try:
                 with suppress(StopIteration):  # its read failed: `take` raises why
                     (images,) = pipeline.run(stream)
-            except RuntimeError as error:
+            except (RuntimeError, AttributeError) as error:  # the latter of a DALI that was shut down
                 raise self._explain(error, feed.take(run)) from None
         prepared = feed.take(run)
         pixels = torch.utils.dlpack.from_dlpack(
@@ -362,9 +362,11 @@ class Loader:
                 return False
         return False  # dropped with its feed, which stays until DALI has let go of it
 
-    def _explain(self, error: RuntimeError, prepared: Prepared) -> Exception:
+    def _explain(self, error: Exception, prepared: Prepared) -> Exception:
         """Name the samples behind a DALI error, which speaks of the whole run."""
         samples = undecodable(prepared, self._spec, device=self._device, device_id=self._device_id)
+        if interpreter_ends():  # DALI refuses every image then
+            return ENDING
         named = [(sample, name_sample(self.catalog, sample)) for sample in samples]
         law = "cannot be decoded: remove it from the data set, or replace it"
         return _RefusedError([BadSampleError(f"{name} {law}", sample) for sample, name in named]) if named else error

@@ -5,7 +5,9 @@ read with a name, not a SIGBUS. Each member is hashed while it is still in the c
 """
 
 import os
-from collections import OrderedDict
+import weakref
+from collections.abc import Callable, Iterable
+from itertools import count
 from threading import Lock
 from typing import Any, Literal
 
@@ -15,10 +17,12 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.bad import BadSampleError, name_sample
 from drawstream.pipeline.cache import CachedShards
-from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.catalog import Catalog, checksum_of
 from drawstream.pipeline.checksum import checksum
+from drawstream.pipeline.open_files import SHARED, OpenFile, OpenFiles
 from drawstream.pipeline.ranges import RangeShards
 from drawstream.pipeline.remote import Remote
+from drawstream.samplers.system import DESCRIPTORS, fault_of, system_fault
 
 Checksum = Literal["always", "first", "never"]
 
@@ -27,6 +31,8 @@ _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidp
 OK, DAMAGED, UNREADABLE, SHORT = 0, 1, 2, 3
 """Status of one member: read and right, hash differs, refused by the operating system, file ends too early."""
 HELD = 16  # shards of a cache that one read holds open at a time: removed ones then take room beyond its bound
+Members = tuple[NDArray[Any], ...]
+_numbers = count()  # of objects that open files
 
 
 @njit(cache=True, nogil=True)
@@ -98,13 +104,16 @@ class Buffers:
 
 
 class ShardFiles:
-    """File descriptors of a catalog's shards, opened when first needed; at most `limit` are open at a time.
+    """Reads a catalog's shards, which are opened when first needed; the process' limit on open files is respected.
+
+    An error of the system that is not the file's own fault (no descriptors, no memory, a failing disk or network, no
+    permission) is raised as OSError; it never counts as damage.
 
     Args:
         catalog: Whose shards.
         checksum: Which reads are held against the checksums of the catalog: `always` all, `first` the first one of each
             sample, `never` none.
-        limit: Well below the usual 1024 descriptors of a process.
+        pool: Keeps the files open; by default that of the process.
         remote: How the shards of a remote catalog are read; of no effect on a local one.
 
     Raises:
@@ -112,27 +121,29 @@ class ShardFiles:
     """
 
     def __init__(
-        self, catalog: Catalog, *, checksum: Checksum = "always", limit: int = 256, remote: Remote | None = None
+        self,
+        catalog: Catalog,
+        *,
+        checksum: Checksum = "always",
+        pool: OpenFiles = SHARED,
+        remote: Remote | None = None,
     ) -> None:
         if checksum not in ("always", "first", "never"):
             raise ValueError(f"`checksum` must be always, first or never, but got {checksum!r}")
         self._catalog = catalog
-        self._limit = limit
         self._policy = checksum
         self._seen = np.zeros(len(catalog) if checksum == "first" else 0, np.bool_)
-        self._open: OrderedDict[int, _File] = OrderedDict()
-        self._refused: dict[int, str] = {}  # shard → why it could not be opened last
-        self._lock = Lock()
+        self._pool, self._number = pool, next(_numbers)
+        weakref.finalize(self, pool.close, self._number).atexit = False
+        self._refused: dict[int, str] = {}  # shard → why it could not be opened or read last
         self._cached: CachedShards | None = None
         self._ranges: RangeShards | None = None
         if catalog.remote is not None:
             remote = remote or Remote()
             if remote.mode == "cache":
                 self._cached = CachedShards(catalog, remote)
-                self._limit = min(limit, HELD)
             else:
                 self._ranges = RangeShards(catalog, remote)
-                self._limit = len(catalog.shards)
 
     @property
     def checks_all(self) -> bool:
@@ -156,6 +167,7 @@ class ShardFiles:
 
         Raises:
             BadSampleError: A member is cut short, unreadable or differs from its checksum; names key and shard.
+            OSError: As `read_into`.
         """
         bounds = self.bounds(samples)
         out = np.empty(bounds[-1], np.uint8)
@@ -174,7 +186,11 @@ class ShardFiles:
     def read_into(
         self, samples: NDArray[np.int64], bounds: NDArray[np.int64], out: NDArray[np.uint8], /
     ) -> NDArray[np.int64]:
-        """Read members to `out[bounds[i] : bounds[i + 1]]`; the status of each, int64 (n,)."""
+        """Read members to `out[bounds[i] : bounds[i + 1]]`; the status of each, int64 (n,).
+
+        Raises:
+            OSError: The process, the device, the network or a permission is at fault, not the file.
+        """
         catalog = self._catalog
         status = np.zeros(len(samples), np.int64)
         check = np.full(len(samples), self._policy == "always")
@@ -188,67 +204,99 @@ class ShardFiles:
             check,
             bounds[:-1],
         )
-        shards = np.unique(members[0])
-        if len(shards) <= self._limit:
-            self._read(members, out, status)
-        else:  # so many shards cannot be open at once: a part of them after the other
-            for part in np.array_split(shards, -(-len(shards) // self._limit)):
-                at = np.flatnonzero(np.isin(members[0], part))
-                done = np.empty(len(at), np.int64)
-                self._read(tuple(column[at] for column in members), out, done)
-                status[at] = done
+        self._read(members, out, status)
         if self._policy == "first":
             self._seen[samples[status == OK]] = True
         return status
 
-    def _read(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
-        """Read members that lie in at most `limit` shards; remote ones that came damaged are fetched anew once."""
+    def _read(self, members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
+        """Read members; remote ones that came damaged are fetched anew once."""
         self._read_once(members, out, status)
         bad = np.flatnonzero(status)
         if len(bad) and self._catalog.remote is not None:
             if self._cached is not None:
                 for shard in np.unique(members[0][bad]):
                     self._cached.discard(int(shard))
-            again = np.empty(len(bad), np.int64)
-            self._read_once(tuple(column[bad] for column in members), out, again)
-            status[bad] = again
+            _read_at(bad, self._read_once, members, out, status)
 
-    def _read_once(self, members: tuple[NDArray[Any], ...], out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
-        numbers, offsets, sizes, checksums, check, starts = members
+    def _read_once(self, members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
+        """Read members, of so many shards at a time as may be open."""
         if self._ranges is not None:
+            numbers, offsets, sizes, checksums, check, starts = members
             self._ranges.fetch(numbers, offsets, sizes, starts, out)
             check_members(sizes, checksums, check, starts, out, status, self._catalog.wide)
             return
-        shards, which = np.unique(numbers, return_inverse=True)
-        files = self._files(shards.tolist())
-        descriptors = np.array([file.fd for file in files], np.int32)[which]  # `files` keeps them open until the end
-        read_members(descriptors, offsets, sizes, checksums, check, starts, out, status, self._catalog.wide)
+        most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
+        shards = np.unique(members[0])
+        self._read_shards(np.array_split(shards, -(-len(shards) // most) or 1), members, out, status)
 
-    def _files(self, shards: list[int]) -> "list[_File]":
-        """Open files of shards. Those of a cache are not held for later: what it removes would still take its room."""
-        if self._cached is not None:  # without the lock: a download takes long
-            return [_File(self._cached.open(shard)) for shard in shards]
-        with self._lock:
-            return [self._file(shard) for shard in shards]
+    def _read_shards(
+        self, parts: Iterable[NDArray[Any]], members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]
+    ) -> None:
+        """Read the members of some shards after those of others; `parts` are numbers of shards, sorted."""
+        for shards in parts:
+            at = np.flatnonzero(np.isin(members[0], shards))
+            files = self._files(shards.tolist())
+            if files is None:
+                self._read_shards(np.array_split(shards, 2), members, out, status)
+                continue
 
-    def _file(self, shard: int) -> "_File":
-        """The open file of a shard; without a descriptor where it cannot be opened, so that its reads fail."""
-        if shard not in self._open:
-            while len(self._open) >= self._limit:
-                self._open.popitem(last=False)
+            def read(some: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
+                numbers, offsets, sizes, checksums, check, starts = some
+                descriptors = np.array([file.fd for file in files], np.int32)[np.searchsorted(shards, numbers)]  # noqa: B023
+                read_members(descriptors, offsets, sizes, checksums, check, starts, out, status, self._catalog.wide)
+                self._read_again(descriptors, some, out, status)
+
+            _read_at(at, read, members, out, status)
+
+    def _read_again(
+        self, descriptors: NDArray[np.int32], members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]
+    ) -> None:
+        """Read once more what the system refused to read; raise its error where it does so again."""
+        for i in np.flatnonzero((status == UNREADABLE) & (descriptors >= 0)).tolist():
+            shard, offset, size, checksum, check, start = (column[i].item() for column in members)
+            place = out[start : start + size]
+            done = 0
             try:
-                self._open[shard] = _File(os.open(self._catalog.shard_path(shard), os.O_RDONLY | os.O_CLOEXEC))
+                while done < size and (data := os.pread(descriptors[i], size - done, offset + done)):
+                    place[done : done + len(data)] = np.frombuffer(data, np.uint8)
+                    done += len(data)
             except OSError as error:
-                self._refused[shard] = f"it cannot be opened ({error.strerror})"
-                return _File(-1)
-            self._refused.pop(shard, None)
-        self._open.move_to_end(shard)
-        return self._open[shard]
+                told = system_fault(error, self._catalog.shard_name(shard), at=offset + done)
+                if fault_of(error) != "file":
+                    raise told from None
+                self._refused[shard] = f"it cannot be read ({told.strerror})"
+                continue
+            damaged = check and checksum_of(place.data, self._catalog.wide) != checksum
+            status[i] = SHORT if done < size else DAMAGED if damaged else OK
+
+    def _files(self, shards: list[int]) -> list[OpenFile] | None:
+        """Open files of shards, open until the list is gone; None where the process may not open so many."""
+        try:
+            return [self._file(shard, wait=len(shards) == 1) for shard in shards]
+        except OSError as error:
+            if error.errno not in DESCRIPTORS or len(shards) == 1:
+                raise
+        return None  # here, where the files that were opened are closed
+
+    def _file(self, shard: int, *, wait: bool) -> OpenFile:
+        """The open file of a shard; without a descriptor where the file is at fault, so that its reads fail."""
+        try:
+            if self._cached is not None:  # not held for later: what the cache removes would still take its room
+                cached = self._cached
+                return OpenFile(self._pool.patiently(lambda: cached.open(shard), wait=wait))
+            file = self._pool.open(self._number, shard, self._catalog.shard_path(shard), wait=wait)
+        except OSError as error:
+            if fault_of(error) != "file":
+                raise system_fault(error, self._catalog.shard_name(shard)) from None
+            self._refused[shard] = f"it cannot be opened ({error.strerror})"
+            return OpenFile(-1)
+        self._refused.pop(shard, None)
+        return file
 
     def close(self) -> None:
         """Close all files; they open again when they are needed."""
-        with self._lock:
-            self._open.clear()
+        self._pool.close(self._number)
 
     def error(self, sample: int, status: int, /) -> BadSampleError:
         """What to say of a sample whose read ended with this status."""
@@ -266,14 +314,14 @@ class ShardFiles:
         return BadSampleError(f"{name_sample(self._catalog, sample)}: {reason}; {remedy}", sample)
 
 
-class _File:
-    """One open file, closed when nobody reads from it any more."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+def _read_at(
+    at: NDArray[np.int64],
+    read: Callable[[Members, NDArray[np.uint8], NDArray[np.int64]], None],
+    members: Members,
+    out: NDArray[np.uint8],
+    status: NDArray[np.int64],
+) -> None:
+    """Read the members at some places alone."""
+    done = np.zeros(len(at), np.int64)
+    read(tuple(column[at] for column in members), out, done)
+    status[at] = done

@@ -13,6 +13,8 @@ from threading import Lock
 from typing import Any, Literal
 from urllib.parse import quote
 
+from drawstream.samplers.system import fault_of, system_fault
+
 MOST = 4 << 30  # bytes of one reply where nothing else is known: a catalog of 100 million rows
 PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds before the first retry, doubled each time, and the most; ± half by chance
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
@@ -122,6 +124,7 @@ class Transfer:
 
         Raises:
             RemoteError: One of them cannot be had, at once or after all retries.
+            SystemFault: The process lacks descriptors or memory for them.
         """
         from fsspec.asyn import get_loop, sync
 
@@ -159,6 +162,7 @@ class Transfer:
                 if why:
                     raise RemoteError(f"{shown(url)}: {why}") from None
                 last = _brief(error)
+                lacking = error if isinstance(error, OSError) and fault_of(error) == "process" else None
             else:
                 with self._lock:
                     self._counts["bytes_downloaded"] += len(data)
@@ -167,6 +171,8 @@ class Transfer:
                 with self._lock:
                     self._counts["retries"] += 1
                 await asyncio.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311
+        if lacking is not None:
+            raise system_fault(lacking, shown(url))
         raise RemoteError(
             f"{shown(url)}: could not be read in {self._remote.retries + 1} attempts ({last}): "
             "check the connection, then start again"

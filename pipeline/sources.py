@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.names import check_name, number_names
+from drawstream.samplers.system import fault_of, raise_unless_file, system_fault
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 FASHION_MNIST_CLASSES = (
@@ -197,6 +198,8 @@ class FolderSource:
         try:
             return self.files[row].read_bytes()
         except OSError as error:
+            if fault_of(error) not in ("file", "access"):
+                raise system_fault(error, self.files[row]) from None
             raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
 
 
@@ -373,4 +376,5 @@ def _present(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
+    raise_unless_file(error, path)
     return ValueError(f"{path}: not a readable NumPy file ({(str(error) or 'empty').splitlines()[0]}): write it again")

@@ -18,6 +18,7 @@ from drawstream.pipeline.image import decode, probe
 from drawstream.pipeline.remote import Remote, RemoteError
 from drawstream.pipeline.scan import scan
 from drawstream.pipeline.workers import spread, suitable_workers
+from drawstream.samplers.system import raise_unless_file
 
 RUN = 1000  # rows of a task: seconds of decoding, so that cores are busy to the end and progress is seen
 
@@ -57,6 +58,10 @@ def verify(
     Returns:
         The findings in the order of the shards, a shard's own before its rows'. Empty when all is well. Remote shards
         are downloaded to the cache, which keeps them.
+
+    Raises:
+        OSError: A shard cannot be read through no fault of its own: a failing disk or network, a permission, no
+            descriptors or memory. It is not a finding, so no row is listed for it.
     """
     if workers is None:
         size = sum(shard.size for shard in catalog.shards)
@@ -144,6 +149,7 @@ def _look(catalog: Catalog, task: _Task) -> list[Finding]:
         if path.is_file() and not any(finding.kind in WHOLE for finding in findings):
             findings += _rows(catalog, task, path)
     except OSError as error:
+        raise_unless_file(error, path)
         text = f"{path}: not readable ({error.strerror}): copy it again"
         return [Finding("unreadable", task.shard, None, None, text)]
     return findings

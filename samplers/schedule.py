@@ -26,6 +26,7 @@ from drawstream.samplers.counts import count_rows
 from drawstream.samplers.documents import parse_json
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.order import Order
+from drawstream.samplers.system import raise_unless_file
 
 __all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
 
@@ -137,7 +138,8 @@ class Schedule:
             if found == _VERSION:
                 self._take(reader, metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
+            raise_unless_file(error, self.path)
+            if isinstance(error, FileNotFoundError):
                 raise
             raise ValueError(f"{self.path} must be an Arrow IPC file written by write_schedule: {error}") from error
         if found.isdecimal() and int(found) > int(_VERSION):

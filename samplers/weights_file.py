@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from drawstream.samplers.system import raise_unless_file
+
 __all__ = ["map_weights"]
 
 _DISTRIBUTION = "1"  # format of the files of `drawstream search auto`
@@ -58,7 +60,8 @@ def map_weights(path: str | Path, /, *, column: str | None = None, folder: str |
                 return mapped
         return _copy(files, column, folder)
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's own have no number
+        raise_unless_file(error, source)
+        if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{source}: {str(error).splitlines()[0]}: {_REMEDY}") from None
 
@@ -80,6 +83,7 @@ def _map_npy(file: Path) -> Mapped:
     try:
         array = np.load(file, mmap_mode="r")
     except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:  # the header is a Python literal
+        raise_unless_file(error, file)
         first = str(error).splitlines()[0]
         raise ValueError(f"{file}: not a readable .npy file ({first}): {_REMEDY}") from None
     if array.ndim != 1 or array.dtype not in (np.float32, np.float64):

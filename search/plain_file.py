@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from drawstream.samplers.files import write_atomically
+from drawstream.samplers.system import raise_unless_file
 
 __all__ = ["read_plain", "write_plain"]
 
@@ -39,11 +40,10 @@ def read_plain(path: Path, /) -> dict[str, Any]:
             if (bad := archive.testzip()) is not None:
                 raise ValueError(f"{bad} is not as it was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise _refused(path, error) from None
+    except FileNotFoundError:
+        raise
     except Exception as error:  # whatever a damaged archive or pickle raises
+        raise_unless_file(error, path)
         raise _refused(path, error) from None
     if not isinstance(content, dict):
         raise _refused(path, "it holds no table of values")

@@ -383,7 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         mute()
         return 1
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         message = _one_line(error)
         if message is None:
             raise
@@ -405,9 +405,9 @@ def _one_line(error: Exception) -> str | None:
     if isinstance(error, ImportError):  # an extra that is not installed says so itself
         whole = f"{error}: is the installation whole? `drawstream doctor` looks" if error.name else str(error)
         return None if (error.name or "").startswith("drawstream") else whole
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | MemoryError) or type(error) is RuntimeError:
         return of_system(error)
-    return None if type(error) is RuntimeError else str(error)
+    return str(error)
 
 
 def _fail(message: str) -> int:

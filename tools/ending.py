@@ -4,7 +4,6 @@ Ctrl-C gives 130 and SIGTERM 143, after what is under way was closed and cleared
 give 2; 1 where nobody reads what is printed any more.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -15,10 +14,8 @@ from types import FrameType
 from typing import Any
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 AGAIN = 0.05  # seconds after which a signal is heard again that met what must be finished
 COMPILER = ("numba.core.", "llvmlite.")
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -92,14 +89,21 @@ def mute() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def of_system(error: OSError, /) -> str | None:
+def of_system(error: BaseException, /) -> str | None:
     """One line on an error of the system that the user can mend; None for one that says neither where nor what."""
-    where = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str | os.PathLike) else None
-    if error.errno in _FULL:
-        return f"{where or 'temporary file'}: {error.strerror}: free some space and start the same command again"
-    if error.errno is None or where is None:
+    from drawstream.samplers.system import fault_behind, fault_of, system_fault  # here: no help text needs Numba
+
+    fault = fault_behind(error)
+    if fault is None and isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        fault = system_fault(error)
+    if fault is None:
         told = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
         return str(error) if isinstance(error, told) else None
-    if error.errno in _FORBIDDEN:
-        return f"{where}: {error.strerror}: name a place that you may read and write"
-    return f"{where}: {error.strerror}"
+    kind, where, text = fault_of(fault), fault.filename, fault.strerror
+    if kind == "other" and where is None:
+        return None
+    if kind == "full":
+        return f"{where or 'temporary file'}: {text}: free some space and start the same command again"
+    if kind == "access":
+        text = f"{text}: name a place that you may read and write" if where else str(error)
+    return f"{where}: {text}" if where else text

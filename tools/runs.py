@@ -17,6 +17,7 @@ from typing import Any
 from drawstream.pipeline.remote import is_url, shown
 from drawstream.samplers.documents import read_json
 from drawstream.samplers.files import write_atomically
+from drawstream.samplers.system import raise_unless_file
 
 FORMAT = 1
 
@@ -66,6 +67,7 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such record; run the job first") from None
     except OSError as error:
+        raise_unless_file(error, path)
         raise ValueError(f"{path}: not readable ({error.strerror})") from None
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise ValueError(f"{path}: not the record of a {kind} job")

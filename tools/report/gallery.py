@@ -102,7 +102,7 @@ def pictures(sampling: Weighted, rows: NDArray[np.int64], /) -> list[Picture]:
     samples = sampling.table.sample_id[rows]
     try:
         data, bounds = ShardFiles(catalog).read(samples)
-    except (BadSampleError, OSError) as error:
+    except BadSampleError as error:
         raise ValueError(f"{catalog.path}: {error}") from None
     found = []
     for i, (row, sample) in enumerate(zip(rows.tolist(), samples.tolist(), strict=True)):

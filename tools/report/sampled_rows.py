@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler, effective_sample_size
+from drawstream.samplers.system import raise_unless_file
 from drawstream.tools.report.records import SearchRecord
 
 Floats = NDArray[np.float64]
@@ -53,6 +54,7 @@ class SampledRows:
             sampler = SwiftSampler.load(record.sampler)
             probabilities = sampler.probabilities(table.columns(*sampler.features))
         except OSError as error:
+            raise_unless_file(error, record.path)
             raise ValueError(f"{record.path}: a file that it names cannot be read: {error}") from None
         except ValueError as error:
             raise ValueError(f"{record.path}: {error}") from None

@@ -17,6 +17,7 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.remote import is_url
 from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.system import raise_unless_file
 from drawstream.tools.report import page
 from drawstream.tools.report.gallery import pictures
 from drawstream.tools.report.left_out import LeftOut
@@ -87,6 +88,7 @@ class SearchedSchedule:
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{path}: damaged record: {error}") from None
         except (OSError, ValueError) as error:
+            raise_unless_file(error, path)
             raise ValueError(f"{path}: a file that it names cannot be used: {error}") from None
         found = cls(path, document, catalog, schedule, None if table is None else table.columns("loss")["loss"])
         found._check()

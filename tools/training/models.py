@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.samplers.files import write_atomically
+from drawstream.samplers.system import raise_unless_file
 from drawstream.tools.named import accepted, load_factory
 
 
@@ -168,6 +169,7 @@ def load_weights(model: nn.Module, path: Path, /) -> None:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise_unless_file(error, path)
         raise ValueError(f"weights {path}: cannot be read as tensors ({str(error).splitlines()[0]})") from None
     except Exception as error:  # pickle.UnpicklingError and what else a hostile file may raise
         raise ValueError(

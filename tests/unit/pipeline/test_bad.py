@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform, open_source
 from drawstream.pipeline.bad import BadSamples
+from drawstream.pipeline.feed import ENDING
 from drawstream.pipeline.finding import Finding
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.quarantine import write_quarantine
@@ -207,3 +210,35 @@ def test_what_is_held_against_the_checksum(tmp_path, policy, found):
     fresh = loader_of(catalog, checksum=policy)
     list(fresh)
     assert bool(fresh.bad_samples) == (policy != "never")
+
+
+AT_EXIT = """
+import atexit, sys, threading, time
+from drawstream.pipeline import Catalog, Loader
+from drawstream.samplers import IndexStream
+catalog = Catalog.open(sys.argv[1])
+loader = Loader(catalog, IndexStream(len(catalog)), batch_size=2, on_bad="substitute", threads=1)
+begun = threading.Event()
+def work():
+    try:
+        for epoch in range(1 << 30):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                begun.set()
+    finally:
+        print(type(sys.exception()).__name__, sys.exception(), len(loader.bad_samples), flush=True)
+        atexit_may_go.set()
+atexit_may_go = threading.Event()
+atexit.register(atexit_may_go.wait, 20)
+threading.Thread(target=work, daemon=True).start()
+begun.wait(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_daemon_thread_at_exit_calls_nothing_damaged(tmp_path):
+    catalog = Catalog.open(pack(ArraySource(PIXELS[:40], DIGITS.target[:40]), tmp_path / "d", encoding="png").train)
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, str(catalog.root)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == f"RuntimeError {ENDING} 0\n" and done.returncode == 0

@@ -11,6 +11,7 @@ import xxhash
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog
+from drawstream.pipeline.open_files import OpenFiles
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import DAMAGED, OK, SHORT, UNREADABLE, ShardFiles, read_members
 
@@ -104,7 +105,7 @@ def test_vanished_shard_is_named(catalog):
 
 def test_descriptors_stay_bounded(tmp_path):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:300], DIGITS.target[:300]), tmp_path / "d", shard_rows=1).train)
-    files = ShardFiles(catalog, limit=20)
+    files = ShardFiles(catalog, pool=OpenFiles(20))
     gc.collect()  # what earlier tests left open must not be closed in between
     before = open_descriptors()
     order = np.random.default_rng(0).permutation(300)
@@ -122,7 +123,7 @@ def test_descriptors_stay_bounded(tmp_path):
 
 def test_more_shards_than_a_process_may_open(tmp_path):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:200], DIGITS.target[:200]), tmp_path / "d", shard_rows=1).train)
-    files = ShardFiles(catalog, limit=16)
+    files = ShardFiles(catalog, pool=OpenFiles(16))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + 24, hard))
     try:
@@ -133,7 +134,7 @@ def test_more_shards_than_a_process_may_open(tmp_path):
 
 
 def test_a_file_that_is_read_stays_open(catalog):
-    files = ShardFiles(catalog, limit=1)
+    files = ShardFiles(catalog, pool=OpenFiles(1))
     order = np.random.default_rng(1).permutation(300)
     data, _ = files.read(order)
     expected = [Path(catalog.shard_path(catalog.shard[s])).read_bytes()[catalog.offset[s] :][:64] for s in order]

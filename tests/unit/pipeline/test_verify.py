@@ -21,6 +21,7 @@ from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
 from drawstream.pipeline.sources import ArraySource, open_source
 from drawstream.pipeline.tar import mapped, members
 from drawstream.pipeline.verify import verify
+from drawstream.samplers.system import SystemFault
 
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
@@ -197,14 +198,13 @@ def test_a_sample_that_was_added(catalog):
     assert kinds(verify(Catalog.open_rows(catalog.root))) == [("stale", 0, None), ("extra", 0, None)]
 
 
-def test_an_unreadable_shard(catalog, monkeypatch):
+def test_a_failing_disk_is_no_damage(catalog, monkeypatch):
     def refuse(path):
         raise OSError(5, os.strerror(5))
 
     monkeypatch.setattr(scan, "hash_file", refuse)
-    findings = verify(catalog)
-    assert kinds(findings) == [("unreadable", shard, None) for shard in range(3)]
-    assert "not readable (Input/output error)" in findings[0].message
+    with pytest.raises(SystemFault, match=r"Input/output error: the device .*shard-000000.tar"):
+        verify(catalog)
 
 
 def test_images_that_were_damaged_before_packing(tmp_path):

@@ -1,0 +1,235 @@
+"""Open files, failing disks and networks: conditions of the process or the machine are never taken for damage."""
+
+import errno
+import os
+import resource
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from drawstream.features.part import open_part
+from drawstream.pipeline import ArraySource, Catalog, Loader
+from drawstream.pipeline import read as reading
+from drawstream.pipeline.open_files import SHARED, OpenFiles
+from drawstream.pipeline.pack import pack
+from drawstream.pipeline.read import UNREADABLE, ShardFiles
+from drawstream.pipeline.verify import verify
+from drawstream.samplers import IndexStream
+from drawstream.samplers.schedule import Schedule, write_schedule
+from drawstream.samplers.system import SystemFault
+from drawstream.samplers.weights_file import map_weights
+from drawstream.search.plain_file import read_plain
+from drawstream.tools.training.models import load_weights
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (300, 4, 4), np.uint8)
+LABELS = np.arange(300) % 10
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    """300 shards of one image."""
+    return Catalog.open(pack(ArraySource(PIXELS, LABELS), tmp_path_factory.mktemp("many") / "d", shard_rows=1).train)
+
+
+def descriptors():
+    return [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+
+
+@contextmanager
+def at_most(more):
+    """Let this process open so many more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = descriptors()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1 + more, hard))
+    fill = [os.open(os.devnull, os.O_RDONLY) for _ in range(max(taken) + 1 - len(taken) + 1)]  # the gaps
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in fill:
+            os.close(descriptor)
+
+
+def loaders(catalog, count, **options):
+    return [
+        Loader(catalog, IndexStream(300, seed=i), batch_size=50, on_bad="substitute", **options) for i in range(count)
+    ]
+
+
+def ids_of(loader):
+    return np.concatenate([batch.ids.numpy() for batch in loader])
+
+
+def test_two_loaders_with_few_descriptors_lose_no_row(catalog):
+    first, second = loaders(catalog, 2, read_threads=2)
+    for loader in (first, second):  # DALI opens files of its own when it begins
+        next(iter(loader))
+    SHARED.close_all()
+    with at_most(24):
+        for epoch in range(2):
+            for loader in (first, second):
+                loader.set_epoch(epoch)
+            for one, other in zip(first, second, strict=True):
+                for batch in (one, other):
+                    assert batch.labels.tolist() == catalog.label[batch.ids].tolist()
+        assert sorted(ids_of(first)) == list(range(300))
+    assert first.metrics["substituted"] == second.metrics["substituted"] == 0
+    assert first.bad_samples == second.bad_samples == ()
+
+
+def test_no_descriptor_at_all_is_one_clear_error(catalog, monkeypatch):
+    monkeypatch.setattr("drawstream.pipeline.open_files.PAUSES", (0.0,))
+    (loader,) = loaders(catalog, 1)
+    assert len(ids_of(loader)) == 300
+    SHARED.close_all()
+    with at_most(0), pytest.raises(SystemFault, match=r"Too many open files: this process may open \d+: .*ulimit -n"):
+        ids_of(loader)
+    assert loader.bad_samples == ()
+    assert sorted(ids_of(loader)) == list(range(300))
+
+
+def test_the_limit_is_a_quarter_of_the_process_s():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+    try:
+        assert OpenFiles().limit == 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_loaders_share_the_limit_and_a_lost_one_gives_its_files_back(catalog):
+    SHARED.close_all()
+    pool = OpenFiles(40)
+    before = len(descriptors())
+    one, other = ShardFiles(catalog, pool=pool), ShardFiles(catalog, pool=pool)
+    for samples in np.array_split(np.arange(300), 20):
+        one.read(samples)
+        other.read(samples)
+        assert len(descriptors()) - before <= 40
+    one.read(np.arange(30))
+    del one, other
+    assert len(descriptors()) == before
+
+
+def test_a_file_is_not_closed_while_it_is_read(catalog):
+    pool = OpenFiles(1)
+    file = pool.open(0, 0, catalog.shard_path(0))
+    pool.open(0, 1, catalog.shard_path(1))
+    pool.close_all()
+    assert len(os.pread(file.fd, 10, 0)) == 10
+
+
+def test_a_forked_process_does_not_wait_for_the_lock_of_another_s_thread(catalog):
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with SHARED._lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    child = os.fork()
+    if not child:
+        try:
+            SHARED.open(0, 0, catalog.shard_path(0))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def small(tmp_path):
+    return Catalog.open(pack(ArraySource(PIXELS, LABELS), tmp_path / "d", shard_rows=100).train)
+
+
+def fail_to_read(path):
+    """Let reads of a file end with EIO: this process' memory has no page at such an address."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+def test_a_failing_disk_stops_the_loader(small):
+    fail_to_read(small.shard_path(1))
+    (loader,) = loaders(small, 1)
+    with pytest.raises(SystemFault, match=r"Input/output error at byte \d+, also when read again: .*shard-000001.tar"):
+        ids_of(loader)
+    assert loader.bad_samples == ()
+
+
+def test_a_read_that_fails_once_is_repeated(small, monkeypatch):
+    def fail(*arguments):
+        arguments[6][:] = 0
+        arguments[7][:] = UNREADABLE
+
+    monkeypatch.setattr(reading, "read_members", fail)
+    samples = np.array([5, 150, 299, 5])
+    data, _ = ShardFiles(small).read(samples)
+    assert data.reshape(4, 4, 4).tolist() == PIXELS[[small_row(small, row) for row in samples]].tolist()
+
+
+def small_row(catalog, row):
+    """Number of the image behind a row: its key holds it."""
+    return int("".join(filter(str.isdigit, catalog.key(row))))
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENOMEM, errno.EIO])
+def test_networks_memory_and_disks_are_no_damage(small, monkeypatch, number):
+    usual = os.open
+
+    def refuse(path, *options, **named):
+        if str(path).endswith("shard-000002.tar"):
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path, *options, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    (loader,) = loaders(small, 1)
+    with pytest.raises(SystemFault, match=r"shard-000002\.tar"):
+        ids_of(loader)
+    assert loader.bad_samples == ()
+
+
+def test_a_missing_shard_is_the_file_s_fault(small):
+    small.shard_path(1).unlink()
+    (loader,) = loaders(small, 1)
+    assert not ((ids_of(loader) >= 100) & (ids_of(loader) < 200)).any()
+    assert len(loader.bad_samples) == 100 and "cannot be opened (No such file" in loader.bad_samples[0].reason
+
+
+@pytest.fixture
+def files(tmp_path, small):
+    """Each a file, and what reads it."""
+    weights = np.linspace(1, 2, 300)
+    np.save(tmp_path / "w.npy", weights)
+    pq.write_table(pq.read_table(small.path).select(["key"]).append_column("w", [weights]), tmp_path / "w.parquet")
+    write_schedule(tmp_path / "s.arrow", [np.arange(300)], rows=300)
+    torch.save({"a": torch.zeros(3)}, tmp_path / "c.pt")
+    return {
+        "catalog": lambda: Catalog.open(small.root),
+        "verify": lambda: verify(small),
+        "npy": lambda: map_weights(tmp_path / "w.npy"),
+        "parquet": lambda: map_weights(tmp_path / "w.parquet", column="w"),
+        "schedule": lambda: Schedule.open(tmp_path / "s.arrow"),
+        "part": lambda: open_part(tmp_path / "w.parquet"),
+        "checkpoint": lambda: read_plain(tmp_path / "c.pt"),
+        "weights": lambda: load_weights(torch.nn.Linear(1, 1), tmp_path / "c.pt"),
+    }
+
+
+KINDS = ("catalog", "verify", "npy", "parquet", "schedule", "part", "checkpoint", "weights")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_reader_calls_a_file_damaged_when_the_process_has_no_descriptor(files, kind):
+    with at_most(0), pytest.raises(OSError, match="Too many open files") as caught:
+        files[kind]()
+    assert caught.value.errno == errno.EMFILE
