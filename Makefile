@@ -44,7 +44,7 @@ format: $(VENV)/developed
 # mypy must see the import name `drawstream`, which only an installation gives: a folder of links stands in for it.
 types: $(VENV)/developed
 	mkdir -p build/types/drawstream
-	for d in samplers pipeline features search tools; do ln -sfn "$(CURDIR)/$$d" build/types/drawstream/$$d; done
+	for d in __init__.py samplers pipeline features search tools; do ln -sfn "$(CURDIR)/$$d" build/types/drawstream/$$d; done
 	MYPYPATH=build/types $(BIN)/mypy -p drawstream
 
 # A user needs less than a developer: the first report does not wait for Ray, Lightning and the like.

@@ -70,7 +70,8 @@ def extract_on_ray(
 
     Args:
         catalog: The samples; its folder must lie under the same path on every node, or its URL be in reach.
-        model: As in `extract`; it is moved to the CPU and sent to the workers, which must be able to import its class.
+        model: As in `extract_features`; it is moved to the CPU and sent to the workers, which must be able to import
+            its class.
         out: Folder of the table, needed on this machine only.
         model_name: How the model was named by the user; part of the provenance.
         address: Of a running cluster (`host:6379`, `auto`); None: the one this program has joined, that of
@@ -80,8 +81,8 @@ def extract_on_ray(
         **options: Fields of `Scoring`.
 
     Raises:
-        ValueError: As in `extract`; or no cluster answers, or it has no free place for a worker, or a node has no such
-            catalog.
+        ValueError: As in `extract_features`; or no cluster answers, or it has no free place for a worker, or a node has
+            no such catalog.
         ClusterError: A shard failed, or its workers died, three times; or no worker was left.
     """
     scoring = Scoring(**options)

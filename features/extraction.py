@@ -33,7 +33,7 @@ class Progress:
     rows: int
 
 
-def extract(
+def extract_features(
     catalog: Catalog,
     model: nn.Module,
     out: Path,

@@ -1,41 +1,36 @@
-"""Scores to probabilities, probabilities to index streams: arrays in, arrays out, NumPy and Numba only."""
+"""Scores to probabilities, probabilities to index streams: arrays in, arrays out, NumPy and Numba only.
 
-from drawstream.samplers.coreset import forgetting_coreset, k_center, random_coreset
-from drawstream.samplers.dlis import DLIS
-from drawstream.samplers.fit import SwiftFit, refit
-from drawstream.samplers.importance import clip_weights, normalize_weights
-from drawstream.samplers.infobatch import InfoBatch
-from drawstream.samplers.order import Order, Sequential
-from drawstream.samplers.psgd import CSGD, PSGD
-from drawstream.samplers.rho import RHOLoss
-from drawstream.samplers.selection import BatchSelector, OrderedSGD, Selected, SelectiveBackprop
-from drawstream.samplers.stream import IndexStream, RowSampler
-from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler
-from drawstream.samplers.weights import effective_sample_size
+Each name is imported when it is first used: see `drawstream.samplers.exports`.
+"""
 
-__all__ = [
-    "CSGD",
-    "DLIS",
-    "PSGD",
-    "BatchSelector",
-    "DegenerateSampler",
-    "IndexStream",
-    "InfoBatch",
-    "Order",
-    "OrderedSGD",
-    "RHOLoss",
-    "RowSampler",
-    "Selected",
-    "SelectiveBackprop",
-    "Sequential",
-    "SwiftFit",
-    "SwiftParams",
-    "SwiftSampler",
-    "clip_weights",
-    "effective_sample_size",
-    "forgetting_coreset",
-    "k_center",
-    "normalize_weights",
-    "random_coreset",
-    "refit",
-]
+from typing import TYPE_CHECKING
+
+from drawstream.samplers.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from drawstream.samplers.coreset import forgetting_coreset as forgetting_coreset
+    from drawstream.samplers.coreset import k_center as k_center
+    from drawstream.samplers.coreset import random_coreset as random_coreset
+    from drawstream.samplers.dlis import DLIS as DLIS
+    from drawstream.samplers.fit import SwiftFit as SwiftFit
+    from drawstream.samplers.fit import refit as refit
+    from drawstream.samplers.importance import clip_weights as clip_weights
+    from drawstream.samplers.importance import normalize_weights as normalize_weights
+    from drawstream.samplers.infobatch import InfoBatch as InfoBatch
+    from drawstream.samplers.order import Order as Order
+    from drawstream.samplers.order import Sequential as Sequential
+    from drawstream.samplers.psgd import CSGD as CSGD
+    from drawstream.samplers.psgd import PSGD as PSGD
+    from drawstream.samplers.rho import RHOLoss as RHOLoss
+    from drawstream.samplers.selection import BatchSelector as BatchSelector
+    from drawstream.samplers.selection import OrderedSGD as OrderedSGD
+    from drawstream.samplers.selection import Selected as Selected
+    from drawstream.samplers.selection import SelectiveBackprop as SelectiveBackprop
+    from drawstream.samplers.stream import IndexStream as IndexStream
+    from drawstream.samplers.stream import RowSampler as RowSampler
+    from drawstream.samplers.swift import DegenerateSampler as DegenerateSampler
+    from drawstream.samplers.swift import SwiftParams as SwiftParams
+    from drawstream.samplers.swift import SwiftSampler as SwiftSampler
+    from drawstream.samplers.weights import effective_sample_size as effective_sample_size
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

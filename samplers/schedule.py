@@ -166,7 +166,7 @@ class Schedule:
 
     @classmethod
     def open(cls, path: str | Path, /, *, catalog: str | None = None) -> "Schedule":
-        """Open a schedule, optionally for one catalog.
+        """Open the schedule at `path`, optionally for one catalog.
 
         Raises:
             FileNotFoundError: no such file.
@@ -237,7 +237,7 @@ class Schedule:
         return total
 
     def diff(self, other: "Schedule", /) -> ScheduleDiff:
-        """Where two schedules over the same rows part.
+        """Compare with an `other` schedule over the same rows.
 
         Raises:
             ValueError: rows, draws or epochs differ.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from drawstream.features import extract
+from drawstream.features import extract_features as extract
 from drawstream.features.table import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from drawstream.features import extract
+from drawstream.features import extract_features as extract
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.tools.cli import main

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from drawstream.features import FeatureTable, extract
+from drawstream.features import FeatureTable
+from drawstream.features import extract_features as extract
 from drawstream.features.table import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
@@ -31,7 +32,7 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from drawstream.features import extract
+from drawstream.features import extract_features as extract
 from drawstream.pipeline import Catalog
 
 folder, out, pause, crops = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])

@@ -1,5 +1,6 @@
 """What is shipped: a wheel with every package, `samplers` on numpy and numba alone, and what works without DALI."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -51,11 +52,11 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    layers = ("samplers", "pipeline", "features", "search", "tools")
+    shipped = ("__init__.py", "py.typed", "samplers/", "pipeline/", "features/", "search/", "tools/")
     expected = {
         f"drawstream/{name}"
         for name in tracked.splitlines()
-        if name.startswith(tuple(f"{layer}/" for layer in layers)) and name.endswith((".py", "py.typed", ".html"))
+        if name.startswith(shipped) and name.endswith((".py", "py.typed", ".html"))
         if (ROOT / name).is_file()
     }
     assert names == expected
@@ -116,7 +117,8 @@ class NoDali(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] == "nvidia":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, NoDali())
-import drawstream.samplers, drawstream.tools.report.build
+import drawstream.tools.report.build
+from drawstream import DLIS, Schedule, Sequential, pack, search_swift
 from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import ArraySource, Catalog, Mixup, Transform, open_source
 from drawstream.pipeline.torch_sampler import StreamSampler
@@ -133,6 +135,52 @@ assert main(["train", "data", "-o", "run"]) == 2
 def test_the_version_is_the_installed_one(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"drawstream {distribution('drawstream').version}\n"
+
+
+@pytest.mark.slow
+def test_mypy_sees_the_types_of_the_public_names(wheel, tmp_path):
+    """Strict, as a user may run it: an export that is not explicit, or a name that is not there, is an error."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    (tmp_path / "user.py").write_text(
+        "import drawstream\n"
+        "from drawstream import Catalog, IndexStream, extract_features\n"
+        "from drawstream.samplers import PSGD\n"
+        "reveal_type(Catalog.open('data'))\n"
+        "reveal_type(IndexStream(3, seed=0).epoch(0)[0:2])\n"
+        "reveal_type(drawstream.__version__)\n"
+        "reveal_type(extract_features)\n"
+        "reveal_type(PSGD(3))\n"
+        "drawstream.Catalgo\n",
+        encoding="utf-8",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--follow-imports=silent",
+        "--ignore-missing-imports",
+        "user.py",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(tmp_path / "site")}
+    )
+    *told, last = done.stdout.splitlines()
+    revealed = [line.split('"')[1] for line in told if "Revealed type" in line]
+    types = [
+        "pipeline.catalog.Catalog",
+        "numpy.ndarray[",
+        "str",
+        "-> drawstream.features.table.FeatureTable",
+        "psgd.PSGD",
+    ]
+    assert len(revealed) == len(types)
+    assert all(part in found for found, part in zip(revealed, types, strict=True)), revealed
+    assert [line for line in told if ": error: " in line] == [
+        'user.py:9: error: Module has no attribute "Catalgo"; maybe "Catalog"?  [attr-defined]'
+    ], told
+    assert last.startswith("Found 1 error")
 
 
 @pytest.mark.slow

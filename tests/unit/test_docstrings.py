@@ -50,14 +50,15 @@ def public(path: Path) -> Iterator[Public]:
                         yield Public(path, f"{node.name}.{each.name}", each, node)
 
 
-def exported(room: str) -> Iterator[Public]:
-    """What the room's `__init__` exports, with the public methods of classes."""
-    for node in ast.walk(parsed(ROOT / room / "__init__.py")):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"drawstream.{room}."):
-            names = {alias.name for alias in node.names}
-            for each in public(ROOT / room / f"{node.module.split('.')[-1]}.py"):
-                if each.name.partition(".")[0] in names:
-                    yield each
+def exported(folder: str) -> Iterator[Public]:
+    """What the folder's `__init__` exports, with the public methods of classes."""
+    for block in parsed(ROOT / folder / "__init__.py").body:
+        for node in block.body if isinstance(block, ast.If) else ():
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {alias.name for alias in node.names}
+                for each in public(ROOT.joinpath(*node.module.split(".")[1:]).with_suffix(".py")):
+                    if each.name.partition(".")[0] in names:
+                        yield each
 
 
 def decorators(node: Function | ast.ClassDef) -> set[str]:
@@ -124,7 +125,7 @@ def raises_value_error(node: ast.AST) -> bool:
 
 INSIDE = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FILES = sorted(path for room in (*ROOMS, "tools") for path in (ROOT / room).rglob("*.py"))
-SURFACE = [each for room in ROOMS for each in exported(room)]
+SURFACE = list({(each.path, each.name): each for room in (".", *ROOMS) for each in exported(room)}.values())
 
 
 def faults_of_names(each: Public) -> list[str]:

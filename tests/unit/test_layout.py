@@ -46,7 +46,7 @@ def test_layer_test_sees_a_violation(tmp_path):
 
 def test_package_list_is_the_tree():
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    packages = {
+    packages = {"drawstream"} | {
         ".".join(("drawstream", *path.parent.relative_to(ROOT).parts))
         for layer in LAYERS
         for path in (ROOT / layer).rglob("__init__.py")
@@ -55,7 +55,8 @@ def test_package_list_is_the_tree():
     folders = {path.parent for path in MODULES}
     assert {folder for folder in folders if not (folder / "__init__.py").exists()} == set()
     assert {folder for folder in folders if not (folder / "py.typed").exists()} == set()
-    assert not (ROOT / "__init__.py").exists()
+    assert (ROOT / "__init__.py").exists()
+    assert (ROOT / "py.typed").exists()
 
 
 def test_files_stay_short():

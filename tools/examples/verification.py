@@ -34,7 +34,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features import FeatureTable, extract
+from drawstream.features import FeatureTable, extract_features
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.pack import pack
@@ -163,7 +163,7 @@ def prepare(folder: Path, noise: float, seed: int) -> None:
         pack(source, folder / "train", encoding="raw", label_noise=noise, noise_seed=seed, seed=seed)
     if not (folder / "features").exists():
         catalog, model = Catalog.open(folder / "train"), start(folder, FEATURE_EPOCHS)
-        extract(catalog, model, folder / "features", model_name="embedder", transform=LOOK)
+        extract_features(catalog, model, folder / "features", model_name="embedder", transform=LOOK)
 
 
 def run(out: Path, *, noise: float, trials: int, seeds: int) -> dict[str, Any]:

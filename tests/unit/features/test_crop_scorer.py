@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features import Crops, CropScorer, FeatureTable, extract
+from drawstream.features import Crops, CropScorer, FeatureTable
+from drawstream.features import extract_features as extract
 from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream, Sequential, SwiftFit, SwiftParams

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from drawstream.features import Crops, FeatureTable, extract
+from drawstream.features import Crops, FeatureTable
+from drawstream.features import extract_features as extract
 from drawstream.features.crops import CropRows
 from drawstream.features.measures import measure
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from drawstream.features import extract
+from drawstream.features import extract_features as extract
 from drawstream.features.custom import call_measure, hash_source, load_measure, name_measure
 from drawstream.features.measures import MEASURES
 from drawstream.pipeline import ArraySource, Catalog

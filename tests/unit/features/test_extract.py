@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features import Crops, FeatureTable, Scoring, ShardScorer, extract
+from drawstream.features import Crops, FeatureTable, Scoring, ShardScorer
+from drawstream.features import extract_features as extract
 from drawstream.features.extraction import Progress
 from drawstream.features.measures import measure
 from drawstream.features.scoring import provenance, weights_hash

@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-import drawstream.pipeline
-
 
 @pytest.mark.parametrize("module", ["drawstream.pipeline.index", "drawstream.pipeline.verify"])
 def test_catalogs_need_neither_torch_nor_dali(module):
@@ -20,11 +18,3 @@ def test_the_command_line_starts_with_little():
     code = f"import drawstream.tools.cli, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
-
-
-def test_every_public_name_is_there():
-    assert set(drawstream.pipeline.__all__) == set(drawstream.pipeline._HOMES) == set(dir(drawstream.pipeline))
-    for name in drawstream.pipeline.__all__:
-        assert getattr(drawstream.pipeline, name).__name__ == name
-    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
-        _ = drawstream.pipeline.nope

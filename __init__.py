@@ -1,0 +1,107 @@
+"""Weighted sampling inside the data pipeline of image training.
+
+A sampler is a probability over rows, and an index stream is a pure function of (seed, epoch, position); everything else
+reads or feeds that function:
+
+    import numpy as np
+    from drawstream import ArraySource, Catalog, IndexStream, Loader, Transform, pack
+
+    images, labels = np.zeros((200, 8, 8), np.uint8), np.arange(200) % 10
+    pack(ArraySource(images, labels), "data", holdout=50)
+    catalog = Catalog.open("data/train")
+    weights = np.linspace(0.1, 1.0, len(catalog))
+    loader = Loader(catalog, IndexStream(weights, seed=0), transform=Transform.small((8, 8), 1), batch_size=32)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            print(batch.images.shape, batch.labels, batch.ids, batch.weights)
+
+`import drawstream` is quick: each name is imported when it is first used, and PyTorch, DALI, Numba and PyArrow with the
+names that need them. The guides are in docs/, the command line is `drawstream --help`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from drawstream.samplers.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from drawstream.features.crop_scorer import CropScorer as CropScorer
+    from drawstream.features.crops import Crops as Crops
+    from drawstream.features.extraction import extract_features as extract_features
+    from drawstream.features.scorer import ShardScorer as ShardScorer
+    from drawstream.features.scoring import Scoring as Scoring
+    from drawstream.features.table import FeatureTable as FeatureTable
+    from drawstream.features.tracker import Tracker as Tracker
+    from drawstream.pipeline.augment import RICAP as RICAP
+    from drawstream.pipeline.augment import Mixup as Mixup
+    from drawstream.pipeline.bad import BadSample as BadSample
+    from drawstream.pipeline.bad import BadSampleError as BadSampleError
+    from drawstream.pipeline.catalog import Catalog as Catalog
+    from drawstream.pipeline.crop_filter import CropFilter as CropFilter
+    from drawstream.pipeline.index import index as index
+    from drawstream.pipeline.loader import Batch as Batch
+    from drawstream.pipeline.loader import Loader as Loader
+    from drawstream.pipeline.pack import pack as pack
+    from drawstream.pipeline.remote import Remote as Remote
+    from drawstream.pipeline.remote import RemoteError as RemoteError
+    from drawstream.pipeline.sources import ArraySource as ArraySource
+    from drawstream.pipeline.sources import Source as Source
+    from drawstream.pipeline.sources import open_source as open_source
+    from drawstream.pipeline.torch_sampler import StreamBatchSampler as StreamBatchSampler
+    from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
+    from drawstream.pipeline.transform import Transform as Transform
+    from drawstream.pipeline.verify import verify as verify
+    from drawstream.samplers.coreset import forgetting_coreset as forgetting_coreset
+    from drawstream.samplers.coreset import k_center as k_center
+    from drawstream.samplers.coreset import random_coreset as random_coreset
+    from drawstream.samplers.dlis import DLIS as DLIS
+    from drawstream.samplers.fit import SwiftFit as SwiftFit
+    from drawstream.samplers.fit import refit as refit
+    from drawstream.samplers.fit_blocks import fit_blocks as fit_blocks
+    from drawstream.samplers.importance import clip_weights as clip_weights
+    from drawstream.samplers.importance import normalize_weights as normalize_weights
+    from drawstream.samplers.infobatch import InfoBatch as InfoBatch
+    from drawstream.samplers.order import Order as Order
+    from drawstream.samplers.order import Sequential as Sequential
+    from drawstream.samplers.psgd import CSGD as CSGD
+    from drawstream.samplers.psgd import PSGD as PSGD
+    from drawstream.samplers.rho import RHOLoss as RHOLoss
+    from drawstream.samplers.schedule import Schedule as Schedule
+    from drawstream.samplers.schedule import write_schedule as write_schedule
+    from drawstream.samplers.selection import BatchSelector as BatchSelector
+    from drawstream.samplers.selection import OrderedSGD as OrderedSGD
+    from drawstream.samplers.selection import Selected as Selected
+    from drawstream.samplers.selection import SelectiveBackprop as SelectiveBackprop
+    from drawstream.samplers.stream import IndexStream as IndexStream
+    from drawstream.samplers.stream import RowSampler as RowSampler
+    from drawstream.samplers.swift import DegenerateSampler as DegenerateSampler
+    from drawstream.samplers.swift import SwiftParams as SwiftParams
+    from drawstream.samplers.swift import SwiftSampler as SwiftSampler
+    from drawstream.samplers.weights import effective_sample_size as effective_sample_size
+    from drawstream.samplers.weights_file import map_weights as map_weights
+    from drawstream.search.auto import AutoResult as AutoResult
+    from drawstream.search.auto import search_auto as search_auto
+    from drawstream.search.auto_group import Alone as Alone
+    from drawstream.search.auto_group import Child as Child
+    from drawstream.search.auto_group import Group as Group
+    from drawstream.search.auto_group import InTurn as InTurn
+    from drawstream.search.auto_group import Processes as Processes
+    from drawstream.search.objective import Objective as Objective
+    from drawstream.search.objective import ObjectiveError as ObjectiveError
+    from drawstream.search.objective import Trial as Trial
+    from drawstream.search.objective import load_objective as load_objective
+    from drawstream.search.study import StudyMismatch as StudyMismatch
+    from drawstream.search.swift import SearchResult as SearchResult
+    from drawstream.search.swift import search_swift as search_swift
+
+    __version__: str
+else:
+    _public, __dir__, __all__ = lazy_exports(__name__)
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name; the version is that of the installed distribution."""
+        if name == "__version__":
+            from importlib.metadata import version  # 20 ms that most programs do not need
+
+            return version("drawstream")
+        return _public(name)
