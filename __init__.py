@@ -17,7 +17,8 @@ reads or feeds that function:
             print(batch.images.shape, batch.labels, batch.ids, batch.weights)
 
 `import drawstream` is quick: each name is imported when it is first used, and PyTorch, DALI, Numba and PyArrow with the
-names that need them. The guides are in docs/, the command line is `drawstream --help`.
+names that need them. Errors with names of their own are `DrawstreamError`, which is a `ValueError`. The guides are in
+docs/, the command line is `drawstream --help`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.features.cluster import ClusterError as ClusterError
     from drawstream.features.crop_scorer import CropScorer as CropScorer
     from drawstream.features.crops import Crops as Crops
     from drawstream.features.extraction import extract_features as extract_features
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.bad import BadSample as BadSample
     from drawstream.pipeline.bad import BadSampleError as BadSampleError
     from drawstream.pipeline.catalog import Catalog as Catalog
+    from drawstream.pipeline.catalog_file import AlteredCatalogError as AlteredCatalogError
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
     from drawstream.pipeline.index import index as index
     from drawstream.pipeline.loader import Batch as Batch
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.sources import ArraySource as ArraySource
     from drawstream.pipeline.sources import Source as Source
     from drawstream.pipeline.sources import open_source as open_source
+    from drawstream.pipeline.tar import DamagedTarError as DamagedTarError
     from drawstream.pipeline.torch_sampler import StreamBatchSampler as StreamBatchSampler
     from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
     from drawstream.pipeline.transform import Transform as Transform
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.coreset import k_center as k_center
     from drawstream.samplers.coreset import random_coreset as random_coreset
     from drawstream.samplers.dlis import DLIS as DLIS
+    from drawstream.samplers.errors import DrawstreamError as DrawstreamError
     from drawstream.samplers.fit import SwiftFit as SwiftFit
     from drawstream.samplers.fit import refit as refit
     from drawstream.samplers.fit_blocks import fit_blocks as fit_blocks
@@ -90,6 +95,7 @@ if TYPE_CHECKING:
     from drawstream.search.objective import ObjectiveError as ObjectiveError
     from drawstream.search.objective import Trial as Trial
     from drawstream.search.objective import load_objective as load_objective
+    from drawstream.search.study import StorageError as StorageError
     from drawstream.search.study import StudyMismatch as StudyMismatch
     from drawstream.search.swift import SearchResult as SearchResult
     from drawstream.search.swift import search_swift as search_swift

@@ -31,6 +31,7 @@ from drawstream.features.scoring import Scoring, provenance
 from drawstream.features.table import FeatureTable, part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.remote import shown
+from drawstream.samplers.errors import DrawstreamError
 
 ATTEMPTS = 3  # of a shard: one may fall with its node, and the next with the memory of another
 PULSE = 0.5  # seconds between a worker's reports
@@ -39,7 +40,7 @@ PATIENCE = 300.0  # seconds without any worker before giving up; a node that com
 Columns = dict[str, NDArray[Any]]
 
 
-class ClusterError(RuntimeError):
+class ClusterError(DrawstreamError, RuntimeError):
     """The cluster cannot finish the extraction; parts that are written stay, and the next run goes on from them."""
 
 
@@ -163,9 +164,9 @@ def _plain_errors() -> Iterator[None]:
     """Errors as types that can travel: many exceptions cannot be unpickled."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(str(error)) from None
     except Exception as error:
+        if isinstance(error, ValueError) and not isinstance(error, RuntimeError):
+            raise ValueError(str(error)) from None
         raise RuntimeError(f"node {_node()}: {_line(error)}") from None
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import Catalog
+from drawstream.samplers.errors import DrawstreamError
 
 OnBad = Literal["raise", "substitute"]
 
 
-class BadSampleError(RuntimeError):
+class BadSampleError(DrawstreamError, RuntimeError):
     """A sample cannot be read as the catalog describes it.
 
     Args:
@@ -24,6 +25,10 @@ class BadSampleError(RuntimeError):
     def __init__(self, message: str, sample_id: int) -> None:
         super().__init__(message)
         self.sample_id = sample_id
+
+    def __reduce__(self) -> tuple[type["BadSampleError"], tuple[str, int]]:
+        """Both arguments cross processes."""
+        return type(self), (str(self), self.sample_id)
 
 
 @dataclass(frozen=True, slots=True)

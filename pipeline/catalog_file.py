@@ -47,6 +47,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.names import shortened
+from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.system import raise_unless_file, system_fault
 
 FORMAT = 3
@@ -90,7 +91,7 @@ _KINDS = {
 _REMEDY = "pack or index the data anew"
 
 
-class AlteredCatalogError(ValueError):
+class AlteredCatalogError(DrawstreamError):
     """A file that is not a catalog as it was written: damaged, edited, or never one."""
 
 

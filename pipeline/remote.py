@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Literal
 from urllib.parse import quote
 
+from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.system import fault_of, system_fault
 
 MOST = 4 << 30  # bytes of one reply where nothing else is known: a catalog of 100 million rows
@@ -20,7 +21,7 @@ PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds before the first retry, doubled each
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 
 
-class RemoteError(RuntimeError):
+class RemoteError(DrawstreamError, RuntimeError):
     """A remote file could not be read, or not be kept; names its URL, without credentials."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from drawstream.pipeline.header import BLOCK as BLOCK
 from drawstream.pipeline.header import read_plain
 from drawstream.pipeline.names import check_name, shortened
+from drawstream.samplers.errors import DrawstreamError
 
 MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
 MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
@@ -23,8 +24,13 @@ _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's bas
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
 
 
-class DamagedTarError(ValueError):
-    """A tar that does not run from header to header to its end. `at` is the byte where the walk stopped."""
+class DamagedTarError(DrawstreamError):
+    """A tar that does not run from header to header to its end.
+
+    Args:
+        message: What is wrong, with the file.
+        at: The byte where the walk stopped.
+    """
 
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)

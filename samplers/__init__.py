@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.coreset import k_center as k_center
     from drawstream.samplers.coreset import random_coreset as random_coreset
     from drawstream.samplers.dlis import DLIS as DLIS
+    from drawstream.samplers.errors import DrawstreamError as DrawstreamError
     from drawstream.samplers.fit import SwiftFit as SwiftFit
     from drawstream.samplers.fit import refit as refit
     from drawstream.samplers.importance import clip_weights as clip_weights

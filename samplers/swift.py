@@ -23,6 +23,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.columns import numeric_columns
+from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.knots import Knots, level
 from drawstream.samplers.sampler_file import read_document, table_from_json, table_to_json, write_document
 
@@ -31,7 +32,7 @@ Array = NDArray[Any]
 MIN_GAP = 1e-9  # ends closer than this would make H a jump, which float64 cannot interpolate
 
 
-class DegenerateSampler(ValueError):  # noqa: N818 - the field's word, not a failure of the program
+class DegenerateSampler(DrawstreamError):  # noqa: N818 - the field's word, not a failure of the program
     """The parameters give no usable distribution over the rows."""
 
 

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.samplers.errors import DrawstreamError
+
 Stage = Literal["search", "confirm"]
 
 
@@ -34,7 +36,7 @@ class Trial:
 Objective = Callable[[NDArray[np.float64], Trial], float]  # probabilities (rows,) -> score, higher is better
 
 
-class ObjectiveError(RuntimeError):
+class ObjectiveError(DrawstreamError, RuntimeError):
     """The objective raised; the study is intact and goes on when started again."""
 
 

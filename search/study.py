@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, make_url
 
 from drawstream.samplers import SwiftParams
+from drawstream.samplers.errors import DrawstreamError
 from drawstream.search.objective import describe
 
 KILLED = "the process was killed while this trial ran"
@@ -32,11 +33,11 @@ _FULL = "database or disk is full"
 TWICE = "another process was first with this candidate"
 
 
-class StudyMismatch(ValueError):  # noqa: N818 - a wrong study was named, nothing failed
+class StudyMismatch(DrawstreamError):  # noqa: N818 - a wrong study was named, nothing failed
     """The study in the storage was started with other settings or data."""
 
 
-class StorageError(RuntimeError):
+class StorageError(DrawstreamError, RuntimeError):
     """The study's database cannot be read or written."""
 
 

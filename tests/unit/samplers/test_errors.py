@@ -1,0 +1,52 @@
+"""Errors with names of their own: one base, the kinds they were before, and both sides of a process border."""
+
+import ast
+import builtins
+import pickle
+from pathlib import Path
+
+import pytest
+
+import drawstream
+from drawstream import DrawstreamError
+
+ROOT = Path(__file__).resolve().parents[3]
+OF_INPUT = ("AlteredCatalogError", "DamagedTarError", "DegenerateSampler", "StudyMismatch")
+OF_RUNS = ("BadSampleError", "ClusterError", "ObjectiveError", "RemoteError", "StorageError")
+OTHERS = {"DrawstreamError", "SystemFault", "_RefusedError", "Enough"}  # the base, the system's, two that nobody sees
+
+
+def bases(node):
+    return {ast.unparse(base) for base in node.bases}
+
+
+def test_every_error_with_a_name_has_the_base():
+    classes = [
+        node
+        for room in ("samplers", "pipeline", "features", "search", "tools")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    kinds = {
+        name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+    }
+    assert {each.name for each in classes if bases(each) & kinds and "DrawstreamError" not in bases(each)} == OTHERS
+    assert {each.name for each in classes if "DrawstreamError" in bases(each)} == {*OF_INPUT, *OF_RUNS}
+
+
+@pytest.mark.parametrize("name", [*OF_INPUT, *OF_RUNS])
+def test_an_error_stays_what_it_was_and_crosses_processes(name):
+    kind = getattr(drawstream, name)
+    assert issubclass(kind, DrawstreamError)
+    assert issubclass(kind, RuntimeError) == (name in OF_RUNS)
+    error = kind("what, where", 7) if name in ("BadSampleError", "DamagedTarError") else kind("what, where")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "what, where"
+    assert vars(copy) == vars(error)
+
+
+def test_the_base_is_a_value_error():
+    assert issubclass(DrawstreamError, ValueError)
+    assert not issubclass(DrawstreamError, RuntimeError)
