@@ -76,8 +76,10 @@ class Scoring:
         """The same with what depends on the catalog filled in.
 
         Raises:
-            ValueError: A measure is unknown, is no function, or is not defined for this number of classes.
+            ValueError: A measure is unknown, is no function, or is not defined for this number of classes; or the
+                catalog has no labels.
         """
+        catalog.require_labels("scoring")
         named = None if self.measures is None else [each for each in self.measures if isinstance(each, str)]
         names = chosen_measures(named, catalog.num_classes)
         transform = self.transform or default_transform(catalog, train=False)

@@ -282,6 +282,20 @@ class Catalog:
             return without_stems(self._keys, self._starts, stems)
         return with_stems(self._keys, self.shard, stems)
 
+    def require_labels(self, what: str, /) -> None:
+        """Refuse a catalog without labels.
+
+        Args:
+            what: The work that needs them.
+
+        Raises:
+            ValueError: Its samples have no labels.
+        """
+        if self.label_kind == "none":
+            raise ValueError(
+                f"{self.path}: has no labels, but {what} needs classes: index it with --label cls, txt or json:KEY"
+            )
+
     def shard_path(self, shard: int, /) -> Path:
         """Where a local shard lies on disk.
 

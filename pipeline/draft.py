@@ -70,8 +70,8 @@ class Draft:
         place = (shard, offset + info.start, len(data) - info.start)
         self.images.extend((*place, mark, ENCODINGS.index(info.encoding), info.height, info.width))
 
-    def append(self, other: "Draft", /) -> None:
-        """Add the rows of a draft of other shards behind those of this one; it may have keys that are here, too.
+    def append(self, other: "Draft", shard: int, /) -> None:
+        """Add the rows of a draft of another shard, of that number; it may have keys that are here, too.
 
         Raises:
             ValueError: Raw images of another shape.
@@ -79,7 +79,9 @@ class Draft:
         if other._raw:
             self._must_be_alike(*other._raw)
         self.keys += other.keys
-        self.images.extend(other.images)
+        images = np.array(other.images, np.int64).reshape(-1, len(_IMAGE))
+        images[:, 0] = shard
+        self.images.frombytes(images.tobytes())
         self.channels = max(self.channels, other.channels)
 
     def shard(self, row: int, /) -> int:

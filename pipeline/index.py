@@ -1,17 +1,18 @@
 """Make a catalog for WebDataset shards that exist already.
 
 Every sample needs one image member (.jpg, .jpeg, .png, .webp, or .pgm/.ppm for raw pixels) and a label: ``.cls``, else
-``.json`` (a number, or an object with ``label`` or ``cls``), else ``.txt``. A label is a class number or a class name,
-one kind throughout. ``.clean.cls`` is the label before noise, as ``pack`` writes it. Other members (captions, masks,
-metadata) are left alone. The images are read once, for their checksums and headers; nothing is copied.
+``.json`` (a number, or an object with ``label`` or ``cls``), else ``.txt`` of one word. A ``Selection`` names other
+members. A label is a class number or a class name, one kind throughout. ``.clean.cls`` is the label before noise, as
+``pack`` writes it. Other members (captions, masks, metadata) are left alone, and counted. The images are read once, for
+their checksums and headers; nothing is copied.
 """
 
-import json
 import mmap
 import os
 import re
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -21,27 +22,49 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import FILE, Catalog, Shard
 from drawstream.pipeline.draft import Draft
-from drawstream.pipeline.image import EXTENSIONS, probe
-from drawstream.pipeline.names import check_name, number_names
-from drawstream.pipeline.tar import Sample, mapped, samples
+from drawstream.pipeline.image import probe
+from drawstream.pipeline.labels import BY_DEFAULT, CLEAN, EmptySampleError, Label, Selection, read_label
+from drawstream.pipeline.left_out import LeftOut
+from drawstream.pipeline.names import number_names
+from drawstream.pipeline.tar import Remarks, Sample, mapped, samples
 from drawstream.pipeline.workers import spread, suitable_workers
 
-Label = int | str
 Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
-LABELS = ("cls", "json", "txt")
-CLEAN = "clean.cls"
-MOST_LABEL = 1 << 20  # bytes of a label member: a number or name, or a JSON object that also holds captions
+_OWN = re.compile(r"catalog\.(parquet|json)|.*\.idx|\..*", re.DOTALL)  # files beside shards that nobody misses
 
 
 @dataclass(frozen=True, slots=True)
+class IndexResult:
+    """What was indexed.
+
+    Attributes:
+        catalog: The Parquet file.
+        rows: Samples in it.
+        shards: Their shards.
+        classes: Number of classes; 0 without labels.
+        left_out: What was not taken.
+        notes: What else its user should know, a line each.
+    """
+
+    catalog: Path
+    rows: int
+    shards: int
+    classes: int
+    left_out: LeftOut
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class _Part:
     """What one shard adds to the catalog."""
 
-    draft: Draft
-    labels: Labels
-    clean: Labels
-    size: int
-    hash: str
+    draft: Draft = field(default_factory=Draft)
+    labels: Labels = field(default_factory=list)
+    clean: Labels = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    unended: int | None = None
+    size: int = 0
+    hash: str = ""
 
 
 def index(
@@ -50,10 +73,11 @@ def index(
     *,
     out: str | os.PathLike[str] | None = None,
     classes: Sequence[str] | None = None,
+    selection: Selection = BY_DEFAULT,
     overwrite: bool = False,
     workers: int | None = 1,
     progress: Callable[[int, int, int], None] | None = None,
-    finish: Callable[[Path, int, int, int], None] | None = None,
+    finish: Callable[[IndexResult], None] | None = None,
 ) -> Path:
     """Write the catalog of existing shards.
 
@@ -61,51 +85,88 @@ def index(
         shards: A folder, whose ``*.tar`` files are taken in sorted order; or tars, in their order.
         out: Folder for ``catalog.parquet``; by default the one that holds the shards.
         classes: Class names; by default the numbers, or the names found, sorted.
+        selection: Which members are image and label.
         overwrite: Replace an existing catalog.
         workers: Processes that read shards at once; None: as many as there are cores and work for them. The catalog is
             the same with any number. With more than one the main module of a program must be guarded by
             ``if __name__ == "__main__"``.
         progress: Called after every shard as ``progress(shards_done, shards_in_all, samples_done)``.
-        finish: Called as ``finish(file, samples, shards, classes)``, right before the Parquet file is written.
+        finish: Called as ``finish(result)``, right before the Parquet file is written.
 
     Returns:
         The Parquet file.
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ValueError: A damaged shard, a sample without image or label, a key that comes twice; shard and key are named.
+        ValueError: A damaged shard, a sample without image or label, a key that comes twice in a shard; shard and key
+            are named.
     """
     paths, root = check_index(shards, out=out, overwrite=overwrite)
     file = root / FILE
     if workers is None:
         workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
-    draft = Draft()
-    found: list[Shard] = []
-    labels: list[Labels] = []
-    clean: list[Labels] = []
-    tasks = [(path, i) for i, path in enumerate(paths)]
-    for path, part in zip(paths, spread(_index_shard, tasks, workers=workers), strict=True):
-        try:
-            draft.append(part.draft)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        found.append(Shard(Path(os.path.relpath(path, root)).as_posix(), part.size, part.hash))
-        labels.append(part.labels)
-        if len(part.clean):
-            clean.append(part.clean)
+    whole = _Whole(root, left_out=_beside(paths, shards))
+    tasks = [(path, selection) for path in paths]
+    for done, part in enumerate(spread(_index_shard, tasks, workers=workers)):
+        whole.add(paths[done], part)
         if progress:
-            progress(len(found), len(paths), len(draft.keys))
-    if clean and sum(map(len, clean)) != len(draft.keys):
-        law = f".{CLEAN} must be in every sample or in none"
-        raise ValueError(f"{root}: {law}, but got {sum(map(len, clean))} of {len(draft.keys)}")
-    names = tuple(classes) if classes else _class_names([*labels, *clean], root)
-    truth = _numbers(clean, names, draft, paths) if clean else None
-    numbers = _numbers(labels, names, draft, paths)
+            progress(done + 1, len(paths), len(whole.draft.keys))
+    if not whole.draft.keys:
+        raise ValueError(f"{root}: no sample has an image and a label: {'; '.join(whole.left_out.lines)}")
+    names: tuple[str, ...] = ()
+    numbers = truth = None
+    if selection.labelled:
+        names = tuple(classes) if classes else _class_names([*whole.labels, *whole.clean], root)
+        numbers, truth = whole.numbers(names)
     root.mkdir(parents=True, exist_ok=True)
     if finish:
-        finish(file, len(draft.keys), len(found), len(names))
-    draft.save(file, numbers, truth, shards=found, classes=names, provenance={"by": "index"})
+        notes = (*whole.notes, *_equal_shards(whole.paths, whole.shards), *_many_classes(numbers))
+        rows = len(whole.draft.keys)
+        finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes))
+    provenance = {"by": "index"} | selection.as_json()
+    whole.draft.save(file, numbers, truth, shards=whole.shards, classes=names, provenance=provenance)
     return file
+
+
+@dataclass(slots=True)
+class _Whole:
+    """The shards that were read, one after the other."""
+
+    root: Path
+    left_out: LeftOut
+    draft: Draft = field(default_factory=Draft)
+    paths: list[Path] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)
+    labels: list[Labels] = field(default_factory=list)
+    clean: list[Labels] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, part: _Part) -> None:
+        """Add a shard, unless no sample of it was taken."""
+        self.left_out.merge(part.left_out)
+        if not part.draft.keys:
+            self.left_out.add("shards without a whole sample", path.name)
+            return
+        try:
+            self.draft.append(part.draft, len(self.shards))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        self.paths.append(path)
+        self.shards.append(Shard(Path(os.path.relpath(path, self.root)).as_posix(), part.size, part.hash))
+        self.labels.append(part.labels)
+        if len(part.clean):
+            self.clean.append(part.clean)
+        if part.unended is not None:
+            law = f"no end-of-archive mark at byte {part.unended}, behind a whole member"
+            self.notes.append(f"{path}: {law}: taken; if the file was cut there, copy it again")
+
+    def numbers(self, names: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return labels and true labels as class numbers."""
+        rows, noisy = len(self.draft.keys), sum(map(len, self.clean))
+        if noisy not in (0, rows):
+            raise ValueError(f"{self.root}: .{CLEAN} must be in every sample or in none, but got {noisy} of {rows}")
+        truth = _numbers(self.clean, names, self.draft, self.paths) if noisy else None
+        return _numbers(self.labels, names, self.draft, self.paths), truth
 
 
 def check_index(
@@ -117,6 +178,9 @@ def check_index(
 ) -> tuple[list[Path], Path]:
     """The shards that `index` would read, and the folder of the catalog; arguments are its own, errors as `index`."""
     paths = _paths(shards)
+    twice = [name for name, count in Counter(os.path.normpath(path.absolute()) for path in paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]}: shard is given twice: name it once")
     root = Path(out) if out is not None else _common_folder(paths)
     if (root / FILE).exists() and not overwrite:
         raise ValueError(
@@ -143,8 +207,11 @@ def idx_lines(catalog: Catalog, shard: int, /) -> list[str]:
     """The lines of a shard's index, one per row in the catalog's order; errors as `write_idx`."""
     tar = catalog.shard_path(shard)
     lines = []
+    known = {catalog.member_key(row) for row in range(*catalog.shard_rows(shard))}
     with mapped(tar) as data:
         for sample in samples(data, tar):
+            if sample.key not in known:  # left out as the catalog was made
+                continue
             parts = []
             for extension, member in sample.members.items():
                 if re.search(r"\s", member.name):
@@ -163,14 +230,57 @@ def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     if not isinstance(shards, str | os.PathLike):
         paths = [Path(shard) for shard in shards]
     elif Path(shards).is_dir():
-        paths = sorted(Path(shards).glob("*.tar"))
-        if not paths and (packed := sorted(Path(shards).glob("*.tar.*")) + sorted(Path(shards).glob("*.tgz"))):
-            raise ValueError(f"{packed[0]}: shard is compressed, its images cannot be reached by offset: decompress it")
+        entries = sorted(Path(shards).iterdir())
+        paths = [entry for entry in entries if entry.suffix.lower() == ".tar" and not entry.name.startswith(".")]
+        packed = [entry for entry in entries if _COMPRESSED.search(entry.name) and not entry.name.startswith(".")]
+        if packed:
+            others = f" (and {len(packed) - 1} others)" if len(packed) > 1 else ""
+            raise ValueError(
+                f"{packed[0]}{others}: shard is compressed, its images cannot be reached by offset: decompress it "
+                "(gunzip, unzstd …), or give the shards to index by name"
+            )
     else:
         paths = [Path(shards)]
     if not paths:
         raise FileNotFoundError(f"{shards}: no shards: give a folder with .tar files, or the files")
     return paths
+
+
+_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|lz|z|br)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+
+
+def _beside(paths: Sequence[Path], shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> LeftOut:
+    """What lies in a folder of shards and is not taken."""
+    left_out = LeftOut()
+    if isinstance(shards, str | os.PathLike) and Path(shards).is_dir():
+        for entry in sorted(Path(shards).iterdir()):
+            if entry in paths or _OWN.fullmatch(entry.name):
+                continue
+            inside = sum(1 for _ in islice(entry.rglob("*.[tT][aA][rR]"), 1000)) if entry.is_dir() else 0
+            if inside:
+                left_out.add("shards in folders below, give them by name", f"{entry.name}/", inside)
+            else:
+                left_out.add("other files and folders beside the shards", entry.name)
+    return left_out
+
+
+def _equal_shards(paths: Sequence[Path], shards: Sequence[Shard]) -> list[str]:
+    """A line for each shard that has the same bytes as an earlier one."""
+    first: dict[str, Path] = {}
+    notes = []
+    for path, shard in zip(paths, shards, strict=True):
+        if first.setdefault(shard.hash, path) != path:
+            notes.append(f"{path}: has the same bytes as {first[shard.hash]}: all its samples come twice")
+    return notes
+
+
+def _many_classes(numbers: NDArray[np.int64] | None) -> list[str]:
+    """A line where labels hardly repeat."""
+    classes = 0 if numbers is None else len(np.unique(numbers))
+    if numbers is None or classes < 4 or classes * 2 <= len(numbers):
+        return []
+    text = f"{classes} classes in {len(numbers)} samples: are the labels captions or numbers of samples?"
+    return [f"{text} --label chooses another source, --label none indexes without labels"]
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
@@ -180,34 +290,59 @@ def _common_folder(paths: Sequence[Path]) -> Path:
     return folders[0]
 
 
-def _index_shard(task: tuple[Path, int]) -> _Part:
-    """Read one shard of that number."""
-    path, number = task
-    draft = Draft()
+def _index_shard(task: tuple[Path, Selection]) -> _Part:
+    """Read one shard."""
+    path, selection = task
+    part, remarks = _Part(), Remarks()
     labels: list[Label] = []
     clean: list[Label] = []
+    unused: Counter[str] = Counter()
     with mapped(path) as data:
-        for sample in samples(data, path):
+        walk = samples(data, path, remarks)
+        for sample in walk:
             try:
-                _add(draft, sample, number, data)
-                labels.append(first_label(sample, data))
-                if CLEAN in sample.members:
+                used = _add(part, sample, data, selection, labels)
+                if used and selection.labelled and CLEAN in sample.members:
                     clean.append(read_label(sample, CLEAN, data))
+            except EmptySampleError as error:
+                if remarks.unended is not None:  # this is the last one
+                    law = f"damaged or truncated tar after byte {remarks.unended}"
+                    raise ValueError(
+                        f"{path}: {law}: no end-of-archive mark there, and the last sample, {sample.key!r}, has no "
+                        "image or no label: copy the shard again"
+                    ) from None
+                if not selection.skip_empty:
+                    deque(walk, maxlen=0)  # perhaps the rest of it stands apart, which is refused
+                    raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
+                part.left_out.add("samples without image or label", f"{path.name}: {sample.key}")
+                continue
             except ValueError as error:
                 raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
-        if not draft.keys:
-            raise ValueError(f"{path}: no samples in this shard: leave it out")
-        return _Part(draft, _compact(labels), _compact(clean), len(data), xxhash.xxh3_128_hexdigest(data))
+            unused.update(extension for extension in sample.members if extension not in used)
+        if not part.draft.keys and not selection.skip_empty:
+            raise ValueError(f"{path}: no samples in this shard: leave it out, or index with --skip-empty")
+        part.left_out.merge(remarks.passed)
+        for extension, count in unused.items():
+            part.left_out.add(f"members .{extension}", path.name, count)
+        part.unended, part.labels, part.clean = remarks.unended, _compact(labels), _compact(clean)
+        part.size, part.hash = len(data), xxhash.xxh3_128_hexdigest(data)
+        return part
 
 
-def _add(draft: Draft, sample: Sample, shard: int, data: mmap.mmap) -> None:
-    images = [extension for extension in sample.members if extension in EXTENSIONS]
-    if len(images) != 1:
-        got = ", ".join(f".{name}" for name in images or sample.members)
-        raise ValueError(f"must have one image (.{', .'.join(EXTENSIONS)}), but got {got}: pack it anew")
-    member = sample.members[images[0]]
+def _add(part: _Part, sample: Sample, data: mmap.mmap, selection: Selection, labels: list[Label]) -> tuple[str, ...]:
+    """Add a sample; returns the extensions that were used."""
+    member = sample.members[selection.image_extension(sample)]
+    label = selection.label_of(sample, data) if selection.labelled else None
     image = data[member.offset : member.offset + member.size]
-    draft.add(sample.key, shard, member.offset, image, probe(image))
+    part.draft.add(sample.key, 0, member.offset, image, probe(image))
+    if label is None:
+        return (selection.image_extension(sample),)
+    labels.append(label)
+    other = selection.contradiction(sample, label, data)
+    if other:
+        reason = f"labels of .{other} that say something else than the one that was taken"
+        part.left_out.add(f"{reason} (--label {other} takes them)", sample.key)
+    return selection.image_extension(sample), selection.label_extension(sample), CLEAN
 
 
 def _compact(labels: list[Label]) -> Labels:
@@ -217,43 +352,8 @@ def _compact(labels: list[Label]) -> Labels:
     return np.array(labels, dtype=np.int64)
 
 
-def first_label(sample: Sample, data: mmap.mmap, /) -> Label:
-    """The label of a sample: from the first of ``LABELS`` that it has.
-
-    Raises:
-        ValueError: It has none, or none that can be read.
-    """
-    for extension in LABELS:
-        if extension in sample.members:
-            return read_label(sample, extension, data)
-    raise ValueError(f"must have a label (.{', .'.join(LABELS)}), but got .{', .'.join(sample.members)}: pack it anew")
-
-
-def read_label(sample: Sample, extension: str, data: mmap.mmap, /) -> Label:
-    """The label in one member: a class number or name; errors as ``first_label``."""
-    member = sample.members[extension]
-    if member.size > MOST_LABEL:
-        raise ValueError(f".{extension} must have at most {MOST_LABEL} bytes, but has {member.size}: repair it")
-    text = data[member.offset : member.offset + member.size]
-    try:
-        value = json.loads(text) if extension == "json" else text.decode().strip()
-    except (ValueError, RecursionError):  # covers bad UTF-8, bad JSON, and JSON that is nested too deep
-        raise ValueError(f".{extension} is not readable: {text[:40]!r}: repair it") from None
-    if isinstance(value, dict):
-        value = value.get("label", value.get("cls"))
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,4000}", value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise ValueError(f".{extension} must hold a class number or name, but got {text[:40]!r}: repair it")
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        raise ValueError(f".{extension} must be a class number below 2⁶³, but got {str(value)[:40]}: repair it")
-    if isinstance(value, str):
-        check_name(value, what=f".{extension}")
-    return value
-
-
 def _class_names(labels: Sequence[Labels], root: Path) -> tuple[str, ...]:
-    numbers = [part for part in labels if isinstance(part, np.ndarray)]
+    numbers = [part for part in labels if isinstance(part, np.ndarray) and len(part)]
     names = [part for part in labels if not isinstance(part, np.ndarray)]
     if not names:
         try:
@@ -262,8 +362,12 @@ def _class_names(labels: Sequence[Labels], root: Path) -> tuple[str, ...]:
             raise ValueError(f"{root}: {error}") from None
     if not numbers and all(isinstance(label, str) for part in names for label in part):
         return tuple(sorted({str(label) for part in names for label in part}))
+    every = list(chain.from_iterable(labels))
+    number = next(int(label) for label in every if not isinstance(label, str))
+    name = next(label for label in every if isinstance(label, str))
     raise ValueError(
-        f"{root}: labels must all be numbers or all be names, but got both: say which class names there are"
+        f"{root}: labels must all be numbers or all be names, but got both, such as {number} and {name!r}: repair "
+        "them, or choose one source of labels with --label"
     )
 
 
@@ -278,7 +382,7 @@ def _numbers(parts: Sequence[Labels], classes: Sequence[str], draft: Draft, path
         label = next(islice(chain.from_iterable(part for part in parts), at, None))
         law = f"label must be one of {len(classes)} classes"
         got = repr(label) if isinstance(label, str) else int(label)
-        raise ValueError(f"{paths[shard]}: sample {key!r}: {law}, but got {got}: repair it or name more")
+        raise ValueError(f"{paths[shard]}: sample {key!r}: {law}, but got {got}: repair it, or give more class names")
     return numbers
 
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import RAW, Catalog, hash_file
 from drawstream.pipeline.finding import Finding
-from drawstream.pipeline.image import EXTENSIONS, probe
-from drawstream.pipeline.index import CLEAN, Label, first_label, read_label
+from drawstream.pipeline.image import probe
+from drawstream.pipeline.labels import CLEAN, Label, Selection, read_label
 from drawstream.pipeline.tar import BLOCK, DamagedTarError, Member, Sample, is_header, mapped, split_name, survey
 
 
@@ -107,8 +107,9 @@ def _members(catalog: Catalog, shard: int, samples: Mapping[str, Sample], data: 
         if problem:
             text = f"{path}: sample {key!r} (row {row}): {problem}: copy the shard again, or index it anew"
             yield Finding("member", shard, row, catalog.key(row), text)
-    for key in samples:
-        if key not in known:
+    selection = Selection.of(catalog.provenance)
+    for key, sample in samples.items():
+        if key not in known and not (selection.skip_empty and selection.is_empty(sample, data)):
             text = f"{path}: sample {key!r}: its catalog does not know it: index the shard anew"
             yield Finding("extra", shard, None, key, text)
 
@@ -117,7 +118,8 @@ def _member_problem(catalog: Catalog, row: int, sample: Sample | None, data: mma
     if sample is None:
         return "its shard has no member of this name"
     begin, size = int(catalog.offset[row]), int(catalog.size[row])
-    images = [member for extension, member in sample.members.items() if extension in EXTENSIONS]
+    wanted = Selection.of(catalog.provenance).images
+    images = [member for extension, member in sample.members.items() if extension in wanted]
     if len(images) != 1:
         return f"it must have one image in its shard, but has {len(images)}"
     member = images[0]
@@ -140,13 +142,14 @@ def _labels(catalog: Catalog, shard: int, samples: Mapping[str, Sample], data: m
     """Rows whose label members say something else than the catalog."""
     path = catalog.shard_path(shard)
     start, stop = catalog.shard_rows(shard)
-    for row in range(start, stop):
+    selection = Selection.of(catalog.provenance)
+    for row in range(start, stop) if catalog.label_kind == "class" else ():
         key = catalog.key(row)
         sample = samples.get(catalog.member_key(row))
         if sample is None:
             continue
         try:
-            _check_label("label", first_label(sample, data), catalog.label, row, catalog.classes)
+            _check_label("label", selection.label_of(sample, data), catalog.label, row, catalog.classes)
             if catalog.clean_label is not None:
                 if CLEAN not in sample.members:
                     raise ValueError(f"must have a true label (.{CLEAN})")

@@ -1,7 +1,8 @@
 """WebDataset tars, read by their headers: members, and the samples that members form.
 
-Stricter than the readers of the field, which stop without a word at a damaged header: an archive that does not run from
-header to header up to its end-of-archive mark (a block of zeros, and zeros to the end of the file) is refused.
+Stricter than the readers of the field, which stop without a word at a damaged header: an archive must run from header
+to header up to its end-of-archive mark (a block of zeros, and zeros to the end of the file). Some writers leave the
+mark out: an archive that ends behind a whole member is taken, and noted.
 """
 
 import mmap
@@ -9,12 +10,13 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drawstream.pipeline.header import BLOCK as BLOCK
 from drawstream.pipeline.header import read_plain
+from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.names import check_name, shortened
 from drawstream.samplers.errors import DrawstreamError
 
@@ -64,6 +66,19 @@ class Sample:
     members: dict[str, Member]
 
 
+@dataclass(slots=True)
+class Remarks:
+    """What a walk met that its user should know of.
+
+    Attributes:
+        passed: Members that belong to no sample.
+        unended: Byte where the end-of-archive mark is missing.
+    """
+
+    passed: LeftOut = field(default_factory=LeftOut)
+    unended: int | None = None
+
+
 @contextmanager
 def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
     """Map a tar for reading.
@@ -81,12 +96,16 @@ def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
         if not head:
             raise ValueError(f"{shard}: shard is empty: copy it again")
         if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-            raise ValueError(f"{shard}: shard is compressed, its images cannot be reached by offset: decompress it")
+            raise ValueError(
+                f"{shard}: shard is compressed, its images cannot be reached by offset: decompress it (gunzip, unzstd)"
+            )
+        if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
+            raise ValueError(f"{shard}: is a zip, 7z or rar archive and no tar: unpack it and pack the folder")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
 
 
-def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
+def samples(data: mmap.mmap, shard: Path, /, remarks: Remarks | None = None) -> Iterator[Sample]:
     """Group a tar's members as WebDataset does: consecutive names that agree up to the first dot of the basename.
 
     Hidden files and ``__meta__`` names or folders are passed over.
@@ -94,16 +113,19 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
     Args:
         data: The mapped tar.
         shard: Its name, for messages.
+        remarks: Is told what was passed over.
 
     Raises:
-        ValueError: A damaged or truncated tar, a key that comes twice, an extension that a key has twice, or a name
-            that ``check_name`` refuses.
+        ValueError: A damaged or truncated tar, members of a key that are not adjacent, a member that comes twice, or a
+            name that ``check_name`` refuses.
     """
-    seen: set[str] = set()
+    seen: dict[str, Sample] = {}
     current: Sample | None = None
-    for member in members(data, shard):
+    for member in members(data, shard, remarks=remarks):
         parts = split_name(member.name)
         if parts is None:
+            if remarks is not None:
+                remarks.passed.add("members that belong to no sample", shortened(member.name))
             continue
         key, extension = parts
         try:
@@ -114,16 +136,24 @@ def samples(data: mmap.mmap, shard: Path, /) -> Iterator[Sample]:
             if current is not None:
                 yield current
             if key in seen:
-                raise ValueError(
-                    f"{shard}: key {key!r} comes twice, the members between belong to others: pack it anew"
-                )
-            seen.add(key)
-            current = Sample(key, {})
+                raise ValueError(f"{shard}: {_apart(seen[key], extension, member)}")
+            current = seen[key] = Sample(key, {})
         if extension in current.members:
             raise ValueError(f"{shard}: key {key!r} has two members .{extension}: keep one of them")
         current.members[extension] = member
     if current is not None:
         yield current
+
+
+def _apart(first: Sample, extension: str, member: Member) -> str:
+    """Say what is wrong with a key that comes again behind others."""
+    if extension in first.members:
+        return f"key {first.key!r} comes twice, with a member .{extension} each: rename or remove one of them"
+    before = next(iter(first.members.values())).name
+    return (
+        f"members of key {first.key!r} are not adjacent, other keys stand between {shortened(before)} and "
+        f"{shortened(member.name)}: unpack it and write it sorted (tar --sort=name -cf NEW.tar -C FOLDER .)"
+    )
 
 
 def split_name(name: str, /) -> tuple[str, str] | None:
@@ -134,13 +164,14 @@ def split_name(name: str, /) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Member]:
+def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks | None = None) -> Iterator[Member]:
     """Walk a tar from header to header; GNU and PAX long names are understood.
 
     Args:
         data: The mapped tar.
         shard: Its name, for messages.
         begin: Byte of the first header to read.
+        remarks: Is told where the end mark is missing.
 
     Raises:
         DamagedTarError: Damaged or truncated; names the byte.
@@ -149,19 +180,20 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Memb
     end = begin  # where the next header must be
     while plain := read_plain(data[end : end + BLOCK]):
         begin, (name, size) = end + BLOCK, plain
-        if begin - -size // BLOCK * BLOCK > len(data):  # cut: tarfile says so
+        if begin + size > len(data):  # cut: tarfile says so
             break
         yield Member(name, begin, size)
         end = begin - -size // BLOCK * BLOCK
     tar: Any = None  # from the first header on that is not plain; most often there is none but the end
-    data.seek(end)
-    while True:
+    data.seek(min(end, len(data)))
+    while len(data) - end >= BLOCK:
         try:
             tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)
             info = tar.next()
             tar.members.clear()  # tarfile keeps them all
         except MISLED as error:  # RecursionError: a chain of headers that each say that the next one is long
-            law = f"damaged or truncated tar after byte {end} ({str(error) or type(error).__name__})"
+            head = f"; it begins with {bytes(data[:16])!r}, is it a tar?" if end == 0 else ""
+            law = f"damaged or truncated tar after byte {end} ({str(error) or type(error).__name__}{head})"
             raise DamagedTarError(f"{shard}: {law}: copy the shard again", end) from None
         if info is None:
             break
@@ -170,7 +202,7 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0) -> Iterator[Memb
         if not info.isdir():
             yield _member(info, len(data), shard, end)
         end = tar.offset
-    _check_end(data, shard, end)
+    _check_end(data, shard, end, remarks)
 
 
 def survey(data: mmap.mmap, shard: Path, /) -> tuple[list[Member], list[DamagedTarError]]:
@@ -215,12 +247,15 @@ def _next_header(data: mmap.mmap, begin: int) -> int | None:
     return None
 
 
-def _check_end(data: mmap.mmap, shard: Path, end: int) -> None:
-    """Hold the bytes after the last member against an archive's end: zeros, a block of them at least."""
+def _check_end(data: mmap.mmap, shard: Path, end: int, remarks: Remarks | None) -> None:
+    """Hold the bytes after the last member against an archive's end: zeros, a block of them at least, or nothing."""
     block = data[end : end + BLOCK]
+    if len(block) < BLOCK and end > 0 and not block.strip(b"\0"):
+        if remarks is not None:
+            remarks.unended = end
+        return
     if len(block) < BLOCK:
-        law = f"truncated: no end-of-archive mark at byte {end}"
-        raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
+        raise DamagedTarError(f"{shard}: truncated inside a header at byte {end}: copy the shard again", end)
     if block.strip(b"\0"):
         raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
     if len(data) - end > MOST_ZEROS:
@@ -234,7 +269,8 @@ def _check_end(data: mmap.mmap, shard: Path, end: int) -> None:
 
 def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:
     if not info.isreg() or info.issparse():
-        raise ValueError(f"{shard}: member {shortened(info.name)} is a link, device or sparse file: store plain files")
+        law = f"member {shortened(info.name)} is a link, device or sparse file"
+        raise ValueError(f"{shard}: {law}: store plain files (tar --dereference --hard-dereference, without --sparse)")
     if info.offset_data + info.size > length:
         raise DamagedTarError(f"{shard}: truncated inside member {shortened(info.name)}: copy the shard again", at)
     try:

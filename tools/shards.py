@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from drawstream.pipeline.names import printable
-from drawstream.tools.options import DryRun, Json, finish
+from drawstream.tools.options import DryRun, Json, finish, words
 from drawstream.tools.progress import Progress
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
@@ -19,6 +19,19 @@ def index(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the catalog; by default beside the shards.")
     ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Extension of the image member, such as jpg or input.jpg; may be repeated. By default any."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=words("cls", "txt", "json", "json:KEY", "none"),
+            help="Member with the label: cls, txt, json, json:PATH.TO.KEY, another extension, or none for no labels. "
+            "By default the first of cls, json, txt that a sample has.",
+        ),
+    ] = None,
+    skip_empty: Annotated[bool, typer.Option(help="Leave out samples without image or label, and count them.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
     workers: Workers = None,
     dry_run: DryRun = False,
@@ -26,31 +39,51 @@ def index(
 ) -> None:
     """Make the catalog of existing WebDataset shards.
 
-    Every sample needs one image and a label (.cls, .json or .txt); shard and key of what is wrong are named.
+    Every sample needs one image and a label (.cls, .json or .txt); shard and key of what is wrong are named, and what
+    is not taken is counted.
 
     Example: drawstream index /data/imagenet/train-*.tar
+
+    Images with captions (img2dataset): drawstream index /data/cc3m --label none
     """
+    from drawstream.pipeline.index import IndexResult
     from drawstream.pipeline.index import index as run
+    from drawstream.pipeline.labels import Selection
     from drawstream.tools.runs import write_record
 
+    chosen = [each for part in image or () for each in part.split(",")]
+    selection = Selection(tuple(chosen), label, skip_empty)
     one_or_all = shards[0] if len(shards) == 1 else shards
     if dry_run:
         from drawstream.tools.estimate.data import estimate_index
         from drawstream.tools.estimate.stages import tell
 
-        tell(estimate_index(one_or_all, out=out, overwrite=overwrite, workers=workers), json_path)
+        tell(estimate_index(one_or_all, out=out, selection=selection, overwrite=overwrite, workers=workers), json_path)
         return
     result: dict[str, Any] = {}
 
-    def record(file: Path, rows: int, shards: int, classes: int) -> None:
-        result.update(catalog=str(file), rows=rows, shards=shards, classes=classes)
-        write_record(file.parent / "catalog.json", "index", {**result, "catalog": file})
+    def record(done: IndexResult) -> None:
+        counts = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
+        result.update(catalog=str(done.catalog), **counts, left_out=done.left_out.as_json(), notes=list(done.notes))
+        lines.extend([*done.notes, *(f"not taken: {line}" for line in done.left_out.lines)])
+        write_record(done.catalog.parent / "catalog.json", "index", {**result, "catalog": done.catalog})
 
+    lines: list[str] = []
     with Progress("index", "shards") as progress:
         report = _with_rate(progress, "samples")
-        run(one_or_all, out=out, overwrite=overwrite, workers=workers, progress=report, finish=record)
-    text = "{rows} images in {shards} shards, {classes} classes: {catalog}".format(**result)
-    finish(result, json_path, text)
+        run(
+            one_or_all,
+            out=out,
+            selection=selection,
+            overwrite=overwrite,
+            workers=workers,
+            progress=report,
+            finish=record,
+        )
+    for line in lines:
+        print(printable(line))
+    classes = "{classes} classes" if result["classes"] else "no labels"
+    finish(result, json_path, f"{{rows}} images in {{shards}} shards, {classes}: {{catalog}}".format(**result))
 
 
 def verify(

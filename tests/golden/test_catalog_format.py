@@ -201,8 +201,8 @@ def unlabelled(tmp_path):
     for shard in (0, 1):
         part = Draft()
         for row in range(3):
-            part.add(f"{row}", shard, 512 * row, b"x" * (8 + row), ImageInfo("png", 4, 5, 3))
-        draft.append(part)
+            part.add(f"{row}", 0, 512 * row, b"x" * (8 + row), ImageInfo("png", 4, 5, 3))
+        draft.append(part, shard)
     shards = [Shard(f"{name}.tar", 2048, 32 * digit) for name, digit in (("a", "0"), ("ß", "f"))]
     for shard in shards:
         (tmp_path / shard.path).write_bytes(bytes(2048))

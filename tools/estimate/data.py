@@ -14,6 +14,7 @@ from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.header import BLOCK
 from drawstream.pipeline.index import check_index
 from drawstream.pipeline.index import index as run_index
+from drawstream.pipeline.labels import BY_DEFAULT, Selection
 from drawstream.pipeline.noise import stratified_order
 from drawstream.pipeline.pack import check_pack, holds_pack, pack
 from drawstream.pipeline.sources import Source
@@ -110,7 +111,13 @@ def packing(source: Source, out: Path, /, **options: Any) -> Stage:
 
 
 def estimate_index(
-    shards: Path | Sequence[Path], /, *, out: Path | None, overwrite: bool, workers: int | None
+    shards: Path | Sequence[Path],
+    /,
+    *,
+    out: Path | None,
+    overwrite: bool,
+    workers: int | None,
+    selection: Selection = BY_DEFAULT,
 ) -> Estimate:
     """The estimate of `index`; arguments and errors are its own."""
     paths, root = check_index(shards, out=out, overwrite=overwrite)
@@ -124,16 +131,17 @@ def estimate_index(
             end, rows, ends = 0, 0, []
             for sample in islice(samples(data, first), SHARD_ROWS):
                 end = max(member.offset + -(-member.size // BLOCK) * BLOCK for member in sample.members.values())
-                rows += 1
-                ends.append(end)
+                if not (selection.skip_empty and selection.is_empty(sample, data)):
+                    rows += 1
+                    ends.append(end)
                 if end > MOST_INDEXED:
                     break
             for name, stop in (("one", ends[:1]), ("part", ends[-1:])):
                 (scratch / name).mkdir()
                 (scratch / name / first.name).write_bytes(data[: sum(stop)] + bytes(2 * BLOCK))
-        run_index(scratch / "one", out=scratch / "least")
+        run_index(scratch / "one", out=scratch / "least", selection=selection)
         begin = time.perf_counter()
-        run_index(scratch / "part", out=scratch / "catalog")
+        run_index(scratch / "part", out=scratch / "catalog", selection=selection)
         seconds = time.perf_counter() - begin
         least, catalog = (folder_size(scratch / name) for name in ("least", "catalog"))
     at_once = min(len(paths), suitable_workers(total) if workers is None else workers)

@@ -75,8 +75,14 @@ class Setup:
 
     @cached_property
     def data(self) -> Catalog:
-        """The training catalog."""
-        return Catalog.open(self.catalog)
+        """The training catalog.
+
+        Raises:
+            ValueError: It cannot be opened, or has no labels.
+        """
+        catalog = Catalog.open(self.catalog)
+        catalog.require_labels("a model's loss")
+        return catalog
 
     @cached_property
     def transforms(self) -> tuple[Transform, Transform]:

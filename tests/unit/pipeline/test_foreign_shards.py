@@ -107,10 +107,10 @@ def test_several_images_in_a_sample_are_refused(tmp_path):
     [
         (lambda data, at: data[:at] + b"\xff" * 512 + data[at + 512 :], r"damaged .*byte \d+"),
         (lambda data, at: data[:at] + bytes(512) + data[at + 512 :], r"data after the end-of-archive mark at byte \d+"),
-        (lambda data, at: data[:at], r"truncated: no end-of-archive mark at byte \d+"),
+        (lambda data, at: data[: at + 1024], r"damaged or truncated tar after byte \d+: no end-of-archive mark"),
         (lambda data, at: data + data, r"data after the end-of-archive mark at byte \d+"),
     ],
-    ids=["header", "zeros", "cut between members", "two in a row"],
+    ids=["header", "zeros", "cut within a sample", "two in a row"],
 )
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_where_webdataset_stops_without_a_word_we_say_so(tmp_path, damage, text):
@@ -121,7 +121,7 @@ def test_where_webdataset_stops_without_a_word_we_say_so(tmp_path, damage, text)
     whole = path.read_bytes()
     path.write_bytes(damage(whole, at))
     theirs = len(list(webdataset.WebDataset(str(path), shardshuffle=False)))
-    assert theirs == (20 if len(path.read_bytes()) > len(whole) else 10)
+    assert theirs in (10, 11) or (theirs == 20 and len(path.read_bytes()) > len(whole))
     with pytest.raises(ValueError, match=rf"a\.tar: .*{text}"):
         index(path)
 

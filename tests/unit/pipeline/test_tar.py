@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from drawstream.pipeline.tar import mapped, members, samples
+from drawstream.pipeline.tar import Remarks, mapped, members, samples
 
 LONG = "very/" * 30 + "long-" * 30 + "name"
 NAMES = [
@@ -105,20 +105,48 @@ def test_every_cut_is_found(tmp_path):
         511,
         512,
         600,
-        700,
-        1024,
-        last.offset - 512,
+        1025,
+        1535,
         last.offset,
         last.offset + 1,
-        end - 100,
-        end - 1,
-        end,
+        last.offset + last.size - 1,
     ]:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"a\.tar: (damaged or )?truncated|a\.tar: damaged"):
             walk(path)
     path.write_bytes(whole[: end + 512])  # one block of zeros is a mark
     assert len(walk(path)) == 4
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_missing_end_mark_behind_a_whole_member_is_noted(tmp_path, form):
+    for names in (["a.cls", "a.png"], ["a.cls", f"{LONG}.png"]):
+        path = write(tmp_path / "a.tar", names, form=form)
+        whole = path.read_bytes()
+        with mapped(path) as data:
+            first, last = members(data, path)
+        stop = last.offset + last.size
+        end = -(-stop // 512) * 512
+        for length in (stop, stop + 1, end - 1, end, end + 1, end + 511):
+            path.write_bytes(whole[:length])
+            remarks = Remarks()
+            with mapped(path) as data:
+                assert list(members(data, path, remarks=remarks)) == [first, last]
+            assert remarks.unended == end
+        path.write_bytes(whole[: end + 512])
+        remarks = Remarks()
+        with mapped(path) as data:
+            assert len(list(members(data, path, remarks=remarks))) == 2
+        assert remarks.unended is None
+
+
+def test_what_is_passed_over_is_counted(tmp_path):
+    path = write(tmp_path / "a.tar", ["__meta__/index.json", "data/.hidden", "README", "x.png", "x.cls", "LICENSE"])
+    remarks = Remarks()
+    with mapped(path) as data:
+        assert [sample.key for sample in samples(data, path, remarks)] == ["x"]
+    text = "4 members that belong to no sample: '__meta__/index.json', 'data/.hidden', 'README', …"
+    assert remarks.passed.lines == [text]
 
 
 def test_two_tars_in_a_row_are_refused(tmp_path):
@@ -150,7 +178,11 @@ def test_links_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (["a.cls", "a.png", "b.cls", "b.png", "a.json"], "key 'a' comes twice"),
+        (
+            ["a.cls", "a.png", "b.cls", "b.png", "a.json"],
+            "members of key 'a' are not adjacent, other keys stand between 'a.cls' and 'a.json': unpack it",
+        ),
+        (["a.cls", "a.png", "b.cls", "a.png"], r"key 'a' comes twice, with a member \.png each: rename or remove"),
         (["a.cls", "a.png", "a.PNG"], r"key 'a' has two members \.png"),
     ],
 )
