@@ -23,6 +23,7 @@ Swift Sampler's features, thresholds on p_y) should take it from a forward pass 
 Notation: n images of C channels, H × W; classes K; λ share of the first image; α, β of Beta(α, α), Beta(β, β).
 """
 
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,6 +151,7 @@ def _quarters(height: int, width: int, h: int, w: int) -> list[tuple[int, int, i
 
 def _words(seed: int, epoch: int, purpose: int, step: int, rank: int, count: int) -> NDArray[np.uint64]:
     """Random words of one batch, (count,): counter words 1 and 2 are step and rank, word 0 counts within the batch."""
+    epoch, step, rank = (operator.index(number) for number in (epoch, step, rank))  # NumPy's overflow when shifted
     if min(epoch, step, rank) < 0:
         raise ValueError(f"`epoch, step, rank >= 0` must hold, but got {epoch}, {step}, {rank}")
     philox = np.random.Philox(key=key(seed, epoch, purpose), counter=step << 64 | rank << 128)

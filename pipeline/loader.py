@@ -6,11 +6,12 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, SupportsIndex
 
 import numpy as np
 import torch
 import torch.utils.dlpack
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from drawstream.pipeline.bad import BadSample, BadSampleError, BadSamples, OnBad, name_sample
@@ -19,34 +20,17 @@ from drawstream.pipeline.decode import undecodable
 from drawstream.pipeline.feed import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
 from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.metrics import Meter
-from drawstream.pipeline.plan import Order, Plan
+from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
+from drawstream.pipeline.plan import Plan
 from drawstream.pipeline.quarantine import read_quarantine
 from drawstream.pipeline.read import Checksum, ShardFiles
 from drawstream.pipeline.remote import Remote
 from drawstream.pipeline.transform import Transform
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers import IndexStream, RowSampler
 
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
+_LEFT: list[Any] = []  # in a forked child: graphs of the parent, whose threads an end of theirs here would wait for
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
-
-
-class Stream(Protocol):
-    """What a loader follows: `IndexStream`, `Sequential`, or anything with their surface."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that it draws from."""
-
-    @property
-    def seed(self) -> int:
-        """Keys the draws of the transform."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for streams of the same orders."""
-
-    def epoch(self, epoch: int, /) -> Order:
-        """The order of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +58,21 @@ class Loader:
     and what is missing to that is filled from the start of the epoch with weight 0 (`drop_last` leaves it out).
 
     Each `for` goes over the whole epoch, or over its rest right after `load_state_dict`. A loop may be left early, and
-    several may run at once; `state_dict` speaks of the one begun last.
+    several may run at once; `state_dict` speaks of the one begun last. A second pass over an epoch of a shuffled stream
+    that `set_epoch` did not ask for warns.
 
         >>> loader = Loader(catalog, IndexStream(len(catalog), seed=0), batch_size=128)
         >>> for epoch in range(90):
         ...     loader.set_epoch(epoch)
         ...     for batch in loader:
         ...         loss = F.cross_entropy(model(batch.images), batch.labels)
+        >>> validation = Loader(held_out, batch_size=512)  # no stream: every row once, in order, evaluation transform
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        stream: Stream,
+        stream: Stream | RowSampler | ArrayLike | None = None,
         /,
         *,
         rows: Rows | None = None,
@@ -111,9 +97,11 @@ class Loader:
 
         Args:
             catalog: The samples.
-            stream: Which row at which position.
+            stream: Which row at which position. Of weights, float (rows,), or a row sampler an `IndexStream` is made.
+                None is for validation: every row once, in order, with the transform for evaluation.
             rows: Feature table whose rows the stream draws (crops with windows); without it rows are samples.
-            transform: Geometry and normalisation; by default whole small images, or ImageNet's training crops.
+            transform: Geometry and normalisation; by default whole small images, or ImageNet's crops (with a stream
+                those for training, without one those for evaluation).
             batch_size: Images per batch of this rank.
             rank: This process, in [0, world_size).
             world_size: Number of processes.
@@ -133,19 +121,25 @@ class Loader:
             quarantine: List that `drawstream verify --quarantine` wrote: these samples are replaced without being read.
 
         Raises:
+            TypeError: A number is not a whole one, or the stream is none.
             ValueError: Stream, rows and catalog do not fit each other, or an option is out of range.
         """
-        numbers = {"batch_size": batch_size, "world_size": world_size, "prefetch": prefetch}
-        _check({**numbers, "read_threads": read_threads}, rank=rank, read_ahead=read_ahead)
+        batch_size, prefetch = whole("batch_size", batch_size, least=1), whole("prefetch", prefetch, least=1)
+        read_ahead, read_threads = (
+            whole("read_ahead", read_ahead, least=0),
+            whole("read_threads", read_threads, least=1),
+        )
+        max_bad, device_id = whole("max_bad", max_bad, least=0), whole("device_id", device_id, least=0)
+        threads = len(os.sched_getaffinity(0)) if threads is None else whole("threads", threads, least=1)
         if device not in ("cpu", "gpu"):
             raise ValueError(f"`device` must be cpu or gpu, but got {device!r}")
         if device == "gpu" and not torch.cuda.is_available():
             raise ValueError("`device='gpu'` needs a CUDA device, but there is none: use cpu")
         self.catalog = catalog
-        self.transform = transform or default_transform(catalog, train=True)
+        self.transform = transform or default_transform(catalog, train=stream is not None)
         self._rows = rows
-        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        self._drop_last = drop_last
+        self._batch_size, self._drop_last = batch_size, drop_last
+        self._rank, self._world_size = whole_ranks(rank, world_size)
         if rows is not None:
             _check_rows(rows, catalog)
         self._spec = graph_spec(catalog, rows, self.transform)
@@ -163,48 +157,46 @@ class Loader:
         self._device_id = device_id
         self._options = {
             "batch_size": batch_size * group,
-            "threads": threads or len(os.sched_getaffinity(0)),
+            "threads": threads,
             "prefetch": prefetch,
         }
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
-        self._epoch, self._position, self._resumed = 0, 0, False
-        self._pass: Plan | None = None
+        self._process: int | None = None  # the one that has the threads and the graph
+        self._closed = False
+        self._place = Place("loader", self._world_size)
         self.stream: Stream
         self.replace_stream(stream)
 
-    def replace_stream(self, stream: Stream) -> None:
+    def replace_stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
         """Follow another stream over the same rows, from its epoch 0; the graph and the threads stay.
 
         Raises:
             ValueError: The stream draws from another number of rows.
         """
-        n = len(self.catalog) if self._rows is None else len(self._rows.sample_id)
-        if stream.rows > n or (stream.rows < n and not isinstance(stream, Sequential)):
-            what = "samples in the catalog" if self._rows is None else "rows in the feature table"
-            raise ValueError(f"the stream draws from {stream.rows} rows, but there are {n} {what}: build it for these")
-        self.stream = stream
-        self._at(0, 0, resumed=False)
+        if self._rows is None:
+            self.stream = as_stream(stream, len(self.catalog), "samples in the catalog")
+        else:
+            self.stream = as_stream(stream, len(self._rows.sample_id), "rows in the feature table")
+        self._place.go(0)
 
     @property
     def epoch(self) -> int:
         """Number of the epoch that the next iteration yields."""
-        return self._epoch
+        return self._place.epoch
 
     @property
     def plan(self) -> Plan | None:
         """Which positions the batches of the pass begun last hold; None while none is under way from here."""
-        return self._pass
+        return self._place.plan
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: SupportsIndex) -> None:
         """Choose the epoch of the next iteration, from its start, or from the restored position right after a load.
 
         Raises:
-            ValueError: The epoch is negative.
+            TypeError: The epoch is not a whole number.
+            ValueError: It is negative.
         """
-        if epoch < 0:
-            raise ValueError(f"`epoch >= 0` must hold, but got {epoch}")
-        if not (self._resumed and epoch == self._epoch):
-            self._at(epoch, 0, resumed=False)
+        self._place.set_epoch(epoch)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
@@ -216,20 +208,21 @@ class Loader:
         Raises:
             BadSampleError: An image is damaged or does not decode; the batches before its own are given first.
         """
-        plan = self._pass = self._plan(self._position if self._resumed else 0)
-        self._at(plan.epoch, plan.start, resumed=False, current=plan)
+        self._require_here()
+        plan = self._plan(self._place.start)
+        self._place.begin(plan, self.stream)
         if isinstance(self.stream, IndexStream) and self.stream.sets_up_epochs:
             self.stream.prepare(plan.epoch + 1)
         step = 0
         began = asked = time.perf_counter()
         with closing(self._delivered(plan)) as batches:
             for batch in batches:
-                if self._pass is plan:
-                    self._position = plan.end(step)
+                self._place.move(plan, step)
                 step += 1
                 waited = time.perf_counter() - asked
                 self._meter.add(images=len(batch.ids), batches=1)
                 yield batch
+                self._require_here()
                 asked = time.perf_counter()
                 self._meter.passed(asked - began, waited)
                 began = asked
@@ -251,8 +244,12 @@ class Loader:
         return self._bad.met
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able position: what was seen up to the batch yielded last, and fingerprints of what it means."""
-        return {**self._identity(), "epoch": self._epoch, "position": self._position}
+        """JSON-able position: what was seen up to the batch yielded last, and fingerprints of what it means.
+
+        Where the stream changes while it is followed (`IndexStream.update`, a row sampler with a `state_dict`), what it
+        has become is part of it.
+        """
+        return self._place.state(self.identity, self.stream)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, also with another batch size or number of ranks.
@@ -263,28 +260,38 @@ class Loader:
             ValueError: The state belongs to another catalog, stream, table or transform; both sides are shown. Or it
                 is no state of a loader.
         """
-        for key, mine in self._identity().items():
-            theirs = state.get(key)
-            if theirs != mine:
-                raise ValueError(f"this state is of another {key}: saved {theirs!r}, loader has {mine!r}")
-        epoch, position = state.get("epoch"), state.get("position")
-        if not (isinstance(epoch, int) and isinstance(position, int) and epoch >= 0 and position >= 0):
-            raise ValueError(f"a state needs an epoch and a position >= 0, but got {epoch!r} and {position!r}")
-        draws = len(self.stream.epoch(epoch))
-        if position > draws:
-            raise ValueError(f"the state is at position {position}, but an epoch has {draws}: it is damaged")
-        self._at(epoch, position, resumed=True)
+        self._place.load(state, self.identity, self.stream)
 
     def close(self) -> None:
         """Stop the reading thread and free DALI's buffers; a closed loader gives no more batches."""
+        self._closed = True
         self._idle.clear()
         self._reader.close()
 
-    def _at(self, epoch: int, position: int, *, resumed: bool, current: Plan | None = None) -> None:
-        """Where the loader stands; a pass that is still running elsewhere no longer moves it."""
-        self._epoch, self._position, self._resumed, self._pass = epoch, position, resumed, current
+    def _require_here(self) -> None:
+        """Refuse to read where there is nothing to read with.
 
-    def _identity(self) -> dict[str, Any]:
+        Raises:
+            ValueError: The loader is closed, or its threads are in the process that this one was forked from.
+        """
+        if self._closed:
+            raise ValueError("this loader is closed: make a new one")
+        self._process = self._process or os.getpid()
+        if self._process != os.getpid():
+            raise ValueError(
+                f"this loader was used in process {self._process} before the fork, and its threads and its graph are "
+                "there: make a new one in this process, or start processes with spawn"
+            )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a loader cannot be copied or sent to another process, for it holds threads and a DALI graph: make a new "
+            "one there, of the same catalog, stream and options"
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a state must have in common with the loader that takes it, JSON-able."""
         return {
             "format": 1,
             "catalog": self.catalog.fingerprint,
@@ -294,10 +301,9 @@ class Loader:
         }
 
     def _plan(self, start: int) -> Plan:
-        order = self.stream.epoch(self._epoch)
-        return Plan(
-            order, self.stream.seed, self._epoch, start, self._batch_size, self._rank, self._world_size, self._drop_last
-        )
+        epoch, stream = self._place.epoch, self.stream
+        ranks = self._rank, self._world_size
+        return Plan(stream.epoch(epoch), stream.seed, epoch, start, self._batch_size, *ranks, self._drop_last)
 
     def _delivered(self, plan: Plan) -> Generator[Batch, None, None]:
         """The batches of a plan; where DALI refuses an image that may be replaced, it begins anew at that run."""
@@ -313,7 +319,9 @@ class Loader:
                 self._bad.add(refused.errors)
             finally:
                 feed.stop()
-                if self._drain(feed, pipeline):
+                if self._process != os.getpid():
+                    _LEFT.append((feed, pipeline))
+                elif self._drain(feed, pipeline) and not self._closed:
                     self._idle[:] = [(feed, pipeline)]
 
     def _new_graph(self) -> tuple[Feed, Any]:
@@ -426,13 +434,3 @@ def _check_rows(rows: Rows, catalog: Catalog) -> None:
         return
     if not ((windows[:, :2] < windows[:, 2:]).all() and windows.min() >= 0 and windows.max() <= 1):
         raise ValueError("`0 <= y0 < y1 <= 1` and `0 <= x0 < x1 <= 1` must hold for the window of every row")
-
-
-def _check(positive: dict[str, int], /, *, rank: int, read_ahead: int) -> None:
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"`{name} >= 1` must hold, but got {value}")
-    if read_ahead < 0:
-        raise ValueError(f"`read_ahead >= 0` must hold, but got {read_ahead}")
-    if not 0 <= rank < positive["world_size"]:
-        raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {rank} of {positive['world_size']}")

@@ -94,6 +94,7 @@ def test_ids_are_the_stream(catalogs, kind, batch_size, world_size, draws, epoch
         loader.close()
 
 
+@pytest.mark.filterwarnings("ignore:drop_last leaves nothing")
 @settings(deadline=None, max_examples=10)
 @given(st.integers(1, 50), st.integers(1, 4), st.integers(1, 150))
 def test_drop_last_leaves_full_batches_alone(catalogs, batch_size, world_size, draws):

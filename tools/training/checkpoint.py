@@ -121,7 +121,7 @@ class Drawn:
     mix: Any
 
     def __repr__(self) -> str:
-        state = self.loader.state_dict()
+        state = self.loader.identity
         return ", ".join([*(f"{key} {state[key]}" for key in ("catalog", "stream", "transform")), f"mixing {self.mix}"])
 
     def state_dict(self) -> dict[str, Any]:

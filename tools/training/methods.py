@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline import RICAP, Mixup
-from drawstream.pipeline.loader import Stream
+from drawstream.pipeline.place import Stream
 from drawstream.samplers import (
     CSGD,
     DLIS,

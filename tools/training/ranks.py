@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,8 @@ def join_ranks(device: str, /) -> Ranks:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device == "gpu" else "gloo")
+    # here some loaders are each process's own on purpose: of a child of a population, of the channels' statistics
+    warnings.filterwarnings("ignore", message="torch.distributed has .* processes, but this loader")
     return Ranks(dist.get_rank(), world_size, local)
 
 

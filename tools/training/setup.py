@@ -11,7 +11,8 @@ from torch import nn
 from drawstream.features import FeatureTable
 from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Transform
 from drawstream.pipeline.bad import OnBad
-from drawstream.pipeline.loader import SMALL, Stream
+from drawstream.pipeline.loader import SMALL
+from drawstream.pipeline.place import Stream
 from drawstream.pipeline.read import Checksum
 from drawstream.pipeline.statistics import channel_statistics
 from drawstream.samplers import IndexStream, Sequential

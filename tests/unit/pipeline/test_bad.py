@@ -113,6 +113,7 @@ def test_nor_on_the_ranks_or_on_a_resume(damaged):
         assert (a == c).all() and (b == c).all()
 
 
+@pytest.mark.filterwarnings("ignore:this is a second pass")
 @pytest.mark.parametrize("crop", ["none", "random"])
 def test_images_that_do_not_decode_are_replaced(photos, crop, capfd):
     transform = Transform((32, 32), (0.0,) * 3, (1.0,) * 3, crop=crop)
@@ -199,6 +200,7 @@ def test_headers_are_looked_at_even_without_checksums(tmp_path):
     assert "its header cannot be parsed as png" in loader.bad_samples[0].reason
 
 
+@pytest.mark.filterwarnings("ignore:this is a second pass")
 @pytest.mark.parametrize(("policy", "found"), [("always", True), ("first", False), ("never", False)])
 def test_what_is_held_against_the_checksum(tmp_path, policy, found):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)

@@ -208,6 +208,7 @@ def test_a_resumed_run_keeps_the_same_crops(catalog, lane, steps):
     assert other.state_dict()["position"] == 0 and len(list(other)) == 10
 
 
+@pytest.mark.filterwarnings("ignore:this is a second pass")
 def test_the_state_is_that_of_the_loop_begun_last(catalog, lane):
     crops = CropFilter(loader_of(catalog), two_levels(0.1), LabelScorer())
     old = iter(crops)

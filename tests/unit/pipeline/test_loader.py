@@ -25,6 +25,7 @@ from drawstream.samplers import IndexStream, Sequential
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 SMALL = Transform.small((8, 8), 1, augment=True)
+AGAIN = pytest.mark.filterwarnings("ignore:this is a second pass")  # here on purpose
 
 
 def packed(folder, n=300, **options):
@@ -134,6 +135,7 @@ def test_batches_are_torch_tensors_of_the_catalog(digits):
         assert (batch.weights.numpy() == order.weights(64 * i, 64 * i + n)).all()
 
 
+@AGAIN
 def test_batches_do_not_share_memory(digits):
     loader = Loader(digits, IndexStream(300), batch_size=20)
     kept = list(loader)
@@ -144,6 +146,7 @@ def test_batches_do_not_share_memory(digits):
     assert all(torch.equal(batch.images, copy) for batch, copy in zip(kept, copies, strict=True))
 
 
+@AGAIN
 def test_a_loop_repeats_its_epoch_until_another_is_set(digits):
     loader = Loader(digits, IndexStream(300), batch_size=50)
     first = ids(loader)
@@ -156,6 +159,7 @@ def test_a_loop_repeats_its_epoch_until_another_is_set(digits):
         loader.set_epoch(-1)
 
 
+@AGAIN
 @pytest.mark.parametrize("catalog", ["digits", "pngs"])
 def test_leaving_early_leaves_no_trace(catalog, request):
     loader = Loader(request.getfixturevalue(catalog), IndexStream(300), batch_size=10, transform=SMALL)
@@ -178,6 +182,7 @@ def test_an_error_in_the_loop_leaves_no_trace(digits):
     assert len(list(loader)) == 30
 
 
+@AGAIN
 def test_two_loops_at_once(digits):
     loader = Loader(digits, IndexStream(300), batch_size=30, transform=SMALL)
     whole = [batch.images for batch in loader]
@@ -304,6 +309,7 @@ def test_state_at_the_end_of_an_epoch(digits):
     assert ids(other) == ids(loader)
 
 
+@AGAIN
 def test_set_epoch_keeps_a_restored_position_only_in_its_epoch(digits):
     loader = Loader(digits, IndexStream(300), batch_size=50)
     loader.set_epoch(2)
@@ -386,6 +392,7 @@ def test_undecodable_image_with_a_right_checksum_is_named(tmp_path, crop, capfd)
 # Resources
 
 
+@AGAIN
 def test_loops_leak_no_descriptors_and_no_threads(digits, pngs):
     def used():
         return sum(1 for _ in Path("/proc/self/fd").iterdir()), threading.active_count(), task_count()
