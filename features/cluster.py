@@ -30,7 +30,7 @@ from drawstream.features.scorer import ShardScorer
 from drawstream.features.scoring import Scoring, provenance
 from drawstream.features.table import FeatureTable, part_path, write_part
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.remote import shown
+from drawstream.pipeline.secrets import shown
 from drawstream.samplers.errors import DrawstreamError
 
 ATTEMPTS = 3  # of a shard: one may fall with its node, and the next with the memory of another

@@ -36,7 +36,8 @@ from drawstream.pipeline.catalog_file import (
 from drawstream.pipeline.image import MOST_PIXELS
 from drawstream.pipeline.keys import as_texts, find_rows, with_stems, without_stems
 from drawstream.pipeline.names import check_keys, check_name, check_paths
-from drawstream.pipeline.remote import MOST, Remote, RemoteError, Transfer, cache_folder, is_url, join, parent, shown
+from drawstream.pipeline.remote import MOST, Remote, RemoteError, Transfer, cache_folder, is_url, join, parent
+from drawstream.pipeline.secrets import shown
 
 __all__ = [
     "ENCODINGS", "FILE", "METADATA", "RAW", "SEAL", "AlteredCatalogError", "Catalog", "Shard", "checksum_of",

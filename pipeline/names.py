@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from drawstream.pipeline.secrets import shown
+
 LONGEST = 4096  # bytes of a key: the longest path of Linux, so that no file has a longer one
 MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class
 SPARSE = 1 << 16  # classes that any data may imply; more of them must have rows, for each costs memory
@@ -77,8 +79,8 @@ def shortened(name: str, /) -> str:
 
 
 def printable(text: object, /) -> str:
-    """A text for a terminal: characters that could act there as escapes; line ends stay."""
-    return _ACTING.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", str(text))
+    """A text for a terminal: no secrets of URLs, and characters that could act there as escapes; line ends stay."""
+    return _ACTING.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", shown(text))
 
 
 def number_names(largest: int, rows: int, /) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Literal
 from urllib.parse import quote
 
+from drawstream.pipeline.secrets import shown as shown
 from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.system import fault_of, system_fault
 
@@ -61,11 +62,6 @@ class Remote:
 def is_url(path: str | os.PathLike[str], /) -> bool:
     """Whether this names something for fsspec, as `s3://bucket/train`, rather than a local file."""
     return isinstance(path, str) and _URL.match(path) is not None
-
-
-def shown(text: object, /) -> str:
-    """A URL, or a text with URLs in it, without user names, passwords and query strings, which may be tokens."""
-    return re.sub(r"\?[^\s'\")]+", "?…", re.sub(r"://[^/\s'\"]*@", "://", str(text)))
 
 
 def join(root: str, name: str, /) -> str:
@@ -159,11 +155,10 @@ class Transfer:
                 if stop is not None and len(data) < stop - (start or 0):
                     raise EOFError(f"{len(data)} of {stop - (start or 0)} bytes came")
             except Exception as error:
-                why = _permanent(error)
+                why = _permanent(error, url)
                 if why:
                     raise RemoteError(f"{shown(url)}: {why}") from None
-                last = _brief(error)
-                lacking = error if isinstance(error, OSError) and fault_of(error) == "process" else None
+                last, lacking = _brief(error, url), error
             else:
                 with self._lock:
                     self._counts["bytes_downloaded"] += len(data)
@@ -172,8 +167,7 @@ class Transfer:
                 with self._lock:
                     self._counts["retries"] += 1
                 await asyncio.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311
-        if lacking is not None:
-            raise system_fault(lacking, shown(url))
+        _raise_of_process(lacking, url)
         raise RemoteError(
             f"{shown(url)}: could not be read in {self._remote.retries + 1} attempts ({last}): "
             "check the connection, then start again"
@@ -212,15 +206,21 @@ def _file_system(root: str) -> Any:
         system, _ = fsspec.core.url_to_fs(root)
     except ImportError as error:
         raise RemoteError(
-            f"{shown(root)}: a package for such URLs is missing ({_brief(error)}): `pip install 'drawstream[remote]'` "
-            "brings those for http and s3"
+            f"{shown(root)}: a package for such URLs is missing ({_brief(error, root)}): "
+            "`pip install 'drawstream[remote]'` brings those for http and s3"
         ) from None
     except ValueError as error:
-        raise RemoteError(f"{shown(root)}: {_brief(error)}: use a URL that fsspec knows") from None
+        raise RemoteError(f"{shown(root)}: {_brief(error, root)}: use a URL that fsspec knows") from None
     return system
 
 
-def _permanent(error: Exception) -> str | None:
+def _raise_of_process(error: Exception, url: str) -> None:
+    """Raise an error that speaks of this process and not of the server, as one on its open files."""
+    if isinstance(error, OSError) and fault_of(error) == "process":
+        raise system_fault(error, shown(url)) from None
+
+
+def _permanent(error: Exception, url: str) -> str | None:
     """What to say of an error that would come again; None of one that may pass."""
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
@@ -229,12 +229,12 @@ def _permanent(error: Exception) -> str | None:
         return "access is denied: check address and credentials"
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
     if refused or getattr(error, "errno", None) == errno.EINVAL or isinstance(error, (ValueError, TypeError)):
-        return f"the request is refused ({_brief(error)}): is the file the one that was packed?"
+        return f"the request is refused ({_brief(error, url)}): is the file the one that was packed?"
     return None
 
 
-def _brief(error: Exception) -> str:
-    """An error in a few words."""
+def _brief(error: Exception, url: str) -> str:
+    """An error in a few words, without the secrets of the URL that was read."""
     status, message = getattr(error, "status", None), getattr(error, "message", None)
     text = f"{status} {message}" if status else str(error) or type(error).__name__
-    return shown(text.splitlines()[0][:200])
+    return shown(text.splitlines()[0], url)[:200]

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.secrets import shown
 from drawstream.samplers.errors import DrawstreamError
 
 Stage = Literal["search", "confirm"]
@@ -89,6 +90,6 @@ def usable(score: float) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Type and first line of an error."""
-    lines = str(error).splitlines() or [""]
+    """Type and first line of an error, without secrets of URLs."""
+    lines = shown(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__

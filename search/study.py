@@ -22,6 +22,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, make_url
 
+from drawstream.pipeline.secrets import shown
 from drawstream.samplers import SwiftParams
 from drawstream.samplers.errors import DrawstreamError
 from drawstream.search.objective import describe
@@ -92,17 +93,18 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
         try:
             begun = bool(study.get_trials(deepcopy=False))  # looked at first: whoever runs trials has set the settings
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # rows that are damaged
-            raise _storage_error(storage, error) from error
+            raise _storage_error(storage, error) from None
         if "settings" not in study.user_attrs:
             if begun:
-                raise StudyMismatch(f"study {name!r} in {storage} holds trials of another search: choose another name")
+                law = f"study {name!r} in {shown(storage)} holds trials of another search"
+                raise StudyMismatch(f"{law}: choose another name")
             study.set_user_attr("settings", dict(settings))
-        _refuse_other(study.user_attrs["settings"], settings, f"study {name!r} in {storage or 'memory'}")
+        _refuse_other(study.user_attrs["settings"], settings, f"study {name!r} in {shown(storage or 'memory')}")
         yield study
     except Exception as error:
         if not _is_of_database(error):
             raise
-        raise _storage_error(storage, error) from error
+        raise _storage_error(storage, error) from None  # its own text may hold the password
     finally:
         optuna.logging.set_verbosity(level)
         if opened is not None:
@@ -129,8 +131,9 @@ def _created(storage: str | None, name: str) -> optuna.Study:
         except Exception as error:
             if attempt + 1 == ATTEMPTS or not any(sign in str(error) for sign in MEANWHILE):
                 if _FULL in str(error):
-                    raise _storage_error(storage, error) from error
-                raise ValueError(f"cannot open the study storage {storage!r}: {describe(error)}") from error
+                    raise _storage_error(storage, error) from None
+                law = f"cannot open the study storage {shown(storage)!r}: {shown(describe(error), storage)}"
+                raise ValueError(f"{law}: is the address right, is its server up, and its driver installed?") from None
             time.sleep(PAUSE * (1 + attempt))
     raise AssertionError("the last attempt returns or raises")
 
@@ -147,10 +150,8 @@ def _storage_error(storage: str | None, error: BaseException) -> Exception:
         cause = deeper
     if _FULL in str(cause):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), make_url(storage or "sqlite://").database)
-    return StorageError(
-        f"the study storage {storage!r} cannot be read or written: {describe(cause)}: is it whole, and may you write "
-        "there? Another output folder starts a new one"
-    )
+    law = f"the study storage {shown(storage)!r} cannot be read or written: {shown(describe(cause), storage)}"
+    return StorageError(f"{law}: is it whole, and may you write there? Another output folder starts a new one")
 
 
 def _refuse_other(stored: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.pipeline.secrets import without_secrets
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.swift import Transform
 from drawstream.search.agent import SwiftAgent
@@ -127,7 +128,7 @@ def search_swift(
     if not 0 <= min_ess <= 1:
         raise ValueError(f"0 <= min_ess <= 1 must hold, but got {min_ess}")
     try:
-        notes = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+        notes = without_secrets(json.loads(json.dumps(dict(provenance or {}), allow_nan=False)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"provenance must be plain JSON (strings, numbers, lists, dicts): {error}") from error
     fit = SwiftFit(columns, features=features, mass=mass, transform=transform)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from drawstream.samplers.system import fault_behind, fault_of, system_fault
+
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 AGAIN = 0.05  # seconds after which a signal is heard again that met what must be finished
 COMPILER = ("numba.core.", "llvmlite.")
@@ -91,8 +93,6 @@ def mute() -> None:
 
 def of_system(error: BaseException, /) -> str | None:
     """One line on an error of the system that the user can mend; None for one that says neither where nor what."""
-    from drawstream.samplers.system import fault_behind, fault_of, system_fault  # here: no help text needs Numba
-
     fault = fault_behind(error)
     if fault is None and isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         fault = system_fault(error)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from drawstream.pipeline.secrets import without_secrets
 from drawstream.tools.named import load_factory
 
 JOURNAL = "progress.json"
@@ -55,7 +56,7 @@ class Hooks:
 
     def begin(self, kind: str, settings: Mapping[str, Any], /) -> None:
         """As `Hook.begin`."""
-        plain = json.loads(json.dumps(dict(settings), default=str))
+        plain = without_secrets(json.loads(json.dumps(dict(settings), default=str)))
         for hook in self._hooks:
             hook.begin(kind, plain)
 

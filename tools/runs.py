@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.remote import is_url, shown
+from drawstream.pipeline.secrets import shown, without_secrets
 from drawstream.samplers.documents import read_json
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.system import raise_unless_file
@@ -34,14 +34,14 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
         "machine": machine(),
         "versions": versions(),
     }
-    record = {key: _relative(value, path.parent) for key, value in record.items()}
+    record = without_secrets({key: _relative(value, path.parent) for key, value in record.items()})
     write_json(path, record)
-    return record
+    return record  # type: ignore[no-any-return]
 
 
 def command() -> list[str]:
     """The words of the command line of this process, without credentials; `shlex.join` gives what can be pasted."""
-    return ["drawstream", *(shown(each) if "://" in each else each for each in sys.argv[1:])]
+    return ["drawstream", *map(shown, sys.argv[1:])]
 
 
 def _config(arguments: list[str]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
         raise ValueError(
             f"{path}: format {record['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
         )
-    return record
+    return without_secrets(record)  # type: ignore[no-any-return]
 
 
 def files_below(folder: Path, name: str, /, *, skip: Callable[[OSError], None] | None = None) -> list[Path]:
@@ -98,9 +98,9 @@ def files_below(folder: Path, name: str, /, *, skip: Callable[[OSError], None] |
 
 
 def write_json(path: Path, value: Any, /) -> None:
-    """Write one JSON object, readable by people."""
+    """Write one JSON object, readable by people, without secrets of URLs."""
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(without_secrets(value), indent=2) + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -149,7 +149,7 @@ def _relative(value: Any, folder: Path) -> Any:
         return {key: _relative(item, folder) for key, item in value.items()}
     if isinstance(value, list):
         return [_relative(item, folder) for item in value]
-    return shown(value) if isinstance(value, str) and is_url(value) else value
+    return value
 
 
 def finished_record(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, ...], /) -> dict[str, Any]:

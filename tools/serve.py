@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from drawstream.pipeline.secrets import without_secrets
 from drawstream.tools.board import Board
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -131,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _plain(found: dict[str, Any]) -> str:
     """As JSON that browsers read: a record may hold numbers that are not finite, and they become null."""
+    found = without_secrets(found)
     try:
         return json.dumps(found, allow_nan=False)
     except ValueError:

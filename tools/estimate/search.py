@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.pipeline.secrets import shown
 from drawstream.search import Trial, children_of, search_swift
 from drawstream.search.auto_plan import Plan
 from drawstream.search.confirm import runs_of
@@ -104,7 +105,7 @@ def estimate_candidates(
     probe = _Probe(objective)
     storage, result = running.get("storage"), None
     if storage is not None:
-        notes.append(f"the study in {storage} was not looked at: what it holds already would not be done again")
+        notes.append(f"the study in {shown(storage)} was not looked at: what it holds already would not be done again")
     with rehearsed(out, [] if storage else ["study.db"]) as scratch:
         study = {"storage": sqlite_url(scratch / "study.db"), "study_name": running.get("study_name", "swift")}
         with suppress(Enough):

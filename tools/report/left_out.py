@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from drawstream.pipeline import RemoteError
-from drawstream.pipeline.remote import is_url, shown
+from drawstream.pipeline.remote import is_url
+from drawstream.pipeline.secrets import shown
 from drawstream.tools.runs import files_below
 
 __all__ = ["DAMAGED", "LeftOut", "reason"]
@@ -60,7 +61,7 @@ class LeftOut:
 
 def reason(path: Path, error: Exception, /) -> str:
     """One line on a record that cannot be used: of its own values, or of a file that it names."""
-    text = " ".join((str(error) or type(error).__name__).split())
+    text = " ".join((shown(error) or type(error).__name__).split())
     if text.startswith(str(path)):
         return text
     if isinstance(error, OSError | RemoteError):

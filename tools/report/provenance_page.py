@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from drawstream.pipeline.remote import shown
+from drawstream.pipeline.secrets import shown
 from drawstream.tools.report import page
 from drawstream.tools.report.groups import Group
 from drawstream.tools.report.records import SearchRecord, TrainRecord
@@ -102,5 +102,5 @@ def _facts(document: Mapping[str, Any], *, leave: Collection[str] = ()) -> list[
             text = f"{value:.6g}"
         else:
             text = value if isinstance(value, str) else json.dumps(value)
-        rows.append([name, shown(text) if "://" in text else text])
+        rows.append([name, shown(text)])
     return rows
