@@ -21,7 +21,7 @@ from drawstream.pipeline.feed import ENDING, Feed, Prepared, Reader, Rows, inter
 from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
-from drawstream.pipeline.plan import Plan
+from drawstream.pipeline.plan import Plan, steps
 from drawstream.pipeline.quarantine import read_quarantine
 from drawstream.pipeline.read import Checksum, ShardFiles
 from drawstream.pipeline.remote import Remote
@@ -200,7 +200,9 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
-        return len(self._plan(0))
+        draws = getattr(self.stream, "draws", None)  # asking for the order would set the epoch up
+        draws = len(self.stream.epoch(self.epoch)) if draws is None else draws
+        return steps(draws, self._batch_size * self._world_size, drop_last=self._drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the current epoch: all of them, or the rest right after a load.

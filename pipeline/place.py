@@ -127,10 +127,10 @@ class Place:
         if epoch is None or position is None:
             shown = " and ".join(reprlib.repr(state.get(key)) for key in ("epoch", "position"))
             raise ValueError(f"a state needs an epoch and a position >= 0, but got {shown}")
-        draws = getattr(stream, "draws", position)
-        if position <= draws:
+        draws = getattr(stream, "draws", None)
+        if draws is None or position <= draws:  # else nothing is to change
             self._change(stream, state.get("changes"))
-            draws = len(stream.epoch(epoch))
+        draws = len(stream.epoch(epoch)) if draws is None else draws
         if position > draws:
             raise ValueError(f"the state is at position {position}, but an epoch has {draws}: it is damaged")
         self.go(epoch, position, resumed=True)

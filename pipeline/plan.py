@@ -16,6 +16,11 @@ class Order(Protocol):
         """1/(N P) of the rows at positions a … b-1, float32 (b - a,)."""
 
 
+def steps(draws: int, global_batch: int, /, *, drop_last: bool) -> int:
+    """Batches of so many draws; the same number on every rank."""
+    return draws // global_batch if drop_last else -(-draws // global_batch)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """One pass over the rest of an epoch, for one rank.
@@ -47,8 +52,7 @@ class Plan:
 
     def __len__(self) -> int:
         """Batches of this rank; the same number on every rank."""
-        left = len(self.order) - self.start
-        return left // self.global_batch if self.drop_last else -(-left // self.global_batch)
+        return steps(len(self.order) - self.start, self.global_batch, drop_last=self.drop_last)
 
     def positions(self, step: int) -> tuple[int, int]:
         """Global positions [a, b) of this rank's batch; those past the end of the epoch wrap around."""

@@ -21,6 +21,7 @@ Nothing depends on the number of ranks, workers or on what was drawn before: a p
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,6 +43,8 @@ __all__ = ["IndexStream", "RowSampler"]
 
 MODES = ("permutation", "stratified", "multinomial", "subset")
 _MOST = 1 << 61  # positions and rows are int64, and sums of two of them must be too
+_Weights = NDArray[np.floating[Any]] | str | None
+_INLINE = 1 << 25  # bytes of weights that a state holds; of more it holds a digest, and the user gives them again
 _KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepared
 
 
@@ -121,6 +124,10 @@ class IndexStream(Batches):
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._orders: dict[int, Future[Order]] = {}
+        self._given = -1  # the epoch that was asked for last
+        self._weights: _Weights = None  # of the epochs to come, or their digest; None as long as they are the first
+        self._first: Law | None = None  # the law of the first weights, once there are others
+        self._used: dict[int, _Weights] = {}  # by epoch, the weights of its order
         self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
         self._weights_key = self._law_digest = ""
         self.window = 0
@@ -186,6 +193,104 @@ class IndexStream(Batches):
             return Multinomial(checked, self.draws)
         return (Subset if self.mode == "subset" else Stratified)(checked, self.draws, self.window)
 
+    def update(self, weights: ArrayLike, /) -> None:
+        """Draw with other weights from the next epoch on that is set up; the epoch given last keeps its order.
+
+        All processes of a training must give the same ones. They are part of `state_dict`, not of the fingerprint.
+
+        Args:
+            weights: float (rows,), of any kind that `IndexStream` takes.
+
+        Raises:
+            TypeError: the weights are not numbers.
+            ValueError: bad weights, another number of rows, or a stream that does not follow weights of its own.
+        """
+        if self._sampler is not None or self.mode in ("permutation", "schedule"):
+            kind = "a row sampler" if self._sampler is not None else f"mode {self.mode!r}"
+            raise ValueError(f"update() is for a stream of weights, as np.ones(rows), but this one is of {kind}")
+        checked = self._own(weights)
+        _ = self.fingerprint  # of the first weights
+        law = self._prepare(checked)
+        with self._building, self._lock:
+            self._first = self._first or self._law
+            self._law, self._weights = law, checked
+            self._orders = {epoch: order for epoch, order in self._orders.items() if epoch == self._given}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has changed since the stream was made, so that one made alike goes on with the same orders.
+
+        Numbers, texts and arrays; empty for a stream that does not change. It holds the weights of `update`, the state
+        of a row sampler that has `state_dict` and `load_state_dict`, and the weights of the epoch given last where they
+        are others than now. Of weights of more than 32 MiB, and of a row sampler without a state, it holds the digest.
+        """
+        with self._lock:
+            known, used = self._given in self._orders, self._used.get(self._given)
+        learner = self._learner
+        state: dict[str, Any] = {} if learner is None else {"sampler": learner.state_dict()}
+        if known and not (used is None and self._weights is None):
+            state |= {"epoch": self._given, "epoch_weights": _kept(used)}
+        if self._sampler is None and self._weights is not None and not (known and used is self._weights):
+            state["weights"] = _kept(self._weights)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where `state_dict` was taken from a stream that was made alike.
+
+        Raises:
+            ValueError: the state is of another kind of stream, or holds the digest of weights that are not these.
+        """
+        learner = self._learner
+        if not state and (self._sampler is not None or self._weights is None):
+            return  # nothing has changed, or the version that saved it did not know
+        if (learner is not None) != ("sampler" in state):
+            raise ValueError(
+                "a state of a row sampler that learns is for a stream over such a one only: build it alike"
+            )
+        if learner is not None:
+            learner.load_state_dict(state["sampler"])
+        used = self._recalled(state.get("epoch_weights"), state.get("epoch", 0))
+        weights = self._recalled(state["weights"], 0) if "weights" in state else used
+        _ = self.fingerprint
+        with self._building, self._lock:
+            self._first = first = self._first or self._law
+            self._law = law = first if weights is None else self._prepare(weights)
+            self._weights_key = "" if weights is None else digest_array(weights)
+            self._weights = weights if self._sampler is None or learner is not None else self._weights_key or None
+            self._orders, self._used, self._given = {}, {}, -1
+            if "epoch" in state:
+                epoch = self._given = whole_number(state["epoch"], "epoch")
+                then = law if used is weights else first if used is None else self._prepare(used)
+                self._orders[epoch], self._used[epoch] = Future(), self._weights if used is weights else used
+                self._orders[epoch].set_result(Order(then.draw_epoch(self.seed, epoch), self.draws))
+
+    @property
+    def _learner(self) -> Any:
+        """The row sampler, if it has a state."""
+        has = hasattr(self._sampler, "state_dict") and hasattr(self._sampler, "load_state_dict")
+        return self._sampler if has else None
+
+    def _own(self, weights: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Weights checked, in memory of the stream's own."""
+        checked = np.array(check_single(weights))
+        if checked.size != self.rows:
+            raise ValueError(f"a stream keeps its {self.rows} rows, but got {checked.size} weights: make another one")
+        return checked
+
+    def _recalled(self, saved: Any, epoch: int) -> NDArray[np.floating[Any]] | None:
+        """The weights of a state, which may hold their digest only."""
+        if not isinstance(saved, str):
+            return None if saved is None else self._own(saved)
+        if self._sampler is None:
+            mine = self._weights if isinstance(self._weights, np.ndarray) else None
+            remedy = "call update() with the weights of then before the state is loaded"
+        else:
+            mine = self._own(self._sampler.probabilities(epoch))
+            remedy = "restore the row sampler first, or give it state_dict and load_state_dict"
+        digest = "none" if mine is None else digest_array(mine)
+        if saved != digest:
+            raise ValueError(f"the state was saved with weights of digest {saved}, but here it is {digest}: {remedy}")
+        return mine
+
     @property
     def fingerprint(self) -> str:
         """Hash of mode, seed, rows, draws, window and law: equal for streams with the same orders, weights up to scale.
@@ -212,9 +317,11 @@ class IndexStream(Batches):
         Raises:
             ValueError: the epoch is negative, or a row sampler gave bad weights or another number of rows.
         """
+        epoch = whole_number(epoch, "epoch")
         future, new = self._claim(epoch)
+        self._given = epoch
         if new:
-            self._build(whole_number(epoch, "epoch"), future)
+            self._build(epoch, future)
         return future.result()
 
     @property
@@ -254,6 +361,7 @@ class IndexStream(Batches):
         try:
             with self._building:
                 self._renew(epoch)
+                self._used = {e: used for e, used in self._used.items() if e in self._orders} | {epoch: self._weights}
                 future.set_result(Order(self._law.draw_epoch(self.seed, epoch), self.draws))
         except BaseException as error:  # the one who waits gets it, and the next call tries again
             with self._lock:
@@ -271,12 +379,21 @@ class IndexStream(Batches):
         key = digest_array(weights)
         if key != self._weights_key:
             self._law, self._weights_key = self._prepare(weights), key
+        self._weights = key if self._learner is None else np.array(weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_building", "_orders")}
+        return {name: value for name, value in vars(self).items() if name not in _OF_A_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock(), _building=threading.Lock(), _orders={})
+        vars(self).update(state, _lock=threading.Lock(), _building=threading.Lock(), _orders={}, _used={})
 
     def __repr__(self) -> str:
         return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"
+
+
+_OF_A_PROCESS = ("_lock", "_building", "_orders", "_used")
+
+
+def _kept(weights: _Weights) -> _Weights:
+    """Weights in a state: the digest of many."""
+    return digest_array(weights) if isinstance(weights, np.ndarray) and weights.nbytes > _INLINE else weights

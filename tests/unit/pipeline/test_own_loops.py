@@ -286,3 +286,81 @@ def test_a_closed_loader_says_so(digits):
     for again in (running, iter(loader)):
         with pytest.raises(ValueError, match="this loader is closed: make a new one"):
             list(again)
+
+
+# What changes while it trains
+
+
+class Learner:
+    """Prefers what it saw little of; its weights change with every batch."""
+
+    def __init__(self):
+        self.seen = torch.zeros(300)
+
+    def probabilities(self, epoch):
+        return 1 / (1 + self.seen)
+
+    def state_dict(self):
+        return {"seen": self.seen.clone(), "count": np.int64(3), "kind": ("a", 1)}
+
+    def load_state_dict(self, state):
+        assert state["count"] == 3 and state["kind"] == ["a", 1]
+        self.seen = state["seen"].clone()
+
+
+@pytest.mark.parametrize("kind", ["update", "learner"])
+@pytest.mark.parametrize("stop", [(1, 100), (1, 300), (2, 200)])
+def test_a_run_killed_after_a_change_draws_the_same_rows(digits, kind, stop):
+    def make():
+        given = WEIGHTS if kind == "update" else Learner()
+        return Loader(digits, IndexStream(given, mode="multinomial", seed=2), batch_size=100)
+
+    def train(loader, epoch, batches=None):
+        rows = []
+        for batch in loader:
+            rows += batch.ids.tolist()
+            if kind == "learner":
+                loader.stream._sampler.seen[batch.ids] += 5
+            if len(rows) == batches:
+                return rows, json.dumps(loader.state_dict())
+        if kind == "update":
+            loader.stream.update(np.roll(WEIGHTS**4, 50 * epoch))
+        return rows, ""
+
+    whole, loader = [], make()
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        whole.append(train(loader, epoch)[0])
+
+    killed, loader = [], make()
+    for epoch in range(stop[0] + 1):
+        loader.set_epoch(epoch)
+        rows, state = train(loader, epoch, stop[1] if epoch == stop[0] else None)
+        killed.append(rows)
+
+    resumed = make()
+    resumed.load_state_dict(json.loads(state))
+    for epoch in range(stop[0], 4):
+        resumed.set_epoch(epoch)
+        rows = train(resumed, epoch)[0]
+        killed[epoch:] = [killed[epoch] + rows] if epoch < len(killed) else [rows]
+    assert killed == whole
+
+
+def test_a_damaged_array_of_a_state_is_refused(digits):
+    loader = Loader(digits, WEIGHTS)
+    loader.stream.update(WEIGHTS[::-1])
+    state = loader.state_dict()
+    text = state["changes"]["weights"]["npy+zlib"]
+    for bad in (text[:-8], text[8:], "", 7, "é"):
+        broken = state | {"changes": {"weights": {"npy+zlib": bad}}}
+        with pytest.raises(ValueError, match="an array of this state is damaged"):
+            Loader(digits, WEIGHTS).load_state_dict(broken)
+
+
+def test_the_length_of_an_epoch_sets_none_up(digits):
+    loader = Loader(digits, WEIGHTS, batch_size=100)
+    loader.set_epoch(1)
+    assert len(loader) == 3
+    loader.stream.update(WEIGHTS**8)
+    assert ids(loader) == IndexStream(WEIGHTS**8).epoch(1)[:].tolist()
