@@ -14,6 +14,12 @@ from drawstream.samplers.errors import DrawstreamError
 OnBad = Literal["raise", "substitute"]
 
 
+LEAVE_OUT = (
+    "replace it, or list all such images with `drawstream verify CATALOG --quarantine LIST.json` and leave them out "
+    "with `--quarantine LIST.json`"
+)
+
+
 class BadSampleError(DrawstreamError, RuntimeError):
     """A sample cannot be read as the catalog describes it.
 

@@ -19,6 +19,7 @@ from drawstream.pipeline.catalog_file import (
     METADATA,
     RAW,
     SEAL,
+    TURN,
     WIDE,
     AlteredCatalogError,
     Shard,
@@ -69,6 +70,8 @@ class Catalog:
         label: int64 (rows,); zeros without labels.
         clean_label: int64 (rows,), or None where no label noise was put in.
         encoding_codes: int8 (rows,), index into ``ENCODINGS``.
+        turn: int8 (rows,), EXIF orientation 1 … 8 by which stored pixels are turned; None where no image is turned,
+            and of formats 1 and 2, which leave it to the decoder.
         height: int32 (rows,), pixels.
         width: int32 (rows,), pixels.
 
@@ -96,6 +99,7 @@ class Catalog:
     label: NDArray[np.int64]
     clean_label: NDArray[np.int64] | None
     encoding_codes: NDArray[np.int8]
+    turn: NDArray[np.int8] | None
     height: NDArray[np.int32]
     width: NDArray[np.int32]
     _keys: Any = field()  # pyarrow large_string (rows,)
@@ -145,6 +149,7 @@ class Catalog:
             fingerprint=meta["fingerprint"],
             provenance=meta["provenance"],
             clean_label=columns.pop("clean_label", None),
+            turn=columns.pop(TURN, None),
             encoding_codes=encoding_codes(table, file),
             _keys=flat_keys(table["key"]),
             _starts=frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
@@ -195,6 +200,10 @@ class Catalog:
         require(bool(sound.all()), file, f"every image must have 1 … {MOST_PIXELS} pixels")
         whole = (self.encoding_codes != RAW) | (self.size == pixels * self.channels)
         require(bool(whole.all()), file, "a raw image must have height × width × channels bytes")
+        if self.turn is not None:
+            law = "only encoded images of a catalog with the orientation exif can be turned, as 1 … 8 say"
+            least, most = (self.turn < 1) | (self.turn > 8), (self.turn != 1) & (self.encoding_codes == RAW)
+            require(self.orientation == "exif" and not (least | most).any(), file, law)
         require(self.label_kind == "class" or not self.classes, file, "there must be no classes without labels")
         for labels in (self.label, self.clean_label) if self.label_kind == "class" else ():
             known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())

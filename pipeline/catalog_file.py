@@ -14,6 +14,7 @@ clean_label int64              only with label noise: the class before relabelli
 encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
 height     int32               pixels, as decoded (turned as the orientation rule says)
 width      int32               pixels
+turn       int8                only where an image is turned: its EXIF orientation, 1 … 8; 1 as it is stored
 ========== =================== ==================================================================================
 
 Further columns may follow; this version checks their hash and reads past them.
@@ -55,6 +56,7 @@ WIDE = {1: 1 << 62, 2: 1024, 3: 1024}  # by format: members of more bytes have a
 FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
+TURN = "turn"
 ORIENTATIONS = ("exif", "stored")
 LABEL_KINDS = ("class", "none")
 KEY_FORMS = ("key", "stem/key")
@@ -272,6 +274,9 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
     require(table.num_rows > 0, file, "a catalog must have rows")
     for column in SCHEMA:
         _check_column(table, column, meta["label_kind"], file)
+    if TURN in table.column_names and meta["format"] > 2:
+        sound = table[TURN].null_count == 0 and table.schema.field(TURN).type == pa.int8()
+        require(sound, file, f"column {TURN!r} must be int8 without nulls")
     copies = all(metadata.get(key) == copy.get(key) for key in (METADATA, SEAL))
     require(copies, file, "both copies of the metadata (Parquet's and Arrow's) must be the same")
     if SEAL in metadata:
@@ -281,7 +286,8 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
             file,
             f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered",
         )
-    return meta, table.select([name for name in SCHEMA.names if name in table.column_names])
+    known = [*SCHEMA.names, TURN] if meta["format"] > 2 else SCHEMA.names
+    return meta, table.select([name for name in known if name in table.column_names])
 
 
 def _checked(meta: Any, file: Path) -> dict[str, Any]:

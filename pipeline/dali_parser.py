@@ -1,9 +1,10 @@
 """What DALI's own parser says of images, before they go into a batch.
 
-DALI 2.4 parses the headers of 32 images or more in several threads, and an image that it cannot parse, or a window
-outside of one, then ends the whole process with a segmentation fault (in smaller batches it is an error). A header that
-claims 65 500 × 65 500 pixels makes it ask for 12 GB. So no image goes there that was not parsed here, alone, by the
-same library, and found to have the size that its catalog says; 10 µs each, once for every image that has a checksum.
+A header that claims 65 500 × 65 500 pixels makes DALI ask for 12 GB, and one that it cannot parse can end the process
+(``dali_image``). So no image goes there that was not parsed here, alone, by the same library, and found to have the
+size that its catalog says; some µs each, once for every image that has a checksum.
+
+Catalogs of formats 1 and 2 leave it to the decoder to turn images; what it makes of their EXIF is found out here.
 """
 
 import struct
@@ -14,9 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
-from drawstream.pipeline.graph import dali
+from drawstream.pipeline.dali_image import hide_exif, parse, parser
+from drawstream.pipeline.exif import SIDEWAYS
 
 _EXIF = b"Exif\0\0"
+_WEBP = ENCODINGS.index("webp")
+_TURNED_BY_DECODER = 2  # newest format of catalogs that do not say how images are turned
+
+
+def decoder_turns(catalog: Catalog, /) -> bool:
+    """Whether a catalog leaves it to the decoder to turn its images by EXIF, in the way of that decoder."""
+    return catalog.version <= _TURNED_BY_DECODER
 
 
 class Headers:
@@ -29,10 +38,10 @@ class Headers:
     """
 
     def __init__(self, catalog: Catalog, *, once: bool) -> None:
-        import nvidia.nvimgcodec  # here, because the message of `graph` on a missing DALI comes first
-
-        self._parse: Any = nvidia.nvimgcodec.CodeStream
+        parser()  # silences DALI before a graph is built
         self._catalog = catalog
+        self._by_decoder = decoder_turns(catalog)
+        self._has_webp = bool((catalog.encoding_codes == _WEBP).any())
         self._parsed = np.zeros(len(catalog) if once else 0, np.bool_)
         self._corner = _Corner()
 
@@ -44,40 +53,56 @@ class Headers:
         Args:
             samples: Rows of the catalog, (n,).
             bounds: Image i is `data[bounds[i] : bounds[i + 1]]`, (n + 1,).
-            data: Encoded images; raw ones have no headers and are passed over.
+            data: Encoded images; raw ones have no headers and are passed over. The flag of EXIF is taken from WebPs
+                that the decoder does not turn.
 
         Returns:
             Position → reason.
         """
         catalog, found = self._catalog, {}
-        wanted = catalog.encoding_codes[samples] != RAW
+        codes = catalog.encoding_codes[samples]
+        if self._has_webp and not self._by_decoder:
+            for i in np.flatnonzero(codes == _WEBP).tolist():
+                hide_exif(data[bounds[i] : bounds[i + 1]])
+        wanted = codes != RAW
         if len(self._parsed):
             wanted &= ~self._parsed[samples]
         for i in np.flatnonzero(wanted).tolist():
             sample = int(samples[i])
-            size = int(catalog.height[sample]), int(catalog.width[sample])
-            encoding = ENCODINGS[catalog.encoding_codes[sample]]
-            reason = self._reason(data[bounds[i] : bounds[i + 1]], encoding, size)
+            reason = self._reason(data[bounds[i] : bounds[i + 1]], sample)
             if reason:
                 found[i] = reason
             elif len(self._parsed):
                 self._parsed[sample] = True
         return found
 
-    def _reason(self, data: NDArray[np.uint8], encoding: str, size: tuple[int, int]) -> str | None:
+    def _reason(self, data: NDArray[np.uint8], sample: int) -> str | None:
+        catalog = self._catalog
+        encoding = ENCODINGS[catalog.encoding_codes[sample]]
+        size = int(catalog.height[sample]), int(catalog.width[sample])
         try:
-            header = self._parse(data)
-            kind, height, width = header.codec_name, header.height, header.width
-        except RuntimeError:
+            kind, *header = parse(data)
+        except ValueError:
             return f"its header cannot be parsed as {encoding}"
         if kind != encoding:
             return f"it is a {kind} image, its catalog says {encoding}"
-        law = f"its header says {height} × {width} pixels, its catalog {size[0]} × {size[1]}"
-        if {height, width} != set(size):
+        law = f"its header says {header[0]} × {header[1]} pixels, its catalog {size[0]} × {size[1]}"
+        if self._by_decoder:
+            return self._reason_of_decoder(data, encoding, (header[0], header[1]), size, law)
+        if catalog.turn is not None and catalog.turn[sample] >= SIDEWAYS:
+            size, law = size[::-1], f"{law}, turned on its side"
+        return law if tuple(header) != size else None
+
+    def _reason_of_decoder(
+        self, data: NDArray[np.uint8], encoding: str, header: tuple[int, int], size: tuple[int, int], law: str
+    ) -> str | None:
+        if set(header) != set(size):
             return law
-        if height != width:
+        if encoding == "jpeg" and len(set(_jpeg_exif(data.data) or ())) > 1:
+            return "it has several EXIF blocks, for which DALI may end: index or pack it anew, in a newer format"
+        if header[0] != header[1]:
             upright = orientation(data.data, encoding)
-            seen = (height, width) if upright == 1 else (width, height) if upright else None
+            seen = header if upright == 1 else header[::-1] if upright else None
             if seen != size and (seen or not self._corner.inside(data, size)):
                 return law
         return None
@@ -166,6 +191,9 @@ class _Corner:
             return True
 
     def _built(self) -> Any:
+        import nvidia.dali
+
+        dali: Any = nvidia.dali
         pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
         with pipeline:
             kinds = [dali.types.UINT8, dali.types.INT32, dali.types.INT32]

@@ -20,11 +20,13 @@ from drawstream.pipeline.catalog_file import (
     METADATA,
     SCHEMA,
     SEAL,
+    TURN,
     Shard,
     checksum_of,
     fingerprint,
     seal,
 )
+from drawstream.pipeline.exif import UPRIGHT
 from drawstream.pipeline.image import ImageInfo
 from drawstream.pipeline.keys import shard_stems, with_stems
 from drawstream.pipeline.names import check_keys, check_name
@@ -68,7 +70,8 @@ class Draft:
         self.channels = max(self.channels, info.channels)
         mark = checksum_of(memoryview(data)[info.start :])
         place = (shard, offset + info.start, len(data) - info.start)
-        self.images.extend((*place, mark, ENCODINGS.index(info.encoding), info.height, info.width))
+        values = mark, ENCODINGS.index(info.encoding), info.height, info.width, info.orientation
+        self.images.extend((*place, *values))
 
     def append(self, other: "Draft", shard: int, /) -> None:
         """Add the rows of a draft of another shard, of that number; it may have keys that are here, too.
@@ -160,8 +163,10 @@ class Draft:
         if clean is not None:
             arrays["clean_label"] = pa.array(clean)
         fields = [column for column in SCHEMA if column.name in arrays]
+        turned = [(TURN, pa.array(columns[TURN], pa.int8()))] if (columns[TURN] != UPRIGHT).any() else []
+        fields += [pa.field(TURN, pa.int8()) for _ in turned]
         text = json.dumps(meta, ensure_ascii=False).encode()
-        mark = seal(text, [column.name for column in fields], clean)
+        mark = seal(text, [column.name for column in fields], clean, turned)
         schema = pa.schema(fields, metadata={METADATA: text, SEAL: mark})
         rows = pa.Table.from_arrays([arrays[column.name].cast(column.type) for column in fields], schema=schema)
         with write_atomically(path) as temporary, temporary.open("wb") as file:
@@ -180,4 +185,4 @@ class Draft:
         return keys, "stem/key"
 
 
-_IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width")
+_IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width", TURN)

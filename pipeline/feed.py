@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.bad import BadSamples
+from drawstream.pipeline.bad import LEAVE_OUT, BadSamples
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.dali_parser import Headers
 from drawstream.pipeline.graph import GraphSpec
@@ -192,7 +192,7 @@ class Reader:
             failed = [self._files.error(int(samples[i]), int(status[i])) for i in np.flatnonzero(status != OK)]
             if not failed:
                 refused = self._headers.refused(samples, members, data)
-                failed = [self._files.refusal(int(samples[i]), reason) for i, reason in refused.items()]
+                failed = [self._files.refusal(int(samples[i]), reason, LEAVE_OUT) for i, reason in refused.items()]
             if not failed:
                 return buffer, data, members, int((attempts > 0).sum())
             self.buffers.give(buffer)

@@ -19,6 +19,7 @@ dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several in
 fn, types = dali.fn, dali.types
 
 Geometry = Literal["whole", "pad", "window", "center"]
+Turn = Literal["decoder", "rows", "none"]
 _PIXELS = {"normalized_anchor": False, "normalized_shape": False}
 _plain = dali.pipeline.do_not_convert  # such functions branch on Python's values only, also in graphs with conditionals
 
@@ -34,6 +35,8 @@ class GraphSpec:
         raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
         resize: Whether images must be resized to `transform.size` after the geometry.
         channels: 1 (gray) or 3 (RGB).
+        turn: Who turns encoded images: the ``decoder`` by what it finds (catalogs of formats 1 and 2); the graph, by
+            the catalog's orientation of each of the ``rows``; or ``none`` is turned.
     """
 
     transform: Transform
@@ -42,6 +45,7 @@ class GraphSpec:
     raw: bool
     resize: bool
     channels: int
+    turn: Turn = "none"
 
     @property
     def placed(self) -> bool:
@@ -62,6 +66,8 @@ class GraphSpec:
     def inputs(self) -> dict[str, tuple[Any, int]]:
         """What follows the images, per image, in this order: DALI's type and the number of dimensions of each."""
         found: dict[str, tuple[Any, int]] = {}
+        if self.turn == "rows":
+            found["sideways"] = found["turn_mirror"] = found["turn_flip"] = (types.INT32, 0)
         if not self.placed:
             if self.geometry in ("pad", "window"):
                 found["corner"] = (types.INT32, 1)  # (y, x), pixels
@@ -99,7 +105,8 @@ def build_pipeline(
     Returns:
         An `nvidia.dali.Pipeline` with one output, float32 (n, C, H, W).
     """
-    pipeline = dali.pipeline_def(_graph, enable_conditionals=spec.transform.randaugment is not None)(
+    conditional = spec.transform.randaugment is not None or spec.turn == "rows"
+    pipeline = dali.pipeline_def(_graph, enable_conditionals=conditional)(
         source,
         spec,
         device,
@@ -115,7 +122,10 @@ def build_pipeline(
 def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: str) -> Any:
     """Operators of one batch; returns the output node."""
     data, given = _inputs(source, spec)
-    images = _place(_decode(data, given, spec, device), given, spec)
+    images = _decode(data, given, spec, device)
+    if spec.turn == "rows":
+        images = _turn(images, given["sideways"], given["turn_mirror"], given["turn_flip"])
+    images = _place(images, given, spec)
     mirror = given.get("mirror", 0)
     if spec.transform.randaugment is not None:
         if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
@@ -161,13 +171,21 @@ def _decode(data: Any, given: dict[str, Any], spec: GraphSpec, device: str) -> A
         return _window(fn.slice, images, given) if spec.geometry == "window" else images
     where = "mixed" if device == "gpu" else "cpu"
     kind = types.RGB if spec.channels == 3 else types.GRAY
+    options = {"device": where, "output_type": kind, "adjust_orientation": spec.turn == "decoder"}
     if spec.geometry == "window":
-        return _window(fn.decoders.image_slice, data, given, device=where, output_type=kind)
-    return fn.decoders.image(data, device=where, output_type=kind)
+        return _window(fn.decoders.image_slice, data, given, **options)
+    return fn.decoders.image(data, **options)
 
 
 def _window(cut: Callable[..., Any], data: Any, given: dict[str, Any], **options: Any) -> Any:
     return cut(data, given["corner"], given["shape"], axes=[0, 1], **_PIXELS, **options)
+
+
+def _turn(images: Any, sideways: Any, mirror: Any, flip: Any) -> Any:
+    """Turn images upright: rows become columns where `sideways` is 1, then sides change places."""
+    if sideways == 1:
+        images = fn.transpose(images, perm=[1, 0, 2], transpose_layout=False, output_layout="HWC")
+    return fn.flip(images, horizontal=mirror, vertical=flip)
 
 
 @_plain

@@ -1,4 +1,7 @@
-"""One image as bytes: its size and depth from the header, and conversion to what a shard stores.
+"""One image as bytes: its size, depth and orientation from the header, and conversion to what a shard stores.
+
+Pillow reads the header, and DALI's own parser and decoder have the last word where DALI is installed: what they refuse
+or see otherwise, a loader could not give, so it is refused here (`pack`, `index`, `verify`).
 
 Raw pixels are stored as binary Netpbm (``.pgm`` gray, ``.ppm`` RGB): a header of about 13 bytes, then uint8 pixels row
 by row. WebDataset and DALI read that as an image; a catalog points past the header, at the pixels themselves.
@@ -6,35 +9,25 @@ by row. WebDataset and DALI read that as an image; a catalog points past the hea
 
 import io
 import re
-import struct
 import warnings
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
+from drawstream.pipeline import dali_image
+from drawstream.pipeline.exif import RULES, SIDEWAYS, UNREADABLE, UPRIGHT, elsewhere, orientation, png_chunks, turn
+from drawstream.pipeline.magic import describe
+
+T = TypeVar("T")
 EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}
 GRAY_MODES = ("1", "L")
-ORIENTATION = 0x0112  # EXIF tag; values 5 … 8 swap height and width
 MOST_PIXELS = 178_956_970
 """Of one image, everywhere: half a GiB as RGB, and what Pillow, hence most of the field's tools, takes at most."""
-UNREADABLE = (  # all that Pillow's readers raise on bytes made to mislead them
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    RecursionError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")  # no address in a message
 _NETPBM = re.compile(rb"P([56])" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d{1,9})" * 2 + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d{1,9})\s")
 
 
@@ -44,10 +37,11 @@ class ImageInfo:
 
     Attributes:
         encoding: ``jpeg``, ``png``, ``webp`` or ``raw`` (binary Netpbm).
-        height: Pixels, as decoded.
-        width: Pixels, as decoded.
+        height: Pixels, as decoded and turned.
+        width: Pixels, as decoded and turned.
         channels: 1 for grayscale, else 3.
         start: Where the bytes begin that a catalog points at: after the header for raw, else 0.
+        orientation: EXIF orientation by which the stored pixels are turned: 1 (not at all) … 8.
     """
 
     encoding: str
@@ -55,40 +49,47 @@ class ImageInfo:
     width: int
     channels: int
     start: int = 0
+    orientation: int = UPRIGHT
 
 
-def probe(data: bytes | memoryview, /) -> ImageInfo:
-    """Read an image's header; the pixels are not decoded.
+def probe(data: bytes | memoryview, /, *, rule: str = "exif") -> ImageInfo:
+    """Read an image's header; the pixels are not decoded, except of animations and images of four colours.
+
+    Args:
+        data: The file.
+        rule: Of orientation: ``exif`` (see ``pipeline.exif``), or ``stored``: nothing is turned.
 
     Raises:
         ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, a damaged header, more than ``MOST_PIXELS``, or
-            what Pillow and DALI do not decode alike: gray with 16 bits, some WebP with EXIF.
+            what Pillow and DALI do not decode alike: gray with 16 bits, some animations and JPEGs of four colours.
     """
+    if rule not in RULES:
+        raise ValueError(f"orientation must be {' or '.join(RULES)}, but got {rule!r}")
     if bytes(data[:2]) in (b"P5", b"P6"):
         return _probe_netpbm(bytes(data[:4096]), len(data))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and MPO blocks, which leave the image as it is
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-                width, height = image.size
-                turned = _orientation(image.info.get("exif")) in (5, 6, 7, 8)
-                kind, mode = str(image.format), image.mode
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{_line(error).rstrip('.')}: store it smaller") from None
-    except UNREADABLE as error:
-        raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({_line(error)})") from None
+    kind, mode, width, height, turned, doubt = _by_pillow(data, lambda image: _header(image, data, rule))
     _check_size(height, width)
     if mode.startswith(("I", "F")):
-        raise ValueError(f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it: store it with 8 bits")
-    if kind == "WEBP" and _hides_exif(data):
-        raise ValueError("EXIF behind a chunk of odd length: DALI cannot read such a WebP: store it without EXIF")
-    channels = 1 if mode in GRAY_MODES else 3
+        law = f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it"
+        raise ValueError(f"{law}: store it with 8 bits")
     encoding = "jpeg" if kind == "MPO" else kind.lower()  # MPO: a JPEG with further pictures behind it
-    return ImageInfo(encoding, *((width, height) if turned else (height, width)), channels)
+    size = (width, height) if turned >= SIDEWAYS else (height, width)
+    info = ImageInfo(encoding, *size, 1 if mode in GRAY_MODES else 3, orientation=turned)
+    _check_parser(data, info, (encoding, height, width))
+    if doubt:
+        try:
+            check_pixels(data, info)
+        except ValueError as error:
+            raise ValueError(f"{doubt}: {error}") from None
+    return info
 
 
-def decode(data: bytes | memoryview, /) -> NDArray[np.uint8]:
-    """Decode an image file, EXIF orientation applied.
+def decode(data: bytes | memoryview, /, *, rule: str = "exif") -> NDArray[np.uint8]:
+    """Decode an image file as the loader does on the CPU; with Pillow where DALI is not installed.
+
+    Args:
+        data: The file.
+        rule: Of orientation, as ``probe``.
 
     Returns:
         uint8 (height, width) for grayscale, else (height, width, 3).
@@ -96,28 +97,44 @@ def decode(data: bytes | memoryview, /) -> NDArray[np.uint8]:
     Raises:
         ValueError: The file is damaged or of another kind.
     """
-    info = probe(data)
+    return _decoded(data, probe(data, rule=rule))
+
+
+def check_pixels(data: bytes | memoryview, info: ImageInfo, /) -> bool:
+    """Decode an image with DALI and with Pillow, and hold one against the other.
+
+    Args:
+        data: The file.
+        info: What ``probe`` says of it.
+
+    Returns:
+        Whether metadata that are passed over (XMP, a raw profile) would turn it otherwise.
+
+    Raises:
+        ValueError: It does not decode, or to other pixels: more than one level apart (16-bit colour is rounded).
+    """
     if info.encoding == "raw":
-        shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
-        return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape)
-    try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
-            warnings.simplefilter("ignore")  # of transparency in palettes, which is dropped
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(upright.convert("L" if info.channels == 1 else "RGB"))
-    except UNREADABLE as error:
-        raise ValueError(f"image does not decode ({_line(error)})") from None
+        return False
+    stored = _stored(data, info)
+    pixels, ignored = _by_pillow(data, lambda image: (_pixels(image, info), elsewhere(image, data)))
+    if stored.shape != pixels.shape or (np.maximum(stored, pixels) - np.minimum(stored, pixels)).max() > 1:
+        raise ValueError("DALI and Pillow decode it to different pixels: store it anew, as a still RGB image")
+    return ignored
 
 
-def encode(image: bytes | NDArray[np.uint8], encoding: str, /, *, quality: int) -> tuple[bytes, ImageInfo]:
+def encode(
+    image: bytes | NDArray[np.uint8], encoding: str, /, *, quality: int, rule: str = "exif"
+) -> tuple[bytes, ImageInfo]:
     """Bring an image into the form a shard stores.
 
-    A file that already has the encoding keeps its bytes, whatever its quality.
+    A file that already has the encoding keeps its bytes, whatever its quality; it is decoded all the same, to find out
+    whether it can be.
 
     Args:
         image: An image file's bytes, or uint8 (height, width) or (height, width, 3).
         encoding: ``raw``, ``png``, ``jpeg``, or ``keep``: files as they are, pixels as raw.
         quality: Of a new JPEG, 1 … 100.
+        rule: Of orientation, as ``probe``.
 
     Returns:
         The member's bytes and what its header says.
@@ -126,38 +143,85 @@ def encode(image: bytes | NDArray[np.uint8], encoding: str, /, *, quality: int) 
         ValueError: Unreadable bytes.
     """
     if isinstance(image, bytes):
-        info = probe(image)
+        info = probe(image, rule=rule)
+        pixels = _decoded(image, info)
         if encoding in ("keep", info.encoding):
             return image, info
-        image = decode(image)
+        image = pixels
     elif encoding == "keep":
         encoding = "raw"
     data = _netpbm(image) if encoding == "raw" else _compressed(image, encoding, quality)
     return data, probe(data)
 
 
-def _hides_exif(data: bytes | memoryview) -> bool:
-    """Whether DALI 2.4 fails on a WebP: looking for EXIF it forgets the byte that pads a chunk of odd length."""
-    at, odd = 12, False
-    while at + 8 <= len(data):
-        (length,) = struct.unpack_from("<I", data, at + 4)
-        if bytes(data[at : at + 4]) == b"EXIF":
-            return odd
-        odd = odd or bool(length % 2)
-        at += 8 + length + length % 2
-    return False
-
-
-def _orientation(exif: bytes | None) -> int:
-    """The EXIF orientation that decoders apply, 1 (upright) where there is none or the block is damaged."""
-    if not exif:
-        return 1
-    tags = Image.Exif()
+def _by_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) -> T:
+    """Do some work on a file as Pillow opens it; what its readers raise becomes a ValueError."""
+    opened = False
     try:
-        tags.load(exif)
-        return int(tags.get(ORIENTATION, 1))
-    except UNREADABLE:
-        return 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd EXIF, MPO and palettes, which leave the image as it is
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+                opened = True
+                return work(image)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{_line(error).rstrip('.')}: store it smaller") from None
+    except UNREADABLE as error:
+        if opened:
+            raise ValueError(f"image does not decode ({_line(error)})") from None
+        unsaid = isinstance(error, UnidentifiedImageError) or "decoder object" in str(error)
+        reason = describe(data) if unsaid else _line(error)
+        raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({reason})") from None
+
+
+def _header(image: Image.Image, data: bytes | memoryview, rule: str) -> tuple[str, str, int, int, int, str]:
+    """Format, mode, width, height, orientation, and why decoders may give different pixels, or ""."""
+    turned = orientation(image, data) if rule == "exif" else UPRIGHT
+    animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    if image.format == "PNG" and not animated:
+        animated = any(name == b"acTL" for name, _, _ in png_chunks(data))
+    doubt = "an animation" if animated else "four colours" if image.mode == "CMYK" else ""
+    return str(image.format), image.mode, *image.size, turned, doubt
+
+
+def _pixels(image: Image.Image, info: ImageInfo) -> NDArray[np.uint8]:
+    return np.asarray(image.convert("L" if info.channels == 1 else "RGB"))
+
+
+def _decoded(data: bytes | memoryview, info: ImageInfo) -> NDArray[np.uint8]:
+    """Pixels, turned."""
+    if info.encoding == "raw":
+        shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
+        return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape)
+    return np.ascontiguousarray(turn(_stored(data, info), info.orientation))
+
+
+def _stored(data: bytes | memoryview, info: ImageInfo) -> NDArray[np.uint8]:
+    """Pixels as they are stored, from DALI where it is installed."""
+    if dali_image.parser() is None:
+        return _by_pillow(data, lambda image: _pixels(image, info))
+    try:
+        return dali_image.pixels(data, info.channels)
+    except ValueError as error:
+        _by_pillow(data, lambda image: _pixels(image, info))  # which says more where it fails too
+        raise ValueError(f"image does not decode ({error}; Pillow can): store it anew") from None
+
+
+def _check_parser(data: bytes | memoryview, info: ImageInfo, expected: tuple[str, int, int]) -> None:
+    """Refuse what DALI's parser refuses or sees otherwise."""
+    if dali_image.parser() is None:
+        return
+    image = np.frombuffer(data, np.uint8)
+    if expected[0] == "webp":
+        image = image.copy()
+        dali_image.hide_exif(image)
+    try:
+        found = dali_image.parse(image)
+    except ValueError as error:
+        _by_pillow(data, lambda image: _pixels(image, info))  # which says more where it fails too
+        raise ValueError(f"{error}, though Pillow can: store the image anew") from None
+    if found != expected:
+        law = "DALI and Pillow must see the same encoding, height and width"
+        raise ValueError(f"{law}, but got {found} and {expected}: store the image anew")
 
 
 def _netpbm(image: NDArray[np.uint8]) -> bytes:
@@ -194,4 +258,4 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return _OBJECT.sub("the file", (str(error) or type(error).__name__).splitlines()[0])

@@ -74,6 +74,7 @@ def index(
     out: str | os.PathLike[str] | None = None,
     classes: Sequence[str] | None = None,
     selection: Selection = BY_DEFAULT,
+    orientation: str = "exif",
     overwrite: bool = False,
     workers: int | None = 1,
     progress: Callable[[int, int, int], None] | None = None,
@@ -86,6 +87,7 @@ def index(
         out: Folder for ``catalog.parquet``; by default the one that holds the shards.
         classes: Class names; by default the numbers, or the names found, sorted.
         selection: Which members are image and label.
+        orientation: ``exif``: images are turned as their first EXIF block says; ``stored``: they are not.
         overwrite: Replace an existing catalog.
         workers: Processes that read shards at once; None: as many as there are cores and work for them. The catalog is
             the same with any number. With more than one the main module of a program must be guarded by
@@ -106,7 +108,7 @@ def index(
     if workers is None:
         workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
     whole = _Whole(root, left_out=_beside(paths, shards))
-    tasks = [(path, selection) for path in paths]
+    tasks = [(path, selection, orientation) for path in paths]
     for done, part in enumerate(spread(_index_shard, tasks, workers=workers)):
         whole.add(paths[done], part)
         if progress:
@@ -124,7 +126,8 @@ def index(
         rows = len(whole.draft.keys)
         finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes))
     provenance = {"by": "index"} | selection.as_json()
-    whole.draft.save(file, numbers, truth, shards=whole.shards, classes=names, provenance=provenance)
+    form = {"classes": names, "provenance": provenance, "orientation": orientation}
+    whole.draft.save(file, numbers, truth, shards=whole.shards, **form)
     return file
 
 
@@ -290,9 +293,9 @@ def _common_folder(paths: Sequence[Path]) -> Path:
     return folders[0]
 
 
-def _index_shard(task: tuple[Path, Selection]) -> _Part:
+def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
     """Read one shard."""
-    path, selection = task
+    path, selection, rule = task
     part, remarks = _Part(), Remarks()
     labels: list[Label] = []
     clean: list[Label] = []
@@ -301,7 +304,7 @@ def _index_shard(task: tuple[Path, Selection]) -> _Part:
         walk = samples(data, path, remarks)
         for sample in walk:
             try:
-                used = _add(part, sample, data, selection, labels)
+                used = _add(part, sample, data, selection, labels, rule)
                 if used and selection.labelled and CLEAN in sample.members:
                     clean.append(read_label(sample, CLEAN, data))
             except EmptySampleError as error:
@@ -329,12 +332,14 @@ def _index_shard(task: tuple[Path, Selection]) -> _Part:
         return part
 
 
-def _add(part: _Part, sample: Sample, data: mmap.mmap, selection: Selection, labels: list[Label]) -> tuple[str, ...]:
+def _add(
+    part: _Part, sample: Sample, data: mmap.mmap, selection: Selection, labels: list[Label], rule: str
+) -> tuple[str, ...]:
     """Add a sample; returns the extensions that were used."""
     member = sample.members[selection.image_extension(sample)]
     label = selection.label_of(sample, data) if selection.labelled else None
     image = data[member.offset : member.offset + member.size]
-    part.draft.add(sample.key, 0, member.offset, image, probe(image))
+    part.draft.add(sample.key, 0, member.offset, image, probe(image, rule=rule))
     if label is None:
         return (selection.image_extension(sample),)
     labels.append(label)

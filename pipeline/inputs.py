@@ -16,6 +16,7 @@ from drawstream.pipeline.draws import (
     draw_windows,
     pixel_windows,
 )
+from drawstream.pipeline.exif import SIDEWAYS, flips
 from drawstream.pipeline.graph import GraphSpec
 from drawstream.pipeline.randaugment import operations
 from drawstream.pipeline.shift import shift_and_mirror
@@ -68,11 +69,12 @@ class Inputs:
         def drawn(draw: Callable[..., NDArray[Any]], *options: Any) -> NDArray[Any]:
             return np.concatenate([draw(seed, epoch, a, b - a, *options) for a, b in spans])
 
-        given: dict[str, NDArray[Any]] = {}
+        given = self._turns(samples)
         if spec.geometry == "pad":
             given["corner"] = drawn(draw_pad_offsets, transform.pad)
         elif spec.geometry == "window":
-            given["corner"], given["shape"] = self._pixel_windows(seed, epoch, spans, ids, samples)
+            windows = self._pixel_windows(seed, epoch, spans, ids, samples)
+            given["corner"], given["shape"] = self._as_stored(windows, given, samples)
         if spec.mirror:
             coins = drawn(draw_flips) if self._flip is None else self._flip[ids]
             given["mirror"] = coins.astype(np.int32)
@@ -85,6 +87,26 @@ class Inputs:
             given |= {name: np.ascontiguousarray(column) for name, column in zip(FACTORS, factors.T, strict=True)}
         images = self._images(data, members, given)
         return images, *(given[name] for name in spec.inputs)
+
+    def _turns(self, samples: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """How each image is turned, int32 (n,) each; nothing where the graph turns none."""
+        if self._spec.turn != "rows":
+            return {}
+        assert self._catalog.turn is not None
+        return {name: table[self._catalog.turn[samples]] for name, table in _TURNS.items()}
+
+    def _as_stored(
+        self, windows: NDArray[np.int32], turns: dict[str, NDArray[Any]], samples: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Corners (y, x) and shapes (height, width) of windows, int32 (n, 2) each, in images as they are stored."""
+        corner, shape = windows[:, :2], windows[:, 2:]
+        if turns:
+            sizes = np.stack([self._catalog.height[samples], self._catalog.width[samples]], axis=1)
+            opposite = np.stack([turns["turn_flip"], turns["turn_mirror"]], axis=1) == 1
+            corner = np.where(opposite, sizes - corner - shape, corner)
+            sideways = turns["sideways"][:, None] == 1
+            corner, shape = (np.where(sideways, pair[:, ::-1], pair) for pair in (corner, shape))
+        return np.ascontiguousarray(corner, np.int32), np.ascontiguousarray(shape, np.int32)
 
     def _images(self, data: NDArray[np.uint8], members: NDArray[np.int64], given: dict[str, NDArray[Any]]) -> Any:
         """Encoded images as they are; raw ones as one array, cropped and mirrored where the graph does not do it."""
@@ -102,8 +124,8 @@ class Inputs:
 
     def _pixel_windows(
         self, seed: int, epoch: int, spans: Spans, ids: NDArray[np.int64], samples: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Corners (y, x) and shapes (height, width) of the windows, int32 (n, 2) each."""
+    ) -> NDArray[np.int32]:
+        """Windows (y, x, height, width) in images as they are turned, int32 (n, 4)."""
         heights, widths = self._catalog.height[samples], self._catalog.width[samples]
         if self._windows is not None:
             windows = self._windows[ids]
@@ -114,5 +136,11 @@ class Inputs:
             windows = np.concatenate(
                 [draw_windows(seed, epoch, a, heights[i:j], widths[i:j], **law) for (a, _), (i, j) in parts]
             )
-        pixels = pixel_windows(windows, heights, widths)
-        return np.ascontiguousarray(pixels[:, :2]), np.ascontiguousarray(pixels[:, 2:])
+        return pixel_windows(windows, heights, widths)
+
+
+_TURNS = {  # by EXIF orientation
+    "sideways": np.array([value >= SIDEWAYS for value in range(9)], np.int32),
+    "turn_mirror": np.array([flips(value)[0] for value in range(9)], np.int32),
+    "turn_flip": np.array([flips(value)[1] for value in range(9)], np.int32),
+}

@@ -14,11 +14,12 @@ import torch.utils.dlpack
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from drawstream.pipeline.bad import BadSample, BadSampleError, BadSamples, OnBad, name_sample
+from drawstream.pipeline.bad import LEAVE_OUT, BadSample, BadSampleError, BadSamples, OnBad, name_sample
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
+from drawstream.pipeline.dali_parser import decoder_turns
 from drawstream.pipeline.decode import undecodable
 from drawstream.pipeline.feed import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
-from drawstream.pipeline.graph import Geometry, GraphSpec, build_pipeline
+from drawstream.pipeline.graph import Geometry, GraphSpec, Turn, build_pipeline
 from drawstream.pipeline.metrics import Meter
 from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
 from drawstream.pipeline.plan import Plan, steps
@@ -378,7 +379,7 @@ class Loader:
         if interpreter_ends():  # DALI refuses every image then
             return ENDING
         named = [(sample, name_sample(self.catalog, sample)) for sample in samples]
-        law = "cannot be decoded: remove it from the data set, or replace it"
+        law = f"cannot be decoded: {LEAVE_OUT}"
         return _RefusedError([BadSampleError(f"{name} {law}", sample) for sample, name in named]) if named else error
 
 
@@ -422,7 +423,8 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     geometry = "window" if has_windows else names[transform.crop]
     mirror = transform.flip or (rows is not None and rows.flip is not None)
     resize = geometry == "window" or not one_size or size != tuple(transform.size)
-    return GraphSpec(transform, geometry, mirror, raw, resize, catalog.channels)
+    turn: Turn = "decoder" if decoder_turns(catalog) else "none" if catalog.turn is None else "rows"
+    return GraphSpec(transform, geometry, mirror, raw, resize, catalog.channels, turn)
 
 
 def _check_rows(rows: Rows, catalog: Catalog) -> None:

@@ -61,6 +61,15 @@ class _Part:
     origin: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How images are stored."""
+
+    encoding: str
+    quality: int
+    orientation: str
+
+
 def pack(
     source: Source,
     out: str | os.PathLike[str],
@@ -68,6 +77,7 @@ def pack(
     *,
     encoding: str = "keep",
     quality: int = 95,
+    orientation: str = "exif",
     limit: int | None = None,
     holdout: int = 0,
     seed: int = 0,
@@ -89,6 +99,7 @@ def pack(
         out: Folder to make. With a holdout it gets ``train/`` and ``holdout/``, otherwise the catalog lies in it.
         encoding: ``keep`` (files as they are, pixels as raw), ``raw`` (all of one shape), ``png`` or ``jpeg``.
         quality: Of newly encoded JPEGs, 1 … 100.
+        orientation: ``exif``: images are turned as their first EXIF block says; ``stored``: they are not.
         limit: Rows to take in all, holdout included; None takes every row. A class-stratified random choice.
         holdout: Rows of them that go to a catalog of their own; the same rows whatever the limit.
         seed: Of the choice of rows and their order.
@@ -133,7 +144,7 @@ def pack(
     with staged_folder(out, replaceable=earlier) as folder:
         for each in parts:
             writer = _ShardWriter(folder / each.name, shard_rows, shard_bytes)
-            size += _write(source, each, writer, encoding, quality, tick)
+            size += _write(source, each, writer, _Form(encoding, quality, orientation), tick)
         train, *held = parts
         result = PackResult(
             train=out / train.name,
@@ -210,9 +221,7 @@ class _ShardWriter:
         self._file, self._filled = None, (0, 0)
 
 
-def _write(
-    source: Source, part: _Part, writer: _ShardWriter, encoding: str, quality: int, tick: Callable[[], None]
-) -> int:
+def _write(source: Source, part: _Part, writer: _ShardWriter, form: _Form, tick: Callable[[], None]) -> int:
     """Write one part's shards and catalog; returns the shards' size in bytes."""
     writer.root.mkdir(exist_ok=True)
     draft = Draft()
@@ -220,7 +229,7 @@ def _write(
         for i, row in enumerate(part.rows.tolist()):
             key = source.key(row)
             try:
-                data, info = encode(source.read(row), encoding, quality=quality)
+                data, info = encode(source.read(row), form.encoding, quality=form.quality, rule=form.orientation)
                 image = _extension(info)
                 if split_name(f"{key}.{image}") != (key, image):
                     raise ValueError(
@@ -243,6 +252,7 @@ def _write(
         shards=writer.shards,
         classes=source.classes,
         provenance=part.origin,
+        orientation=form.orientation,
     )
     return sum(shard.size for shard in writer.shards)
 

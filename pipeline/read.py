@@ -306,11 +306,10 @@ class ShardFiles:
             SHORT: f"the shard ends before byte {offset + size}",
             DAMAGED: f"its {size} bytes do not match the checksum of the catalog",
         }.get(status) or self._refused.get(int(catalog.shard[sample]), "the operating system could not read it")
-        return self.refusal(sample, reason)
+        return self.refusal(sample, reason, "restore the shard, or run `drawstream verify` to list all damage")
 
-    def refusal(self, sample: int, reason: str, /) -> BadSampleError:
+    def refusal(self, sample: int, reason: str, remedy: str, /) -> BadSampleError:
         """What to say of a sample that cannot be used for this reason."""
-        remedy = "restore the shard, or run `drawstream verify` to list all damage"
         return BadSampleError(f"{name_sample(self._catalog, sample)}: {reason}; {remedy}", sample)
 
 

@@ -11,10 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
+from drawstream.pipeline import dali_image
 from drawstream.pipeline.cache import CachedShards
 from drawstream.pipeline.catalog import ENCODINGS, FILE, RAW, Catalog, checksum_of, hash_file
+from drawstream.pipeline.dali_parser import Headers, decoder_turns
 from drawstream.pipeline.finding import WHOLE, Finding
-from drawstream.pipeline.image import decode, probe
+from drawstream.pipeline.image import check_pixels, probe
 from drawstream.pipeline.remote import Remote, RemoteError
 from drawstream.pipeline.scan import scan
 from drawstream.pipeline.workers import spread, suitable_workers
@@ -37,6 +41,21 @@ class _Task:
     pixels: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to know that is no damage.
+
+    Attributes:
+        kind: ``metadata`` (orientation that is passed over) or ``decoder`` (DALI is not installed).
+        images: How many it is about.
+        message: One line.
+    """
+
+    kind: str
+    images: int
+    message: str
+
+
 def verify(
     catalog: Catalog,
     /,
@@ -44,8 +63,12 @@ def verify(
     pixels: bool = True,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[Note], None] | None = None,
 ) -> list[Finding]:
     """Check every shard's hash, headers, members and labels, and every image's checksum; decode every image.
+
+    Images are judged as the loader does, by DALI's parser and decoder, and must have Pillow's pixels. Where DALI is not
+    installed Pillow judges alone.
 
     Args:
         catalog: The catalog. ``Catalog.open`` refuses missing and truncated shards; ``Catalog.open_rows`` leaves them
@@ -54,6 +77,7 @@ def verify(
         workers: Processes; None: as many as there are cores and work for them. With more than one the main module of a
             program must be guarded by ``if __name__ == "__main__"``.
         progress: Called after every run of rows as ``progress(rows_done, rows_in_all)``.
+        note: Called at the end for each thing that is no damage.
 
     Returns:
         The findings in the order of the shards, a shard's own before its rows'. Empty when all is well. Remote shards
@@ -70,14 +94,28 @@ def verify(
     _opened.cache_clear()
     _cache.cache_clear()
     found: dict[int, list[Finding]] = {}
-    done = 0
-    for task, findings in zip(tasks, spread(_check, tasks, workers=workers), strict=True):
+    done = ignored = 0
+    for task, (findings, others) in zip(tasks, spread(_check, tasks, workers=workers), strict=True):
+        ignored += others
         found.setdefault(task.shard, []).extend(findings)
         done += task.stop - task.start
         if progress:
             progress(done, len(catalog))
+    if note:
+        for each in _notes(catalog, pixels, ignored):
+            note(each)
     _opened.cache_clear()  # a catalog of a million rows is 100 MB
     return [finding for shard in found.values() for finding in _settled(shard)]
+
+
+def _notes(catalog: Catalog, pixels: bool, ignored: int) -> Iterator[Note]:
+    if ignored:
+        text = f"{ignored} images have an orientation in XMP or a raw profile, which turns no image"
+        yield Note("metadata", ignored, text)
+    if pixels and dali_image.parser() is None:
+        encoded = int((catalog.encoding_codes != RAW).sum())
+        text = "DALI is not installed: Pillow judged the images; verify again where they are trained on"
+        yield Note("decoder", encoded, text)
 
 
 def _tasks(catalog: Catalog, pixels: bool) -> Iterator[_Task]:
@@ -113,7 +151,8 @@ def _cache(path: Path, remote: str, fingerprint: str) -> CachedShards:
     return CachedShards(replace(_opened(path, fingerprint), remote=remote), Remote())
 
 
-def _check(task: _Task) -> list[Finding]:
+def _check(task: _Task) -> tuple[list[Finding], int]:
+    """Findings of some rows, and how many images have other orientations."""
     catalog = _opened(task.catalog, task.fingerprint)
     if task.remote is None:
         return _look(catalog, task)
@@ -124,14 +163,14 @@ def _check(task: _Task) -> list[Finding]:
             descriptor = cache.open(task.shard)
             with os.fdopen(descriptor, "rb"), TemporaryDirectory() as folder:
                 here = _with_shard_at(catalog, task.shard, Path(folder), descriptor)
-                findings, place = _look(here, task), str(here.shard_path(task.shard))
+                (findings, ignored), place = _look(here, task), str(here.shard_path(task.shard))
                 findings = [replace(each, message=each.message.replace(place, name)) for each in findings]
                 if not findings or hash_file(descriptor) == catalog.shards[task.shard].hash:
                     break
             cache.discard(task.shard)  # not the shard is damaged, but its copy in the cache
     except RemoteError as error:
-        return [Finding("unreadable", task.shard, None, None, str(error))]
-    return findings
+        return [Finding("unreadable", task.shard, None, None, str(error))], 0
+    return findings, ignored
 
 
 def _with_shard_at(catalog: Catalog, shard: int, folder: Path, descriptor: int) -> Catalog:
@@ -142,44 +181,72 @@ def _with_shard_at(catalog: Catalog, shard: int, folder: Path, descriptor: int) 
     return replace(catalog, path=folder / FILE, shards=tuple(shards))
 
 
-def _look(catalog: Catalog, task: _Task) -> list[Finding]:
+def _look(catalog: Catalog, task: _Task) -> tuple[list[Finding], int]:
     path = catalog.shard_path(task.shard)
+    rows = _Rows(catalog, task, path)
     try:
         findings = scan(catalog, task.shard) if task.first else []
         if path.is_file() and not any(finding.kind in WHOLE for finding in findings):
-            findings += _rows(catalog, task, path)
+            findings += rows.findings()
     except OSError as error:
         raise_unless_file(error, path)
         text = f"{path}: not readable ({error.strerror}): copy it again"
-        return [Finding("unreadable", task.shard, None, None, text)]
-    return findings
+        return [Finding("unreadable", task.shard, None, None, text)], 0
+    return findings, rows.ignored
 
 
-def _rows(catalog: Catalog, task: _Task, path: Path) -> Iterator[Finding]:
-    with path.open("rb") as file:
-        for row in range(task.start, task.stop):
-            size = int(catalog.size[row])
-            data = os.pread(file.fileno(), size, int(catalog.offset[row]))
-            where = f"{path}: sample {catalog.key(row)!r} (row {row})"
-            if len(data) < size:
-                continue  # lost, as the scan says
-            if (actual := checksum_of(data, catalog.wide)) != catalog.checksum[row]:
-                expected = f"{catalog.checksum[row]:08x}"
-                message = f"{where}: checksum must be {expected}, but got {actual:08x}: copy the shard again"
-                yield Finding("checksum", task.shard, row, catalog.key(row), message)
-            elif task.pixels and catalog.encoding_codes[row] != RAW:
-                yield from _image(catalog, row, data, where)
+class _Rows:
+    """The rows of a task, image by image."""
 
+    def __init__(self, catalog: Catalog, task: _Task, path: Path) -> None:
+        self._catalog, self._task, self._path = catalog, task, path
+        self._headers = Headers(catalog, once=False) if dali_image.parser() else None
+        self.ignored = 0  # images that metadata turn which are passed over
 
-def _image(catalog: Catalog, row: int, data: bytes, where: str) -> Iterator[Finding]:
-    shard, key = int(catalog.shard[row]), catalog.key(row)
-    expected = ENCODINGS[catalog.encoding_codes[row]], int(catalog.height[row]), int(catalog.width[row])
-    try:
-        actual = probe(data).encoding, *decode(data).shape[:2]
-    except ValueError as error:
-        yield Finding("decode", shard, row, key, f"{where}: {error}: replace the image and pack anew")
-        return
-    if actual != expected:
-        kind = "size" if actual[0] == expected[0] else "member"
-        message = f"{where}: image must be {expected} (encoding, height, width), but got {actual}: index the shard anew"
-        yield Finding(kind, shard, row, key, message)
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with each."""
+        catalog, task = self._catalog, self._task
+        with self._path.open("rb") as file:
+            for row in range(task.start, task.stop):
+                size = int(catalog.size[row])
+                data = os.pread(file.fileno(), size, int(catalog.offset[row]))
+                if len(data) < size:
+                    continue  # lost, as the scan says
+                if (actual := checksum_of(data, catalog.wide)) != catalog.checksum[row]:
+                    expected = f"{catalog.checksum[row]:08x}"
+                    text = f"checksum must be {expected}, but got {actual:08x}: copy the shard again"
+                    yield self._finding("checksum", row, text)
+                elif task.pixels and catalog.encoding_codes[row] != RAW:
+                    yield from self._image(row, data)
+
+    def _image(self, row: int, data: bytes) -> Iterator[Finding]:
+        catalog = self._catalog
+        try:
+            info = probe(data, rule=catalog.orientation)
+            ignored = check_pixels(data, info)
+        except ValueError as error:
+            yield self._finding("decode", row, f"{error}: replace the image or leave it out, and pack or index anew")
+            return
+        self.ignored += ignored and catalog.orientation == "exif"
+        expected = ENCODINGS[catalog.encoding_codes[row]], int(catalog.height[row]), int(catalog.width[row])
+        actual = info.encoding, info.height, info.width
+        turned = 1 if catalog.turn is None else int(catalog.turn[row])
+        by_decoder = decoder_turns(catalog)  # whose size is held against the catalog below
+        if actual[0] != expected[0] or (not by_decoder and (actual, info.orientation) != (expected, turned)):
+            kind = "size" if actual[0] == expected[0] else "member"
+            law = f"image must be {expected} (encoding, height, width), turned as EXIF {turned}"
+            yield self._finding(kind, row, f"{law}, but got {actual}, as EXIF {info.orientation}: index the shard anew")
+        elif reason := self._refused(row, data):
+            yield self._finding("size", row, f"{reason}: index the shard anew")
+
+    def _refused(self, row: int, data: bytes) -> str | None:
+        """Why a loader would not take an image."""
+        if self._headers is None:
+            return None
+        found = self._headers.refused(np.array([row]), np.array([0, len(data)]), np.frombuffer(data, np.uint8).copy())
+        return found.get(0)
+
+    def _finding(self, kind: str, row: int, text: str) -> Finding:
+        key = self._catalog.key(row)
+        where = f"{self._path}: sample {key!r} (row {row})"
+        return Finding(kind, int(self._catalog.shard[row]), row, key, f"{where}: {text}")

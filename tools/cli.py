@@ -33,6 +33,7 @@ from drawstream.tools.options import (
     Json,
     LearningRate,
     Model,
+    Orientation,
     Out,
     Seed,
     Tensorboard,
@@ -97,6 +98,7 @@ def pack(
         str, typer.Option(autocompletion=words("keep", "raw", "png", "jpeg"), help="keep, raw, png or jpeg.")
     ] = "keep",
     quality: Annotated[int, typer.Option(help="Of newly encoded JPEGs.")] = 95,
+    orientation: Orientation = "exif",
     split: Annotated[
         str, typer.Option(autocompletion=words("train", "test"), help="train or test, of an IDX folder.")
     ] = "train",
@@ -122,6 +124,7 @@ def pack(
     options: dict[str, Any] = {
         "encoding": encoding,
         "quality": quality,
+        "orientation": orientation,
         "limit": limit,
         "holdout": holdout,
         "label_noise": label_noise,

@@ -42,6 +42,13 @@ HookNames = Annotated[
     list[str] | None, typer.Option("--hook", help="Your own hook, as module:factory, called with OUT; repeatable.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Orientation = Annotated[
+    str,
+    typer.Option(
+        autocompletion=words("exif", "stored"),
+        help="exif: images are turned as their first EXIF block says; stored: they stay as stored (torchvision, timm).",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check all that the job needs, estimate time, disk and memory, write nothing."),

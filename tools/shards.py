@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from drawstream.pipeline.names import printable
-from drawstream.tools.options import DryRun, Json, finish, words
+from drawstream.tools.options import DryRun, Json, Orientation, finish, words
 from drawstream.tools.progress import Progress
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
@@ -32,6 +33,7 @@ def index(
         ),
     ] = None,
     skip_empty: Annotated[bool, typer.Option(help="Leave out samples without image or label, and count them.")] = False,
+    orientation: Orientation = "exif",
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
     workers: Workers = None,
     dry_run: DryRun = False,
@@ -75,6 +77,7 @@ def index(
             one_or_all,
             out=out,
             selection=selection,
+            orientation=orientation,
             overwrite=overwrite,
             workers=workers,
             progress=report,
@@ -101,6 +104,7 @@ def verify(
     """
     from drawstream.pipeline.catalog import AlteredCatalogError, Catalog
     from drawstream.pipeline.quarantine import write_quarantine
+    from drawstream.pipeline.verify import Note
     from drawstream.pipeline.verify import verify as run
 
     try:
@@ -110,16 +114,24 @@ def verify(
         damage = {"kind": "catalog", "shard": None, "row": None, "key": None, "message": str(error)}
         finish({"findings": [damage], "rows": None}, json_path, "nothing checked: the catalog is damaged")
         raise typer.Exit(1) from None
+    notes: list[Note] = []
     with Progress("verify", "images") as progress:
         rate = _with_rate(progress, "images")
-        findings = run(opened, pixels=not quick, workers=workers, progress=lambda done, total: rate(done, total, done))
-    for finding in findings:
-        print(printable(finding.message))
+        findings = run(
+            opened,
+            pixels=not quick,
+            workers=workers,
+            progress=lambda done, total: rate(done, total, done),
+            note=notes.append,
+        )
+    for line in (*(finding.message for finding in findings), *(note.message for note in notes)):
+        print(printable(line))
     listed = None if quarantine is None else write_quarantine(quarantine, opened, findings)
     result = {
         "findings": [
             {"kind": f.kind, "shard": f.shard, "row": f.row, "key": f.key, "message": f.message} for f in findings
         ],
+        "notes": [asdict(note) for note in notes],
         "rows": len(opened),
         "quarantine": None if quarantine is None else str(quarantine),
         "quarantined": listed,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import gzip
+import io
 import os
 import re
 import shutil
 import sys
+import tarfile
 import threading
 import time
 import traceback
@@ -25,11 +27,11 @@ from drawstream.pipeline import (
     Loader,
     Remote,
     RemoteError,
-    open_source,
     ranges,
 )
 from drawstream.pipeline.cache import CachedShards
 from drawstream.pipeline.image import encode
+from drawstream.pipeline.index import index
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import ShardFiles
 from drawstream.pipeline.remote import Transfer
@@ -224,13 +226,16 @@ def test_verify_looks_at_remote_shards(server, folder, tmp_path, workers):
 
 
 def test_verify_names_remote_samples(server, tmp_path):
-    """Damage from before the packing: the shard is as its catalog says, but an image does not decode."""
+    """Damage from before the indexing: the shard is as its catalog says, but an image does not decode."""
     flower = load_sample_image("flower.jpg")[:256, :256]
     good, _ = encode(flower, "jpeg", quality=90)
-    (tmp_path / "src/flower").mkdir(parents=True)
-    for name, data in {"a": good, "cut": good[: len(good) // 2], "z": good}.items():
-        (tmp_path / "src/flower" / f"{name}.jpg").write_bytes(data)
-    server.folder = pack(open_source(tmp_path / "src"), tmp_path / "out").train
+    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
+        for name, data in {"a": good, "cut": good[: len(good) // 2], "z": good}.items():
+            for ending, content in (("cls", b"0"), ("jpg", data)):
+                info = tarfile.TarInfo(f"flower/{name}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    server.folder = index(tmp_path / "shard-000000.tar").parent
     (finding,) = verify(Catalog.open(server.url))
     assert finding.kind == "decode" and finding.key == "flower/cut"
     assert finding.message.startswith(f"{server.url}/shard-000000.tar: sample 'flower/cut' (row ")

@@ -260,7 +260,7 @@ def catalog_of(folder, rows, **changes):
     for i, (_, _, height, width) in enumerate(rows):
         draft.add(changes.get("key", str(i)), 0, 0, bytes(10), ImageInfo("png", height, width, 3))
     for i, (offset, size, _, _) in enumerate(rows):
-        draft.images[7 * i + 1], draft.images[7 * i + 2] = offset, size
+        draft.images[8 * i + 1], draft.images[8 * i + 2] = offset, size
     entry = dataclasses.replace(Shard("a.tar", 10_000, hash_file(path)), **changes.get("shard", {}))
     labels = np.zeros(len(rows), np.int64)
     draft.save(folder / FILE, labels, None, shards=[entry], classes=changes.get("classes", ["0"]), provenance={})

@@ -40,6 +40,7 @@ def test_a_whole_catalog(run, data, tmp_path):
     assert written.pop("command")[0] == "drawstream"
     assert written == {
         "findings": [],
+        "notes": [],
         "rows": 500,
         "quarantine": str(listed),
         "quarantined": 0,
