@@ -24,13 +24,13 @@ File metadata, key ``drawstream``: JSON with
 * ``format``; ``fingerprint``; ``checksum`` and ``hash``: names of the hashes; ``provenance``: how the catalog was made;
 * ``shards``: of each the ``path`` relative to the catalog, ``size`` in bytes, ``hash`` and ``stem``;
 * ``classes``: names; ``channels``: 1 or 3; ``label_kind``: ``class`` or ``none``;
-* ``orientation``: ``exif``, decoders turn images as their EXIF block says; ``stored``, they do not;
+* ``orientation``: ``exif``, images are turned as their first EXIF block says; ``stored``, they do not;
 * ``key_form``: ``key``, as the shards have them; ``stem/key``, where a key comes in several shards;
 * ``fields``: names of further members of the samples, none in this version.
 
 Key ``drawstream-hash``: a hash over that JSON, the names of the columns, and those columns that the fingerprint leaves
 out; files of 0.1.0 have none. Formats 1 and 2 have no stem, label kind, orientation, key form and fields: they are read
-as ``class``, ``exif``, ``key`` and no fields.
+as ``class``, ``exif`` (in the way of the decoder), ``key`` and no fields.
 """
 
 import json
@@ -47,6 +47,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from drawstream.pipeline.exif import RULES
 from drawstream.pipeline.names import shortened
 from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.system import raise_unless_file, system_fault
@@ -57,7 +58,6 @@ FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
 TURN = "turn"
-ORIENTATIONS = ("exif", "stored")
 LABEL_KINDS = ("class", "none")
 KEY_FORMS = ("key", "stem/key")
 METADATA = b"drawstream"
@@ -136,7 +136,7 @@ def fingerprint(
         keys: pyarrow large_string (rows,).
         codes: int8 (rows,), positions in ``ENCODINGS``.
         version: Format of the catalog.
-        orientation: One of ``ORIENTATIONS``; enters from format 3 on.
+        orientation: ``exif`` or ``stored``; enters from format 3 on.
         label_kind: One of ``LABEL_KINDS``; enters from format 3 on.
 
     Returns:
@@ -310,7 +310,7 @@ def _checked(meta: Any, file: Path) -> dict[str, Any]:
         sound = False
     if not sound:
         raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(_KINDS)}; {_REMEDY}")
-    for name, known in (("orientation", ORIENTATIONS), ("label_kind", LABEL_KINDS), ("key_form", KEY_FORMS)):
+    for name, known in (("orientation", RULES), ("label_kind", LABEL_KINDS), ("key_form", KEY_FORMS)):
         if meta[name] not in known:
             law = f"{name} of a catalog must be one of {', '.join(known)}"
             raise ValueError(f"{file}: {law}, but got {shortened(meta[name])}: upgrade drawstream")

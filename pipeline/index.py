@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -126,7 +127,7 @@ def index(
         rows = len(whole.draft.keys)
         finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes))
     provenance = {"by": "index"} | selection.as_json()
-    form = {"classes": names, "provenance": provenance, "orientation": orientation}
+    form: dict[str, Any] = {"classes": names, "provenance": provenance, "orientation": orientation}
     whole.draft.save(file, numbers, truth, shards=whole.shards, **form)
     return file
 

@@ -7,6 +7,7 @@ existing one unreadable: raise ``FORMAT`` and keep reading the old form, never e
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from drawstream.pipeline.image import ImageInfo
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import ShardFiles
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.sources import ArraySource, open_source
 from drawstream.pipeline.verify import verify
 
 
@@ -276,3 +277,41 @@ def test_what_a_later_version_may_say_is_refused(unlabelled, change, text):
     with pytest.raises(ValueError, match=text) as refused:
         Catalog.open(unlabelled)
     assert "\n" not in str(refused.value)
+
+
+def test_turned_images(tmp_path):
+    """The column `turn` is there only where an image is turned; the seal covers it."""
+    cases = Path(__file__).parents[1] / "cases" / "images"
+    for name in ("jpeg_two_6.jpg", "webp_prefix_6.webp", "plain.png"):
+        (tmp_path / "photos" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / "a" / name).write_bytes((cases / name).read_bytes())
+    marks = {}
+    for rule, turn in (("exif", [6, 1, 6]), ("stored", None)):
+        folder = pack(open_source(tmp_path / "photos"), tmp_path / rule, orientation=rule).train
+        table = pq.read_table(folder / "catalog.parquet")
+        assert table.column_names == [
+            "key",
+            "shard",
+            "offset",
+            "size",
+            "checksum",
+            "label",
+            "encoding",
+            "height",
+            "width",
+            *(["turn"] if turn else []),
+        ]
+        catalog = Catalog.open(folder)
+        order = np.argsort(catalog.keys)  # jpeg_two_6, plain, webp_prefix_6
+        assert (None if catalog.turn is None else catalog.turn[order].tolist()) == turn
+        sizes = [(96, 48), (48, 64), (96, 48)] if turn else [(48, 96), (48, 64), (48, 96)]
+        assert list(zip(catalog.height[order].tolist(), catalog.width[order].tolist(), strict=True)) == sizes
+        assert catalog.orientation == rule and verify(catalog) == []
+        marks[rule] = catalog.fingerprint
+    assert marks == {"exif": "b5435bd98791b39d949a678d5131c510", "stored": "ac78124bb2436e8d984323eb57dab6cd"}
+    table = pq.read_table(tmp_path / "exif" / "catalog.parquet")
+    at = table.column_names.index("turn")
+    other = table.set_column(at, "turn", pa.array([8, 8, 8], pa.int8()))
+    pq.write_table(other, tmp_path / "exif" / "catalog.parquet")
+    with pytest.raises(ValueError, match=r"the hash of the metadata is .*: the catalog was altered"):
+        Catalog.open(tmp_path / "exif")
