@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from drawstream.pipeline.identity import ANOTHER, difference
 from drawstream.samplers import files
 from drawstream.samplers.documents import parse_json
 from drawstream.samplers.files import write_atomically
@@ -33,6 +34,7 @@ FORMAT = 2
 BLOCK = 1 << 20  # rows read at a time: 4 MiB a column
 _KEY = b"drawstream"
 _OWN = ("content", "seal")  # entries that are no provenance
+_BESIDE = ("format", "device")  # entries that are no identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +169,14 @@ def read_provenance(path: Path, /) -> dict[str, Any]:
 
 
 def require_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path, /) -> None:
-    """Refuse a part of another extraction, showing both sides.
+    """Refuse a part of another extraction, showing both sides; the device that it ran on does not count.
 
     Raises:
-        ValueError: Some entry of the provenance differs.
+        ValueError: Some other entry of the provenance differs.
     """
-    for key in sorted({*found, *expected} - {"format"}):
-        if found.get(key) != expected.get(key):
-            raise ValueError(
-                f"{where}: {key} is {json.dumps(found.get(key))}, but this extraction has "
-                f"{json.dumps(expected.get(key))}: give another output folder, or remove this one"
-            )
+    theirs, mine = ({key: value for key, value in each.items() if key not in _BESIDE} for each in (found, expected))
+    if told := difference(theirs, mine):
+        raise ValueError(f"{where}: made with {told}: {ANOTHER}, or remove this one")
 
 
 def unreadable(path: Path, error: Exception | str, /) -> ValueError:

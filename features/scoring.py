@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drawstream.features.crops import Crops
 from drawstream.features.custom import MeasureFunction, hash_source, name_measure
@@ -135,8 +135,13 @@ def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model
 
 def weights_hash(model: nn.Module, /) -> str:
     """Hash over names and values of all parameters and buffers, 32 hex digits."""
+    return state_hash(model.state_dict())
+
+
+def state_hash(state: Mapping[str, Tensor], /) -> str:
+    """Hash over names and values of a state dict, 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

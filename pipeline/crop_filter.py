@@ -233,6 +233,11 @@ class CropFilter:
             raise ValueError(f"this state is of another crop filter: saved {saved!r}, this one has {mine!r}")
         self.loader.load_state_dict(state)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a state must have in common with the filter that takes it, JSON-able."""
+        return {**self.loader.identity, "crop_filter": self._identity()}
+
     def _identity(self) -> dict[str, str]:
         sampler = fingerprint(self._sampler)
         return {"keep": str(self._share), "sampler": sampler, "scorer": self._scorer.fingerprint}

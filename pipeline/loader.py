@@ -246,6 +246,11 @@ class Loader:
         """The samples that were found bad and replaced so far, by row; without those of the quarantine list."""
         return self._bad.met
 
+    @property
+    def global_batch(self) -> int:
+        """Rows of a step over all ranks."""
+        return self._batch_size * self._world_size
+
     def state_dict(self) -> dict[str, Any]:
         """JSON-able position: what was seen up to the batch yielded last, and fingerprints of what it means.
 

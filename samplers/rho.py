@@ -45,10 +45,10 @@ class RHOLoss:
         if factor < 2:
             raise ValueError(f"factor >= 2 must hold, but got {factor}")
         self.factor = factor
-        self._irreducible = check_scores(irreducible).astype(np.float32)
+        self.irreducible = check_scores(irreducible).astype(np.float32)
 
     def __repr__(self) -> str:
-        return f"RHOLoss({self._irreducible.size} rows, factor {self.factor})"
+        return f"RHOLoss({self.irreducible.size} rows, factor {self.factor})"
 
     def select(self, scores: Any, /, *, epoch: int = 0, step: int = 0, ids: Any) -> Selected:  # noqa: ARG002
         """Choose the n / factor rows (rounded down, at least 1) of the global batch with the largest l − v.
@@ -63,16 +63,16 @@ class RHOLoss:
             ValueError: losses are not finite or do not fit the ids, or an id is out of range.
         """
         losses, rows = check_scores(scores), to_array(ids, np.int64)
-        if rows.shape != losses.shape or rows.min() < 0 or rows.max() >= self._irreducible.size:
+        if rows.shape != losses.shape or rows.min() < 0 or rows.max() >= self.irreducible.size:
             raise ValueError(
-                f"ids must be {losses.shape} and in [0, {self._irreducible.size}), but got {rows.shape} in "
+                f"ids must be {losses.shape} and in [0, {self.irreducible.size}), but got {rows.shape} in "
                 f"[{rows.min(initial=0)}, {rows.max(initial=0)}]"
             )
-        return select_largest(losses - self._irreducible[rows], max(1, losses.size // self.factor))
+        return select_largest(losses - self.irreducible[rows], max(1, losses.size // self.factor))
 
     def state_dict(self) -> dict[str, Any]:
         """What makes the choice: plain values."""
-        return {"selector": "rho", "factor": self.factor, "irreducible": digest_array(self._irreducible)}
+        return {"selector": "rho", "factor": self.factor, "irreducible": digest_array(self.irreducible)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Check that a run whose `state_dict` this is goes on with the same irreducible losses.

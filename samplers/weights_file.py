@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.system import raise_unless_file
 
-__all__ = ["map_weights"]
+__all__ = ["map_weights", "weights_catalog"]
 
 _DISTRIBUTION = "1"  # format of the files of `drawstream search auto`
 _BATCH = 1 << 20  # rows read at a time
@@ -63,6 +63,23 @@ def map_weights(path: str | Path, /, *, column: str | None = None, folder: str |
         raise_unless_file(error, source)
         if isinstance(error, FileNotFoundError):
             raise
+        raise ValueError(f"{source}: {str(error).splitlines()[0]}: {_REMEDY}") from None
+
+
+def weights_catalog(path: str | Path, /) -> str:
+    """Return the fingerprint of the catalog that a file of weights says it belongs to; "" where it says nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: As `map_weights`.
+    """
+    source = Path(path)
+    file = _files(source)[0]
+    if file.suffix == ".npy":
+        return ""
+    try:
+        return str((_schema(file).metadata or {}).get(b"catalog", b"").decode(errors="replace"))
+    except (pa.ArrowException, OSError) as error:
+        raise_unless_file(error, source)
         raise ValueError(f"{source}: {str(error).splitlines()[0]}: {_REMEDY}") from None
 
 

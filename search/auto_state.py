@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from drawstream.pipeline.identity import refuse_other
 from drawstream.search.plain_file import read_plain, write_plain
 
 __all__ = ["Progressed", "fields_of", "load_checkpoint", "save_checkpoint"]
@@ -66,10 +67,5 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
         raise
     except Exception as error:
         raise ValueError(f"{path}: not a checkpoint of a search ({error}): start in another folder") from None
-    for name, mine in json.loads(json.dumps(dict(settings))).items():
-        if theirs.get(name) != mine:
-            raise ValueError(
-                f"{path}: this search was started with {name} {theirs.get(name)!r}, not {mine!r}: "
-                "give another output folder"
-            )
+    refuse_other(path, theirs, settings)
     return done

@@ -26,7 +26,7 @@ from drawstream.search.crew import Crew, Outcome
 from drawstream.search.objective import Trial, describe, usable
 from drawstream.search.owner import fail_orphans, owner
 from drawstream.search.space import Point, Space
-from drawstream.search.study import TWICE, by_candidate, is_settled, record_of
+from drawstream.search.study import TWICE, StudyMismatch, by_candidate, is_settled, record_of
 
 Progress = Callable[[dict[str, Any]], None]
 MOST_FRUITLESS = 100  # candidates in a row without a score before the search gives up
@@ -49,6 +49,8 @@ class Rounds:
         crew: Runs the objective.
         trials: Completed candidates that are asked for.
         min_ess: Least effective sample size, as a share of the rows.
+        mark: Hash of the settings, which every trial carries: two processes that created a study at the same moment
+            may have set different ones.
         progress: Told after every trial.
     """
 
@@ -58,6 +60,7 @@ class Rounds:
     crew: Crew
     trials: int
     min_ess: float
+    mark: str = ""
     progress: Progress | None = None
     _running: dict[int, int] = field(default_factory=dict)  # candidate to trial number, of this process
     _round: tuple[int, list[Point], float] = (-1, [], 0.0)  # first candidate, points, seconds for each
@@ -86,7 +89,16 @@ class Rounds:
             raise
 
     def _taken(self) -> dict[int, FrozenTrial]:
-        return by_candidate(self.study.get_trials(deepcopy=False))
+        taken = by_candidate(self.study.get_trials(deepcopy=False))
+        other = next(
+            (trial for trial in taken.values() if trial.user_attrs.get("settings", self.mark) != self.mark), None
+        )
+        if other is not None:
+            raise StudyMismatch(
+                f"study {self.study.study_name!r}: trial {other.number} belongs to a search with other settings: give "
+                "another study name, or start all processes with the same options"
+            )
+        return taken
 
     def _completed(self, taken: Mapping[int, FrozenTrial]) -> int:
         return sum(trial.state == TrialState.COMPLETE for trial in taken.values())
@@ -112,7 +124,8 @@ class Rounds:
     def _begin(self, number: int, point: Point, seconds: float) -> None:
         """Create the trial of a candidate and have it run; one that is degenerate is settled at once."""
         names = self.agent.space.names
-        notes: dict[str, Any] = {"candidate": number, "owner": owner(), "propose_seconds": seconds}
+        notes: dict[str, Any] = {"candidate": number, "owner": owner(), "settings": self.mark}
+        notes["propose_seconds"] = seconds
         state = TrialState.RUNNING
         try:
             params = self.agent.space.decode(point)

@@ -8,6 +8,7 @@ failed, and its candidate is run again. Where two processes take one candidate a
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -22,6 +23,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, make_url
 
+from drawstream.pipeline.identity import difference, plain
 from drawstream.pipeline.secrets import shown
 from drawstream.samplers import SwiftParams
 from drawstream.samplers.errors import DrawstreamError
@@ -99,7 +101,7 @@ def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> I
                 law = f"study {name!r} in {shown(storage)} holds trials of another search"
                 raise StudyMismatch(f"{law}: choose another name")
             study.set_user_attr("settings", dict(settings))
-        _refuse_other(study.user_attrs["settings"], settings, f"study {name!r} in {shown(storage or 'memory')}")
+        _require_same(study, settings, storage)
         yield study
     except Exception as error:
         if not _is_of_database(error):
@@ -154,11 +156,17 @@ def _storage_error(storage: str | None, error: BaseException) -> Exception:
     return StorageError(f"{law}: is it whole, and may you write there? Another output folder starts a new one")
 
 
-def _refuse_other(stored: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
-    differing = [key for key in sorted({*stored, *given}) if stored.get(key) != given.get(key)]
-    if differing:
-        sides = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} given" for key in differing)
-        raise StudyMismatch(f"{what} was started with other settings ({sides}): give the same, or another study name")
+def _require_same(study: optuna.Study, given: Mapping[str, Any], storage: str | None) -> None:
+    if told := difference(study.user_attrs["settings"], given):
+        raise StudyMismatch(
+            f"study {study.study_name!r} in {shown(storage or 'memory')}: this job was started with {told}: give "
+            "another output folder (-o), or in a shared storage another study name"
+        )
+
+
+def settings_mark(settings: Mapping[str, Any], /) -> str:
+    """Return the hash of a search's settings, which each of its trials carries."""
+    return hashlib.blake2b(json.dumps(plain(settings), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def is_settled(trial: FrozenTrial, /) -> bool:

@@ -20,7 +20,7 @@ from drawstream.search.crew import hired
 from drawstream.search.objective import Objective
 from drawstream.search.rounds import Progress, Rounds
 from drawstream.search.space import Space, SpaceName
-from drawstream.search.study import TrialRecord, open_study, records_of
+from drawstream.search.study import TrialRecord, open_study, records_of, settings_mark
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +78,7 @@ def search_swift(
     confirm_seeds: int = 3,
     progress: Progress | None = None,
     provenance: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Search the sampler with the highest objective (paper, Algorithm 1), and take it only if it beats uniform again.
 
@@ -112,6 +113,8 @@ def search_swift(
         progress: Called after every run with a dict: stage, done, and the record's fields.
         provenance: JSON-able notes on the data (catalog fingerprint, model hash): kept in the sampler, and a study
             with others is refused.
+        identity: JSON-able, what decides the objective's scores (data, model, recipe): a study with another one is
+            refused, also by the other processes of a shared storage.
 
     Raises:
         ValueError: An argument or a column breaks its law; or 100 candidates in a row gave no score.
@@ -127,10 +130,7 @@ def search_swift(
             raise ValueError(f"{name} >= {least} must hold, but got {value}")
     if not 0 <= min_ess <= 1:
         raise ValueError(f"0 <= min_ess <= 1 must hold, but got {min_ess}")
-    try:
-        notes = without_secrets(json.loads(json.dumps(dict(provenance or {}), allow_nan=False)))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"provenance must be plain JSON (strings, numbers, lists, dicts): {error}") from error
+    notes, own = without_secrets(_notes("provenance", provenance)), _notes("identity", identity)
     fit = SwiftFit(columns, features=features, mass=mass, transform=transform)
     cube = Space(space, len(fit.features), segments)
     settings = {
@@ -148,11 +148,12 @@ def search_swift(
         "rows": fit.rows,
         "columns": _content(columns, [*fit.features, *([mass] if transform == "cgf" and mass else [])]),
         "provenance": notes,
+        **({"identity": own} if own else {}),
     }
     proposer = SwiftAgent(cube, seed=seed, agent=agent, kappa=kappa, starts=starts, batch=batch)
     confirmation: list[ConfirmationRecord] = []
     with open_study(storage, study_name, settings) as study, hired(objective, engine=engine, workers=workers) as crew:
-        Rounds(study, proposer, fit, crew, trials, min_ess, progress).run()
+        Rounds(study, proposer, fit, crew, trials, min_ess, settings_mark(settings), progress).run()
         records = records_of(study)
         if confirm_top == 0:
             verdict = unguarded(records)
@@ -182,6 +183,14 @@ def search_swift(
         confirmation=confirmation,
         message=verdict.message,
     )
+
+
+def _notes(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(given or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be plain JSON (strings, numbers, lists, dicts): {error}") from error
+    return found
 
 
 def _content(columns: Mapping[str, ArrayLike], names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import typer
 
 from drawstream.pipeline.names import printable
 from drawstream.tools.bench.cli import app as bench_app
-from drawstream.tools.config import read_config
+from drawstream.tools.config import config_first, read_config
 from drawstream.tools.doctor import doctor
 from drawstream.tools.ending import INTERRUPTED, flush_output, mute, of_system, signals_as_exceptions, stopped
 from drawstream.tools.features import Join
@@ -77,7 +77,7 @@ def _tell_version(asked: bool) -> None:
 def common(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with options of commands; those given here win.")
+        Path | None, typer.Option(help="TOML file with options of commands; it may stand after the command too.")
     ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
@@ -371,7 +371,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with signals_as_exceptions():
-            status = app(args=arguments, standalone_mode=False)
+            words = config_first(sys.argv[1:] if arguments is None else arguments)
+            status = app(args=words, standalone_mode=False)
             flush_output()
         return stopped(status) if isinstance(status, int) else 0
     except SystemExit as ended:

@@ -1,4 +1,4 @@
-"""Config files: a TOML file that holds options of any commands, `drawstream --config job.toml train`.
+"""Config files: a TOML file that holds options of any commands, `drawstream train --config job.toml`.
 
 A table per command, its keys the names of options without their dashes, or of arguments in small letters:
 
@@ -10,14 +10,54 @@ A table per command, its keys the names of options without their dashes, or of a
     [search.swift]
     features = ["loss", "entropy"]     # a list stands for a comma list, or for an option that is given several times
 
-What is given on the command line wins. Paths are those of the folder where the command is started.
+What is given on the command line wins. Paths are those of the folder where the command is started. The file is read
+once, at the start: records keep what was read then, whatever becomes of the file during the run.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 Defaults = dict[str, Any]
+OPTION = "--config"
+_used: dict[str, Any] = {}  # what records keep: the content of the file that this process' command was given
+
+
+def config_first(arguments: Sequence[str], /) -> list[str]:
+    """Return the arguments with `--config FILE` before the command, wherever it stands; forget an earlier command's.
+
+    Raises:
+        ValueError: It is given twice, or without a file.
+    """
+    use_config({})
+    given: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *words]
+        elif name == OPTION:
+            file = value if equals else next(words, "")
+            if not file or given:
+                raise ValueError(f"{OPTION} {file or 'without a file'}: give one file, once")
+            given = [OPTION, file]
+        else:
+            rest.append(word)
+    return [*given, *rest]
+
+
+def use_config(content: Mapping[str, Any], /) -> None:
+    """Note the content of a config file as used, for the records of this process; TOML's dates become text."""
+    _used.clear()
+    _used.update(json.loads(json.dumps(content, default=str)))
+
+
+def used_config() -> dict[str, Any]:
+    """Return `{"config": content}` of the config file in use, as it was read at the start; empty without one."""
+    return {"config": dict(_used)} if _used else {}
 
 
 def read_config(path: Path, root: Any, /) -> Defaults:
@@ -38,7 +78,9 @@ def read_config(path: Path, root: Any, /) -> Defaults:
         raise ValueError(f"{path}: no such config file") from None
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror}") from None
-    return _of_group(content, root, path, ())
+    found = _of_group(content, root, path, ())
+    use_config(content)
+    return found
 
 
 def _of_group(content: Defaults, group: Any, path: Path, above: tuple[str, ...]) -> Defaults:

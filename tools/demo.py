@@ -10,15 +10,17 @@ import torch
 
 from drawstream.pipeline import ArraySource, Source, open_source
 from drawstream.pipeline.catalog import FILE
+from drawstream.pipeline.identity import refuse_other
 from drawstream.pipeline.names import printable
 from drawstream.pipeline.noise import stratified_order
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.sources import FASHION_MNIST
+from drawstream.tools.identity import file_hash
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.report.build import write_report
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs import before, conclude, hold_identity
 from drawstream.tools.training.finetune import FineTune, fine_tuning, flush_denormals
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe
@@ -84,8 +86,8 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     for line in write_report(out, report).lines:
         print(f"left out: {printable(line)}", file=sys.stderr)
     result = {"data": data, "noise": noise, "rows": rows, "report": report}
-    write_record(out / "demo.json", "demo", result)
-    return {**result, "report": str(report)}
+    record = conclude(out / "demo.json", "demo", result)
+    return {**result, "report": str(report), **before(record)}
 
 
 def start_demo(data: str, seeds: list[int], /) -> Plan:
@@ -146,6 +148,7 @@ def pack_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
 
 def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, plan: Plan) -> None:
     train, test = source_and_test(data, source, seed)
+    hold_data(out, data, source, seed=seed, noise=noise, limit=plan.limit, holdout=plan.holdout)
     if not (out / "test" / FILE).exists():
         pack(test, out / "test", encoding="raw", seed=seed)
     if not (out / "data/train" / FILE).exists():
@@ -159,6 +162,20 @@ def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, pl
             noise_seed=seed,
             seed=seed,
         )
+
+
+def hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> None:
+    """Note in `data.json` what the catalogs of a folder are packed from, or compare with what is noted there.
+
+    Raises:
+        ValueError: The folder holds other data; both sides are shown.
+    """
+    files = file_hash(source or FASHION_MNIST) if data == "fashion-mnist" else None
+    path = out / "data.json"
+    identity = {"data": data, "source": files, **about}
+    if not path.exists() and (out / "data").exists():
+        refuse_other(out / "data", None, identity)
+    hold_identity(path, "data", identity)
 
 
 def source_and_test(data: str, source: Path | None, seed: int, /) -> tuple[Source, Source]:

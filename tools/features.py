@@ -131,7 +131,7 @@ def extract(
     from drawstream.features.custom import load_measure
     from drawstream.features.measures import chosen_measures
     from drawstream.tools.jobs.features import features_job
-    from drawstream.tools.runs import write_record
+    from drawstream.tools.runs import BEFORE, write_record
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
     ranks = join_ranks(device)
@@ -159,14 +159,23 @@ def extract(
         if ranks.writes:
             tell(estimate, json_path)
         return
-    table = features_job(setup, weights, out, scoring, engine=engine)
+    table, before = features_job(setup, weights, out, scoring, engine=engine)
     leave_ranks()
     if not ranks.writes:
         return
-    result = {"features": str(out), "rows": len(table), "columns": list(table.names), "provenance": table.provenance}
+    result: dict[str, Any] = {
+        "features": str(out),
+        "rows": len(table),
+        "columns": list(table.names),
+        "provenance": table.provenance,
+    }
+    if before is not None:
+        result |= {"finished": before, **BEFORE}
     out = out.absolute()  # the record lies beside the folder: all readers of Parquet take a folder of parts alone
+    record = out.with_name(f"{out.name}.features.json")
     try:
-        write_record(out.with_name(f"{out.name}.features.json"), "features", result | {"features": out})
+        if before is None or not record.exists():
+            write_record(record, "features", {**result, "features": out})
     except PermissionError as error:  # a folder that somebody made for us; the parts say what made them
         typer.echo(f"note: no record of the command: {error.filename}: {error.strerror}", err=True)
     (out / "features.json").unlink(missing_ok=True)  # where earlier versions wrote it

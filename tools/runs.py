@@ -7,19 +7,23 @@ import json
 import os
 import platform
 import sys
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from drawstream.pipeline.identity import plain, refuse_other
+from drawstream.pipeline.names import printable
 from drawstream.pipeline.secrets import shown, without_secrets
 from drawstream.samplers.documents import read_json
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.system import raise_unless_file
+from drawstream.tools.config import used_config
 
 FORMAT = 1
+BEFORE = {"finished_before": True}  # of a result that was there before this command
+BESIDE = ("processes", "engine", "page")  # of a benchmark's record: they change no figure
 
 
 def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
@@ -28,32 +32,20 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
         "format": FORMAT,
         "kind": kind,
         "command": command(),
-        **_config(sys.argv[1:]),
+        **used_config(),
         **content,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
     }
-    record = without_secrets({key: _relative(value, path.parent) for key, value in record.items()})
+    record = {key: _kept(key, value, path.parent) for key, value in record.items()}
     write_json(path, record)
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def command() -> list[str]:
     """The words of the command line of this process, without credentials; `shlex.join` gives what can be pasted."""
     return ["drawstream", *map(shown, sys.argv[1:])]
-
-
-def _config(arguments: list[str]) -> dict[str, Any]:
-    """What the config file of the command holds, where there is one: the command alone does not say it."""
-    for i, argument in enumerate(arguments[:-1]):
-        name, _, value = argument.partition("=")
-        if name == "--config":
-            path = Path(value or arguments[i + 1])
-            return {"config": tomllib.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
-        if not argument.startswith("-"):
-            break
-    return {}
 
 
 def read_record(path: Path, kind: str, /) -> dict[str, Any]:
@@ -142,6 +134,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _kept(key: str, value: Any, folder: Path) -> Any:
+    """A value as a record has it; an identity, which holds no URL, to the letter."""
+    return value if key == "identity" else without_secrets(_relative(value, folder))
+
+
 def _relative(value: Any, folder: Path) -> Any:
     if isinstance(value, Path):
         return os.path.relpath(value, folder)
@@ -152,21 +149,51 @@ def _relative(value: Any, folder: Path) -> Any:
     return value
 
 
-def finished_record(path: Path, kind: str, settings: dict[str, Any], keys: tuple[str, ...], /) -> dict[str, Any]:
-    """The record of a finished job.
+def finished_record(path: Path, kind: str, identity: Mapping[str, Any], /) -> dict[str, Any] | None:
+    """Return the record of a job that is finished; None where there is none.
 
     Raises:
-        ValueError: It was done with other settings at one of `keys`.
+        ValueError: It is of a job of another identity; both sides are shown.
     """
+    if not path.exists():
+        return None
     record = read_record(path, kind)
-    for key in keys:
-        if record.get(key, settings[key]) != settings[key]:  # records of earlier versions lack some keys
-            raise ValueError(
-                f"{path}: a finished run with {key} {record[key]!r}, not {settings[key]!r}: give another output folder"
-            )
+    refuse_other(path, record.get("identity"), identity)
     return record
 
 
-def plain(values: dict[str, Any], /) -> dict[str, Any]:
-    """Settings as JSON gives them back: lists in place of tuples."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+def tell_finished(where: Path, finished: str, /) -> None:
+    """Say on stderr that a job was finished earlier; `finished` is its time, in ISO format."""
+    when = datetime.fromisoformat(finished).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    print(printable(f"note: {where}: this job was finished on {when}; nothing was run"), file=sys.stderr, flush=True)
+
+
+def hold_identity(path: Path, kind: str, identity: Mapping[str, Any], /) -> None:
+    """Note in a folder of several jobs what all of them have in common, or compare with what is noted there.
+
+    Raises:
+        ValueError: The folder holds jobs of another identity; both sides are shown.
+    """
+    if path.exists():
+        refuse_other(path, read_record(path, kind).get("identity"), identity)
+    else:
+        write_record(path, kind, {"identity": plain(identity)})
+
+
+def conclude(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
+    """Write the record of a job of many runs; where it stands there already, say that nothing was run.
+
+    Measured seconds are part of the content, so equal content was read from the same finished runs.
+    """
+    if path.exists():
+        record = read_record(path, kind)
+        now = json.loads(json.dumps({key: _kept(key, value, path.parent) for key, value in content.items()}))
+        if all(record.get(key) == value for key, value in now.items() if key not in BESIDE):
+            tell_finished(path, record["finished"])
+            return record | BEFORE
+    return write_record(path, kind, content)
+
+
+def before(record: Mapping[str, Any], /) -> dict[str, Any]:
+    """Return what a result takes over of a record that was there: that its job was finished before."""
+    return {key: record[key] for key in BEFORE if key in record}

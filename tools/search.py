@@ -148,7 +148,7 @@ def swift(
         from drawstream.tools.estimate.stages import tell
 
         check_hooks(hook or (), tensorboard=tensorboard)
-        built = score.built if isinstance(score, FineTuning) else None
+        built = score.built if isinstance(score, FineTuning) else score
         known: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running}
         tell(estimate_swift(setup, table, built, out, **known), json_path)
         return

@@ -34,7 +34,6 @@ from drawstream.tools.hooks import read_journal
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.training import checkpoint
 from drawstream.tools.training.accounting import Run
-from drawstream.tools.training.recipe import Recipe
 
 
 def json_file(path, key, version):
@@ -108,11 +107,11 @@ def quarantine(folder, version):
 
 
 def training(folder, version):
-    path, recipe = folder / "checkpoint.pt", Recipe(1, 0.1)
-    checkpoint.save_checkpoint(path, recipe, Run([], None, None, torch.zeros(3)), {})
+    path = folder / "checkpoint.pt"
+    checkpoint.save_checkpoint(path, {"lr": 0.05}, Run([], None, None, torch.zeros(3)), {})
     content = torch.load(path, weights_only=True)
     torch.save(content | {"format": version}, path)
-    return lambda: checkpoint.load_checkpoint(path, recipe, {})
+    return lambda: checkpoint.load_checkpoint(path, {"lr": 0.05}, {})
 
 
 def population(folder, version):
@@ -131,7 +130,7 @@ FILES = {
     distribution: 1,
     record: 1,
     quarantine: 1,
-    training: 1,
+    training: 2,
     population: 1,
 }
 
@@ -154,15 +153,19 @@ def test_a_record_whose_format_is_no_number_is_damaged(damaged, tmp_path):
         opened()
 
 
-def test_checkpoints_of_before_their_format_was_written_still_read(tmp_path):
-    """The first ones lack the entry; the rest is the same."""
+def test_checkpoints_of_before_their_format_was_written(tmp_path):
+    """The first ones lack the entry; those of a population are the same otherwise, those of a training refused."""
     for write in (training, population):
         opened = write(tmp_path, 1)
         path = tmp_path / "checkpoint.pt"
         content = torch.load(path, weights_only=True)
         del content["format"]
         torch.save(content, path)
-        assert opened() is not None
+        if write is population:
+            assert opened() is not None
+        else:
+            with pytest.raises(ValueError, match=r"started by an earlier version.*: give another output folder"):
+                opened()
 
 
 def test_a_journal_of_another_version_is_passed_over(tmp_path):

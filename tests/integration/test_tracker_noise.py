@@ -99,7 +99,7 @@ def test_tracked_training_from_the_command_line(data, tmp_path, capsys):
     capsys.readouterr()
     untracked = [*command[:3], str(tmp_path / "2"), *command[4:6], "--epochs", "1", "--track", str(tmp_path / "f2")]
     assert main([*untracked, "--table", str(table), "--sampler", str(tmp_path / "drop.json")]) == 2
-    assert "was not tracked: give another output folder" in capsys.readouterr().err
+    assert "started with tracked False, not True: give another output folder" in capsys.readouterr().err
 
 
 def test_a_search_takes_the_table(data, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_killed_training_tracks_as_an_undisturbed_one(data, tmp_path, one_thre
     with pytest.raises(ValueError, match="rows 1000, but here it is 9"):
         train(setup.build(0), setup.training_loader(), Recipe(4), tracker=Tracker(9), checkpoint=tmp_path / "c.pt")
     train(setup.build(0), setup.training_loader(), Recipe(1), checkpoint=tmp_path / "untracked.pt")
-    with pytest.raises(ValueError, match="started with the tracker none, not Tracker"):
+    with pytest.raises(ValueError, match="started with tracked False, not True"):
         train(
             setup.build(0),
             setup.training_loader(),

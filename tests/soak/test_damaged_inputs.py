@@ -35,6 +35,7 @@ from drawstream.tools.training.models import build_model, load_weights
 
 pytestmark = pytest.mark.slow
 RECIPE = Recipe(4, 0.05)
+IDENTITY = {"recipe": {"epochs": 4, "lr": 0.05}}
 DIGITS = load_digits()
 PIXELS, LABELS = (DIGITS.images[:40] * 15).astype(np.uint8), DIGITS.target[:40]
 
@@ -59,8 +60,8 @@ def test_checkpoint_of_a_training(damages, tmp_path):
     path = tmp_path / "checkpoint.pt"
     epochs = [Epoch(e, 1.0, 0.05, {"held_out": 50.0}, 1.0, 0.1, 40, 40) for e in range(2)]
     run = Run(epochs, 0, parts()["model"].state_dict(), torch.ones(40, dtype=torch.int64))
-    save_checkpoint(path, RECIPE, run, parts())
-    damages("checkpoint.pt", path, lambda: load_checkpoint(path, RECIPE, parts()).history[0])
+    save_checkpoint(path, IDENTITY, run, parts())
+    damages("checkpoint.pt", path, lambda: load_checkpoint(path, IDENTITY, parts()).history[0])
 
 
 def test_checkpoint_of_a_search(damages, tmp_path):

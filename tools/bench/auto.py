@@ -31,7 +31,7 @@ from drawstream.tools.bench.noise_cell import Cell, Record
 from drawstream.tools.demo import PLANS, Plan
 from drawstream.tools.report.comparison import Difference, Entry, difference
 from drawstream.tools.report.schedule_page import SearchedSchedule
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs import before, conclude
 from drawstream.tools.training.finetune import flush_denormals
 
 __all__ = ["METHODS", "SETTINGS", "format_table", "run", "start", "summarise", "verdicts"]
@@ -97,9 +97,9 @@ def run(
     print(format_table(summary), *words, *first, sep="\n")
     result: dict[str, Any] = {"rows": rows, "summary": summary, "verdicts": words, "searches": searches}
     record = {"data": data, **result, "plan": asdict(plan), "settings": asdict(chosen)}
-    write_record(out / "bench-auto.json", "bench-auto", record)
+    record = conclude(out / "bench-auto.json", "bench-auto", record)
     write_page(out / "auto.html", f"AutoSampling on {data}", record)
-    return {**result, "page": str(out / "auto.html")}
+    return {**result, "page": str(out / "auto.html"), **before(record)}
 
 
 def start(data: str, noise: Sequence[float], methods: Sequence[str], seeds: Sequence[int], /) -> Plan:

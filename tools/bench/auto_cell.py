@@ -24,17 +24,18 @@ from drawstream.samplers import IndexStream
 from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import map_weights
 from drawstream.tools.bench.noise_cell import Cell, Record
+from drawstream.tools.identity import model_identity, training_identity
 from drawstream.tools.jobs.auto import auto_job
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import finished_record, write_record
 from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.methods import PLAIN
 from drawstream.tools.training.models import save_weights
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 
 METHODS = ("uniform", "best-of", "random", "mixture", "static", "replay", "replay-other")
-TRAINED = ("method", "seed", "model", "catalog_fingerprint", "stream", "recipe", "batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,8 @@ class AutoCell:
         setup, folder, loader = self.data.setups["clean"], self.folder(name), self.data.loader
         recipe = self.recipe(seed)
         loader.replace_stream(stream)
-        settings = {
+        model = setup.build(seed)
+        settings: dict[str, Any] = {
             "method": name,
             "seed": seed,
             "model": setup.model,
@@ -213,11 +215,20 @@ class AutoCell:
             "stream": loader.stream.fingerprint,
             "recipe": asdict(recipe),
             "batch_size": setup.batch_size,
+            "identity": training_identity(
+                model,
+                loader,
+                recipe,
+                evaluate=self.data.sets,
+                select="held_out",
+                method=PLAIN,
+                about=model_identity(setup.model),
+            ),
         }
         path = folder / "run.json"
-        if path.exists():
-            return finished_record(path, "train", settings, TRAINED)
-        model = setup.build(seed)
+        finished = finished_record(path, "train", settings["identity"])
+        if finished is not None:
+            return finished
         with Progress(f"noise {self.data.noise:g}, seed {self.data.seed}, {name}", "epochs") as progress:
             run = train(
                 model,
@@ -226,6 +237,7 @@ class AutoCell:
                 evaluate=self.data.sets,
                 select="held_out",
                 checkpoint=folder / "checkpoint.pt",
+                identity=settings["identity"],
                 on_epoch=lambda epoch: progress.update(
                     epoch.epoch + 1, recipe.epochs, f"test {epoch.accuracy['test']:.2f} %"
                 ),

@@ -34,8 +34,9 @@ from drawstream.tools.bench.budget_grid import (
 from drawstream.tools.bench.budget_page import write_page
 from drawstream.tools.bench.budget_verdict import checks, compare, control_budgets, summarise
 from drawstream.tools.bench.budget_words import claims, format_table, headline
-from drawstream.tools.demo import PLANS, source_and_test
-from drawstream.tools.runs import read_record, write_record
+from drawstream.tools.demo import PLANS, hold_data, source_and_test
+from drawstream.tools.identity import model_identity
+from drawstream.tools.runs import before, conclude, hold_identity
 from drawstream.tools.training.setup import Device
 
 __all__ = ["MAIN", "Remaining", "common_of", "remaining", "remember", "run"]
@@ -210,25 +211,23 @@ def _conclude(common: Common, rows: Sequence[Record], out: Path, processes: int,
     }
     page = out / "budget.html"
     write_page(page, entries, comparisons, costs, common=common, processes=processes)
-    write_record(out / "budget.json", "budget", {**result, "common": asdict(common), "page": page})
-    return {**result, "page": str(page)}
+    record = conclude(out / "budget.json", "budget", {**result, "common": asdict(common), "page": page})
+    return {**result, "page": str(page), **before(record)}
 
 
 def remember(common: Common, out: Path, /) -> None:
     """Note in `out` what all its runs have in common, or compare with what is noted there."""
     places = {"catalog": common.catalog, "held_out": common.held_out, "test": common.test}
     settings: dict[str, Any] = {key: value and Catalog.open(value).fingerprint for key, value in places.items()}
-    settings |= {key: value for key, value in asdict(common).items() if key not in places}
-    path = out / "common.json"
-    noted = read_record(path, "budget-common") if path.exists() else write_record(path, "budget-common", settings)
-    for key, value in settings.items():
-        if noted.get(key) != value:
-            raise ValueError(f"{path}: the runs here have {key} {noted.get(key)!r}, not {value!r}: give another folder")
+    settings |= model_identity(common.model)
+    settings |= {key: getattr(common, key) for key in ("batch_size", "evaluations")} | {"recipe": asdict(common.recipe)}
+    hold_identity(out / "common.json", "budget-common", settings)
 
 
 def _pack(data: str, out: Path, source: Path | None) -> None:
     """Write the catalogs of a named data set, as far as they are not there; one division for all seeds."""
     train, test = source_and_test(data, source, 0)
+    hold_data(out, data, source, limit=PLANS[data].limit, holdout=PLANS[data].holdout)
     if not (out / "test" / FILE).exists():
         pack(test, out / "test", encoding="raw", seed=0)
     if not (out / "data/train" / FILE).exists():

@@ -28,7 +28,7 @@ from drawstream.tools.bench.noise_page import write_page
 from drawstream.tools.bench.noise_table import agreement_line, format_table, summarise, where
 from drawstream.tools.bench.rank_study import rank_study
 from drawstream.tools.demo import PLANS, Plan
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs import before, conclude
 from drawstream.tools.training.finetune import flush_denormals
 
 __all__ = ["METHODS", "run", "start"]
@@ -92,9 +92,9 @@ def run(
     print(format_table(summary))
     for each in found["rank_agreement"]:
         print(agreement_line(each))
-    record = write_record(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
+    record = conclude(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
     write_page(record, out / "noise.html")
-    return result
+    return {**result, **before(record)}
 
 
 def start(

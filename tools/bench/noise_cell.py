@@ -23,7 +23,8 @@ from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.noise_methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
-from drawstream.tools.demo import Plan, source_and_test
+from drawstream.tools.demo import Plan, hold_data, source_and_test
+from drawstream.tools.identity import model_identity, training_identity
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job
 from drawstream.tools.progress import Progress
@@ -31,6 +32,7 @@ from drawstream.tools.runs import finished_record, read_record, write_record
 from drawstream.tools.training.finetune import FineTune, fine_tuning
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import train
+from drawstream.tools.training.methods import PLAIN
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.robust import LearnedWeights, Reed, SelfPaced
 from drawstream.tools.training.sampling import Sampling
@@ -66,6 +68,15 @@ class Cell:
     def pack(self, data: str, source: Path | None, /) -> None:
         """Write the catalogs, as far as they are not there; arguments as for the demo."""
         train_source, test_source = source_and_test(data, source, self.seed)
+        hold_data(
+            self.folder,
+            data,
+            source,
+            seed=self.seed,
+            noise=self.noise,
+            limit=self.plan.limit,
+            holdout=self.plan.holdout,
+        )
         kind: dict[str, Any] = {"encoding": "raw", "seed": self.seed}
         noisy = {**kind, "holdout": self.plan.holdout, "label_noise": self.noise, "noise_seed": self.seed}
         if not (self.folder / "test" / FILE).exists():
@@ -146,10 +157,17 @@ class Cell:
         if method == PAPER:
             return trained | {"search": search, "guard": None}
         path = self.folder / name / "guard.json"
-        if not path.exists():
+        identity = {
+            "held_out": Catalog.open(setup.held_out or "").fingerprint,
+            "uniform": control["identity"],
+            "sampler": trained["identity"],
+        }
+        if finished_record(path, "guard", identity) is None:
             weights = [self.folder / run / "last.safetensors" for run in ("uniform", name)]
             test = compare_finished(setup, *weights)
-            write_record(path, "guard", {**asdict(test), "better": test.better, "message": test.message})
+            write_record(
+                path, "guard", {**asdict(test), "better": test.better, "message": test.message, "identity": identity}
+            )
         guard = read_record(path, "guard")
         kept = trained if guard["better"] else control
         unguarded = trained["result"]["last"]
@@ -182,7 +200,7 @@ class Cell:
         self.loader.replace_stream(IndexStream(rows, seed=self.seed))
         model = setup.build(self.seed)
         loss = criterion(model) if criterion is not None else None
-        settings = {
+        settings: dict[str, Any] = {
             "method": name,
             "seed": self.seed,
             "model": setup.model,
@@ -192,10 +210,22 @@ class Cell:
             "criterion": repr(loss),
             "recipe": asdict(recipe),
             "batch_size": setup.batch_size,
+            "identity": training_identity(
+                model,
+                self.loader,
+                recipe,
+                evaluate=self.sets,
+                select="held_out",
+                tracked=tracker is not None,
+                criterion=loss,
+                method=PLAIN,
+                about=model_identity(setup.model),
+            ),
         }
         path = folder / "run.json"
-        if path.exists():
-            return finished_record(path, "train", settings, tuple(key for key in settings if key != "catalog"))
+        finished = finished_record(path, "train", settings["identity"])
+        if finished is not None:
+            return finished
         with Progress(f"noise {self.noise:g}, seed {self.seed}, {name}", "epochs") as progress:
             run = train(
                 model,
@@ -206,6 +236,7 @@ class Cell:
                 checkpoint=folder / "checkpoint.pt",
                 tracker=tracker,
                 criterion=loss,
+                identity=settings["identity"],
                 on_epoch=lambda epoch: progress.update(
                     epoch.epoch + 1, recipe.epochs, f"test {epoch.accuracy['test']:.2f} %"
                 ),

@@ -4,6 +4,7 @@ Random candidates of the search space are scored twice: as the search scores the
 set, and by test accuracy after training from scratch.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from drawstream.features import FeatureTable
+from drawstream.pipeline.identity import plain
 from drawstream.samplers import DegenerateSampler, SwiftFit
+from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.swift import effective_share, require_share
 from drawstream.search import Space, Trial
 from drawstream.tools.bench.noise_cell import Cell, Record
+from drawstream.tools.identity import objective_identity
+from drawstream.tools.runs import finished_record, write_record
+from drawstream.tools.training.finetune import FineTune
 
 __all__ = ["agreement", "random_candidates", "rank_study"]
 
@@ -39,13 +45,24 @@ def rank_study(cell: Cell, count: int, validation: str, /) -> tuple[list[Record]
     objective = cell.objective(validation if cell.noise else "clean")
     rows: list[Record] = []
     for number, probabilities in enumerate(random_candidates(fit, count, seed=cell.seed)):
-        tuned = objective(probabilities, Trial(number, cell.seed, "search"))
+        tuned = _fine_tuned(cell.folder / f"rank-{number}/fine-tuned.json", objective, probabilities, number, cell.seed)
         trained = cell.train(f"rank-{number}", probabilities)["result"]["last"]
         share = effective_share(probabilities)
         rows.append({"candidate": number, "ess": share, "fine_tuned": tuned, "from_scratch": trained})
     objective.loader.close()
     objective.held_out.close()
     return rows, agreement(rows)
+
+
+def _fine_tuned(path: Path, objective: FineTune, probabilities: NDArray[np.float64], number: int, seed: int) -> float:
+    """Score of a candidate by fine-tuning, per cent; one that is there is read."""
+    drawn = {"probabilities": digest_array(probabilities), "seed": seed}
+    identity = plain({"objective": objective_identity(objective), **drawn})
+    record = finished_record(path, "fine-tuning", identity)
+    if record is None:
+        score = objective(probabilities, Trial(number, seed, "search"))
+        record = write_record(path, "fine-tuning", {"score": score, "identity": identity})
+    return float(record["score"])
 
 
 def random_candidates(fit: SwiftFit, count: int, /, *, seed: int) -> list[NDArray[np.float64]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from drawstream.tools.bench.rehearsal_laws import PARTS, extrapolate, table
 from drawstream.tools.bench.rehearsal_process import bytes_below, measure
-from drawstream.tools.runs import versions, write_json
+from drawstream.tools.runs import hold_identity, versions, write_json
 
 HOLDOUT = 10_000  # rows held out, at most; a tenth of the rows where these are few
 CLASSES = 1000  # as ImageNet; fewer where that leaves a class less than 50 rows
@@ -114,7 +114,7 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
     Raises:
         ValueError: A stage failed, or the folder holds a rehearsal of another size.
     """
-    _settle(folder, {"rows": rows, "photos": photos, "seed": seed})
+    hold_identity(folder / "settings.json", "rehearsal", {"rows": rows, "photos": photos, "seed": seed})
     classes = max(2, min(CLASSES, rows // 50))
     ways = {part: way(count, classes=classes, seed=seed) for part, count in zip(PARTS, (rows // 8, rows), strict=True)}
     if photos:
@@ -148,16 +148,6 @@ def machine() -> dict[str, Any]:
         name = "unknown"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"processor": name, "cores": len(os.sched_getaffinity(0)), "memory": memory, "load": os.getloadavg()[0]}
-
-
-def _settle(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of a folder, or hold them against those that it has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "settings.json"
-    if not file.exists():
-        write_json(file, settings)
-    elif (earlier := json.loads(file.read_text(encoding="utf-8"))) != settings:
-        raise ValueError(f"{folder}: holds a rehearsal with {earlier}, not {settings}: give another folder")
 
 
 def _figures(folder: Path, part: str, stage: Stage, title: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from drawstream.tools.bench.asked import check_plan
 from drawstream.tools.bench.noise import CHANGED
 from drawstream.tools.bench.noise_cell import Cell, Record, right_rows
 from drawstream.tools.demo import PLANS
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs import before, conclude
 from drawstream.tools.training.finetune import flush_denormals
 from drawstream.tools.training.models import mlp
 from drawstream.tools.training.transfer import carry
@@ -107,8 +107,8 @@ def run(
         row["gain"] = row["last"] - _uniform(rows, row)["last"]
     result: dict[str, Any] = {"rows": rows, "summary": summarise(rows)}
     print(format_table(result["summary"]))
-    write_record(out / "transfer.json", "transfer", {"data": data, **result, "plan": asdict(plan)})
-    return result
+    record = conclude(out / "transfer.json", "transfer", {"data": data, **result, "plan": asdict(plan)})
+    return {**result, **before(record)}
 
 
 def _row(target: Cell, source: Cell, method: str, names: Record) -> Record:

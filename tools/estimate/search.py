@@ -72,7 +72,7 @@ class _Probe:
 def estimate_swift(
     setup: Setup,
     table_path: Path,
-    objective: FineTune | None,
+    objective: Any,
     out: Path,
     /,
     *,
@@ -81,13 +81,15 @@ def estimate_swift(
     join: Sequence[Path] = (),
     running: Mapping[str, Any],
 ) -> Estimate:
-    """The estimate of `search_job`; arguments and errors are its own, but that an objective of one's own is None."""
-    prepared = prepare_search(setup, table_path, out, seed=seed, options=options, join=join)
+    """The estimate of `search_job`; arguments and errors are its own; an objective of one's own is not run."""
+    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join)
     check_crew(running["engine"], running["workers"])
     if prepared.record is not None:
         return finished("search swift", out / "search.json")
     given = {**options, "seed": seed, "provenance": prepared.provenance}
-    stages, notes = estimate_candidates(prepared.columns, objective, out, given, running=running)
+    given["identity"] = prepared.settings["identity"]
+    tuned = objective if isinstance(objective, FineTune) else None
+    stages, notes = estimate_candidates(prepared.columns, tuned, out, given, running=running)
     return Estimate("search swift", out, stages, (*notes, *place_notes(setup, setup.ranks)))
 
 

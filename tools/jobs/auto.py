@@ -9,16 +9,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from drawstream.pipeline import Catalog
+from drawstream.pipeline.identity import plain
 from drawstream.pipeline.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
 from drawstream.tools.hooks import Hook, Hooks
+from drawstream.tools.identity import model_identity, shapes_hash
 from drawstream.tools.progress import Progress
-from drawstream.tools.runs import finished_record, write_record
+from drawstream.tools.runs import BEFORE, finished_record, tell_finished, write_record
 from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, keep
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import save_weights
@@ -28,18 +30,6 @@ from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.stacked import Stacked
 
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
-KEYS = (
-    "seed",
-    "model",
-    "catalog_fingerprint",
-    "held_out_fingerprint",
-    "reward",
-    "second_rows",
-    "stacked",
-    "augment",
-    "recipe",
-    "auto",
-)
 
 
 def auto_job(
@@ -78,13 +68,22 @@ def auto_job(
     ranks = ranks or Ranks()
     settings = _settings(setup, recipe, options, reward, reward_rows)
     settings |= {"second_rows": _second_rows(settings, ranks, stacked) if second_score else 0, "stacked": stacked}
+    first = setup.build(recipe.seed)
+    decides = {
+        **model_identity(setup.model),
+        "tensors": shapes_hash(first.state_dict()),
+        "held_out": settings["held_out_fingerprint"],
+        "transform": setup.transforms[0].as_dict(),
+        **{key: settings[key] for key in ("reward", "augment", "recipe", "second_rows", "stacked")},
+    }
+    settings["identity"] = plain({"catalog": setup.data.fingerprint, **decides, "auto": settings["auto"]})
     record_path = out / "auto.json"
-    finished = None
-    if ranks.writes and record_path.exists():
-        finished = finished_record(record_path, "auto", settings, KEYS)
+    finished = finished_record(record_path, "auto", settings["identity"]) if ranks.writes else None
+    if ranks.writes and finished is not None:
+        tell_finished(record_path, finished["finished"])
     finished = ranks.share(finished, 0)
     if finished is not None:
-        return finished  # type: ignore[no-any-return]
+        return finished | BEFORE  # type: ignore[no-any-return]
     rows, steps = len(setup.data), len(setup.data) // setup.batch_size
     begin = time.perf_counter()
     rewarded = settings["reward"]["rows"]
@@ -95,9 +94,10 @@ def auto_job(
     about: dict[str, Any] = {"steps": recipe.epochs * steps, "reward": reward}
     group: Group
     if stacked:
-        group = _stack(setup, mine, source, held_out, recipe, about)
+        group = _stack(setup, first, mine, source, held_out, recipe, about)
     else:
-        children = [ModelChild(setup.build(recipe.seed), source, held_out, recipe, **about) for _ in range(mine)]
+        models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
+        children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
         group = TwoScores(children, others) if second_score else InTurn(children)
     watch = Hooks(out, hooks, writes=ranks.writes)
     writing = claimed(out) if ranks.writes else nullcontext()
@@ -117,7 +117,7 @@ def auto_job(
             epochs=recipe.epochs,
             seed=recipe.seed,
             catalog=setup.data.fingerprint,
-            provenance={key: settings[key] for key in ("model", "held_out_fingerprint", "reward", "augment", "recipe")},
+            provenance=plain(decides),
             ranks=ranks,
             progress=show,
             **options,
@@ -190,6 +190,7 @@ def _second_rows(settings: dict[str, Any], ranks: Ranks, stacked: bool) -> int:
 
 def _stack(
     setup: Setup,
+    model: nn.Module,
     children: int,
     source: Kept | Streamed,
     held_out: tuple[Tensor, Tensor],
@@ -198,7 +199,7 @@ def _stack(
 ) -> Stacked:
     if isinstance(source, Streamed):
         raise ValueError("stacked children need images kept in memory, but these are transformed or too many: leave it")
-    return Stacked(setup.build(recipe.seed), children, source, held_out, recipe, batch_size=setup.batch_size, **about)
+    return Stacked(model, children, source, held_out, recipe, batch_size=setup.batch_size, **about)
 
 
 def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:

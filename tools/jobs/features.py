@@ -1,6 +1,7 @@
 """Scoring a catalog as a job: on this machine, over the ranks of `torchrun`, or on a Ray cluster."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,10 @@ from drawstream.features import FeatureTable, Scoring, ShardScorer
 from drawstream.features.cluster import write_shards_on_ray
 from drawstream.features.extraction import missing_shards, write_shards
 from drawstream.features.scoring import provenance
+from drawstream.features.table import part_path
+from drawstream.tools.identity import model_identity
 from drawstream.tools.progress import Progress
+from drawstream.tools.runs import tell_finished
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.setup import Setup
 
@@ -21,6 +25,18 @@ class Extraction(NamedTuple):
     model: nn.Module
     scoring: Scoring
     made: dict[str, Any]
+
+
+class Extracted(NamedTuple):
+    """A finished extraction.
+
+    Attributes:
+        table: What was scored.
+        before: When it was finished by an earlier run, ISO format; None where this run finished it.
+    """
+
+    table: FeatureTable
+    before: str | None
 
 
 def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, *, engine: str) -> Extraction:
@@ -34,12 +50,14 @@ def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, 
     load_weights(model, weights)
     scoring = scoring or Scoring()
     scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
-    return Extraction(model, scoring, provenance(setup.data, model, scoring, model_name=setup.model))
+    made = provenance(setup.data, model, scoring, model_name=setup.model)
+    source = model_identity(setup.model)["model_source"]
+    return Extraction(model, scoring, made | ({} if source is None else {"model_source": source}))
 
 
 def features_job(
     setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /, *, engine: str = "local"
-) -> FeatureTable:
+) -> Extracted:
     """Score every row of the catalog with a trained model; one Parquet part per shard in `out`.
 
     Args:
@@ -57,6 +75,12 @@ def features_job(
     extraction = prepare_extraction(setup, weights, scoring, engine=engine)
     model, scoring, made = extraction.model, extraction.scoring, extraction.made
     missing = missing_shards(setup.data, out, made)
+    if not missing:
+        newest = max(part_path(out, shard).stat().st_mtime for shard in range(len(setup.data.shards)))
+        finished = datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
+        if ranks.writes:
+            tell_finished(out, finished)
+        return Extracted(FeatureTable.open(out), finished)
     if engine != "local":
         with Progress("features", "rows") as progress:
             write_shards_on_ray(
@@ -69,7 +93,7 @@ def features_job(
                 address=engine.partition(":")[2] or None,
                 progress=lambda p: progress.update(p.done, p.rows),
             )
-        return FeatureTable.open(out)
+        return Extracted(FeatureTable.open(out), None)
     ranks.wait()  # until all have looked, so that they divide the same list
     with (
         ShardScorer(setup.data, model, scoring, device_id=ranks.local) as scorer,
@@ -79,4 +103,4 @@ def features_job(
         write_shards(scorer, mine, out, made, progress=lambda p: progress.update(p.done, p.rows))
         ranks.wait()
         progress.update(scorer.rows, scorer.rows)
-    return FeatureTable.open(out)
+    return Extracted(FeatureTable.open(out), None)

@@ -1,5 +1,6 @@
 """The search for a Swift Sampler as a job: its table and study, its journal, record and sampler."""
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,19 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
+from drawstream.pipeline.identity import plain
 from drawstream.search import Objective, search_swift
 from drawstream.search.study import sqlite_url
 from drawstream.tools.features import tell_notes
 from drawstream.tools.hooks import Hook, Hooks
+from drawstream.tools.identity import objective_identity
 from drawstream.tools.progress import Progress
-from drawstream.tools.runs import finished_record, plain, write_record
+from drawstream.tools.runs import BEFORE, finished_record, tell_finished, write_record
 from drawstream.tools.training.setup import Setup
 
 
 class Searching(NamedTuple):
     """A search, opened and checked: columns and provenance of its table, and its finished record, where there is one.
 
-    `settings` are what its record says of it.
+    `settings` are what its record says of it, its identity among it.
     """
 
     columns: dict[str, NDArray[np.float32]]
@@ -32,12 +35,29 @@ class Searching(NamedTuple):
 
 
 def prepare_search(
-    setup: Setup, table_path: Path, out: Path, /, *, seed: int, options: dict[str, Any], join: Sequence[Path] = ()
+    setup: Setup,
+    table_path: Path,
+    objective: Objective,
+    out: Path,
+    /,
+    *,
+    seed: int,
+    options: dict[str, Any],
+    join: Sequence[Path] = (),
 ) -> Searching:
     """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
     tell_notes(table)
     names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
+    identity = plain(
+        {
+            "seed": seed,
+            "catalog": setup.data.fingerprint,
+            "table": table.fingerprint,
+            "options": _settled(options),
+            "objective": objective_identity(objective),
+        }
+    )
     settings = {
         "seed": seed,
         "catalog": setup.catalog,
@@ -45,10 +65,9 @@ def prepare_search(
         "join": list(join),
         "features_fingerprint": table.fingerprint,
         "options": plain(options),
+        "identity": identity,
     }
-    record, path = None, out / "search.json"
-    if path.exists():
-        record = finished_record(path, "search", settings, ("seed", "features_fingerprint", "options"))
+    record = finished_record(out / "search.json", "search", identity)
     columns = {} if record else table.columns(*names)
     return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
 
@@ -79,10 +98,12 @@ def search_job(
         running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
         hooks: Follow the search.
     """
-    prepared = prepare_search(setup, table_path, out, seed=seed, options=options, join=join)
+    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join)
+    record_path = out / "search.json"
     if prepared.record is not None:
-        return prepared.record
-    settings, record_path = prepared.settings, out / "search.json"
+        tell_finished(record_path, prepared.record["finished"])
+        return prepared.record | BEFORE
+    settings = prepared.settings
     out.mkdir(parents=True, exist_ok=True)
     how = dict(running or {})
     how["storage"] = how.get("storage") or sqlite_url(out / "study.db")
@@ -108,6 +129,7 @@ def search_job(
             seed=seed,
             progress=show,
             provenance=prepared.provenance,
+            identity=settings["identity"],
             **options,
             **how,
         )
@@ -128,6 +150,14 @@ def search_job(
     )
     watch.end(record)
     return record
+
+
+def _settled(options: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of `search_swift` that decide its result, defaults filled in."""
+    known = inspect.signature(search_swift).parameters
+    beside = ("storage", "study_name", "workers", "engine", "seed", "progress", "provenance", "identity")
+    usual = {name: each.default for name, each in known.items() if each.kind is each.KEYWORD_ONLY}
+    return {name: options.get(name, value) for name, value in usual.items() if name not in beside}
 
 
 def _mass(options: dict[str, Any]) -> list[str]:

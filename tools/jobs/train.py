@@ -1,7 +1,7 @@
 """Training as a job: data, stream and method checked first, then the loop, its journal and its record."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from torch import nn
 
 from drawstream.features import Tracker
 from drawstream.pipeline import CropFilter, Loader
+from drawstream.pipeline.identity import plain
 from drawstream.pipeline.staging import claimed
 from drawstream.tools.hooks import Hook, Hooks
+from drawstream.tools.identity import model_identity, quarantine_hash, training_identity
 from drawstream.tools.progress import Progress
-from drawstream.tools.runs import finished_record, plain, read_record, write_record
+from drawstream.tools.runs import BEFORE, finished_record, read_record, tell_finished, write_record
 from drawstream.tools.training.filtering import Filtering
 from drawstream.tools.training.loop import Epoch, Recipe, Run, train
 from drawstream.tools.training.methods import Plan
@@ -31,11 +33,13 @@ class Training:
         setup: Data and model.
         recipe: How to train; its epochs are those of the plan.
         planned: What is drawn, and what is done in the loop.
-        settings: What its record says of it.
+        settings: What its record says of it, its identity among it.
+        model: Freshly built.
         loader: Of the training stream.
         crops: Chooses among the crops that the loader gives, if anything does.
         evaluate: Loaders of the held-out sets.
         full: Rows that a full run trains on.
+        every: Evaluations are after each `every`-th epoch.
         record: Of the finished run, where there is one.
     """
 
@@ -43,10 +47,12 @@ class Training:
     recipe: Recipe
     planned: Plan
     settings: dict[str, Any]
+    model: nn.Module
     loader: Loader
     crops: CropFilter | None
     evaluate: dict[str, Loader]
     full: int
+    every: int = 1
     record: dict[str, Any] | None = None
 
     def run(
@@ -56,7 +62,6 @@ class Training:
         /,
         *,
         tracker: Tracker | None = None,
-        every: int = 1,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> Run:
@@ -66,12 +71,13 @@ class Training:
             self.loader if self.crops is None else self.crops,
             self.recipe,
             evaluate=self.evaluate,
-            select=next(iter(self.evaluate), None),
+            select=_chooser(self.evaluate),
             checkpoint=checkpoint,
             ranks=self.setup.ranks,
             tracker=tracker,
-            every=every,
-            method=replace(self.planned.method, mix=self.setup.mix(self.recipe.seed)),
+            every=self.every,
+            method=self.planned.method,
+            identity=self.settings["identity"],
             on_epoch=on_epoch,
             on_step=on_step,
         )
@@ -92,6 +98,7 @@ def prepare_training(
     method: str | None = None,
     track: Path | None = None,
     filtering: Filtering | None = None,
+    every: int = 1,
 ) -> Training:
     """Open and check what `train_job` runs; arguments and errors are its own. Writes nothing."""
     evaluate = setup.evaluation_loaders()
@@ -104,6 +111,24 @@ def prepare_training(
     loader.replace_stream(planned.stream)
     full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
+    planned = replace(planned, method=replace(planned.method, mix=setup.mix(recipe.seed)))
+    model = setup.build(recipe.seed)
+    identity = training_identity(
+        model,
+        loader if crops is None else crops,
+        recipe,
+        evaluate=evaluate,
+        every=every,
+        select=_chooser(evaluate),
+        tracked=track is not None,
+        method=planned.method,
+        about={
+            **model_identity(setup.model),
+            "augment": setup.augment,
+            **sampling.identity(setup),
+            "quarantine": quarantine_hash(setup.reading.quarantine, setup.data),
+        },
+    )
     settings = {
         "method": method or sampling.method,
         "seed": recipe.seed,
@@ -123,18 +148,10 @@ def prepare_training(
         "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
         "tracked": track,
         "crop_filter": filtering.as_dict() if filtering else None,
+        "identity": identity,
     }
-    training = Training(setup, recipe, planned, settings, loader, crops, evaluate, full)
-    record_path = out / "run.json"
-    if not record_path.exists():
-        return training
-    keys = ("seed", "model", "catalog_fingerprint", "stream", "recipe", "sampling", "augment")
-    record = finished_record(record_path, "train", settings, keys)
-    if track is not None and not record.get("tracked"):
-        raise ValueError(f"{record_path}: this run is finished and was not tracked: give another output folder")
-    if record.get("crop_filter") != settings["crop_filter"]:  # records of 0.1.0 have none
-        raise ValueError(f"{record_path}: a finished run with another crop filter: give another output folder")
-    return replace(training, record=record)
+    record = finished_record(out / "run.json", "train", identity)
+    return Training(setup, recipe, planned, settings, model, loader, crops, evaluate, full, every, record)
 
 
 def train_job(
@@ -167,12 +184,16 @@ def train_job(
         ValueError: Inputs do not fit each other, or `out` holds another run.
     """
     begin = time.perf_counter()
-    training = prepare_training(setup, recipe, sampling, out, method=method, track=track, filtering=filtering)
+    asked: dict[str, Any] = {"method": method, "track": track, "filtering": filtering, "every": every}
+    training = prepare_training(setup, recipe, sampling, out, **asked)
     if training.record is not None:
-        return training.record
+        training.close()
+        if setup.ranks.writes:
+            tell_finished(out / "run.json", training.record["finished"])
+        return training.record | BEFORE
     recipe, settings, loader = training.recipe, training.settings, training.loader
     tracker = Tracker(len(setup.data)) if track is not None else None
-    model = setup.build(recipe.seed)
+    model = training.model
     watch = Hooks(out, hooks, writes=setup.ranks.writes)
     writing = claimed(out) if setup.ranks.writes else nullcontext()
     with writing, Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
@@ -185,7 +206,7 @@ def train_job(
         def step(done: float) -> None:
             progress.update(done, recipe.epochs)
 
-        run = training.run(model, out / "checkpoint.pt", tracker=tracker, every=every, on_epoch=show, on_step=step)
+        run = training.run(model, out / "checkpoint.pt", tracker=tracker, on_epoch=show, on_step=step)
     results = _results(run, time.perf_counter() - begin) | {
         "forward": run.forward + training.planned.forward,
         "backward": run.backward,
@@ -206,6 +227,11 @@ def train_job(
     setup.ranks.wait()
     training.close()
     return read_record(out / "run.json", "train")
+
+
+def _chooser(evaluate: Mapping[str, Loader]) -> str | None:
+    """The set that decides the best epoch: the held-out one, where there is one."""
+    return next(iter(evaluate), None)
 
 
 def _results(run: Run, wall: float) -> dict[str, Any]:

@@ -59,6 +59,11 @@ class FineTuning:
             rows=crop_rows(self.table, self.setup),
         )
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores, as `FineTune.identity`."""
+        return self.built.identity
+
     def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
         """Top-1 per cent on the held-out set after training with these probabilities."""
         return self.built(probabilities, trial)

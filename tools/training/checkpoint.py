@@ -1,5 +1,6 @@
 """Checkpoints of the training loop: one file with the state of all its parts after an epoch."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drawstream.pipeline import Loader
+from drawstream.pipeline.identity import ANOTHER, refuse_other
 from drawstream.search.objective import describe
 from drawstream.search.plain_file import read_plain, write_plain
 from drawstream.tools.training.accounting import Epoch, Run
-from drawstream.tools.training.recipe import Recipe
 
 
 class Stateful(Protocol):
@@ -27,16 +27,17 @@ class Stateful(Protocol):
 
 
 Parts = Mapping[str, Stateful | None]
-FORMAT = 1
-_REMEDY = "give another output folder"
+FORMAT = 2  # 1 had the recipe and the names of the parts in place of the identity
 
 
-def save_checkpoint(path: Path | None, recipe: Recipe, run: Run, parts: Parts, /, *, writes: bool = True) -> None:
+def save_checkpoint(
+    path: Path | None, identity: Mapping[str, Any], run: Run, parts: Parts, /, *, writes: bool = True
+) -> None:
     """Write the state of a run; collective where a part's `state_dict` is, and then only one rank `writes`.
 
     Args:
         path: The file; None writes none.
-        recipe: Of the run.
+        identity: Of the run.
         run: What it gave so far.
         parts: By name; what is not there is None.
         writes: Whether this process writes the file.
@@ -48,45 +49,36 @@ def save_checkpoint(path: Path | None, recipe: Recipe, run: Run, parts: Parts, /
         return
     content = {
         "format": FORMAT,
-        "recipe": asdict(recipe),
+        "identity": json.dumps(dict(identity)),
         "history": [asdict(epoch) for epoch in run.history],
         "best_epoch": run.best_epoch,
         "best_state": run.best_state,
         "counts": run.counts.cpu(),
-        "names": {name: _described(name, part) for name, part in parts.items()},
         "parts": states,
     }
     write_plain(path, content)
 
 
-def load_checkpoint(path: Path | None, recipe: Recipe, parts: Parts, /) -> Run | None:
+def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts, /) -> Run | None:
     """Bring the parts to where a checkpoint left them; None where there is no file.
 
     Raises:
-        ValueError: The file is damaged, or of a run with another recipe or other parts; both sides are shown.
+        ValueError: The file is damaged, or of a run of another identity; both sides are shown.
     """
     if path is None or not path.exists():
         return None
     content = read_plain(path)
     try:
-        return _resumed(path, content, recipe, parts)
+        return _resumed(path, content, identity, parts)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({describe(error)}): {_REMEDY}") from None
+        raise ValueError(f"{path}: damaged checkpoint ({describe(error)}): {ANOTHER}") from None
 
 
-def _resumed(path: Path, content: Mapping[str, Any], recipe: Recipe, parts: Parts) -> Run:
+def _resumed(path: Path, content: Mapping[str, Any], identity: Mapping[str, Any], parts: Parts) -> Run:
     found = content.get("format", 1)  # the first checkpoints had none
     if found > FORMAT:
         raise ValueError(f"{path}: format {found} is newer than {FORMAT}, which this drawstream reads: upgrade")
-    saved = Recipe(**content["recipe"])
-    if saved != recipe:
-        raise ValueError(f"{path}: this run was started with {saved}, not {recipe}: {_REMEDY}")
-    if "parts" not in content:
-        raise ValueError(f"{path}: this run was started by an earlier version, whose checkpoints differ: {_REMEDY}")
-    for name, part in parts.items():
-        theirs, mine = content["names"].get(name), _described(name, part)
-        if theirs != mine:
-            raise ValueError(f"{path}: this run was started with the {name} {theirs}, not {mine}: {_REMEDY}")
+    refuse_other(path, None if found < FORMAT else json.loads(content["identity"]), identity)
     for name, part in parts.items():
         if part is not None:
             part.load_state_dict(content["parts"][name])
@@ -100,9 +92,6 @@ class AsTensors:
 
     part: Stateful
 
-    def __repr__(self) -> str:
-        return type(self.part).__name__
-
     def state_dict(self) -> dict[str, Any]:
         """Its state; a file without pickled code can hold it."""
         state = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.part.state_dict().items()}
@@ -111,29 +100,3 @@ class AsTensors:
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on from there."""
         self.part.load_state_dict({k: v.numpy() if isinstance(v, Tensor) else v for k, v in state.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What a run draws, as a part without a state: a killed run goes on with the same data, order and augmentation."""
-
-    loader: Loader
-    mix: Any
-
-    def __repr__(self) -> str:
-        state = self.loader.identity
-        return ", ".join([*(f"{key} {state[key]}" for key in ("catalog", "stream", "transform")), f"mixing {self.mix}"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: an epoch is a function of its number."""
-        return {}
-
-    def load_state_dict(self, state: Any, /) -> None:
-        """Nothing to do."""
-
-
-def _described(name: str, part: Stateful | None) -> str:
-    """What must be the same when a run goes on; the rest is checked by the part itself."""
-    if part is None:
-        return "none"
-    return repr(part) if name in ("loss", "sampler", "selector", "data") else type(part).__name__

@@ -1,8 +1,9 @@
 """The built-in objective of the searches: train with the candidate's stream, then top-1 on the held-out set."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.features import FeatureTable
+from drawstream.features.scoring import state_hash
 from drawstream.pipeline import RICAP, Loader, Mixup
 from drawstream.samplers import IndexStream
 from drawstream.search import Trial
 from drawstream.search.objective import Stage
+from drawstream.tools.identity import loader_identity, model_identity, part_identity
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods import Method
 from drawstream.tools.training.models import load_weights
@@ -39,6 +42,7 @@ class FineTune:
         share: Draws of an epoch of the fine-tuning, as a share of the samples.
         scratch: Whether the confirmation trains from scratch; else it fine-tunes w0.
         mix: Mixes the images of a step, as in the training that the search is for.
+        model: What a record says of the model: `model_identity`.
     """
 
     loader: Loader
@@ -50,6 +54,7 @@ class FineTune:
     share: float = 1.0
     scratch: bool = False
     mix: Mixup | RICAP | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -67,6 +72,22 @@ class FineTune:
         sets, method = {"held_out": self.held_out}, Method(mix=self.mix)
         run = train(model, self.loader, recipe, evaluate=sets, every=recipe.epochs, method=method)
         return run.last("held_out")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the scores."""
+        batches = {key: value for key, value in loader_identity(self.loader).items() if key != "stream"}
+        return {
+            **self.model,
+            **batches,
+            "held_out": self.held_out.catalog.fingerprint,
+            "start": state_hash(self.start),
+            "fine_tune": asdict(self.search),
+            "share": self.share,
+            "confirm": asdict(self.confirm),
+            "scratch": self.scratch,
+            "mixing": part_identity(self.mix),
+        }
 
     def draws(self, stage: Stage, /) -> int:
         """Draws of an epoch of a run."""
@@ -115,4 +136,5 @@ def fine_tuning(
     model = setup.build(0)
     load_weights(model, start)
     data = (setup.training_loader(rows=rows), held_out, setup.build, model.state_dict())
-    return FineTune(*data, search, confirm, share=share, scratch=scratch, mix=setup.mix(search.seed))
+    known = model_identity(setup.model)
+    return FineTune(*data, search, confirm, share=share, scratch=scratch, mix=setup.mix(search.seed), model=known)

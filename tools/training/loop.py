@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from drawstream.features.scorer import require_classes
 from drawstream.features.tracker import Tracker
 from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
+from drawstream.tools.identity import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
-from drawstream.tools.training.checkpoint import AsTensors, Drawn, Stateful, load_checkpoint, save_checkpoint
+from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
 from drawstream.tools.training.methods import PLAIN, Method
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe, autocast
@@ -45,6 +47,7 @@ def train(
     tracker: Tracker | None = None,
     criterion: nn.Module | None = None,
     method: Method = PLAIN,
+    identity: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a model in place.
 
@@ -66,6 +69,8 @@ def train(
         criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
             buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
         method: What is done beside drawing from the stream; its state is part of the checkpoint.
+        identity: What decides the result, kept in the checkpoint; a checkpoint of another one is refused. None: that of
+            the arguments here (`training_identity`).
 
     Raises:
         ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
@@ -86,10 +91,21 @@ def train(
         "sampler": None if method.learner is None else AsTensors(method.learner),
         "selector": chooser,
     }
+    if checkpoint is not None and identity is None:
+        identity = training_identity(
+            model,
+            loader,
+            recipe,
+            evaluate=evaluate,
+            every=every,
+            select=select,
+            tracked=tracker is not None,
+            criterion=criterion,
+            method=method,
+        )
     source = loader.loader if isinstance(loader, CropFilter) else loader
-    parts["data"] = Drawn(source, method.mix)
     rows = source.stream.rows
-    run = load_checkpoint(checkpoint, recipe, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
+    run = load_checkpoint(checkpoint, identity or {}, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
     loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser, on_step)
     for epoch in range(len(run.history), recipe.epochs):
         begin = time.perf_counter()
@@ -109,7 +125,7 @@ def train(
         if select in accuracy and _is_best(run, select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        save_checkpoint(checkpoint, recipe, run, parts, writes=ranks.writes)
+        save_checkpoint(checkpoint, identity or {}, run, parts, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
     return run

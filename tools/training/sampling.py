@@ -1,6 +1,6 @@
 """What a training run draws: from a file, by a method of budgeted training, or uniformly; opened and checked."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.weights_file import map_weights, weights_catalog
 from drawstream.tools.features import tell_notes
+from drawstream.tools.identity import source_hash
+from drawstream.tools.named import load_factory
 from drawstream.tools.source import is_schedule
 from drawstream.tools.training.embeddings import embed
 from drawstream.tools.training.methods import NAMES, Budget, Inputs, Plan, plan
@@ -73,6 +75,7 @@ class Sampling:
         if path is not None and path.suffix != ".json" and self.table is None:
             if is_schedule(path):
                 return Plan(self._replay(path, setup, recipe, factor), recipe.epochs)
+            _require_catalog(path, setup)
             weights = np.array(map_weights(path, column=self.column))
             return Plan(IndexStream(weights, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
         probabilities = self.probabilities(setup)
@@ -125,8 +128,23 @@ class Sampling:
             raise ValueError(f"{path}: {name} needs one row for each image of the catalog, in its order")
         return table
 
+    def identity(self, setup: Setup, /) -> dict[str, Any]:
+        """Return what decides the draws beside the stream, which the training's identity has.
+
+        The stream's fingerprint holds what came of a file, whatever its path; own samplers are known by their source.
+        """
+        own = isinstance(self.sampler, str) and is_own(self.sampler)
+        table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
+        return {
+            "sampler": self.method,
+            "sampler_source": source_hash(load_factory("--sampler", str(self.sampler))) if own else None,
+            "mode": None if self.sampler is None or self.sampler in NAMES else self.mode,
+            "table": None if table is None else table.fingerprint,
+            **asdict(self.budget),
+        }
+
     def as_dict(self) -> dict[str, Any]:
-        """What a record keeps beside the files: all that must be the same when a finished run is asked for again."""
+        """Return what a record keeps beside the files."""
         return {
             "name": self.method,
             "budget": self.budget.share,
@@ -154,3 +172,17 @@ class Sampling:
             tell_notes(table)
         sampler = carry(SwiftSampler.load(self.sampler), table, frozen=self.frozen)
         return sampler.probabilities(table.columns(*sampler.features))
+
+
+def _require_catalog(path: Path, setup: Setup) -> None:
+    """Refuse weights that say that they belong to another catalog, as those of `search auto` do.
+
+    Raises:
+        ValueError: Another fingerprint; both are shown.
+    """
+    theirs, mine = weights_catalog(path), setup.data.fingerprint
+    if theirs not in ("", mine):
+        raise ValueError(
+            f"{path}: weights of catalog {theirs[:12]}, but {setup.data.path} is {mine[:12]}: give the weights that "
+            "were made from it"
+        )

@@ -87,7 +87,7 @@ def test_another_source_under_the_same_name_is_refused(catalog, tmp_path, monkey
     found = importlib.reload(importlib.import_module("my_measures_one")).mine
     importlib.import_module("linecache").checkcache()
     assert hash_source(found) != first
-    with pytest.raises(ValueError, match=r'functions is {"my_measures_one:mine": .+}, but this extraction has'):
+    with pytest.raises(ValueError, match=r"made with functions\.my_measures_one:mine \w{12}, not \w{12}: give"):
         extract(catalog, make(), tmp_path / "f", model_name="m", measures=[found])
 
 

@@ -313,7 +313,7 @@ def test_an_export_is_repeatable_and_replaces_no_other(catalog, tmp_path):
     part_path(tmp_path, 1).unlink()  # as a killed export leaves it
     tracker.export(tmp_path, catalog)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with pytest.raises(ValueError, match="give another output folder, or remove this one"):
+    with pytest.raises(ValueError, match=r"give another output folder \(-o\), or remove this one"):
         follow(Tracker(ROWS), batches(seed=1)).export(tmp_path, catalog)
     with pytest.raises(ValueError, match=r"the tracker has 60 rows, but .* has 50"):
         follow(Tracker(60), batches()).export(tmp_path / "other", catalog)

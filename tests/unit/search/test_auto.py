@@ -182,7 +182,7 @@ def test_a_finished_search_is_not_done_again(tmp_path):
         search(tmp_path, interval=5)
     with pytest.raises(ValueError, match="started with catalog '', not 'abc'"):
         search(tmp_path, catalog="abc")
-    with pytest.raises(ValueError, match="started with model None, not 'cnn'"):
+    with pytest.raises(ValueError, match="started with model none, not 'cnn'"):
         search(tmp_path, provenance={"model": "cnn"})
 
 

@@ -70,9 +70,10 @@ def test_the_record_says_what_was_done(digits, tmp_path):
         "schedule.arrow",
     ]
     stamp = (tmp_path / "schedule.arrow").stat().st_mtime_ns
-    assert auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward="loss") == record
+    again = auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward="loss")
+    assert again == record | {"finished_before": True}
     assert (tmp_path / "schedule.arrow").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match=r"a finished run with reward .*loss.*, not .*accuracy.*: give another output"):
+    with pytest.raises(ValueError, match=r"started with reward.kind 'loss', not 'accuracy': give another output"):
         auto_job(setup, RECIPE, tmp_path, options=OPTIONS)
 
 
@@ -83,7 +84,7 @@ def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("drawstream.search.auto_run.write_orders", kill)
     with pytest.raises(KeyboardInterrupt):
         auto_job(setup_of(digits), RECIPE, tmp_path, options=OPTIONS)
-    with pytest.raises(ValueError, match=r"started with model 'mlp', not 'cnn': give another output folder"):
+    with pytest.raises(ValueError, match=r"started with .*model 'mlp', not 'cnn'; .*give another output folder"):
         auto_job(setup_of(digits, "cnn"), RECIPE, tmp_path, options=OPTIONS)
 
 

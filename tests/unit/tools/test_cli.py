@@ -145,7 +145,7 @@ def test_a_finished_run_is_kept_and_another_refused(cli, fails, digits, tmp_path
     before = (tmp_path / "run/run.json").read_bytes()
     assert cli(*command)[0] == 0
     assert (tmp_path / "run/run.json").read_bytes() == before
-    fails("finished run with seed 0, not 1", *command, "--seed", 1)
+    fails("started with recipe.seed 0, not 1; stream .*: give another output folder", *command, "--seed", 1)
 
 
 def test_features(fails, digits, scored, tmp_path):
@@ -161,7 +161,7 @@ def test_features(fails, digits, scored, tmp_path):
     save_file(wrong.state_dict(), tmp_path / "three.safetensors")
     fails("do not fit the model", *command, "--weights", tmp_path / "three.safetensors")
     elsewhere = ("features", digits.held_out, "-o", scored / "table", "--model", "mlp", "--weights", weights)
-    fails("catalog is .* but this extraction has", *elsewhere)
+    fails("made with catalog .*, not .*: give another output folder", *elsewhere)
     assert not list(out.glob("*"))
 
 

@@ -170,7 +170,7 @@ def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys
     assert main([*command, "--dry-run", "--lr", "0.3"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert str(tmp_path / "out/checkpoint.pt") in line
-    assert "this run was started with" in line
+    assert "this job was started with recipe.lr 0.05, not 0.3: give another output folder" in line
 
 
 def test_a_clock_stops_any_loop_and_counts_its_steps():

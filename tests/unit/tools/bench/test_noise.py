@@ -160,7 +160,7 @@ def test_dropping_leaves_out_the_rows_of_highest_loss_as_the_tracker_saw_them(tm
 def test_another_plan_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     run("digits", tmp_path, noise=[0], methods=["uniform"])
     monkeypatch.setitem(demo.PLANS, "digits", replace(demo.PLANS["digits"], recipe=Recipe(2, 0.05)))
-    with pytest.raises(ValueError, match=r"run\.json: a finished run with recipe .*another output folder"):
+    with pytest.raises(ValueError, match=r"run\.json: .* with recipe.epochs \d+, not 2.*another output folder"):
         run("digits", tmp_path, noise=[0], methods=["uniform"])
 
 

@@ -76,7 +76,7 @@ def test_a_small_rehearsal_has_every_stage_and_is_not_run_twice(tmp_path, monkey
     capsys.readouterr()
     command[3] = "2008"
     assert main(command) == 2
-    assert "holds a rehearsal with {'rows': 2000" in capsys.readouterr().err
+    assert "started with rows 2000, not 2008: give another output folder" in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_is_one_line_and_leaves_no_figures(tmp_path, monkeypatch, capsys):

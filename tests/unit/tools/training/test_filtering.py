@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from drawstream.samplers import SwiftFit, SwiftParams
@@ -40,16 +41,19 @@ def test_a_run_on_chosen_crops(plain, digits, tmp_path):
     before = (tmp_path / "run/run.json").read_bytes()
     assert run(*command)[0] == 0 and (tmp_path / "run/run.json").read_bytes() == before
     code, _, error = run(*common, "-o", tmp_path / "run", "--epochs", 2)
-    assert code and "finished run with stream" in str(error)
+    assert code and "started with global_batch 192, not 64; stream" in str(error)
 
 
-def test_another_filter_is_another_run(plain, tmp_path):
+def test_a_filter_is_known_by_its_contents(plain, tmp_path):
     common, weights, out = plain
     assert run(*common, *weights, "-o", tmp_path / "run", "--epochs", 1)[0] == 0
     other = ("--crop-filter", weights[1], "--score-weights", out / "plain" / "other.safetensors")
     (out / "plain" / "other.safetensors").write_bytes((out / "plain/last.safetensors").read_bytes())
+    assert run(*common, *other, "-o", tmp_path / "run", "--epochs", 1)[0] == 0
+    state = load_file(out / "plain/last.safetensors")
+    save_file({name: value * 2 for name, value in state.items()}, other[3])
     code, _, error = run(*common, *other, "-o", tmp_path / "run", "--epochs", 1)
-    assert code and "finished run with another crop filter" in str(error)
+    assert code and "started with crop_filter.scorer" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
     assert run("--sampler", "p", "--budget", 0.5) == 0
     for other in (("--sampler", "c", "--budget", 0.5), ("--sampler", "p", "--budget", 0.5, "--augment", "mixup")):
         assert run(*other) == 2
-        assert "a finished run with" in capsys.readouterr().err
+        assert "this job was started with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_loss_is_refused(digits, tmp_path):
     setup, path = Setup(digits.train, "mlp", batch_size=64), tmp_path / "checkpoint.pt"
     train(setup.build(0), setup.training_loader(), Recipe(epochs=1), checkpoint=path, criterion=Reed("soft"))
     for other in (None, Reed("hard")):
-        with pytest.raises(ValueError, match=r"started with the loss Reed\(soft, beta=0.95\), not .*another output"):
+        with pytest.raises(ValueError, match=r"started with loss 'Reed\(soft, beta=0.95\)', not .*another output"):
             train(setup.build(0), setup.training_loader(), Recipe(epochs=1), checkpoint=path, criterion=other)
 
 

@@ -37,7 +37,7 @@ def test_second_scores_are_of_the_other_images_and_change_nothing(setup, tmp_pat
     whole = 100 * sum(int((model(b.images).argmax(1) == b.labels).sum()) for b in held) / 100
     winner = twice["winners"][-1]  # both parts together are the held-out set
     assert 0.4 * twice["rewards"][-1][winner] + 0.6 * second["scores"][-1][winner] == pytest.approx(whole)
-    with pytest.raises(ValueError, match=r"finished run with second_rows 60, not 0"):
+    with pytest.raises(ValueError, match=r"started with second_rows 60, not 0: give another"):
         auto_job(setup, RECIPE, tmp_path / "twice", options=OPTIONS, reward_rows=40)
 
 

@@ -100,7 +100,7 @@ def test_a_checkpoint_of_another_method_is_refused(setup, tmp_path, first, then)
 
     with pytest.raises(StopError):
         go(setup, *start(first), checkpoint=tmp_path / "c.pt", on_epoch=stop_after(1))
-    with pytest.raises(ValueError, match=r"this run was started with the (sampler|selector) .* give another output"):
+    with pytest.raises(ValueError, match=r"this job was started with .*(learner|selector)\..* give another output"):
         go(setup, *start(then), checkpoint=tmp_path / "c.pt")
 
 
