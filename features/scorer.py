@@ -189,16 +189,38 @@ class ShardScorer:
         return {**columns, "label": self._catalog.label[columns["sample_id"]]}
 
 
-def require_classes(logits: Tensor, catalog: Catalog) -> None:
+def require_classes(logits: object, catalog: Catalog) -> None:
     """Refuse a model whose logits are not one per class of the catalog.
 
     Raises:
         ValueError: Another shape; both are shown.
     """
-    if logits.ndim != 2 or logits.shape[1] != catalog.num_classes:
+    rows = logits.shape[0] if isinstance(logits, Tensor) and logits.ndim else 0
+    require_logits(logits, "the model", rows, catalog.num_classes, of=f"{catalog.path} has")
+
+
+def require_logits(logits: object, what: str, rows: int, classes: int, /, *, of: str = "the data have") -> None:
+    """Refuse what is no tensor of logits (rows, classes).
+
+    Args:
+        logits: What a model gave.
+        what: The model in messages.
+        rows: Images that it got.
+        classes: Of the data.
+        of: Whose classes they are.
+
+    Raises:
+        ValueError: Another type or another shape; both sides are shown.
+    """
+    if not isinstance(logits, Tensor):
         raise ValueError(
-            f"the model gives logits of shape {tuple(logits.shape)}, but {catalog.path} has {catalog.num_classes} "
-            f"classes: build the model for {catalog.num_classes} classes"
+            f"{what} gives a {type(logits).__name__}, but must give one tensor of logits (images, classes): wrap it in "
+            "a module that returns this tensor alone"
+        )
+    if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] != classes:
+        raise ValueError(
+            f"{what} gives logits of shape {tuple(logits.shape)}, but {of} {classes} classes: build the model for "
+            f"{classes} classes"
         )
 
 

@@ -34,9 +34,10 @@ class GraphSpec:
         mirror: Whether images are mirrored, each by its own coin.
         raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
         resize: Whether images must be resized to `transform.size` after the geometry.
-        channels: 1 (gray) or 3 (RGB).
+        channels: Of the images in the batch: 1 (gray) or 3 (RGB; gray images have three equal channels).
         turn: Who turns encoded images: the ``decoder`` by what it finds (catalogs of formats 1 and 2); the graph, by
             the catalog's orientation of each of the ``rows``; or ``none`` is turned.
+        widen: The stored images are gray and those of the batch RGB.
     """
 
     transform: Transform
@@ -46,6 +47,7 @@ class GraphSpec:
     resize: bool
     channels: int
     turn: Turn = "none"
+    widen: bool = False
 
     @property
     def placed(self) -> bool:
@@ -125,7 +127,7 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
     images = _decode(data, given, spec, device)
     if spec.turn == "rows":
         images = _turn(images, given["sideways"], given["turn_mirror"], given["turn_flip"])
-    images = _place(images, given, spec)
+    images = _widen(_place(images, given, spec), spec)
     mirror = given.get("mirror", 0)
     if spec.transform.randaugment is not None:
         if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
@@ -170,7 +172,7 @@ def _decode(data: Any, given: dict[str, Any], spec: GraphSpec, device: str) -> A
         images = data.gpu() if device == "gpu" else data
         return _window(fn.slice, images, given) if spec.geometry == "window" else images
     where = "mixed" if device == "gpu" else "cpu"
-    kind = types.RGB if spec.channels == 3 else types.GRAY
+    kind = types.RGB if spec.channels == 3 and not spec.widen else types.GRAY
     options = {"device": where, "output_type": kind, "adjust_orientation": spec.turn == "decoder"}
     if spec.geometry == "window":
         return _window(fn.decoders.image_slice, data, given, **options)
@@ -201,6 +203,12 @@ def _place(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
             images, start=given["corner"], shape=size, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
         )
     return images
+
+
+@_plain
+def _widen(images: Any, spec: GraphSpec) -> Any:
+    """RGB of gray images, after the resizing, which rounds each channel by itself."""
+    return fn.cat(images, images, images, axis=2) if spec.widen else images
 
 
 @_plain

@@ -113,7 +113,7 @@ class Inputs:
         spec, catalog = self._spec, self._catalog
         if not spec.raw:
             return [data[a:b] for a, b in pairwise(members.tolist())]
-        images = data.reshape(-1, int(catalog.height[0]), int(catalog.width[0]), spec.channels)
+        images = data.reshape(-1, int(catalog.height[0]), int(catalog.width[0]), catalog.channels)
         if not spec.placed:
             return images
         n = len(images)

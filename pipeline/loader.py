@@ -408,7 +408,7 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     """Which graph these images need.
 
     Raises:
-        ValueError: Channels differ, raw and encoded images are mixed, or raw images have several sizes.
+        ValueError: Colour is to be made gray, raw and encoded images are mixed, or raw images have several sizes.
     """
     codes = np.bincount(catalog.encoding_codes, minlength=len(ENCODINGS))
     raw = bool(codes[RAW])
@@ -418,9 +418,10 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
         raise ValueError(
             f"{catalog.path}: raw images cannot be mixed with encoded ones, or have several sizes; pack them as png"
         )
-    if len(transform.mean) != catalog.channels:
+    channels = len(transform.mean)
+    if channels < catalog.channels:
         raise ValueError(
-            f"the transform normalises {len(transform.mean)} channels, but the images of {catalog.path} have "
+            f"the transform normalises {channels} channels, but the images of {catalog.path} have "
             f"{catalog.channels}: give one mean and std per channel"
         )
     has_windows = rows is not None and rows.windows is not None
@@ -429,7 +430,8 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     mirror = transform.flip or (rows is not None and rows.flip is not None)
     resize = geometry == "window" or not one_size or size != tuple(transform.size)
     turn: Turn = "decoder" if decoder_turns(catalog) else "none" if catalog.turn is None else "rows"
-    return GraphSpec(transform, geometry, mirror, raw, resize, catalog.channels, turn)
+    widen = channels > catalog.channels
+    return GraphSpec(transform, geometry, mirror, raw, resize, channels, turn, widen)
 
 
 def _check_rows(rows: Rows, catalog: Catalog) -> None:

@@ -16,7 +16,7 @@ class Transform:
 
     Attributes:
         size: Height and width of the images in the batch, pixels.
-        mean: Per channel, subtracted, in units of the stored 0..255.
+        mean: Per channel, subtracted, in units of the stored 0..255; three values make gray images RGB.
         std: Per channel, divided by, in units of the stored 0..255.
         crop: `none` the whole image (resized to `size` if it has another); `pad` a random crop of the image padded by
             `pad` zeros on each side; `random` the random resized crop; `center` the centre of the image after its

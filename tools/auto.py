@@ -10,6 +10,7 @@ from drawstream.tools.options import (
     Augment,
     Batch,
     CatalogArg,
+    Channels,
     Device,
     DryRun,
     HookNames,
@@ -66,6 +67,7 @@ def auto(
     seed: Seed = 0,
     augment: Augment = "none",
     amp: TrainingAmp = "off",
+    channels: Channels = None,
     device: Device = "cpu",
     tensorboard: Tensorboard = False,
     hook: HookNames = None,
@@ -107,7 +109,9 @@ def auto(
     recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=in_bf16(amp))
     ranks = join_ranks(device)
     lone = replace(ranks, rank=0, world_size=1)  # a child trains on whole batches, by itself
-    setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone)
+    setup = setup_of(
+        catalog, model, device, batch_size, held_out=held_out, augment=augment, ranks=lone, channels=channels
+    )
     rewards = {"reward": one_of("reward", reward), "reward_rows": reward_rows, "second_score": second_score}
     if dry_run:
         from drawstream.tools.estimate.search import estimate_auto

@@ -25,6 +25,7 @@ from drawstream.tools.options import (
     Augment,
     Batch,
     CatalogArg,
+    Channels,
     Device,
     DryRun,
     Frozen,
@@ -211,6 +212,7 @@ def train(
     ] = None,
     score_model: Annotated[str | None, typer.Option(help="That model, where it is another one.")] = None,
     crop_factor: Annotated[int, typer.Option(help="Crops to draw for each one trained on.")] = 2,
+    channels: Channels = None,
     device: Device = "cpu",
     checksum: Annotated[
         str,
@@ -256,7 +258,7 @@ def train(
     ranks = join_ranks(device)
     reading = Reading(one_of("checksum", checksum), one_of("on-bad", on_bad), max_bad, quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
-    setup = setup_of(catalog, model, device, batch_size, **given)
+    setup = setup_of(catalog, model, device, batch_size, **given, channels=channels)
     spent = Budget(budget, paper, warmup)
     drawn = sampler if sampler is None or sampler in NAMES or is_own(sampler) else Path(sampler)
     sampling = Sampling(drawn, table, mode, tuple(join or ()), frozen, spent, column, embedding)

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from drawstream.pipeline.names import printable
 from drawstream.tools.options import (
     CatalogArg,
+    Channels,
     Device,
     DryRun,
     Engine,
@@ -115,6 +116,7 @@ def extract(
     channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
     grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
     engine: Engine = "local",
+    channels: Channels = None,
     device: Device = "cpu",
     dry_run: DryRun = False,
     json_path: Json = None,
@@ -135,7 +137,7 @@ def extract(
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
     ranks = join_ranks(device)
-    setup = setup_of(catalog, model, device, ranks.world_size, ranks=ranks)
+    setup = setup_of(catalog, model, device, ranks.world_size, ranks=ranks, channels=channels)
     names = chosen_measures(measures.split(",") if measures else None, setup.data.num_classes)
     scoring = Scoring(
         measures=(*names, *(load_measure(each) for each in measure or ())),

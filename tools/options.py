@@ -29,6 +29,10 @@ Model = Annotated[
         help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.",
     ),
 ]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="1 or 3; 3 loads gray images as RGB. By default 3 where one of the sets or the model needs it."),
+]
 Device = Annotated[str, typer.Option(autocompletion=words("cpu", "gpu"), help="cpu or gpu.")]
 Engine = Annotated[
     str,

@@ -10,6 +10,7 @@ from drawstream.tools.features import Join
 from drawstream.tools.options import (
     Augment,
     Batch,
+    Channels,
     Device,
     DryRun,
     Engine,
@@ -86,6 +87,7 @@ def swift(
     batch_size: Batch = 128,
     seed: Seed = 0,
     augment: Augment = "none",
+    channels: Channels = None,
     device: Device = "cpu",
     tensorboard: Tensorboard = False,
     hook: HookNames = None,
@@ -123,7 +125,7 @@ def swift(
         },
     )
     length = options.pop("fine_tune_epochs")
-    setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment)
+    setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, channels=channels)
     if objective is None and start is None:
         raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
     score: Any

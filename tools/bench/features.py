@@ -34,6 +34,7 @@ from drawstream.samplers import Sequential, SwiftFit, SwiftParams
 from drawstream.tools.bench.photos import pack_photos
 from drawstream.tools.bench.raw import digits
 from drawstream.tools.bench.rounds import Delivery, System, alternate, median_ratio
+from drawstream.tools.training.check_model import check_model
 from drawstream.tools.training.models import ResNet, build_model
 
 __all__ = ["run"]
@@ -148,7 +149,10 @@ def _model(spec: str | None, catalog: Catalog, *, large: bool) -> nn.Module:
         )
         return network
     size = default_transform(catalog, train=False).size
-    return build_model(spec or "cnn", num_classes=catalog.num_classes, channels=catalog.channels, size=size, seed=0)
+    classes, channels = catalog.num_classes, catalog.channels
+    model = build_model(spec or "cnn", num_classes=classes, channels=channels, size=size, seed=0)
+    check_model(model, spec or "cnn", num_classes=classes, channels=channels, size=size, trained=False)
+    return model
 
 
 def _systems(catalog: Catalog, model: nn.Module, scoring: Scoring, scratch: Path, stack: ExitStack) -> list[System]:

@@ -207,7 +207,7 @@ def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
     loader, rows = setup.training_loader(), len(setup.data)
     transform, plain = setup.transforms
     height, width = plain.size
-    if transform == plain and 4 * rows * setup.data.channels * height * width <= KEPT:
+    if transform == plain and 4 * rows * setup.input_channels * height * width <= KEPT:
         loader.replace_stream(Sequential(0, rows))
         kept = Kept(loader, setup.batch_size)
         loader.close()

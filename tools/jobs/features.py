@@ -46,7 +46,7 @@ def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, 
         raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
     if kind == "ray" and setup.ranks.world_size > 1:
         raise ValueError("the Ray engine starts its own workers: start it without torchrun")
-    model = setup.build(0)
+    model = setup.build(0, trained=False)
     load_weights(model, weights)
     scoring = scoring or Scoring()
     scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])

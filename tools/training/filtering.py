@@ -7,6 +7,7 @@ from typing import Any
 from drawstream.features import CropScorer
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.samplers import SwiftSampler
+from drawstream.tools.training.check_model import check_model
 from drawstream.tools.training.models import build_model, load_weights
 from drawstream.tools.training.setup import Setup
 
@@ -34,13 +35,10 @@ class Filtering:
     def apply(self, setup: Setup, loader: Loader) -> CropFilter:
         """The filter over a loader of batches that are `factor` times as large."""
         sampler = SwiftSampler.load(self.sampler)
-        model = build_model(
-            self.model or setup.model,
-            num_classes=setup.data.num_classes,
-            channels=setup.data.channels,
-            size=setup.transforms[0].size,
-            seed=0,
-        )
+        name = self.model or setup.model
+        classes, channels, size = setup.data.num_classes, setup.input_channels, setup.transforms[0].size
+        model = build_model(name, num_classes=classes, channels=channels, size=size, seed=0)
+        check_model(model, name, num_classes=classes, channels=channels, size=size, trained=False)
         load_weights(model, self.weights)
         return CropFilter(loader, sampler, CropScorer(model, measures=sampler.features), keep=1 / self.factor)
 

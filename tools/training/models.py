@@ -132,7 +132,13 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
         arguments = accepted(factory, {"num_classes": num_classes, "channels": channels, "size": size})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = factory(**arguments)
+        try:
+            model = factory(**arguments)
+        except Exception as error:  # of the user's module, or of timm for arguments that a model does not have
+            given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "nothing"
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            text += ": --channels 3 loads gray images as RGB" if arguments.get("in_chans") == 1 else ""
+            raise ValueError(f"model {spec!r} cannot be made with {given}: {text}") from None
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {spec!r}: the factory returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -192,7 +198,10 @@ def load_weights(model: nn.Module, path: Path, /) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise ValueError(f"weights {path} do not fit the model: {detail}") from None
+        raise ValueError(
+            f"weights {path} do not fit the model: {detail}: is --model the one that was trained, on as "
+            "many channels (--channels 3 loads gray images as RGB) and classes?"
+        ) from None
 
 
 def _first(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """What the jobs share: catalogs, preprocessing, loaders and models, opened and checked once."""
 
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,12 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Transform
 from drawstream.pipeline.bad import OnBad
 from drawstream.pipeline.loader import SMALL
+from drawstream.pipeline.names import printable
 from drawstream.pipeline.place import Stream
 from drawstream.pipeline.read import Checksum
 from drawstream.pipeline.statistics import channel_statistics
 from drawstream.samplers import IndexStream, Sequential
+from drawstream.tools.training.check_model import check_model, slow_on, takes_gray
 from drawstream.tools.training.models import build_model
 from drawstream.tools.training.ranks import Ranks
 
@@ -50,6 +53,8 @@ class Setup:
         device: `cpu` or `gpu`.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
+        channels: Of the images in batches, 1 or 3; None: 3 where one of the sets has colour, or where the model takes
+            colour only, else 1. Gray images become RGB with three equal channels.
     """
 
     catalog: Path | str
@@ -61,6 +66,8 @@ class Setup:
     device: Device = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
+    channels: int | None = None
+    _checked: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -71,6 +78,8 @@ class Setup:
             )
         if self.augment not in AUGMENT:
             raise ValueError(f"`augment` must be one of {', '.join(AUGMENT)}, but got {self.augment!r}")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"`channels` must be 1 or 3, but got {self.channels}")
         if self.device == "gpu" and not torch.cuda.is_available():
             raise ValueError("`--device gpu` needs a CUDA device, and torch sees none: use `--device cpu`")
 
@@ -86,13 +95,55 @@ class Setup:
         return catalog
 
     @cached_property
+    def evaluated(self) -> dict[str, Catalog]:
+        """The catalogs of `held_out` and `test`, as far as they are given."""
+        given = {"held_out": self.held_out, "test": self.test}
+        return {name: Catalog.open(path) for name, path in given.items() if path is not None}
+
+    @cached_property
+    def input_channels(self) -> int:
+        """Channels of the images in batches, see `channels`; a line on stderr says where gray becomes RGB unasked.
+
+        Raises:
+            ValueError: Colour images were to be loaded as gray.
+        """
+        catalogs = [self.data, *self.evaluated.values()]
+        colour = [each for each in catalogs if each.channels == 3]
+        if self.channels is not None:
+            if colour and self.channels == 1:
+                raise ValueError(f"{colour[0].path} has colour images, which are not made gray: --channels 3")
+            return self.channels
+        gray = [str(each.path) for each in catalogs if each.channels == 1]
+        if colour and gray:
+            self._note(f"gray images are loaded as RGB ({', '.join(gray)}), as {colour[0].path} has colour")
+        elif gray and not takes_gray(self.model, num_classes=self.data.num_classes, size=self._size):
+            self._note(f"gray images are loaded as RGB, as model {self.model!r} takes 3 channels")
+            return 3
+        return 3 if colour else 1
+
+    @property
+    def _largest(self) -> tuple[int, int]:
+        return int(self.data.height.max()), int(self.data.width.max())
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the images in batches."""
+        return self._largest if max(self._largest) <= SMALL else Transform.large(train=False).size
+
+    def _note(self, text: str) -> None:
+        if self.ranks.writes:
+            print(f"note: {printable(text)}", file=sys.stderr, flush=True)
+
+    @cached_property
     def transforms(self) -> tuple[Transform, Transform]:
         """For training and for evaluation; small images are normalised with the training set's mean and deviation."""
-        height, width = int(self.data.height.max()), int(self.data.width.max())
-        if max(height, width) > SMALL:
-            return self._strengthened(Transform.large(train=True)), Transform.large(train=False)
-        mean, std = channel_statistics(self.data, size=(height, width), **asdict(self.reading))
-        plain = Transform((height, width), mean, std)
+        channels = self.input_channels
+        if max(self._largest) > SMALL:
+            training, evaluation = (Transform.large(train=train, channels=channels) for train in (True, False))
+            return self._strengthened(training), evaluation
+        found = channel_statistics(self.data, size=self._largest, **asdict(self.reading))
+        mean, std = (values * (channels // len(values)) for values in found)
+        plain = Transform(self._largest, mean, std)
         standard = plain if self.augment == "none" else replace(plain, crop="pad", flip=True)
         return self._strengthened(standard), plain
 
@@ -127,12 +178,8 @@ class Setup:
         Raises:
             ValueError: A set has other classes than the training set, or is the training set.
         """
-        given = {"held_out": self.held_out, "test": self.test}
         loaders = {}
-        for name, path in given.items():
-            if path is None:
-                continue
-            catalog = Catalog.open(path)
+        for name, catalog in self.evaluated.items():
             if catalog.classes != self.data.classes:
                 raise ValueError(
                     f"{catalog.path} has {catalog.num_classes} classes ({', '.join(catalog.classes[:3])}, …), but "
@@ -167,16 +214,25 @@ class Setup:
             **asdict(reading),
         )
 
-    def build(self, seed: int) -> nn.Module:
-        """A freshly initialised model on the device."""
-        model = build_model(
-            self.model,
-            num_classes=self.data.num_classes,
-            channels=self.data.channels,
-            size=self.transforms[1].size,
-            seed=seed,
-        )
-        return model.to("cuda" if self.device == "gpu" else "cpu")
+    def build(self, seed: int, *, trained: bool = True) -> nn.Module:
+        """A freshly initialised model on the device; the first one is tried with images of the size and channels.
+
+        Args:
+            seed: Of the initialisation.
+            trained: Whether it will be trained; if not, only its evaluation mode is tried.
+
+        Raises:
+            ValueError: As `build_model`, or the model does not fit the data.
+        """
+        classes, channels, size = self.data.num_classes, self.input_channels, self.transforms[1].size
+        model = build_model(self.model, num_classes=classes, channels=channels, size=size, seed=seed)
+        model = model.to("cuda" if self.device == "gpu" else "cpu")
+        if not self._checked:
+            check_model(model, self.model, num_classes=classes, channels=channels, size=size, trained=trained)
+            if note := slow_on(self.model, size):
+                self._note(note)
+            self._checked.append(self.model)
+        return model
 
 
 def crop_rows(table: Path | None, setup: Setup, /) -> FeatureTable | None:

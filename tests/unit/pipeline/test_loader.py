@@ -74,7 +74,6 @@ class Foreign(Rows):
         ({"rank": 2, "world_size": 2}, "`0 <= rank < world_size` must hold, but got rank 2 of 2"),
         ({"rank": -1}, "`0 <= rank < world_size` must hold"),
         ({"device": "tpu"}, "`device` must be cpu or gpu, but got 'tpu'"),
-        ({"transform": Transform.small((8, 8), 3)}, "normalises 3 channels, but the images of .* have 1"),
         ({"rows": Rows([0, 300])}, r"rows must be of samples in \[0, 300\), but got 0 … 300"),
         ({"rows": Rows([-1, 3])}, "rows must be of samples"),
         ({"rows": Rows(np.empty(0, np.int64))}, "no rows"),

@@ -117,9 +117,10 @@ def test_a_diverging_run_says_so(setup):
 
 
 def test_a_model_of_another_class_count_is_refused(setup, digits):
-    wrong = Setup(digits.train, f"{__name__}:eleven_classes").build(0)
+    with pytest.raises(ValueError, match=r"logits of shape \(2, 11\), but the data have 10 classes"):
+        Setup(digits.train, f"{__name__}:eleven_classes").build(0)
     with pytest.raises(ValueError, match=r"logits of shape \(64, 11\).* has 10 classes"):
-        train(wrong, setup.training_loader(), Recipe(epochs=1))
+        train(eleven_classes(), setup.training_loader(), Recipe(epochs=1))
 
 
 def eleven_classes():

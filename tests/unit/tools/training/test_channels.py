@@ -1,0 +1,199 @@
+"""Gray and colour together: gray images become RGB where another set, the model or the user wants it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drawstream.features import FeatureTable
+from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import Sequential
+from drawstream.tools.cli import main
+from drawstream.tools.training.setup import Setup
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (60, 10, 8), np.uint8)
+COLOUR = RNG.integers(0, 256, (40, 10, 8, 3), np.uint8)
+MODELS = """
+from torch import nn
+
+def colour(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Catalogs gray, colour, and large (gray, 80 × 72), each raw and png where it says so."""
+    root = tmp_path_factory.mktemp("channels")
+    for encoding in ("raw", "png", "jpeg"):
+        for name, images in (("gray", GRAY), ("colour", COLOUR)):
+            pack(ArraySource(images, np.arange(len(images)) % 4), root / f"{name}-{encoding}", encoding=encoding)
+    large = RNG.integers(0, 256, (8, 80, 72), np.uint8)
+    pack(ArraySource(large, np.arange(8) % 4), root / "large", encoding="png")
+    (root / "channel_models.py").write_text(MODELS)
+    return root
+
+
+def images_of(catalog: Catalog, transform: Transform) -> np.ndarray:
+    loader = Loader(catalog, Sequential(0, len(catalog)), transform=transform, batch_size=16)
+    found = np.concatenate([batch.images.numpy()[batch.weights.numpy() > 0] for batch in loader])
+    loader.close()
+    return found
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png", "jpeg"])
+@pytest.mark.parametrize("options", [{}, {"crop": "pad", "flip": True}, {"crop": "random"}, {"randaugment": (2, 4)}])
+def test_gray_images_become_three_equal_channels(data, encoding, options):
+    catalog = Catalog.open(data / f"gray-{encoding}")
+    one, three = (Transform((10, 8), (0.0,) * c, (1.0,) * c, **options) for c in (1, 3))
+    if "randaugment" in options:  # colour has operations that gray has not, so other ones are drawn
+        assert images_of(catalog, three).shape == (60, 3, 10, 8)
+        return
+    gray, rgb = images_of(catalog, one), images_of(catalog, three)
+    np.testing.assert_array_equal(rgb, gray.repeat(3, axis=1))
+    if not options and encoding != "jpeg":
+        stored = {image.tobytes() for image in GRAY}  # packed in another order
+        assert {image.astype(np.uint8).tobytes() for image in gray} == stored
+
+
+def test_the_pixels_of_a_gray_jpeg_are_those_of_pillow(data):
+    catalog = Catalog.open(data / "gray-jpeg")
+    rgb = images_of(catalog, Transform((10, 8), (0.0,) * 3, (1.0,) * 3))
+    with (catalog.root / catalog.shards[0].path).open("rb") as shard:
+        for row in range(5):
+            shard.seek(int(catalog.offset[row]))
+            name = data / "one.jpg"
+            name.write_bytes(shard.read(int(catalog.size[row])))
+            expected = np.asarray(Image.open(name).convert("RGB"), np.float32).transpose(2, 0, 1)
+            assert np.abs(rgb[row] - expected).max() <= 1  # another inverse cosine transform
+
+
+def test_colour_does_not_become_gray(data):
+    with pytest.raises(ValueError, match=r"the transform normalises 1 channels, but the images of .* have 3"):
+        images_of(Catalog.open(data / "colour-raw"), Transform((10, 8), (0.0,), (1.0,)))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_sets_that_differ_are_all_loaded_as_colour(data, capsys, encoding):
+    gray, colour = data / f"gray-{encoding}", data / f"colour-{encoding}"
+    setup = Setup(gray, "mlp", held_out=colour)
+    mean, std = setup.transforms[0].mean, setup.transforms[0].std
+    assert len(mean) == 3 and len(set(mean)) == len(set(std)) == 1 and mean[0] == pytest.approx(GRAY.mean(), abs=0.01)
+    assert setup.input_channels == 3 and setup.build(0)[1].in_features == 3 * 80
+    places = gray / "catalog.parquet", colour / "catalog.parquet"
+    told = "note: gray images are loaded as RGB ({}), as {} has colour\n".format(*places)
+    assert capsys.readouterr().err == told
+    assert Setup(colour, "mlp", test=gray).input_channels == 3
+    assert Setup(gray, "mlp").input_channels == 1 and Setup(gray, "mlp", channels=3).input_channels == 3
+    with pytest.raises(ValueError, match="has colour images, which are not made gray: --channels 3"):
+        _ = Setup(colour, "mlp", channels=1).input_channels
+    with pytest.raises(ValueError, match="`channels` must be 1 or 3, but got 2"):
+        Setup(gray, "mlp", channels=2)
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.mark.parametrize(("first", "second"), [("gray", "colour"), ("colour", "gray")])
+def test_training_on_one_and_judging_on_the_other_works(data, tmp_path, capsys, first, second):
+    train = ("train", data / f"{first}-raw", "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1)
+    assert run(*train, "--held-out", data / f"{second}-png") == 0
+    err = capsys.readouterr().err
+    assert err.count("note: gray images are loaded as RGB") == 1
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert len(record["transform"]["mean"]) == 3 and "held_out" in record["history"][0]["accuracy"]
+    weights = tmp_path / "run/last.safetensors"
+    score = ("features", data / "gray-raw", "-o", tmp_path / "f", "--model", "mlp", "--weights", weights)
+    assert run(*score) == 2  # the model has three channels, these images one
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--channels 3 loads gray images as RGB" in err
+    assert run(*score, "--channels", 3) == 0
+    assert len(FeatureTable.open(tmp_path / "f").provenance["transform"]["mean"]) == 3
+
+
+def test_a_model_that_takes_colour_only_gets_it(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(data)
+    monkeypatch.syspath_prepend(str(data))
+    monkeypatch.delitem(sys.modules, "channel_models", raising=False)
+    train = ("train", data / "gray-png", "--model", "channel_models:colour", "--epochs", 1)
+    assert run(*train, "-o", tmp_path / "a") == 0
+    told = "note: gray images are loaded as RGB, as model 'channel_models:colour' takes 3 channels\n"
+    assert capsys.readouterr().err.count(told) == 1
+    assert run(*train, "-o", tmp_path / "b", "--channels", 1) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "does not take images of 1 channel" in err and "--channels 3" in err
+
+
+@pytest.mark.parametrize("command", ["train", "auto"])
+def test_large_gray_images_are_trained_on_and_a_small_model_is_said_to_be_slow(data, tmp_path, capsys, command):
+    words = ("train",) if command == "train" else ("search", "auto")
+    more = (
+        () if command == "train" else ("--held-out", data / "gray-png", "--exploration", "uniform", "--reward-rows", 8)
+    )
+    status = run(
+        *words, data / "large", "-o", tmp_path / "run", "--model", "cnn", "--epochs", 1, "--batch-size", 8, *more
+    )
+    err = capsys.readouterr().err
+    assert status == 0, err
+    note = "note: --model cnn is made for images of up to 64 pixels, and these are 224 × 224: it will be slow and weak"
+    assert err.count("note: ") == 1 and err.startswith(note)
+
+
+@pytest.mark.parametrize("command", ["train", "features", "swift", "auto", "bench"])
+def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "other_models.py").write_text(
+        "from torch import nn\n"
+        "def two(channels): return nn.Sequential(nn.Flatten(), nn.Linear(channels * 80, 2))\n"
+        "def five(): return nn.Sequential(nn.Conv2d(5, 8, 3), nn.Flatten(), nn.Linear(8, 4))\n"
+        "def pair(channels): return Pair(channels)\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self, c):\n"
+        "        super().__init__(); self.l = nn.Linear(c * 80, 4)\n"
+        "    def forward(self, x): return self.l(x.flatten(1)), x\n"
+    )
+    gray, colour = data / "gray-png", data / "colour-png"
+    (tmp_path / "w").write_bytes(b"")
+    words = {
+        "train": ("train", gray, "-o", "run"),
+        "features": ("features", gray, "-o", "f", "--weights", "w"),
+        "swift": (
+            "search",
+            "swift",
+            "f",
+            "-o",
+            "s",
+            "--catalog",
+            gray,
+            "--held-out",
+            colour,
+            "--start",
+            "w",
+        ),
+        "auto": ("search", "auto", gray, "-o", "auto", "--held-out", colour),
+        "bench": ("bench", "features", "--data", gray),
+    }[command]
+    if command == "swift":
+        pytest.importorskip("optuna")
+        ids = np.arange(60)
+        from drawstream.features.table import part_path, write_part
+
+        (tmp_path / "f").mkdir()
+        columns = {"sample_id": ids, "crop": np.zeros(60, np.int32), "label": Catalog.open(gray).label}
+        columns |= {name: RNG.random(60).astype(np.float32) for name in ("loss", "entropy", "grad_norm")}
+        write_part(part_path(tmp_path / "f", 0), columns, {"catalog": Catalog.open(gray).fingerprint, "parts": 1})
+    for model, told in (
+        ("two", "gives logits of shape (2, 2), but the data have 4 classes: build the model for 4 classes"),
+        ("five", "does not take images of"),
+        ("pair", "gives a tuple, but must give one tensor of logits"),
+    ):
+        assert run(*words, "--model", f"other_models:{model}") == 2
+        err = capsys.readouterr().err.splitlines()
+        assert told in err[-1] and sum(not line.startswith("note: ") for line in err) == 1, err
