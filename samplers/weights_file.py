@@ -1,18 +1,21 @@
-"""Weights that stay on disk: `.npy`, Arrow IPC (Feather), Parquet, or a folder with one such file per shard.
+"""Weights of a user's file, one per row, in the order of the rows: mapped where the format allows it.
 
     weights = map_weights("weights.parquet", column="p")     # a numpy.memmap, float32 or float64 (N,)
+    weights = map_weights("weights.csv", catalog=catalog)    # rows found by `sample_id` or `key`
     stream = IndexStream(weights, seed=0)                    # the stream of the same weights in memory, bit for bit
 
-A `.npy` file, and an Arrow file of one uncompressed record batch, are mapped where they lie: nothing is copied.
-Parquet pages are encoded, and an Arrow file of several batches is not one array: these are read once, a batch at a
-time, into a nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the system removes with the last
-use of the array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on a disk.
+All formats of `drawstream.samplers.table_file` are taken, and folders of Arrow or Parquet files, one per shard. Where
+a file says which row is which, by `sample_id` or `key`, its weights are put into the order of the rows, and each row
+must have one. A file without ids goes by its order. Its `.npy` array, or Arrow file of one uncompressed batch, is
+mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow without ids a batch at a time, into a
+nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the system removes with the last use of the
+array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on a disk.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,177 +23,278 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.row_ids import Keyed, match_rows, sample_ids
+from drawstream.samplers.table_file import (
+    ARROW,
+    FORMATS,
+    IDS,
+    PARQUET,
+    TableFile,
+    by_row_order,
+    format_of,
+    open_table,
+    reading,
+    to_floats,
+)
+from drawstream.samplers.weights import check_values
 
-__all__ = ["map_weights", "weights_catalog"]
+__all__ = ["Weights", "map_weights", "read_weights"]
 
 _DISTRIBUTION = "1"  # format of the files of `drawstream search auto`
 _BATCH = 1 << 20  # rows read at a time
-_ARROW = (".arrow", ".feather", ".ipc")
-_PARQUET = (".parquet", ".pq")
-_REMEDY = "weights are read from .npy, .arrow, .feather, .parquet, or a folder of such files"
+_REMEDY = f"weights are read from {FORMATS}, or a folder of Arrow or Parquet files"
 
 Mapped = np.memmap[Any, np.dtype[Any]]
 
 
-def map_weights(path: str | Path, /, *, column: str | None = None, folder: str | Path | None = None) -> Mapped:
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """What a file of weights holds.
+
+    Attributes:
+        values: float32 or float64 (N,), read-only, in the order of the rows; checked.
+        catalog: Fingerprint of the catalog that the file says it belongs to; "" where it does not say.
+        notes: What was assumed or left out, one sentence each.
+    """
+
+    values: Mapped
+    catalog: str
+    notes: tuple[str, ...]
+
+
+def map_weights(
+    path: str | Path, /, *, column: str | None = None, folder: str | Path | None = None, catalog: Keyed | None = None
+) -> Mapped:
     """Map a file of weights, or the files of a folder one after another in the order of their names.
 
     Args:
         path: the file; or a folder of Arrow or Parquet files, one per shard.
-        column: column of an Arrow or Parquet file; needed where it has several of floating point.
+        column: column of a file that has several; by default `weight`, or the only one of numbers (floating point).
         folder: where a copy goes if one is needed; by default the system's temporary folder.
+        catalog: whose rows are weighed; needed where the file names them by `key`.
 
     Returns:
         float32 or float64 (N,), read-only; `IndexStream` leaves it on disk in mode 'stratified'.
 
     Raises:
         FileNotFoundError: no such file, or none in the folder.
-        ValueError: not such a file, damaged, no rows, no such column, or one with nulls or not of floating point.
+        ValueError: not such a file, damaged, no rows, no such column, values that are no weights, ids that do not fit,
+            or of another catalog.
     """
+    return read_weights(path, column=column, folder=folder, catalog=catalog).values
+
+
+def read_weights(
+    path: str | Path, /, *, column: str | None = None, folder: str | Path | None = None, catalog: Keyed | None = None
+) -> Weights:
+    """Read a file of weights, with what is to be said of it; arguments and errors as `map_weights`."""
     source = Path(path)
-    files = _files(source)
-    try:
-        if files[0].suffix == ".npy":
-            return _map_npy(files[0])
-        column = _column(files[0], column)
-        if len(files) == 1 and files[0].suffix in _ARROW:
-            mapped = _map_arrow(files[0], column)
-            if mapped is not None:
-                return mapped
-        return _copy(files, column, folder)
-    except (pa.ArrowException, OSError) as error:
-        raise_unless_file(error, source)
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{source}: {str(error).splitlines()[0]}: {_REMEDY}") from None
-
-
-def weights_catalog(path: str | Path, /) -> str:
-    """Return the fingerprint of the catalog that a file of weights says it belongs to; "" where it says nothing.
-
-    Raises:
-        FileNotFoundError, ValueError: As `map_weights`.
-    """
-    source = Path(path)
-    file = _files(source)[0]
-    if file.suffix == ".npy":
-        return ""
-    try:
-        return str((_schema(file).metadata or {}).get(b"catalog", b"").decode(errors="replace"))
-    except (pa.ArrowException, OSError) as error:
-        raise_unless_file(error, source)
-        raise ValueError(f"{source}: {str(error).splitlines()[0]}: {_REMEDY}") from None
+    tables = [open_table(file) for file in _files(source)]
+    name = _column(tables[0], column)
+    for table in tables[1:]:
+        _column(table, name)
+    owner = tables[0].metadata.get("catalog", "") if "drawstream.distribution" in tables[0].metadata else ""
+    if catalog is not None and owner not in ("", catalog.fingerprint):
+        raise ValueError(
+            f"{source}: weights of catalog {owner[:12]}, but this is {catalog.fingerprint[:12]}: give weights that "
+            "were made from it"
+        )
+    ids = [sample_ids(table, catalog) for table in tables]
+    known = [each for each in ids if each is not None]
+    if not known:
+        values = _by_order(source, tables, name, folder, None if catalog is None else len(catalog))
+        notes = [by_row_order(table) for table in tables]  # each is looked at
+        return Weights(values, owner, () if owner else tuple(notes[:1]))
+    if len(known) < len(ids):
+        raise ValueError(f"{source}: all files or none must have `sample_id` or `key`, but {len(known)} have")
+    return Weights(_by_ids(source, tables, name, np.concatenate(known), folder, catalog), owner, ())
 
 
 def _files(source: Path) -> list[Path]:
     if source.is_dir():
-        files = sorted(each for each in source.iterdir() if each.suffix in (*_ARROW, *_PARQUET))
+        files = sorted(each for each in source.iterdir() if format_of(each) in (*ARROW, *PARQUET))
         if not files:
             raise FileNotFoundError(f"{source}: no weights there: {_REMEDY}")
         return files
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such file: {_REMEDY}")
-    if source.suffix not in (".npy", *_ARROW, *_PARQUET):
-        raise ValueError(f"{source}: unknown kind of file {source.suffix!r}: {_REMEDY}")
     return [source]
 
 
-def _map_npy(file: Path) -> Mapped:
-    try:
-        array = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:  # the header is a Python literal
-        raise_unless_file(error, file)
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{file}: not a readable .npy file ({first}): {_REMEDY}") from None
-    if array.ndim != 1 or array.dtype not in (np.float32, np.float64):
-        raise ValueError(
-            f"{file}: weights must be float32 or float64 of shape (rows,), but got {array.dtype} {array.shape}"
-        )
-    return array  # type: ignore[no-any-return]
-
-
-def _schema(file: Path) -> pa.Schema:
-    if file.suffix in _PARQUET:
-        return pq.read_schema(file)
-    with pa.memory_map(str(file)) as data, pa.ipc.open_file(data) as reader:
-        return reader.schema
-
-
-def _column(file: Path, column: str | None) -> str:
+def _column(table: TableFile, column: str | None) -> str:
     """The name of the weights' column, checked."""
-    schema = _schema(file)
-    found = (schema.metadata or {}).get(b"drawstream.distribution", b"1").decode(errors="replace")
+    found = table.metadata.get("drawstream.distribution", _DISTRIBUTION)
     if found != _DISTRIBUTION:  # a file of somebody else has none, and is read by its columns alone
         raise ValueError(
-            f"{file}: distribution format {found} is newer than {_DISTRIBUTION}, which this drawstream reads: upgrade"
+            f"{table.path}: distribution format {found} is newer than {_DISTRIBUTION}, which this drawstream reads: "
+            "upgrade"
         )
-    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
-    if column is None:
-        if len(floats) != 1:
-            raise ValueError(
-                f"{file}: one column of floating point must be named, but there are {', '.join(floats) or 'none'}: "
-                "name the column of weights"
-            )
-        return str(floats[0])
-    if column not in floats:
-        kind = schema.field(column).type if column in schema.names else "missing"
+    numbers = [name for name, kind in table.kinds.items() if kind == "number" and name not in (*IDS, *table.index)]
+    name = "weight" if column is None and "weight" in table.kinds else column
+    if name is not None:
+        kind = table.kinds.get(name, "missing")
+        if kind in ("number", "text"):
+            return name
         raise ValueError(
-            f"{file}: column {column!r} must be floating point, but is {kind}; there are {', '.join(floats) or 'none'}"
+            f"{table.path}: column {name!r} must hold numbers, but is {kind}; there are {', '.join(numbers) or 'none'}"
         )
-    return column
+    floats = [name for name in numbers if name in table.floats]
+    for choice in (numbers, floats):
+        if len(choice) == 1:
+            return choice[0]
+    raise ValueError(
+        f"{table.path}: one column of numbers must be named, but there are {', '.join(numbers) or 'none'}: name the "
+        "column of weights (--column), or call it `weight`"
+    )
+
+
+def _by_order(
+    source: Path, tables: Sequence[TableFile], name: str, folder: str | Path | None, rows: int | None
+) -> Mapped:
+    """The weights in the order of the file, mapped where they lie if that can be."""
+    mapped = _map(tables[0], name) if len(tables) == 1 else None
+    values = _copy(source, _all_pieces(tables, name), folder) if mapped is None else mapped
+    if rows not in (None, values.size):
+        raise ValueError(
+            f"{source} has {values.size} weights, the catalog {rows} images: give one each, in catalog order, or with "
+            "a column `sample_id` or `key`"
+        )
+    try:
+        check_values(np.asarray(values))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    return values
+
+
+def _by_ids(
+    source: Path,
+    tables: Sequence[TableFile],
+    name: str,
+    ids: NDArray[np.int64],
+    folder: str | Path | None,
+    catalog: Keyed | None,
+) -> Mapped:
+    """The weights in the order of their ids: one for each row of the catalog, or for 0, 1, 2, … without one."""
+    parts = [table.numbers(name) for table in tables]
+    values = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    rows = ids.size if catalog is None else len(catalog)
+    strange = np.flatnonzero((ids < 0) | (ids >= rows))
+    if strange.size:
+        row = int(strange[0])
+        like = "" if catalog is None else f" (its keys are like {catalog.key(0)!r})"
+        raise ValueError(
+            f"{source}: {strange.size} of {ids.size} rows belong to none of {rows} images{like}, first row {row} "
+            f"(from 0), {_shown(tables, row)}: leave them out, or give their catalog"
+        )
+    crops = " (these are crops: join them to their feature table)" if "crop" in tables[0].kinds else ""
+    place, _ = match_rows(
+        source,
+        ids,
+        np.arange(rows),
+        every="row" if catalog is None else "image of the catalog",
+        name=lambda row: f"sample {row}" if catalog is None else f"sample {row} ({catalog.key(row)!r})",
+        hint=f"leave one of them out{crops}",
+    )
+    bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
+    if bad.size:
+        row = int(bad[0])
+        raise ValueError(
+            f"{source}: weights must be finite and >= 0, but row {row} (from 0), {_shown(tables, row)}, is "
+            f"{values[row]} ({bad.size} such of {values.size} rows): set their weights to 0"
+        )
+    if not values.any():
+        raise ValueError(
+            f"{source}: at least one weight must be > 0, but all {values.size} are 0: nothing can be drawn"
+        )
+    return _copy(source, [values[place]], folder)
+
+
+def _shown(tables: Sequence[TableFile], row: int) -> str:
+    """The id of a row of the files, as they have it."""
+    for table in tables:
+        name = "key" if "key" in table.kinds else "sample_id"
+        column = table.column(name)
+        if row < len(column):
+            return f"{name} {column[row].as_py()!r}"
+        row -= len(column)
+    raise IndexError(row)
+
+
+def _map(table: TableFile, column: str) -> Mapped | None:
+    """The column where it lies in the file; None where it must be converted."""
+    if format_of(table.path) in ARROW:
+        return _map_arrow(table.path, column)
+    if table.named or format_of(table.path) not in (".npy", ".npz"):
+        return None
+    array = np.load(table.path, mmap_mode="r")
+    return array if array.dtype in (np.float32, np.float64) and array.size else None
 
 
 def _map_arrow(file: Path, column: str) -> Mapped | None:
-    """The column where it lies in the file; None when it is compressed or in several pieces."""
-    with pa.memory_map(str(file)) as data:
+    """The column where it lies in the file; None when it is compressed, in several pieces or of another type."""
+    with reading(file), pa.memory_map(str(file)) as data:
         begin, size = data.read_buffer().address, file.stat().st_size
         with pa.ipc.open_file(data) as reader:
             if reader.num_record_batches != 1:
                 return None
             values = reader.get_batch(0).column(column)
+        if values.type not in (pa.float32(), pa.float64()) or values.null_count or not len(values):
+            return None
         kind = values.type.to_pandas_dtype()
         offset = values.buffers()[1].address - begin + values.offset * np.dtype(kind).itemsize
-        if values.null_count or kind == np.float16 or not 0 <= offset < size or not len(values):
+        if not 0 <= offset < size:
             return None
         return np.memmap(file, dtype=kind, mode="r", offset=offset, shape=(len(values),))
 
 
-def _pieces(file: Path, column: str) -> Iterator[pa.Array]:
-    """The column piece by piece."""
-    if file.suffix in _PARQUET:
-        with pq.ParquetFile(file, memory_map=True) as parquet:
-            for batch in parquet.iter_batches(_BATCH, columns=[column]):
+def _all_pieces(tables: Sequence[TableFile], name: str) -> Iterator[NDArray[np.floating[Any]]]:
+    """The column piece by piece, of one type."""
+    kind: Any = None
+    row = 0
+    for table in tables:
+        for piece in _pieces(table, name):
+            if piece.null_count:
+                first = row + int(np.argmax(piece.is_null().to_numpy(zero_copy_only=False)))
+                raise ValueError(
+                    f"{table.path}: weights must not be null, but row {first} is: set it to 0 or leave the row out"
+                )
+            values = to_floats(piece, f"{table.path}: column {name!r}")
+            kind = kind or values.dtype
+            if values.dtype != kind:
+                raise ValueError(
+                    f"{table.path}: column {name!r} is {values.dtype}, but {kind} in {tables[0].path}: write one type"
+                )
+            yield values
+            row += values.size
+
+
+def _pieces(table: TableFile, name: str) -> Iterator[pa.Array]:
+    """The column as it comes from the file."""
+    if format_of(table.path) in PARQUET:
+        with (
+            reading(table.path),
+            pq.ParquetFile(table.path, memory_map=True, page_checksum_verification=True) as parquet,
+        ):
+            for batch in parquet.iter_batches(_BATCH, columns=[name]):
                 yield batch.column(0)
-        return
-    with pa.memory_map(str(file)) as data, pa.ipc.open_file(data) as reader:
-        for i in range(reader.num_record_batches):
-            yield reader.get_batch(i).column(column)
+    elif format_of(table.path) in ARROW:
+        with reading(table.path), pa.memory_map(str(table.path)) as data, pa.ipc.open_file(data) as reader:
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i).column(name)
+    else:
+        yield table.column(name)
 
 
-def _copy(files: list[Path], column: str, folder: str | Path | None) -> Mapped:
+def _copy(source: Path, pieces: Iterable[NDArray[np.floating[Any]]], folder: str | Path | None) -> Mapped:
     """All pieces in one temporary file."""
     kind: Any = None
     rows = 0
     with tempfile.TemporaryFile(dir=folder) as copy:
-        for file in files:
-            _column(file, column)
-            for piece in _pieces(file, column):
-                values = _numbers(piece, file, rows)
-                kind = kind or values.dtype
-                if values.dtype != kind:
-                    raise ValueError(f"{file}: column {column!r} is {values.dtype}, but {kind} in {files[0]}")
-                copy.write(values.data)
-                rows += values.size
+        for values in pieces:
+            kind = kind or values.dtype
+            copy.write(values.data)
+            rows += values.size
         if not rows:
-            raise ValueError(f"{files[0]}: column {column!r} must have rows, but has none")
+            raise ValueError(f"{source}: a file of weights must have rows, but has none")
         copy.flush()
         return np.memmap(copy, dtype=kind, mode="r", shape=(rows,))
-
-
-def _numbers(piece: pa.Array, file: Path, before: int) -> NDArray[np.floating[Any]]:
-    if piece.null_count:
-        first = before + int(np.argmax(piece.is_null().to_numpy(zero_copy_only=False)))
-        raise ValueError(f"{file}: weights must not be null, but row {first} is: set it to 0 or leave the row out")
-    values: NDArray[np.floating[Any]] = piece.to_numpy()
-    return np.ascontiguousarray(values, dtype=np.float32 if values.dtype == np.float16 else values.dtype)

@@ -173,7 +173,7 @@ def train(
         str | None,
         typer.Option(
             autocompletion=words(*METHODS),
-            help="sampler.json, a schedule, weights (.npy, .arrow, .parquet), or a method: unif, scan, p, c, "
+            help="sampler.json, a schedule, weights (.csv, .parquet, .npy, .json, …), or a method: unif, scan, p, c, "
             "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho; or your own, "
             "module:factory. By default uniform.",
         ),
@@ -183,7 +183,8 @@ def train(
     warmup: Annotated[int | None, typer.Option(help="Leading epochs that p and c draw uniformly; 1.")] = None,
     table: Annotated[Path | None, typer.Option(help="Feature table that the sampler reads.")] = None,
     column: Annotated[
-        str | None, typer.Option(help="Of a file of weights; or of the table, with rho's irreducible losses (loss).")
+        str | None,
+        typer.Option(help="Of a file of weights (weight); or of the table, with rho's irreducible losses (loss)."),
     ] = None,
     join: Join = None,
     frozen: Frozen = False,

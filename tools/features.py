@@ -1,5 +1,6 @@
 """`drawstream features`: score a catalog (the command `extract`, which needs no name), and look at what came out."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +63,9 @@ app = typer.Typer(
 Table = Annotated[Path, typer.Argument(help="Folder of a feature table.")]
 Join = Annotated[
     list[Path] | None,
-    typer.Option("--join", help="Parquet file with more columns, by sample_id or key (and crop); repeatable."),
+    typer.Option(
+        "--join", help="File with more columns, by sample_id or key (and crop): .csv, .parquet, …; repeatable."
+    ),
 ]
 Catalog = Annotated[str | None, typer.Option(help="The catalog that the features were made from.")]
 
@@ -73,15 +76,19 @@ def open_table(path: Path, join: list[Path] | None, catalog: str | None = None) 
     from drawstream.pipeline import Catalog
 
     opened = FeatureTable.open(path, join=join or (), catalog=Catalog.open(catalog) if catalog else None)
-    tell_notes(opened)
+    tell_notes(notes_of(opened))
     return opened
 
 
-def tell_notes(table: "FeatureTable") -> None:
-    """Say what of the joined files was left out."""
-    for joined in table.joined:
-        for note in joined.notes:
-            typer.echo(f"note: {note}", err=True)
+def notes_of(table: "FeatureTable") -> list[str]:
+    """Return what was assumed of the joined files, or left out of them."""
+    return [note for joined in table.joined for note in joined.notes]
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Say what was assumed of the user's files, or left out of them."""
+    for note in notes:
+        typer.echo(f"note: {printable(note)}", err=True)
 
 
 @app.command()

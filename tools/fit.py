@@ -57,6 +57,8 @@ def fit(
         "transform": transform,
     }
     given = {name: text for name, text in asked.items() if text is not None}
+    if probabilities is not None and probabilities.suffix != ".npy":
+        raise ValueError(f"--probabilities writes a NumPy file, but got {probabilities}: give it the ending .npy")
     if like is not None and given:
         raise ValueError(f"--like takes everything from {like}, but --{next(iter(given))} was given too: leave it out")
     if like is None and frozen:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
+from drawstream.samplers.documents import read_json
+from drawstream.samplers.sampler_file import FORMAT
 from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.weights_file import read_weights
+from drawstream.tools.features import notes_of
 from drawstream.tools.training.transfer import carry
 
-__all__ = ["StreamSource", "is_schedule", "open_source"]
+__all__ = ["StreamSource", "is_sampler", "is_schedule", "open_source"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +32,7 @@ class StreamSource:
         schedule: The recorded orders; None elsewhere.
         catalog: Fingerprint of the catalog its rows belong to; "" where that is not known.
         whole_images: Whether row i is image i of the catalog (false for crops of a feature table).
+        notes: What was assumed of the user's files, or left out of them, one sentence each.
     """
 
     stream: IndexStream
@@ -36,6 +40,7 @@ class StreamSource:
     schedule: Schedule | None = None
     catalog: str = ""
     whole_images: bool = True
+    notes: tuple[str, ...] = ()
 
     def effective_rows(self, epoch: int) -> tuple[float, int]:
         """Kish's effective sample size and the number of rows that are never drawn (of a schedule: in that epoch)."""
@@ -84,12 +89,11 @@ def open_source(
     """Open a stream.
 
     Args:
-        source: `sampler.json`, a schedule (.arrow), or weights (.npy, .arrow, .parquet, a folder of them); None with
-            `rows`.
+        source: `sampler.json`, a schedule (.arrow), or weights (`samplers.weights_file`); None with `rows`.
         rows: Number of rows, all alike.
         table: Feature table that a sampler reads.
         join: Files whose columns are joined to it.
-        catalog: The table's; needed where a joined file names samples by their keys.
+        catalog: Whose rows are drawn; needed where a file names samples by their keys.
         frozen: Keep the sampler's own tables where it was fitted on another table, instead of a refit.
         column: Column of a file of weights.
         mode: Mode of the stream.
@@ -107,23 +111,37 @@ def open_source(
     if source is None:
         assert rows is not None
         return StreamSource(IndexStream(rows, **options))
-    if source.suffix == ".json":
+    given = None if catalog is None else Catalog.open(catalog)
+    if is_sampler(source) or (table is not None and source.suffix == ".json"):
         if table is None:
             raise ValueError(f"{source}: a sampler needs the feature table whose rows it weighs: give --table")
-        given = Catalog.open(catalog) if join and catalog is not None else None
-        opened = FeatureTable.open(table, join=join, catalog=given)
+        opened = FeatureTable.open(table, join=join, catalog=given if join else None)
         sampler = carry(SwiftSampler.load(source), opened, frozen=frozen)
         weights = sampler.probabilities(opened.columns(*sampler.features))
         whole = opened.windows is None and np.array_equal(opened.sample_id, np.arange(len(opened)))
         stream = IndexStream(weights, **options)
-        return StreamSource(stream, weights, catalog=opened.provenance["catalog"], whole_images=whole)
+        of = opened.provenance["catalog"]
+        return StreamSource(stream, weights, catalog=of, whole_images=whole, notes=tuple(notes_of(opened)))
     if table is not None:
         raise ValueError(f"--table goes with a sampler.json, but the source is {source}: leave it out")
     if is_schedule(source):
         schedule = Schedule.open(source)
         return StreamSource(IndexStream(schedule, **options), schedule=schedule, catalog=schedule.catalog)
-    weights = map_weights(source, column=column)
-    return StreamSource(IndexStream(weights, **options), weights)
+    found = read_weights(source, column=column, catalog=given)
+    stream = IndexStream(found.values, **options)
+    return StreamSource(stream, found.values, catalog=found.catalog, notes=found.notes)
+
+
+def is_sampler(source: Path, /) -> bool:
+    """Whether a file is a `sampler.json`, whole or damaged, and no JSON file of weights."""
+    if source.suffix != ".json" or not source.is_file():
+        return False
+    try:
+        document = read_json(source, remedy="", most=1 << 32, finite=False)
+    except ValueError:
+        with source.open("rb") as file:
+            return FORMAT.encode() in file.read(1000)
+    return isinstance(document, dict) and document.get("format") == FORMAT
 
 
 def is_schedule(source: Path, /) -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from drawstream.tools.features import Catalog, Join
+from drawstream.tools.features import Catalog, Join, tell_notes
 from drawstream.tools.options import Frozen, Json, finish, words
 from drawstream.tools.progress import Progress
 
@@ -17,12 +17,12 @@ app = typer.Typer(help="Inspect, count, export and compare index streams.", no_a
 Source = Annotated[
     Path | None,
     typer.Argument(
-        help="sampler.json (with --table), schedule.arrow, or weights: .npy, .arrow, .parquet or a folder of parts."
+        help="sampler.json (with --table), schedule.arrow, or weights: .csv, .parquet, .npy, .json, … or a folder."
     ),
 ]
 Rows = Annotated[int | None, typer.Option(help="Number of rows, all alike; instead of a source.")]
 Table = Annotated[Path | None, typer.Option(help="Feature table that a sampler.json reads.")]
-Column = Annotated[str | None, typer.Option(help="Column of an Arrow or Parquet file of weights.")]
+Column = Annotated[str | None, typer.Option(help="Column of a file of weights; by default weight.")]
 Mode = Annotated[
     str | None,
     typer.Option(
@@ -228,7 +228,7 @@ def _open(
     from drawstream.tools.source import open_source
 
     folder, join, catalog, frozen = table
-    return open_source(
+    opened = open_source(
         source,
         rows=rows,
         table=folder,
@@ -241,6 +241,10 @@ def _open(
         draws=draws,
         window=window,
     )
+    if catalog is not None:
+        _catalog(opened, str(catalog))
+    tell_notes(opened.notes)
+    return opened
 
 
 def _facts(opened: "StreamSource") -> dict[str, Any]:

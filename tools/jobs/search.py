@@ -14,7 +14,7 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline.identity import plain
 from drawstream.search import Objective, search_swift
 from drawstream.search.study import sqlite_url
-from drawstream.tools.features import tell_notes
+from drawstream.tools.features import notes_of, tell_notes
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.identity import objective_identity
 from drawstream.tools.progress import Progress
@@ -47,7 +47,7 @@ def prepare_search(
 ) -> Searching:
     """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
-    tell_notes(table)
+    tell_notes(notes_of(table))
     names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
     identity = plain(
         {

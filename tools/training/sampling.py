@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import map_weights, weights_catalog
-from drawstream.tools.features import tell_notes
+from drawstream.samplers.weights_file import read_weights
+from drawstream.tools.features import notes_of, tell_notes
 from drawstream.tools.identity import source_hash
 from drawstream.tools.named import load_factory
-from drawstream.tools.source import is_schedule
+from drawstream.tools.source import is_sampler, is_schedule
 from drawstream.tools.training.embeddings import embed
 from drawstream.tools.training.methods import NAMES, Budget, Inputs, Plan, plan
 from drawstream.tools.training.models import load_weights
@@ -31,7 +31,7 @@ class Sampling:
     """Where the training stream comes from: a file, a method of budgeted training, or (None) uniform.
 
     Attributes:
-        sampler: `sampler.json`; a schedule (.arrow); weights (.npy, .arrow, .parquet); or, as a string, the name of a
+        sampler: `sampler.json`; a schedule (.arrow); weights (`samplers.weights_file`); or, as a string, the name of a
             method (`methods.NAMES`), or `module:factory` (`own_sampler`).
         table: Folder of the feature table that the sampler reads.
         mode: Mode of the stream of a sampler or of weights.
@@ -56,7 +56,7 @@ class Sampling:
         """What reports call it."""
         if self.sampler is None or isinstance(self.sampler, str):
             return self.sampler or "uniform"
-        if self.sampler.suffix == ".json":
+        if is_sampler(self.sampler):
             return "swift"
         if not self.sampler.exists():
             raise ValueError(f"the sampler must be a file or one of {', '.join(NAMES)}, but got {str(self.sampler)!r}")
@@ -72,12 +72,16 @@ class Sampling:
         draws, path = factor * self.budget.of(len(setup.data)), self.sampler
         if isinstance(path, str):
             return self._method_plan(path, setup, recipe, factor)
-        if path is not None and path.suffix != ".json" and self.table is None:
+        if path is not None and not is_sampler(path):
+            if self.table is not None:
+                raise ValueError(f"--table goes with a sampler.json, but --sampler is {path}: leave it out")
             if is_schedule(path):
                 return Plan(self._replay(path, setup, recipe, factor), recipe.epochs)
-            _require_catalog(path, setup)
-            weights = np.array(map_weights(path, column=self.column))
-            return Plan(IndexStream(weights, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
+            weights = read_weights(path, column=self.column, catalog=setup.data)
+            if setup.ranks.writes:
+                tell_notes(weights.notes)
+            values = np.array(weights.values)
+            return Plan(IndexStream(values, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
         probabilities = self.probabilities(setup)
         if probabilities is None:  # over crops too: an epoch costs what it costs over whole images
             return Plan(IndexStream(len(setup.data), seed=recipe.seed, draws=draws), recipe.epochs)
@@ -169,20 +173,6 @@ class Sampling:
             )
         table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         if setup.ranks.writes:
-            tell_notes(table)
+            tell_notes(notes_of(table))
         sampler = carry(SwiftSampler.load(self.sampler), table, frozen=self.frozen)
         return sampler.probabilities(table.columns(*sampler.features))
-
-
-def _require_catalog(path: Path, setup: Setup) -> None:
-    """Refuse weights that say that they belong to another catalog, as those of `search auto` do.
-
-    Raises:
-        ValueError: Another fingerprint; both are shown.
-    """
-    theirs, mine = weights_catalog(path), setup.data.fingerprint
-    if theirs not in ("", mine):
-        raise ValueError(
-            f"{path}: weights of catalog {theirs[:12]}, but {setup.data.path} is {mine[:12]}: give the weights that "
-            "were made from it"
-        )

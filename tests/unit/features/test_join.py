@@ -1,9 +1,13 @@
 """User columns: rows find their row whatever its order, and what does not fit is refused by name and number."""
 
+import gzip
+import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -187,4 +191,78 @@ def test_a_damaged_page_is_one_line_with_the_file(table, tmp_path):
     data[data.index(values["age"].to_numpy().tobytes())] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"more\.parquet: not a readable Parquet file \(.*CRC"):
+        FeatureTable.open(table, join=[path])
+
+
+@pytest.fixture
+def whole(tmp_path, catalog):
+    """A table of whole images, one row each."""
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    columns = {"sample_id": IDS, "crop": np.zeros(ROWS, np.int32), "label": catalog.label, "loss": IDS / np.float32(8)}
+    write_part(part_path(folder, 0), columns, {"catalog": catalog.fingerprint, "parts": 1})
+    return folder
+
+
+def test_every_format_joins_by_key_or_by_sample(table, tmp_path, catalog):
+    order = RNG.permutation(ROWS)
+    keys = [catalog.key(row) for row in order]
+    (tmp_path / "a.csv").write_text(
+        "key,margin,name\n" + "".join(f"{k},{r / 2},x\n" for k, r in zip(keys, order, strict=True))
+    )
+    with gzip.open(tmp_path / "b.csv.gz", "wt") as file:
+        file.write("sample_id,age\n" + "".join(f"{row},{row * 3}\n" for row in order))
+    (tmp_path / "c.json").write_text(json.dumps({key: int(row) for key, row in zip(keys, order, strict=True)}))
+    np.savez(tmp_path / "d.npz", sample_id=order, width=order.astype(np.float16), key=np.array(keys))
+    feather.write_feather(pa.table({"key": keys, "height": order / 4}), tmp_path / "e.feather")
+    opened = FeatureTable.open(table, join=sorted(tmp_path.glob("?.*")), catalog=catalog)
+    assert opened.names == ("loss", "margin", "age", "c", "width", "height")
+    sample = opened.sample_id
+    for name, factor in (("margin", 0.5), ("age", 3), ("c", 1), ("width", 1), ("height", 0.25)):
+        assert opened.columns(name)[name].tolist() == (sample * factor).tolist()
+    notes = [note for joined in opened.joined for note in joined.notes]
+    assert notes == [f"{tmp_path / 'a.csv'}: columns that are no numbers are left out: name"]
+
+
+def test_a_file_without_ids_goes_by_the_order_of_whole_images(whole, table, tmp_path, catalog):
+    np.save(tmp_path / "margin.npy", IDS / 4)
+    pandas.DataFrame({"age": IDS * 2}).to_csv(tmp_path / "ages.csv")
+    opened = FeatureTable.open(whole, join=[tmp_path / "margin.npy", tmp_path / "ages.csv"], catalog=catalog)
+    assert opened.columns("margin")["margin"].tolist() == (IDS / 4).tolist()
+    assert opened.columns("age")["age"].tolist() == (IDS * 2).tolist()
+    assert [joined.notes for joined in opened.joined] == [
+        (f"{tmp_path / 'margin.npy'}: without a column `sample_id` or `key` its rows are taken in their order",),
+        (
+            f"{tmp_path / 'ages.csv'}: without a column `sample_id` or `key` its rows are taken in their order; the "
+            "unnamed index column of pandas is no id",
+        ),
+    ]
+    with pytest.raises(ValueError, match="a column `sample_id` or `key` must say which sample a row is"):
+        FeatureTable.open(table, join=[tmp_path / "margin.npy"], catalog=catalog)  # of crops
+    np.save(tmp_path / "margin.npy", np.arange(5.0))
+    with pytest.raises(ValueError, match=r"margin\.npy has 5 rows, the table 12: give one each, in its order"):
+        FeatureTable.open(whole, join=[tmp_path / "margin.npy"], catalog=catalog)
+    pandas.DataFrame({"age": IDS})[::-1].to_csv(tmp_path / "ages.csv")
+    with pytest.raises(ValueError, match="they were sorted or filtered; write `sample_id` or `key`"):
+        FeatureTable.open(whole, join=[tmp_path / "ages.csv"], catalog=catalog)
+
+
+def test_a_column_that_stops_being_numbers_and_ids_that_disagree(table, tmp_path, catalog):
+    (tmp_path / "a.csv").write_text("sample_id,age\n" + "".join(f"{i},{i}\n" for i in range(11)) + "11,old\n")
+    with pytest.raises(ValueError, match=r"column 'age' must hold numbers, but row 11 \(from 0\) has 'old'"):
+        FeatureTable.open(table, join=[tmp_path / "a.csv"])
+    (tmp_path / "a.csv").write_text("sample_id,age\n" + "".join(f"{i},{i}\n" for i in range(11)) + "11,\n")
+    with pytest.raises(ValueError, match=r"'age' must be finite, but 2 of 24 rows are not, the first at row 11 \(nan"):
+        FeatureTable.open(table, join=[tmp_path / "a.csv"])
+    path = write(tmp_path, sample_id=IDS, key=[catalog.key(row) for row in IDS[::-1]], a=IDS)
+    with pytest.raises(
+        ValueError, match=r"must mean the same sample, but 12 rows disagree, first row 0 \(from 0\), 0 and"
+    ):
+        FeatureTable.open(table, join=[path], catalog=catalog)
+    assert FeatureTable.open(table, join=[path]).columns("a")  # without the catalog keys say nothing
+
+
+def test_huge_ids_do_not_wrap_around(table, tmp_path):
+    path = write(tmp_path, sample_id=[*range(ROWS), 1 << 62], crop=[0] * ROWS + [4], a=np.arange(ROWS + 1))
+    with pytest.raises(ValueError, match="12 of 24 have none: sample 0 crop 1"):
         FeatureTable.open(table, join=[path])

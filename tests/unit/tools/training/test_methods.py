@@ -161,7 +161,7 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
         (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
         (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),
         (("--sampler", "rho", "--column", "clean"), "needs a feature table with a column clean"),
-        (("--sampler", "w.npy"), "the stream draws from 3 rows, but there are 500 samples"),
+        (("--sampler", "w.npy"), "w.npy has 3 weights, the catalog 500 images: give one each, in catalog order"),
         (("--sampler", "s.arrow"), "a schedule replays only on its own catalog"),
         (("--sampler", "own.arrow"), "holds 1 epochs, but --epochs is 2"),
         (("--sampler", "own.arrow", "--budget", "0.5", "--epochs", "1"), "a schedule fixes what is drawn"),

@@ -1,0 +1,133 @@
+"""Columns of NumPy and JSON files as Arrow arrays; `drawstream.samplers.table_file` opens them.
+
+JSON is a list by row, of numbers or of objects; an object by key, of numbers or of objects; or an object of columns,
+each a list or, as pandas writes it, an object by row. Python objects (pickles) are never loaded.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from drawstream.samplers.documents import read_json as read_document
+
+__all__ = ["read_json", "read_numpy"]
+
+_MOST = 4 << 30  # bytes of a JSON file; 100 million rows have some 2 GB
+
+Columns = dict[str, Any]
+
+
+def read_numpy(path: Path, /) -> tuple[Columns, bool]:
+    """Read an `.npy` or `.npz` file, whichever it is.
+
+    Returns:
+        Arrow arrays by name, null for what is no column of numbers or text; and whether the file names them: a single
+        array has the file's name.
+
+    Raises:
+        ValueError: Python objects, or a single array that is no column.
+        OSError, EOFError, SyntaxError, TokenError, BadZipFile: The file is damaged.
+    """
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                return _of_arrays({name: loaded[name] for name in loaded.files}), True
+    except ValueError as error:
+        if "allow_pickle" not in str(error) and "Python objects" not in str(error):
+            raise
+        raise ValueError("it holds Python objects: save arrays of numbers, or of text with dtype=str") from None
+    if loaded.ndim != 1:
+        raise ValueError(f"an array must have shape (rows,), but got {loaded.dtype} {loaded.shape}: save one column")
+    if loaded.dtype.names is not None:
+        return _of_arrays({name: loaded[name] for name in loaded.dtype.names}), True
+    return _of_arrays({_stem(path): loaded}), False
+
+
+def _of_arrays(arrays: Mapping[str, NDArray[Any]]) -> Columns:
+    return {name: _of_array(array) for name, array in arrays.items()}
+
+
+def _of_array(array: NDArray[Any]) -> Any:
+    if array.ndim != 1 or array.dtype.kind not in "biufUS":
+        return pa.nulls(len(array) if array.ndim else 0)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return pa.array(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def read_json(path: Path, /) -> tuple[Columns, bool]:
+    """Read a JSON file; as `read_numpy`.
+
+    Raises:
+        ValueError: Not JSON, of another form, a name that stands twice, columns of several lengths or kinds.
+    """
+    document = read_document(path, remedy="give a list by row or an object by key", most=_MOST, finite=False)
+    columns, named = _columns_of(document, _stem(path))
+    if not any(columns.values()):
+        raise ValueError("it must have rows, but has none")
+    if len({len(values) for values in columns.values()}) > 1:
+        sizes = ", ".join(f"{name!r} {len(values)}" for name, values in columns.items())
+        raise ValueError(f"columns must have one value per row each, but their lengths are {sizes}")
+    return {name: _of_list(values, name) for name, values in columns.items()}, named
+
+
+def _columns_of(document: Any, stem: str) -> tuple[dict[str, list[Any]], bool]:
+    """Columns of a document, and whether it names them."""
+    if isinstance(document, list):
+        if document and all(isinstance(row, dict) for row in document):
+            return _columns_of_rows(document), True
+        return {stem: document}, False
+    if not isinstance(document, dict) or not document:
+        raise ValueError(f"it must be a list by row or an object by key, but is {document!r:.50}")
+    values = list(document.values())
+    if all(isinstance(each, list) for each in values):
+        return document, True
+    if not all(isinstance(each, dict) for each in values):
+        return {"key": list(document), stem: values}, True
+    rows = list(values[0])
+    named = any(name.strip().lower() in ("sample_id", "key", "weight") for name in document)
+    if named and all(list(each) == rows for each in values):  # pandas' to_json()
+        index = [int(row) if row.isdecimal() else row for row in rows]
+        return {"": index} | {name: list(each.values()) for name, each in document.items()}, True
+    return {"key": list(document)} | _columns_of_rows(values), True
+
+
+def _columns_of_rows(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _of_list(values: list[Any], name: str) -> Any:
+    """Text, int64 where all numbers are whole, or float64; null for other things."""
+    first = next((value for value in values if value is not None), None)
+    kind: Any = str if isinstance(first, str) else int | float
+    if not isinstance(first, str | int | float):
+        return pa.nulls(len(values))
+    for row, value in enumerate(values):
+        if value is not None and not isinstance(value, kind):
+            holds = "text" if kind is str else "numbers"
+            raise ValueError(f"column {name!r} must hold {holds}, but row {row} (from 0) has {value!r:.50}: mend it")
+    if kind is str:
+        return pa.array(values, pa.large_string())
+    if all(value is None or (isinstance(value, int) and abs(value) < 1 << 63) for value in values):
+        return pa.array([None if value is None else int(value) for value in values], pa.int64())
+    return pa.array([None if value is None else _float(value) for value in values], pa.float64())
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]

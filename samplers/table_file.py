@@ -1,0 +1,320 @@
+"""A user's file of columns, in any usual format, read as Arrow columns: for weights, scores and ids of rows.
+
+    table = open_table("scores.csv")        # .csv .tsv (.gz too), .parquet, .arrow, .feather, .npy, .npz, .json
+    table.kinds                             # {"key": "text", "weight": "number"}
+    table.numbers("weight")                 # float32 or float64 (rows,), NaN where there is nothing
+
+CSV has a header; every field stays text until a number is wanted, so a key "00012" is not 12. What JSON may look like
+is said in `drawstream.samplers.table_arrays`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, Literal
+from zipfile import BadZipFile
+from zlib import error as ZlibError
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.table_arrays import read_json, read_numpy
+
+__all__ = [
+    "ARROW",
+    "FORMATS",
+    "IDS",
+    "PARQUET",
+    "TableFile",
+    "by_row_order",
+    "format_of",
+    "open_table",
+    "reading",
+    "to_floats",
+]
+
+IDS = ("sample_id", "key", "crop")
+ARROW = (".arrow", ".feather", ".ipc")
+PARQUET = (".parquet", ".pq")
+_CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_NUMPY = (".npy", ".npz")
+FORMATS = f"{', '.join((*_CSV, *PARQUET, *ARROW, *_NUMPY))} and .json"
+_INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls an index without a name
+_NOTHING = ("", "na", "n/a", "nan", "null", "none", "<na>")  # fields of a CSV file without a value
+
+_HEADER = 1 << 16  # bytes of a CSV file in which its header ends
+
+Kind = Literal["number", "text", "other"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableFile:
+    """An opened file.
+
+    Attributes:
+        path: The file.
+        kinds: What each column holds, in order. Ids are called `sample_id`, `key` and `crop` whatever their case.
+        read: Gives a column by its name, as Arrow has it.
+        metadata: Of the file, text.
+        index: Names of columns that are pandas' index without a name; they are no ids.
+        reordered: Whether that index is not 0, 1, 2, …: the rows were sorted or filtered.
+        floats: Names of the columns of floating point; none in CSV, whose fields are text.
+        named: Whether the columns have names of their own; that of a single array or list is the file's.
+    """
+
+    path: Path
+    kinds: Mapping[str, Kind]
+    read: Callable[[str], Any] = field(repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    index: tuple[str, ...] = ()
+    reordered: bool = False
+    floats: tuple[str, ...] = ()
+    named: bool = True
+
+    def column(self, name: str, /) -> Any:
+        """One column as one pyarrow array.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        with reading(self.path):
+            column = self.read(name)
+            if isinstance(column, pa.ChunkedArray):
+                column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+            return column
+
+    def numbers(self, name: str, /) -> NDArray[np.floating[Any]]:
+        """One column as float32 (where it has no more than that) or float64 (rows,), NaN where there is nothing.
+
+        Raises:
+            ValueError: It does not hold numbers, or a value is none.
+        """
+        if self.kinds[name] == "other":
+            raise ValueError(f"{self.path}: column {name!r} must hold numbers, but is {self.column(name).type}")
+        return to_floats(self.column(name), f"{self.path}: column {name!r}")
+
+
+def to_floats(column: Any, what: str, /) -> NDArray[np.floating[Any]]:
+    """Values of a pyarrow array, text included, as float32 or float64 (rows,), NaN where there is nothing.
+
+    Args:
+        column: Numbers, or text of numbers.
+        what: What the message calls it.
+
+    Raises:
+        ValueError: A text is no number; its row and value are shown.
+    """
+    if _kind_of(column.type) == "text":
+        column = _parsed(column.cast(pa.large_string()), what)
+    single = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
+    if column.type not in (pa.float32(), pa.float64()):
+        column = column.cast(pa.float32() if single else pa.float64(), safe=False)
+    values = column.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(values, np.float32 if single else np.float64)
+
+
+def _parsed(column: Any, what: str) -> Any:
+    """Text as float64, null where there is nothing."""
+    text = pc.utf8_trim_whitespace(column)
+    lower = pc.utf8_lower(text)
+    nothing = pc.is_in(lower, pa.array(_NOTHING, pa.large_string()))
+    for word, number in (("true", "1"), ("false", "0")):
+        text = pc.if_else(pc.equal(lower, word), number, text)
+    text = pc.if_else(nothing, pa.scalar(None, pa.large_string()), text)
+    try:
+        return text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        row = next(i for i, value in enumerate(text.to_pylist()) if value is not None and not is_number(value))
+        shown = column[row].as_py()
+        comma = "write 0.5, not 0,5" if "," in shown else "write a number there, or leave the row out"
+        raise ValueError(f"{what} must hold numbers, but row {row} (from 0) has {shown!r}: {comma}") from None
+
+
+def is_number(text: str, /) -> bool:
+    """Whether Arrow reads a text as a number."""
+    try:
+        pa.scalar(text).cast(pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def format_of(path: Path, /) -> str:
+    """The ending of a file's name that says its format, in lower case; `.csv.gz` for one that is compressed."""
+    endings = [each.lower() for each in path.suffixes]
+    return "".join(endings[-2:]) if endings[-1:] == [".gz"] else "".join(endings[-1:])
+
+
+def open_table(path: Path, /) -> TableFile:
+    """Open a file of columns.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: An unknown format, a damaged file, or one without columns.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: tables are read from {FORMATS}")
+    kind = format_of(path)
+    with reading(path):
+        if kind in PARQUET:
+            return _open_parquet(path)
+        if kind in ARROW:
+            return _open_arrow(path)
+        if kind in _CSV:
+            return _open_csv(path)
+        if kind in _NUMPY:
+            return _of_arrays(path, *read_numpy(path))
+        if kind == ".json":
+            return _of_arrays(path, *read_json(path))
+    raise ValueError(f"{path}: unknown kind of file {kind!r}: tables are read from {FORMATS}")
+
+
+def by_row_order(table: TableFile, /) -> str:
+    """Say that the rows of a file without ids are taken in their order.
+
+    Raises:
+        ValueError: Its pandas index says that they were sorted or filtered.
+    """
+    text = f"{table.path}: without a column `sample_id` or `key` its rows are taken in their order"
+    if table.reordered:
+        raise ValueError(
+            f"{text}, but its pandas index is not 0, 1, 2, …: they were sorted or filtered; write `sample_id` or `key` "
+            "as a column, or the file with index=False"
+        )
+    if table.index:
+        return f"{text}; the unnamed index column of pandas is no id"
+    return f"{text}; there are {', '.join(table.kinds)}" if table.named else text
+
+
+@contextmanager
+def reading(path: Path, /) -> Iterator[None]:
+    """Turn the errors of the readers into one line with the file's name; those of the system stay.
+
+    Raises:
+        ValueError: The file is not readable.
+    """
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OSError, EOFError, TokenError, SyntaxError, BadZipFile, ZlibError) as error:
+        raise_unless_file(error, path)
+        system = isinstance(error, OSError) and error.errno is not None  # Arrow's own have no number
+        if system or str(error).startswith(f"{path}: "):
+            raise
+        kind = format_of(path)
+        label = "Parquet" if kind in PARQUET else "Arrow IPC" if kind in ARROW else kind
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path}: not a readable {label} file ({reason})") from None
+
+
+def _of_schema(path: Path, schema: pa.Schema, read: Callable[[str], Any]) -> TableFile:
+    metadata = {
+        key.decode(errors="replace"): text.decode(errors="replace") for key, text in (schema.metadata or {}).items()
+    }
+    types = {each.name: each.type for each in schema}
+    if len(types) != len(schema):
+        twice = next(name for name in schema.names if schema.names.count(name) > 1)
+        raise ValueError(f"{path}: a column must be there once, but {twice!r} is there several times: rename one")
+    ranges = [each for each in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(each, dict)]
+    moved = any((each.get("start"), each.get("step")) != (0, 1) for each in ranges if each.get("kind") == "range")
+    return replace(_of_types(path, types, read, reordered=moved), metadata=metadata)
+
+
+def _kind_of(kind: Any) -> Kind:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return "text" if _kind_of(kind.value_type) == "text" else "other"
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
+        return "number"
+    text = types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view"
+    return "text" if text else "other"
+
+
+def _of_types(
+    path: Path, types: Mapping[str, Any], read: Callable[[str], Any], *, reordered: bool = False
+) -> TableFile:
+    """The table of columns of these Arrow types."""
+    kinds = {name: _kind_of(kind) for name, kind in types.items()}
+    floats = tuple(name for name, kind in types.items() if pa.types.is_floating(kind))
+    return replace(_checked(path, kinds, read, reordered=reordered), floats=floats)
+
+
+def _checked(
+    path: Path, kinds: Mapping[str, Kind], read: Callable[[str], Any], *, reordered: bool = False
+) -> TableFile:
+    """The table, ids by their usual names, and pandas' index looked at."""
+    if not kinds:
+        raise ValueError(f"{path}: a table must have columns, but there are none")
+    names = {name: name.strip().lower() if name.strip().lower() in IDS else name for name in kinds}
+    if len(set(names.values())) != len(names):
+        raise ValueError(f"{path}: an id must be there once, but there are {', '.join(names)}: rename one")
+    given = {ours: theirs for theirs, ours in names.items()}
+    index = tuple(name for name in kinds if name in _INDEX)
+    for name in index:
+        column = read(name)
+        values = to_floats(column, f"{path}: column {name!r}") if kinds[name] == "number" else None
+        reordered |= values is None or not np.array_equal(values, np.arange(len(values)))
+    renamed = {names[name]: kind for name, kind in kinds.items()}
+    return TableFile(path, renamed, lambda name: read(given[name]), index=index, reordered=reordered)
+
+
+def _of_arrays(path: Path, columns: Mapping[str, Any], named: bool) -> TableFile:
+    types = {name: each.type for name, each in columns.items()}
+    return replace(_of_types(path, types, columns.__getitem__), named=named)
+
+
+def _open_parquet(path: Path) -> TableFile:
+    def read(name: str) -> Any:
+        return pq.read_table(path, columns=[name], partitioning=None, page_checksum_verification=True)[name]
+
+    return _of_schema(path, pq.read_schema(path), read)
+
+
+def _open_arrow(path: Path) -> TableFile:
+    def read(name: str) -> Any:
+        with pa.memory_map(str(path)) as data, pa.ipc.open_file(data) as reader:
+            batches = [reader.get_batch(i).column(name) for i in range(reader.num_record_batches)]
+            return pa.chunked_array(batches, reader.schema.field(name).type)
+
+    with pa.memory_map(str(path)) as data, pa.ipc.open_file(data) as reader:
+        return _of_schema(path, reader.schema, read)
+
+
+def _open_csv(path: Path) -> TableFile:
+    delimiter = "\t" if format_of(path).startswith(".tsv") else ","
+    parse = pa_csv.ParseOptions(delimiter=delimiter)
+    with pa.input_stream(str(path), compression="detect") as data:
+        header = data.read(_HEADER).decode(errors="replace").lstrip("\ufeff").partition("\n")[0].strip()
+    if delimiter not in header and any(mark in header for mark in ",;\t|"):
+        raise ValueError(f"{path}: columns must be parted by {delimiter!r}, but the header is {header!r}: save it so")
+    with pa_csv.open_csv(path, parse_options=parse) as reader:
+        names = reader.schema.names
+    if any(is_number(name.strip()) for name in names):
+        raise ValueError(
+            f"{path}: the first line must name the columns, but is {delimiter.join(names)!r}: write a header there"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"{path}: a column must be there once, but the header is {delimiter.join(names)!r}: rename one"
+        )
+    options = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
+    serial = pa_csv.ReadOptions(use_threads=False)  # only so an error says its row
+    table = pa_csv.read_csv(path, read_options=serial, parse_options=parse, convert_options=options).combine_chunks()
+    kinds: dict[str, Kind] = {}
+    for name in names:
+        first = next((text for text in _texts(table[name]) if text.strip().lower() not in _NOTHING), "")
+        word = first.strip().lower()
+        numeric = name.strip().lower() != "key" and (word in ("true", "false") or is_number(word))
+        kinds[name] = "number" if numeric else "text"
+    stripped = {name.strip(): name for name in names}
+    return _checked(path, {name.strip(): kind for name, kind in kinds.items()}, lambda name: table[stripped[name]])
+
+
+def _texts(column: Any) -> Any:
+    return (text.as_py() for chunk in column.chunks for text in chunk)

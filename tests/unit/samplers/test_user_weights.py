@@ -1,0 +1,354 @@
+"""Weights of a user's file: each lands on its own row whatever the format and the order, or one line says why not."""
+
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.pack import pack
+from drawstream.samplers import IndexStream
+from drawstream.samplers.weights_file import map_weights, read_weights
+
+ROWS = 40
+RNG = np.random.default_rng(5)
+WEIGHTS = RNG.integers(1, 999, ROWS) / 64
+ORDER = RNG.permutation(ROWS)
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    images = RNG.integers(0, 255, (ROWS, 4, 4), dtype=np.uint8)
+    return Catalog.open(pack(ArraySource(images, np.arange(ROWS) % 3), tmp_path_factory.mktemp("digits")).train)
+
+
+def frame(catalog, ids=("key",), order=ORDER):
+    columns = {"key": [catalog.key(row) for row in order], "sample_id": order}
+    return pd.DataFrame({name: columns[name] for name in ids} | {"weight": WEIGHTS[order]})
+
+
+def write_as_csv(table, path):
+    table.to_csv(path, index=False)
+
+
+def write_with_index(table, path):
+    table.to_csv(path)  # an unnamed first column
+
+
+def write_excel_csv(table, path):
+    path.write_bytes(b"\xef\xbb\xbf" + table.to_csv(index=False, lineterminator="\r\n").encode())
+
+
+def write_spaced(table, path):
+    path.write_text(table.to_csv(index=False).replace(",", ", "))
+
+
+def write_categories(table, path):
+    table.astype({name: "category" for name in table if name == "key"}).to_parquet(path)
+
+
+def write_npz(table, path):
+    np.savez(path, **{name: table[name].to_numpy(str if name == "key" else None) for name in table})
+
+
+def write_structured(table, path):
+    np.save(path, np.rec.fromarrays([np.asarray(table[name].tolist()) for name in table], names=list(table)))
+
+
+def write_json_by_key(table, path):
+    path.write_text(json.dumps(dict(zip(table["key"], table["weight"], strict=True))))
+
+
+def write_json_by_key_of_objects(table, path):
+    pairs = zip(table["key"], table["weight"], strict=True)
+    path.write_text(json.dumps({key: {"weight": weight, "note": "x"} for key, weight in pairs}))
+
+
+def write_json_with_mark(table, path):
+    path.write_text("\ufeff" + table.to_json(orient="records"), encoding="utf-8")
+
+
+WAYS = {
+    "csv": ("w.csv", write_as_csv),
+    "csv with pandas' index": ("w.csv", write_with_index),
+    "csv of Excel": ("w.csv", write_excel_csv),
+    "csv with spaces": ("w.CSV", write_spaced),
+    "csv.gz": ("w.csv.gz", write_as_csv),
+    "tsv": ("w.tsv", lambda table, path: table.to_csv(path, index=False, sep="\t")),
+    "parquet": ("w.parquet", lambda table, path: table.to_parquet(path)),
+    "parquet of polars": ("w.parquet", lambda table, path: pl.from_pandas(table).write_parquet(path)),
+    "parquet of categories": ("w.parquet", write_categories),
+    "feather": ("w.feather", lambda table, path: table.to_feather(path)),
+    "arrow of polars": ("w.arrow", lambda table, path: pl.from_pandas(table).write_ipc(path)),
+    "npz": ("w.npz", write_npz),
+    "structured npy": ("w.npy", write_structured),
+    "json by key": ("w.json", write_json_by_key),
+    "json by key, objects": ("w.json", write_json_by_key_of_objects),
+    "json records": ("w.json", write_json_with_mark),
+    "json of pandas": ("w.json", lambda table, path: table.to_json(path)),
+    "json columns": ("w.json", lambda table, path: path.write_text(json.dumps(table.to_dict("list")))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ids", [("key",), ("sample_id",), ("key", "sample_id")])
+def test_rows_are_found_by_their_ids_in_every_format(way, ids, catalog, tmp_path):
+    if way.startswith("json by key") and ids != ("key",):
+        pytest.skip("the object's names are keys")
+    name, write = WAYS[way]
+    write(frame(catalog, ids), tmp_path / name)
+    found = read_weights(tmp_path / name, catalog=catalog)
+    np.testing.assert_array_equal(found.values, WEIGHTS)
+    assert found.notes == () and found.catalog == ""
+    assert IndexStream(found.values, seed=1).fingerprint == IndexStream(WEIGHTS, seed=1).fingerprint
+    if "sample_id" in ids:  # which needs no catalog
+        np.testing.assert_array_equal(map_weights(tmp_path / name), WEIGHTS)
+    else:
+        with pytest.raises(ValueError, match="named by `key`, which the catalog knows: give the catalog too"):
+            map_weights(tmp_path / name)
+
+
+PLAIN = {
+    "list.json": lambda path: path.write_text(json.dumps(WEIGHTS.tolist())),
+    "w.npz": lambda path: np.savez(path, WEIGHTS),
+    "named.npz": lambda path: np.savez(path, weight=WEIGHTS, other=np.arange(ROWS)),
+    "really npy.npz": lambda path: path.write_bytes(npy(WEIGHTS)),
+    "w.npy": lambda path: np.save(path, WEIGHTS),
+    "big.npy": lambda path: np.save(path, WEIGHTS.astype(">f8")),
+    "w.csv": lambda path: path.write_text("weight\n" + "\n".join(map(repr, WEIGHTS.tolist()))),
+    "index.csv": lambda path: pd.DataFrame({"weight": WEIGHTS}).to_csv(path),
+    "w.csv.gz": lambda path: path.write_bytes(gzip.compress(pd.DataFrame({"p": WEIGHTS}).to_csv(index=False).encode())),
+    "w.parquet": lambda path: pd.DataFrame({"image": ["x"] * ROWS, "p": WEIGHTS}).to_parquet(path),
+    "records.json": lambda path: path.write_text(json.dumps([{"weight": weight} for weight in WEIGHTS])),
+    "pandas.json": lambda path: pd.DataFrame({"weight": WEIGHTS}).to_json(path),
+}
+
+
+def npy(array):
+    import io
+
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_file_without_ids_goes_by_its_order_and_says_so(name, catalog, tmp_path):
+    PLAIN[name](tmp_path / name)
+    found = read_weights(tmp_path / name, catalog=catalog)
+    np.testing.assert_array_equal(found.values, WEIGHTS)
+    (note,) = found.notes
+    assert note.startswith(
+        f"{tmp_path / name}: without a column `sample_id` or `key` its rows are taken in their order"
+    )
+    assert ("index column of pandas is no id" in note) == (name in ("index.csv", "pandas.json"))
+    assert ("there are image, p" in note) == (name == "w.parquet")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [("i2", "f8"), ("u1", "f8"), ("?", "f8"), ("f2", "f4"), ("f4", "f4"), ("f8", "f8"), (">f4", "f4")],
+)
+def test_types_of_numbers(dtype, kept, tmp_path):
+    values = np.arange(1, 9).astype(dtype)
+    np.save(tmp_path / "w.npy", values)
+    found = map_weights(tmp_path / "w.npy")
+    assert found.dtype == kept and isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, values.astype(kept))
+
+
+def test_keys_that_look_like_numbers_stay_text(tmp_path):
+    class Catalog:
+        fingerprint = ""
+        keys = ("00012", "12", "1e3", "NA", "nan", "True")
+
+        def __len__(self):
+            return len(self.keys)
+
+        def key(self, row):
+            return self.keys[row]
+
+        def rows_of(self, keys):
+            return np.array([self.keys.index(key) if key in self.keys else -1 for key in keys.to_pylist()])
+
+    (tmp_path / "w.csv").write_text("key,weight\n12,1\n00012,2\nTrue,3\nnan,4\n1e3,5\nNA,6\n")
+    assert map_weights(tmp_path / "w.csv", catalog=Catalog()).tolist() == [2, 1, 5, 6, 4, 3]
+    (tmp_path / "w.json").write_text('{"12": 1, "00012": 2, "True": 3, "nan": 4, "1e3": 5, "NA": 6}')
+    assert map_weights(tmp_path / "w.json", catalog=Catalog()).tolist() == [2, 1, 5, 6, 4, 3]
+    pq.write_table(pa.table({"key": [12, 1000], "weight": [1.0, 2.0]}), tmp_path / "w.parquet")
+    with pytest.raises(ValueError, match="column `key` must be text, but is int64"):
+        map_weights(tmp_path / "w.parquet", catalog=Catalog())
+    (tmp_path / "w.csv").write_text("key,weight\n12,1\n0012,2\n")
+    with pytest.raises(
+        ValueError, match=r"1 of 2 rows belong to none of 6 images \(its keys are like '00012'\), .* row 1 "
+    ):
+        map_weights(tmp_path / "w.csv", catalog=Catalog())
+
+
+def table_of(catalog, **changes):
+    columns = {"key": [catalog.key(row) for row in range(ROWS)], "weight": WEIGHTS.tolist()} | changes
+    return pa.table(columns)
+
+
+@pytest.mark.parametrize("format_", ["csv", "parquet", "json"])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda t: t.slice(1),
+            r"every image of the catalog must have its row here, but 1 of 40 have none: sample 0 \('",
+        ),
+        (
+            lambda t: pa.concat_tables([t, t.slice(3, 2)]),
+            r"2 rows name one that an earlier row names: first rows 3 and 40",
+        ),
+        (
+            lambda t: pa.concat_tables([t, pa.table({"key": ["?"], "weight": [1.0]})]),
+            r"1 of 41 rows .* row 40 .*, key '\?'",
+        ),
+        (lambda t: with_weight(t, 7, -0.5), r"row 7 \(from 0\), key '.*', is -0\.5 \(1 such of 40 rows\)"),
+        (lambda t: with_weight(t, 7, float("inf")), r"row 7 \(from 0\), key '.*', is inf"),
+        (lambda t: with_weight(t, 7, float("nan")), r"row 7 \(from 0\), key '.*', is nan"),
+        (lambda t: with_weight(t, 7, None), r"row 7 \(from 0\), key '.*', is nan"),
+        (
+            lambda t: t.set_column(1, "weight", pa.array([0.0] * ROWS)),
+            "at least one weight must be > 0, but all 40 are 0",
+        ),
+        (lambda t: t.set_column(1, "weight", pa.array(["0.5"] * 39 + ["high"])), "row 39 .from 0. has 'high'"),
+        (
+            lambda t: t.append_column("sample_id", pa.array(np.roll(np.arange(ROWS), 1))),
+            "40 rows disagree, first row 0",
+        ),
+    ],
+)
+def test_ids_and_values_that_do_not_fit_are_refused(format_, change, text, catalog, tmp_path):
+    path, table = tmp_path / f"w.{format_}", change(table_of(catalog))
+    if format_ == "parquet":
+        pq.write_table(table, path)
+    elif format_ == "csv":
+        table.to_pandas().to_csv(path, index=False)
+    else:
+        path.write_text(json.dumps(table.to_pylist()))
+    with pytest.raises(ValueError, match=text) as caught:
+        map_weights(path, catalog=catalog)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def with_weight(table, row, value):
+    values = table["weight"].to_pylist()
+    values[row] = value
+    return table.set_column(1, "weight", pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("w.csv", "", "not a readable .csv file (Empty CSV file)"),
+        ("w.csv", "weight\n", "must have rows, but has none"),
+        ("w.csv", "key;weight\na;0,5\n", "columns must be parted by ',', but the header is 'key;weight'"),
+        ("w.csv", "sample_id,weight\n0,0,5\n1,1\n", "Expected 2 columns, got 3: 0,0,5"),
+        ("w.csv", 'sample_id,weight\n0,1\n1,"0,5"\n', "row 1 (from 0) has '0,5': write 0.5, not 0,5"),
+        ("w.csv", "weight\n1\n\n0.5x\n", "row 1 (from 0) has '0.5x'"),
+        ("w.csv", "weight\n1\n-2\n", "row 1 is -2.0"),
+        ("w.csv", "weight,other\n1,2\n,2\n", "row 1 is nan"),
+        ("w.csv", "weight\n1\n1e400\n", "row 1 is inf"),
+        ("w.csv", "0.5\n0.25\n", "the first line must name the columns, but is '0.5'"),
+        ("w.csv", "img_1,0.5\nimg_2,0.25\n", "the first line must name the columns, but is 'img_1,0.5'"),
+        ("w.csv", "weight,weight\n1,2\n", "a column must be there once, but the header is 'weight,weight'"),
+        ("w.csv", "Key,key,weight\n1,2,3\n", "an id must be there once"),
+        ("w.csv", "a,b\n1,2\n", "one column of numbers must be named, but there are a, b"),
+        ("w.csv", "name\nx\n", "one column of numbers must be named, but there are none"),
+        (
+            "w.csv",
+            "sample_id,weight\n0.0,1\n1.0,2\n",
+            "column `sample_id` must be integers, but row 0 (from 0) has '0.0'",
+        ),
+        ("w.csv", "sample_id,weight\n0,1\n,2\n", "must be integers, but row 1 (from 0) has ''"),
+        (
+            "w.csv",
+            "sample_id,weight\n0,1\n2,2\n",
+            "1 of 2 rows belong to none of 2 images, first row 1 (from 0), sample_id",
+        ),
+        ("w.csv", "sample_id,crop,weight\n0,0,1\n0,1,2\n", "crops: join them to their feature table"),
+        ("w.csv", ",weight\n1,2\n0,1\n", "its pandas index is not 0, 1, 2, …: they were sorted or filtered"),
+        ("w.csv", "weight\n\xe9\n".encode("latin-1"), "not a readable .csv file"),
+        ("w.csv", "weight\n1\n".encode("utf-16"), "not a readable .csv file"),
+        ("w.csv.gz", "weight\n1\n", "not a readable .csv.gz file"),
+        ("w.json", "", "not readable as JSON"),
+        ("w.json", "[]", "must have rows, but has none"),
+        ("w.json", "3", "must be a list by row or an object by key, but is 3"),
+        ("w.json", '{"a": 1, "a": 2}', "key 'a' comes twice in one object"),
+        ("w.json", "[1, NaN]", "row 1 is nan"),
+        ("w.json", "[1, null]", "must not be null, but row 1 is"),
+        ("w.json", "[1, 1e400]", "row 1 is inf"),
+        ("w.json", '[1, "2"]', "column 'w' must hold numbers, but row 1 (from 0) has '2'"),
+        ("w.json", "[[1], [2]]", "one column of numbers must be named, but there are none"),
+        ("w.json", '{"weight": [1], "loss": [1, 2]}', "their lengths are 'weight' 1, 'loss' 2"),
+        ("w.json", "[" * 5000, "not readable as JSON"),
+        ("w.json", '{"weight": {"1": 0.5, "0": 0.7}}', "its pandas index is not 0, 1, 2"),
+        ("w.npz", "no zip", "not a readable .npz file"),
+        ("w.txt", "1", "unknown kind of file '.txt'"),
+    ],
+)
+def test_strange_files_are_one_line(name, content, text, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ValueError) as caught:
+        map_weights(path)
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_python_objects_are_never_loaded(tmp_path):
+    np.save(tmp_path / "w.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    np.savez(tmp_path / "w.npz", weight=np.ones(1), key=np.array(["a"], object))
+    for name in ("w.npy", "w.npz"):
+        with pytest.raises(
+            ValueError, match="it holds Python objects: save arrays of numbers, or of text with dtype=str"
+        ):
+            map_weights(tmp_path / name)
+
+
+def test_rows_that_pandas_reordered_are_refused(tmp_path):
+    table = pd.DataFrame({"weight": WEIGHTS})
+    for number, moved in enumerate((table[::-1], table.sort_values("weight"), table[5:])):
+        for write in (moved.to_parquet, moved.to_csv):
+            path = tmp_path / f"{number}.{'csv' if write == moved.to_csv else 'parquet'}"
+            write(path)
+            with pytest.raises(ValueError, match="they were sorted or filtered"):
+                map_weights(path)
+    table.to_parquet(tmp_path / "plain.parquet")
+    np.testing.assert_array_equal(map_weights(tmp_path / "plain.parquet"), WEIGHTS)
+
+
+def test_lengths_and_catalogs_that_do_not_fit(catalog, tmp_path):
+    np.save(tmp_path / "w.npy", np.ones(7))
+    with pytest.raises(
+        ValueError, match=r"w\.npy has 7 weights, the catalog 40 images: give one each, in catalog order"
+    ):
+        map_weights(tmp_path / "w.npy", catalog=catalog)
+    for owner in ("f" * 32, catalog.fingerprint):
+        metadata = {"drawstream.distribution": "1", "catalog": owner}
+        pq.write_table(pa.table({"weight": WEIGHTS}).replace_schema_metadata(metadata), tmp_path / "d.parquet")
+        found = read_weights(tmp_path / "d.parquet")
+        assert (found.catalog, found.notes) == (owner, ())
+    assert read_weights(tmp_path / "d.parquet", catalog=catalog).notes == ()
+    pq.write_table(
+        pa.table({"weight": WEIGHTS}).replace_schema_metadata(metadata | {"catalog": "f" * 32}), tmp_path / "d.parquet"
+    )
+    with pytest.raises(ValueError, match=f"weights of catalog f{{12}}, but this is {catalog.fingerprint[:12]}: give"):
+        map_weights(tmp_path / "d.parquet", catalog=catalog)
+
+
+def test_a_folder_of_parts_with_ids(catalog, tmp_path):
+    table = frame(catalog)
+    table[:15].to_parquet(tmp_path / "b.parquet")
+    table[15:].to_parquet(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(map_weights(tmp_path, catalog=catalog), WEIGHTS)
+    pq.write_table(pa.table({"weight": [1.0]}), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="all files or none must have `sample_id` or `key`, but 2 have"):
+        map_weights(tmp_path, catalog=catalog)

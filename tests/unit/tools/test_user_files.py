@@ -1,0 +1,147 @@
+"""Weights and scores of a user on the command line: rows are found by their ids, or one line says what is assumed."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from drawstream.features.table import part_path, write_part
+from drawstream.pipeline import Catalog
+from drawstream.samplers import IndexStream
+from drawstream.tools.cli import main
+
+ROWS = 500
+RNG = np.random.default_rng(2)
+WEIGHTS = RNG.integers(0, 99, ROWS) / 8
+ORDER = RNG.permutation(ROWS)
+
+
+@pytest.fixture(scope="module")
+def files(digits, tmp_path_factory):
+    """The same weights in other orders and formats."""
+    catalog, folder = Catalog.open(digits.train), tmp_path_factory.mktemp("weights")
+    table = pd.DataFrame({"key": [catalog.key(row) for row in ORDER], "weight": WEIGHTS[ORDER]})
+    table.to_csv(folder / "w.csv", index=False)
+    table.to_csv(folder / "w.csv.gz")
+    table.rename(columns={"weight": "p"}).to_parquet(folder / "p.parquet")
+    (folder / "w.json").write_text(json.dumps(dict(zip(table["key"], table["weight"], strict=True))))
+    pd.DataFrame({"sample_id": ORDER, "weight": WEIGHTS[ORDER]}).to_feather(folder / "w.feather")
+    np.save(folder / "w.npy", WEIGHTS)
+    np.save(folder / "short.npy", WEIGHTS[:100])
+    table[:400].to_csv(folder / "part.csv", index=False)
+    return folder
+
+
+def run(folder, *arguments, status=0):
+    place = folder / "result.json"
+    place.unlink(missing_ok=True)
+    assert main([*map(str, arguments), "--json", str(place)]) == status
+    return json.loads(place.read_text()) if place.exists() else None
+
+
+@pytest.mark.parametrize("name", ["w.csv", "w.csv.gz", "p.parquet", "w.json", "w.feather", "w.npy"])
+def test_a_stream_of_any_file_is_that_of_the_weights(name, files, digits, tmp_path, capsys):
+    result = run(tmp_path, "stream", "show", files / name, "--catalog", digits.train, "--seed", 4)
+    stream = IndexStream(WEIGHTS, seed=4)
+    assert result["fingerprint"] == stream.fingerprint
+    assert result["first_rows"] == stream.epoch(0)[:10].tolist()
+    note = f"note: {files / name}: without a column `sample_id` or `key` its rows are taken in their order\n"
+    assert capsys.readouterr().err == (note if name == "w.npy" else "")
+
+
+def test_a_shuffled_file_with_keys_trains_as_the_ordered_one(files, digits, tmp_path, capsys):
+    runs = {}
+    for name in ("w.npy", "w.csv", "w.json"):
+        options = ("--sampler", files / name, "--model", "mlp", "--batch-size", 50, "--epochs", 1)
+        run(tmp_path, "train", digits.train, "-o", tmp_path / name, *options)
+        runs[name] = load_file(tmp_path / name / "last.safetensors")
+        assert ("its rows are taken in their order" in capsys.readouterr().err) == (name == "w.npy")
+        assert json.loads((tmp_path / name / "run.json").read_text())["method"] == "weights"
+    for name in ("w.csv", "w.json"):
+        for key, value in runs["w.npy"].items():
+            np.testing.assert_array_equal(value.numpy(), runs[name][key].numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            "train {train} -o {out} --sampler {files}/short.npy",
+            "short.npy has 100 weights, the catalog 500 images: give",
+        ),
+        (
+            "train {train} -o {out} --sampler {files}/part.csv",
+            "must have its row here, but 100 of 500 have none: sample",
+        ),
+        ("train {held_out} -o {out} --sampler {files}/w.csv", "rows belong to none of 100 images (its keys are like "),
+        (
+            "train {train} -o {out} --sampler {files}/p.parquet --column q",
+            "column 'q' must hold numbers, but is missing",
+        ),
+        ("train {train} -o {out} --sampler {files}/w.xlsx", "the sampler must be a file or one of"),
+        ("stream show {files}/w.csv", "named by `key`, which the catalog knows: give the catalog too"),
+        ("stream show {files}/short.npy --catalog {train}", "short.npy has 100 weights, the catalog 500 images"),
+        ("stream count {files}/w.json --catalog {held_out}", "rows belong to none of 100 images"),
+        ("stream show {files}/twice.json --catalog {train}", "key 'a' comes twice in one object"),
+        ("fit {out} -o {out}/s.json --probabilities {out}/p.csv", "give it the ending .npy"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_exit_2(arguments, text, files, digits, tmp_path, capsys):
+    (files / "twice.json").write_text('{"a": 1, "a": 2}')
+    names = {"train": digits.train, "held_out": digits.held_out, "out": tmp_path / "out", "files": files}
+    assert main([part.format(**names) for part in arguments.split()]) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1
+
+
+def test_a_distribution_is_taken_on_its_own_catalog_only(digits, tmp_path, capsys):
+    import pyarrow as pa
+
+    catalog = Catalog.open(digits.train)
+    metadata = {"drawstream.distribution": "1", "catalog": catalog.fingerprint}
+    pq.write_table(pa.table({"weight": WEIGHTS}).replace_schema_metadata(metadata), tmp_path / "d.parquet")
+    result = run(tmp_path, "stream", "show", tmp_path / "d.parquet")
+    assert (result["catalog"], result["fingerprint"]) == (catalog.fingerprint, IndexStream(WEIGHTS).fingerprint)
+    assert capsys.readouterr().err == ""
+    assert main(["stream", "show", str(tmp_path / "d.parquet"), "--catalog", str(digits.test)]) == 2
+    error = capsys.readouterr().err
+    assert f"weights of catalog {catalog.fingerprint[:12]}, but this is" in error and error.count("\n") == 1
+    assert main(["train", str(digits.test), "-o", str(tmp_path / "run"), "--sampler", str(tmp_path / "d.parquet")]) == 2
+
+
+def test_scores_of_a_csv_join_a_table_wherever_one_is_read(digits, tmp_path, capsys):
+    catalog = Catalog.open(digits.train)
+    folder, more = tmp_path / "features", tmp_path / "more.csv"
+    folder.mkdir()
+    ids = np.arange(ROWS)
+    fixed = {"sample_id": ids, "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
+    write_part(
+        part_path(folder, 0), fixed | {"loss": np.ones(ROWS, np.float32)}, {"catalog": catalog.fingerprint, "parts": 1}
+    )
+    keys = [catalog.key(row) for row in ORDER]
+    pd.DataFrame({"key": keys, "score": WEIGHTS[ORDER], "who": "me"}).to_csv(more, index=False)
+    fit = ("fit", folder, "--transform", "cdf", "--features", "score", "--coefficients", 1, "--catalog", digits.train)
+    run(tmp_path, *fit, "-o", tmp_path / "s.json", "--join", more, "--probabilities", tmp_path / "p.npy")
+    assert capsys.readouterr().err == f"note: {more}: columns that are no numbers are left out: who\n"
+    table = ("--table", folder, "--join", more, "--catalog", digits.train)
+    shown = run(tmp_path, "stream", "show", tmp_path / "s.json", *table)
+    assert f"note: {more}: columns" in capsys.readouterr().err
+    assert shown["fingerprint"] == run(tmp_path, "stream", "show", tmp_path / "p.npy")["fingerprint"]
+    odd = [
+        "train",
+        str(digits.train),
+        "-o",
+        str(tmp_path / "x"),
+        "--sampler",
+        str(tmp_path / "p.npy"),
+        "--table",
+        str(folder),
+    ]
+    assert main(odd) == 2
+    assert "--table goes with a sampler.json, but --sampler is" in capsys.readouterr().err
+    p = np.load(tmp_path / "p.npy")
+    lowest, highest = np.quantile(WEIGHTS, 0.4) > WEIGHTS, np.quantile(WEIGHTS, 0.8) < WEIGHTS
+    assert (p[lowest] > 0).all() and (p[highest] == 0).all()  # the worst half is left out, each row by its own score
