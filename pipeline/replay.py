@@ -11,6 +11,9 @@ way. Then either the shards are packed as one, which makes every order a single 
 counts stay exact, and so does the order within a shard, but shards come one after another, to be mixed by DALI's own
 buffer (`random_shuffle`, `initial_fill`).
 
+DALI's format has no room for a checksum, so the hashes of all files lie beside them, in `replay.xxh128` as the tool
+`xxh128sum` writes it; `read_replay` holds the files against them.
+
 Repeats and order were tried with DALI 2.4; its documentation does not promise them, tests/unit/pipeline/test_replay.py
 does. An .idx holds whole images: crops of a feature table cannot be replayed.
 """
@@ -24,13 +27,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.catalog import Catalog
+from drawstream.pipeline.catalog import Catalog, hash_file
 from drawstream.pipeline.index import idx_lines, write_lines
+from drawstream.samplers.files import write_atomically
 
-__all__ = ["MOST_RUNS", "write_replay"]
+__all__ = ["MOST_RUNS", "read_replay", "write_replay"]
 
 MOST_RUNS = 10_000  # one file each; DALI 2.4 read as many without keeping them open
-FILE = "replay.json"
+FILE, SUMS = "replay.json", "replay.xxh128"
 
 
 def write_replay(
@@ -45,7 +49,7 @@ def write_replay(
         by_shard: Group the draws by shard, which keeps counts and the order within each shard only.
 
     Returns:
-        What `replay.json` holds: `paths` and `index_paths`, one pair per run, absolute.
+        What `replay.json` holds and `read_replay` returns: `paths` and `index_paths`, one pair per run, absolute.
 
     Raises:
         ValueError: No draws, a row outside the catalog, more than 10 000 runs, a member name with white space,
@@ -75,7 +79,7 @@ def _write(catalog: Catalog, runs: Sequence[tuple[int, NDArray[np.int64]]], fold
     old = sorted(folder.glob("*.idx"))
     if old and not (folder / FILE).exists():
         raise ValueError(f"{folder}: holds other .idx files ({old[0].name}, …): give a folder of its own")
-    for path in (folder / FILE, *old):
+    for path in (folder / SUMS, folder / FILE, *old):
         path.unlink(missing_ok=True)
     names = [folder.resolve() / f"{run:05d}.idx" for run in range(len(runs))]
     for shard in sorted({shard for shard, _ in runs}):
@@ -92,4 +96,32 @@ def _write(catalog: Catalog, runs: Sequence[tuple[int, NDArray[np.int64]]], fold
         "index_paths": [str(name) for name in names],
     }
     (folder / FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    sums = [f"{hash_file(path)}  {path.name}\n" for path in (*names, folder / FILE)]
+    with write_atomically(folder / SUMS) as draft:
+        draft.write_text("".join(sums), encoding="utf-8")
     return result
+
+
+def read_replay(folder: str | os.PathLike[str], /) -> dict[str, list[str]]:
+    """Return the arguments for `fn.readers.webdataset` of an export, after a check of all its files.
+
+    Args:
+        folder: What `write_replay` wrote; not moved since, for the paths are absolute.
+
+    Raises:
+        FileNotFoundError: No export there, or one that was not finished.
+        ValueError: A file is missing, was added, damaged or altered.
+    """
+    place, remedy = Path(folder), "export it again"
+    if not (place / SUMS).is_file():
+        raise FileNotFoundError(f"{place / SUMS}: no such file, so the export was not finished, or is older: {remedy}")
+    lines = (place / SUMS).read_bytes().decode(errors="replace").removesuffix("\n").split("\n")
+    sums = {name: mark for mark, _, name in (line.partition("  ") for line in lines)}
+    found = {path.name for path in place.glob("*.idx")} | {FILE}
+    if found != sums.keys():
+        name = min(found ^ sums.keys())
+        raise ValueError(f"{place / SUMS}: it and the folder must list the same files, but {name!r} differs: {remedy}")
+    for name, mark in sums.items():
+        if (actual := hash_file(place / name)) != mark:
+            raise ValueError(f"{place / name}: hash must be {mark}, but got {actual}: damaged or altered: {remedy}")
+    return json.loads((place / FILE).read_bytes())  # type: ignore[no-any-return]

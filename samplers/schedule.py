@@ -2,8 +2,9 @@
 
 File: Arrow IPC, record batches of up to 2^20 positions that do not cross epochs, all epochs equally long. Columns
 `row` int64 and `weight` float32 (1 / (N P) of the draw; 1 where the recorder knew none). Schema metadata, all text:
-`drawstream.schedule` format version, `rows` N, `draws` M, `catalog` fingerprint of the catalog or "", and, where the
-recorder gave one, `provenance`, a JSON object.
+`drawstream.schedule` format version, `rows` N, `draws` M, `catalog` fingerprint of the catalog or "", where the
+recorder gave one, `provenance`, a JSON object, and since format 2 `seal`: xxh3-128 over all of it. It is held against
+the file at every open (6 GB/s). Files of format 1 have none and are read as they are.
 
     write_schedule("auto.arrow", (stream.epoch(e) for e in range(90)), rows=stream.rows, catalog=catalog.fingerprint)
     stream = IndexStream(Schedule.open("auto.arrow", catalog=catalog.fingerprint))
@@ -12,6 +13,8 @@ recorder gave one, `provenance`, a JSON object.
 import hashlib
 import json
 import math
+import os
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
@@ -30,7 +34,8 @@ from drawstream.samplers.system import raise_unless_file
 
 __all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
 
-_VERSION = "1"
+_VERSION, _UNSEALED = "2", "1"
+_SEAL = "seal"
 _KEY = "drawstream.schedule"
 _PIECE = 1 << 20
 
@@ -79,20 +84,36 @@ def write_schedule(
     metadata = {_KEY: _VERSION, "rows": str(rows), "draws": str(len(first)), "catalog": catalog}
     if provenance is not None:
         metadata["provenance"] = json.dumps(dict(provenance))
-    schema = pa.schema([("row", pa.int64()), ("weight", pa.float32())], metadata=metadata)
-    with (
-        write_atomically(Path(path)) as draft,
-        pa.OSFile(str(draft), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        _write_epoch(writer, schema, first, 0, rows, len(first))
-        for number, order in enumerate(epochs, start=1):
-            _write_epoch(writer, schema, order, number, rows, len(first))
+    state, blank = _begin_seal(metadata), secrets.token_hex(16)
+    schema = pa.schema([("row", pa.int64()), ("weight", pa.float32())], metadata={**metadata, _SEAL: blank})
+    with write_atomically(Path(path)) as draft:
+        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            _write_epoch(writer, schema, state, first, 0, rows, len(first))
+            for number, order in enumerate(epochs, start=1):
+                _write_epoch(writer, schema, state, order, number, rows, len(first))
+        _replace_in_metadata(draft, blank.encode(), state.hexdigest().encode())
+
+
+def _begin_seal(metadata: Mapping[str, str]) -> "xxhash.xxh3_128":
+    """Hash of the metadata; rows and weights of each record batch are added in turn."""
+    return xxhash.xxh3_128(json.dumps(dict(sorted(metadata.items()))).encode())
+
+
+def _replace_in_metadata(path: Path, old: bytes, new: bytes) -> None:
+    """Replace a text by one of the same length in both copies of the schema: before the batches, and in the footer."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        head = 16 + int.from_bytes(os.pread(file.fileno(), 4, 12), "little")
+        foot = int.from_bytes(os.pread(file.fileno(), 4, size - 10), "little")
+        for start, length in ((0, head), (size - 10 - foot, foot)):
+            at = os.pread(file.fileno(), length, start).index(old)
+            os.pwrite(file.fileno(), new, start + at)
 
 
 def _write_epoch(
     writer: pa.ipc.RecordBatchFileWriter,
     schema: pa.Schema,
+    state: "xxhash.xxh3_128",
     order: Order | NDArray[np.int64],
     epoch: int,
     rows: int,
@@ -107,6 +128,12 @@ def _write_epoch(
             raise ValueError(f"rows must be in [0, {rows}), but epoch {epoch} holds {drawn.min()} … {drawn.max()}")
         weights = order.weights(start, stop) if isinstance(order, Order) else np.ones(stop - start, dtype=np.float32)
         writer.write_batch(pa.record_batch([pa.array(drawn), pa.array(weights)], schema=schema))
+        _add(state, drawn, weights)
+
+
+def _add(state: "xxhash.xxh3_128", rows: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
+    for part in (rows, weights):
+        state.update(np.ascontiguousarray(part).view(np.uint8).data)
 
 
 class Schedule:
@@ -135,7 +162,7 @@ class Schedule:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
             found = metadata.get(_KEY, "none")
-            if found == _VERSION:
+            if found in (_VERSION, _UNSEALED):
                 self._take(reader, metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise_unless_file(error, self.path)
@@ -146,8 +173,13 @@ class Schedule:
             raise ValueError(
                 f"{self.path}: schedule format {found} is newer than {_VERSION}, which this drawstream reads: upgrade"
             )
-        if found != _VERSION:
+        if found not in (_VERSION, _UNSEALED):
             raise ValueError(f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}")
+        if found == _VERSION and (actual := self._seal(metadata)) != metadata.get(_SEAL):
+            raise ValueError(
+                f"{self.path}: its content has the hash {actual}, but it says {metadata.get(_SEAL)!r}: the file was "
+                "damaged or altered: copy it again, or record it anew"
+            )
         self._pieces = math.ceil(self.draws / _PIECE)
         self.epochs = len(self._rows) // max(1, self._pieces)
         if min(self.rows, self.draws) < 1 or sum(part.size for part in self._rows) != self.epochs * self.draws:
@@ -163,6 +195,12 @@ class Schedule:
         for name, parts, kind in (("row", self._rows, np.int64), ("weight", self._weights, np.float32)):
             if any(part.dtype != kind for part in parts):
                 raise TypeError(f"column {name!r} must be {np.dtype(kind)}")
+
+    def _seal(self, metadata: Mapping[str, str]) -> str:
+        state = _begin_seal({key: value for key, value in metadata.items() if key != _SEAL})
+        for rows, weights in zip(self._rows, self._weights, strict=True):
+            _add(state, rows, weights)
+        return state.hexdigest()
 
     @classmethod
     def open(cls, path: str | Path, /, *, catalog: str | None = None) -> "Schedule":

@@ -116,4 +116,4 @@ def write_distribution(
     metadata = {"drawstream.distribution": "1", "catalog": catalog, "provenance": json.dumps(dict(provenance))}
     table = pa.table({"weight": counts / counts.sum(), "count": counts}).replace_schema_metadata(metadata)
     with write_atomically(path) as draft, draft.open("wb") as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, write_page_checksum=True)

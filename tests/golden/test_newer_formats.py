@@ -126,7 +126,7 @@ FILES = {
     catalog: 3,
     features: 1,
     sampler: 1,
-    schedule: 1,
+    schedule: 2,
     distribution: 1,
     record: 1,
     quarantine: 1,

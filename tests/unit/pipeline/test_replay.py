@@ -10,7 +10,7 @@ from nvidia.dali import fn, pipeline_def
 import drawstream.pipeline.replay as replay_module
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
-from drawstream.pipeline.replay import write_replay
+from drawstream.pipeline.replay import read_replay, write_replay
 from drawstream.samplers import IndexStream
 
 
@@ -38,7 +38,8 @@ def pixels(catalog):
 
 def replayed(folder, draws):
     """Last byte of each image that DALI's webdataset reader delivers."""
-    arguments = json.loads((folder / "replay.json").read_text())
+    arguments = read_replay(folder)
+    assert arguments == json.loads((folder / "replay.json").read_text())
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None)
     def graph():
@@ -81,7 +82,7 @@ def test_grouping_by_shard_keeps_counts_and_the_order_within(catalogs, tmp_path,
 def test_a_second_export_leaves_nothing_of_the_first(catalogs, tmp_path):
     write_replay(catalogs[1], np.array([0, 20, 40]), tmp_path)
     write_replay(catalogs[1], np.array([0]), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.idx", "replay.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.idx", "replay.json", "replay.xxh128"]
 
 
 def test_refusals(catalogs, tmp_path):
@@ -93,3 +94,28 @@ def test_refusals(catalogs, tmp_path):
         write_replay(catalogs[0], np.array([], dtype=np.int64), tmp_path)
     with pytest.raises(ValueError, match=re.escape("rows must be in [0, 60), but got 0 … 60")):
         write_replay(catalogs[0], np.array([0, 60]), tmp_path)
+
+
+def test_any_flipped_bit_is_refused(catalogs, tmp_path):
+    expected = write_replay(catalogs[1], np.array([0, 20, 40, 20]), tmp_path)
+    assert read_replay(tmp_path) == expected
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), 13):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match="export it again"):
+                read_replay(tmp_path)
+        path.write_bytes(whole)
+    assert read_replay(tmp_path) == expected
+
+
+def test_an_export_that_is_not_whole_is_refused(catalogs, tmp_path):
+    write_replay(catalogs[1], np.array([0, 20]), tmp_path)
+    (tmp_path / "00001.idx").rename(tmp_path / "b.idx")
+    with pytest.raises(ValueError, match=r"'00001\.idx' differs: export it again"):
+        read_replay(tmp_path)
+    (tmp_path / "replay.xxh128").unlink()
+    with pytest.raises(FileNotFoundError, match="not finished, or is older: export it again"):
+        read_replay(tmp_path)

@@ -49,7 +49,9 @@ def test_the_file_is_as_documented(recorded, stream):
         table = reader.read_all()
     assert table.schema.names == ["row", "weight"]
     assert table.schema.types == [pa.int64(), pa.float32()]
-    assert table.schema.metadata == {b"drawstream.schedule": b"1", b"rows": b"100", b"draws": b"70", b"catalog": b"abc"}
+    metadata = table.schema.metadata
+    assert re.fullmatch(rb"[0-9a-f]{32}", metadata.pop(b"seal"))
+    assert metadata == {b"drawstream.schedule": b"2", b"rows": b"100", b"draws": b"70", b"catalog": b"abc"}
     np.testing.assert_array_equal(table["row"].to_numpy()[70:140], stream.epoch(1)[:])
 
 
@@ -147,3 +149,49 @@ def test_provenance_is_kept_and_may_be_missing(tmp_path, recorded, stream):
     assert Schedule.open(tmp_path / "told.arrow").provenance == told
     assert Schedule.open(recorded).provenance == {}  # files of before have none
     assert b"provenance" not in pa.ipc.open_file(pa.memory_map(str(recorded))).schema.metadata
+
+
+@pytest.mark.parametrize("step", [37, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_flipped_bit_is_refused_or_changes_nothing(tmp_path, step):
+    path, copy = tmp_path / "orders.arrow", tmp_path / "copy.arrow"
+    write_schedule(
+        path, (IndexStream(WEIGHTS[:5], draws=4, seed=1).epoch(e) for e in range(2)), rows=5, provenance={"by": "me"}
+    )
+    whole = path.read_bytes()
+
+    def content(file):
+        found = Schedule.open(file)
+        epochs = [found.epoch(epoch) for epoch in range(found.epochs)]
+        return (
+            (found.rows, found.draws, found.catalog, found.provenance),
+            [(order[:].tolist(), order.weights(0, len(order)).tolist()) for order in epochs],
+        )
+
+    expected, refused = content(path), 0
+    for bit in range(0, 8 * len(whole), step):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        copy.write_bytes(damaged)
+        try:
+            assert content(copy) == expected, bit
+        except ValueError as error:
+            assert "copy.arrow" in str(error), error
+            refused += 1
+    assert refused > 8 * 2 * 4 * 12 // step  # every bit of the rows and weights at least
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_file_that_lost_epochs_or_its_seal_is_refused(tmp_path, recorded, epochs):
+    with pa.ipc.open_file(recorded) as reader:
+        batches, schema = [reader.get_batch(i) for i in range(epochs)], reader.schema
+    with pa.ipc.new_file(tmp_path / "short.arrow", schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    with pytest.raises(ValueError, match=r"short\.arrow: its content has the hash \w{32}, but it says '\w{32}'"):
+        Schedule.open(tmp_path / "short.arrow")
+    metadata = {key: value for key, value in schema.metadata.items() if key != b"seal"}
+    with pa.ipc.new_file(tmp_path / "bare.arrow", schema.with_metadata(metadata)) as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(metadata))
+    with pytest.raises(ValueError, match="it says None"):
+        Schedule.open(tmp_path / "bare.arrow")

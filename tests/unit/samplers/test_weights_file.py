@@ -15,6 +15,7 @@ import drawstream.samplers.weights_file as weights_file
 from drawstream.samplers import IndexStream
 from drawstream.samplers.paged import Paged
 from drawstream.samplers.weights_file import map_weights
+from drawstream.search.auto_record import write_distribution
 
 
 def write(folder, kind, weights, rows_per_batch):
@@ -125,3 +126,19 @@ def test_refusals(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(ValueError, match="column 'p' is float32, but float64 in"):
         map_weights(tmp_path)
+
+
+def test_a_flipped_bit_in_a_distribution_is_refused_or_changes_nothing(tmp_path):
+    path = tmp_path / "distribution.parquet"
+    write_distribution(path, np.arange(1, 50), catalog="", provenance={})
+    whole = path.read_bytes()
+    expected, refused = np.array(map_weights(path, column="weight")), 0
+    for bit in range(0, 8 * len(whole), 17):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(map_weights(path, column="weight"), expected)
+        except (ValueError, OSError):
+            refused += 1
+    assert refused
