@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.catalog import Catalog as Catalog
     from drawstream.pipeline.catalog_file import AlteredCatalogError as AlteredCatalogError
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
+    from drawstream.pipeline.data_loader import StreamDataLoader as StreamDataLoader
     from drawstream.pipeline.index import index as index
     from drawstream.pipeline.loader import Batch as Batch
     from drawstream.pipeline.loader import Loader as Loader

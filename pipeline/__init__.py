@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.catalog import Catalog as Catalog
     from drawstream.pipeline.catalog import Shard as Shard
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
+    from drawstream.pipeline.data_loader import StreamDataLoader as StreamDataLoader
     from drawstream.pipeline.loader import Batch as Batch
     from drawstream.pipeline.loader import Loader as Loader
     from drawstream.pipeline.remote import Remote as Remote
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from drawstream.pipeline.sources import ArraySource as ArraySource
     from drawstream.pipeline.sources import Source as Source
     from drawstream.pipeline.sources import open_source as open_source
+    from drawstream.pipeline.torch_sampler import StreamBatchSampler as StreamBatchSampler
+    from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
     from drawstream.pipeline.transform import Transform as Transform
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

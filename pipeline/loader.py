@@ -21,13 +21,13 @@ from drawstream.pipeline.decode import undecodable
 from drawstream.pipeline.feed import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
 from drawstream.pipeline.graph import Geometry, GraphSpec, Turn, build_pipeline
 from drawstream.pipeline.metrics import Meter
-from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
+from drawstream.pipeline.place import Place, Stream, as_stream, draws_of, require_rows, whole, whole_ranks
 from drawstream.pipeline.plan import Plan, steps
 from drawstream.pipeline.quarantine import read_quarantine
 from drawstream.pipeline.read import Checksum, ShardFiles
 from drawstream.pipeline.remote import Remote
 from drawstream.pipeline.transform import Transform
-from drawstream.samplers import IndexStream, RowSampler
+from drawstream.samplers import IndexStream, RowSampler, Sequential
 
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
 _LEFT: list[Any] = []  # in a forked child: graphs of the parent, whose threads an end of theirs here would wait for
@@ -174,10 +174,12 @@ class Loader:
         Raises:
             ValueError: The stream draws from another number of rows.
         """
-        if self._rows is None:
-            self.stream = as_stream(stream, len(self.catalog), "samples in the catalog")
-        else:
-            self.stream = as_stream(stream, len(self._rows.sample_id), "rows in the feature table")
+        rows, what = len(self.catalog), "samples in the catalog"
+        if self._rows is not None:
+            rows, what = len(self._rows.sample_id), "rows in the feature table"
+        follows = Sequential(0, rows) if stream is None else as_stream(stream)
+        require_rows(follows, rows, what)
+        self.stream = follows
         self._place.go(0)
 
     @property
@@ -201,8 +203,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
-        draws = getattr(self.stream, "draws", None)  # asking for the order would set the epoch up
-        draws = len(self.stream.epoch(self.epoch)) if draws is None else draws
+        draws = draws_of(self.stream, self.epoch)
         return steps(draws, self._batch_size * self._world_size, drop_last=self._drop_last)
 
     def __iter__(self) -> Iterator[Batch]:

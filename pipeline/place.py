@@ -56,7 +56,7 @@ class Place:
     def go(self, epoch: int, position: int = 0, /, *, resumed: bool = False) -> None:
         """Stand at a position; a pass that is still running elsewhere no longer moves it."""
         self.epoch, self.position = epoch, position
-        self._resumed, self._repeats = resumed, False
+        self.resumed, self._repeats = resumed, False
         self.plan: Plan | None = None
 
     def set_epoch(self, epoch: SupportsIndex, /) -> None:
@@ -67,9 +67,9 @@ class Place:
             ValueError: It is negative.
         """
         number = whole("epoch", epoch, least=0)
-        if self._resumed and number == self.epoch:
+        if self.resumed and number == self.epoch:
             return
-        if self._resumed and number < self.epoch:
+        if self.resumed and number < self.epoch:
             self._warn(
                 "back",
                 f"set_epoch({number}) right after a state of epoch {self.epoch} was loaded gives its place up: go on "
@@ -82,12 +82,12 @@ class Place:
     @property
     def start(self) -> int:
         """Where the next pass begins."""
-        return self.position if self._resumed else 0
+        return self.position if self.resumed else 0
 
-    def begin(self, plan: Plan, stream: Stream, /) -> None:
-        """Begin a pass, from `start`."""
+    def begin(self, plan: Plan, stream: Stream, /, *, divided: bool = False) -> None:
+        """Begin a pass, from `start`; `divided`: somebody else divides it among processes."""
         if not isinstance(stream, Sequential):
-            self._look_out()
+            self._look_out(divided)
         if plan.drop_last and 0 < len(plan.order) < plan.global_batch:
             self._warn(
                 "nothing",
@@ -99,11 +99,12 @@ class Place:
         self.go(self.epoch, self.start)
         self.plan, self._repeats = plan, repeats
 
-    def move(self, plan: Plan, step: int, /) -> None:
+    def move(self, plan: Plan, step: int, /, *, asked_ahead: bool = False) -> None:
         """Stand behind a batch of the pass begun last; another pass moves nothing."""
         if self.plan is plan:
             self.position = plan.end(step)
-            self._repeats |= step > 0 or len(plan) == 1  # one batch of several was only looked at
+            ended = step + 1 == len(plan)
+            self._repeats |= ended or (step > 0 and not asked_ahead)  # one batch of several was only looked at
 
     def state(self, identity: Mapping[str, Any], stream: Stream, /) -> dict[str, Any]:
         """The place as JSON: what must be equal where it is loaded, the numbers, and what changed in the stream."""
@@ -145,7 +146,7 @@ class Place:
                 f"{self._owner} with the same stream"
             )
 
-    def _look_out(self) -> None:
+    def _look_out(self, divided: bool) -> None:
         """Warn of the two mistakes that change what is trained on and raise no error."""
         if self._repeats:
             self._warn(
@@ -155,7 +156,7 @@ class Place:
                 stacklevel=5,
             )
         processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if processes > self._world_size:
+        if processes > self._world_size and not divided:
             self._warn(
                 "processes",
                 MORE_PROCESSES.format(processes=processes, owner=self._owner, world_size=self._world_size),
@@ -205,29 +206,34 @@ def whole_ranks(rank: SupportsIndex, world_size: SupportsIndex, /) -> tuple[int,
     return number, ranks
 
 
-def as_stream(given: Any, rows: int, what: str, /) -> Any:
-    """A stream as it is; of weights or a row sampler one is made, with seed 0; None is all rows in order.
-
-    Args:
-        given: What a user gave.
-        rows: Number of rows that there are.
-        what: Their name in messages: samples in the catalog.
+def as_stream(given: Any, /) -> Any:
+    """A stream as it is; of weights or a row sampler one is made, with seed 0.
 
     Raises:
         TypeError: It is a sampler of torch, or nothing that a stream can be made of.
-        ValueError: The stream draws from another number of rows.
     """
-    if given is None:
-        return Sequential(0, rows)
     if isinstance(given, Sampler):
         raise TypeError(
             f"a stream is needed, but got {type(given).__name__}: give an IndexStream; where Lightning put its own "
             "sampler here, set Trainer(use_distributed_sampler=False), and predict or overfit with a plain DataLoader"
         )
-    stream = given if hasattr(given, "epoch") and hasattr(given, "fingerprint") else IndexStream(given)
+    return given if hasattr(given, "epoch") and hasattr(given, "fingerprint") else IndexStream(given)
+
+
+def require_rows(stream: Stream, rows: int, what: str, /) -> None:
+    """Refuse a stream over another number of rows; one in file order may end earlier.
+
+    Raises:
+        ValueError: It draws from another number; both are shown.
+    """
     if stream.rows > rows or (stream.rows < rows and not isinstance(stream, Sequential)):
         raise ValueError(f"the stream draws from {stream.rows} rows, but there are {rows} {what}: build it for these")
-    return stream
+
+
+def draws_of(stream: Stream, epoch: int, /) -> int:
+    """Positions of an epoch; without its set-up where the stream says them."""
+    draws = getattr(stream, "draws", None)
+    return len(stream.epoch(epoch)) if draws is None else int(draws)
 
 
 def _count(value: Any) -> int | None:

@@ -90,4 +90,21 @@ class Plan:
         return np.concatenate(rows), np.concatenate([self.order.weights(p, p + 1) for p in at])
 
 
+class EvenPlan(Plan):
+    """A plan whose last batch leaves out what does not divide among the ranks, at most world_size - 1 draws."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        """Batches of this rank; the same number on every rank."""
+        full, rest = divmod(len(self.order) - self.start, self.global_batch)
+        return full + (rest >= self.world_size and not self.drop_last)
+
+    def positions(self, step: int) -> tuple[int, int]:
+        """Global positions [a, b) of this rank's batch."""
+        first = self.start + step * self.global_batch
+        share = min(self.batch_size, (len(self.order) - first) // self.world_size)
+        return first + self.rank * share, first + (self.rank + 1) * share
+
+
 _OTHER = 4  # purpose of the key, beside those of the transform's draws

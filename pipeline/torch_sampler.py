@@ -1,35 +1,49 @@
-"""Index streams as PyTorch samplers, for any map-style dataset and `torch.utils.data.DataLoader`.
+"""Index streams as samplers of PyTorch, where a loop keeps a DataLoader of its own.
 
-    sampler = StreamSampler(IndexStream(weights, seed=0), batch_size=32, rank=rank, world_size=world_size)
-    loader = DataLoader(dataset, batch_size=32, sampler=sampler)
+    sampler = StreamBatchSampler(IndexStream(weights, seed=0), batch_size=32, rank=rank, world_size=world_size)
+    loader = DataLoader(dataset, batch_sampler=sampler)
     for epoch in range(90):
         sampler.set_epoch(epoch)
         for batch in loader: ...
 
 They stand where `DistributedSampler` or `WeightedRandomSampler` stood: `set_epoch` is the same, and each rank draws its
-own rows only. Weights may differ from epoch to epoch: assign another stream to `sampler.stream`, or let the stream
-follow a row sampler. `state_dict` serves torchdata's StatefulDataLoader (tried with 0.11, with workers too), which
-saves it at the batch it has delivered, not at the one it has prefetched.
+own rows only. Weights may differ from epoch to epoch: `IndexStream.update`, a row sampler, or another stream that is
+assigned to `sampler.stream`.
+
+A sampler knows what it was asked for, not what the loop was given, and workers ask ahead. So a state is refused once a
+DataLoader with workers has asked; `StreamDataLoader` has an exact one. torchdata's StatefulDataLoader saves the state
+of a sampler together with the batch (tried with 0.11, with workers too).
 """
 
+import sys
+import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, SupportsIndex, TypeVar
 
-from torch.utils.data import Sampler
+from numpy.typing import ArrayLike
+from torch.utils.data import DistributedSampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
+from drawstream.pipeline.plan import EvenPlan, Plan
+from drawstream.samplers import RowSampler
 
 __all__ = ["StreamBatchSampler", "StreamSampler"]
 
+_LIBRARIES = ("torch", "torchdata", "accelerate")
 _Item = TypeVar("_Item", int, list[int])
 
 
-class _StreamOrder(Sampler[_Item]):
+class StreamOrder(DistributedSampler[_Item]):
     """The steps of one rank, and where in them it is.
 
+    It is a `DistributedSampler` by name, for it does the work of one: Lightning then puts none of its own in.
+
     Args:
-        stream: what to follow; may be replaced between epochs.
+        stream: what to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. It may be replaced
+            between epochs.
         batch_size: rows per step and rank.
         rank: this rank, in [0, world_size).
         world_size: number of ranks.
@@ -37,12 +51,16 @@ class _StreamOrder(Sampler[_Item]):
             to world_size - 1 draws at the end of an epoch are left out.
 
     Raises:
+        TypeError: a number is no whole one, or the stream is none.
         ValueError: a number is out of its range, or an epoch has too few draws for one step.
     """
 
+    owner = "sampler"
+    kind: type[Plan] = EvenPlan
+
     def __init__(
         self,
-        stream: IndexStream | Sequential,
+        stream: Stream | RowSampler | ArrayLike,
         /,
         *,
         batch_size: int,
@@ -50,81 +68,181 @@ class _StreamOrder(Sampler[_Item]):
         world_size: int = 1,
         drop_last: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size >= 1 must hold, but got {batch_size}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"0 <= rank < world_size must hold, but got {rank=} and {world_size=}")
-        self.stream, self.batch_size, self.drop_last = stream, batch_size, drop_last
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self._done = self._resume = 0
+        self.stream = as_stream(stream)
+        self.batch_size, self.drop_last = whole("batch_size", batch_size, least=1), drop_last
+        self.rank, self.world_size = whole_ranks(rank, world_size)
+        self.num_replicas = self.world_size
+        self.place = Place(self.owner, self.world_size)
+
+    @property
+    def sampler(self) -> "StreamOrder[_Item]":
+        """Itself: here Lightning and Accelerate look for `set_epoch`."""
+        return self
+
+    def plan(self, start: int, /) -> Plan:
+        """The steps of the epoch from a global position on."""
+        epoch, stream, ranks = self.place.epoch, self.stream, (self.rank, self.world_size)
+        return self.kind(stream.epoch(epoch), stream.seed, epoch, start, self.batch_size, *ranks, self.drop_last)
+
+    def identity(self) -> dict[str, Any]:
+        """What a state must have in common with what takes it, JSON-able."""
+        return {"format": 1, "stream": self.stream.fingerprint}
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[_Item]: ...
+
+
+class _Sampler(StreamOrder[_Item]):
+    """A sampler that a DataLoader of the user asks for rows."""
+
+    def __init__(self, stream: Stream | RowSampler | ArrayLike, /, **options: Any) -> None:
+        super().__init__(stream, **options)
+        self._within = 0  # rows given of the step at the place
+        self._ahead = ""  # who asks for rows before the loop is given them
+        self._reader: weakref.ref[Any] | None = None  # the DataLoader's iterator with workers that asked last
         if self.rows < 1:
             raise ValueError(
-                f"an epoch must fill one step of {world_size} ranks, but has {stream.draws} draws: draw more, or take "
-                "smaller batches"
+                f"an epoch must fill one step of {self.world_size} ranks, but has {self.stream.draws} draws: draw "
+                "more, or take smaller batches"
             )
 
     @property
     def rows(self) -> int:
         """Rows of this rank in an epoch."""
         steps, rest = divmod(self.stream.draws, self.batch_size * self.world_size)
-        return steps * self.batch_size + (0 if self.drop_last else rest // self.world_size)
+        return int(steps * self.batch_size + (0 if self.drop_last else rest // self.world_size))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch."""
-        self.epoch, self._done, self._resume = epoch, 0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Fingerprint of the stream, epoch, and how many rows of it this rank has been given."""
-        return {"fingerprint": self.stream.fingerprint, "epoch": self.epoch, "done": self._done}
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on where `state_dict` was taken.
+    def set_epoch(self, epoch: SupportsIndex) -> None:
+        """Go to the start of an epoch; right after `load_state_dict` of the same epoch the place is kept.
 
         Raises:
-            ValueError: the state belongs to another stream.
+            TypeError: the epoch is not a whole number.
+            ValueError: it is negative, or the workers of a DataLoader have already asked for rows of another epoch.
         """
-        if state["fingerprint"] != self.stream.fingerprint:
+        number = whole("epoch", epoch, least=0)
+        if self._is_begun():
+            if number == self.place.epoch:
+                return
             raise ValueError(
-                f"a state resumes its own stream only, but it was saved for {state['fingerprint']} and this is "
-                f"{self.stream.fingerprint}: build the stream with the same weights, mode, seed and draws"
+                f"set_epoch({number}) comes after workers of a DataLoader asked for rows of epoch {self.place.epoch}, "
+                "as in Lightning when it resumes: use StreamDataLoader(dataset, stream, …), which waits for it"
             )
-        self.epoch, self._done, self._resume = state["epoch"], state["done"], state["done"]
+        if not (self.place.resumed and number == self.place.epoch):
+            self._within = 0
+        self.place.set_epoch(number)
+        self._ahead = ""
 
-    def _steps(self) -> Iterator[list[int]]:
-        """The rows left of the epoch, step by step."""
-        order, rows = self.stream.epoch(self.epoch), self.rows
-        done, self._resume = self._resume, 0
-        while done < rows:
-            step, within = divmod(done, self.batch_size)
-            size = min(self.batch_size, rows - step * self.batch_size)
-            first = step * self.batch_size * self.world_size + self.rank * size
-            self._done = done + size - within
-            yield order[first + within : first + size].tolist()
-            done += size - within
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able: the stream's fingerprint, the epoch, and the global position up to which rows were given.
 
-    @abstractmethod
-    def __iter__(self) -> Iterator[_Item]: ...
+        Within a step (`StreamSampler` alone) also how many of its rows were given, of which batch size and ranks.
+
+        Raises:
+            ValueError: rows were asked for ahead of the loop, so the place is not the loop's.
+        """
+        if self._ahead:
+            raise ValueError(
+                f"a sampler does not know its place, for {self._ahead} before the loop is given them: use "
+                "StreamDataLoader(dataset, stream, batch_size=…, num_workers=…), whose state is exact"
+            )
+        state = self.place.state(self.identity(), self.stream)
+        return state | (self._step() | {"within": self._within} if self._within else {})
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on where `state_dict` was taken, also with another batch size or number of ranks.
+
+        Raises:
+            ValueError: the state belongs to another stream, stands within a step of others, or is no state.
+        """
+        within = state.get("within", 0) if isinstance(state, dict) else 0
+        if within:
+            saved = {name: state.get(name) for name in self._step()}
+            if saved != self._step() or not (isinstance(within, int) and 0 < within < self.batch_size):
+                raise ValueError(
+                    f"this state stands within a step, after {within} rows of {saved}, and here it is {self._step()}: "
+                    "resume with the same numbers, or save between two batches"
+                )
+        self.place.load(state, self.identity(), self.stream)
+        self._within, self._ahead = within, ""
+
+    def _step(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "world_size": self.world_size}
+
+    def _begin(self) -> tuple[Plan, int]:
+        """The plan of the pass that begins, and how many rows of its first step were given before."""
+        divided = self._look_at(_askers(sys._getframe(2)))  # who waits for the generator that calls this
+        plan, within = self.plan(self.place.start), self._within if self.place.resumed else 0
+        self.place.begin(plan, self.stream, divided=divided)
+        self._within = within
+        return plan, within
+
+    def _look_at(self, askers: Iterator[Any]) -> bool:
+        """Note whether rows are asked for ahead of the loop; return whether Accelerate divides them among processes.
+
+        Raises:
+            ValueError: it divides what is one rank's part already.
+        """
+        self._ahead, self._reader, divided = "", None, False
+        for owner in askers:
+            kind = type(owner).__name__
+            if isinstance(owner, _MultiProcessingDataLoaderIter):
+                self._ahead, self._reader = "a DataLoader with workers asks for rows", weakref.ref(owner)
+            elif kind in ("DataLoaderShard", "DataLoaderDispatcher"):
+                self._ahead = "Accelerate's DataLoader asks for rows"
+            if kind == "BatchSamplerShard" or (kind == "DataLoaderDispatcher" and owner.state.num_processes > 1):
+                divided = True
+        if divided and self.world_size > 1:
+            raise ValueError(
+                f"Accelerate would divide once more what is the part of rank {self.rank} of {self.world_size}: leave "
+                "the DataLoader out of accelerator.prepare, or make the sampler without rank and world_size"
+            )
+        return divided
+
+    def _is_begun(self) -> bool:
+        """Whether the workers of a DataLoader that has given no batch yet have asked for rows."""
+        reader = None if self._reader is None else self._reader()
+        return reader is not None and reader._num_yielded == 0
 
 
-class StreamSampler(_StreamOrder[int]):
+class StreamSampler(_Sampler[int]):
     """Row numbers one by one; give the DataLoader the same `batch_size`, so that its batches are the stream's."""
 
     def __len__(self) -> int:
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        for rows in self._steps():
-            self._done -= len(rows)
-            for row in rows:
-                self._done += 1
+        plan, within = self._begin()
+        for step in range(len(plan)):
+            a, b = plan.positions(step)
+            rows = plan.order[a:b].tolist()
+            for number, row in enumerate(rows[within:], within + 1):
+                if self.place.plan is plan:
+                    self._within = number % len(rows)
+                    if number == len(rows):
+                        self.place.move(plan, step, asked_ahead=True)
                 yield row
+            within = 0
 
 
-class StreamBatchSampler(_StreamOrder[list[int]]):
+class StreamBatchSampler(_Sampler[list[int]]):
     """Lists of row numbers, one per step: for `DataLoader(dataset, batch_sampler=…)`."""
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self._steps()
+        plan, within = self._begin()
+        for step in range(len(plan)):
+            a, b = plan.positions(step)
+            if self.place.plan is plan:
+                self._within = 0
+                self.place.move(plan, step, asked_ahead=True)
+            yield plan.order[a + within : b].tolist()
+            within = 0
+
+
+def _askers(frame: FrameType | None) -> Iterator[Any]:
+    """The loaders and samplers of torch, torchdata and Accelerate that wait for the next row, the nearest first."""
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
+        yield frame.f_locals.get("self")
+        frame = frame.f_back

@@ -1,5 +1,7 @@
 """Index streams behind torch's DataLoader: same rows, ranks, epochs, resuming."""
 
+import json
+
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
@@ -8,6 +10,7 @@ from drawstream.pipeline.torch_sampler import StreamBatchSampler, StreamSampler
 from drawstream.samplers import IndexStream, Sequential
 
 WEIGHTS = np.arange(1.0, 41.0)
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads
 
 
 @pytest.fixture
@@ -54,6 +57,7 @@ def test_drop_last(stream):
     assert len(StreamSampler(stream, batch_size=16, drop_last=True)) == 64
 
 
+@pytest.mark.filterwarnings("ignore:this is a second pass")
 @pytest.mark.parametrize("done", [0, 1, 4, 7, 23])
 def test_resume_in_the_middle(stream, done):
     sampler = StreamSampler(stream, batch_size=4, rank=1, world_size=3)
@@ -70,6 +74,7 @@ def test_resume_in_the_middle(stream, done):
     assert list(fresh) == whole  # only the first pass is resumed
 
 
+@pytest.mark.filterwarnings("ignore:this is a second pass")
 def test_batch_sampler_resumes(stream):
     sampler = StreamBatchSampler(stream, batch_size=16)
     whole = list(sampler)
@@ -84,7 +89,9 @@ def test_batch_sampler_resumes(stream):
 def test_a_state_of_another_stream_is_refused(stream):
     state = StreamSampler(stream, batch_size=4).state_dict()
     other = IndexStream(WEIGHTS, draws=70, seed=3)
-    with pytest.raises(ValueError, match=f"saved for {stream.fingerprint} and this is {other.fingerprint}"):
+    with pytest.raises(
+        ValueError, match=f"another stream: saved '{stream.fingerprint}', sampler has '{other.fingerprint}'"
+    ):
         StreamSampler(other, batch_size=4).load_state_dict(state)
 
 
@@ -106,11 +113,163 @@ def test_sequential():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 0}, "batch_size >= 1 must hold, but got 0"),
-        ({"batch_size": 4, "rank": 2, "world_size": 2}, "0 <= rank < world_size must hold, but got rank=2"),
+        ({"batch_size": 0}, "`batch_size >= 1` must hold, but got 0"),
+        ({"batch_size": 4, "rank": 2, "world_size": 2}, "`0 <= rank < world_size` must hold, but got rank 2 of 2"),
         ({"batch_size": 71, "drop_last": True}, "must fill one step of 1 ranks, but has 70 draws"),
     ],
 )
 def test_bad_arguments(stream, options, text):
     with pytest.raises(ValueError, match=text):
         StreamSampler(stream, **options)
+
+
+# State
+
+
+def batches_of(stream, start, **options):
+    sampler = StreamBatchSampler(stream, **options)
+    sampler.load_state_dict(start)
+    return list(sampler)
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 24), (3, 8), (4, 2)])
+def test_other_ranks_and_batches_go_on_at_the_same_global_position(stream, world_size, batch_size):
+    before = [StreamBatchSampler(stream, batch_size=6, rank=rank, world_size=2) for rank in range(2)]
+    loops = [iter(sampler) for sampler in before]
+    seen = [row for _ in range(2) for loop in loops for row in next(loop)]
+    states = [json.loads(json.dumps(sampler.state_dict())) for sampler in before]
+    assert states[0] == states[1] and states[0]["position"] == 24
+    options = {"batch_size": batch_size, "world_size": world_size}
+    after = [batches_of(stream, states[0], rank=rank, **options) for rank in range(world_size)]
+    seen += [row for step in zip(*after, strict=True) for rows in step for row in rows]
+    left_out = (70 - 24) % (batch_size * world_size) % world_size
+    assert seen == stream.epoch(0)[: 70 - left_out].tolist()
+
+
+def test_set_epoch_of_the_loaded_epoch_keeps_the_place(stream):
+    whole = list(StreamBatchSampler(stream, batch_size=10))
+    sampler = StreamBatchSampler(stream, batch_size=10)
+    state = sampler.state_dict()
+    for _ in range(2):
+        sampler.load_state_dict(state | {"position": 30})
+        sampler.set_epoch(np.int64(0))
+        assert list(sampler) == whole[3:]
+    sampler.load_state_dict(state | {"position": 30})
+    sampler.set_epoch(1)
+    assert len(list(sampler)) == 7
+
+
+def test_a_state_within_a_step_needs_the_same_steps(stream):
+    sampler = StreamSampler(stream, batch_size=8, rank=1, world_size=2)
+    rows = iter(sampler)
+    given = [next(rows) for _ in range(11)]
+    state = json.loads(json.dumps(sampler.state_dict()))
+    assert (state["position"], state["within"]) == (16, 3)
+    again = StreamSampler(stream, batch_size=8, rank=1, world_size=2)
+    again.load_state_dict(state)
+    again.set_epoch(0)
+    assert again.state_dict() == state
+    assert given + list(again) == list(StreamSampler(stream, batch_size=8, rank=1, world_size=2))
+    for options in ({"batch_size": 16}, {"batch_size": 8, "world_size": 2}):
+        other = StreamSampler(stream, **options)
+        if options["batch_size"] == 8:
+            other.load_state_dict(state)  # rank 0 of the same steps
+            continue
+        with pytest.raises(ValueError, match=r"within a step, after 3 rows of .*'batch_size': 8, .*here it is .*16"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({"position": -5}, "needs an epoch and a position >= 0, but got 0 and -5"),
+        ({"position": 10**6}, "at position 1000000, but an epoch has 70"),
+        ({"position": "a"}, "needs an epoch and a position >= 0, but got 0 and 'a'"),
+        ({"position": float("nan")}, "needs an epoch and a position >= 0, but got 0 and nan"),
+        ({"epoch": -1}, "needs an epoch and a position >= 0, but got -1 and 0"),
+        ({"within": 3}, "within a step, after 3 rows of"),
+        ({"within": "a", "batch_size": 8, "world_size": 1}, "within a step, after a rows of"),
+        ({"within": -2, "batch_size": 8, "world_size": 1}, "within a step, after -2 rows of"),
+        ([1], r"a state of a sampler is what its state_dict\(\) gave, but got \[1\]"),
+        (None, "a state of a sampler is what its"),
+        ({}, "this state is of another format: saved None"),
+    ],
+)
+def test_bad_states_are_refused(stream, state, text):
+    sampler = StreamSampler(stream, batch_size=8)
+    with pytest.raises(ValueError, match=text):
+        sampler.load_state_dict(sampler.state_dict() | state if isinstance(state, dict) and state else state)
+    assert list(sampler) == stream.epoch(0)[:].tolist()
+
+
+# Loaders of the user
+
+
+@pytest.mark.parametrize("kind", [StreamSampler, StreamBatchSampler])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_after_workers_asked_ahead_is_refused(stream, kind, workers):
+    sampler = kind(stream, batch_size=8)
+    given = {"sampler": sampler, "batch_size": 8} if kind is StreamSampler else {"batch_sampler": sampler}
+    loader = DataLoader(range(40), num_workers=workers, multiprocessing_context="fork" if workers else None, **given)
+    for number, _ in enumerate(loader, 1):
+        if number == 2:
+            break
+    if workers:
+        with pytest.raises(ValueError, match=r"DataLoader with workers asks for rows .* use StreamDataLoader"):
+            sampler.state_dict()
+    else:
+        assert sampler.state_dict()["position"] == 16
+    sampler.set_epoch(1)
+    assert sampler.state_dict()["position"] == 0
+
+
+def test_set_epoch_after_workers_began_is_refused(stream):
+    """As Lightning does when it resumes: the loop would be given rows of epoch 0."""
+    sampler = StreamBatchSampler(stream, batch_size=8)
+    loader = DataLoader(range(40), batch_sampler=sampler, num_workers=1, multiprocessing_context="fork")
+    batches = iter(loader)
+    sampler.set_epoch(0)
+    with pytest.raises(ValueError, match=r"set_epoch\(3\) comes after workers of a DataLoader asked"):
+        sampler.set_epoch(3)
+    assert len(list(batches)) == 9
+    sampler.set_epoch(3)
+    assert sampler.state_dict()["epoch"] == 3
+
+
+def test_a_second_pass_warns_once(stream):
+    sampler = StreamBatchSampler(stream, batch_size=8)
+    loader = DataLoader(range(40), batch_sampler=sampler)
+    list(loader)
+    with pytest.warns(UserWarning, match=r"second pass over epoch 0, .* of the sampler") as caught:
+        list(loader)
+        list(loader)
+    assert len(caught) == 1
+    validation = StreamBatchSampler(Sequential(0, 40), batch_size=8)
+    assert list(validation) == list(validation)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "rank", "world_size"])
+@pytest.mark.parametrize("value", [True, 1.0, "1"])
+def test_numbers_are_whole_ones(stream, option, value):
+    with pytest.raises(TypeError, match=f"`{option}` must be a whole number"):
+        StreamSampler(stream, **{"batch_size": 8, option: value})
+    numpy = StreamSampler(stream, batch_size=np.int16(8), rank=np.int8(1), world_size=np.int64(2))
+    list(numpy)
+    json.dumps(numpy.state_dict())
+
+
+def test_weights_make_a_stream():
+    assert list(StreamSampler(WEIGHTS.tolist(), batch_size=8)) == IndexStream(WEIGHTS).epoch(0)[:].tolist()
+
+
+def test_weights_that_are_updated_are_part_of_the_state(stream):
+    sampler = StreamBatchSampler(stream, batch_size=7)
+    list(sampler)
+    stream.update(WEIGHTS[::-1])
+    sampler.set_epoch(1)
+    batches = iter(sampler)
+    given = [next(batches) for _ in range(3)]
+    again = StreamBatchSampler(IndexStream(WEIGHTS, draws=70, seed=2), batch_size=7)
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    order = IndexStream(WEIGHTS[::-1], draws=70, seed=2).epoch(1)[:]
+    assert [row for rows in given + list(again) for row in rows] == order.tolist()

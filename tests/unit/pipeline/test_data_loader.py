@@ -1,0 +1,354 @@
+"""`StreamDataLoader`: the stream's orders through torch's DataLoader, and a state that is exact with any workers."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
+
+from drawstream.pipeline import StreamDataLoader
+from drawstream.samplers import IndexStream, Sequential
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads
+ROWS = 300
+WEIGHTS = np.linspace(1, 4, ROWS)
+WORKERS = [
+    {},
+    {"num_workers": 2, "multiprocessing_context": "fork"},
+    {"num_workers": 1, "multiprocessing_context": "fork", "persistent_workers": True, "prefetch_factor": 4},
+]
+
+
+class Pairs(Dataset):
+    """A row and its square, as a dict; `fails` raises for that row."""
+
+    def __init__(self, rows=ROWS, fails=None):
+        self.rows, self.fails = rows, fails
+
+    def __len__(self):
+        return self.rows
+
+    def __getitem__(self, row):
+        if row == self.fails:
+            raise RuntimeError(f"row {row} cannot be read")
+        return {"row": row, "square": row * row}
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(range(5))
+
+
+def make(stream=None, dataset=None, **options):
+    stream = IndexStream(WEIGHTS, seed=2) if stream is None else stream
+    return StreamDataLoader(Pairs() if dataset is None else dataset, stream, **{"batch_size": 32, **options})
+
+
+def rows(batches):
+    return [row for batch in batches for row in batch["row"].tolist()]
+
+
+def saved(loader):
+    return json.loads(json.dumps(loader.state_dict()))
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_orders_are_the_streams_and_the_state_is_what_was_delivered(workers):
+    stream = IndexStream(WEIGHTS, seed=2)
+    loader = make(stream, **workers)
+    assert len(loader) == 10 and loader.batch_size == 32 and loader.drop_last is False
+    for epoch in (0, 2):
+        loader.set_epoch(np.int64(epoch))
+        seen = []
+        for number, batch in enumerate(loader, 1):
+            seen += batch["row"].tolist()
+            assert saved(loader)["position"] == min(32 * number, ROWS)
+            assert loader.ids.tolist() == batch["row"].tolist()
+            expected = stream.epoch(epoch).weights(32 * (number - 1), min(32 * number, ROWS))
+            np.testing.assert_array_equal(loader.weights, expected)
+        assert seen == stream.epoch(epoch)[:].tolist()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("stop", [1, 6, 10])
+def test_leaving_early_and_resuming_elsewhere(workers, stop):
+    loader = make(**workers)
+    loader.set_epoch(1)
+    seen = []
+    for number, batch in enumerate(loader, 1):
+        seen += batch["row"].tolist()
+        if number == stop:
+            break
+    state = saved(loader)
+    assert (state["epoch"], state["position"]) == (1, min(32 * stop, ROWS))
+    for other in ({}, WORKERS[1]):
+        again = make(batch_size=48, **other)
+        again.load_state_dict(state)
+        again.set_epoch(1)  # as a loop over epochs does
+        assert saved(again) == state
+        assert seen + rows(again) == IndexStream(WEIGHTS, seed=2).epoch(1)[:].tolist()
+    loader.set_epoch(2)  # and the loop that was left goes on with the next epoch
+    assert rows(loader) == IndexStream(WEIGHTS, seed=2).epoch(2)[:].tolist()
+
+
+def global_batches(world_size, state=None, steps=None, **options):
+    """Rows that are no fill, of all ranks, step by step; and the state of each rank."""
+    ranks = [make(rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    for loader in ranks:
+        if state is not None:
+            loader.load_state_dict(state)
+    loops = [iter(loader) for loader in ranks]
+    seen = []
+    while steps is None or steps > 0:
+        batches = [next(loop, None) for loop in loops]
+        if batches[0] is None:
+            assert batches == [None] * world_size
+            break
+        assert len({len(batch["row"]) for batch in batches}) == 1
+        real = [batch["row"][loader.weights > 0].tolist() for batch, loader in zip(batches, ranks, strict=True)]
+        seen += [row for part in real for row in part]
+        steps = None if steps is None else steps - 1
+    return seen, [saved(loader) for loader in ranks]
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 64), (3, 16), (4, 7), (7, 50)])
+def test_other_ranks_and_batches_lose_nothing_and_give_nothing_twice(world_size, batch_size):
+    before, states = global_batches(2, steps=3)
+    assert states[0] == states[1] and states[0]["position"] == 192
+    after, states = global_batches(world_size, states[1], batch_size=batch_size)
+    assert before + after == IndexStream(WEIGHTS, seed=2).epoch(0)[:].tolist()
+    assert {state["position"] for state in states} == {ROWS}
+
+
+def test_fewer_rows_than_ranks_are_filled_with_weight_0():
+    stream = IndexStream(9, seed=1)
+    ranks = [StreamDataLoader(range(9), stream, batch_size=2, rank=rank, world_size=4) for rank in range(4)]
+    loops = [list(loader) for loader in ranks]
+    assert [[len(batch) for batch in loop] for loop in loops] == [[2, 1]] * 4
+    assert [float(loader.weights[0]) for loader in ranks] == [1, 0, 0, 0]
+    first = stream.epoch(0)[:3].tolist()
+    assert [int(loop[1][0]) for loop in loops] == [int(stream.epoch(0)[8]), *first]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_drop_last(world_size):
+    loader = make(world_size=world_size, drop_last=True)
+    assert len(loader) == len(list(loader)) == 300 // (32 * world_size)
+    empty = make(batch_size=301, drop_last=True)
+    with pytest.warns(
+        UserWarning, match="drop_last leaves nothing of an epoch: it has 300 rows, a global batch 301"
+    ) as w:
+        for epoch in range(2):
+            empty.set_epoch(epoch)
+            assert list(empty) == []
+    assert len(w) == 1
+
+
+def test_validation_without_a_stream():
+    loader = StreamDataLoader(Pairs(), batch_size=70)
+    assert rows(loader) == rows(loader) == list(range(ROWS))  # no warning of a second pass
+    assert rows(make(Sequential(0, 20))) == list(range(20))
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.float32])
+def test_weights_make_a_stream(kind):
+    assert rows(make(kind(WEIGHTS.astype(np.float32)))) == rows(make(IndexStream(WEIGHTS.astype(np.float32))))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("error", "given", "text"),
+    [
+        (ValueError, {"shuffle": True}, "`shuffle` contradicts the stream, which decides the order: leave it out"),
+        (ValueError, {"sampler": RandomSampler(range(ROWS))}, "`sampler` contradicts the stream"),
+        (ValueError, {"batch_sampler": [[0]]}, "`batch_sampler` contradicts the stream"),
+        (ValueError, {"in_order": False}, "`in_order=False` gives batches in no order"),
+        (TypeError, {"batch_size": None}, "`batch_size` must be a whole number, but got"),
+        (TypeError, {"batch_size": 2.0}, "`batch_size` must be a whole number, but got"),
+        (ValueError, {"batch_size": 0}, "`batch_size >= 1` must hold, but got 0"),
+        (ValueError, {"rank": 2, "world_size": 2}, "`0 <= rank < world_size` must hold, but got rank 2 of 2"),
+        (ValueError, {"dataset": Pairs(299)}, "the stream draws from 300 rows, but there are 299 rows in the dataset"),
+        (ValueError, {"dataset": Pairs(301)}, "the stream draws from 300 rows, but there are 301 rows in the dataset"),
+        (TypeError, {"dataset": Endless()}, r"needs a dataset with len\(\) and \[row\], but Endless is iterated"),
+        (TypeError, {"dataset": iter([])}, "but list_iterator is iterated: give a map-style dataset"),
+        (TypeError, {"stream": RandomSampler(range(ROWS))}, "a stream is needed, but got RandomSampler"),
+    ],
+)
+def test_bad_arguments(error, given, text):
+    with pytest.raises(error, match=text):
+        make(**given)
+
+
+def test_a_state_of_something_else_is_refused():
+    state = make().state_dict()
+    with pytest.raises(ValueError, match=f"another stream: saved '{state['stream']}', loader has '[0-9a-f]+'"):
+        make(IndexStream(WEIGHTS, seed=3)).load_state_dict(state)
+    with pytest.raises(ValueError, match="another rows: saved 299, loader has 300"):
+        make().load_state_dict(state | {"rows": 299})
+    for bad in ({"position": -5}, {"position": 10**6}, {"position": "a"}, {"position": float("nan")}, {"epoch": None}):
+        with pytest.raises(ValueError, match=r"needs an epoch and a position|the state is at position 1000000"):
+            make().load_state_dict(state | bad)
+    for bad in ([], {}, None):
+        with pytest.raises(ValueError, match=r"what its state_dict\(\) gave|another format: saved None"):
+            make().load_state_dict(bad)
+
+
+def test_ids_before_the_first_batch():
+    with pytest.raises(ValueError, match="no batch was given yet"):
+        _ = make().ids
+
+
+def test_the_sampler_is_for_this_loader_alone():
+    loader = make()
+    with pytest.raises(ValueError, match=r"another loader iterates it: leave the loader out of accelerator.prepare"):
+        next(iter(DataLoader(Pairs(), batch_sampler=loader.batch_sampler)))
+
+
+# What goes wrong in a loop
+
+
+@pytest.mark.filterwarnings("ignore:this is a second pass")
+def test_two_loops_at_once():
+    loader = make()
+    whole = rows(loader)
+    loader.set_epoch(0)
+    one, two = iter(loader), iter(loader)
+    assert rows([next(one), next(one)]) == whole[:64]
+    assert rows([next(two)]) == whole[:32]
+    assert saved(loader)["position"] == 32  # of the one begun last
+    assert rows(one) == whole[64:] and saved(loader)["position"] == 32
+    assert rows(two) == whole[32:] and saved(loader)["position"] == ROWS
+
+
+def test_two_loops_at_once_cannot_share_persistent_workers():
+    loader = make(**WORKERS[2])
+    one, two = iter(loader), iter(loader)
+    next(one)
+    assert rows([next(two)]) == IndexStream(WEIGHTS, seed=2).epoch(0)[:32].tolist()
+    with pytest.raises(ValueError, match="a second loop over this loader took its workers"):
+        next(one)
+
+
+def test_a_second_pass_warns_and_one_look_does_not():
+    loader = make()
+    first = rows([next(iter(loader))])
+    assert rows(loader)[:32] == first
+    with pytest.warns(UserWarning, match="this is a second pass over epoch 0") as caught:
+        list(loader)
+        list(loader)
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_errors_of_the_dataset_and_of_the_loop_resume_at_their_batch(workers):
+    order = IndexStream(WEIGHTS, seed=2).epoch(0)
+    loader = make(dataset=Pairs(fails=int(order[100])), **workers)
+    seen = []
+    with pytest.raises(RuntimeError, match="cannot be read"):
+        for batch in loader:
+            seen += batch["row"].tolist()
+    again = make(**workers)
+    again.load_state_dict(saved(loader))
+    with pytest.raises(ZeroDivisionError):
+        for number, batch in enumerate(again):
+            if number == 2:
+                1 / 0  # noqa: B018 - before the batch is trained on: it counts as given
+            seen += batch["row"].tolist()
+    assert saved(again)["position"] == len(seen) + 32 and seen == order[: len(seen)].tolist()
+
+
+def test_set_epoch_while_a_loop_runs_counts_from_the_next():
+    loader = make()
+    running = iter(loader)
+    next(running)
+    loader.set_epoch(1)
+    next(running)
+    assert (saved(loader)["epoch"], saved(loader)["position"]) == (1, 0)
+    assert rows(loader) == IndexStream(WEIGHTS, seed=2).epoch(1)[:].tolist()
+
+
+def test_set_epoch_between_iter_and_the_first_batch_counts():
+    """Lightning asks for the iterator before it says the epoch."""
+    for workers in WORKERS:
+        loader = make(**workers)
+        batches = iter(loader)
+        loader.set_epoch(2)
+        assert rows(batches) == IndexStream(WEIGHTS, seed=2).epoch(2)[:].tolist()
+
+
+# Options of the DataLoader
+
+
+def tagged(batch):
+    return {"row": torch.tensor([each["row"] for each in batch]), "worker": get_worker_info().id}
+
+
+def seeded(worker):
+    np.random.seed(worker)  # noqa: NPY002 - as users do
+
+
+def test_options_reach_the_dataloader():
+    options = {"collate_fn": tagged, "worker_init_fn": seeded, "timeout": 60, "pin_memory": False}
+    loader = make(**WORKERS[1], **options)
+    batches = list(loader)
+    assert rows(batches) == IndexStream(WEIGHTS, seed=2).epoch(0)[:].tolist()
+    assert [batch["worker"] for batch in batches[:4]] == [0, 1, 0, 1]
+
+
+def test_workers_by_spawn_and_a_loader_that_travels():
+    loader = pickle.loads(pickle.dumps(make(num_workers=1, multiprocessing_context="spawn")))
+    assert rows(loader) == IndexStream(WEIGHTS, seed=2).epoch(0)[:].tolist()
+
+
+# Streams that change
+
+
+class Learner:
+    def __init__(self):
+        self.seen = np.zeros(ROWS)
+
+    def probabilities(self, epoch):
+        return 1 / (1 + self.seen)
+
+    def state_dict(self):
+        return {"seen": self.seen.copy()}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"].copy()
+
+
+@pytest.mark.parametrize("kind", ["update", "learner"])
+@pytest.mark.parametrize("workers", WORKERS[:2])
+def test_a_run_killed_after_a_change_draws_the_same_rows(kind, workers):
+    def new():
+        return make(IndexStream(WEIGHTS if kind == "update" else Learner(), mode="multinomial", seed=2), **workers)
+
+    def train(loader, epoch, stop=None):
+        given = []
+        for number, batch in enumerate(loader, 1):
+            given += batch["row"].tolist()
+            if kind == "learner":
+                loader.stream._sampler.seen[loader.ids] += 5
+            if number == stop:
+                return given
+        if kind == "update":
+            loader.stream.update(np.roll(WEIGHTS**4, 50 * epoch))
+        return given
+
+    loader, whole = new(), []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        whole.append(train(loader, epoch))
+    loader = new()
+    train(loader, 0)
+    loader.set_epoch(1)
+    begun = train(loader, 1, stop=4)
+    resumed = new()
+    resumed.load_state_dict(saved(loader))
+    assert begun + train(resumed, 1) == whole[1]
+    resumed.set_epoch(2)
+    assert train(resumed, 2) == whole[2]
