@@ -10,23 +10,28 @@ shards from end to end meets mixed classes. The same input gives the same bytes.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import RECORDSIZE
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.catalog import FILE, Shard, hash_file
+from drawstream.pipeline.catalog import FILE, Catalog, Shard, hash_file
 from drawstream.pipeline.draft import Draft
+from drawstream.pipeline.folder import FolderSource
 from drawstream.pipeline.header import BLOCK, write_header
 from drawstream.pipeline.image import ImageInfo, encode
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import staged_folder
 from drawstream.pipeline.tar import split_name
+from drawstream.samplers.errors import DrawstreamError
+
+MOST_SHOWN = 20  # bad images in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class PackResult:
         holdout_rows: Rows of ``holdout``.
         relabelled: Rows of both whose label is not the true one.
         bytes: Size of all shards.
+        bad: Images that could not be read and were left out.
+        ran: False where an earlier pack of the same source and options was found finished.
     """
 
     train: Path
@@ -48,6 +55,43 @@ class PackResult:
     holdout_rows: int
     relabelled: int
     bytes: int
+    bad: tuple["BadImage", ...] = ()
+    ran: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BadImage:
+    """An image that cannot be read.
+
+    Attributes:
+        key: Its key.
+        path: Its file, where it is one; else its key.
+        reason: What is wrong with it.
+    """
+
+    key: str
+    path: str
+    reason: str
+
+
+class BadImagesError(DrawstreamError):
+    """Images that cannot be read, all of them."""
+
+    def __init__(self, source: str, bad: Sequence[BadImage], remedy: str) -> None:
+        self.bad = tuple(bad)
+        some = "; ".join(f"image {each.key!r}: {each.reason}" for each in bad[:MOST_SHOWN])
+        many = f"{len(bad)} images cannot be read: " if len(bad) > 1 else ""
+        more = f"; and {len(bad) - MOST_SHOWN} others" if len(bad) > MOST_SHOWN else ""
+        super().__init__(f"{source}: {many}{some}{more}: {remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How images are stored."""
+
+    encoding: str
+    quality: int
+    orientation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +105,7 @@ class _Part:
     origin: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """How images are stored."""
-
-    encoding: str
-    quality: int
-    orientation: str
+_Written = tuple[Draft, NDArray[np.int64], list[Shard]]  # rows, which of the part's they are, shards
 
 
 def pack(
@@ -86,13 +124,15 @@ def pack(
     noise_holdout: bool = False,
     shard_rows: int = 10_000,
     shard_bytes: int = 1 << 30,
+    skip_bad: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     finish: Callable[[PackResult, Path], None] | None = None,
 ) -> PackResult:
     """Write a source as shards with a catalog, or with two when a holdout is asked for.
 
-    Everything is written beside the target and renamed at the end: a killed pack leaves no catalog behind.
+    Everything is written beside the target and renamed at the end: a killed pack leaves no catalog behind. Where the
+    target holds a whole pack of the same source and options already, nothing is done.
 
     Args:
         source: Where images and labels come from; see ``open_source``.
@@ -108,55 +148,140 @@ def pack(
         noise_holdout: Relabel the holdout too; by default it keeps its true labels, as in the papers.
         shard_rows: Most rows of a shard; 10 000 keeps the parts of a resumable job short.
         shard_bytes: A shard whose images have these many bytes takes no further row.
+        skip_bad: Leave out images that cannot be read, from the part in which they would be; the result names them.
         overwrite: Replace ``out`` where it holds an earlier pack; any other filled folder is still refused.
         progress: Called after every row as ``progress(rows_done, rows_in_all)``.
         finish: Called at the end as ``finish(result, folder)``, before the folder is renamed to ``out``: what it writes
             there appears with the rest.
 
     Raises:
-        ValueError: Bad options, an unreadable image (named), raw images of two shapes, or a filled target.
+        BadImagesError: Images that cannot be read; all of them are named.
+        ValueError: Bad options, raw images of two shapes, or a filled target; of a pack with other options both
+            are shown.
     """
     rows = check_pack(source, encoding=encoding, quality=quality, limit=limit, holdout=holdout)
     _within("shard_rows", shard_rows, 1)
     _within("shard_bytes", shard_bytes, 1)
+    form = _Form(encoding, quality, orientation)
     order = stratified_order(source.labels, seed=seed)
+    made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
+    made |= {"encoding": encoding, "quality": quality, "limit": limit, "holdout": holdout, "seed": seed}
+    made |= {"noise_seed": noise_seed, "shard_rows": shard_rows, "shard_bytes": shard_bytes}
+    made |= {"skip_bad": True} if skip_bad else {}
 
     def part(name: str, chosen: NDArray[np.int64], number: int, noise: float) -> _Part:
         labels = source.labels[chosen]
         noisy = relabel(labels, rate=noise, classes=len(source.classes), seed=noise_seed, part=number)
-        choice = {"limit": limit, "holdout": holdout, "seed": seed, "label_noise": noise, "noise_seed": noise_seed}
-        origin = {"by": "pack", "source": source.name, "part": name or "all", "encoding": encoding, "quality": quality}
-        return _Part(name, chosen, noisy, labels if noise else None, origin | choice)
+        origin = made | {"part": name or "all", "label_noise": noise}
+        return _Part(name, chosen, noisy, labels if noise else None, origin)
 
     parts = [part("train" if holdout else "", order[holdout:rows], 0, label_noise)]
     if holdout:
         parts.append(part("holdout", order[:holdout], 1, label_noise if noise_holdout else 0.0))
     out = Path(out)
-    earlier = overwrite and holds_pack(out)
-    done, size = 0, 0
+    earlier = holds_pack(out)
+    if earlier and not overwrite:
+        return _finished(out, parts, orientation)
+    count = 0
 
     def tick() -> None:
-        nonlocal done
-        done += 1
+        nonlocal count
+        count += 1
         if progress:
-            progress(done, rows)
+            progress(count, rows)
 
     with staged_folder(out, replaceable=earlier) as folder:
-        for each in parts:
-            writer = _ShardWriter(folder / each.name, shard_rows, shard_bytes)
-            size += _write(source, each, writer, _Form(encoding, quality, orientation), tick)
-        train, *held = parts
-        result = PackResult(
-            train=out / train.name,
-            holdout=out / held[0].name if held else None,
-            rows=len(train.rows),
-            holdout_rows=holdout,
-            relabelled=sum(int((each.labels != each.clean).sum()) for each in parts if each.clean is not None),
-            bytes=size,
-        )
+        bad: list[BadImage] = []
+        written = [
+            _write(source, each, _ShardWriter(folder / each.name, shard_rows, shard_bytes), form, bad, skip_bad, tick)
+            for each in parts
+        ]
+        _check_bad(source, parts, written, bad, skip_bad)
+        channels = max(draft.channels for draft, *_ in written)  # the parts are used together
+        for each, (draft, kept, shards) in zip(parts, written, strict=True):
+            draft.channels = channels
+            draft.save(
+                folder / each.name / FILE,
+                each.labels[kept],
+                None if each.clean is None else each.clean[kept],
+                shards=shards,
+                classes=source.classes,
+                provenance=each.origin,
+                orientation=orientation,
+            )
+        result = _result(out, [(part.name, Catalog.open(folder / part.name)) for part in parts], tuple(bad))
         if finish:
             finish(result, folder)
     return result
+
+
+def _listing(source: Source) -> str:
+    """A hash over keys, labels and classes of a source: it tells two states of one folder apart."""
+    state = xxhash.xxh3_128("\n".join(source.classes).encode())
+    state.update(np.ascontiguousarray(source.labels, dtype="<i8").data)
+    for begin in range(0, len(source), 10_000):
+        keys = [source.key(row) for row in range(begin, min(begin + 10_000, len(source)))]
+        state.update("".join(f"\n{key}" for key in keys).encode())
+    return state.hexdigest()
+
+
+def _result(
+    out: Path, catalogs: Sequence[tuple[str, Catalog]], bad: tuple[BadImage, ...], ran: bool = True
+) -> PackResult:
+    """What lies in a folder that was packed."""
+    (name, train), *held = catalogs
+    noisy = [catalog for _, catalog in catalogs if catalog.clean_label is not None]
+    return PackResult(
+        train=out / name,
+        holdout=out / held[0][0] if held else None,
+        rows=len(train),
+        holdout_rows=sum(len(catalog) for _, catalog in held),
+        relabelled=sum(int((catalog.label != catalog.clean_label).sum()) for catalog in noisy),
+        bytes=sum(shard.size for _, catalog in catalogs for shard in catalog.shards),
+        bad=bad,
+        ran=ran,
+    )
+
+
+def _finished(out: Path, parts: Sequence[_Part], orientation: str) -> PackResult:
+    """The result of an earlier pack of the same source and options.
+
+    Raises:
+        ValueError: The options or the source were others.
+    """
+    names = [name for name in ("", "train", "holdout") if (out / name / FILE).is_file()]
+    due = [part.name for part in parts]
+    if names != due:
+        said = [" and ".join(name or "one catalog" for name in each) for each in (names, due)]
+        raise _filled(out, f"{said[0]}, wanted {said[1]}")
+    catalogs = [(part.name, Catalog.open(out / part.name)) for part in parts]
+    for part, (_, catalog) in zip(parts, catalogs, strict=True):
+        before = {**catalog.provenance, "orientation": catalog.orientation}
+        wanted = part.origin | {"orientation": orientation}
+        others = [key for key in {**wanted, **before} if wanted.get(key) != before.get(key)]
+        if others:
+            key = others[0]
+            key = "rows" if key == "listing" and "rows" in others else key
+            text = "other files" if key == "listing" else f"{key} {before.get(key)!r}, wanted {wanted.get(key)!r}"
+            raise _filled(out, text)
+    return _result(out, catalogs, (), ran=False)
+
+
+def _filled(out: Path, text: str) -> ValueError:
+    remedy = "name another one, or allow it to be overwritten (--overwrite)"
+    return ValueError(f"{out}: folder is not empty, it holds a pack with {text}: {remedy}")
+
+
+def _check_bad(
+    source: Source, parts: Sequence[_Part], written: Sequence[_Written], bad: Sequence[BadImage], skip_bad: bool
+) -> None:
+    """Refuse bad images, unless they are skipped and leave something."""
+    if bad and not skip_bad:
+        raise BadImagesError(source.name, bad, "repair or remove them, or leave them out (--skip-bad LIST.json)")
+    for part, (draft, *_) in zip(parts, written, strict=True):
+        if not draft.keys:
+            name = f"{source.name}: no image is left for {part.name or 'the catalog'}"
+            raise BadImagesError(name, bad, "repair them")
 
 
 def check_pack(source: Source, /, *, encoding: str, quality: int, limit: int | None, holdout: int) -> int:
@@ -221,15 +346,32 @@ class _ShardWriter:
         self._file, self._filled = None, (0, 0)
 
 
-def _write(source: Source, part: _Part, writer: _ShardWriter, form: _Form, tick: Callable[[], None]) -> int:
-    """Write one part's shards and catalog; returns the shards' size in bytes."""
+def _write(
+    source: Source,
+    part: _Part,
+    writer: _ShardWriter,
+    form: _Form,
+    bad: list[BadImage],
+    skip_bad: bool,
+    tick: Callable[[], None],
+) -> _Written:
+    """Write one part's shards; bad images are added to `bad`, and nothing is written after one that is not skipped."""
     writer.root.mkdir(exist_ok=True)
     draft = Draft()
+    kept = []
     try:
         for i, row in enumerate(part.rows.tolist()):
+            tick()
             key = source.key(row)
             try:
                 data, info = encode(source.read(row), form.encoding, quality=form.quality, rule=form.orientation)
+            except ValueError as error:
+                path = str(source.files[row]) if isinstance(source, FolderSource) else key
+                bad.append(BadImage(key, path, str(error)))
+                continue
+            if bad and not skip_bad:
+                continue
+            try:
                 image = _extension(info)
                 if split_name(f"{key}.{image}") != (key, image):
                     raise ValueError(
@@ -242,19 +384,10 @@ def _write(source: Source, part: _Part, writer: _ShardWriter, form: _Form, tick:
                 draft.add(key, shard, writer.add(key, members, image), data, info)
             except ValueError as error:
                 raise ValueError(f"{source.name}: image {key!r}: {error}") from None
-            tick()
+            kept.append(i)
     finally:
         writer.close()
-    draft.save(
-        writer.root / FILE,
-        part.labels,
-        part.clean,
-        shards=writer.shards,
-        classes=source.classes,
-        provenance=part.origin,
-        orientation=form.orientation,
-    )
-    return sum(shard.size for shard in writer.shards)
+    return draft, np.array(kept, np.int64), writer.shards
 
 
 def _extension(info: ImageInfo) -> str:

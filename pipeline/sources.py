@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.names import check_name, number_names
-from drawstream.samplers.system import fault_of, raise_unless_file, system_fault
+from drawstream.pipeline.folder import FolderSource
+from drawstream.pipeline.names import number_names
+from drawstream.samplers.system import raise_unless_file
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 IDX_UINT8 = 0x08
 UNREADABLE = (
@@ -122,100 +122,6 @@ class ArraySource:
         return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FolderSource:
-    """A folder whose subfolders are the classes (ImageFolder); images keep their files' bytes.
-
-    Classes are the subfolders in sorted order. A row's key is ``class/stem``, dots of the stem as underscores. Links to
-    files and folders are followed, wherever they lead; links that lead nowhere, pipes and devices are refused.
-
-    Attributes:
-        name: The folder.
-        files: One per row, sorted within their class.
-        labels: int64 (rows,).
-        classes: Names of the subfolders.
-    """
-
-    name: str
-    files: tuple[Path, ...]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-
-    @classmethod
-    def open(cls, folder: Path, /) -> Self:
-        """List a folder of class folders.
-
-        Raises:
-            ValueError: No class folders, a class without images, an image that is no regular file, a name that
-                ``check_name`` refuses, or two files of one key.
-        """
-        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if not classes:
-            raise ValueError(
-                f"{folder}: no IDX or NumPy files and no class folders in it: "
-                "give a folder that holds one subfolder of images per class"
-            )
-        files: list[Path] = []
-        counts = []
-        for name in classes:
-            found = sorted(entry for entry in (folder / name).iterdir() if _is_image(entry))
-            if not found:
-                nested = any(entry.is_dir() for entry in (folder / name).iterdir())
-                remedy = f"give {folder / name} if its subfolders are the classes" if nested else "remove it or fill it"
-                raise ValueError(f"{folder / name}: class folder without {', '.join(IMAGE_ENDINGS)} files: {remedy}")
-            files += found
-            counts.append(len(found))
-        source = cls(str(folder), tuple(files), np.repeat(np.arange(len(classes)), counts), tuple(classes))
-        first: dict[str, Path] = {}
-        for row, file in enumerate(files):
-            key = source.key(row)
-            try:
-                key.encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"{os.fsencode(file)!r}: file name must be UTF-8: rename it") from None
-            try:
-                check_name(key, what="file name")
-            except ValueError as error:
-                raise ValueError(f"{folder}: {error}") from None
-            if key in first:
-                raise ValueError(f"{file}: same key {key!r} as {first[key]}: rename one of them")
-            first[key] = file
-        return source
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def key(self, row: int, /) -> str:
-        """``class/stem`` of the file."""
-        return f"{self.classes[self.labels[row]]}/{self.files[row].stem.replace('.', '_')}"
-
-    def read(self, row: int, /) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            ValueError: The system refuses it.
-        """
-        try:
-            return self.files[row].read_bytes()
-        except OSError as error:
-            if fault_of(error) not in ("file", "access"):
-                raise system_fault(error, self.files[row]) from None
-            raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
-
-
-def _is_image(entry: Path) -> bool:
-    """By its name; hidden files (macOS puts a ``._photo.jpg`` beside a photo) are none.
-
-    Raises:
-        ValueError: Such a name, but a link that leads nowhere, a pipe or a device: reading it could wait for ever.
-    """
-    if entry.suffix.lower() not in IMAGE_ENDINGS or entry.name.startswith(".") or entry.is_dir():
-        return False
-    if not entry.is_file():
-        raise ValueError(f"{entry}: an image must be a regular file or a link to one: remove it")
-    return True
-
-
 def open_source(
     path: str | os.PathLike[str], /, *, split: str = "train", classes: Sequence[str] | None = None
 ) -> Source:
@@ -226,7 +132,7 @@ def open_source(
     * ``FILE.npz`` with arrays ``images`` and ``labels``; a folder with ``images.npy`` and ``labels.npy``;
     * a folder with IDX files (``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, each also as
       ``.gz``), or such a file, or its path up to ``-images-idx3-ubyte``;
-    * a folder of class folders with .jpg, .jpeg, .png or .webp files.
+    * a folder of class folders, see ``FolderSource``.
 
     Args:
         path: File, folder or IDX prefix.
@@ -336,12 +242,17 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
     """Read ``images`` and ``labels`` of an archive."""
     _present(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            _check_archive(archive)
-            missing = {"images", "labels"} - set(archive.files)
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            alone = isinstance(archive, np.ndarray)
+            if not alone:
+                _check_archive(archive)
+            missing = {"images", "labels"} - set(() if alone else archive.files)
             arrays = {name: archive[name] for name in ("images", "labels") if name not in missing}
-    except (*UNREADABLE, AttributeError) as error:  # AttributeError: a lone array, which is no archive
+    except UNREADABLE as error:
         raise _unreadable(path, error) from None
+    if alone:
+        raise ValueError(f"{path}: holds one array, as np.save writes it: np.savez({path.name!r}, images=…, labels=…)")
     if missing:
         raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
     return ArraySource(arrays["images"], arrays["labels"], classes, str(path))
@@ -365,9 +276,13 @@ def _open_npy(path: Path) -> NDArray[Any]:
     """Map an array, so that a subset of a large file costs only its own rows."""
     _present(path)
     try:
-        return np.asarray(np.load(path, allow_pickle=False, mmap_mode="r"))
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{path}: is an archive, as np.savez writes it: name it .npz, or write it with np.save")
+    return array
 
 
 def _present(path: Path) -> None:

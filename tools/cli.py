@@ -46,6 +46,7 @@ from drawstream.tools.options import (
     one_of,
     setup_of,
     words,
+    write_result,
 )
 from drawstream.tools.progress import Progress
 from drawstream.tools.search import app as search_app
@@ -108,17 +109,21 @@ def pack(
     label_noise: Annotated[float, typer.Option(help="Share of each class to relabel into the others.")] = 0.0,
     noise_seed: Annotated[int, typer.Option(help="Seed of the relabelling.")] = 0,
     seed: Seed = 0,
+    skip_bad: Annotated[
+        Path | None, typer.Option(help="Leave out images that cannot be read, and list them there (JSON).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier pack.")] = False,
     dry_run: DryRun = False,
     json_path: Json = None,
 ) -> None:
-    """Write images as WebDataset shards with a catalog.
+    """Write images as WebDataset shards with a catalog; files that are not taken are counted.
 
     Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
     """
     from drawstream.pipeline import open_source
-    from drawstream.pipeline.pack import PackResult
+    from drawstream.pipeline.pack import BadImagesError, PackResult
     from drawstream.pipeline.pack import pack as run
+    from drawstream.tools.packing import finished_before, list_bad, tell_source
     from drawstream.tools.runs import write_record
 
     opened = open_source(source, split=split)
@@ -131,8 +136,10 @@ def pack(
         "label_noise": label_noise,
         "noise_seed": noise_seed,
         "seed": seed,
+        "skip_bad": skip_bad is not None,
         "overwrite": overwrite,
     }
+    told = tell_source(opened)
     if dry_run:
         from drawstream.tools.estimate.data import estimate_pack
         from drawstream.tools.estimate.stages import tell
@@ -144,17 +151,36 @@ def pack(
         parts = {"train": done.train, "holdout": done.holdout}
         for part in filter(None, parts.values()):
             places = {name: path and os.path.relpath(path, part) for name, path in parts.items()}
-            write_record(folder / part.relative_to(out) / "catalog.json", "pack", asdict(done) | places)
+            write_record(folder / part.relative_to(out) / "catalog.json", "pack", asdict(done) | told | places)
+        if skip_bad is not None:
+            inside = skip_bad.absolute().is_relative_to(out.absolute())  # the folder takes its name behind this
+            place = folder / skip_bad.absolute().relative_to(out.absolute()) if inside else skip_bad
+            list_bad(place, source, done.bad)
 
-    with Progress("pack", "images") as progress:
-        packed = run(opened, out, **options, progress=progress.update, finish=record)
+    try:
+        with Progress("pack", "images") as progress:
+            packed = run(opened, out, **options, progress=progress.update, finish=record)
+    except BadImagesError as error:
+        write_result({"bad": [asdict(each) for each in error.bad], **told}, json_path)
+        raise
+    before = ""
+    if not packed.ran:
+        packed, before = finished_before(packed)
+        if skip_bad is not None:
+            list_bad(skip_bad, source, packed.bad)
     result = {
         **asdict(packed),
+        **told,
         "train": str(packed.train),
         "holdout": str(packed.holdout) if packed.holdout else None,
     }
     held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
-    finish(result, json_path, f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled")
+    text = f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled"
+    if packed.bad:
+        text += f"; {len(packed.bad)} that cannot be read were left out: {skip_bad}"
+    if not packed.ran:
+        text = f"finished before{before}, nothing ran (--overwrite packs anew): {text}"
+    finish(result, json_path, text)
 
 
 app.command()(index)

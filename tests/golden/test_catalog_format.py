@@ -82,17 +82,21 @@ def test_columns_and_metadata(packed):
         "provenance": {
             "by": "pack",
             "source": "arrays",
-            "part": "all",
+            "rows": 12,
+            "listing": "a4e9b997e304927e24828dd67e067767",
             "encoding": "keep",
             "quality": 95,
             "limit": None,
             "holdout": 0,
             "seed": 7,
-            "label_noise": 0.5,
             "noise_seed": 11,
+            "shard_rows": 5,
+            "shard_bytes": 1 << 30,
+            "part": "all",
+            "label_noise": 0.5,
         },
     }
-    assert table.schema.metadata[b"drawstream-hash"] == b"c36919df2ffc15da01e6dfbf86376355"
+    assert table.schema.metadata[b"drawstream-hash"] == b"65d93c7db5d1b592a84ec98159a2bfa4"
 
 
 def as_format_2(folder, fingerprint):
@@ -103,6 +107,8 @@ def as_format_2(folder, fingerprint):
         del meta[name]
     for each in meta["shards"]:
         del each["stem"]
+    names = ["by", "source", "part", "encoding", "quality", "limit", "holdout", "seed", "label_noise", "noise_seed"]
+    meta["provenance"] = {name: meta["provenance"][name] for name in names}
     text = json.dumps(meta | {"format": 2, "fingerprint": fingerprint}, ensure_ascii=False).encode()
     mark = seal(text, table.column_names, table["clean_label"].to_numpy())
     pq.write_table(

@@ -177,8 +177,12 @@ def test_bad_image_folders(image_folder):
 
 
 def test_nested_class_folders_say_where_to_look(image_folder):
-    with pytest.raises(ValueError, match=r"give .* if its subfolders are the classes"):
-        open_source(image_folder.parent)
+    source = open_source(image_folder.parent)
+    assert source.classes == ("photos",) and source.key(0) == "photos/flower/flower" and len(source) == 2
+    assert source.notes == (
+        f"{image_folder.parent}: the classes are photos, but all images lie in folders below them (flower, temple, …): "
+        f"if those are the classes, give {image_folder}",
+    )
 
 
 def test_a_header_that_is_no_python_is_refused(tmp_path):

@@ -1,0 +1,42 @@
+"""What `drawstream pack` tells beside its result: files that were not taken, and bad images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from drawstream.pipeline.folder import FolderSource
+from drawstream.pipeline.names import printable
+from drawstream.pipeline.pack import BadImage, PackResult
+from drawstream.pipeline.sources import Source
+from drawstream.samplers.files import write_atomically
+from drawstream.tools.runs import read_record
+
+__all__ = ["finished_before", "list_bad", "tell_source"]
+
+
+def tell_source(source: Source, /) -> dict[str, Any]:
+    """Print what a folder holds that is not taken; return it for a record."""
+    if not isinstance(source, FolderSource):
+        return {}
+    for line in (*source.notes, *(f"not taken: {line}" for line in source.left_out.lines)):
+        print(printable(line))
+    return {"left_out": source.left_out.as_json(), "notes": list(source.notes)}
+
+
+def finished_before(packed: PackResult, /) -> tuple[PackResult, str]:
+    """Return the result of an earlier run with its bad images, and when it was finished, as its record says."""
+    path = packed.train / "catalog.json"
+    if not path.is_file():
+        return packed, ""
+    record = read_record(path, "pack")
+    bad = tuple(BadImage(each["key"], each["path"], each["reason"]) for each in record.get("bad", []))
+    return replace(packed, bad=bad), f" at {record['finished']}"
+
+
+def list_bad(path: Path, source: Path, bad: Sequence[BadImage], /) -> None:
+    """Write the list of images that cannot be read: JSON with key, path and reason of each."""
+    content = {"format": 1, "source": str(source), "bad": [asdict(each) for each in bad]}
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
