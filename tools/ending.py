@@ -35,7 +35,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        if not _must_be_finished(frame):
+        if not must_be_finished(frame):
             raise _exception(number)
         again = threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
         again.daemon = True
@@ -57,7 +57,7 @@ def signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, usual[number])
 
 
-def _must_be_finished(frame: FrameType | None) -> bool:
+def must_be_finished(frame: FrameType | None) -> bool:
     """Whether an exception would be lost here, in a finalizer, or leave Numba's lock of its compiler taken for ever."""
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__", "").startswith(COMPILER):

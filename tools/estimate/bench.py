@@ -16,9 +16,9 @@ from drawstream.tools.bench.budget_grid import Grid
 from drawstream.tools.bench.noise_cell import Cell
 from drawstream.tools.demo import Plan, pack_seed, search_of, start_demo
 from drawstream.tools.estimate.clock import Clock
-from drawstream.tools.estimate.probe import rehearsed
+from drawstream.tools.estimate.probe import LIMIT, left, rehearsed
 from drawstream.tools.estimate.search import estimate_auto, estimate_candidates
-from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
+from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident
 from drawstream.tools.estimate.training import estimate_extraction, estimate_training, evaluation_seconds, state_bytes
 from drawstream.tools.runs import read_record
 from drawstream.tools.training.models import save_weights
@@ -31,6 +31,7 @@ PAGE = 6_000_000  # bytes of a report, most of them the plotting library's
 LIKE_UNIFORM = ("uniform", "drop", "clean-only")  # methods of the noise benchmark that train as uniform does
 
 
+@budgeted("demo")
 def estimate_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seeds: list[int]) -> Estimate:
     """The estimate of `run_demo`; arguments and errors are its own."""
     plan = start_demo(data, seeds)
@@ -55,6 +56,7 @@ def estimate_demo(data: str, out: Path, /, *, source: Path | None, noise: float,
     return Estimate("demo", out, (*(stage.times(len(missing), why) for stage in stages), page), tuple(notes))
 
 
+@budgeted("bench noise")
 def estimate_noise(
     plan: Plan,
     data: str,
@@ -85,7 +87,7 @@ def estimate_noise(
         uniform = _run_stage(cell, lambda: cell.runs("uniform", "clean"), "uniform", plan.recipe.epochs)
         for method, count in runs.items():
             kept = method == "uniform" or method in noise_methods.SEARCHES  # the others' weights serve nobody
-            alike = kept or method in LIKE_UNIFORM
+            alike = kept or method in LIKE_UNIFORM or left() < LIMIT  # no time to try another one
             one = uniform if alike else _run_stage(cell, _of(cell, method), method, plan.recipe.epochs)
             disk = one.disk if kept else one.disk - state_bytes(setup.build(first))
             stages.append(replace(one, name=method, disk=disk).times(count, f"{count} runs"))
@@ -124,6 +126,7 @@ def _left_of_noise(
     return tuple({name: count for name, count in each.items() if count} for each in (runs, searches))
 
 
+@budgeted("bench auto")
 def estimate_schedules(
     plan: Plan,
     data: str,
@@ -160,6 +163,7 @@ def estimate_schedules(
     return Estimate("bench auto", out, (*stages, _page()), ())
 
 
+@budgeted("bench budget")
 def estimate_budget(
     data: str, grid: Grid, out: Path, /, *, processes: int, engine: str, threads: int, **given: Any
 ) -> Estimate:
@@ -225,9 +229,9 @@ def _of(cell: Cell, method: str) -> Callable[[], Any]:
 def _run_stage(cell: Cell, run: Callable[[], Any], name: str, epochs: int) -> Stage:
     """One training of a benchmark, tried for some seconds."""
     before = cell.loader.metrics["batches"]
-    with Clock(counted=lambda: cell.loader.metrics["batches"] - before) as clock:
-        run()
     batches = epochs * len(cell.loader)
+    with Clock(counted=lambda: cell.loader.metrics["batches"] - before, units=batches) as clock:
+        run()
     seconds = clock.unit_seconds * batches
     basis = f"measured: {clock.units} batches, {1000 * clock.unit_seconds:.3g} ms each; × {batches}"
     model = cell.setups["clean"].build(0)

@@ -21,8 +21,8 @@ from drawstream.pipeline.sources import Source
 from drawstream.pipeline.staging import check_target
 from drawstream.pipeline.tar import mapped, samples
 from drawstream.pipeline.workers import suitable_workers
-from drawstream.tools.estimate.probe import LIMIT, rehearsed
-from drawstream.tools.estimate.stages import Estimate, Stage, folder_size, resident
+from drawstream.tools.estimate.probe import LIMIT, allowed, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, folder_size, resident
 
 __all__ = ["estimate_index", "estimate_pack", "packing"]
 
@@ -68,6 +68,7 @@ class _Part:
         return self.source.read(int(self.rows[row]))
 
 
+@budgeted("pack")
 def estimate_pack(source: Source, out: Path, /, *, overwrite: bool = False, **options: Any) -> Estimate:
     """The estimate of `pack`; arguments and errors are its own."""
     notes = []
@@ -94,9 +95,10 @@ def packing(source: Source, out: Path, /, **options: Any) -> Stage:
             begin = time.perf_counter()
             pack(_Part(source, taken), scratch / str(count), **{**whole, "holdout": held})
             seconds = time.perf_counter() - begin
-            if count == rows or seconds > LIMIT / 4:
+            limit = allowed(seconds / count * rows, LIMIT)
+            if count == rows or seconds > limit / 4:
                 break
-            count = min(rows, max(4 * count, int(count * LIMIT / 2 / max(seconds, 1e-3))))
+            count = min(rows, int(count * limit / 2 / max(seconds, 1e-3)))
         shards, least_shards = (folder_size(scratch / name, ["*.tar"]) for name in (str(count), "one"))
         catalog = folder_size(scratch / str(count)) - shards
         least = folder_size(scratch / "one") - least_shards
@@ -110,6 +112,7 @@ def packing(source: Source, out: Path, /, **options: Any) -> Stage:
     return Stage("pack", seconds / count * rows, disk, resident() + (rows - count) * CATALOG_ROW, basis)
 
 
+@budgeted("index")
 def estimate_index(
     shards: Path | Sequence[Path],
     /,

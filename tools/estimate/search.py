@@ -17,8 +17,8 @@ from drawstream.search.confirm import runs_of
 from drawstream.search.crew import check_crew
 from drawstream.search.study import sqlite_url
 from drawstream.tools.estimate.clock import Clock
-from drawstream.tools.estimate.probe import LIMIT, Enough, rehearsed
-from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
+from drawstream.tools.estimate.probe import LIMIT, Enough, allowed, left, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident
 from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
 from drawstream.tools.jobs.auto import auto_job
 from drawstream.tools.jobs.search import prepare_search
@@ -38,8 +38,8 @@ TRIAL_RECORD = 1500  # bytes of search.json for a trial
 class _Probe:
     """An objective that scores a few candidates as the search will, and makes up the other scores."""
 
-    def __init__(self, real: FineTune | None) -> None:
-        self._real, self._random = real, np.random.default_rng(0)
+    def __init__(self, real: FineTune | None, trials: int) -> None:
+        self._real, self._random, self._trials = real, np.random.default_rng(0), trials
         self.clock = Clock()
         self.tried: list[float] = []  # seconds of the candidates that were really scored, the last one maybe in part
         self.calls = {"search": 0, "confirm": 0}
@@ -51,6 +51,9 @@ class _Probe:
         """Seconds of everything but the objective since the first candidate."""
         return 0.0 if self.began is None else time.perf_counter() - self.began - sum(self.tried)
 
+    def _allowed(self) -> float:
+        return allowed(self._trials * min(self.tried), LIMIT)
+
     def tell(self, event: dict[str, Any], /) -> None:
         """Progress of the search."""
         self.told |= event
@@ -58,17 +61,19 @@ class _Probe:
     def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
         self.began = time.perf_counter() if self.began is None else self.began
         self.calls[trial.stage] += 1
-        if self.beside > LIMIT and (self.told["propose_seconds"] > QUICK or self.beside > 3 * LIMIT):
+        much = self.beside > LIMIT and (self.told["propose_seconds"] > QUICK or self.beside > 2 * LIMIT)
+        if much or left() <= 0:
             raise Enough
-        again = len(self.tried) < 2 or (len(self.tried) < TRIED and sum(self.tried[1:]) < LIMIT)
+        again = len(self.tried) < 2 or (len(self.tried) < TRIED and sum(self.tried[1:]) < self._allowed())
         if self._real is not None and again and not self.clock.stopped:
             begin = time.perf_counter()
-            with Clock() as self.clock:
+            with Clock(units=self._trials * self._real.steps("search")) as self.clock:
                 self._real(probabilities, trial)
             self.tried.append(time.perf_counter() - begin)
         return float(self._random.normal())
 
 
+@budgeted("search swift")
 def estimate_swift(
     setup: Setup,
     table_path: Path,
@@ -104,7 +109,7 @@ def estimate_candidates(
 ) -> tuple[tuple[Stage, ...], list[str]]:
     """Stages and notes of a search over these columns; `options` are keywords of `search_swift`."""
     notes, trials = [], options.get("trials", 40)
-    probe = _Probe(objective)
+    probe = _Probe(objective, trials)
     storage, result = running.get("storage"), None
     if storage is not None:
         notes.append(f"the study in {shown(storage)} was not looked at: what it holds already would not be done again")
@@ -172,6 +177,7 @@ class _Intervals:
         """Nothing to note."""
 
 
+@budgeted("search auto")
 def estimate_auto(
     setup: Setup,
     recipe: Recipe,
@@ -201,20 +207,20 @@ def estimate_auto(
     about = {"rows": len(setup.data), "batch_size": setup.batch_size, "epochs": recipe.epochs}
     plan = Plan(**{**options, **about})
     intervals = plan.epochs * plan.intervals
-    left = intervals - max(0, hook.first - 1)
+    remaining = intervals - max(0, hook.first - 1)
     state = state_bytes(setup.build(0), momentum=True)
     stages = [Stage("start", clock.start_seconds, 0, resident(), "measured: this dry run's own, without imports")]
     each = clock.epoch_seconds
     if each is not None:
-        basis = f"measured: {len(clock.epochs) - 1} whole intervals of {mine} children; × {left}"
+        basis = f"measured: {len(clock.epochs) - 1} whole intervals of {mine} children; × {remaining}"
     else:
         steps = mine * plan.epochs * plan.steps / intervals
         held = setup.evaluation_loaders()["held_out"]
         judged = evaluation_seconds(setup.build(0), held, recipe.amp) * min(1.0, reward_rows / len(held.catalog))
         held.close()
         each = steps * clock.unit_seconds + mine * judged
-        basis = f"measured: {clock.units} steps, part of the held-out set; × {left} intervals of {mine} children"
-    stages.append(Stage(f"{left} intervals", left * each, 0, resident(), basis))
+        basis = f"measured: {clock.units} steps, part of the held-out set; × {remaining} intervals of {mine} children"
+    stages.append(Stage(f"{remaining} intervals", remaining * each, 0, resident(), basis))
     rows = plan.epochs * plan.draws
     disk = 12 * rows + 16 * plan.rows + state_bytes(setup.build(0)) + 120 * intervals * plan.population
     basis = f"computed: {rows} recorded rows, distribution, weights, record; checkpoint, two at a time"

@@ -10,18 +10,23 @@ folder (`probe`), and scales that up. Nothing is written beside that folder.
 """
 
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from drawstream.tools.estimate.probe import MOST, Enough, limited
 from drawstream.tools.options import finish
 
-__all__ = ["Estimate", "Stage", "resident", "tell"]
+__all__ = ["Estimate", "Stage", "budgeted", "resident", "tell"]
+
+Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,14 @@ class Estimate:
         out: Folder or file that it writes; None where it writes none.
         stages: In their order.
         notes: What is not in the numbers, what would be resumed or overwritten.
+        took: Seconds of the dry run itself.
     """
 
     job: str
     out: Path | None
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = field(default=())
+    took: float | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -104,7 +111,16 @@ class Estimate:
         out = None if self.out is None else str(self.out)
         stages = [asdict(stage) for stage in self.stages]
         rest = {"notes": list(self.notes), "warnings": self.warnings()}
-        return {"job": self.job, "dry_run": True, "out": out, **totals, **places, "stages": stages, **rest}
+        return {
+            "job": self.job,
+            "dry_run": True,
+            "took": self.took,
+            "out": out,
+            **totals,
+            **places,
+            "stages": stages,
+            **rest,
+        }
 
     def text(self) -> str:
         """The table, notes and warnings."""
@@ -124,7 +140,28 @@ class Estimate:
         body = "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
         said = [f"note: {note}" for note in self.notes] + [f"warning: {warning}" for warning in self.warnings()]
         head = f"drawstream {self.job}: a dry run, nothing was written"
+        head += "" if self.took is None else f"; it took {duration(self.took)}, imports aside"
         return "\n".join([head, body, *said])
+
+
+def budgeted(job: str, /) -> Callable[[Callable[Given, Estimate]], Callable[Given, Estimate]]:
+    """Decorate the estimate of a job: it says what it cost, and ends after `MOST` seconds whatever it is at."""
+
+    def decorate(estimate: Callable[Given, Estimate]) -> Callable[Given, Estimate]:
+        @wraps(estimate)
+        def run(*args: Given.args, **kwargs: Given.kwargs) -> Estimate:
+            begin = time.perf_counter()
+            try:
+                with limited():
+                    found = estimate(*args, **kwargs)
+            except Enough:
+                basis = f"unknown: not known within {MOST:g} s, the most that a dry run takes"
+                found = Estimate(job, None, (Stage(job, None, 0, resident(), basis),))
+            return replace(found, took=time.perf_counter() - begin)
+
+        return run
+
+    return decorate
 
 
 def tell(estimate: Estimate, json_path: Path | None) -> None:

@@ -12,8 +12,8 @@ from drawstream.features.part import write_part
 from drawstream.pipeline import Loader
 from drawstream.samplers import Sequential
 from drawstream.tools.estimate.clock import Clock
-from drawstream.tools.estimate.probe import LIMIT, rehearsed
-from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, resident
+from drawstream.tools.estimate.probe import LIMIT, allowed, rehearsed
+from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident
 from drawstream.tools.jobs.features import prepare_extraction
 from drawstream.tools.jobs.train import Training, prepare_training
 from drawstream.tools.training.filtering import Filtering
@@ -31,6 +31,7 @@ RECORD = 3000  # bytes of run.json besides
 TRACKED = 24  # bytes of a row of the tracker's table: row, crop and label as differences, loss, entropy, …
 
 
+@budgeted("train")
 def estimate_training(
     setup: Setup,
     recipe: Recipe,
@@ -52,7 +53,9 @@ def estimate_training(
     tracker = Tracker(len(setup.data)) if track is not None else None
     with rehearsed(out, ["checkpoint.pt"]) as scratch:
         resumed = _epochs_of(scratch / "checkpoint.pt")
-        with Clock(counted=lambda: training.loader.metrics["batches"], ranks=setup.ranks) as clock:
+        units = (recipe.epochs - resumed) * len(training.loader)
+        counted = lambda: training.loader.metrics["batches"]  # noqa: E731
+        with Clock(counted=counted, units=units, ranks=setup.ranks) as clock:
             training.run(model, scratch / "checkpoint.pt", tracker=tracker, on_epoch=clock.epoch)
         written = folder_size(scratch)
     left = recipe.epochs - resumed
@@ -84,15 +87,23 @@ def _epochs(training: Training, model: nn.Module, clock: Clock, left: int) -> li
     basis = f"measured: {clock.units} batches, {1000 * clock.unit_seconds:.3g} ms each; × {batches}"
     stages = [Stage(f"{left} epochs", batches * clock.unit_seconds, 0, resident(), basis)]
     if training.evaluate:
-        each = sum(evaluation_seconds(model, loader, recipe.amp) for loader in training.evaluate.values())
+        loaders = training.evaluate.values()
+        each = sum(evaluation_seconds(model, loader, recipe.amp, passes=left) for loader in loaders)
         rows = sum(len(loader.catalog) for loader in training.evaluate.values())
         basis = f"measured: parts of {', '.join(training.evaluate)}; × {rows} images × {left} epochs"
         stages.append(Stage("evaluation", left * each, 0, resident(), basis))
     return stages
 
 
-def evaluation_seconds(model: nn.Module, loader: Loader, amp: bool) -> float:
-    """Of a pass over a held-out set, judged by its first rows; the second time, when all is warm."""
+def evaluation_seconds(model: nn.Module, loader: Loader, amp: bool, /, *, passes: float = 1.0) -> float:
+    """Of a pass over a held-out set, judged by its first rows; the second time, when all is warm.
+
+    Args:
+        model: What is evaluated.
+        loader: Of the set.
+        amp: As `top1`.
+        passes: How many the job makes; the more, the longer this may take.
+    """
     stream, whole = loader.stream, len(loader.catalog)
     part, seconds = min(FEW, whole), 0.0
     try:
@@ -101,8 +112,11 @@ def evaluation_seconds(model: nn.Module, loader: Loader, amp: bool) -> float:
             begin = time.perf_counter()
             top1(model, loader, amp=amp)
             seconds = time.perf_counter() - begin
+            limit = allowed(passes * seconds * whole / part, LIMIT)
+            if seconds > limit:
+                break
             if again == 1:
-                faster = int(part * LIMIT / 2 / max(seconds, 1e-6))
+                faster = int(part * limit / 2 / max(seconds, 1e-6))
                 if faster <= part:
                     break
                 part = min(whole, EVALUATED, faster)
@@ -141,6 +155,7 @@ def place_notes(setup: Setup, ranks: Ranks) -> tuple[str, ...]:
     return tuple(notes)
 
 
+@budgeted("features")
 def estimate_extraction(
     setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /, *, engine: str = "local"
 ) -> Estimate:
@@ -161,9 +176,10 @@ def estimate_extraction(
             again = time.perf_counter()
             columns = scorer.head(rows)
             seconds = time.perf_counter() - again
-            if seconds > LIMIT / 2 or rows == len(setup.data):
+            limit = allowed(seconds / rows * share, LIMIT)
+            if seconds > limit / 4 or rows == len(setup.data):
                 break
-            rows = min(len(setup.data), max(2 * rows, int(rows * LIMIT / max(seconds, 1e-3) / 2)))
+            rows = min(len(setup.data), int(rows * limit / max(seconds, 1e-3) / 2))
         scored = len(next(iter(columns.values())))
         write_part(scratch / "one", {name: values[:1] for name, values in columns.items()}, made)
         write_part(scratch / "all", columns, made)
