@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.exif import png_chunks
 from drawstream.pipeline.quiet import silence
 
 _EXIF_FLAG = 0x08  # of the VP8X chunk of a WebP, byte 20
@@ -32,7 +33,7 @@ def parser() -> Any:
 
 
 def parse(data: NDArray[np.uint8], /) -> tuple[str, int, int]:
-    """Codec, height and width as stored, of uint8 (bytes,); ``hide_exif`` comes first.
+    """Codec, height and width as stored, of uint8 (bytes,); made ``plain``.
 
     Raises:
         ValueError: DALI cannot parse it.
@@ -44,13 +45,31 @@ def parse(data: NDArray[np.uint8], /) -> tuple[str, int, int]:
         raise ValueError("DALI cannot parse its header") from None
 
 
-def hide_exif(data: NDArray[np.uint8], /) -> None:
-    """Take the flag of EXIF from a WebP's header, uint8 (bytes,), in place.
+def plain(data: NDArray[np.uint8], /) -> bool:
+    """Hide from DALI, in place, what leads it astray in an image file, uint8 (bytes,).
 
-    DALI 2.4 looks for the chunk wherever that flag is set, and loses its way behind a chunk of odd length.
+    In WebPs the flag of EXIF: DALI 2.4 then looks for that chunk, and loses its way behind one of odd length. In PNGs
+    the name of the chunk that announces an animation: DALI 2.4 then gives a frame in place of the still image, or ends
+    with a segmentation fault.
+
+    Returns:
+        Whether there was something to hide.
     """
-    if data[8:16].tobytes() == b"WEBPVP8X" and len(data) > 20:
-        data[20] &= ~np.uint8(_EXIF_FLAG)
+    start = data[:16].tobytes()
+    if start[8:] == b"WEBPVP8X" and len(data) > 20 and data[20] & _EXIF_FLAG:
+        data[20] ^= _EXIF_FLAG
+        return True
+    if start[:4] != b"\x89PNG":
+        return False
+    found = False
+    whole = data.data
+    for name, at, _ in png_chunks(whole):
+        if name == b"acTL":
+            whole[at - 4 : at] = b"acXX"  # of a wrong checksum, too: such a chunk is passed over
+            found = True
+        elif name == b"IDAT":
+            break
+    return found
 
 
 def pixels(data: bytes | memoryview, channels: int, /) -> NDArray[np.uint8]:
@@ -64,7 +83,7 @@ def pixels(data: bytes | memoryview, channels: int, /) -> NDArray[np.uint8]:
         ValueError: DALI cannot decode it.
     """
     image = np.frombuffer(data, np.uint8).copy()
-    hide_exif(image)
+    plain(image)
     decoders = _thread.__dict__
     name = f"channels{channels}"
     decoder = decoders.pop(name, None) or _Decoder(channels)

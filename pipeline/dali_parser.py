@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import ENCODINGS, RAW, Catalog
-from drawstream.pipeline.dali_image import hide_exif, parse, parser
+from drawstream.pipeline.dali_image import parse, parser, plain
 from drawstream.pipeline.exif import SIDEWAYS
 
 _EXIF = b"Exif\0\0"
-_WEBP = ENCODINGS.index("webp")
 _TURNED_BY_DECODER = 2  # newest format of catalogs that do not say how images are turned
 
 
@@ -41,8 +40,8 @@ class Headers:
         parser()  # silences DALI before a graph is built
         self._catalog = catalog
         self._by_decoder = decoder_turns(catalog)
-        self._has_webp = bool((catalog.encoding_codes == _WEBP).any())
         self._parsed = np.zeros(len(catalog) if once else 0, np.bool_)
+        self._odd = np.zeros(len(self._parsed), np.bool_)  # of the parsed: there is something to hide from DALI
         self._corner = _Corner()
 
     def refused(
@@ -53,26 +52,28 @@ class Headers:
         Args:
             samples: Rows of the catalog, (n,).
             bounds: Image i is `data[bounds[i] : bounds[i + 1]]`, (n + 1,).
-            data: Encoded images; raw ones have no headers and are passed over. The flag of EXIF is taken from WebPs
-                that the decoder does not turn.
+            data: Encoded images; raw ones have no headers and are passed over. They are made ``plain``, unless the
+                decoder turns them.
 
         Returns:
             Position → reason.
         """
         catalog, found = self._catalog, {}
-        codes = catalog.encoding_codes[samples]
-        if self._has_webp and not self._by_decoder:
-            for i in np.flatnonzero(codes == _WEBP).tolist():
-                hide_exif(data[bounds[i] : bounds[i + 1]])
-        wanted = codes != RAW
+        wanted = catalog.encoding_codes[samples] != RAW
         if len(self._parsed):
-            wanted &= ~self._parsed[samples]
+            known = self._parsed[samples]
+            wanted &= ~known
+            for i in np.flatnonzero(known & self._odd[samples]).tolist():
+                plain(data[bounds[i] : bounds[i + 1]])
         for i in np.flatnonzero(wanted).tolist():
             sample = int(samples[i])
-            reason = self._reason(data[bounds[i] : bounds[i + 1]], sample)
+            image = data[bounds[i] : bounds[i + 1]]
+            odd = not self._by_decoder and plain(image)
+            reason = self._reason(image, sample)
             if reason:
                 found[i] = reason
             elif len(self._parsed):
+                self._odd[sample] = odd  # before the next line, for other threads
                 self._parsed[sample] = True
         return found
 

@@ -78,7 +78,7 @@ def probe(data: bytes | memoryview, /, *, rule: str = "exif") -> ImageInfo:
     _check_parser(data, info, (encoding, height, width))
     if doubt:
         try:
-            check_pixels(data, info)
+            judge(data, info)
         except ValueError as error:
             raise ValueError(f"{doubt}: {error}") from None
     return info
@@ -97,29 +97,36 @@ def decode(data: bytes | memoryview, /, *, rule: str = "exif") -> NDArray[np.uin
     Raises:
         ValueError: The file is damaged or of another kind.
     """
-    return _decoded(data, probe(data, rule=rule))
+    return judge(data, probe(data, rule=rule))[0]
 
 
-def check_pixels(data: bytes | memoryview, info: ImageInfo, /) -> bool:
-    """Decode an image with DALI and with Pillow, and hold one against the other.
+def judge(data: bytes | memoryview, info: ImageInfo, /) -> tuple[NDArray[np.uint8], bool]:
+    """Decode an image file as the loader does on the CPU, and hold the pixels against Pillow's.
 
     Args:
         data: The file.
         info: What ``probe`` says of it.
 
     Returns:
-        Whether metadata that are passed over (XMP, a raw profile) would turn it otherwise.
+        Pixels, turned: uint8 (height, width) for grayscale, else (height, width, 3). Whether metadata that are passed
+        over (XMP, a raw profile) would turn them otherwise.
 
     Raises:
         ValueError: It does not decode, or to other pixels: more than one level apart (16-bit colour is rounded).
     """
     if info.encoding == "raw":
-        return False
-    stored = _stored(data, info)
-    pixels, ignored = _by_pillow(data, lambda image: (_pixels(image, info), elsewhere(image, data)))
-    if stored.shape != pixels.shape or (np.maximum(stored, pixels) - np.minimum(stored, pixels)).max() > 1:
-        raise ValueError("DALI and Pillow decode it to different pixels: store it anew, as a still RGB image")
-    return ignored
+        shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
+        return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape), False
+    ours, ignored = _by_pillow(data, lambda image: (_pixels(image, info), elsewhere(image, data)))
+    stored = ours
+    if dali_image.parser():
+        try:
+            stored = dali_image.pixels(data, info.channels)
+        except ValueError as error:
+            raise ValueError(f"image does not decode ({error}; Pillow can): store it anew") from None
+        if stored.shape != ours.shape or (np.maximum(stored, ours) - np.minimum(stored, ours)).max() > 1:
+            raise ValueError("DALI and Pillow decode it to different pixels: store it anew, as a still RGB image")
+    return np.ascontiguousarray(turn(stored, info.orientation)), ignored
 
 
 def encode(
@@ -144,7 +151,7 @@ def encode(
     """
     if isinstance(image, bytes):
         info = probe(image, rule=rule)
-        pixels = _decoded(image, info)
+        pixels, _ = judge(image, info)
         if encoding in ("keep", info.encoding):
             return image, info
         image = pixels
@@ -187,33 +194,12 @@ def _pixels(image: Image.Image, info: ImageInfo) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L" if info.channels == 1 else "RGB"))
 
 
-def _decoded(data: bytes | memoryview, info: ImageInfo) -> NDArray[np.uint8]:
-    """Pixels, turned."""
-    if info.encoding == "raw":
-        shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
-        return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape)
-    return np.ascontiguousarray(turn(_stored(data, info), info.orientation))
-
-
-def _stored(data: bytes | memoryview, info: ImageInfo) -> NDArray[np.uint8]:
-    """Pixels as they are stored, from DALI where it is installed."""
-    if dali_image.parser() is None:
-        return _by_pillow(data, lambda image: _pixels(image, info))
-    try:
-        return dali_image.pixels(data, info.channels)
-    except ValueError as error:
-        _by_pillow(data, lambda image: _pixels(image, info))  # which says more where it fails too
-        raise ValueError(f"image does not decode ({error}; Pillow can): store it anew") from None
-
-
 def _check_parser(data: bytes | memoryview, info: ImageInfo, expected: tuple[str, int, int]) -> None:
     """Refuse what DALI's parser refuses or sees otherwise."""
     if dali_image.parser() is None:
         return
-    image = np.frombuffer(data, np.uint8)
-    if expected[0] == "webp":
-        image = image.copy()
-        dali_image.hide_exif(image)
+    image = np.frombuffer(data, np.uint8).copy()
+    dali_image.plain(image)
     try:
         found = dali_image.parse(image)
     except ValueError as error:

@@ -18,7 +18,7 @@ from drawstream.pipeline.cache import CachedShards
 from drawstream.pipeline.catalog import ENCODINGS, FILE, RAW, Catalog, checksum_of, hash_file
 from drawstream.pipeline.dali_parser import Headers, decoder_turns
 from drawstream.pipeline.finding import WHOLE, Finding
-from drawstream.pipeline.image import check_pixels, probe
+from drawstream.pipeline.image import judge, probe
 from drawstream.pipeline.remote import Remote, RemoteError
 from drawstream.pipeline.scan import scan
 from drawstream.pipeline.workers import spread, suitable_workers
@@ -223,7 +223,7 @@ class _Rows:
         catalog = self._catalog
         try:
             info = probe(data, rule=catalog.orientation)
-            ignored = check_pixels(data, info)
+            _, ignored = judge(data, info)
         except ValueError as error:
             yield self._finding("decode", row, f"{error}: replace the image or leave it out, and pack or index anew")
             return
