@@ -45,6 +45,7 @@ format: $(VENV)/developed
 types: $(VENV)/developed
 	mkdir -p build/types/drawstream
 	for d in __init__.py samplers pipeline features search tools; do ln -sfn "$(CURDIR)/$$d" build/types/drawstream/$$d; done
+	ln -sfn "$(CURDIR)/tools/testing" build/types/drawstream/testing
 	MYPYPATH=build/types $(BIN)/mypy -p drawstream
 
 # A user needs less than a developer: the first report does not wait for Ray, Lightning and the like.

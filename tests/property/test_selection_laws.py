@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from drawstream.samplers import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.samplers.dlis import draw_weighted, share_out
+from drawstream.testing import check_row_sampler
 
 ROWS, CLASSES = 9, 3
 LOSSES = st.lists(st.integers(0, 20), min_size=1, max_size=60).map(lambda xs: np.array(xs, float) / 4)
@@ -27,37 +28,10 @@ def epochs(draw):
     return found
 
 
-def law(sampler, epoch):
-    if isinstance(sampler, InfoBatch):
-        rows, below = sampler._kept(epoch)
-        return rows.tolist(), below.tolist()
-    return sampler.probabilities(epoch).tolist()
-
-
-def learn(make, visits, cuts, ranks, restarts):
-    """Observe epochs in pieces dealt out to ranks, with restarts from states; the law before each epoch and at last."""
-    group, laws = [make() for _ in range(ranks)], []
-    for epoch, columns in enumerate(visits):
-        laws.append(law(group[0], epoch))
-        ends = sorted({min(cut, len(columns[0])) for cut in cuts} | {len(columns[0])})
-        for turn, (a, b) in enumerate(zip([0, *ends], ends, strict=False)):
-            if turn in restarts:
-                fresh = [make() for _ in group]
-                for new, old in zip(fresh, group, strict=True):
-                    new.load_state_dict(old.state_dict())
-                group = fresh
-            group[turn % ranks].observe(*(column[a:b] for column in columns))
-        total = sum(part._visits.sums for part in group)
-        for part in group:
-            part.reduce(lambda _mine, total=total: total.copy())
-        assert all(law(part, epoch + 1) == law(group[0], epoch + 1) for part in group)
-    return [*laws, law(group[0], len(visits))]
-
-
-@settings(max_examples=60, deadline=None)
-@given(epochs(), st.lists(st.integers(0, 24)), st.integers(1, 3), st.sets(st.integers(0, 6)), st.sampled_from(MAKERS))
-def test_batches_ranks_and_restarts_change_no_bit(visits, cuts, ranks, restarts, make):
-    assert learn(make, visits, cuts, ranks, restarts) == learn(make, visits, [], 1, ())
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.sampled_from(MAKERS))
+def test_batches_ranks_and_restarts_change_no_bit(seed, epochs, make):
+    check_row_sampler(make, epochs=epochs, within_epoch=True, seed=seed)
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("samplers", "pipeline", "features", "search", "tools")  # each may import itself and what stands before it
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+MAPPED = {name: folder for name, folder in SETUP["package-dir"].items() if folder != "."}  # folders deep inside
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 
 
@@ -21,7 +23,8 @@ def imported_layers(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        found |= {name.split(".")[1] for name in names if name.startswith("drawstream.")}
+        parts = {name.split(".")[1] for name in names if name.startswith("drawstream.")}
+        found |= {Path(MAPPED.get(f"drawstream.{part}", part)).parts[0] for part in parts}
     return found & set(LAYERS)
 
 
@@ -42,16 +45,15 @@ def test_layer_test_sees_a_violation(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text("def f():\n    from drawstream.tools import cli\n    import drawstream.search.space\n")
     assert imported_layers(bad) == {"tools", "search"}
+    bad.write_text("from drawstream.testing import check_stream\n")
+    assert imported_layers(bad) == {"tools"}
 
 
 def test_package_list_is_the_tree():
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    packages = {"drawstream"} | {
-        ".".join(("drawstream", *path.parent.relative_to(ROOT).parts))
-        for layer in LAYERS
-        for path in (ROOT / layer).rglob("__init__.py")
-    }
-    assert set(config["tool"]["setuptools"]["packages"]) == packages
+    names = {folder: name for name, folder in MAPPED.items()}
+    inside = {path.parent.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("__init__.py")}
+    packages = {names.get(str(folder), ".".join(("drawstream", *folder.parts))) for folder in inside}
+    assert set(SETUP["packages"]) == {"drawstream", *packages}
     folders = {path.parent for path in MODULES}
     assert {folder for folder in folders if not (folder / "__init__.py").exists()} == set()
     assert {folder for folder in folders if not (folder / "py.typed").exists()} == set()

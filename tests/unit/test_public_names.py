@@ -12,7 +12,7 @@ import drawstream
 from drawstream.samplers.exports import lazy_exports, public_names
 
 HEAVY = ("numpy", "numba", "torch", "nvidia", "pyarrow", "scipy", "optuna", "sklearn", "fsspec", "importlib.metadata")
-PACKAGES = ("drawstream", *(f"drawstream.{room}" for room in ("samplers", "pipeline", "features", "search")))
+PACKAGES = ("drawstream", *(f"drawstream.{room}" for room in ("samplers", "pipeline", "features", "search", "testing")))
 
 
 def python(code):

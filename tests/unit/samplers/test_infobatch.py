@@ -9,6 +9,7 @@ import pytest
 
 from drawstream.samplers import IndexStream, InfoBatch, infobatch
 from drawstream.samplers.infobatch import keep_part
+from drawstream.testing import check_row_sampler, check_stream
 
 ROWS = 200
 
@@ -112,48 +113,16 @@ def test_the_last_loss_counts_and_rows_left_out_keep_theirs():
     assert abs(pruning._scores[1] * 2.0**-36 - np.log(2)) < 1e-10
 
 
-def test_resume_within_an_epoch_and_between_two():
-    pruning = uneven()
-    rows = pruning.epoch_rows(2)
-    z = np.random.default_rng(4).standard_normal((len(rows), 3))
-    pruning.observe(rows[:30], z[:30], np.zeros(30, int))
-    state = pruning.state_dict()
-    restored = InfoBatch(ROWS, epochs=8, seed=3)
-    restored.load_state_dict(state)
-    assert np.array_equal(restored.epoch_rows(2), rows)
-    for part in (pruning, restored):
-        part.observe(rows[30:], z[30:], np.zeros(len(rows) - 30, int))
-        part.reduce()
-    assert np.array_equal(restored.epoch_rows(3), pruning.epoch_rows(3))
-    assert restored.stream(3).fingerprint == pruning.stream(3).fingerprint != pruning.stream(4).fingerprint
-    with pytest.raises(ValueError, match=r"the same ratio, but it has 0\.5 and here it is 0\.4"):
-        InfoBatch(ROWS, epochs=8, seed=3, ratio=0.4).load_state_dict(state)
-
-
-def test_ranks_hold_the_state_of_one_process():
-    one, many = uneven(), [uneven(), uneven()]
-    for epoch in range(1, 5):
-        order = one.stream(epoch)
-        z = np.random.default_rng(epoch).standard_normal((ROWS, 3))
-        for step in range(-(-order.draws // 32)):
-            for rank, part in enumerate(many):
-                ids = part.stream(epoch).batch(epoch, step, global_batch=32, rank=rank, world_size=2)
-                part.observe(ids, z[ids], np.zeros(len(ids), int))
-            ids = order.batch(epoch, step, global_batch=32)
-            one.observe(ids, z[ids], np.zeros(len(ids), int))
-        total = many[0]._visits.sums + many[1]._visits.sums
-        for part in many:
-            part.reduce(lambda _mine, total=total: total.copy())
-        one.reduce()
-        assert all(np.array_equal(part._scores, one._scores) for part in many)
+def test_the_contract():
+    options = {"epochs": 8, "share": 1.0, "seed": 3}
+    others = [lambda: InfoBatch(31, **options), lambda: InfoBatch(30, ratio=0.4, **options)]
+    check_row_sampler(lambda: InfoBatch(30, **options), within_epoch=True, others=others)
 
 
 def test_the_stream_is_one_like_others():
-    stream = uneven().stream(1)
-    assert isinstance(stream, IndexStream)
-    whole = stream.epoch(1)[0 : stream.draws]
-    parts = [stream.epoch(1)[a : a + 7] for a in range(0, stream.draws, 7)]
-    assert np.array_equal(np.concatenate(parts), whole)
+    pruning = uneven()
+    assert isinstance(pruning.stream(1), IndexStream)
+    check_stream(pruning.stream(1), epochs=[1], others=[pruning.stream(4)])
 
 
 def test_errors():

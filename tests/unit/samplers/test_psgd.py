@@ -7,6 +7,7 @@ import pytest
 
 from drawstream.samplers import CSGD, PSGD, IndexStream, RowSampler, psgd
 from drawstream.samplers.visits import UNIT
+from drawstream.testing import check_row_sampler
 
 ROWS, CLASSES, EPOCHS, BUDGET = 300, 4, 8, 0.3
 DRAWS = round(BUDGET * ROWS)
@@ -153,46 +154,18 @@ def test_all_importances_0_is_uniform():
 
 
 @pytest.mark.parametrize("kind", [PSGD, CSGD])
-def test_resume_within_an_epoch_and_between_two(kind):
-    whole = run(kind(ROWS))
-    between = kind(ROWS)
+@pytest.mark.parametrize("options", [{}, {"paper": True, "smoothing": False}])
+def test_the_contract(kind, options):
+    others = [lambda: kind(31, **options), lambda: kind(30, warmup=2, **options)]
+    check_row_sampler(lambda: kind(30, **options), within_epoch=True, others=others)
+
+
+def test_a_restored_sampler_draws_the_same_rows():
+    whole, between, restored = run(PSGD(ROWS)), PSGD(ROWS), PSGD(ROWS)
     begun = run(between, range(3))
-    restored = kind(ROWS)
     restored.load_state_dict(between.state_dict())
     rest = run(restored, range(3, EPOCHS))
     assert all(np.array_equal(a, b) for a, b in zip(whole, begun + rest, strict=True))
-
-    within = kind(ROWS)
-    run(within, range(3))
-    stream = IndexStream(within, mode="subset", draws=DRAWS, seed=5)
-    rows = stream.epoch(3)[0:DRAWS]
-    within.observe(rows[:50], recorded(3)[rows[:50]], LABELS[rows[:50]])
-    state = within.state_dict()
-    within.observe(rows[:50], recorded(9)[rows[:50]], LABELS[rows[:50]])  # the state is a copy
-    restored.load_state_dict(state)
-    again = IndexStream(restored, mode="subset", draws=DRAWS, seed=5).epoch(3)[0:DRAWS]
-    assert np.array_equal(again, rows)
-    restored.observe(rows[50:], recorded(3)[rows[50:]], LABELS[rows[50:]])
-    restored.reduce()
-    assert all(np.array_equal(a, b) for a, b in zip(whole[4:], run(restored, range(4, EPOCHS)), strict=True))
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_hold_the_state_of_one_process(ranks):
-    one, many = PSGD(ROWS), [PSGD(ROWS) for _ in range(ranks)]
-    for epoch in range(4):
-        rows = IndexStream(one, mode="subset", draws=DRAWS, seed=5).epoch(epoch)[0:DRAWS]
-        one.observe(rows, recorded(epoch)[rows], LABELS[rows])
-        for rank, sampler in enumerate(many):
-            part = rows[rank::ranks]
-            sampler.observe(part, recorded(epoch)[part], LABELS[part])
-        total = sum(sampler._visits.sums for sampler in many)
-        for sampler in many:
-            sampler.reduce(lambda _mine, total=total: total.copy())
-        one.reduce()
-        for sampler in many:
-            assert np.array_equal(sampler._totals, one._totals)
-            assert np.array_equal(sampler.probabilities(epoch + 1), one.probabilities(epoch + 1))
 
 
 def test_states_of_others_are_refused():

@@ -6,11 +6,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 
-from drawstream.samplers import DLIS, BatchSelector, OrderedSGD, RHOLoss, SelectiveBackprop, dlis, rho, selection
+from drawstream.samplers import DLIS, OrderedSGD, RHOLoss, SelectiveBackprop, dlis, rho, selection
 from drawstream.samplers.dlis import draw_weighted, fill_uniform, share_out
 from drawstream.samplers.hashing import derive_keys
+from drawstream.testing import check_batch_selector
 
 SELECTORS = [
     lambda: SelectiveBackprop(budget=0.3, seed=3),
@@ -173,37 +173,20 @@ def test_rho_loss():
 
 
 @pytest.mark.parametrize("make", SELECTORS)
-def test_the_surface(make):
-    selector = make()
-    assert isinstance(selector, BatchSelector) and selector.factor >= 1 and selector.scores in ("loss", "grad_norm")
-    for step in range(30):
-        given = recorded(step)
-        for scores in (given, torch.from_numpy(given).requires_grad_(), given.tolist()):
-            kept, weights = make().select(scores, epoch=1, step=step, ids=np.arange(96))
-            assert kept.dtype == np.int64 and weights.dtype == np.float32 and kept.shape == weights.shape
-            assert ((kept >= 0) & (kept < 96)).all()
+def test_the_contract(make):
+    check_batch_selector(make, others=[other for other in SELECTORS if other is not make])
 
 
-@pytest.mark.parametrize("make", SELECTORS)
-@pytest.mark.parametrize("at", [0, 1, 5, 17])
-def test_resume_at_any_step(make, at):
-    def go(selector, steps):
-        if isinstance(selector, OrderedSGD):
-            selector.set_accuracy(85)
-        return [tuple(selector.select(recorded(s), epoch=1, step=s, ids=range(96)).indices) for s in steps]
+def test_resume_of_ordered_sgd_after_an_accuracy():
+    def warmed():
+        selector = OrderedSGD()
+        selector.set_accuracy(85)
+        return selector
 
-    whole = go(make(), range(25))
-    first = make()
-    begun = go(first, range(at))
-    state = first.state_dict()
-    go(first, range(25, 30))  # the state is a copy
-    second = make()
-    second.load_state_dict(state)
-    assert begun + go(second, range(at, 25)) == whole
-    for other in SELECTORS:
-        if type(other()) is not type(second):
-            with pytest.raises(ValueError, match="a state must be of the same selector"):
-                other().load_state_dict(state)
+    fresh = OrderedSGD()
+    fresh.load_state_dict(warmed().state_dict())
+    assert fresh.select(recorded(0)).indices.tolist() == warmed().select(recorded(0)).indices.tolist()
+    check_batch_selector(warmed)
 
 
 @pytest.mark.parametrize("make", [SELECTORS[0], SELECTORS[2]])
