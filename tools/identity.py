@@ -9,10 +9,12 @@
 from its own arguments, and a job adds what those do not show (the model's name, the files behind the stream).
 """
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +123,14 @@ def part_identity(part: Any, /) -> dict[str, Any] | None:
 
 
 def source_hash(found: Any, /) -> str | None:
-    """Return the hash of the source of a function or class, 32 hex digits; None where it cannot be read."""
-    try:
-        return hashlib.blake2b(inspect.getsource(found).encode(), digest_size=16).hexdigest()
-    except (OSError, TypeError):
-        return None
+    """Return the hash of the source of a function's or class' module, 32 hex digits; None where it cannot be read.
+
+    The whole module, as its constants and helpers decide too; what these read from files does not count.
+    """
+    for each in (inspect.getmodule(found), found):
+        with contextlib.suppress(OSError, TypeError):
+            return hashlib.blake2b(inspect.getsource(each).encode(), digest_size=16).hexdigest()
+    return None
 
 
 def shapes_hash(state: Mapping[str, Tensor], /) -> str:
@@ -154,6 +159,8 @@ def quarantine_hash(path: Path | None, catalog: Any, /) -> str | None:
 
 def _named(found: Any) -> dict[str, Any]:
     """Name and source of what a user gave: of a function or class its own, of an object its class'."""
+    while isinstance(found, partial):
+        found = found.func
     kind = found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
     return {"name": f"{kind.__module__}:{kind.__qualname__}", "source": source_hash(kind)}
 

@@ -196,4 +196,4 @@ def conclude(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any
 
 def before(record: Mapping[str, Any], /) -> dict[str, Any]:
     """Return what a result takes over of a record that was there: that its job was finished before."""
-    return {key: record[key] for key in BEFORE if key in record}
+    return {key: record[key] for key in (*BEFORE, "finished")} if record.keys() >= BEFORE.keys() else {}

@@ -34,6 +34,7 @@ from drawstream.tools.bench.budget_grid import (
 from drawstream.tools.bench.budget_page import write_page
 from drawstream.tools.bench.budget_verdict import checks, compare, control_budgets, summarise
 from drawstream.tools.bench.budget_words import claims, format_table, headline
+from drawstream.tools.config import used_config
 from drawstream.tools.demo import PLANS, hold_data, source_and_test
 from drawstream.tools.identity import model_identity
 from drawstream.tools.runs import before, conclude, hold_identity
@@ -168,7 +169,7 @@ def remaining(grid: Grid, out: Path, /) -> Remaining:
 
 def _make(common: Common, points: Sequence[Point], out: Path, processes: int, engine: str) -> Iterable[Record]:
     """Rows of some points, made as far as they are missing; a line for each."""
-    tasks = [Task(common, point, out) for point in points]
+    tasks = [Task(common, point, out, used_config().get("config", {})) for point in points]
     rows = run_tasks(tasks, processes=processes, engine=engine)
     for number, (point, row) in enumerate(zip(points, rows, strict=True), start=1):
         print(f"{number}/{len(points)} {_line(point, row)}", flush=True)

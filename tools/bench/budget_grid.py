@@ -8,7 +8,7 @@ were: each has the same number of torch threads, as sums of floating-point numbe
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -22,6 +22,7 @@ from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.bench.asked import check_distinct, check_names
+from drawstream.tools.config import use_config
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.runs import read_record
@@ -139,11 +140,12 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run to be made, in a form that can travel to another process."""
+    """A run to be made, in a form that can travel to another process; `config` is that of the command's config file."""
 
     common: Common
     point: Point
     out: Path
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ def stages(points: Sequence[Point], /) -> list[list[Point]]:
 def run_point(task: Task, /) -> Record:
     """Make a run, or read it if it is finished, and give its row."""
     torch.set_num_threads(task.common.threads)
+    use_config(task.config)
     flush_denormals()
     _compile()
     common, point, folder = task.common, task.point, task.out / task.point.folder
