@@ -127,7 +127,8 @@ def source_hash(found: Any, /) -> str | None:
 
     The whole module, as its constants and helpers decide too; what these read from files does not count.
     """
-    for each in (inspect.getmodule(found), found):
+    parts: tuple[Any, Any] = inspect.getmodule(found), found
+    for each in parts:
         with contextlib.suppress(OSError, TypeError):
             return hashlib.blake2b(inspect.getsource(each).encode(), digest_size=16).hexdigest()
     return None

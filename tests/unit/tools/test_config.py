@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from drawstream.tools.cli import main
+from drawstream.tools.config import used_config
 
 
 @pytest.fixture
@@ -61,6 +62,47 @@ def test_arguments_lists_and_the_record(run, digits, tmp_path):
 def test_what_is_wrong_is_named_in_one_line(run, config, message):
     status, out, err = run(config, "stream", "count")
     assert status == 2 and not out and message in err and len(err.splitlines()) == 1
+
+
+def test_it_stands_before_or_behind_the_command_at_any_depth(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "job.toml").write_text("[stream.count]\nrows = 10\n")
+    monkeypatch.chdir(tmp_path)
+    given = ("--config", "job.toml")
+    for words in (
+        [*given, "stream", "count"],
+        ["stream", *given, "count"],
+        ["stream", "count", *given],
+        ["stream", "count", "--config=job.toml", "--epochs", "0:1"],
+    ):
+        assert main(words) == 0, words
+        assert "10 rows" in capsys.readouterr().out
+    assert main(["stream", "count", *given, *given]) == 2
+    assert capsys.readouterr().err == "drawstream: --config job.toml: give one file, once\n"
+    assert main(["stream", "count", "--config"]) == 2
+    assert capsys.readouterr().err == "drawstream: --config without a file: give one file, once\n"
+    assert main(["stream", "count"]) == 2  # nothing of it is left
+
+
+@pytest.mark.parametrize("text", ["[train]\nepochs = 9\n", "[tra", None])
+def test_a_file_that_is_edited_during_the_run_changes_nothing(digits, tmp_path, monkeypatch, text):
+    path = tmp_path / "job.toml"
+    path.write_text(f'[train]\ncatalog = "{digits.train}"\nmodel = "mlp"\nepochs = 1\n')
+
+    def begin(*_):
+        path.unlink()
+        if text is not None:
+            path.write_text(text)
+
+    monkeypatch.setattr("drawstream.tools.hooks.Journal.begin", begin)
+    monkeypatch.setattr("drawstream.tools.hooks.Journal.step", lambda *_: None)
+    command = ["train", "-o", str(tmp_path / "run"), "--config", str(path)]
+    monkeypatch.setattr(sys, "argv", ["drawstream", *command])
+    assert main() == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["config"] == {"train": {"catalog": str(digits.train), "model": "mlp", "epochs": 1}}
+    assert record["command"] == ["drawstream", *command]
+    assert main(["fit", "--help"]) == 0
+    assert used_config() == {}  # the next command of this process has none
 
 
 def test_no_such_file(capsys):

@@ -1,22 +1,29 @@
 """One job, one identity: what decides a result is compared, whatever the job; what does not decide is free."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 import typer
 from safetensors.torch import load_file, save_file
 
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.pack import pack
+from drawstream.search.auto_record import write_distribution
 from drawstream.tools import cli
+from drawstream.tools.hooks import Journal
+from drawstream.tools.identity import loader_identity, objective_identity, source_hash
+from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.setup import Setup
 
 # Every option of the four jobs that go on, or are found finished: True where another value may give another result.
 SHARED = {"json_path": False, "dry_run": False, "device": False, "out": False, "help": False}
 WATCHED = {"hook": False, "tensorboard": False}
 TRAINED = {"catalog": True, "model": True, "held_out": True, "lr": True, "batch_size": True, "seed": True}
-TRAINED |= {"augment": True, "epochs": True}
+TRAINED |= {"augment": True, "epochs": True, "channels": True}
 DECIDES = {
     "train": {
         **SHARED, **WATCHED, **TRAINED, "schedule": True, "weight_decay": True, "amp": True, "test": True,
@@ -41,7 +48,8 @@ DECIDES = {
         "stacked": True,
     },
     "features": {
-        **SHARED, "catalog": True, "weights": True, "model": True, "grad_norm": True, "head": True, "measures": True,
+        **SHARED, "catalog": True, "channels": True,
+        "weights": True, "model": True, "grad_norm": True, "head": True, "measures": True,
         "measure": True, "crops": True, "crop_seed": True, "crop_scale": True, "crop_ratio": True, "crop_flip": True,
         "batch_size": True, "amp": True, "channels_last": True,
         "grad_memory": True,  # it divides the batches of full gradients
@@ -105,7 +113,7 @@ CHANGES = {
         ("--model", "cnn"), ("--held-out", "TEST"), ("--test", "TEST"), ("--lr", 0.1), ("--batch-size", 100),
         ("--seed", 1), ("--augment", "standard"), ("--augment", "mixup"), ("--epochs", 2), ("--schedule", "linear"),
         ("--weight-decay", 0), ("--amp", "bf16"), ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5),
-        ("--track", "TRACK"),
+        ("--track", "TRACK"), ("--channels", 3),
     ],
     "search swift": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--start", "OTHER"), ("--lr", 0.1), ("--batch-size", 100),
@@ -143,7 +151,7 @@ def test_a_finished_job_of_another_identity_is_refused_and_its_own_runs_nothing(
             continue  # its start weights do not fit: refused before
         capsys.readouterr()
         assert run(*jobs.commands[name], *(places.get(each, each) for each in change)) == 2, change
-        (line,) = capsys.readouterr().err.splitlines()
+        line = capsys.readouterr().err.splitlines()[-1]
         assert "give another output folder" in line and ", not " in line, (change, line)
     for change in BESIDE[name]:
         result = tmp_path / "result.json"
@@ -158,3 +166,136 @@ def test_a_finished_job_of_another_identity_is_refused_and_its_own_runs_nothing(
 def written(root):
     """Every file and when it was written."""
     return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+class Stopped(BaseException):
+    """As a kill between two steps."""
+
+
+def kill_after(monkeypatch, steps):
+    """End the job in the journal's n-th step; None lets it run."""
+    whole = Journal.step
+
+    def step(self, at, total, values):
+        whole(self, at, total, values)
+        if at == steps:
+            raise Stopped
+
+    monkeypatch.setattr(Journal, "step", step)
+
+
+SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in (("--epochs", 4), ("--lr", 0.2))]
+
+
+@pytest.mark.parametrize("change", [("--batch-size", 25), ("--held-out", "TEST"), *SLOW])
+def test_a_killed_training_goes_on_as_itself_alone(jobs, tmp_path, monkeypatch, capsys, change):
+    sets = ("--held-out", jobs.digits.held_out)
+    command = ("train", jobs.digits.train, "-o", tmp_path / "run", *COMMON, "--epochs", 3, *sets)
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        kill_after(patched, 1)
+        run(*command)
+    capsys.readouterr()
+    assert run(*command, *(jobs.digits.test if each == "TEST" else each for each in change)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    name = {"--epochs": "recipe.epochs", "--lr": "recipe.lr"}.get(change[0], change[0][2:].replace("-", "_"))
+    assert f"checkpoint.pt: this job was started with {name.replace('batch_size', 'global_batch')} " in line
+    assert line.count(", not ") == 1
+    assert line.endswith("give another output folder (-o)")
+    assert run(*command) == 0
+    assert len(json.loads((tmp_path / "run/run.json").read_text())["history"]) == 3
+
+
+CHANGED = [("--fine-tune-lr", 0.05), ("--batch-size", 25), ("--augment", "mixup"), ("--held-out", "TEST")]
+CHANGED += [("--start", "OTHER"), ("--trials", 9), ("--fine-tune-epochs", 1)]
+
+
+def test_a_killed_search_mixes_no_objectives(jobs, tmp_path, monkeypatch, capsys):
+    command = [*jobs.commands["search swift"], "-o", tmp_path / "s", "--trials", 8, "--fine-tune-epochs", 0.1]
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        kill_after(patched, 4)
+        run(*command)
+    study = optuna.load_study(study_name="swift", storage=f"sqlite:///{tmp_path}/s/study.db")
+    assert sum(trial.value is not None for trial in study.trials) == 4
+    places = {"TEST": jobs.digits.test, "OTHER": jobs.root / "other.safetensors"}
+    for change in CHANGED:
+        capsys.readouterr()
+        assert run(*command, *(places.get(each, each) for each in change)) == 2, change
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "study 'swift' in sqlite" in line and "this job was started with identity." in line, line
+        assert "give another output folder (-o), or in a shared storage another study name" in line
+        if change[0] not in ("--fine-tune-lr", "--start"):
+            continue
+        # The same from another folder, by the shared storage.
+        shared = ("-o", tmp_path / "else", "--storage", f"sqlite:///{tmp_path}/s/study.db")
+        assert run(*command, *(places.get(each, each) for each in change), *shared) == 2, change
+        assert capsys.readouterr().err.splitlines()[-1] == line
+    assert len(study.trials) == 4 + sum(trial.value is None for trial in study.trials)
+    assert run(*command, "--workers", 1, "--tensorboard") == 0
+    record = json.loads((tmp_path / "s/search.json").read_text())
+    assert sum(trial["value"] is not None for trial in record["trials"]) == 8
+    whole = json.loads((tmp_path / "s/sampler.json").read_text())["provenance"]["search"]["identity"]
+    assert whole == record["identity"]
+
+
+JUDGE = "FACTOR = {factor}\n\n\ndef judge(probabilities, trial):\n    return FACTOR * trial.seed / 2**40\n"
+
+
+def test_an_objective_counts_by_the_source_of_its_module(jobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = (*jobs.commands["search swift"][:3], "-o", tmp_path / "s", "--catalog", jobs.digits.train, *SWIFT)
+    for name, factor in (("first_judge", 1), ("second_judge", 2)):
+        Path(f"{name}.py").write_text(JUDGE.format(factor=factor))
+    assert run(*command, "--objective", "first_judge:judge", "--confirm-seeds", 2) == 0
+    assert run(*command, "--objective", "first_judge:judge", "--confirm-seeds", 2, "--held-out", jobs.digits.test) == 0
+    capsys.readouterr()
+    assert run(*command, "--objective", "second_judge:judge", "--confirm-seeds", 2) == 2
+    line = capsys.readouterr().err
+    assert "objective.objective.name 'first_judge:judge', not 'second_judge:judge'" in line
+    assert "objective.objective.source" in line
+    import first_judge
+
+    before = objective_identity(first_judge.judge)
+    Path("first_judge.py").write_text(JUDGE.format(factor=22))  # the function itself is as it was
+    source_hash.__globals__["inspect"].linecache.checkcache()
+    assert objective_identity(first_judge.judge) != before
+
+
+def test_weights_of_another_catalog_are_refused(jobs, tmp_path, capsys):
+    rows = len(Setup(jobs.digits.train, "mlp").data)
+    for name, catalog in (("mine", Setup(jobs.digits.train, "mlp").data.fingerprint), ("other", "f" * 32)):
+        write_distribution(tmp_path / f"{name}.parquet", np.arange(1, rows + 1), catalog=catalog, provenance={})
+    command = ("train", jobs.digits.train, *COMMON, "--epochs", 1)
+    assert run(*command, "-o", tmp_path / "a", "--sampler", tmp_path / "mine.parquet") == 0
+    capsys.readouterr()
+    assert run(*command, "-o", tmp_path / "b", "--sampler", tmp_path / "other.parquet") == 2
+    assert "other.parquet: weights of catalog ffffffffffff, but this is " in capsys.readouterr().err
+    # Contents count, not paths: the same weights elsewhere are the same job.
+    (tmp_path / "mine.parquet").rename(tmp_path / "moved.parquet")
+    assert run(*command, "-o", tmp_path / "a", "--sampler", tmp_path / "moved.parquet") == 0
+    assert "nothing was run" in capsys.readouterr().err
+
+
+def test_the_global_batch_counts_and_not_how_many_ranks_share_it(digits):
+    alone = Setup(digits.train, "mlp", batch_size=64)
+    shared = Setup(digits.train, "mlp", batch_size=64, ranks=Ranks(1, 4))
+    mine, theirs = (loader_identity(setup.training_loader()) for setup in (alone, shared))
+    assert mine == theirs
+    assert mine["global_batch"] == 64
+
+
+def test_a_demo_of_other_data_is_refused(tmp_path, capsys):
+    assert run("bench", "noise", "--data", "digits", "--noise", 0, "--methods", "uniform", "-o", tmp_path / "b") == 0
+    again = ("bench", "noise", "--data", "digits", "--noise", 0, "--methods", "uniform", "-o", tmp_path / "b")
+    capsys.readouterr()
+    assert run(*again, "--json", tmp_path / "r.json") == 0
+    assert "noise.json: this job was finished on " in capsys.readouterr().err
+    assert json.loads((tmp_path / "r.json").read_text())["finished_before"] is True
+    folder = tmp_path / "b/noise-0/seed-0"
+    record = json.loads((folder / "data.json").read_text())
+    record["identity"]["data"] = "fashion-mnist"
+    (folder / "data.json").write_text(json.dumps(record))
+    assert run(*again) == 2
+    assert "data.json: this job was started with data 'fashion-mnist', not 'digits'" in capsys.readouterr().err
+    (folder / "data.json").unlink()
+    assert run(*again) == 2
+    assert "started by an earlier version, which kept no identity" in capsys.readouterr().err
