@@ -7,6 +7,7 @@ sees each image alone first, and orientation is left out of decoding: catalogs s
 """
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -18,13 +19,19 @@ from drawstream.pipeline.exif import png_chunks
 from drawstream.pipeline.quiet import silence
 
 _EXIF_FLAG = 0x08  # of the VP8X chunk of a WebP, byte 20
+_ANIMATION = b"acTL"
 _thread = local()  # a decoder for each depth: a pipeline runs in one thread at a time
+
+
+WITHOUT = "DALI is not installed: Pillow alone judged the images; run `drawstream verify` where they are trained on"
 
 
 @cache
 def parser() -> Any:
     """Return `CodeStream` of nvImageCodec, or None where DALI is not installed."""
     try:
+        if find_spec("nvidia.dali") is None:
+            return None
         import nvidia.nvimgcodec as codec
     except (ImportError, OSError):
         return None
@@ -59,12 +66,12 @@ def plain(data: NDArray[np.uint8], /) -> bool:
     if start[8:] == b"WEBPVP8X" and len(data) > 20 and data[20] & _EXIF_FLAG:
         data[20] ^= _EXIF_FLAG
         return True
-    if start[:4] != b"\x89PNG":
+    if start[:4] != b"\x89PNG" or _ANIMATION not in data.tobytes():
         return False
     found = False
     whole = data.data
     for name, at, _ in png_chunks(whole):
-        if name == b"acTL":
+        if name == _ANIMATION:
             whole[at - 4 : at] = b"acXX"  # of a wrong checksum, too: such a chunk is passed over
             found = True
         elif name == b"IDAT":

@@ -124,7 +124,7 @@ def judge(data: bytes | memoryview, info: ImageInfo, /) -> tuple[NDArray[np.uint
             stored = dali_image.pixels(data, info.channels)
         except ValueError as error:
             raise ValueError(f"image does not decode ({error}; Pillow can): store it anew") from None
-        if stored.shape != ours.shape or (np.maximum(stored, ours) - np.minimum(stored, ours)).max() > 1:
+        if not _alike(stored, ours):
             raise ValueError("DALI and Pillow decode it to different pixels: store it anew, as a still RGB image")
     return np.ascontiguousarray(turn(stored, info.orientation)), ignored
 
@@ -192,6 +192,11 @@ def _header(image: Image.Image, data: bytes | memoryview, rule: str) -> tuple[st
 
 def _pixels(image: Image.Image, info: ImageInfo) -> NDArray[np.uint8]:
     return np.asarray(image.convert("L" if info.channels == 1 else "RGB"))
+
+
+def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
+    """Whether pixels are equal, or one level apart, as those of 16-bit colour are."""
+    return np.array_equal(a, b) or (a.shape == b.shape and int((np.maximum(a, b) - np.minimum(a, b)).max()) <= 1)
 
 
 def _check_parser(data: bytes | memoryview, info: ImageInfo, expected: tuple[str, int, int]) -> None:

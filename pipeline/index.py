@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from drawstream.pipeline import dali_image
 from drawstream.pipeline.catalog import FILE, Catalog, Shard
 from drawstream.pipeline.draft import Draft
 from drawstream.pipeline.image import probe
@@ -124,6 +125,7 @@ def index(
     root.mkdir(parents=True, exist_ok=True)
     if finish:
         notes = (*whole.notes, *_equal_shards(whole.paths, whole.shards), *_many_classes(numbers))
+        notes += () if dali_image.parser() else (dali_image.WITHOUT,)
         rows = len(whole.draft.keys)
         finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes))
     provenance = {"by": "index"} | selection.as_json()

@@ -6,6 +6,7 @@ existing one unreadable: raise ``FORMAT`` and keep reading the old form, never e
 
 import json
 import re
+import struct
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from PIL import Image
 
+from drawstream.pipeline import Loader, Transform
 from drawstream.pipeline.bad import BadSampleError
 from drawstream.pipeline.catalog import Catalog, Shard, seal
 from drawstream.pipeline.draft import Draft
@@ -24,6 +27,7 @@ from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import ShardFiles
 from drawstream.pipeline.sources import ArraySource, open_source
 from drawstream.pipeline.verify import verify
+from drawstream.samplers import Sequential
 
 
 @pytest.fixture
@@ -104,13 +108,14 @@ def as_format_2(folder, fingerprint):
     table = pq.read_table(folder / "catalog.parquet")
     meta = json.loads(table.schema.metadata[b"drawstream"])
     for name in ("orientation", "label_kind", "key_form", "fields"):
-        del meta[name]
+        meta.pop(name, None)
     for each in meta["shards"]:
-        del each["stem"]
+        each.pop("stem", None)
     names = ["by", "source", "part", "encoding", "quality", "limit", "holdout", "seed", "label_noise", "noise_seed"]
     meta["provenance"] = {name: meta["provenance"][name] for name in names}
     text = json.dumps(meta | {"format": 2, "fingerprint": fingerprint}, ensure_ascii=False).encode()
-    mark = seal(text, table.column_names, table["clean_label"].to_numpy())
+    clean = table["clean_label"].to_numpy() if "clean_label" in table.column_names else None
+    mark = seal(text, table.column_names, clean)
     pq.write_table(
         table.replace_schema_metadata({b"drawstream": text, b"drawstream-hash": mark}), folder / "catalog.parquet"
     )
@@ -321,3 +326,40 @@ def test_turned_images(tmp_path):
     pq.write_table(other, tmp_path / "exif" / "catalog.parquet")
     with pytest.raises(ValueError, match=r"the hash of the metadata is .*: the catalog was altered"):
         Catalog.open(tmp_path / "exif")
+
+
+def test_format_2_leaves_turning_to_the_decoder(tmp_path):
+    """Loaded as ever; an image of several EXIF blocks, for which that decoder may end, is refused."""
+    for name, values in (("turned", [6]), ("several", [6, 3])):
+        (tmp_path / name / "a").mkdir(parents=True)
+        pixels = np.zeros((48, 96, 3), np.uint8)
+        pixels[:, :48] = 200
+        plain = tmp_path / name / "a" / "0.jpg"
+        Image.fromarray(pixels).save(plain, quality=95)
+        data = plain.read_bytes()
+        blocks = [
+            b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHIHH", 0x0112, 3, 1, value, 0) + bytes(4)
+            for value in values
+        ]
+        segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks)
+        plain.write_bytes(data[:2] + segments + data[2:])
+        folder = pack(open_source(tmp_path / name), tmp_path / f"{name} packed").train
+        table = pq.read_table(folder / "catalog.parquet").drop_columns("turn")
+        pq.write_table(table, folder / "catalog.parquet")
+        as_format_2(folder, "f" * 32)
+        with pytest.raises(ValueError, match="the fingerprint of the rows is") as refused:
+            Catalog.open(folder)
+        as_format_2(folder, re.search(r"of the rows is (\w+)", str(refused.value))[1])
+        catalog = Catalog.open(folder)
+        assert (catalog.version, catalog.turn) == (2, None)
+        loader = Loader(catalog, Sequential(0, 1), transform=Transform((96, 48), (0.0,) * 3, (1.0,) * 3, crop="none"))
+        if name == "several":
+            with pytest.raises(BadSampleError, match=r"it has several EXIF blocks, .*: index or pack it anew"):
+                list(loader)
+            (finding,) = verify(catalog)
+            assert finding.kind == "size" and "it has several EXIF blocks" in finding.message
+        else:
+            (batch,) = loader
+            (image,) = batch.images.numpy()
+            assert image[:, 5].mean() > 190 and image[:, -5].mean() < 10 and verify(catalog) == []
+        loader.close()

@@ -111,7 +111,8 @@ def test_the_wheel_is_small_and_says_what_it_is(wheel):
 def test_without_dali_all_but_the_loading_of_images_works(tmp_path):
     """Whatever import of DALI is asked for, there is none: as after an installation without its extra."""
     code = """
-import importlib.abc, sys
+import importlib.abc, shutil, sys
+from pathlib import Path
 class NoDali(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name.partition(".")[0] == "nvidia":
@@ -124,12 +125,23 @@ from drawstream.pipeline import ArraySource, Catalog, Mixup, Transform, open_sou
 from drawstream.pipeline.torch_sampler import StreamSampler
 from drawstream.tools.cli import main
 assert main(["stream", "show", "--rows", "10"]) == 0
+for folder in ("a", "b"):
+    Path("photos", folder).mkdir(parents=True)
+    shutil.copy(CASES / "plain.jpg", Path("photos", folder))
+    shutil.copy(CASES / "jpeg_two_6.jpg", Path("photos", folder))
+assert main(["pack", "photos", "data"]) == 0
+assert main(["index", "data", "--label", "cls", "--overwrite", "--workers", "1"]) == 0
+assert main(["verify", "data", "--workers", "1"]) == 0
+assert sorted(Catalog.open("data").height.tolist()) == [48, 48, 96, 96]
 assert main(["train", "data", "-o", "run"]) == 2
 """
+    cases = ROOT / "tests" / "cases" / "images"
+    code = f"from pathlib import Path\nCASES = Path({str(cases)!r})\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "pip install 'drawstream[cuda13]'" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert [line for line in done.stderr.splitlines() if "drawstream:" in line] == done.stderr.splitlines()[-1:]
+    assert done.stdout.count("DALI is not installed: Pillow alone judged the images") == 2
 
 
 def test_the_version_is_the_installed_one(capsys):

@@ -468,7 +468,8 @@ CASE = {  # name → (height, width), None where it is refused
     "webp_noprefix_6.webp": (96, 48), "webp_prefix_6.webp": (96, 48), "webp_xmp_6.webp": (48, 96),
     "jpeg_two_3.jpg": (48, 96), "jpeg_two_6.jpg": (96, 48), "jpeg_two_rev_6.jpg": (48, 96), "jpeg_xmp_6.jpg": (48, 96),
     "png_xmp_6.png": (48, 96), "png_rawprofile_3.png": (48, 96), "png_rawprofile_6.png": (48, 96),
-    "png_exif_after_6.png": (96, 48), "apng_default_image.png": (48, 64), "ff00_in_header.jpg": None, "no_iend.png": None,
+    "png_exif_after_6.png": (96, 48), "apng_default_image.png": (48, 64), "ff00_in_header.jpg": None,
+    "no_iend.png": None,
     "junk_before_marker.jpg": None, "bad_crc_text.png": None,
 }  # fmt: skip
 
