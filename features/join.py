@@ -28,11 +28,13 @@ class Joined:
 
     Attributes:
         path: The file.
+        catalog: Fingerprint of the catalog that the file says its rows belong to; "" where it does not say.
         columns: Features, float32 (rows,), in the order of the table's rows, read-only.
         notes: What was passed over, one sentence each.
     """
 
     path: Path
+    catalog: str
     columns: Mapping[str, NDArray[np.float32]]
     notes: tuple[str, ...]
 
@@ -79,7 +81,7 @@ def join_file(
     columns = {name: _numbers(file, name, rows, sample_id) for name in names}
     if passed := [name for name in file.kinds if name not in (*IDS, *file.index, *names)]:
         notes.append(f"{path}: columns that are no numbers are left out: {', '.join(passed)}")
-    return Joined(path, columns, tuple(notes))
+    return Joined(path, file.catalog, columns, tuple(notes))
 
 
 def _features(file: TableFile, taken: Collection[str]) -> list[str]:

@@ -86,7 +86,7 @@ class FeatureTable:
 
         Args:
             path: The folder.
-            join: Parquet files with more features of the same samples (`join_file`).
+            join: Files with more features of the same samples (`join_file`).
             catalog: The catalog of the features; needed where a joined file names samples by their keys.
 
         Raises:
@@ -113,7 +113,13 @@ class FeatureTable:
         joined: list[Joined] = []
         for file in join:
             taken = {*FIXED, *table.names, *(name for each in joined for name in each.columns)}
-            joined.append(join_file(Path(file), table.sample_id, table.crop, taken, catalog))
+            more = join_file(Path(file), table.sample_id, table.crop, taken, catalog)
+            if more.catalog not in ("", table.provenance["catalog"]):
+                mine = table.provenance["catalog"]
+                raise ValueError(
+                    f"{file}: rows of catalog {more.catalog[:12]}, but {folder} is of {mine[:12]}: join its own"
+                )
+            joined.append(more)
         return cls(folder, parts, joined) if joined else table
 
     def __len__(self) -> int:

@@ -13,6 +13,8 @@ Technometrics 1995; Owen, "Monte Carlo theory, methods and examples", ch. 9.2). 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drawstream.samplers.visits import to_array
+
 __all__ = ["clip_weights", "normalize_weights"]
 
 
@@ -28,7 +30,8 @@ def clip_weights(weights: ArrayLike, /, *, ceiling: float) -> NDArray[np.float32
     """
     if not ceiling > 0:
         raise ValueError(f"ceiling > 0 must hold, but got {ceiling}: at 1 no row counts more than under plain sampling")
-    return np.minimum(np.asarray(weights, dtype=np.float32), np.float32(ceiling))
+    values: NDArray[np.float32] = to_array(weights, np.float32)
+    return np.minimum(values, np.float32(ceiling))
 
 
 def normalize_weights(weights: ArrayLike, /) -> NDArray[np.float32]:
@@ -40,7 +43,7 @@ def normalize_weights(weights: ArrayLike, /) -> NDArray[np.float32]:
     Raises:
         ValueError: no weights, or they do not have a finite mean > 0.
     """
-    values = np.asarray(weights, dtype=np.float64)
+    values = to_array(weights, np.float64)
     mean = float(values.mean()) if values.size else 0.0
     if not 0 < mean < np.inf:
         raise ValueError(f"the mean of the weights must be finite and > 0, but got {mean} over {values.size} draws")

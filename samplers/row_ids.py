@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from drawstream.samplers.table_file import TableFile
+from drawstream.samplers.table_file import TableFile, to_text
 
 __all__ = ["Keyed", "integers", "match_rows", "sample_ids"]
 
@@ -71,7 +71,7 @@ def _by_key(table: TableFile, catalog: Keyed | None, *, ambiguous: bool) -> NDAr
     keys = table.column("key")
     if table.kinds["key"] != "text":
         raise ValueError(f"{table.path}: column `key` must be text, but is {keys.type}")
-    keys = keys.cast(pa.large_string())
+    keys = to_text(keys)
     if keys.null_count:
         row = int(np.argmax(keys.is_null().to_numpy(zero_copy_only=False)))
         raise ValueError(

@@ -8,6 +8,8 @@ CSV has a header; every field stays text until a number is wanted, so a key "000
 is said in `drawstream.samplers.table_arrays`.
 """
 
+import csv
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from drawstream.samplers.documents import parse_json
 from drawstream.samplers.system import raise_unless_file
 from drawstream.samplers.table_arrays import read_json, read_numpy
 
@@ -38,6 +41,7 @@ __all__ = [
     "open_table",
     "reading",
     "to_floats",
+    "to_text",
 ]
 
 IDS = ("sample_id", "key", "crop")
@@ -78,6 +82,17 @@ class TableFile:
     floats: tuple[str, ...] = ()
     named: bool = True
 
+    @property
+    def catalog(self) -> str:
+        """Fingerprint of the catalog that a file of ours says its rows belong to; "" where it says nothing."""
+        if "drawstream.distribution" in self.metadata:
+            return self.metadata.get("catalog", "")
+        try:
+            made = parse_json(self.metadata.get("drawstream", "{}").encode())  # a part of a feature table
+        except ValueError:
+            return ""
+        return str(made.get("catalog", "")) if isinstance(made, dict) else ""
+
     def column(self, name: str, /) -> Any:
         """One column as one pyarrow array.
 
@@ -112,12 +127,19 @@ def to_floats(column: Any, what: str, /) -> NDArray[np.floating[Any]]:
         ValueError: A text is no number; its row and value are shown.
     """
     if _kind_of(column.type) == "text":
-        column = _parsed(column.cast(pa.large_string()), what)
+        column = _parsed(to_text(column), what)
     single = pa.types.is_float32(column.type) or pa.types.is_float16(column.type)
     if column.type not in (pa.float32(), pa.float64()):
         column = column.cast(pa.float32() if single else pa.float64(), safe=False)
     values = column.to_numpy(zero_copy_only=False)
     return np.ascontiguousarray(values, np.float32 if single else np.float64)
+
+
+def to_text(column: Any, /) -> Any:
+    """Text of any Arrow type, categories too, as large_string (rows,)."""
+    if pa.types.is_dictionary(column.type):
+        column = pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(pa.large_string()))
+    return column.cast(pa.large_string())
 
 
 def _parsed(column: Any, what: str) -> Any:
@@ -190,7 +212,7 @@ def by_row_order(table: TableFile, /) -> str:
         )
     if table.index:
         return f"{text}; the unnamed index column of pandas is no id"
-    return f"{text}; there are {', '.join(table.kinds)}" if table.named else text
+    return f"{text}; there are {', '.join(filter(None, table.kinds))}" if table.named else text
 
 
 @contextmanager
@@ -255,7 +277,7 @@ def _checked(
     if len(set(names.values())) != len(names):
         raise ValueError(f"{path}: an id must be there once, but there are {', '.join(names)}: rename one")
     given = {ours: theirs for theirs, ours in names.items()}
-    index = tuple(name for name in kinds if name in _INDEX)
+    index = tuple(name for i, name in enumerate(kinds) if name in _INDEX and (name or i == 0))
     for name in index:
         column = read(name)
         values = to_floats(column, f"{path}: column {name!r}") if kinds[name] == "number" else None
@@ -288,32 +310,36 @@ def _open_arrow(path: Path) -> TableFile:
 
 def _open_csv(path: Path) -> TableFile:
     delimiter = "\t" if format_of(path).startswith(".tsv") else ","
+    names, above = _header(path, delimiter)
     parse = pa_csv.ParseOptions(delimiter=delimiter)
-    with pa.input_stream(str(path), compression="detect") as data:
-        header = data.read(_HEADER).decode(errors="replace").lstrip("\ufeff").partition("\n")[0].strip()
-    if delimiter not in header and any(mark in header for mark in ",;\t|"):
-        raise ValueError(f"{path}: columns must be parted by {delimiter!r}, but the header is {header!r}: save it so")
-    with pa_csv.open_csv(path, parse_options=parse) as reader:
-        names = reader.schema.names
-    if any(is_number(name.strip()) for name in names):
-        raise ValueError(
-            f"{path}: the first line must name the columns, but is {delimiter.join(names)!r}: write a header there"
-        )
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"{path}: a column must be there once, but the header is {delimiter.join(names)!r}: rename one"
-        )
-    options = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
-    serial = pa_csv.ReadOptions(use_threads=False)  # only so an error says its row
-    table = pa_csv.read_csv(path, read_options=serial, parse_options=parse, convert_options=options).combine_chunks()
+    types = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
+    serial = pa_csv.ReadOptions(column_names=names, skip_rows=above, use_threads=False)  # so that an error says its row
+    table = pa_csv.read_csv(path, read_options=serial, parse_options=parse, convert_options=types).combine_chunks()
     kinds: dict[str, Kind] = {}
     for name in names:
         first = next((text for text in _texts(table[name]) if text.strip().lower() not in _NOTHING), "")
         word = first.strip().lower()
-        numeric = name.strip().lower() != "key" and (word in ("true", "false") or is_number(word))
+        numeric = name.lower() != "key" and (word in ("true", "false") or is_number(word))
         kinds[name] = "number" if numeric else "text"
-    stripped = {name.strip(): name for name in names}
-    return _checked(path, {name.strip(): kind for name, kind in kinds.items()}, lambda name: table[stripped[name]])
+    return _checked(path, kinds, table.__getitem__)
+
+
+def _header(path: Path, delimiter: str) -> tuple[list[str], int]:
+    """Names of the columns of a CSV file, and the lines down to them."""
+    with pa.input_stream(str(path), compression="detect") as data:
+        text = data.read(_HEADER).decode(errors="replace").lstrip("\ufeff")
+    lines = re.split("\r\n|\n|\r", text)
+    above, line = next(((i, line) for i, line in enumerate(lines) if line.strip()), (0, ""))
+    if not line or "\0" in line:
+        raise ValueError("it is empty" if not line else "it is no UTF-8 text: save it as UTF-8")
+    if delimiter not in line and any(mark in line for mark in ",;\t|"):
+        raise ValueError(f"{path}: columns must be parted by {delimiter!r}, but the header is {line!r}: save it so")
+    names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
+    if any(is_number(name) for name in names):
+        raise ValueError(f"{path}: the first line must name the columns, but is {line!r}: write a header there")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: a column must be there once, but the header is {line!r}: rename one")
+    return names, above + 1
 
 
 def _texts(column: Any) -> Any:

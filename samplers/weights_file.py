@@ -93,7 +93,7 @@ def read_weights(
     name = _column(tables[0], column)
     for table in tables[1:]:
         _column(table, name)
-    owner = tables[0].metadata.get("catalog", "") if "drawstream.distribution" in tables[0].metadata else ""
+    owner = tables[0].catalog
     if catalog is not None and owner not in ("", catalog.fingerprint):
         raise ValueError(
             f"{source}: weights of catalog {owner[:12]}, but this is {catalog.fingerprint[:12]}: give weights that "

@@ -266,3 +266,18 @@ def test_huge_ids_do_not_wrap_around(table, tmp_path):
     path = write(tmp_path, sample_id=[*range(ROWS), 1 << 62], crop=[0] * ROWS + [4], a=np.arange(ROWS + 1))
     with pytest.raises(ValueError, match="12 of 24 have none: sample 0 crop 1"):
         FeatureTable.open(table, join=[path])
+
+
+def test_features_of_another_catalog_are_not_joined_by_their_row_numbers(whole, tmp_path, catalog):
+    for owner, other in ((catalog.fingerprint, "more"), ("f" * 32, "strange")):
+        (tmp_path / other).mkdir()
+        columns = {"sample_id": IDS, "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
+        columns["age"] = IDS / np.float32(2)
+        write_part(part_path(tmp_path / other, 0), columns, {"catalog": owner, "parts": 1})
+        table = pq.read_table(part_path(tmp_path / other, 0)).drop_columns(["label"])
+        pq.write_table(table, tmp_path / f"{other}.parquet")
+    assert (
+        FeatureTable.open(whole, join=[tmp_path / "more.parquet"]).columns("age")["age"].tolist() == (IDS / 2).tolist()
+    )
+    with pytest.raises(ValueError, match=r"rows of catalog f{12}, but .* is of .*: join its own"):
+        FeatureTable.open(whole, join=[tmp_path / "strange.parquet"])

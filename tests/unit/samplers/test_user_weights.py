@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from drawstream.features.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
@@ -52,6 +53,11 @@ def write_categories(table, path):
     table.astype({name: "category" for name in table if name == "key"}).to_parquet(path)
 
 
+def write_polars_categories(table, path):
+    frame = pl.from_pandas(table)
+    frame.with_columns(pl.col("key").cast(pl.Categorical)).write_ipc(path) if "key" in table else frame.write_ipc(path)
+
+
 def write_npz(table, path):
     np.savez(path, **{name: table[name].to_numpy(str if name == "key" else None) for name in table})
 
@@ -84,6 +90,7 @@ WAYS = {
     "parquet of polars": ("w.parquet", lambda table, path: pl.from_pandas(table).write_parquet(path)),
     "parquet of categories": ("w.parquet", write_categories),
     "feather": ("w.feather", lambda table, path: table.to_feather(path)),
+    "arrow of polars, categories": ("w.arrow", write_polars_categories),
     "arrow of polars": ("w.arrow", lambda table, path: pl.from_pandas(table).write_ipc(path)),
     "npz": ("w.npz", write_npz),
     "structured npy": ("w.npy", write_structured),
@@ -248,10 +255,10 @@ def with_weight(table, row, value):
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("w.csv", "", "not a readable .csv file (Empty CSV file)"),
+        ("w.csv", "", "not a readable .csv file (it is empty)"),
         ("w.csv", "weight\n", "must have rows, but has none"),
         ("w.csv", "key;weight\na;0,5\n", "columns must be parted by ',', but the header is 'key;weight'"),
-        ("w.csv", "sample_id,weight\n0,0,5\n1,1\n", "Expected 2 columns, got 3: 0,0,5"),
+        ("w.csv", "sample_id,weight\n0,0,5\n1,1\n", "Row #2: Expected 2 columns, got 3: 0,0,5"),
         ("w.csv", 'sample_id,weight\n0,1\n1,"0,5"\n', "row 1 (from 0) has '0,5': write 0.5, not 0,5"),
         ("w.csv", "weight\n1\n\n0.5x\n", "row 1 (from 0) has '0.5x'"),
         ("w.csv", "weight\n1\n-2\n", "row 1 is -2.0"),
@@ -278,6 +285,8 @@ def with_weight(table, row, value):
         ("w.csv", ",weight\n1,2\n0,1\n", "its pandas index is not 0, 1, 2, …: they were sorted or filtered"),
         ("w.csv", "weight\n\xe9\n".encode("latin-1"), "not a readable .csv file"),
         ("w.csv", "weight\n1\n".encode("utf-16"), "not a readable .csv file"),
+        ("w.csv", "a,weight,\nx,1,\ny,-2,\n", "row 1 is -2.0"),
+        ("w.csv", "\n\nweight\n1\nx\n", "row 1 (from 0) has 'x'"),
         ("w.csv.gz", "weight\n1\n", "not a readable .csv.gz file"),
         ("w.json", "", "not readable as JSON"),
         ("w.json", "[]", "must have rows, but has none"),
@@ -352,3 +361,15 @@ def test_a_folder_of_parts_with_ids(catalog, tmp_path):
     pq.write_table(pa.table({"weight": [1.0]}), tmp_path / "c.parquet")
     with pytest.raises(ValueError, match="all files or none must have `sample_id` or `key`, but 2 have"):
         map_weights(tmp_path, catalog=catalog)
+
+
+def test_a_column_of_features_of_another_catalog_is_refused(catalog, tmp_path):
+    for owner in (catalog.fingerprint, "f" * 32):
+        columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
+        columns["loss"] = WEIGHTS.astype(np.float32)
+        write_part(part_path(tmp_path, 0), columns, {"catalog": owner, "parts": 1})
+        found = read_weights(tmp_path, column="loss")
+        assert found.catalog == owner
+        np.testing.assert_array_equal(found.values, WEIGHTS)
+    with pytest.raises(ValueError, match=r"weights of catalog f{12}, but this is"):
+        map_weights(tmp_path, column="loss", catalog=catalog)
