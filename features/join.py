@@ -78,7 +78,8 @@ def join_file(
         rows, extra = _match(file, ids, sample_id, crop, catalog)
         if extra:
             notes.append(f"{path}: {extra} of {ids.size} rows belong to no row of the table and are left out")
-    columns = {name: _numbers(file, name, rows, sample_id) for name in names}
+    size = (sample_id if ids is None else ids).size
+    columns = {name: _numbers(file, name, size, rows, sample_id) for name in names}
     if passed := [name for name in file.kinds if name not in (*IDS, *file.index, *names)]:
         notes.append(f"{path}: columns that are no numbers are left out: {', '.join(passed)}")
     return Joined(path, file.catalog, columns, tuple(notes))
@@ -125,6 +126,7 @@ def _match(
     by_crop = "crop" in file.kinds
     if by_crop:
         crops = integers(file, "crop")
+        file.require_rows("crop", crops.size, ids.size)
         width = 1 + int(crop.max(initial=0))
         wanted = sample_id * width + crop
         here = (ids >= 0) & (ids <= sample_id.max(initial=0)) & (crops >= 0) & (crops < width)
@@ -138,10 +140,12 @@ def _match(
     return match_rows(file.path, ids, wanted, every="row of the table", name=name)
 
 
-def _numbers(file: TableFile, name: str, rows: NDArray[np.int64], sample_id: NDArray[np.int64]) -> NDArray[np.float32]:
-    """A column in the order of the table, float32 (rows,)."""
+def _numbers(
+    file: TableFile, name: str, size: int, rows: NDArray[np.int64], sample_id: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """A column of `size` rows in the order of the table, float32 (rows,)."""
     with np.errstate(over="ignore"):  # beyond float32: infinite, and refused below
-        values = file.numbers(name)[rows].astype(np.float32)
+        values = file.numbers(name, size)[rows].astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise ValueError(

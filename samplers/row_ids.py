@@ -53,6 +53,7 @@ def sample_ids(table: TableFile, catalog: Keyed | None, /) -> NDArray[np.int64] 
         return by_key
     given = integers(table, "sample_id")
     if by_key is not None and catalog is not None:
+        table.require_rows("key", by_key.size, given.size)
         elsewhere = (by_key < 0) & ((given < 0) | (given >= len(catalog)))  # of another split
         differ = np.flatnonzero((given != by_key) & ~elsewhere)
         if differ.size:

@@ -34,10 +34,12 @@ def read_numpy(path: Path, /) -> tuple[Columns, bool]:
         OSError, EOFError, SyntaxError, TokenError, BadZipFile: The file is damaged.
     """
     try:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                file.seek(0)
+                arrays = np.load(file, allow_pickle=False)
+                return _of_arrays({name: arrays[name] for name in arrays.files}), True
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                return _of_arrays({name: loaded[name] for name in loaded.files}), True
     except ValueError as error:
         if "allow_pickle" not in str(error) and "Python objects" not in str(error):
             raise

@@ -53,6 +53,10 @@ FORMATS = f"{', '.join((*_CSV, *PARQUET, *ARROW, *_NUMPY))} and .json"
 _INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls an index without a name
 _NOTHING = ("", "na", "n/a", "nan", "null", "none", "<na>")  # fields of a CSV file without a value
 
+_DAMAGE = (
+    *(pa.ArrowException, ValueError, OSError, EOFError, TokenError, SyntaxError),
+    *(BadZipFile, ZlibError, NotImplementedError),
+)
 _HEADER = 1 << 16  # bytes of a CSV file in which its header ends
 
 Kind = Literal["number", "text", "other"]
@@ -65,7 +69,7 @@ class TableFile:
     Attributes:
         path: The file.
         kinds: What each column holds, in order. Ids are called `sample_id`, `key` and `crop` whatever their case.
-        read: Gives a column by its name, as Arrow has it.
+        read: Gives a column by its name.
         metadata: Of the file, text.
         index: Names of columns that are pandas' index without a name; they are no ids.
         reordered: Whether that index is not 0, 1, 2, …: the rows were sorted or filtered.
@@ -100,20 +104,28 @@ class TableFile:
             ValueError: The file is damaged.
         """
         with reading(self.path):
-            column = self.read(name)
-            if isinstance(column, pa.ChunkedArray):
-                column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-            return column
+            return self.read(name)
 
-    def numbers(self, name: str, /) -> NDArray[np.floating[Any]]:
+    def numbers(self, name: str, rows: int, /) -> NDArray[np.floating[Any]]:
         """One column as float32 (where it has no more than that) or float64 (rows,), NaN where there is nothing.
 
         Raises:
-            ValueError: It does not hold numbers, or a value is none.
+            ValueError: It does not hold numbers, a value is none, or there are not so many rows.
         """
         if self.kinds[name] == "other":
             raise ValueError(f"{self.path}: column {name!r} must hold numbers, but is {self.column(name).type}")
-        return to_floats(self.column(name), f"{self.path}: column {name!r}")
+        values = to_floats(self.column(name), f"{self.path}: column {name!r}")
+        self.require_rows(name, values.size, rows)
+        return values
+
+    def require_rows(self, name: str, found: int, rows: int, /) -> None:
+        """Refuse a damaged file, whose columns differ in length.
+
+        Raises:
+            ValueError: A column has not so many rows as the ids.
+        """
+        if found != rows:
+            raise ValueError(f"{self.path}: column {name!r} must have {rows} rows, but has {found}: it is damaged")
 
 
 def to_floats(column: Any, what: str, /) -> NDArray[np.floating[Any]]:
@@ -224,15 +236,20 @@ def reading(path: Path, /) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, ValueError, OSError, EOFError, TokenError, SyntaxError, BadZipFile, ZlibError) as error:
-        raise_unless_file(error, path)
-        system = isinstance(error, OSError) and error.errno is not None  # Arrow's own have no number
-        if system or str(error).startswith(f"{path}: "):
+    except _DAMAGE as error:
+        if not isinstance(error, pa.ArrowMemoryError):  # a damaged length asks for any amount
+            raise_unless_file(error, path)
+        if isinstance(error, FileNotFoundError) or str(error).startswith(f"{path}: "):
             raise
         kind = format_of(path)
         label = "Parquet" if kind in PARQUET else "Arrow IPC" if kind in ARROW else kind
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path}: not a readable {label} file ({reason})") from None
+        known = (
+            "damaged, or larger than memory"
+            if isinstance(error, pa.ArrowMemoryError)
+            else f"not a readable {label} file"
+        )
+        raise ValueError(f"{path}: {known} ({reason})") from None
 
 
 def _of_schema(path: Path, schema: pa.Schema, read: Callable[[str], Any]) -> TableFile:
@@ -278,12 +295,20 @@ def _checked(
         raise ValueError(f"{path}: an id must be there once, but there are {', '.join(names)}: rename one")
     given = {ours: theirs for theirs, ours in names.items()}
     index = tuple(name for i, name in enumerate(kinds) if name in _INDEX and (name or i == 0))
+
+    def sound(name: str) -> Any:
+        column = read(given[name])
+        column.validate(full=True)  # offsets and indices of a damaged file would be followed out of bounds
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        return column
+
     for name in index:
-        column = read(name)
+        column = sound(name)
         values = to_floats(column, f"{path}: column {name!r}") if kinds[name] == "number" else None
         reordered |= values is None or not np.array_equal(values, np.arange(len(values)))
     renamed = {names[name]: kind for name, kind in kinds.items()}
-    return TableFile(path, renamed, lambda name: read(given[name]), index=index, reordered=reordered)
+    return TableFile(path, renamed, sound, index=index, reordered=reordered)
 
 
 def _of_arrays(path: Path, columns: Mapping[str, Any], named: bool) -> TableFile:

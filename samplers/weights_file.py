@@ -107,7 +107,7 @@ def read_weights(
         return Weights(values, owner, () if owner else tuple(notes[:1]))
     if len(known) < len(ids):
         raise ValueError(f"{source}: all files or none must have `sample_id` or `key`, but {len(known)} have")
-    return Weights(_by_ids(source, tables, name, np.concatenate(known), folder, catalog), owner, ())
+    return Weights(_by_ids(source, tables, name, known, folder, catalog), owner, ())
 
 
 def _files(source: Path) -> list[Path]:
@@ -170,13 +170,13 @@ def _by_ids(
     source: Path,
     tables: Sequence[TableFile],
     name: str,
-    ids: NDArray[np.int64],
+    parts: Sequence[NDArray[np.int64]],
     folder: str | Path | None,
     catalog: Keyed | None,
 ) -> Mapped:
     """The weights in the order of their ids: one for each row of the catalog, or for 0, 1, 2, … without one."""
-    parts = [table.numbers(name) for table in tables]
-    values = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    values = np.concatenate([table.numbers(name, part.size) for table, part in zip(tables, parts, strict=True)])
+    ids = np.concatenate(parts)
     rows = ids.size if catalog is None else len(catalog)
     strange = np.flatnonzero((ids < 0) | (ids >= rows))
     if strange.size:
@@ -238,6 +238,7 @@ def _map_arrow(file: Path, column: str) -> Mapped | None:
             if reader.num_record_batches != 1:
                 return None
             values = reader.get_batch(0).column(column)
+            values.validate(full=True)
         if values.type not in (pa.float32(), pa.float64()) or values.null_count or not len(values):
             return None
         kind = values.type.to_pandas_dtype()
@@ -280,7 +281,9 @@ def _pieces(table: TableFile, name: str) -> Iterator[pa.Array]:
     elif format_of(table.path) in ARROW:
         with reading(table.path), pa.memory_map(str(table.path)) as data, pa.ipc.open_file(data) as reader:
             for i in range(reader.num_record_batches):
-                yield reader.get_batch(i).column(name)
+                piece = reader.get_batch(i).column(name)
+                piece.validate(full=True)
+                yield piece
     else:
         yield table.column(name)
 

@@ -373,3 +373,26 @@ def test_a_column_of_features_of_another_catalog_is_refused(catalog, tmp_path):
         np.testing.assert_array_equal(found.values, WEIGHTS)
     with pytest.raises(ValueError, match=r"weights of catalog f{12}, but this is"):
         map_weights(tmp_path, column="loss", catalog=catalog)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_file_is_one_line_or_gives_weights(way, catalog, tmp_path):
+    name, write = WAYS[way]
+    write(frame(catalog), tmp_path / name)
+    whole, random = (tmp_path / name).read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for number in range(20):
+        data = bytearray(whole)
+        if number % 2:
+            data = data[: random.integers(len(data))]
+        else:
+            data[random.integers(len(data))] ^= 1 << random.integers(8)
+        (tmp_path / name).write_bytes(data)
+        try:
+            found = map_weights(tmp_path / name, catalog=catalog)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(str(tmp_path / name)) and "\n" not in str(error)
+        else:
+            assert found.size == ROWS and np.isfinite(found).all()
+    assert refused >= 10
