@@ -64,10 +64,10 @@ class FolderSource:
                 f"{folder}: no IDX or NumPy files and no class folders in it: "
                 "give a folder that holds one subfolder of images per class"
             )
-        found = [sorted(_walk(folder / name, folder, left_out, (_place(folder),))) for name in classes]
+        found = [sorted(_walk(str(folder / name), folder, left_out, (_place(folder),))) for name in classes]
         _check_filled([folder / name for name, files in zip(classes, found, strict=True) if not files])
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
-        files = tuple(file for each in found for file in each)
+        files = tuple(Path(file) for each in found for file in each)
         notes = _notes(folder, classes, files)
         source = cls(str(folder), files, labels, tuple(classes), left_out, notes)
         source._check_keys()
@@ -95,8 +95,8 @@ class FolderSource:
     def key(self, row: int, /) -> str:
         """``class/…/stem`` of the file."""
         file = self.files[row]
-        inside = file.parent.relative_to(Path(self.name)).as_posix()
-        return f"{inside}/{file.stem.replace('.', '_')}"
+        begin = 0 if self.name == "." else len(self.name.rstrip("/")) + 1  # text: pathlib is slow
+        return f"{str(file)[begin : -len(file.name)]}{file.stem.replace('.', '_')}"
 
     def read(self, row: int, /) -> bytes:
         """The file's bytes, or the same image as PNG.
@@ -114,27 +114,41 @@ class FolderSource:
         return as_known(data, suffix=file.suffix)
 
 
-def _walk(folder: Path, root: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     """The images in a folder and below; what is no image is counted."""
-    place = _place(folder)
+    place = _place(Path(folder))
     if place in above:
         raise ValueError(f"{folder}: is a link to a folder that holds it: remove it")
-    for entry in folder.iterdir():
-        short = entry.relative_to(root).as_posix()
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        ending = "".join(entry.name.rpartition(".")[1:]).lower() if "." in entry.name else ""
         if entry.name.startswith("."):
-            left_out.add("hidden files and folders", short)
-        elif entry.is_dir():
-            yield from _walk(entry, root, left_out, (*above, place))
-        elif entry.suffix.lower() in ENDINGS:
-            if not entry.is_file():
-                raise ValueError(f"{entry}: an image must be a regular file or a link to one: remove it")
-            yield entry
-        elif not entry.is_file():
-            left_out.add("pipes, devices and links to nowhere", short)
-        elif looks_like_image(_head(entry)):
-            yield entry
+            left_out.add("hidden files and folders", _short(entry, root))
+        elif (kind := _kind(entry)) == "folder":
+            yield from _walk(entry.path, root, left_out, (*above, place))
+        elif ending in ENDINGS:
+            if kind != "file":
+                raise ValueError(f"{entry.path}: an image must be a regular file or a link to one: remove it")
+            yield entry.path
+        elif kind != "file":
+            left_out.add("pipes, devices and links to nowhere", _short(entry, root))
+        elif looks_like_image(_head(Path(entry.path))):
+            yield entry.path
         else:
-            left_out.add(f"files that are no images ({entry.suffix.lower() or 'no ending'})", short)
+            left_out.add(f"files that are no images ({ending or 'no ending'})", _short(entry, root))
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Say whether it is a folder, a file, links followed, or neither."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link that leads in a circle
+        return "other"
+
+
+def _short(entry: os.DirEntry[str], root: Path) -> str:
+    return Path(entry.path).relative_to(root).as_posix()
 
 
 def _place(folder: Path) -> tuple[int, int]:
@@ -165,8 +179,13 @@ def _check_filled(empty: list[Path]) -> None:
 def _notes(folder: Path, classes: list[str], files: tuple[Path, ...]) -> tuple[str, ...]:
     """A line where perhaps the folders below the class folders are the classes."""
     depth = len(folder.parts)
-    below = {file.parts[depth + 1] for file in files if len(file.parts) > depth + 2}
-    if len(below) < 2 or any(len(file.parts) == depth + 2 for file in files):
+    below: set[str] = set()
+    for file in files:
+        parts = file.parts[depth + 1 :]
+        if len(parts) == 1:
+            return ()
+        below.add(parts[0])
+    if len(below) < 2:
         return ()
     some = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
     text = f"{folder}: the classes are {some}, but all images lie in folders below them ({', '.join(sorted(below)[:3])}"
