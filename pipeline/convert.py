@@ -14,9 +14,11 @@ from drawstream.pipeline.image import GRAY_MODES, MOST_PIXELS
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp",
     ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".sgi", ".qoi",
-    ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".jxl",
+    ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".icns", ".dds", ".xbm", ".xpm", ".psd", ".heic", ".heif", ".jxl",
 )  # fmt: skip  # a file of such a name is taken for an image, and is a bad one where it cannot be read
-_FORMATS = ("BMP", "DIB", "GIF", "TIFF", "PPM", "PCX", "SGI", "QOI", "JPEG2000", "AVIF")
+_FORMATS = (
+    "BMP", "DIB", "GIF", "TIFF", "PPM", "PCX", "SGI", "QOI", "JPEG2000", "AVIF", "ICO", "ICNS", "DDS", "XBM", "XPM", "PSD",
+)  # fmt: skip
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _PPM_MAXIMUM = re.compile(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 _MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\xff\x4f\xff\x51", b"qoif")

@@ -248,7 +248,9 @@ def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     else:
         paths = [Path(shards)]
     if not paths:
-        raise FileNotFoundError(f"{shards}: no shards: give a folder with .tar files, or the files")
+        below = next(Path(str(shards)).rglob("*.[tT][aA][rR]"), None)
+        hint = f", such as {below}" if below else ""
+        raise FileNotFoundError(f"{shards}: no shards: give a folder with .tar files, or the files{hint}")
     return paths
 
 
@@ -342,7 +344,12 @@ def _add(
     member = sample.members[selection.image_extension(sample)]
     label = selection.label_of(sample, data) if selection.labelled else None
     image = data[member.offset : member.offset + member.size]
-    part.draft.add(sample.key, 0, member.offset, image, probe(image, rule=rule))
+    try:
+        info = probe(image, rule=rule)
+    except ValueError as error:
+        remedy = "replace the image, or unpack the shards and pack the folder, which can skip it (--skip-bad)"
+        raise ValueError(f"{error}: {remedy}") from None
+    part.draft.add(sample.key, 0, member.offset, image, info)
     if label is None:
         return (selection.image_extension(sample),)
     labels.append(label)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drawstream.pipeline.convert import ENDINGS
 from drawstream.pipeline.image import EXTENSIONS
 from drawstream.pipeline.names import check_name, shortened
 from drawstream.pipeline.tar import Sample
@@ -93,7 +94,7 @@ class Selection:
             raise ValueError(f"{law}: choose one with --image {found[0]}")
         if not found:
             law = f"must have one image (.{', .'.join(wanted)}), but got .{', .'.join(sample.members)}"
-            raise EmptySampleError(f"{law}: name its extension with --image, or leave such samples out (--skip-empty)")
+            raise EmptySampleError(f"{law}: {_image_remedy(sample)}leave such samples out (--skip-empty)")
         if sample.members[found[0]].size == 0:
             raise EmptySampleError(f".{found[0]} is empty: copy the shard again, or leave it out (--skip-empty)")
         return found[0]
@@ -157,6 +158,16 @@ class Selection:
 BY_DEFAULT = Selection()
 
 
+def _image_remedy(sample: Sample) -> str:
+    """How to take another member of a sample for its image."""
+    others = [each for each in sample.members if f".{each.rpartition('.')[2]}" in ENDINGS]
+    if not others:
+        return ""
+    if others[0].rpartition(".")[2] in EXTENSIONS:
+        return f"choose it with --image {others[0]}, or "
+    return f"unpack the shards and pack the folder, which stores .{others[0]} as PNG, or "
+
+
 def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str = "") -> Label:
     """Read the label in one member: a class number or name.
 
@@ -193,7 +204,7 @@ def _at(value: Any, keys: list[str], extension: str) -> tuple[Any, str]:
     if not keys and isinstance(value, dict):
         key = next((key for key in KEYS if key in value), None)
         if key is None:
-            some = [name for name, each in value.items() if isinstance(each, str | int)]
+            some = [name for name in value if re.search("class|label|target|categor|cls", name, re.IGNORECASE)]
             remedy = f"name another with --label {extension}:{some[0] if some else 'KEY'}, or --label none"
             raise ValueError(
                 f"{where} {_LAW}, or an object with {' or '.join(KEYS)}, but its keys are {_listed(value)}: {remedy}"
@@ -223,7 +234,7 @@ def _as_label(value: Any, where: str, raw: bytes) -> Label:
     """Return a class number or name, or refuse what is neither."""
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "":
-        raise EmptySampleError(f"{where} {_LAW}, but got {raw[:40]!r}: repair it")
+        raise EmptySampleError(f"{where} {_LAW}, but got {raw[:40]!r}: repair it, or leave it out (--skip-empty)")
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):

@@ -254,6 +254,9 @@ def _check_end(data: mmap.mmap, shard: Path, end: int, remarks: Remarks | None) 
         if remarks is not None:
             remarks.unended = end
         return
+    if end == 0 and block.strip(b"\0"):
+        law = f"damaged or truncated at byte 0, it begins with {bytes(data[:16])!r}"
+        raise DamagedTarError(f"{shard}: {law}: is it a tar? Copy the shard again, or leave it out", end)
     if len(block) < BLOCK:
         raise DamagedTarError(f"{shard}: truncated inside a header at byte {end}: copy the shard again", end)
     if block.strip(b"\0"):

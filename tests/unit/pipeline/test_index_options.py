@@ -152,7 +152,7 @@ def test_the_layout_of_img2dataset(tmp_path):
     path = shard(tmp_path / "00000.tar", *files)
     line = refused(path)
     assert "its keys are 'caption', 'url', 'key', 'status', 'width'" in line
-    assert "--label json:caption" in line and "--label none" in line
+    assert "--label json:KEY" in line and "--label none" in line
     catalog, told = indexed(path, label="none")
     assert (catalog.label_kind, catalog.classes, catalog.num_classes) == ("none", (), 0)
     assert told.left_out.lines == ["3 members .txt: 00000.tar, …", "3 members .json: 00000.tar, …"]
