@@ -1,6 +1,8 @@
 """Weights and scores of a user on the command line: rows are found by their ids, or one line says what is assumed."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -145,3 +147,25 @@ def test_scores_of_a_csv_join_a_table_wherever_one_is_read(digits, tmp_path, cap
     p = np.load(tmp_path / "p.npy")
     lowest, highest = np.quantile(WEIGHTS, 0.4) > WEIGHTS, np.quantile(WEIGHTS, 0.8) < WEIGHTS
     assert (p[lowest] > 0).all() and (p[highest] == 0).all()  # the worst half is left out, each row by its own score
+
+
+def test_keys_that_restart_in_each_shard_need_their_shard(tmp_path, capsys):
+    """Samples 000, 001, … of a.tar and of b.tar: `a/000` is one of them, and `000` alone is refused."""
+    case = Path(__file__).parents[2] / "cases/tars/samekey_a.tar"
+    for name in ("a.tar", "b.tar"):
+        shutil.copy(case, tmp_path / name)
+    run(tmp_path, "index", tmp_path)
+    catalog = Catalog.open(tmp_path)
+    rows = len(catalog)
+    weights, order = np.arange(1.0, rows + 1), RNG.permutation(rows)
+    for form, keys in (("full", catalog.keys), ("short", [catalog.member_key(row) for row in range(rows)])):
+        table = pd.DataFrame({"key": [keys[row] for row in order], "weight": weights[order], "sample_id": order})
+        table.to_csv(tmp_path / f"{form}-id.csv", index=False)
+        table.drop(columns="sample_id").to_csv(tmp_path / f"{form}.csv", index=False)
+    capsys.readouterr()
+    for name in ("full.csv", "full-id.csv", "short-id.csv"):
+        result = run(tmp_path, "stream", "show", tmp_path / name, "--catalog", tmp_path)
+        assert result["fingerprint"] == IndexStream(weights).fingerprint
+    assert main(["stream", "show", str(tmp_path / "short.csv"), "--catalog", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "short.csv" in error and "a/" in error and error.count("\n") == 1
