@@ -16,8 +16,9 @@ ENDINGS = (
     ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".sgi", ".qoi",
     ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".icns", ".dds", ".xbm", ".xpm", ".psd", ".heic", ".heif", ".jxl",
 )  # fmt: skip  # a file of such a name is taken for an image, and is a bad one where it cannot be read
-_FORMATS = (
-    "BMP", "DIB", "GIF", "TIFF", "PPM", "PCX", "SGI", "QOI", "JPEG2000", "AVIF", "ICO", "ICNS", "DDS", "XBM", "XPM", "PSD",
+_FORMATS = (  # of Pillow
+    "BMP", "DIB", "GIF", "TIFF", "PPM", "PCX", "SGI", "QOI", "JPEG2000", "AVIF",
+    "ICO", "ICNS", "DDS", "XBM", "XPM", "PSD",
 )  # fmt: skip
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _PPM_MAXIMUM = re.compile(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*\d+){2}\s+(?:#[^\n]*\n\s*)*(\d+)\s")
