@@ -23,7 +23,10 @@ def write_atomically(path: Path, /) -> Iterator[Path]:
 
     Raises:
         OSError: As the system gives it; an error that names no file, or the temporary one, names `path`.
+        ValueError: A device, a named pipe or a socket has the name: renaming would remove it from the system.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is a device, a named pipe or a socket, which is not replaced: name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, glob.escape(path.name))
     temporary = temporary_name(path)

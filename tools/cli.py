@@ -400,7 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with signals_as_exceptions():
-            words = config_first(sys.argv[1:] if arguments is None else arguments)
+            words = config_first(_none_empty(sys.argv[1:] if arguments is None else arguments))
             status = app(args=words, standalone_mode=False)
             flush_output()
         return stopped(status) if isinstance(status, int) else 0
@@ -424,6 +424,14 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if "torch" in sys.modules:  # commands that train flush denormals; who calls this function gets IEEE floats back
             sys.modules["torch"].set_flush_denormal(False)
+
+
+def _none_empty(words: list[str]) -> list[str]:
+    """The arguments; an empty one, which a path would take for the working folder, is refused."""
+    for word in words:
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise ValueError(f"argument {word!r} is empty: is a variable of the shell not set?")
+    return words
 
 
 def _of_parser(error: typer.TyperException) -> str:

@@ -1,6 +1,7 @@
 """`drawstream features`: score a catalog (the command `extract`, which needs no name), and look at what came out."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,7 +141,7 @@ def extract(
     from drawstream.features.custom import load_measure
     from drawstream.features.measures import chosen_measures
     from drawstream.tools.jobs.features import features_job
-    from drawstream.tools.runs import BEFORE, write_record
+    from drawstream.tools.runs import BEFORE, read_record, write_record
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
 
     ranks = join_ranks(device)
@@ -187,7 +188,10 @@ def extract(
             write_record(record, "features", {**result, "features": out})
     except PermissionError as error:  # a folder that somebody made for us; the parts say what made them
         typer.echo(f"note: no record of the command: {error.filename}: {error.strerror}", err=True)
-    (out / "features.json").unlink(missing_ok=True)  # where earlier versions wrote it
+    earlier = out / "features.json"  # where earlier versions wrote it
+    with suppress(ValueError):  # a file of the user's own
+        read_record(earlier, "features")
+        earlier.unlink()
     finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
 
 

@@ -18,7 +18,18 @@ def words(*known: str) -> Callable[[str], list[str]]:
     return begun
 
 
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
+def _new_file(path: Path | None) -> Path | None:
+    """Refuse a place for `--json` before the work, not behind it."""
+    if path is not None and path.is_dir():
+        raise ValueError(f"--json {path}: is a folder: name a file")
+    if path is not None and path.exists() and not path.is_file():
+        raise ValueError(f"--json {path}: is a device, a named pipe or a socket: name a file")
+    return path
+
+
+Json = Annotated[
+    Path | None, typer.Option("--json", callback=_new_file, help="Write the result there as one JSON object.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
 CatalogArg = Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL (s3://…, https://…).")]
 HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 
 import pytest
 
@@ -55,3 +56,20 @@ def test_what_killed_writers_left_is_cleared_by_the_next(tmp_path):
     assert names(tmp_path) == sorted([other, alike, "a[1]"])
     remove_abandoned(tmp_path, "*")
     assert names(tmp_path) == sorted([other, "a[1]"])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "socket"])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    target = tmp_path / "target"
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("target")
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        target.symlink_to("pipe") if kind.startswith("link") else (tmp_path / "pipe").rename(target)
+    before = target.lstat()
+    with pytest.raises(ValueError, match="which is not replaced: name a file"), write_atomically(target) as temporary:
+        temporary.write_text("x")
+    assert target.lstat() == before and not target.is_file()
+    assert not list(tmp_path.glob(".target*"))

@@ -1,6 +1,7 @@
 """Bad input to the command line: one line that says what and where, exit 2, nothing half-written."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -250,3 +251,17 @@ def test_bad_images_are_substituted_when_asked(cli, fails, digits, tmp_path):
     assert [bad["sample_id"] for bad in record["bad_samples"]] == [3, 20]
     assert record["loader"]["bad_samples"] == 2 and record["loader"]["images"] == len(catalog)
     assert record["bad_samples"][0]["key"] == catalog.key(3)
+
+
+@pytest.mark.parametrize("word", ["", "--out="])
+def test_an_empty_argument_is_refused_and_not_taken_for_the_working_folder(tmp_path, monkeypatch, capsys, word):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "data", word]) == 2
+    assert capsys.readouterr().err == f"drawstream: argument {word!r} is empty: is a variable of the shell not set?\n"
+
+
+def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for place, told in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is a device, a named pipe or a socket")):
+        assert main(["stream", "count", "--rows", "10", "--json", str(place)]) == 2
+        assert capsys.readouterr().err == f"drawstream: --json {place}: {told}: name a file\n"

@@ -24,7 +24,7 @@ def written(digits, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("written")
     save_file(build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict(), root / "w.safetensors")
     (root / "f").mkdir()
-    (root / "f/features.json").write_text("{}")
+    (root / "f/features.json").write_text('{"format": 1, "kind": "features"}')
     command = ["features", digits.train, "-o", root / "f", "--model", "mlp", "--weights", root / "w.safetensors"]
     assert main([str(word) for word in command]) == 0
     return root / "f"
