@@ -11,6 +11,7 @@ from drawstream.pipeline.convert import ENDINGS
 from drawstream.pipeline.image import EXTENSIONS
 from drawstream.pipeline.names import check_name, shortened
 from drawstream.pipeline.tar import Sample
+from drawstream.samplers.errors import DrawstreamError
 
 Label = int | str
 LABELS = ("cls", "json", "txt")
@@ -23,7 +24,7 @@ _REMEDY = "give one whole number or a name, choose another source with --label, 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-class EmptySampleError(ValueError):
+class EmptySampleError(DrawstreamError):
     """A sample that has no image, or no label."""
 
 
