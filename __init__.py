@@ -27,12 +27,15 @@ from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
     from drawstream.features.cluster import ClusterError as ClusterError
+    from drawstream.features.cluster import extract_on_ray as extract_on_ray
     from drawstream.features.crop_scorer import CropScorer as CropScorer
     from drawstream.features.crops import Crops as Crops
+    from drawstream.features.custom import call_measure as call_measure
     from drawstream.features.extraction import extract_features as extract_features
     from drawstream.features.scorer import ShardScorer as ShardScorer
     from drawstream.features.scoring import Scoring as Scoring
     from drawstream.features.table import FeatureTable as FeatureTable
+    from drawstream.features.table import write_part as write_part
     from drawstream.features.tracker import Tracker as Tracker
     from drawstream.pipeline.augment import RICAP as RICAP
     from drawstream.pipeline.augment import Mixup as Mixup
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.pack import pack as pack
     from drawstream.pipeline.remote import Remote as Remote
     from drawstream.pipeline.remote import RemoteError as RemoteError
+    from drawstream.pipeline.replay import read_replay as read_replay
     from drawstream.pipeline.sources import ArraySource as ArraySource
     from drawstream.pipeline.sources import Source as Source
     from drawstream.pipeline.sources import open_source as open_source
@@ -100,6 +104,7 @@ if TYPE_CHECKING:
     from drawstream.search.study import StudyMismatch as StudyMismatch
     from drawstream.search.swift import SearchResult as SearchResult
     from drawstream.search.swift import search_swift as search_swift
+    from drawstream.tools.hooks import Hook as Hook
 
     __version__: str
 else:

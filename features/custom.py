@@ -76,7 +76,7 @@ def call_measure(
         function: Called once per batch.
         logits: float32 (n, C).
         targets: int64 (n,).
-        activations: Inputs of the last linear layer, (n, D); None where the model has none.
+        activations: Inputs of the last linear layer, float32 (n, D); None where the model has none.
 
     Raises:
         ValueError: It gives something else than named tensors with one number per row.

@@ -30,7 +30,7 @@ __all__ = ["DLIS"]
 class DLIS:
     """Importance sampling that switches itself on; a `BatchSelector`.
 
-        >>> from drawstream.samplers import DLIS
+        >>> from drawstream import DLIS
         >>> selector = DLIS(seed=0)
         >>> rows, weights = selector.select([0.1, 1.2, 0.7], epoch=0, step=0)    # off at first: all rows, weight 1
         >>> selector.active, rows.tolist()

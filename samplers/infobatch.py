@@ -38,7 +38,7 @@ _FORMAT = 1
 class InfoBatch:
     """InfoBatch: a stream per epoch, of a length of its own.
 
-        >>> from drawstream.samplers import InfoBatch
+        >>> from drawstream import InfoBatch
         >>> pruning = InfoBatch(60_000, epochs=90, seed=0)
         >>> stream = pruning.stream(3)           # for this epoch: stream.epoch(3), weights in its order
 

@@ -36,7 +36,7 @@ _FORMAT = 1
 class PSGD:
     """p-SGD: rows drawn by their mean 1 − p_y. A row sampler for `IndexStream`.
 
-        >>> from drawstream.samplers import IndexStream
+        >>> from drawstream import IndexStream
         >>> sampler = PSGD(60_000)
         >>> stream = IndexStream(sampler, mode="subset", draws=round(0.3 * 60_000), seed=0)
 

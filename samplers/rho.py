@@ -24,7 +24,7 @@ __all__ = ["RHOLoss"]
 class RHOLoss:
     """RHO-loss selection; a `BatchSelector`. Nothing is drawn and nothing learnt.
 
-        >>> from drawstream.samplers import RHOLoss
+        >>> from drawstream import RHOLoss
         >>> selector = RHOLoss([0.1, 2.0, 0.1, 0.0], factor=2)     # the irreducible losses of rows 0 … 3
         >>> selector.select([0.2, 2.3, 0.9, 0.1], epoch=0, step=0, ids=[0, 1, 2, 3]).indices.tolist()
         [1, 2]

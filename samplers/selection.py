@@ -83,7 +83,7 @@ class BatchSelector(Protocol):
 class SelectiveBackprop:
     """Selective backprop: keep a row with probability F(loss)^b, F its rank among the last losses (Jiang et al., 2019).
 
-        >>> from drawstream.samplers import SelectiveBackprop
+        >>> from drawstream import SelectiveBackprop
         >>> selector = SelectiveBackprop(budget=0.3, seed=0)
         >>> kept = selector.select([0.1, 2.3, 0.7, 0.2], epoch=1, step=0).indices
 
@@ -163,7 +163,7 @@ class SelectiveBackprop:
 class OrderedSGD:
     """Ordered SGD: train on the q largest losses of the batch (Kawaguchi and Lu, AISTATS 2020).
 
-        >>> from drawstream.samplers import OrderedSGD
+        >>> from drawstream import OrderedSGD
         >>> selector = OrderedSGD()
         >>> selector.set_accuracy(92.5)          # after each epoch: accuracy on the training data so far, percent
         >>> selector.select([0.1, 2.3, 0.7, 0.2], epoch=0, step=0).indices.tolist()

@@ -38,10 +38,10 @@ class Hook(Protocol):
     """
 
     def begin(self, kind: str, settings: Mapping[str, Any], /) -> None:
-        """The job starts, or goes on after a kill; `settings` are those of its record, JSON-able."""
+        """Begin to follow a job of a `kind`, new or after a kill; `settings` are those of its record, JSON-able."""
 
     def step(self, step: int, total: int, values: Values, /) -> None:
-        """Steps done of all, and what the last one gave."""
+        """Take note of a `step` done of `total`, and of the `values` that it gave."""
 
     def end(self, record: Mapping[str, Any], /) -> None:
         """The job is finished, and its record written."""

@@ -73,6 +73,12 @@ def test_calls_of_blocks_that_are_passed_over_fit(path):
         check_calls(code)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_only_public_names_are_taught(path):
+    found = re.findall(r"^ *(?:from|import) (drawstream[\w.]*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(found) <= {"drawstream", "drawstream.testing"}
+
+
 def test_at_most_three_blocks_are_passed_over():
     assert sum(len(blocks(path.read_text(encoding="utf-8"), marked=True)) for path in FILES) <= 3
 

@@ -65,7 +65,7 @@ def test_names_promised_by_the_guides_are_there():
     [
         ("Catalgo", "; did you mean 'Catalog'?"),
         ("indexstream", "; did you mean 'IndexStream'?"),
-        ("extract", "; did you mean 'extract_features'?"),
+        ("extract_feature", "; did you mean 'extract_features'?"),
         ("zzz", ""),
         ("__wrapped__", ""),
     ],
