@@ -1,6 +1,7 @@
 """One job, one identity: what decides a result is compared, whatever the job; what does not decide is free."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.pack import pack
 from drawstream.search.auto_record import write_distribution
-from drawstream.tools import cli
+from drawstream.tools import cli, demo
 from drawstream.tools.hooks import Journal
 from drawstream.tools.identity import loader_identity, objective_identity, source_hash
 from drawstream.tools.training.ranks import Ranks
+from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
 
 # Every option of the four jobs that go on, or are found finished: True where another value may give another result.
@@ -283,7 +285,8 @@ def test_the_global_batch_counts_and_not_how_many_ranks_share_it(digits):
     assert mine["global_batch"] == 64
 
 
-def test_a_demo_of_other_data_is_refused(tmp_path, capsys):
+def test_a_benchmark_of_other_data_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(demo.PLANS, "digits", replace(demo.PLANS["digits"], recipe=Recipe(2, 0.05)))
     assert run("bench", "noise", "--data", "digits", "--noise", 0, "--methods", "uniform", "-o", tmp_path / "b") == 0
     again = ("bench", "noise", "--data", "digits", "--noise", 0, "--methods", "uniform", "-o", tmp_path / "b")
     capsys.readouterr()
