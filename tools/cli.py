@@ -14,7 +14,7 @@ import typer
 
 from drawstream.pipeline.names import printable
 from drawstream.tools.bench.cli import app as bench_app
-from drawstream.tools.config import config_first, read_config
+from drawstream.tools.config import ConfigAnywhere, read_config
 from drawstream.tools.doctor import doctor
 from drawstream.tools.ending import INTERRUPTED, flush_output, mute, of_system, signals_as_exceptions, stopped
 from drawstream.tools.features import Join
@@ -61,6 +61,7 @@ METHODS = (  # of tools.training.methods, which needs torch: the shell completes
 
 app = typer.Typer(
     name="drawstream",
+    cls=ConfigAnywhere,
     help="Weighted sampling for image training: pack, score, search, train, report.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -400,7 +401,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         with signals_as_exceptions():
-            words = config_first(_none_empty(sys.argv[1:] if arguments is None else arguments))
+            words = _none_empty(sys.argv[1:] if arguments is None else arguments)
             status = app(args=words, standalone_mode=False)
             flush_output()
         return stopped(status) if isinstance(status, int) else 0

@@ -20,6 +20,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from typer.core import TyperGroup
+
 Defaults = dict[str, Any]
 OPTION = "--config"
 _used: dict[str, Any] = {}  # what records keep: the content of the file that this process' command was given
@@ -47,6 +49,14 @@ def config_first(arguments: Sequence[str], /) -> list[str]:
         else:
             rest.append(word)
     return [*given, *rest]
+
+
+class ConfigAnywhere(TyperGroup):
+    """The group of all commands: `--config FILE` may stand before a command or after it, at any depth."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, the config file first; the shell's completion parses what is not whole yet."""
+        return super().parse_args(ctx, args if ctx.resilient_parsing else config_first(args))
 
 
 def use_config(content: Mapping[str, Any], /) -> None:
