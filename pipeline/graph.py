@@ -1,5 +1,6 @@
 """The DALI graph: stored bytes in, normalised CHW float batches out; the same operators on CPU and GPU."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,11 @@ except ImportError as error:
         f"loading images needs NVIDIA DALI ({error}): pip install 'drawstream[cuda13]', or [cuda12] for CUDA 12; "
         "without a GPU either will do"
     ) from None
+except TypeError as error:  # DALI 2.4 adds to its docstrings when it is imported
+    if sys.flags.optimize < 2:
+        raise
+    law = "NVIDIA DALI needs docstrings, but -OO or PYTHONOPTIMIZE=2 takes them away"
+    raise ImportError(f"{law} ({error}): start without it, or with PYTHONOPTIMIZE=1") from None
 
 from drawstream.pipeline.randaugment import apply_operations
 from drawstream.pipeline.transform import FACTORS, Transform

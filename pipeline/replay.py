@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.catalog import Catalog, hash_file
 from drawstream.pipeline.index import idx_lines, write_lines
 from drawstream.samplers.files import write_atomically
+from drawstream.samplers.system import system_fault
 
 __all__ = ["MOST_RUNS", "read_replay", "write_replay"]
 
@@ -71,7 +72,12 @@ def write_replay(
             "which keeps the counts but not the order across shards"
         )
     runs = [(int(shards[start]), order[start:stop]) for start, stop in pairwise(bounds)]
-    return _write(catalog, runs, Path(folder))
+    try:
+        return _write(catalog, runs, Path(folder))
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise system_fault(error, folder) from None  # a full disk does not say where
 
 
 def _write(catalog: Catalog, runs: Sequence[tuple[int, NDArray[np.int64]]], folder: Path) -> dict[str, list[str]]:

@@ -18,12 +18,18 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import config
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 
 __all__ = ["count_ones", "derive_keys", "digest_array", "high_product", "random_bits"]
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError(
+        "the kernels of drawstream must be compiled, but NUMBA_DISABLE_JIT forbids it: unset NUMBA_DISABLE_JIT"
+    )
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: consecutive positions land far apart
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)

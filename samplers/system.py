@@ -72,10 +72,13 @@ def raise_unless_file(error: BaseException, where: object, /) -> None:
 
     Raises:
         OSError: The fault is the process', the device's, the network's, or one of permissions or room.
+        ValueError: The path is not UTF-8, so that no reader of Arrow could open it.
     """
     fault = fault_behind(error, where)
     if fault is not None:
         raise fault from None
+    if isinstance(error, UnicodeEncodeError):
+        raise ValueError(f"{where}: a path must be UTF-8 for Arrow, but this one is not: rename it") from None
 
 
 def fault_behind(error: BaseException, where: object = None, /) -> OSError | None:

@@ -16,7 +16,15 @@ from drawstream.pipeline.names import printable
 from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.config import ConfigAnywhere, read_config
 from drawstream.tools.doctor import doctor
-from drawstream.tools.ending import INTERRUPTED, flush_output, mute, of_system, signals_as_exceptions, stopped
+from drawstream.tools.ending import (
+    INTERRUPTED,
+    flush_output,
+    mute,
+    of_system,
+    open_standard_streams,
+    signals_as_exceptions,
+    stopped,
+)
 from drawstream.tools.features import Join
 from drawstream.tools.features import app as features_app
 from drawstream.tools.fit import fit
@@ -399,6 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that spin while they wait take the cores from DALI's, or from another job: beside one other busy process
     # on two cores a training step took 129 ms, with this short spin 24; alone 6 both ways. It must be set before torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    open_standard_streams()
     try:
         with signals_as_exceptions():
             words = _none_empty(sys.argv[1:] if arguments is None else arguments)
@@ -447,6 +456,8 @@ def _one_line(error: Exception) -> str | None:
     if isinstance(error, ImportError):  # an extra that is not installed says so itself
         whole = f"{error}: is the installation whole? `drawstream doctor` looks" if error.name else str(error)
         return None if (error.name or "").startswith("drawstream") else whole
+    if "no locator available" in str(error):  # Numba's words
+        return "no folder for compiled kernels may be written: let NUMBA_CACHE_DIR name one that may"
     if isinstance(error, OSError | MemoryError) or type(error) is RuntimeError:
         return of_system(error)
     return str(error)

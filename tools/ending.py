@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,22 @@ from drawstream.samplers.system import fault_behind, fault_of, system_fault
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 AGAIN = 0.05  # seconds after which a signal is heard again that met what must be finished
 COMPILER = ("numba.core.", "llvmlite.")
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in place of standard streams that are closed.
+
+    The next file would get their number, and what libraries print would go into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115 (stays)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no summary is lost to a narrow encoding
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 import signal
 
-from drawstream.tools.ending import INTERRUPTED, signals_as_exceptions, stopped
+from drawstream.tools.ending import INTERRUPTED, open_standard_streams, signals_as_exceptions, stopped
 
 
 def main() -> int:
     """Run the command line; returns its exit status."""
+    open_standard_streams()
     status = _run()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the work is done: no traceback of the interpreter that is ending
     return status

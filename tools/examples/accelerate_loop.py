@@ -9,12 +9,17 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from torch import nn, optim
 from torch.nn import functional as F
 
 from drawstream.pipeline import Catalog, Loader
 from drawstream.samplers import IndexStream
+from drawstream.tools.examples import missing
+
+try:
+    from accelerate import Accelerator
+except ImportError as error:
+    raise missing(error, __name__, "accelerate") from None
 
 
 def main() -> None:

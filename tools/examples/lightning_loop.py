@@ -8,7 +8,6 @@ Lightning must not put a sampler of its own in (`use_distributed_sampler=False`)
 import argparse
 from pathlib import Path
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn, optim
@@ -16,6 +15,12 @@ from torch.nn import functional as F
 
 from drawstream.pipeline import Batch, Catalog, Loader
 from drawstream.samplers import IndexStream
+from drawstream.tools.examples import missing
+
+try:
+    import lightning
+except ImportError as error:
+    raise missing(error, __name__, "lightning") from None
 
 
 class Classifier(lightning.LightningModule):

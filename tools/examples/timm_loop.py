@@ -11,16 +11,21 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import AverageMeter, accuracy
 from torch import nn
 from torch.nn import functional as F
 
 from drawstream.pipeline import Catalog, Loader, Transform
 from drawstream.samplers import IndexStream
+from drawstream.tools.examples import missing
+
+try:
+    import timm
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import AverageMeter, accuracy
+except ImportError as error:
+    raise missing(error, __name__, "timm") from None
 
 EVERY = 100  # batches between checkpoints, and lines
 

@@ -2,13 +2,17 @@
 
 import errno
 import os
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
 from drawstream.tools import cli, start
+from drawstream.tools.cli import main
 from drawstream.tools.ending import of_system
 from drawstream.tools.hooks import load_hooks
 from drawstream.tools.runs import files_below
@@ -188,3 +192,98 @@ def test_a_signal_while_the_command_line_is_imported(
     assert start.main() == status
     assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_DFL  # nothing is left to interrupt
     assert capsys.readouterr().err == f"drawstream: {word}; start the same command again to go on\n"
+
+
+def in_shell(command, tmp_path, **environment):
+    """Run a shell's line with this Python's `drawstream` as $D."""
+    program = f"{shlex.quote(sys.executable)} -m drawstream.tools.cli"
+    environment = {**os.environ, **environment}
+    line = f"D={shlex.quote(program)}; {command}"
+    return subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_replaced(closed, tmp_path):
+    code = "import os; from drawstream.tools.ending import open_standard_streams as f; f(); "
+    code += (
+        "print('out'); os.write(2, b'x'); g = open('data', 'wb'); print(g.fileno() > 2, file=g.raw and open('n', 'w'))"
+    )
+    done = in_shell(f'{sys.executable} -c "{code}" {closed}', tmp_path)
+    assert (done.returncode, (tmp_path / "n").read_text()) == (0, "True\n")
+    assert (tmp_path / "data").read_bytes() == b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_commands_work_with_closed_streams(closed, digits, tmp_path):
+    done = in_shell(f"$D train {digits.train} -o run --model mlp --epochs 1 {closed}", tmp_path)
+    assert done.returncode == 0 and (tmp_path / "run/run.json").is_file()
+    assert in_shell(f"$D train nowhere -o other {closed}", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "text"),
+    [
+        ("stream show --rows 10", {"NUMBA_DISABLE_JIT": "1"}, "unset NUMBA_DISABLE_JIT"),
+        pytest.param(
+            "train DATA -o run --model mlp", {"PYTHONOPTIMIZE": "2"}, "DALI needs docstrings", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_environments_that_cannot_work_are_one_line(command, environment, text, digits, tmp_path):
+    done = in_shell(f"$D {command.replace('DATA', str(digits.train))}", tmp_path, **environment)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and text in done.stderr
+
+
+def test_a_narrow_encoding_loses_no_summary(tmp_path):
+    code = "from drawstream.tools.ending import open_standard_streams as f; f(); print('a → b')"
+    done = in_shell(f'{sys.executable} -c "{code}"', tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "a \\u2192 b\n")
+
+
+def test_no_place_for_kernels_is_one_line(capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("cannot cache function 'f': no locator available for file 'x.py'")
+
+    monkeypatch.setattr("drawstream.pipeline.open_source", refuse)
+    assert main(["pack", "a", "b"]) == 2
+    assert "let NUMBA_CACHE_DIR name one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "Cannot allocate memory: free memory"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (OSError(errno.EIO, "Input/output error", "a.tar"), "a.tar: Input/output error: the device"),
+        (OSError(errno.ESTALE, "Stale file handle", "a.tar"), "a.tar: Stale file handle: the network file system"),
+    ],
+)
+def test_limits_are_one_line(error, text, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("drawstream.pipeline.open_source", refuse)
+    assert main(["pack", "a", "b"]) == 2
+    found = capsys.readouterr().err
+    assert text in found and found.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["timm", "lightning", "accelerate"])
+def test_an_example_without_its_package_is_one_line(package, tmp_path):
+    code = f"import sys, runpy; sys.modules['{package}'] = None; sys.argv = ['x', '--help']; "
+    code += f"runpy.run_module('drawstream.tools.examples.{package}_loop', run_name='__main__')"
+    done = in_shell(f'{sys.executable} -c "{code}"', tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"this example needs {package} (") and f"pip install {package}" in done.stderr
+
+
+def test_a_path_that_is_not_utf8_is_named(digits, tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"d\xe4ta")
+    shutil.copytree(digits.train, folder)
+    assert main(["verify", str(folder)]) == 2
+    assert "a path must be UTF-8 for Arrow, but this one is not: rename it" in capsys.readouterr().err
