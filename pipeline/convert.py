@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from drawstream.pipeline.exif import ORIENTATION, UNREADABLE
 from drawstream.pipeline.image import GRAY_MODES, MOST_PIXELS
+from drawstream.pipeline.quiet import no_warnings
 
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp",
@@ -55,13 +55,12 @@ def as_known(data: bytes, /, *, suffix: str = "") -> bytes:
         return data
     formats = [*_FORMATS, "TGA"] if suffix.lower() == ".tga" else _FORMATS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which leave the image as it is
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                _check(image, data)
-                pixels = np.asarray(image.convert("L" if image.mode in GRAY_MODES else "RGB"))
-                exif = Image.Exif()
-                turned = image.getexif().get(ORIENTATION, 1)
+        # Pillow warns of odd metadata, which leave the image as it is
+        with no_warnings(), Image.open(io.BytesIO(data), formats=formats) as image:
+            _check(image, data)
+            pixels = np.asarray(image.convert("L" if image.mode in GRAY_MODES else "RGB"))
+            exif = Image.Exif()
+            turned = image.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
         return data
     except UNREADABLE as error:

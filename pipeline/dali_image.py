@@ -108,6 +108,7 @@ class _Decoder:
     def __init__(self, channels: int) -> None:
         import nvidia.dali
 
+        parser()  # silences the decoder
         dali: Any = nvidia.dali
         self._shape = (-1,) if channels == 3 else ()
         self._image: Any = None

@@ -41,6 +41,16 @@ _FLIPPED = frozenset({3, 4, 7, 8})  # top and bottom do
 SIDEWAYS = 5  # from this value on rows and columns change places
 
 
+def check_rule(rule: str, /) -> None:
+    """Check that a rule of orientation is one of ``RULES``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if rule not in RULES:
+        raise ValueError(f"orientation must be {' or '.join(RULES)}, but got {rule!r}")
+
+
 def orientation(image: Image.Image, data: bytes | memoryview, /) -> int:
     """The EXIF orientation of an opened JPEG, PNG or WebP file: 1 (upright) … 8; see the rule above."""
     block = _first_block(image, data)

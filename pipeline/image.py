@@ -9,7 +9,6 @@ by row. WebDataset and DALI read that as an image; a catalog points past the hea
 
 import io
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from drawstream.pipeline import dali_image
-from drawstream.pipeline.exif import RULES, SIDEWAYS, UNREADABLE, UPRIGHT, elsewhere, orientation, png_chunks, turn
+from drawstream.pipeline.exif import SIDEWAYS, UNREADABLE, UPRIGHT, check_rule, elsewhere, orientation, png_chunks, turn
 from drawstream.pipeline.magic import describe
+from drawstream.pipeline.quiet import no_warnings
 
 T = TypeVar("T")
 EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}
@@ -63,8 +63,7 @@ def probe(data: bytes | memoryview, /, *, rule: str = "exif") -> ImageInfo:
         ValueError: Not a JPEG, PNG, WebP or binary 8-bit Netpbm image, a damaged header, more than ``MOST_PIXELS``, or
             what Pillow and DALI do not decode alike: gray with 16 bits, some animations and JPEGs of four colours.
     """
-    if rule not in RULES:
-        raise ValueError(f"orientation must be {' or '.join(RULES)}, but got {rule!r}")
+    check_rule(rule)
     if bytes(data[:2]) in (b"P5", b"P6"):
         return _probe_netpbm(bytes(data[:4096]), len(data))
     kind, mode, width, height, turned, doubt = _by_pillow(data, lambda image: _header(image, data, rule))
@@ -165,11 +164,10 @@ def _by_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) ->
     """Do some work on a file as Pillow opens it; what its readers raise becomes a ValueError."""
     opened = False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF, MPO and palettes, which leave the image as it is
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-                opened = True
-                return work(image)
+        # Pillow warns of odd EXIF, MPO and palettes, which leave the image as it is
+        with no_warnings(), Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            opened = True
+            return work(image)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{_line(error).rstrip('.')}: store it smaller") from None
     except UNREADABLE as error:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline import dali_image
 from drawstream.pipeline.catalog import FILE, Catalog, Shard
 from drawstream.pipeline.draft import Draft
+from drawstream.pipeline.exif import check_rule
 from drawstream.pipeline.image import probe
 from drawstream.pipeline.labels import BY_DEFAULT, CLEAN, EmptySampleError, Label, Selection, read_label
 from drawstream.pipeline.left_out import LeftOut
@@ -105,6 +106,7 @@ def index(
         ValueError: A damaged shard, a sample without image or label, a key that comes twice in a shard; shard and key
             are named.
     """
+    check_rule(orientation)
     paths, root = check_index(shards, out=out, overwrite=overwrite)
     file = root / FILE
     if workers is None:

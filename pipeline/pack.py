@@ -10,11 +10,14 @@ shards from end to end meets mixed classes. The same input gives the same bytes.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tarfile import RECORDSIZE
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import xxhash
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import FILE, Catalog, Shard, hash_file
 from drawstream.pipeline.draft import Draft
+from drawstream.pipeline.exif import check_rule
 from drawstream.pipeline.folder import FolderSource
 from drawstream.pipeline.header import BLOCK, write_header
 from drawstream.pipeline.image import ImageInfo, encode
@@ -105,6 +109,7 @@ class _Part:
     origin: dict[str, Any]
 
 
+_Member = Callable[[], tuple[bytes, ImageInfo]]  # gives a member's bytes and what its header says, or raises ValueError
 _Written = tuple[Draft, NDArray[np.int64], list[Shard]]  # rows, which of the part's they are, shards
 
 
@@ -160,6 +165,7 @@ def pack(
             are shown.
     """
     rows = check_pack(source, encoding=encoding, quality=quality, limit=limit, holdout=holdout)
+    check_rule(orientation)
     _within("shard_rows", shard_rows, 1)
     _within("shard_bytes", shard_bytes, 1)
     form = _Form(encoding, quality, orientation)
@@ -360,11 +366,11 @@ def _write(
     draft = Draft()
     kept = []
     try:
-        for i, row in enumerate(part.rows.tolist()):
+        for i, (row, member) in enumerate(_encoded(source, part.rows, form)):
             tick()
             key = source.key(row)
             try:
-                data, info = encode(source.read(row), form.encoding, quality=form.quality, rule=form.orientation)
+                data, info = member()
             except ValueError as error:
                 path = str(source.files[row]) if isinstance(source, FolderSource) else key
                 bad.append(BadImage(key, path, str(error)))
@@ -388,6 +394,38 @@ def _write(
     finally:
         writer.close()
     return draft, np.array(kept, np.int64), writer.shards
+
+
+def _encoded(source: Source, rows: NDArray[np.int64], form: _Form) -> Iterator[tuple[int, _Member]]:
+    """Rows in their order, each with what gives its member; files are decoded in threads, some rows ahead.
+
+    The source is read in one thread: one that a user wrote may not bear more.
+    """
+    threads = len(os.sched_getaffinity(0))
+    ahead: deque[tuple[int, _Member]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="drawstream-pack") as pool:
+        for row in rows.tolist():
+            ahead.append((row, _begun(source, row, form, pool)))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _begun(source: Source, row: int, form: _Form, pool: Executor) -> _Member:
+    """Read a row and begin to encode it; pixels at once, for their array may be the source's own."""
+    options: dict[str, Any] = {"quality": form.quality, "rule": form.orientation}
+    try:
+        image = source.read(row)
+        if isinstance(image, bytes):
+            return pool.submit(encode, image, form.encoding, **options).result
+        member = encode(image, form.encoding, **options)
+    except ValueError as error:
+        return partial(_raise, error)
+    return lambda: member
+
+
+def _raise(error: ValueError) -> NoReturn:
+    raise error
 
 
 def _extension(info: ImageInfo) -> str:

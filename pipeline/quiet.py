@@ -1,24 +1,47 @@
-"""Silences the libraries under DALI: libjpeg, libpng, OpenCV and nvImageCodec print what they think of a file.
+"""Silences warnings of Pillow, and what libjpeg, libpng, OpenCV and nvImageCodec, under DALI, print of a file.
 
-They write to C's ``stderr`` and C++'s ``std::cerr``, through a slot each library has for either (its global offset
-table). The slots of these libraries, and of no others, are pointed at a closed stream: no line of theirs reaches the
-user, whichever thread decodes, and everything else in the process prints as before. Linux only, as DALI is; where a
-slot cannot be found or written, it stays as it is.
+These libraries write to C's ``stderr`` and C++'s ``std::cerr``, through a slot that each has for either (its global
+offset table). Their slots, and no others, are pointed at a closed stream: no line of theirs reaches the user,
+whichever thread decodes, and everything else in the process prints as before. Linux only, as DALI is; where a slot
+cannot be found or written, it stays as it is.
 """
 
 import ctypes
 import mmap
 import struct
+import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 _STREAMS = {"stderr": "file", "_ZSt4cerr": "ostream"}
 _SLOT = frozenset({6, 1025})  # R_X86_64_GLOB_DAT, R_AARCH64_GLOB_DAT: a slot that holds the address of a symbol
 _RELA, _DYNSYM = 4, 11  # kinds of ELF sections
 _LIBRARIES = ("libnvimgcodec.so*", "extensions/lib*jpeg_turbo_ext.so*", "extensions/libopencv_ext.so*")
+_lock = Lock()
+_filters = ExitStack()  # those of warnings, while somebody is within `no_warnings`
+_inside = 0  # how many are
 _kept: list[Any] = []  # what the slots point at, for as long as the process lives
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Ignore warnings; several threads may be inside at once, unlike in `warnings.catch_warnings`."""
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _filters.close()
 
 
 def silence(module: Path, /) -> None:
