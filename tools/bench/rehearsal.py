@@ -20,7 +20,7 @@ from typing import Any
 
 from drawstream.tools.bench.rehearsal_laws import PARTS, extrapolate, table
 from drawstream.tools.bench.rehearsal_process import bytes_below, measure
-from drawstream.tools.runs import hold_identity, versions, write_json
+from drawstream.tools.runs import BEFORE, hold_identity, tell_finished, versions, write_json
 
 HOLDOUT = 10_000  # rows held out, at most; a tenth of the rows where these are few
 CLASSES = 1000  # as ImageNet; fewer where that leaves a class less than 50 rows
@@ -134,8 +134,12 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
         "stages": [each | {"measured": True} for each in measured],
         **extrapolate(measured, photos_per_second=rate),
     }
-    write_json(folder / "rehearsal.json", result)
     print(table(result))
+    file = folder / "rehearsal.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["stages"] == result["stages"]:
+        tell_finished(file, datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds"))
+        return result | BEFORE
+    write_json(file, result)
     return result
 
 

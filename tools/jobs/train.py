@@ -126,6 +126,7 @@ def prepare_training(
             **model_identity(setup.model),
             "augment": setup.augment,
             **sampling.identity(setup),
+            "crop_model": None if filtering is None else model_identity(filtering.model or setup.model),
             "quarantine": quarantine_hash(setup.reading.quarantine, setup.data),
         },
     )

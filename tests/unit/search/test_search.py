@@ -230,6 +230,19 @@ def test_a_study_of_other_data_is_refused(columns, low, tmp_path):
         search_swift(columns, low, trials=1, storage=url(tmp_path), study_name="else")
 
 
+def test_processes_that_create_a_study_at_once_with_other_settings_notice_it(columns, low, tmp_path):
+    """The second one set its settings behind the first one's, whose trial is there: it is not taken for its own."""
+    search_swift(columns, low, trials=1, agent="random", storage=url(tmp_path), identity={"lr": 1})
+    storage = optuna.storages.RDBStorage(url(tmp_path))
+    study = optuna.load_study(storage=storage, study_name="swift")
+    study.set_user_attr("settings", study.user_attrs["settings"] | {"identity": {"lr": 2}})
+    with pytest.raises(StudyMismatch, match="trial 0 belongs to a search with other settings: give another study name"):
+        search_swift(columns, low, trials=2, agent="random", storage=url(tmp_path), identity={"lr": 2})
+    assert len(study.trials) == 1
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def test_progress_tells_every_run(columns, low):
     told = []
     result = search_swift(columns, low, trials=5, agent="random", progress=told.append)
