@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex, TypeVar
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from drawstream.pipeline.place import Stream, draws_of, require_rows
 from drawstream.pipeline.plan import Plan, steps
@@ -151,7 +151,7 @@ class StreamDataLoader(DataLoader[_T]):
         return plan.rows(*plan.positions(step))
 
 
-class _Steps(StreamOrder[list[int]]):
+class _Steps(StreamOrder[list[int]], DistributedSampler[list[int]]):
     """The batch sampler of a `StreamDataLoader`, which tells it what to give."""
 
     owner = "loader"
@@ -168,13 +168,16 @@ class _Steps(StreamOrder[list[int]]):
         )
 
     def __iter__(self) -> Iterator[list[int]]:
-        plan = self.following
-        if plan is None:
+        return self._lists(self.following)
+
+    def _lists(self, plan: Plan | None) -> Iterator[list[int]]:
+        if plan is None:  # said at the first row, where torch's workers can end well
             raise ValueError(
                 "this sampler is a StreamDataLoader's, but another loader iterates it: leave the loader out of "
                 "accelerator.prepare, and in place of skip_first_batches call load_state_dict"
             )
-        return (plan.rows(*plan.positions(step))[0].tolist() for step in range(len(plan)))
+        for step in range(len(plan)):
+            yield plan.rows(*plan.positions(step))[0].tolist()
 
 
 def _rows(dataset: Any) -> int:

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, SupportsIndex, TypeVar
 
 from numpy.typing import ArrayLike
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
@@ -32,14 +32,12 @@ from drawstream.samplers import RowSampler
 
 __all__ = ["StreamBatchSampler", "StreamSampler"]
 
-_LIBRARIES = ("torch", "torchdata", "accelerate")
+_LIBRARIES = ("torch", "torchdata", "accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
 _Item = TypeVar("_Item", int, list[int])
 
 
-class StreamOrder(DistributedSampler[_Item]):
+class StreamOrder(Sampler[_Item]):
     """The steps of one rank, and where in them it is.
-
-    It is a `DistributedSampler` by name, for it does the work of one: Lightning then puts none of its own in.
 
     Args:
         stream: what to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. It may be replaced
@@ -71,7 +69,6 @@ class StreamOrder(DistributedSampler[_Item]):
         self.stream = as_stream(stream)
         self.batch_size, self.drop_last = whole("batch_size", batch_size, least=1), drop_last
         self.rank, self.world_size = whole_ranks(rank, world_size)
-        self.num_replicas = self.world_size
         self.place = Place(self.owner, self.world_size)
 
     @property
@@ -177,7 +174,7 @@ class _Sampler(StreamOrder[_Item]):
         return plan, within
 
     def _look_at(self, askers: Iterator[Any]) -> bool:
-        """Note whether rows are asked for ahead of the loop; return whether Accelerate divides them among processes.
+        """Note whether rows are asked for ahead of the loop; return whether a framework divides them among processes.
 
         Raises:
             ValueError: it divides what is one rank's part already.
@@ -187,14 +184,15 @@ class _Sampler(StreamOrder[_Item]):
             kind = type(owner).__name__
             if isinstance(owner, _MultiProcessingDataLoaderIter):
                 self._ahead, self._reader = "a DataLoader with workers asks for rows", weakref.ref(owner)
-            elif kind in ("DataLoaderShard", "DataLoaderDispatcher"):
-                self._ahead = "Accelerate's DataLoader asks for rows"
-            if kind == "BatchSamplerShard" or (kind == "DataLoaderDispatcher" and owner.state.num_processes > 1):
+            elif kind in ("DataLoaderShard", "DataLoaderDispatcher", "_DatasetSamplerWrapper"):
+                self._ahead = self._ahead or "a framework asks for rows"
+            if kind in ("BatchSamplerShard", "_DatasetSamplerWrapper") or _dispatches(owner):
                 divided = True
         if divided and self.world_size > 1:
             raise ValueError(
-                f"Accelerate would divide once more what is the part of rank {self.rank} of {self.world_size}: leave "
-                "the DataLoader out of accelerator.prepare, or make the sampler without rank and world_size"
+                f"a framework would divide once more what is the part of rank {self.rank} of {self.world_size}: leave "
+                "the DataLoader out of accelerator.prepare, set Lightning's Trainer(use_distributed_sampler=False), or "
+                "make the sampler without rank and world_size"
             )
         return divided
 
@@ -206,6 +204,10 @@ class _Sampler(StreamOrder[_Item]):
 
 class StreamSampler(_Sampler[int]):
     """Row numbers one by one; give the DataLoader the same `batch_size`, so that its batches are the stream's."""
+
+    def __new__(cls, *_: Any, **options: Any) -> "StreamSampler":  # noqa: D102
+        ranks = cls is StreamSampler and options.get("world_size", 1) != 1
+        return super().__new__(_RankSampler if ranks else cls)
 
     def __len__(self) -> int:
         return self.rows
@@ -222,6 +224,10 @@ class StreamSampler(_Sampler[int]):
                         self.place.move(plan, step, asked_ahead=True)
                 yield row
             within = 0
+
+
+class _RankSampler(StreamSampler, DistributedSampler[int]):
+    """The part of one rank of several: by this name Lightning knows that rows are divided, and does not do it again."""
 
 
 class StreamBatchSampler(_Sampler[list[int]]):
@@ -241,8 +247,13 @@ class StreamBatchSampler(_Sampler[list[int]]):
             within = 0
 
 
+def _dispatches(owner: Any) -> bool:
+    """Whether it is Accelerate's loader in which one process asks for all."""
+    return type(owner).__name__ == "DataLoaderDispatcher" and bool(owner.state.num_processes > 1)
+
+
 def _askers(frame: FrameType | None) -> Iterator[Any]:
-    """The loaders and samplers of torch, torchdata and Accelerate that wait for the next row, the nearest first."""
+    """The loaders and samplers of these libraries that wait for the next row, the nearest first."""
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
         yield frame.f_locals.get("self")
         frame = frame.f_back

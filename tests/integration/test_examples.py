@@ -42,11 +42,14 @@ def losses(text):
     return [float(each) for each in re.findall(r"loss(?: of the last batch)? ([\d.]+)", text)]
 
 
-def test_map_style(tmp_path):
-    out = run(f"{EXAMPLES}.map_style_loop", cwd=tmp_path)
-    assert losses(out)[2] < losses(out)[0]
-    last = [float(share) for share in out.splitlines()[-1].split()[-2:]]
+def test_map_style_goes_on_at_the_batch_where_it_stopped(tmp_path):
+    whole = run(f"{EXAMPLES}.map_style_loop", cwd=tmp_path)
+    assert losses(whole)[2] < losses(whole)[0]
+    last = [float(share) for share in whole.splitlines()[-1].split()[-2:]]
     assert all(0.23 <= share <= 0.26 for share in last)  # 4 of 16 parts
+    run(f"{EXAMPLES}.map_style_loop", "--checkpoint", "cut.pt", "--stop-after", 40, "--workers", 1, cwd=tmp_path)
+    again = run(f"{EXAMPLES}.map_style_loop", "--checkpoint", "cut.pt", cwd=tmp_path)
+    assert losses(again) == losses(whole)[1:] and again.splitlines()[-1] == whole.splitlines()[-1]
 
 
 def test_lightning_draws_the_rows_of_the_stream(data, tmp_path):

@@ -2,7 +2,8 @@
 
     accelerate launch --cpu --num_processes 2 -m drawstream.tools.examples.accelerate_loop data/train --epochs 3
 
-Do not give the loader to `accelerator.prepare`: it would divide once more what is this rank's part already.
+Do not give the loader to `accelerator.prepare`: it would divide once more what is this rank's part already. The same
+holds for `StreamDataLoader` over a map-style dataset; `accelerator.register_for_checkpointing(loader)` saves its place.
 """
 
 import argparse

@@ -3,6 +3,7 @@
     python -m drawstream.tools.examples.lightning_loop data/train --epochs 3
 
 Lightning must not put a sampler of its own in (`use_distributed_sampler=False`): the stream gives each rank its part.
+`StreamDataLoader` over a map-style dataset needs no method and no option: Lightning sets its epoch and keeps its place.
 """
 
 import argparse

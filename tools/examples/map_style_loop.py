@@ -1,19 +1,23 @@
-"""Only the sampler: a map-style dataset and torch's DataLoader, where images do not lie in shards.
+"""A map-style dataset and torch's DataLoader, where images do not lie in shards; it goes on after a stop.
 
-    python -m drawstream.tools.examples.map_style_loop
+    python -m drawstream.tools.examples.map_style_loop --workers 2
 
-`StreamBatchSampler` stands where `WeightedRandomSampler` or `DistributedSampler` stood, and does the work of both: any
-number of rows, weights, ranks.
+`StreamDataLoader` does the work of `WeightedRandomSampler` and `DistributedSampler`, for any number of rows, weights
+and ranks, and its state is exact with any number of workers.
 """
+
+import argparse
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn, optim
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from drawstream.pipeline.torch_sampler import StreamBatchSampler
+from drawstream.pipeline import StreamDataLoader
 from drawstream.samplers import IndexStream
 
 
@@ -34,15 +38,29 @@ class Digits(Dataset[tuple[Tensor, int]]):
 
 def main() -> None:
     """Train a linear classifier that sees the digits 8 and 9 four times as often as the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--checkpoint", type=Path, help="File that is written after every batch, and gone on from.")
+    parser.add_argument("--stop-after", type=int, help="Stop after so many batches, as a kill would.")
+    arguments = parser.parse_args()
+
     torch.manual_seed(0)
     digits = Digits()
     weights = np.where(digits.labels >= 8, 4.0, 1.0)
-    sampler = StreamBatchSampler(IndexStream(weights, seed=0), batch_size=64)  # rank=…, world_size=…
-    loader = DataLoader(digits, batch_sampler=sampler)
+    loader = StreamDataLoader(  # rank=…, world_size=…
+        digits, IndexStream(weights, seed=0), batch_size=64, num_workers=arguments.workers
+    )
     model = nn.Linear(64, 10)
     optimizer = optim.SGD(model.parameters(), lr=0.05)
-    for epoch in range(3):
-        sampler.set_epoch(epoch)
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
+    if arguments.checkpoint and arguments.checkpoint.exists():
+        saved = torch.load(arguments.checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+
+    batches = 0
+    for epoch in range(loader.epoch, 3):
+        loader.set_epoch(epoch)  # right after a load of this epoch the place is kept
         drawn = torch.zeros(10)
         for images, labels in loader:
             loss = F.cross_entropy(model(images), labels)
@@ -50,6 +68,13 @@ def main() -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             drawn += torch.bincount(labels, minlength=10)
+            batches += 1
+            if arguments.checkpoint:
+                draft = arguments.checkpoint.with_suffix(".tmp")
+                torch.save({name: part.state_dict() for name, part in parts.items()}, draft)
+                draft.replace(arguments.checkpoint)
+            if batches == arguments.stop_after:
+                return
         shares = " ".join(f"{share:.2f}" for share in (drawn / drawn.sum()).tolist())
         print(f"epoch {epoch}: loss {loss.item():.3f}, shares of the classes {shares}")
 
