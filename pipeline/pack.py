@@ -185,6 +185,8 @@ def pack(
     if holdout:
         parts.append(part("holdout", order[:holdout], 1, label_noise if noise_holdout else 0.0))
     out = Path(out)
+    if isinstance(source, FolderSource) and Path(source.name).resolve() in out.resolve().parents:
+        raise ValueError(f"{out}: lies in the folder that is packed, where it would be a class: name another one")
     earlier = holds_pack(out)
     if earlier and not overwrite:
         return _finished(out, parts, orientation)

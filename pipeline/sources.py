@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.folder import FolderSource
+from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.names import number_names
 from drawstream.samplers.system import raise_unless_file
 
@@ -66,6 +67,7 @@ class ArraySource:
         labels: Integers (rows,), from 0; kept as int64.
         classes: Class names; by default the numbers.
         name: For messages and provenance.
+        left_out: What its file or folder holds beside images and labels.
 
     Raises:
         ValueError: Another dtype or shape, counts that differ, or labels outside the classes.
@@ -75,6 +77,7 @@ class ArraySource:
     labels: NDArray[np.int64]
     classes: tuple[str, ...] = ()
     name: str = "arrays"
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
@@ -150,7 +153,10 @@ def open_source(
     if path.suffix == ".npz":
         return _open_npz(path, names)
     if (path / "images.npy").is_file():
-        return ArraySource(_open_npy(path / "images.npy"), _open_npy(path / "labels.npy"), names, str(path))
+        parts = ("images.npy", "labels.npy")
+        others = sorted(entry.name for entry in path.iterdir() if entry.name not in parts)
+        images, targets = (_open_npy(path / part) for part in parts)
+        return ArraySource(images, targets, names, str(path), _beside(others))
     if prefix := _idx_prefix(path, split):
         images = read_idx(_idx_file(prefix, "images", 3), dims=3)
         labels = read_idx(_idx_file(prefix, "labels", 1), dims=1)
@@ -248,6 +254,7 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
             if not alone:
                 _check_archive(archive)
             missing = {"images", "labels"} - set(() if alone else archive.files)
+            others = [] if alone else sorted(set(archive.files) - {"images", "labels"})
             arrays = {name: archive[name] for name in ("images", "labels") if name not in missing}
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
@@ -255,7 +262,14 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
         raise ValueError(f"{path}: holds one array, as np.save writes it: np.savez({path.name!r}, images=…, labels=…)")
     if missing:
         raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
-    return ArraySource(arrays["images"], arrays["labels"], classes, str(path))
+    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), _beside(others))
+
+
+def _beside(names: Sequence[str]) -> LeftOut:
+    left_out = LeftOut()
+    for name in names:
+        left_out.add("files or arrays beside images and labels", name)
+    return left_out
 
 
 def _check_archive(archive: Any) -> None:

@@ -267,7 +267,8 @@ def _check_end(data: mmap.mmap, shard: Path, end: int, remarks: Remarks | None) 
     for at in range(end, len(data), 1 << 20):
         if data[at : at + (1 << 20)].strip(b"\0"):
             law = f"data after the end-of-archive mark at byte {end}"
-            raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
+            remedy = "copy the shard again; if tars were joined, unpack it with tar --ignore-zeros and write it anew"
+            raise DamagedTarError(f"{shard}: {law}: {remedy}", end)
 
 
 def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:

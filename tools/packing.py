@@ -9,7 +9,7 @@ from typing import Any
 from drawstream.pipeline.folder import FolderSource
 from drawstream.pipeline.names import printable
 from drawstream.pipeline.pack import BadImage, PackResult
-from drawstream.pipeline.sources import Source
+from drawstream.pipeline.sources import ArraySource, Source
 from drawstream.samplers.files import write_atomically
 from drawstream.tools.runs import read_record
 
@@ -17,12 +17,13 @@ __all__ = ["finished_before", "list_bad", "tell_source"]
 
 
 def tell_source(source: Source, /) -> dict[str, Any]:
-    """Print what a folder holds that is not taken; return it for a record."""
-    if not isinstance(source, FolderSource):
+    """Print what a folder or file holds that is not taken; return it for a record."""
+    if not isinstance(source, FolderSource | ArraySource):
         return {}
-    for line in (*source.notes, *(f"not taken: {line}" for line in source.left_out.lines)):
+    notes = source.notes if isinstance(source, FolderSource) else ()
+    for line in (*notes, *(f"not taken: {line}" for line in source.left_out.lines)):
         print(printable(line))
-    return {"left_out": source.left_out.as_json(), "notes": list(source.notes)}
+    return {"left_out": source.left_out.as_json(), "notes": list(notes)}
 
 
 def finished_before(packed: PackResult, /) -> tuple[PackResult, str]:

@@ -4,12 +4,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.image import decode, encode, probe
+from drawstream.pipeline.catalog import FILE, Catalog, Shard
+from drawstream.pipeline.draft import Draft
+from drawstream.pipeline.image import ImageInfo, decode, encode, probe
 from drawstream.pipeline.index import index
 from drawstream.pipeline.noise import relabel, stratified_order
 from drawstream.pipeline.pack import pack
@@ -95,3 +97,39 @@ def test_a_damaged_png_never_escapes_as_another_error(image, at, mask):
         assert decode(bytes(data)).dtype == np.uint8
     except ValueError as error:
         assert str(error)
+
+
+keys_of_a_shard = st.lists(st.text("ab/0ü. -", min_size=1, max_size=3), min_size=1, max_size=6, unique=True)
+
+
+@given(st.lists(keys_of_a_shard, min_size=1, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_keys_lead_to_their_rows_with_and_without_the_stem(shards):
+    draft, found = Draft(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, keys in enumerate(shards):
+            part = Draft()
+            for i, key in enumerate(keys):
+                part.add(key, 0, 16 * i, b"x" * 16, ImageInfo("png", 2, 2, 1))
+            draft.append(part, number)
+            found.append(Shard(f"{'abcd'[number]}.tar", 512, 32 * "0"))
+            (Path(folder) / found[-1].path).write_bytes(bytes(512))
+        draft.save(Path(folder) / FILE, None, None, shards=found, classes=(), provenance={})
+        catalog = Catalog.open(folder)
+    rows = np.arange(len(catalog))
+    short = [key for keys in shards for key in keys]
+    repeated = len(set(short)) < len(short)
+    assert (catalog.key_form == "stem/key") == repeated
+    assert [catalog.member_key(row) for row in rows] == short
+    assert catalog.rows_of(catalog.keys).tolist() == rows.tolist()
+    whole = [f"{'abcd'[shard]}/{key}" for shard, key in zip(catalog.shard, short, strict=True)]
+    assert repeated == (catalog.keys == whole) or whole == short
+    for row, key in enumerate(short):
+        meant = [at for at, other in enumerate(short) if other == key]
+        if key in catalog.keys:
+            assert catalog.rows_of([key]).tolist() == [catalog.keys.index(key)]
+        elif len(meant) == 1:
+            assert catalog.rows_of([key, "no such key"]).tolist() == [row, -1]
+        else:
+            with pytest.raises(ValueError, match="shards: write which one is meant"):
+                catalog.rows_of([key])

@@ -117,7 +117,9 @@ def run(
 def _open(data: str | Path, images: int | None, work: Path, scratch: Path) -> Catalog:
     """The catalog to score, made where needed; all in one shard, for shards of real sets hold many batches."""
     if (Path(data) / FILE).is_file():
-        return Catalog.open(data)
+        catalog = Catalog.open(data)
+        catalog.require_labels("scoring")
+        return catalog
     if data == "photos":
         source = open_source(_one_folder(pack_photos(work, images=images or PHOTOS), scratch / "jpegs"))
     else:

@@ -81,7 +81,9 @@ def _open(data: str | Path, images: int | None, work: Path, scratch: Path) -> Ca
     if data == "photos":
         return pack_photos(work, images=images or PHOTOS)
     if (Path(data) / FILE).is_file():
-        return Catalog.open(data)
+        catalog = Catalog.open(data)
+        catalog.require_labels("the comparison")
+        return catalog
     small = images or SMALL
     source: Source = (
         digits(small) if data == "digits" else open_source(FASHION_MNIST if data == "fashion-mnist" else data)

@@ -98,7 +98,10 @@ class Setup:
     def evaluated(self) -> dict[str, Catalog]:
         """The catalogs of `held_out` and `test`, as far as they are given."""
         given = {"held_out": self.held_out, "test": self.test}
-        return {name: Catalog.open(path) for name, path in given.items() if path is not None}
+        catalogs = {name: Catalog.open(path) for name, path in given.items() if path is not None}
+        for catalog in catalogs.values():
+            catalog.require_labels("evaluation")
+        return catalogs
 
     @cached_property
     def input_channels(self) -> int:

@@ -351,3 +351,21 @@ def test_pack_in_python_twice(tmp_path):
     with pytest.raises(ValueError, match="shard_rows 4, wanted 5"):
         pack(source, tmp_path / "a", shard_rows=5)
     assert Path(first.train / "catalog.parquet").is_file()
+
+
+def test_a_pack_does_not_go_into_its_source(tmp_path):
+    root = write(tmp_path / "in", a__1_DOT_png=image("PNG"))
+    with pytest.raises(ValueError, match="lies in the folder that is packed, where it would be a class"):
+        pack(open_source(root), root / "out")
+    assert not (root / "out").exists()
+
+
+def test_what_lies_beside_arrays_is_told(tmp_path, capsys):
+    arrays = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(4, int)}
+    np.savez(tmp_path / "a.npz", **arrays, images_test=np.zeros(3), names=np.zeros(2))
+    assert main(["pack", str(tmp_path / "a.npz"), str(tmp_path / "out")]) == 0
+    assert "not taken: 2 files or arrays beside images and labels: images_test, names" in capsys.readouterr().out
+    (tmp_path / "b" / "cats").mkdir(parents=True)
+    for name, array in arrays.items():
+        np.save(tmp_path / "b" / name, array)
+    assert open_source(tmp_path / "b").left_out.lines == ["1 files or arrays beside images and labels: cats"]
