@@ -18,8 +18,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import Catalog
-from drawstream.samplers.row_ids import integers, match_rows, sample_ids
-from drawstream.samplers.table_file import IDS, TableFile, by_row_order, open_table
+from drawstream.samplers.row_ids import by_row_order, integers, match_rows, sample_ids
+from drawstream.samplers.table_file import IDS, TableFile, open_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ def join_file(
     notes = []
     if ids is None:
         rows = _in_order(file, names, sample_id)
-        notes.append(by_row_order(file))
+        notes.append(by_row_order(file, [name for name in names if not name.lower().endswith("id")]))
     else:
         rows, extra = _match(file, ids, sample_id, crop, catalog)
         if extra:

@@ -4,7 +4,7 @@ ids = sample_ids(table, catalog)                 # int64 (n,), -1 where the cata
 rows, extra = match_rows(ids, wanted)            # row of the file for each wanted sample
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from drawstream.samplers.table_file import TableFile, to_text
+from drawstream.samplers.table_file import TableFile, to_floats, to_text
 
-__all__ = ["Keyed", "integers", "match_rows", "sample_ids"]
+__all__ = ["Keyed", "by_row_order", "integers", "match_rows", "sample_ids"]
 
 _SHOWN = 3  # examples in an error
 
@@ -116,6 +116,54 @@ def _whole(column: Any, what: str) -> NDArray[np.int64]:
                     f"{what} must be integers, but row {row} (from 0) has {text!r}: write its number"
                 ) from None
         raise
+
+
+def by_row_order(table: TableFile, values: Collection[str], /) -> str:
+    """Say that the rows of a file without ids are taken in their order.
+
+    Args:
+        table: The file.
+        values: Columns that are read, and so name nothing.
+
+    Raises:
+        ValueError: The file shows that its order is another one: by pandas' index, by whole numbers that are 0, 1, 2, …
+            in another order, or by a column of text that has another word in each row.
+    """
+    text = f"{table.path}: without a column `sample_id` or `key` its rows are taken in their order"
+    if table.reordered:
+        raise ValueError(
+            f"{text}, but its pandas index is not 0, 1, 2, …: they were sorted or filtered; write `sample_id` or `key` "
+            "as a column, or the file with index=False"
+        )
+    for name, kind in table.kinds.items():
+        if name in (*table.index, *table.floats, *values):
+            continue
+        if (_all_differ if kind == "text" else _renumbers)(table, name):
+            call = "key" if kind == "text" else "sample_id"
+            raise ValueError(
+                f"{text}, but column {name!r} seems to name them: call it `{call}`, or leave it out if they are "
+                "in order"
+            )
+    if table.index:
+        return f"{text}; the unnamed index column of pandas is no id"
+    return f"{text}; there are {', '.join(filter(None, table.kinds))}" if table.named else text
+
+
+def _all_differ(table: TableFile, name: str) -> bool:
+    """Whether each row has a word of its own, without spaces, as names of files have none."""
+    words = to_text(table.column(name))
+    spaces = pc.any(pc.match_substring(words, " ")).as_py()
+    return len(words) > 1 and not spaces and pc.count_distinct(words, mode="all").as_py() == len(words)
+
+
+def _renumbers(table: TableFile, name: str) -> bool:
+    """Whether a column is 0 … n - 1 or 1 … n in another order."""
+    if table.kinds[name] != "number":
+        return False
+    values = to_floats(table.column(name), f"{table.path}: column {name!r}")
+    first = values.min(initial=np.inf)
+    expected = np.arange(values.size) + first
+    return first in (0, 1) and not np.array_equal(values, expected) and np.array_equal(np.sort(values), expected)
 
 
 def match_rows(

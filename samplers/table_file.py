@@ -36,7 +36,6 @@ __all__ = [
     "IDS",
     "PARQUET",
     "TableFile",
-    "by_row_order",
     "format_of",
     "open_table",
     "reading",
@@ -193,7 +192,9 @@ def open_table(path: Path, /) -> TableFile:
         FileNotFoundError: No such file.
         ValueError: An unknown format, a damaged file, or one without columns.
     """
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: it must be a regular file: write its content to one")
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file: tables are read from {FORMATS}")
     kind = format_of(path)
     with reading(path):
@@ -208,23 +209,6 @@ def open_table(path: Path, /) -> TableFile:
         if kind == ".json":
             return _of_arrays(path, *read_json(path))
     raise ValueError(f"{path}: unknown kind of file {kind!r}: tables are read from {FORMATS}")
-
-
-def by_row_order(table: TableFile, /) -> str:
-    """Say that the rows of a file without ids are taken in their order.
-
-    Raises:
-        ValueError: Its pandas index says that they were sorted or filtered.
-    """
-    text = f"{table.path}: without a column `sample_id` or `key` its rows are taken in their order"
-    if table.reordered:
-        raise ValueError(
-            f"{text}, but its pandas index is not 0, 1, 2, …: they were sorted or filtered; write `sample_id` or `key` "
-            "as a column, or the file with index=False"
-        )
-    if table.index:
-        return f"{text}; the unnamed index column of pandas is no id"
-    return f"{text}; there are {', '.join(filter(None, table.kinds))}" if table.named else text
 
 
 @contextmanager

@@ -23,14 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drawstream.samplers.row_ids import Keyed, match_rows, sample_ids
+from drawstream.samplers.row_ids import Keyed, by_row_order, match_rows, sample_ids
 from drawstream.samplers.table_file import (
     ARROW,
     FORMATS,
     IDS,
     PARQUET,
     TableFile,
-    by_row_order,
     format_of,
     open_table,
     reading,
@@ -41,6 +40,7 @@ from drawstream.samplers.weights import check_values
 __all__ = ["Weights", "map_weights", "read_weights"]
 
 _DISTRIBUTION = "1"  # format of the files of `drawstream search auto`
+_OTHERS = (*IDS, "label", "labels")  # numbers that are no weights unless named
 _BATCH = 1 << 20  # rows read at a time
 _REMEDY = f"weights are read from {FORMATS}, or a folder of Arrow or Parquet files"
 
@@ -103,7 +103,7 @@ def read_weights(
     known = [each for each in ids if each is not None]
     if not known:
         values = _by_order(source, tables, name, folder, None if catalog is None else len(catalog))
-        notes = [by_row_order(table) for table in tables]  # each is looked at
+        notes = [by_row_order(table, [name]) for table in tables]  # each is looked at
         return Weights(values, owner, () if owner else tuple(notes[:1]))
     if len(known) < len(ids):
         raise ValueError(f"{source}: all files or none must have `sample_id` or `key`, but {len(known)} have")
@@ -116,7 +116,7 @@ def _files(source: Path) -> list[Path]:
         if not files:
             raise FileNotFoundError(f"{source}: no weights there: {_REMEDY}")
         return files
-    if not source.is_file():
+    if not source.exists():
         raise FileNotFoundError(f"{source}: no such file: {_REMEDY}")
     return [source]
 
@@ -129,12 +129,13 @@ def _column(table: TableFile, column: str | None) -> str:
             f"{table.path}: distribution format {found} is newer than {_DISTRIBUTION}, which this drawstream reads: "
             "upgrade"
         )
-    numbers = [name for name, kind in table.kinds.items() if kind == "number" and name not in (*IDS, *table.index)]
+    numbers = [name for name, kind in table.kinds.items() if kind == "number" and name not in (*_OTHERS, *table.index)]
     name = "weight" if column is None and "weight" in table.kinds else column
     if name is not None:
-        kind = table.kinds.get(name, "missing")
-        if kind in ("number", "text"):
+        kind: str = table.kinds.get(name, "missing")
+        if kind in ("number", "text") and name not in IDS:
             return name
+        kind = "an id" if name in IDS else kind
         raise ValueError(
             f"{table.path}: column {name!r} must hold numbers, but is {kind}; there are {', '.join(numbers) or 'none'}"
         )

@@ -281,3 +281,11 @@ def test_features_of_another_catalog_are_not_joined_by_their_row_numbers(whole, 
     )
     with pytest.raises(ValueError, match=r"rows of catalog f{12}, but .* is of .*: join its own"):
         FeatureTable.open(whole, join=[tmp_path / "strange.parquet"])
+
+
+def test_an_id_of_another_name_is_no_feature_and_a_rank_is_one(whole, tmp_path):
+    path = write(tmp_path, image_id=IDS[::-1], age=IDS * 0.5)
+    with pytest.raises(ValueError, match="but column 'image_id' seems to name them: call it `sample_id`"):
+        FeatureTable.open(whole, join=[path])
+    path = write(tmp_path, rank=IDS[::-1])
+    assert FeatureTable.open(whole, join=[path]).columns("rank")["rank"].tolist() == IDS[::-1].tolist()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,7 @@ def with_weight(table, row, value):
         ("w.csv", "weight,weight\n1,2\n", "a column must be there once, but the header is 'weight,weight'"),
         ("w.csv", "Key,key,weight\n1,2,3\n", "an id must be there once"),
         ("w.csv", "a,b\n1,2\n", "one column of numbers must be named, but there are a, b"),
+        ("w.csv", "sample_id,label\n0,1\n1,2\n", "one column of numbers must be named, but there are none"),
         ("w.csv", "name\nx\n", "one column of numbers must be named, but there are none"),
         (
             "w.csv",
@@ -396,3 +398,46 @@ def test_a_damaged_file_is_one_line_or_gives_weights(way, catalog, tmp_path):
         else:
             assert found.size == ROWS and np.isfinite(found).all()
     assert refused >= 10
+
+
+def test_ranks_are_weights(tmp_path):
+    pd.DataFrame({"weight": ORDER + 1}).to_csv(tmp_path / "w.csv", index=False)
+    np.save(tmp_path / "w.npy", ORDER)
+    assert map_weights(tmp_path / "w.csv").tolist() == (ORDER + 1).tolist()
+    assert map_weights(tmp_path / "w.npy").tolist() == ORDER.tolist()
+
+
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "w.csv")
+    with pytest.raises(ValueError, match=r"w\.csv: it must be a regular file: write its content to one"):
+        map_weights(tmp_path / "w.csv")
+
+
+@pytest.mark.parametrize("format_", ["csv", "parquet", "json"])
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"filename": [f"{row}.jpg" for row in ORDER]}, "column 'filename' seems to name them: call it `key`"),
+        ({"id": ORDER}, "column 'id' seems to name them: call it `sample_id`"),
+        ({"nr": ORDER + 1}, "column 'nr' seems to name them: call it `sample_id`"),
+        ({"id": np.arange(ROWS)}, None),
+        ({"nr": np.arange(ROWS) + 1}, None),
+        ({"age": ORDER % 7, "kind": ["dog", "cat"] * 20}, None),
+        ({"caption": [f"dog number {row}" for row in ORDER]}, None),
+    ],
+)
+def test_columns_that_name_rows_by_another_word_are_not_passed_over(format_, columns, text, tmp_path):
+    path, table = tmp_path / f"w.{format_}", pd.DataFrame(columns | {"weight": WEIGHTS})
+    if format_ == "json":
+        table.to_json(path, orient="records")
+    else:
+        table.to_csv(path, index=False) if format_ == "csv" else table.to_parquet(path)
+    if text is None:
+        np.testing.assert_array_equal(map_weights(path), WEIGHTS)
+        return
+    with pytest.raises(ValueError, match=text) as caught:
+        map_weights(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="column 'sample_id' must hold numbers, but is an id; there are weight"):
+        pd.DataFrame({"sample_id": ORDER, "weight": WEIGHTS}).to_csv(tmp_path / "ids.csv")
+        map_weights(tmp_path / "ids.csv", column="sample_id")
