@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import dali_image
-from drawstream.pipeline.catalog import FILE, Catalog, Shard
+from drawstream.pipeline.catalog import FILE, Catalog, Shard, hash_file
 from drawstream.pipeline.draft import Draft
 from drawstream.pipeline.exif import check_rule
 from drawstream.pipeline.image import probe
@@ -308,6 +307,7 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
     clean: list[Label] = []
     unused: Counter[str] = Counter()
     with mapped(path) as data:
+        part.hash = hash_file(path)  # reads all of it first: a failing disk is an error here, and no signal in the map
         walk = samples(data, path, remarks)
         for sample in walk:
             try:
@@ -335,7 +335,7 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
         for extension, count in unused.items():
             part.left_out.add(f"members .{extension}", path.name, count)
         part.unended, part.labels, part.clean = remarks.unended, _compact(labels), _compact(clean)
-        part.size, part.hash = len(data), xxhash.xxh3_128_hexdigest(data)
+        part.size = len(data)
         return part
 
 

@@ -5,6 +5,7 @@ Commands open with what they need, call one function, print one summary. Bad inp
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -464,7 +465,8 @@ def _one_line(error: Exception) -> str | None:
 
 
 def _fail(message: str) -> int:
-    print(f"drawstream: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(OSError):  # stderr may lie on the disk that is full
+        print(f"drawstream: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

@@ -120,7 +120,7 @@ def of_system(error: BaseException, /) -> str | None:
     if kind == "other" and where is None:
         return None
     if kind == "full":
-        return f"{where or 'temporary file'}: {text}: free some space and start the same command again"
+        return f"{where or 'output or temporary file'}: {text}: free some space and start the same command again"
     if kind == "access":
         text = f"{text}: name a place that you may read and write" if where else str(error)
     return f"{where}: {text}" if where else text

@@ -5,6 +5,7 @@ import os
 import resource
 import threading
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from drawstream.features.part import open_part
-from drawstream.pipeline import ArraySource, Catalog, Loader
+from drawstream.pipeline import ArraySource, Catalog, Loader, catalog_file
 from drawstream.pipeline import read as reading
+from drawstream.pipeline.index import index
 from drawstream.pipeline.open_files import SHARED, OpenFiles
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import UNREADABLE, ShardFiles
@@ -236,3 +238,25 @@ def test_no_reader_calls_a_file_damaged_when_the_process_has_no_descriptor(files
     with at_most(0), pytest.raises(OSError, match="Too many open files") as caught:
         files[kind]()
     assert caught.value.errno == errno.EMFILE
+
+
+def test_a_failing_disk_stops_index_and_verify(small, tmp_path, monkeypatch):
+    fails = small.shard_path(1)
+    usual = FileIO.readinto
+
+    class Failing(FileIO):
+        def readinto(self, buffer):
+            if self.name == fails and self.tell() >= 1 << 10:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return usual(self, memoryview(buffer)[: 1 << 10])
+
+    def open_failing(path, *_, **named):
+        return Failing(path, closefd=named["closefd"])
+
+    monkeypatch.setattr(catalog_file, "open", open_failing, raising=False)
+    text = r"Input/output error at byte 1024, also when read again: .*shard-000001\.tar"
+    with pytest.raises(SystemFault, match=text):
+        verify(small)
+    with pytest.raises(SystemFault, match=text):
+        index(small.root, out=tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -121,7 +121,7 @@ def test_ctrl_c_in_a_command(monkeypatch, capsys, tmp_path):
     ("error", "line"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a b"), "a b: No space left on device: free some space"),
-        (OSError(errno.ENOSPC, "No space left on device"), "temporary file: No space left on device: free"),
+        (OSError(errno.ENOSPC, "No space left on device"), "output or temporary file: No space left on device: free"),
         (OSError(errno.EROFS, "Read-only file system", "x"), "x: Read-only file system: name a place that you may"),
         (PermissionError(errno.EACCES, "Permission denied", b"x"), "x: Permission denied: name a place"),
         (OSError(errno.ELOOP, "Too many levels of symbolic links", "x"), "x: Too many levels of symbolic links"),
