@@ -199,7 +199,7 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks
             break
         if tar.offset <= end or info.size < 0:
             raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
-        if not info.isdir():
+        if not info.isdir() and info.type != b"V":  # V: the label of GNU tar
             yield _member(info, len(data), shard, end)
         end = tar.offset
     _check_end(data, shard, end, remarks)

@@ -334,9 +334,9 @@ def test_odd_but_sound_tars_are_taken(tmp_path, form):
     with tarfile.open(
         path, "w", format=form, pax_headers={"comment": "x"} if form == tarfile.PAX_FORMAT else None
     ) as tar:
-        for name in ("./", "./cats/"):
+        for name, kind in (("volume", b"V"), ("./", tarfile.DIRTYPE), ("./cats/", tarfile.DIRTYPE)):
             info = tarfile.TarInfo(name)
-            info.type = tarfile.DIRTYPE
+            info.type = kind
             tar.addfile(info)
         names = ["./cats/0.JPG", "./cats/0.CLS", "./cats/1.b.c.cls", "./cats/1.png", "dogs/0.cls", "dogs/0.jpeg"]
         for name in names:
