@@ -63,6 +63,7 @@ class _Part:
     draft: Draft = field(default_factory=Draft)
     labels: Labels = field(default_factory=list)
     clean: Labels = field(default_factory=list)
+    texts: int = 0  # labels that are names from .txt, which nobody chose
     left_out: LeftOut = field(default_factory=LeftOut)
     unended: int | None = None
     size: int = 0
@@ -123,9 +124,9 @@ def index(
     if selection.labelled:
         names = tuple(classes) if classes else _class_names([*whole.labels, *whole.clean], root)
         numbers, truth = whole.numbers(names)
+    notes = (*whole.notes, *_equal_shards(whole.paths, whole.shards), *_many_classes(numbers, whole.texts, root))
     root.mkdir(parents=True, exist_ok=True)
     if finish:
-        notes = (*whole.notes, *_equal_shards(whole.paths, whole.shards), *_many_classes(numbers))
         notes += () if dali_image.parser() else (dali_image.WITHOUT,)
         rows = len(whole.draft.keys)
         finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes))
@@ -146,6 +147,7 @@ class _Whole:
     shards: list[Shard] = field(default_factory=list)
     labels: list[Labels] = field(default_factory=list)
     clean: list[Labels] = field(default_factory=list)
+    texts: int = 0
     notes: list[str] = field(default_factory=list)
 
     def add(self, path: Path, part: _Part) -> None:
@@ -161,6 +163,7 @@ class _Whole:
         self.paths.append(path)
         self.shards.append(Shard(Path(os.path.relpath(path, self.root)).as_posix(), part.size, part.hash))
         self.labels.append(part.labels)
+        self.texts += part.texts
         if len(part.clean):
             self.clean.append(part.clean)
         if part.unended is not None:
@@ -283,12 +286,18 @@ def _equal_shards(paths: Sequence[Path], shards: Sequence[Shard]) -> list[str]:
     return notes
 
 
-def _many_classes(numbers: NDArray[np.int64] | None) -> list[str]:
-    """A line where labels hardly repeat."""
+def _many_classes(numbers: NDArray[np.int64] | None, texts: int, root: Path) -> list[str]:
+    """A line where labels hardly repeat.
+
+    Raises:
+        ValueError: All of them are texts of .txt members that nobody chose.
+    """
     classes = 0 if numbers is None else len(np.unique(numbers))
     if numbers is None or classes < 4 or classes * 2 <= len(numbers):
         return []
     text = f"{classes} classes in {len(numbers)} samples: are the labels captions or numbers of samples?"
+    if texts == len(numbers):
+        raise ValueError(f"{root}: {text} --label txt takes .txt as class names, --label none indexes without labels")
     return [f"{text} --label chooses another source, --label none indexes without labels"]
 
 
@@ -355,11 +364,13 @@ def _add(
     if label is None:
         return (selection.image_extension(sample),)
     labels.append(label)
+    chosen = selection.label_extension(sample)
+    part.texts += selection.label is None and chosen == "txt" and isinstance(label, str)
     other = selection.contradiction(sample, label, data)
     if other:
         reason = f"labels of .{other} that say something else than the one that was taken"
         part.left_out.add(f"{reason} (--label {other} takes them)", sample.key)
-    return selection.image_extension(sample), selection.label_extension(sample), CLEAN
+    return selection.image_extension(sample), chosen, CLEAN
 
 
 def _compact(labels: list[Label]) -> Labels:

@@ -21,6 +21,7 @@ MOST_LABEL = 1 << 20  # bytes of a label member: a number or name, or a JSON obj
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _LAW = "must hold a class number or name"
 _REMEDY = "give one whole number or a name, choose another source with --label, or index without labels (--label none)"
+_CAPTION = re.compile(r"\s|[.!?,;。！？，、；]$|[,;，、；]|^.{65}")  # of a text: several words, a sentence
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -124,7 +125,7 @@ class Selection:
         """
         extension = self.label_extension(sample)
         label = read_label(sample, extension, data, path=(self.label or "").partition(":")[2])
-        if self.label is None and extension == "txt" and isinstance(label, str) and len(label.split()) > 1:
+        if self.label is None and extension == "txt" and isinstance(label, str) and _CAPTION.search(label):
             law = f".txt looks like a caption and no class ({shortened(label[:60])})"
             raise ValueError(f"{law}: --label txt takes it as a class name, --label none indexes without labels")
         return label
@@ -241,7 +242,7 @@ def _as_label(value: Any, where: str, raw: bytes) -> Label:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{where} {_LAW}, but got {json.dumps(value)[:60]}: {_REMEDY}")
     if isinstance(value, str):
-        if all(_NUMBER.fullmatch(part) for part in re.split(r"[\s,;]+", value) if part):
+        if "\n" in value or all(_NUMBER.fullmatch(part) for part in re.split(r"[\s,;]+", value) if part):
             raise ValueError(f"{where} {_LAW}, but got {shortened(value[:60])}: {_REMEDY}")
         check_name(value, what=where)
         return value

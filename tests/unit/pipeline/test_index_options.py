@@ -170,7 +170,10 @@ def test_captions_are_no_classes(tmp_path):
 
 def test_many_classes_are_noted(tmp_path):
     files = [(f"{i}.{end}", data) for i in range(6) for end, data in (("txt", f"word{i}"), ("png", PNG))]
-    _, told = indexed(shard(tmp_path / "a.tar", *files))
+    path = shard(tmp_path / "a.tar", *files)
+    assert "6 classes in 6 samples: are the labels captions" in refused(path)
+    assert not (tmp_path / "catalog.parquet").exists()
+    _, told = indexed(path, label="txt")
     assert told.notes[0].startswith("6 classes in 6 samples: are the labels captions or numbers of samples?")
     files = [(f"{i}.{end}", data) for i in range(6) for end, data in (("cls", f"{i % 3}"), ("png", PNG))]
     _, told = indexed(shard(tmp_path / "a.tar", *files), overwrite=True)
@@ -187,6 +190,10 @@ def test_many_classes_are_noted(tmp_path):
         ("cls", "1_000", "1_000"),
         ("cls", "nan", "nan"),
         ("txt", "n01440764", "n01440764"),
+        ("txt", "一只狗，在草地上", "looks like a caption"),
+        ("txt", "Hund.", "looks like a caption"),
+        ("txt", "dog\nbrown", r"'dog\nbrown': give one whole number or a name"),
+        ("txt", "x" * 70, "looks like a caption"),
         ("json", "3", 3),
         ("json", '"cat"', "cat"),
         ("json", '{"label": "4", "cls": 9}', 4),
@@ -196,7 +203,7 @@ def test_many_classes_are_noted(tmp_path):
         ("cls", "1e3", "but got '1e3'"),
         ("cls", "3 5", "but got '3 5'"),
         ("cls", "1,2,3", "but got '1,2,3'"),
-        ("cls", "a\nb", "control or direction characters"),
+        ("cls", "a\nb", r"'a\nb': give one whole number or a name"),
         ("cls", b"\xff\xfe7\x00", "is not readable"),
         ("cls", "", "must hold a class number or name, but got b''"),
         ("json", "true", "but got true"),
