@@ -29,6 +29,7 @@ from drawstream.pipeline.remote import Remote
 from drawstream.pipeline.transform import Transform
 from drawstream.samplers import IndexStream, RowSampler, Sequential
 
+MOST = 1 << 24  # images of a batch, threads: DALI makes something for each of them
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
 _LEFT: list[Any] = []  # in a forked child: graphs of the parent, whose threads an end of theirs here would wait for
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
@@ -132,6 +133,9 @@ class Loader:
         )
         max_bad, device_id = whole("max_bad", max_bad, least=0), whole("device_id", device_id, least=0)
         threads = len(os.sched_getaffinity(0)) if threads is None else whole("threads", threads, least=1)
+        for name, value in (("batch_size", batch_size), ("prefetch", prefetch), ("threads", threads)):
+            if value >= MOST:
+                raise ValueError(f"`{name} < {MOST}` must hold, but got {value}")
         if device not in ("cpu", "gpu"):
             raise ValueError(f"`device` must be cpu or gpu, but got {device!r}")
         if device == "gpu" and not torch.cuda.is_available():

@@ -11,6 +11,8 @@ from drawstream.tools.training.check_model import check_model
 from drawstream.tools.training.models import build_model, load_weights
 from drawstream.tools.training.setup import Setup
 
+FACTOR = 2  # crops drawn for each one trained on
+
 
 @dataclass(frozen=True, slots=True)
 class Filtering:
@@ -26,7 +28,7 @@ class Filtering:
     sampler: Path
     weights: Path
     model: str | None = None
-    factor: int = 2
+    factor: int = FACTOR
 
     def __post_init__(self) -> None:
         if self.factor < 2:
@@ -54,6 +56,10 @@ def filtering_of(sampler: Path | None, weights: Path | None, model: str | None, 
         ValueError: One of sampler and weights is missing.
     """
     if sampler is None and weights is None and model is None:
+        if factor != FACTOR:
+            raise ValueError(
+                "--crop-factor is of a crop filter: give --crop-filter and --score-weights, or leave it out"
+            )
         return None
     if sampler is None or weights is None:
         raise ValueError("a crop filter needs the model that scores: give both --crop-filter and --score-weights")

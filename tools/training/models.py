@@ -176,7 +176,8 @@ def load_weights(model: nn.Module, path: Path, /) -> None:
         )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise_unless_file(error, path)
-        raise ValueError(f"weights {path}: cannot be read as tensors ({str(error).splitlines()[0]})") from None
+        reason = (str(error) or "the file ends too early").splitlines()[0]
+        raise ValueError(f"weights {path}: cannot be read as tensors ({reason})") from None
     except Exception as error:  # pickle.UnpicklingError and what else a hostile file may raise
         raise ValueError(
             f"weights {path}: not a plain checkpoint ({type(error).__name__}); save it as safetensors"

@@ -35,6 +35,8 @@ class Recipe:
             raise ValueError(f"`epochs >= 1` must hold, but got {self.epochs}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"`lr > 0` must hold, but got {self.lr}")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ValueError(f"`weight_decay >= 0` must hold, but got {self.weight_decay}")
         if self.schedule not in ("cosine", "linear", "step", "constant"):
             raise ValueError(f"`schedule` must be cosine, linear, step or constant, but got {self.schedule!r}")
 

@@ -84,6 +84,13 @@ class Sampling:
             return Plan(IndexStream(values, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
         probabilities = self.probabilities(setup)
         if probabilities is None:  # over crops too: an epoch costs what it costs over whole images
+            for option, given in (
+                ("mode", self.mode != "stratified"),
+                ("column", self.column),
+                ("frozen", self.frozen),
+            ):
+                if given:
+                    raise ValueError(f"--{option} is of a --sampler, and there is none: give one, or leave it out")
             return Plan(IndexStream(len(setup.data), seed=recipe.seed, draws=draws), recipe.epochs)
         return Plan(IndexStream(probabilities, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
 

@@ -68,6 +68,7 @@ class Foreign(Rows):
     ("options", "text"),
     [
         ({"batch_size": 0}, "`batch_size >= 1` must hold, but got 0"),
+        ({"batch_size": 10**30}, "`batch_size < 16777216` must hold, but got 1000000000000000000000000000000"),
         ({"world_size": 0}, "`world_size >= 1` must hold"),
         ({"prefetch": 0}, "`prefetch >= 1` must hold"),
         ({"read_ahead": -1}, "`read_ahead >= 0` must hold"),

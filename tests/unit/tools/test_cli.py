@@ -265,3 +265,18 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
     for place, told in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is a device, a named pipe or a socket")):
         assert main(["stream", "count", "--rows", "10", "--json", str(place)]) == 2
         assert capsys.readouterr().err == f"drawstream: --json {place}: {told}: name a file\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--crop-factor", "0"], "--crop-factor is of a crop filter: give --crop-filter and --score-weights"),
+        (["--mode", "multinomial"], "--mode is of a --sampler, and there is none"),
+        (["--column", "p"], "--column is of a --sampler, and there is none"),
+        (["--frozen"], "--frozen is of a --sampler, and there is none"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(digits, tmp_path, capsys, options, told):
+    assert main(["train", str(digits.train), "-o", str(tmp_path / "o"), "--model", "mlp", *options]) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.count("\n") == 1 and not (tmp_path / "o").exists()

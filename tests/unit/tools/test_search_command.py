@@ -138,3 +138,17 @@ def test_workers_fine_tune_as_this_process_does(digits, table, tmp_path, monkeyp
         found.append([(trial["number"], trial["params"], trial["value"]) for trial in record["trials"]])
     assert found[0] == found[1]
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("length", ["inf", "nan", "0", "-1", "1e400"])
+def test_epochs_of_a_candidate_are_a_number_of_epochs(digits, table, tmp_path, capsys, length):
+    command = ["search", "swift", table, "-o", tmp_path / "s", "--catalog", digits.train, "--held-out", digits.held_out]
+    start = tmp_path / "empty"
+    start.write_bytes(b"")
+    command += ["--model", "mlp", "--start", start]
+    assert main([str(word) for word in [*command, f"--fine-tune-epochs={length}"]]) == 2
+    assert "--fine-tune-epochs must be in (0, 1e6], but got" in capsys.readouterr().err
+    assert main([str(word) for word in command]) == 2
+    assert (
+        capsys.readouterr().err == f"drawstream: weights {start}: cannot be read as tensors (the file ends too early)\n"
+    )

@@ -36,7 +36,13 @@ def test_step_schedule_divides_at_thirds():
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [({"epochs": 0}, "epochs >= 1"), ({"lr": math.nan}, "lr > 0"), ({"schedule": "exp"}, "must be cosine")],
+    [
+        ({"epochs": 0}, "epochs >= 1"),
+        ({"lr": math.nan}, "lr > 0"),
+        ({"weight_decay": math.nan}, "weight_decay >= 0"),
+        ({"weight_decay": -1.0}, "weight_decay >= 0"),
+        ({"schedule": "exp"}, "must be cosine"),
+    ],
 )
 def test_bad_recipes_are_refused(change, text):
     with pytest.raises(ValueError, match=text):
