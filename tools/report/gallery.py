@@ -134,7 +134,7 @@ def _pixels(sampling: Weighted, sample: int, data: NDArray[np.uint8]) -> NDArray
     if catalog.encodings[sample] == "raw":
         return data.reshape(int(catalog.height[sample]), int(catalog.width[sample]), -1)
     try:
-        return np.atleast_3d(decode(data.tobytes()))
+        return np.atleast_3d(decode(data.tobytes(), rule=catalog.orientation))
     except ValueError as error:
         raise ValueError(f"{catalog.path}: sample {catalog.key(sample)!r} (row {sample}): {error}") from None
 

@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -482,3 +483,12 @@ def test_cases(path):
     else:
         info = encode(data, "keep", quality=90)[1]
         assert (info.height, info.width) == size == decode(encode(data, "raw", quality=90)[0]).shape[:2]
+
+
+@pytest.mark.parametrize(("rule", "shape"), [("exif", (96, 48, 3)), ("stored", (48, 96, 3))])
+def test_a_gallery_shows_images_as_they_are_trained_on(tmp_path, rule, shape):
+    from drawstream.tools.report.gallery import _pixels
+
+    catalog = indexed(tmp_path / "data", ["webp_prefix_6.webp"], rule)
+    data = np.frombuffer(images()["webp_prefix_6.webp"], np.uint8)
+    assert _pixels(SimpleNamespace(catalog=catalog), 0, data).shape == shape
