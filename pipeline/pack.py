@@ -172,8 +172,7 @@ def pack(
     order = stratified_order(source.labels, seed=seed)
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {"encoding": encoding, "quality": quality, "limit": limit, "holdout": holdout, "seed": seed}
-    made |= {"noise_seed": noise_seed, "shard_rows": shard_rows, "shard_bytes": shard_bytes}
-    made |= {"skip_bad": True} if skip_bad else {}
+    made |= {"noise_seed": noise_seed, "shard_rows": shard_rows, "shard_bytes": shard_bytes, "skip_bad": skip_bad}
 
     def part(name: str, chosen: NDArray[np.int64], number: int, noise: float) -> _Part:
         labels = source.labels[chosen]

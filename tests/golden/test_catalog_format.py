@@ -96,11 +96,12 @@ def test_columns_and_metadata(packed):
             "noise_seed": 11,
             "shard_rows": 5,
             "shard_bytes": 1 << 30,
+            "skip_bad": False,
             "part": "all",
             "label_noise": 0.5,
         },
     }
-    assert table.schema.metadata[b"drawstream-hash"] == b"65d93c7db5d1b592a84ec98159a2bfa4"
+    assert table.schema.metadata[b"drawstream-hash"] == b"0f2a4044cf806eb0adfe9794cf34461d"
 
 
 def as_format_2(folder, fingerprint):
