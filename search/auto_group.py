@@ -12,14 +12,14 @@ Children are numbered over all processes; the search gives each the rows of its 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Alone", "Child", "Group", "InTurn", "Processes", "children_of"]
+__all__ = ["Alone", "Child", "Group", "InTurn", "Processes", "children_of", "of_first"]
 
 
 class Child(Protocol):
@@ -134,6 +134,24 @@ class Alone:
 
     def wait(self) -> None:
         """At once."""
+
+
+def of_first(ranks: Processes, work: Callable[[], Any], /) -> Any:
+    """Return on every process what process 0's work gives; the others do none.
+
+    Raises:
+        ValueError: On every process, where the work raises one: nobody waits for a process that has left.
+    """
+    found, refused = None, None
+    if ranks.rank == 0:
+        try:
+            found = work()
+        except ValueError as error:
+            refused = str(error)
+    found, refused = ranks.share((found, refused), 0)
+    if refused is not None:
+        raise ValueError(refused)
+    return found
 
 
 def children_of(ranks: Processes, /, *, population: int) -> range:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.search.auto_explore import SubSchedule, cycle_weights, sub_schedule
-from drawstream.search.auto_group import Group, Processes, children_of
+from drawstream.search.auto_group import Group, Processes, children_of, of_first
 from drawstream.search.auto_plan import Cycle, Plan
 from drawstream.search.auto_record import Recorder, write_distribution, write_orders
 from drawstream.search.auto_state import Progressed, fields_of, load_checkpoint, save_checkpoint
@@ -86,17 +86,20 @@ class AutoRun:
     def __enter__(self) -> Self:
         """Bring all children to the last checkpoint, or to the state of child 0."""
         children_of(self.ranks, population=self.plan.population)
-        if self.ranks.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.done = load_checkpoint(self.out / "checkpoint.pt", self.settings)
-            if self.done.epoch == 0:
-                self.done.state = self.group.state_dict(0)
-        self.done = Progressed(**self.ranks.share(fields_of(self.done), 0))
+        self.done = Progressed(**of_first(self.ranks, self._begun))
         self.done.seconds = dict.fromkeys(PARTS, 0.0) | self.done.seconds
         self.group.load_state_dict(self.done.state)
         if self.ranks.rank == 0 and not self.written:
             self.recorder = Recorder(self.out / "schedule.rows", length=self.done.length, checksum=self.done.checksum)
         return self
+
+    def _begun(self) -> dict[str, Any]:
+        """The fields of the last checkpoint, or of the beginning."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        done = load_checkpoint(self.out / "checkpoint.pt", self.settings)
+        if done.epoch == 0:
+            done.state = self.group.state_dict(0)
+        return fields_of(done)
 
     def __exit__(self, _kind: type[BaseException] | None, *_: TracebackType | BaseException | None) -> None:
         if self.recorder is not None:

@@ -73,6 +73,11 @@ def test_two_processes_search_as_one(data, tmp_path):
     search_here(data, tmp_path / "1", 3)
     search(data, tmp_path / "2", 2, 3)  # one child and two
     require_same(tmp_path / "1", tmp_path / "2", 2)
+    with start(data, tmp_path / "1", 2, 3, "--lr", 0.2) as running:  # finished by one process, with another identity
+        _, errors = running.communicate(timeout=180)
+    assert running.returncode == 1  # of torchrun
+    assert "1/auto.json: this job was started with recipe.lr 0.05, not 0.2: give another output folder" in errors
+    assert "[rank1]: Traceback" not in errors  # which waited for a process that had left
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from drawstream.pipeline.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
+from drawstream.search.auto_group import of_first
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.identity import model_identity, shapes_hash
 from drawstream.tools.progress import Progress
@@ -78,11 +79,10 @@ def auto_job(
     }
     settings["identity"] = plain({"catalog": setup.data.fingerprint, **decides, "auto": settings["auto"]})
     record_path = out / "auto.json"
-    finished = finished_record(record_path, "auto", settings["identity"]) if ranks.writes else None
-    if ranks.writes and finished is not None:
-        tell_finished(record_path, finished["finished"])
-    finished = ranks.share(finished, 0)
+    finished = of_first(ranks, lambda: finished_record(record_path, "auto", settings["identity"]))
     if finished is not None:
+        if ranks.writes:
+            tell_finished(record_path, finished["finished"])
         return finished | BEFORE  # type: ignore[no-any-return]
     rows, steps = len(setup.data), len(setup.data) // setup.batch_size
     begin = time.perf_counter()
