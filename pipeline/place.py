@@ -139,7 +139,13 @@ class Place:
     def _change(self, stream: Stream, changes: Any) -> None:
         """Let a stream that changes go on from there."""
         if hasattr(stream, "load_state_dict"):
-            stream.load_state_dict({} if changes is None else unpacked(changes))
+            try:
+                stream.load_state_dict({} if changes is None else {**unpacked(changes)})
+            except (AttributeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"the stream cannot take the changes of this state ({type(error).__name__}: {error}): it is "
+                    "damaged, or of another row sampler"
+                ) from None
         elif changes is not None:
             raise ValueError(
                 f"this state holds changes of a stream, but {type(stream).__name__} has no load_state_dict: build the "

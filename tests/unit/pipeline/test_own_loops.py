@@ -358,6 +358,13 @@ def test_a_damaged_array_of_a_state_is_refused(digits):
             Loader(digits, WEIGHTS).load_state_dict(broken)
 
 
+@pytest.mark.parametrize("changes", [5, "a", [], {"epoch": "x"}, {"epoch": 0, "epoch_weights": 7}])
+def test_damaged_changes_of_a_state_are_refused(digits, changes):
+    loader = Loader(digits, WEIGHTS)
+    with pytest.raises(ValueError, match=r"the stream cannot take the changes|must|shape"):
+        loader.load_state_dict(loader.state_dict() | {"changes": changes})
+
+
 def test_the_length_of_an_epoch_sets_none_up(digits):
     loader = Loader(digits, WEIGHTS, batch_size=100)
     loader.set_epoch(1)
