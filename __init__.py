@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.features.cluster import ClusterError as ClusterError
-    from drawstream.features.cluster import extract_on_ray as extract_on_ray
     from drawstream.features.crop_scorer import CropScorer as CropScorer
     from drawstream.features.crops import Crops as Crops
     from drawstream.features.custom import call_measure as call_measure
     from drawstream.features.extraction import extract_features as extract_features
-    from drawstream.features.scorer import ShardScorer as ShardScorer
-    from drawstream.features.scoring import Scoring as Scoring
-    from drawstream.features.table import FeatureTable as FeatureTable
-    from drawstream.features.table import write_part as write_part
+    from drawstream.features.extraction_on_ray import ClusterError as ClusterError
+    from drawstream.features.extraction_on_ray import extract_on_ray as extract_on_ray
+    from drawstream.features.options import Scoring as Scoring
+    from drawstream.features.shard_scorer import ShardScorer as ShardScorer
+    from drawstream.features.table.table import FeatureTable as FeatureTable
+    from drawstream.features.table.table import write_part as write_part
     from drawstream.features.tracker import Tracker as Tracker
     from drawstream.pipeline.augment import RICAP as RICAP
     from drawstream.pipeline.augment import Mixup as Mixup

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.features.custom import MeasureFunction, call_measure, hash_source, name_measure
-from drawstream.features.head import HeadInput
+from drawstream.features.grad_norm import HeadInput
 from drawstream.features.measures import chosen_measures, measure
-from drawstream.features.scoring import HALF, Amp, weights_hash
+from drawstream.features.options import HALF, Amp, weights_hash
 
 
 class CropScorer:

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from drawstream.features.scorer import ShardScorer
-from drawstream.features.scoring import Scoring, provenance
-from drawstream.features.table import (
+from drawstream.features.options import Scoring, provenance
+from drawstream.features.shard_scorer import ShardScorer
+from drawstream.features.table.table import (
     FeatureTable,
     part_path,
     read_provenance,

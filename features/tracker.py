@@ -25,8 +25,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.features.part import part_path, read_provenance, remove_abandoned, require_same, write_part
-from drawstream.features.table import FeatureTable
+from drawstream.features.table.part import part_path, read_provenance, remove_abandoned, require_same, write_part
+from drawstream.features.table.table import FeatureTable
 from drawstream.features.visits import IGNORED, LEARNED, MEASURES, UNIT, Array, fold, measure_visits, scatter
 from drawstream.pipeline import Catalog
 

@@ -93,7 +93,7 @@ def cluster(objective: Objective, workers: int | None, address: str | None, /) -
     Raises:
         ValueError: No cluster answers, it has no room, or the objective cannot be sent.
     """
-    from drawstream.features.cluster import joined, places_of
+    from drawstream.features.extraction_on_ray import joined, places_of
 
     with joined(address) as ray:
         threads, places = places_of(ray, _device(objective), None)

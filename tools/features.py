@@ -29,7 +29,7 @@ from drawstream.tools.progress import Progress
 
 if TYPE_CHECKING:
     from drawstream.features import FeatureTable
-    from drawstream.features.describe import Description
+    from drawstream.features.table.describe import Description
 
 _BAR = 40  # characters of the longest bar
 
@@ -227,7 +227,7 @@ def check(table: Table, catalog: Catalog = None, json_path: Json = None) -> None
 
     Example: drawstream features check features --catalog data/train
     """
-    from drawstream.features.check import check_table
+    from drawstream.features.table.check import check_table
     from drawstream.pipeline import Catalog
 
     with Progress("check", "parts") as progress:
@@ -245,7 +245,7 @@ def describe(table: Table, join: Join = None, catalog: Catalog = None, json_path
 
     Example: drawstream features describe features --join faces.parquet
     """
-    from drawstream.features.describe import describe as run
+    from drawstream.features.table.describe import describe as run
 
     opened = open_table(table, join, catalog)
     found = []

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from drawstream.features.named import load_factory
 from drawstream.pipeline.secrets import without_secrets
-from drawstream.tools.named import load_factory
 
 JOURNAL = "progress.json"
 FORMAT = 1

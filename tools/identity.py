@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from drawstream.features.named import load_factory
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.quarantine import read_quarantine
 from drawstream.samplers.hashing import digest_array
-from drawstream.tools.named import load_factory
 from drawstream.tools.training.methods import Method
 from drawstream.tools.training.recipe import Recipe
 

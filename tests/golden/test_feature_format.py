@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drawstream.features import FeatureTable
-from drawstream.features.table import FORMAT, part_path, write_part
+from drawstream.features.table.table import FORMAT, part_path, write_part
 
 COLUMNS = {
     "sample_id": np.arange(2),

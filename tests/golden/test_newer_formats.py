@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream.features.part import open_part
+from drawstream.features.table.part import open_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.pipeline.quarantine import read_quarantine, write_quarantine

@@ -23,7 +23,7 @@ from drawstream.tools.training.models import build_model
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
-from drawstream.features.cluster import ClusterError, extract_on_ray
+from drawstream.features.extraction_on_ray import ClusterError, extract_on_ray
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -204,7 +204,7 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from drawstream.features.cluster import ClusterError, extract_on_ray
+from drawstream.features.extraction_on_ray import ClusterError, extract_on_ray
 from drawstream.pipeline import Catalog
 
 torch.manual_seed(0)

@@ -184,7 +184,7 @@ def test_mypy_sees_the_types_of_the_public_names(wheel, tmp_path):
         "pipeline.catalog.Catalog",
         "numpy.ndarray[",
         "str",
-        "-> drawstream.features.table.FeatureTable",
+        "-> drawstream.features.table.table.FeatureTable",
         "psgd.PSGD",
     ]
     assert len(revealed) == len(types)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drawstream.features.cluster import ClusterError, joined
+from drawstream.features.extraction_on_ray import ClusterError, joined
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from drawstream.features import Scoring, ShardScorer, Tracker
 from drawstream.features.extraction import write_shards
-from drawstream.features.scoring import HALF, Amp, provenance
+from drawstream.features.options import HALF, Amp, provenance
 from drawstream.pipeline import Catalog, Loader, open_source
 from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.loader import SMALL, default_transform

@@ -8,7 +8,7 @@ from torch import nn
 
 from drawstream.features import Scoring, ShardScorer, Tracker
 from drawstream.features.extraction import lacking_shards
-from drawstream.features.part import write_part
+from drawstream.features.table.part import write_part
 from drawstream.pipeline import Loader
 from drawstream.samplers import Sequential
 from drawstream.tools.estimate.clock import Clock

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from drawstream.features import FeatureTable, Scoring, ShardScorer
-from drawstream.features.cluster import write_shards_on_ray
 from drawstream.features.extraction import missing_shards, write_shards
-from drawstream.features.scoring import provenance
-from drawstream.features.table import part_path
+from drawstream.features.extraction_on_ray import write_shards_on_ray
+from drawstream.features.options import provenance
+from drawstream.features.table.table import part_path
 from drawstream.tools.identity import model_identity
 from drawstream.tools.progress import Progress
 from drawstream.tools.runs import tell_finished

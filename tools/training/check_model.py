@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from drawstream.features.scorer import require_logits
+from drawstream.features.shard_scorer import require_logits
 from drawstream.pipeline.loader import SMALL
 from drawstream.tools.training.models import BUILT_IN, build_model
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.features import FeatureTable
-from drawstream.features.scoring import state_hash
+from drawstream.features.options import state_hash
 from drawstream.pipeline import RICAP, Loader, Mixup
 from drawstream.samplers import IndexStream
 from drawstream.search import Trial

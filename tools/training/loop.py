@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drawstream.features.scorer import require_classes
+from drawstream.features.shard_scorer import require_classes
 from drawstream.features.tracker import Tracker
 from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
 from drawstream.tools.identity import training_identity

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drawstream.features.named import accepted, load_factory
 from drawstream.samplers.files import write_atomically
 from drawstream.samplers.system import raise_unless_file
-from drawstream.tools.named import accepted, load_factory
 
 
 def mlp(*, num_classes: int, channels: int, size: tuple[int, int], hidden: tuple[int, ...] = (256, 256)) -> nn.Module:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from drawstream.features.named import accepted, load_factory
 from drawstream.samplers import IndexStream, RowSampler
-from drawstream.tools.named import accepted, load_factory
 from drawstream.tools.training.methods import Learner, Method, Plan
 
 LEARNS = ("observe", "reduce", "state_dict", "load_state_dict")

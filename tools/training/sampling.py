@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
+from drawstream.features.named import load_factory
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.schedule import Schedule
 from drawstream.samplers.weights_file import read_weights
 from drawstream.tools.features import notes_of, tell_notes
 from drawstream.tools.identity import source_hash
-from drawstream.tools.named import load_factory
 from drawstream.tools.source import is_sampler, is_schedule
 from drawstream.tools.training.embeddings import embed
 from drawstream.tools.training.methods import NAMES, Budget, Inputs, Plan, plan

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.features.measures import measure
-from drawstream.features.scorer import require_classes
+from drawstream.features.shard_scorer import require_classes
 from drawstream.pipeline import Batch, Catalog
 from drawstream.samplers import BatchSelector, OrderedSGD
 from drawstream.tools.training.accounting import Work

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream.features.check import check_table
-from drawstream.features.table import part_path, write_part
+from drawstream.features.table.check import check_table
+from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from drawstream.features import Scoring
-from drawstream.features.cluster import (
+from drawstream.features.extraction_on_ray import (
     ATTEMPTS,
     ClusterError,
     Worker,
@@ -24,7 +24,7 @@ from drawstream.features.cluster import (
     extract_on_ray,
     places_of,
 )
-from drawstream.features.scorer import ShardScorer
+from drawstream.features.shard_scorer import ShardScorer
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 

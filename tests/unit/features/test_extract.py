@@ -12,8 +12,8 @@ from drawstream.features import Crops, FeatureTable, Scoring, ShardScorer
 from drawstream.features import extract_features as extract
 from drawstream.features.extraction import Progress
 from drawstream.features.measures import measure
-from drawstream.features.scoring import provenance, weights_hash
-from drawstream.features.table import part_path, write_part
+from drawstream.features.options import provenance, weights_hash
+from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
 from drawstream.pipeline.pack import pack
 

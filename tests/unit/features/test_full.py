@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features.full import full_grad_norms
+from drawstream.features.grad_norm import full_grad_norms
 from drawstream.features.measures import measure
 from drawstream.tools.training.models import build_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from drawstream.features.head import HeadInput
+from drawstream.features.grad_norm import HeadInput
 from drawstream.features.measures import measure
 
 

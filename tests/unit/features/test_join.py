@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawstream.features import FeatureTable
-from drawstream.features.join import join_file
-from drawstream.features.table import part_path, write_part
+from drawstream.features.table.join import join_file
+from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 
@@ -88,7 +88,7 @@ def test_by_sample_and_crop(table, tmp_path):
 
 
 def test_several_files_and_blocks(table, tmp_path, monkeypatch):
-    monkeypatch.setattr("drawstream.features.part.BLOCK", 5)
+    monkeypatch.setattr("drawstream.features.table.part.BLOCK", 5)
     first = write(tmp_path, sample_id=np.arange(ROWS), a=np.arange(ROWS) / 2)
     second = first.rename(tmp_path / "second.parquet")
     third = write(tmp_path, sample_id=np.arange(ROWS), b=np.arange(ROWS) / 4)

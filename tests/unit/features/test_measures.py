@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features.head import HeadInput
+from drawstream.features.grad_norm import HeadInput
 from drawstream.features.measures import MEASURES, chosen_measures, measure
 
 NAMES = MEASURES

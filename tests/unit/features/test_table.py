@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
-from drawstream.features.table import part_path, remove_abandoned, write_part
+from drawstream.features.table.table import part_path, remove_abandoned, write_part
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
@@ -190,7 +190,7 @@ def test_values_that_are_not_those_hashed_are_refused(tmp_path):
 
 
 def test_blocks_are_the_columns(folder, monkeypatch):
-    monkeypatch.setattr("drawstream.features.part.BLOCK", 2)
+    monkeypatch.setattr("drawstream.features.table.part.BLOCK", 2)
     table = FeatureTable.open(folder)
     blocks = list(table.blocks("entropy", "loss"))
     assert [len(block["loss"]) for block in blocks] == [2, 2, 1] * 3
@@ -217,7 +217,7 @@ def test_a_column_lies_in_memory_once(tmp_path):
 
 def test_the_fingerprint_reads_no_values(folder, monkeypatch):
     expected = FeatureTable.open(folder).fingerprint
-    monkeypatch.setattr("drawstream.features.part.Part.blocks", None)
+    monkeypatch.setattr("drawstream.features.table.part.Part.blocks", None)
     assert FeatureTable.open(folder).fingerprint == expected
 
 

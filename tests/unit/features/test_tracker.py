@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from drawstream.features import FeatureTable, Tracker
-from drawstream.features.part import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream.features.part import open_part
+from drawstream.features.table.part import open_part
 from drawstream.pipeline import ArraySource, Catalog, Loader, catalog_file
 from drawstream.pipeline import read as reading
 from drawstream.pipeline.index import index

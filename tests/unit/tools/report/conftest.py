@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
-from drawstream.features.table import part_path, write_part
+from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.search import search_swift

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from drawstream.features.crops import CropRows
 from drawstream.features.custom import call_measure
-from drawstream.features.full import full_grad_norms
-from drawstream.features.head import HeadInput
+from drawstream.features.grad_norm import HeadInput, full_grad_norms
 from drawstream.features.measures import measure
-from drawstream.features.scoring import HALF, Scoring
-from drawstream.features.table import FIXED
+from drawstream.features.options import HALF, Scoring
+from drawstream.features.table.table import FIXED
 from drawstream.pipeline import Catalog, Loader
 from drawstream.pipeline.loader import Batch
 from drawstream.samplers import Sequential

@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features.join import Joined, join_file
-from drawstream.features.part import (
+from drawstream.features.table.join import Joined, join_file
+from drawstream.features.table.part import (
     FORMAT,
     Part,
     open_part,

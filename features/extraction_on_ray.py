@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from drawstream.features.extraction import Progress, missing_shards
-from drawstream.features.scorer import ShardScorer
-from drawstream.features.scoring import Scoring, provenance
-from drawstream.features.table import FeatureTable, part_path, write_part
+from drawstream.features.options import Scoring, provenance
+from drawstream.features.shard_scorer import ShardScorer
+from drawstream.features.table.table import FeatureTable, part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.secrets import shown
 from drawstream.samplers.errors import DrawstreamError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features.part import Part, open_part, part_path, require_same
+from drawstream.features.table.part import Part, open_part, part_path, require_same
 from drawstream.pipeline import Catalog
 
 _FIXED = ("sample_id", "crop", "label")

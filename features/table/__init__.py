@@ -1,0 +1,1 @@
+"""The feature table: Parquet parts, joined, checked, described."""
