@@ -60,35 +60,35 @@ if TYPE_CHECKING:
     from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
     from drawstream.pipeline.transform import Transform as Transform
     from drawstream.pipeline.verify import verify as verify
-    from drawstream.samplers.coreset import forgetting_coreset as forgetting_coreset
-    from drawstream.samplers.coreset import k_center as k_center
-    from drawstream.samplers.coreset import random_coreset as random_coreset
-    from drawstream.samplers.dlis import DLIS as DLIS
     from drawstream.samplers.errors import DrawstreamError as DrawstreamError
-    from drawstream.samplers.fit import SwiftFit as SwiftFit
-    from drawstream.samplers.fit import refit as refit
-    from drawstream.samplers.fit_blocks import fit_blocks as fit_blocks
-    from drawstream.samplers.importance import clip_weights as clip_weights
-    from drawstream.samplers.importance import normalize_weights as normalize_weights
-    from drawstream.samplers.infobatch import InfoBatch as InfoBatch
-    from drawstream.samplers.order import Order as Order
-    from drawstream.samplers.order import Sequential as Sequential
-    from drawstream.samplers.psgd import CSGD as CSGD
-    from drawstream.samplers.psgd import PSGD as PSGD
-    from drawstream.samplers.rho import RHOLoss as RHOLoss
-    from drawstream.samplers.schedule import Schedule as Schedule
-    from drawstream.samplers.schedule import write_schedule as write_schedule
-    from drawstream.samplers.selection import BatchSelector as BatchSelector
-    from drawstream.samplers.selection import OrderedSGD as OrderedSGD
-    from drawstream.samplers.selection import Selected as Selected
-    from drawstream.samplers.selection import SelectiveBackprop as SelectiveBackprop
-    from drawstream.samplers.stream import IndexStream as IndexStream
-    from drawstream.samplers.stream import RowSampler as RowSampler
-    from drawstream.samplers.swift import DegenerateSampler as DegenerateSampler
-    from drawstream.samplers.swift import SwiftParams as SwiftParams
-    from drawstream.samplers.swift import SwiftSampler as SwiftSampler
+    from drawstream.samplers.files.weights_file import map_weights as map_weights
+    from drawstream.samplers.methods.coreset import forgetting_coreset as forgetting_coreset
+    from drawstream.samplers.methods.coreset import k_center as k_center
+    from drawstream.samplers.methods.coreset import random_coreset as random_coreset
+    from drawstream.samplers.methods.dlis import DLIS as DLIS
+    from drawstream.samplers.methods.importance import clip_weights as clip_weights
+    from drawstream.samplers.methods.importance import normalize_weights as normalize_weights
+    from drawstream.samplers.methods.infobatch import InfoBatch as InfoBatch
+    from drawstream.samplers.methods.psgd import CSGD as CSGD
+    from drawstream.samplers.methods.psgd import PSGD as PSGD
+    from drawstream.samplers.methods.rho import RHOLoss as RHOLoss
+    from drawstream.samplers.methods.selection import BatchSelector as BatchSelector
+    from drawstream.samplers.methods.selection import OrderedSGD as OrderedSGD
+    from drawstream.samplers.methods.selection import Selected as Selected
+    from drawstream.samplers.methods.selection import SelectiveBackprop as SelectiveBackprop
+    from drawstream.samplers.orders.order import Order as Order
+    from drawstream.samplers.orders.order import Sequential as Sequential
+    from drawstream.samplers.orders.schedule import Schedule as Schedule
+    from drawstream.samplers.orders.schedule import write_schedule as write_schedule
+    from drawstream.samplers.orders.stream import IndexStream as IndexStream
+    from drawstream.samplers.orders.stream import RowSampler as RowSampler
+    from drawstream.samplers.swift.fit import SwiftFit as SwiftFit
+    from drawstream.samplers.swift.fit import refit as refit
+    from drawstream.samplers.swift.fit_blocks import fit_blocks as fit_blocks
+    from drawstream.samplers.swift.sampler import DegenerateSampler as DegenerateSampler
+    from drawstream.samplers.swift.sampler import SwiftParams as SwiftParams
+    from drawstream.samplers.swift.sampler import SwiftSampler as SwiftSampler
     from drawstream.samplers.weights import effective_sample_size as effective_sample_size
-    from drawstream.samplers.weights_file import map_weights as map_weights
     from drawstream.search.auto import AutoResult as AutoResult
     from drawstream.search.auto import search_auto as search_auto
     from drawstream.search.auto_group import Alone as Alone

@@ -21,7 +21,7 @@ from threading import Lock, Thread
 
 from drawstream.pipeline.catalog import Catalog, Shard, hash_file
 from drawstream.pipeline.remote import Remote, RemoteError, Transfer, cache_folder
-from drawstream.samplers.system import fault_of, system_fault
+from drawstream.samplers.files.system import fault_of, system_fault
 
 CHUNK = 8 << 20  # bytes per request: long enough to hide its latency, short enough to repeat
 AHEAD = 8  # chunks in flight per shard, so at most 64 MiB of memory

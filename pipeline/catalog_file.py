@@ -50,7 +50,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.exif import RULES
 from drawstream.pipeline.names import shortened
 from drawstream.samplers.errors import DrawstreamError
-from drawstream.samplers.system import raise_unless_file, system_fault
+from drawstream.samplers.files.system import raise_unless_file, system_fault
 
 FORMAT = 3
 WIDE = {1: 1 << 62, 2: 1024, 3: 1024}  # by format: members of more bytes have an XXH3 checksum (240 at least)

@@ -30,7 +30,7 @@ from drawstream.pipeline.exif import UPRIGHT
 from drawstream.pipeline.image import ImageInfo
 from drawstream.pipeline.keys import shard_stems, with_stems
 from drawstream.pipeline.names import check_keys, check_name
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
 
 
 @dataclass(slots=True)

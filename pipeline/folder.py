@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.convert import ENDINGS, HEAD, as_known, looks_like_image
 from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.names import check_name
-from drawstream.samplers.system import fault_of, system_fault
+from drawstream.samplers.files.system import fault_of, system_fault
 
 _NAMED = 5  # folders in a message
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import Catalog
 from drawstream.pipeline.finding import WHOLE, Finding
-from drawstream.samplers.documents import parse_json, read_regular
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.documents import parse_json, read_regular
 
 FORMAT = 1
 MOST = 4 << 30  # bytes: a line for each row of the largest catalogs

@@ -22,7 +22,7 @@ from drawstream.pipeline.checksum import checksum
 from drawstream.pipeline.open_files import SHARED, OpenFile, OpenFiles
 from drawstream.pipeline.ranges import RangeShards
 from drawstream.pipeline.remote import Remote
-from drawstream.samplers.system import DESCRIPTORS, fault_of, system_fault
+from drawstream.samplers.files.system import DESCRIPTORS, fault_of, system_fault
 
 Checksum = Literal["always", "first", "never"]
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from drawstream.pipeline.secrets import shown as shown
 from drawstream.samplers.errors import DrawstreamError
-from drawstream.samplers.system import fault_of, system_fault
+from drawstream.samplers.files.system import fault_of, system_fault
 
 MOST = 4 << 30  # bytes of one reply where nothing else is known: a catalog of 100 million rows
 PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds before the first retry, doubled each time, and the most; ± half by chance

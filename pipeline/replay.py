@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalog import Catalog, hash_file
 from drawstream.pipeline.index import idx_lines, write_lines
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.system import system_fault
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.system import system_fault
 
 __all__ = ["MOST_RUNS", "read_replay", "write_replay"]
 

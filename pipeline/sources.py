@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.folder import FolderSource
 from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.names import number_names
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.system import raise_unless_file
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 FASHION_MNIST_CLASSES = (

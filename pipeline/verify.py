@@ -22,7 +22,7 @@ from drawstream.pipeline.image import judge, probe
 from drawstream.pipeline.remote import Remote, RemoteError
 from drawstream.pipeline.scan import scan
 from drawstream.pipeline.workers import spread, suitable_workers
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.system import raise_unless_file
 
 RUN = 1000  # rows of a task: seconds of decoding, so that cores are busy to the end and progress is seen
 

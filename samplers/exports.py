@@ -3,7 +3,7 @@
 A package says its names once, as imports that only type checkers run:
 
     if TYPE_CHECKING:
-        from drawstream.samplers.stream import IndexStream as IndexStream
+        from drawstream.samplers.orders.stream import IndexStream as IndexStream
     else:
         __getattr__, __dir__, __all__ = lazy_exports(__name__)
 

@@ -4,8 +4,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.system import raise_unless_file
 
 __all__ = ["read_plain", "write_plain"]
 

@@ -20,7 +20,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from drawstream.samplers import DegenerateSampler, SwiftFit
-from drawstream.samplers.swift import effective_share, require_share
+from drawstream.samplers.swift.sampler import effective_share, require_share
 from drawstream.search.agent import History, SwiftAgent
 from drawstream.search.crew import Crew, Outcome
 from drawstream.search.objective import Trial, describe, usable

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline.secrets import without_secrets
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
-from drawstream.samplers.swift import Transform
+from drawstream.samplers.swift.sampler import Transform
 from drawstream.search.agent import SwiftAgent
 from drawstream.search.confirm import ConfirmationRecord, Verdict, best_candidates, decide, run_confirmation, unguarded
 from drawstream.search.crew import hired

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.documents import read_json
+from drawstream.samplers.files.documents import read_json
 from drawstream.tools.hooks import JOURNAL, open_journal
 
 __all__ = ["Board"]

@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
-from drawstream.samplers.system import fault_behind, fault_of, system_fault
+from drawstream.samplers.files.system import fault_behind, fault_of, system_fault
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 AGAIN = 0.05  # seconds after which a signal is heard again that met what must be finished

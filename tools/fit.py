@@ -77,8 +77,8 @@ def fit(
 def _fit(table: Any, file: Path | None, given: dict[str, str]) -> tuple[Any, Any]:
     """The sampler of these parameters, and P of the rows."""
     from drawstream.samplers import SwiftFit, SwiftParams
-    from drawstream.samplers.fit_blocks import fit_blocks
-    from drawstream.samplers.weights_file import map_weights
+    from drawstream.samplers.files.weights_file import map_weights
+    from drawstream.samplers.swift.fit_blocks import fit_blocks
     from drawstream.tools.runs import command
     from drawstream.tools.training.transfer import origin
 
@@ -95,8 +95,8 @@ def _fit(table: Any, file: Path | None, given: dict[str, str]) -> tuple[Any, Any
 
 def _carry(sampler: Any, table: Any, file: Path | None, frozen: bool) -> tuple[Any, Any]:
     """The sampler carried to a table, and P of its rows."""
-    from drawstream.samplers.fit_blocks import fit_blocks, score_blocks
-    from drawstream.samplers.weights_file import map_weights
+    from drawstream.samplers.files.weights_file import map_weights
+    from drawstream.samplers.swift.fit_blocks import fit_blocks, score_blocks
     from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
 
     if file is None:

@@ -131,7 +131,7 @@ class Journal:
     def _write(self) -> None:
         self._written = time.monotonic()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        from drawstream.samplers.files import write_atomically  # here: it brings Numba, which no help text needs
+        from drawstream.samplers.files.atomic import write_atomically  # here: it brings Numba, which no help text needs
 
         with write_atomically(self._path) as temporary:
             temporary.write_text(json.dumps({**self._state, "updated": time.time()}), encoding="utf-8")
@@ -152,7 +152,7 @@ def open_journal(path: Path, /) -> dict[str, Any]:
         OSError: As the system gives it.
         ValueError: Not JSON, or not a journal of this version.
     """
-    from drawstream.samplers.documents import read_json  # here: it brings Numba, which no help text needs
+    from drawstream.samplers.files.documents import read_json  # here: it brings Numba, which no help text needs
 
     remedy = "start its job again with this drawstream, or remove the file"
     found = read_json(path, remedy=remedy, finite=False)

@@ -10,7 +10,7 @@ from drawstream.pipeline.folder import FolderSource
 from drawstream.pipeline.names import printable
 from drawstream.pipeline.pack import BadImage, PackResult
 from drawstream.pipeline.sources import ArraySource, Source
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.runs import read_record
 
 __all__ = ["finished_before", "list_bad", "tell_source"]

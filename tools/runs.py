@@ -16,9 +16,9 @@ from typing import Any
 from drawstream.pipeline.identity import plain, refuse_other
 from drawstream.pipeline.names import printable
 from drawstream.pipeline.secrets import shown, without_secrets
-from drawstream.samplers.documents import read_json
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.documents import read_json
+from drawstream.samplers.files.system import raise_unless_file
 from drawstream.tools.config import used_config
 
 FORMAT = 1

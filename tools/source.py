@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
-from drawstream.samplers.documents import read_json
-from drawstream.samplers.sampler_file import FORMAT
-from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import read_weights
+from drawstream.samplers.files.documents import read_json
+from drawstream.samplers.files.weights_file import read_weights
+from drawstream.samplers.orders.schedule import Schedule
+from drawstream.samplers.swift.sampler import FORMAT
 from drawstream.tools.features import notes_of
 from drawstream.tools.training.transfer import carry
 

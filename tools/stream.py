@@ -103,7 +103,7 @@ def count(
     """
     import numpy as np
 
-    from drawstream.samplers.counts import count_rows
+    from drawstream.samplers.orders.counts import count_rows
 
     opened = _open(source, rows, (table, join, catalog, frozen), column, mode, seed, draws, window)
     chosen = opened.epochs(epochs)
@@ -154,7 +154,7 @@ def export(
 
     Example: drawstream stream export search/sampler.json --table features -o schedule.arrow --epochs 0:3
     """
-    from drawstream.samplers.schedule import write_schedule
+    from drawstream.samplers.orders.schedule import write_schedule
     from drawstream.tools.runs import command, write_record
 
     if out is None and idx is None:
@@ -189,7 +189,7 @@ def diff(
 
     Example: drawstream stream diff monday.arrow tuesday.arrow
     """
-    from drawstream.samplers.schedule import Schedule
+    from drawstream.samplers.orders.schedule import Schedule
 
     mine, theirs = Schedule.open(left), Schedule.open(right)
     found = mine.diff(theirs)
@@ -272,7 +272,7 @@ def _summary(counts: Any) -> dict[str, Any]:
     """Histogram of int64 (N,) counts, their entropy, and how far it is from the largest one, log N."""
     import math
 
-    from drawstream.samplers.counts import entropy, histogram
+    from drawstream.samplers.orders.counts import entropy, histogram
 
     found = entropy(counts)
     most = math.log(counts.size)

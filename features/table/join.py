@@ -1,6 +1,6 @@
 """User columns beside the features: a file with one row per sample, or per crop, joined by its ids.
 
-Any format of `drawstream.samplers.table_file`. The file names its rows by `sample_id` (integer) or by `key` (text,
+Any format of `drawstream.samplers.files.table_file`. The file names its rows by `sample_id` (integer) or by `key` (text,
 looked up in the catalog), and by `crop` where it has that column; without it every crop of a sample gets the sample's
 values. Every row of the table must find exactly one row of the file. Rows of the file that the table does not have are
 allowed and noted: one file may serve several splits. A file without ids goes by the order of the table's rows, which
@@ -18,8 +18,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import Catalog
-from drawstream.samplers.row_ids import by_row_order, integers, match_rows, sample_ids
-from drawstream.samplers.table_file import IDS, TableFile, open_table
+from drawstream.samplers.files.row_ids import by_row_order, integers, match_rows, sample_ids
+from drawstream.samplers.files.table_file import IDS, TableFile, open_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,10 +25,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.identity import ANOTHER, difference
-from drawstream.samplers import files
-from drawstream.samplers.documents import parse_json
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files import atomic as files
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.documents import parse_json
+from drawstream.samplers.files.system import raise_unless_file
 
 FORMAT = 2
 BLOCK = 1 << 20  # rows read at a time: 4 MiB a column

@@ -26,8 +26,8 @@ from drawstream.samplers import (
     SwiftParams,
     SwiftSampler,
 )
-from drawstream.samplers.schedule import Schedule, write_schedule
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search import auto_state
 from drawstream.search.auto_record import write_distribution
 from drawstream.tools.hooks import read_journal

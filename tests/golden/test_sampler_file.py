@@ -1,7 +1,7 @@
 """The bytes of sampler.json.
 
 WARNING: users keep these files. If this test fails, the format changed: raise VERSION in
-samplers/sampler_file.py and keep reading the old version, before touching the text below.
+samplers/swift/sampler.py and keep reading the old version, before touching the text below.
 """
 
 import numpy as np

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
-from drawstream.samplers.schedule import Schedule, write_schedule
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 
 ORDERS = [np.array([2, 0, 1, 1]), np.array([0, 1, 2, 3])]
 FORMAT_1 = (

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.pack import pack
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawstream.samplers import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.samplers.dlis import draw_weighted, share_out
+from drawstream.samplers.methods.dlis import draw_weighted, share_out
 from drawstream.testing import check_row_sampler
 
 ROWS, CLASSES = 9, 3

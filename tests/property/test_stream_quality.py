@@ -12,7 +12,7 @@ from scipy.stats import chi2, chisquare, norm
 
 from drawstream.samplers import IndexStream
 from drawstream.samplers.hashing import derive_keys
-from drawstream.samplers.shuffle import permute
+from drawstream.samplers.orders.shuffle import permute
 
 LIMIT = 1e-4
 

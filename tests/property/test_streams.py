@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawstream.samplers import IndexStream, Sequential
-from drawstream.samplers.schedule import Schedule, write_schedule
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.testing import check_stream
 
 MODES = ("permutation", "stratified", "multinomial", "subset", "schedule", "sequential")

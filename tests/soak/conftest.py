@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import main
 from drawstream.tools.ending import of_system
 

@@ -17,7 +17,7 @@ from drawstream.pipeline import open_source
 from drawstream.pipeline.image import encode
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
 from drawstream.search import search_swift
 from drawstream.search.auto_record import Recorder
 from drawstream.search.auto_state import Progressed

@@ -21,8 +21,8 @@ from drawstream.pipeline.pack import pack
 from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
 from drawstream.pipeline.read import ShardFiles
 from drawstream.samplers import IndexStream, SwiftSampler
-from drawstream.samplers.schedule import Schedule, write_schedule
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search.auto_record import write_distribution
 from drawstream.tools.cli import app, main
 from drawstream.tools.config import read_config

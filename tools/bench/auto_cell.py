@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from drawstream.samplers import IndexStream
-from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.bench.noise_cell import Cell, Record
 from drawstream.tools.identity import model_identity, training_identity
 from drawstream.tools.jobs.auto import auto_job

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.report import page
 from drawstream.tools.report.comparison import Entry, difference, signed
 from drawstream.tools.report.figures import BLUE, GRAY, ORANGE, Figure, axes

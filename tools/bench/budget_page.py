@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.bench.budget_figures import coreset_figure, evenness_figure, pareto_figure, schedule_figure
 from drawstream.tools.bench.budget_grid import Common
 from drawstream.tools.bench.budget_verdict import Check, Comparison, Entry

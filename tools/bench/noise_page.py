@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.bench.noise_methods import STOPPED, label
 from drawstream.tools.bench.noise_table import agreement_line, signed, spread, title
 from drawstream.tools.report.figures import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes

@@ -15,7 +15,7 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline.identity import plain
 from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.hashing import digest_array
-from drawstream.samplers.swift import effective_share, require_share
+from drawstream.samplers.swift.sampler import effective_share, require_share
 from drawstream.search import Space, Trial
 from drawstream.tools.bench.noise_cell import Cell, Record
 from drawstream.tools.identity import objective_identity

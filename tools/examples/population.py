@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.samplers import IndexStream
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search import InTurn, search_auto
 
 BATCH, LR = 32, 3e-3

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from drawstream.pipeline import Catalog, Loader
 from drawstream.samplers import IndexStream, OrderedSGD, SelectiveBackprop
-from drawstream.samplers.files import write_atomically
+from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.training.checkpoint import AsTensors
 from drawstream.tools.training.loop import top1
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler, effective_sample_size
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.system import raise_unless_file
 from drawstream.tools.report.records import SearchRecord
 
 Floats = NDArray[np.float64]

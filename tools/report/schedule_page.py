@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.remote import is_url
-from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.report import page
 from drawstream.tools.report.gallery import pictures
 from drawstream.tools.report.left_out import LeftOut

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from drawstream.samplers.counts import entropy
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.counts import entropy
+from drawstream.samplers.orders.schedule import Schedule
 
 __all__ = [
     "STAGES",

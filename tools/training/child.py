@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.pipeline import Loader
-from drawstream.samplers.order import Order
+from drawstream.samplers.orders.order import Order
 from drawstream.tools.training.loop import Recipe, autocast, descend, make_optimizer
 
 __all__ = ["Kept", "ModelChild", "Reward", "Streamed", "reward_of"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.features.named import accepted, load_factory
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.system import raise_unless_file
 
 
 def mlp(*, num_classes: int, channels: int, size: tuple[int, int], hidden: tuple[int, ...] = (256, 256)) -> nn.Module:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.features.named import load_factory
 from drawstream.samplers import IndexStream, SwiftSampler
-from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import read_weights
+from drawstream.samplers.files.weights_file import read_weights
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.features import notes_of, tell_notes
 from drawstream.tools.identity import source_hash
 from drawstream.tools.source import is_sampler, is_schedule

@@ -4,7 +4,7 @@ from typing import Any
 
 from drawstream.features import FeatureTable
 from drawstream.samplers import SwiftSampler, refit
-from drawstream.samplers.fit import refit_columns
+from drawstream.samplers.swift.fit import refit_columns
 
 
 def carry(sampler: SwiftSampler, table: FeatureTable, /, *, frozen: bool = False) -> SwiftSampler:

@@ -16,7 +16,7 @@ from drawstream.features.table.table import part_path, remove_abandoned, write_p
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.samplers.files import temporary_name
+from drawstream.samplers.files.atomic import temporary_name
 
 PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}
 RNG = np.random.default_rng(0)

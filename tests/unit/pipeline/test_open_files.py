@@ -22,9 +22,9 @@ from drawstream.pipeline.pack import pack
 from drawstream.pipeline.read import UNREADABLE, ShardFiles
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
-from drawstream.samplers.schedule import Schedule, write_schedule
-from drawstream.samplers.system import SystemFault
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.system import SystemFault
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search.plain_file import read_plain
 from drawstream.tools.training.models import load_weights
 

@@ -21,7 +21,7 @@ from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
 from drawstream.pipeline.sources import ArraySource, open_source
 from drawstream.pipeline.tar import mapped, members
 from drawstream.pipeline.verify import verify
-from drawstream.samplers.system import SystemFault
+from drawstream.samplers.files.system import SystemFault
 
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
-from drawstream.samplers.documents import DEPTH, parse_json, read_json, read_regular, read_toml
+from drawstream.samplers.files.documents import DEPTH, parse_json, read_json, read_regular, read_toml
 
 
 def nested(levels: int) -> str:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from drawstream.samplers.files import remove_abandoned, temporary_name, write_atomically
+from drawstream.samplers.files.atomic import remove_abandoned, temporary_name, write_atomically
 
 
 def names(folder):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from drawstream.samplers import DegenerateSampler, IndexStream, SwiftFit, SwiftParams
-from drawstream.samplers import fit_blocks as module
-from drawstream.samplers.fit_blocks import fit_blocks
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.swift import fit_blocks as module
+from drawstream.samplers.swift.fit_blocks import fit_blocks
 
 PARAMS = SwiftParams((1.0, -0.4), (0.3, 0.5, 0.9), (1.0, 0.5, 0.75, 0.25, 0.0))
 NAMES = ("loss", "entropy", "grad_norm")

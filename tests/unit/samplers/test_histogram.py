@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from drawstream.samplers import histogram
-from drawstream.samplers.histogram import BINS, cdf_tables, count_bins
-from drawstream.samplers.knots import MAX_KNOTS, cdf_table
+from drawstream.samplers.swift import histogram
+from drawstream.samplers.swift.histogram import BINS, cdf_tables, count_bins
+from drawstream.samplers.swift.knots import MAX_KNOTS, cdf_table
 
 TINY = np.float32(1e-45)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drawstream.samplers.knots import MAX_KNOTS, Knots, cdf_table, mass_table
+from drawstream.samplers.swift.knots import MAX_KNOTS, Knots, cdf_table, mass_table
 
 ROWS = 300_000
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from drawstream.samplers.knots import Knots, cdf_table
-from drawstream.samplers.lookup import Lookup, as_bits, order_key
+from drawstream.samplers.swift.knots import Knots, cdf_table
+from drawstream.samplers.swift.lookup import Lookup, as_bits, order_key
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)
 NEAR = st.sampled_from([-1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, 1.0000001192092896])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import drawstream.samplers.paged as paged_module
+import drawstream.samplers.orders.stratified_on_disk as paged_module
 from drawstream.samplers import IndexStream
-from drawstream.samplers.paged import Paged
+from drawstream.samplers.orders.stratified_on_disk import Paged
 
 
 def on_disk(folder, weights):

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import drawstream.samplers.schedule as schedule_module
+import drawstream.samplers.orders.schedule as schedule_module
 from drawstream.samplers import IndexStream
-from drawstream.samplers.counts import count_rows, entropy, histogram
-from drawstream.samplers.schedule import Schedule, write_schedule
+from drawstream.samplers.orders.counts import count_rows, entropy, histogram
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 
 WEIGHTS = np.arange(1.0, 101.0)
 

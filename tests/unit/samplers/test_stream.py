@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from drawstream.samplers import IndexStream, Sequential, effective_sample_size
-from drawstream.samplers.alias import Multinomial
+from drawstream.samplers.orders.multinomial import Multinomial
 
 WEIGHTS = np.array([0.0, 1.0, 2.0, 3.0, 0.0, 4.0])
 

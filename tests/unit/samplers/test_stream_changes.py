@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-import drawstream.samplers.stream as stream_module
+import drawstream.samplers.orders.stream as stream_module
 from drawstream.samplers import PSGD, IndexStream
 
 ROWS = 200

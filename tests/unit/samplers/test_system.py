@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from drawstream.samplers.system import SystemFault, fault_behind, fault_of, raise_unless_file, system_fault
+from drawstream.samplers.files.system import SystemFault, fault_behind, fault_of, raise_unless_file, system_fault
 
 
 @pytest.mark.parametrize(

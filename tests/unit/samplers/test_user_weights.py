@@ -15,7 +15,7 @@ from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.samplers.weights_file import map_weights, read_weights
+from drawstream.samplers.files.weights_file import map_weights, read_weights
 
 ROWS = 40
 RNG = np.random.default_rng(5)

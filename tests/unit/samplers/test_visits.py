@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from drawstream.samplers.visits import FULL, UNIT, Visits, exponentiate, to_array
+from drawstream.samplers.methods.visits import FULL, UNIT, Visits, exponentiate, to_array
 
 
 def batch(n=64, classes=5, rows=20, scale=4.0, seed=0):

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import drawstream.samplers.weights_file as weights_file
+import drawstream.samplers.files.weights_file as weights_file
 from drawstream.samplers import IndexStream
-from drawstream.samplers.paged import Paged
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.stratified_on_disk import Paged
 from drawstream.search.auto_record import write_distribution
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawstream.samplers import IndexStream
-from drawstream.samplers.window import arrange
+from drawstream.samplers.orders.window import arrange
 
 
 @given(st.integers(1, 30_000), st.integers(1024, 20_000), st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.data())

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.samplers import IndexStream
-from drawstream.samplers.schedule import Schedule
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search import Alone, InTurn, children_of, search_auto
 from drawstream.search.auto_run import best_child
 

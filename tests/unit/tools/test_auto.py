@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from drawstream.samplers import IndexStream
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import main
 from drawstream.tools.jobs.auto import auto_job, source_of
 from drawstream.tools.training.child import Kept, Streamed, reward_of

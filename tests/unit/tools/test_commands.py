@@ -15,7 +15,7 @@ import typer.main
 from safetensors.torch import save_file
 
 from drawstream.samplers import SwiftSampler
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools import cli
 from drawstream.tools.training.methods import NAMES
 from drawstream.tools.training.models import build_model

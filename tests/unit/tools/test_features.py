@@ -10,7 +10,7 @@ import pytest
 
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
 from drawstream.tools.cli import main
 from drawstream.tools.report.records import read_records
 from drawstream.tools.report.sampled_rows import SampledRows

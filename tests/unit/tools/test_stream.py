@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams, effective_sample_size
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import main
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from drawstream import PSGD, IndexStream, Order, OrderedSGD, Selected, SelectiveBackprop, Sequential
-from drawstream.samplers.order import Batches
+from drawstream.samplers.orders.order import Batches
 from drawstream.testing import check_batch_selector, check_row_sampler, check_stream
 
 WEIGHTS = np.arange(40.0)

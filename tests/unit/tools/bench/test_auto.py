@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drawstream.samplers.schedule import Schedule
+from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools import demo
 from drawstream.tools.bench import auto as bench
 from drawstream.tools.bench import auto_cell

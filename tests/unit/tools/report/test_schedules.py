@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.samplers.schedule import Schedule, write_schedule
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.tools.report.schedules import (
     children_spread,
     correlation,

@@ -10,7 +10,7 @@ from drawstream.features import FeatureTable
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
-from drawstream.samplers.weights_file import map_weights
+from drawstream.samplers.files.weights_file import map_weights
 from drawstream.tools.cli import main
 from drawstream.tools.source import open_source
 from drawstream.tools.training.ranks import Ranks

@@ -5,7 +5,7 @@
     table.numbers("weight")                 # float32 or float64 (rows,), NaN where there is nothing
 
 CSV has a header; every field stays text until a number is wanted, so a key "00012" is not 12. What JSON may look like
-is said in `drawstream.samplers.table_arrays`.
+is said in `drawstream.samplers.files.table_arrays`.
 """
 
 import csv
@@ -26,9 +26,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drawstream.samplers.documents import parse_json
-from drawstream.samplers.system import raise_unless_file
-from drawstream.samplers.table_arrays import read_json, read_numpy
+from drawstream.samplers.files.documents import parse_json
+from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers.files.table_arrays import read_json, read_numpy
 
 __all__ = [
     "ARROW",

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.visits import to_array
+from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["forgetting_coreset", "k_center", "random_coreset"]
 

@@ -26,11 +26,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.counts import count_rows
-from drawstream.samplers.documents import parse_json
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.order import Order
-from drawstream.samplers.system import raise_unless_file
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.documents import parse_json
+from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers.orders.counts import count_rows
+from drawstream.samplers.orders.order import Order
 
 __all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.state import check_array, check_identity
-from drawstream.samplers.visits import to_array
+from drawstream.samplers.methods.state import check_array, check_identity
+from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["BatchSelector", "OrderedSGD", "Selected", "SelectiveBackprop", "check_scores"]
 

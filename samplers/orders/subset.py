@@ -26,12 +26,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import count_ones, derive_keys, digest_array, random_bits
+from drawstream.samplers.orders.guide import build_guide, locate
+from drawstream.samplers.orders.shuffle import Shuffle
+from drawstream.samplers.orders.window import Windows, arrange
 from drawstream.samplers.parallel import map_pieces
-from drawstream.samplers.shuffle import Shuffle
 from drawstream.samplers.weights import sum_exactly
-from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Subset"]
 

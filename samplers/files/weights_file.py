@@ -4,7 +4,7 @@
     weights = map_weights("weights.csv", catalog=catalog)    # rows found by `sample_id` or `key`
     stream = IndexStream(weights, seed=0)                    # the stream of the same weights in memory, bit for bit
 
-All formats of `drawstream.samplers.table_file` are taken, and folders of Arrow or Parquet files, one per shard. Where
+All formats of `drawstream.samplers.files.table_file` are taken, and folders of Arrow or Parquet files, one per shard. Where
 a file says which row is which, by `sample_id` or `key`, its weights are put into the order of the rows, and each row
 must have one. A file without ids goes by its order. Its `.npy` array, or Arrow file of one uncompressed batch, is
 mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow without ids a batch at a time, into a
@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drawstream.samplers.row_ids import Keyed, by_row_order, match_rows, sample_ids
-from drawstream.samplers.table_file import (
+from drawstream.samplers.files.row_ids import Keyed, by_row_order, match_rows, sample_ids
+from drawstream.samplers.files.table_file import (
     ARROW,
     FORMATS,
     IDS,

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
-from drawstream.samplers.shuffle import Shuffle, shuffle
-from drawstream.samplers.state import check_array, check_identity
-from drawstream.samplers.stream import IndexStream
-from drawstream.samplers.visits import Total, Visits
+from drawstream.samplers.methods.state import check_array, check_identity
+from drawstream.samplers.methods.visits import Total, Visits
+from drawstream.samplers.orders.shuffle import Shuffle, shuffle
+from drawstream.samplers.orders.stream import IndexStream
 
 __all__ = ["InfoBatch"]
 

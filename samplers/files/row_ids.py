@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from drawstream.samplers.table_file import TableFile, to_floats, to_text
+from drawstream.samplers.files.table_file import TableFile, to_floats, to_text
 
 __all__ = ["Keyed", "by_row_order", "integers", "match_rows", "sample_ids"]
 

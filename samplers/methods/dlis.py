@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.selection import Selected, check_scores
-from drawstream.samplers.state import check_identity
+from drawstream.samplers.methods.selection import Selected, check_scores
+from drawstream.samplers.methods.state import check_identity
 
 __all__ = ["DLIS"]
 

@@ -24,13 +24,20 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.files import write_atomically
-from drawstream.samplers.fit import SwiftFit, requested_columns, require_coefficients
-from drawstream.samplers.histogram import MEMORY, Blocks, cdf_tables, columns_of
-from drawstream.samplers.knots import MAX_KNOTS, Knots, MassHistogram
-from drawstream.samplers.lookup import Lookup
+from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
-from drawstream.samplers.swift import DegenerateSampler, SwiftParams, SwiftSampler, Transform, aggregate, heights
+from drawstream.samplers.swift.fit import SwiftFit, requested_columns, require_coefficients
+from drawstream.samplers.swift.histogram import MEMORY, Blocks, cdf_tables, columns_of
+from drawstream.samplers.swift.knots import MAX_KNOTS, Knots, MassHistogram
+from drawstream.samplers.swift.lookup import Lookup
+from drawstream.samplers.swift.sampler import (
+    DegenerateSampler,
+    SwiftParams,
+    SwiftSampler,
+    Transform,
+    aggregate,
+    heights,
+)
 
 __all__ = ["fit_blocks", "score_blocks"]
 

@@ -1,4 +1,4 @@
-"""Columns of NumPy and JSON files as Arrow arrays; `drawstream.samplers.table_file` opens them.
+"""Columns of NumPy and JSON files as Arrow arrays; `drawstream.samplers.files.table_file` opens them.
 
 JSON is a list by row, of numbers or of objects; an object by key, of numbers or of objects; or an object of columns,
 each a list or, as pandas writes it, an object by row. Python objects (pickles) are never loaded.
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from drawstream.samplers.documents import read_json as read_document
+from drawstream.samplers.files.documents import read_json as read_document
 
 __all__ = ["read_json", "read_numpy"]
 

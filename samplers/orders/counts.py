@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.order import Order
+from drawstream.samplers.orders.order import Order
 
 __all__ = ["count_rows", "entropy", "histogram"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.knots import Floats, Knots, level
+from drawstream.samplers.swift.knots import Floats, Knots, level
 
 __all__ = ["Lookup", "as_bits", "order_key"]
 

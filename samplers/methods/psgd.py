@@ -23,8 +23,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.state import check_array, check_identity
-from drawstream.samplers.visits import FULL, UNIT, Total, Visits
+from drawstream.samplers.methods.state import check_array, check_identity
+from drawstream.samplers.methods.visits import FULL, UNIT, Total, Visits
 from drawstream.samplers.weights import sum_exactly
 
 __all__ = ["CSGD", "PSGD"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.columns import gradient_mass, numeric_columns
-from drawstream.samplers.knots import cdf_table, mass_table
-from drawstream.samplers.swift import (
+from drawstream.samplers.swift.columns import gradient_mass, numeric_columns
+from drawstream.samplers.swift.knots import cdf_table, mass_table
+from drawstream.samplers.swift.sampler import (
     SwiftParams,
     SwiftSampler,
     Transform,

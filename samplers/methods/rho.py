@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import digest_array
-from drawstream.samplers.selection import Selected, check_scores, select_largest
-from drawstream.samplers.state import check_identity
-from drawstream.samplers.visits import to_array
+from drawstream.samplers.methods.selection import Selected, check_scores, select_largest
+from drawstream.samplers.methods.state import check_identity
+from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["RHOLoss"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.shuffle import Shuffle
-from drawstream.samplers.window import Windows, arrange
+from drawstream.samplers.orders.shuffle import Shuffle
+from drawstream.samplers.orders.window import Windows, arrange
 
 __all__ = ["Permutation"]
 

@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.shuffle import ROUNDS, Shuffle, permute, shuffle
+from drawstream.samplers.orders.shuffle import ROUNDS, Shuffle, permute, shuffle
 
 __all__ = ["MIN_WINDOW", "Windows", "arrange"]
 

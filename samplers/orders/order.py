@@ -67,7 +67,7 @@ class Order:
         Returns:
             float32 (stop - start,). Averaged over the draws of an epoch, weight times value is an unbiased estimate of
             the plain mean over all rows that have positive weight. In mode 'subset' P is the row's share of
-            a draw without replacement (see `drawstream.samplers.race`).
+            a draw without replacement (see `drawstream.samplers.orders.subset`).
 
         Raises:
             TypeError: start or stop is no whole number.

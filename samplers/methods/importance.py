@@ -13,7 +13,7 @@ Technometrics 1995; Owen, "Monte Carlo theory, methods and examples", ch. 9.2). 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.visits import to_array
+from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["clip_weights", "normalize_weights"]
 

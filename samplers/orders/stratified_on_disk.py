@@ -22,11 +22,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.guide import build_guide, locate
 from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers.orders.guide import build_guide, locate
+from drawstream.samplers.orders.shuffle import Shuffle
+from drawstream.samplers.orders.stratified import BLOCK, ORDERS, PICK, draw_orders
+from drawstream.samplers.orders.window import Windows, arrange
 from drawstream.samplers.parallel import map_pieces
-from drawstream.samplers.shuffle import Shuffle
-from drawstream.samplers.systematic import BLOCK, ORDERS, PICK, draw_orders
 from drawstream.samplers.weights import (
     LARGEST_SUM,
     SMALLEST_SUM,
@@ -36,7 +37,6 @@ from drawstream.samplers.weights import (
     sum_exactly,
     unit_digits,
 )
-from drawstream.samplers.window import Windows, arrange
 
 __all__ = ["Paged"]
 

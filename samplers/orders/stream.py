@@ -28,16 +28,16 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.alias import Multinomial
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import digest_array
-from drawstream.samplers.order import Batches, Draws, Order
-from drawstream.samplers.paged import Paged
-from drawstream.samplers.permutation import Permutation
-from drawstream.samplers.race import Subset
-from drawstream.samplers.systematic import Stratified
+from drawstream.samplers.orders.multinomial import Multinomial
+from drawstream.samplers.orders.order import Batches, Draws, Order
+from drawstream.samplers.orders.permutation import Permutation
+from drawstream.samplers.orders.stratified import Stratified
+from drawstream.samplers.orders.stratified_on_disk import Paged
+from drawstream.samplers.orders.subset import Subset
+from drawstream.samplers.orders.window import MIN_WINDOW
 from drawstream.samplers.weights import TOO_LONG, check_single
-from drawstream.samplers.window import MIN_WINDOW
 
 __all__ = ["IndexStream", "RowSampler"]
 
@@ -82,14 +82,14 @@ class IndexStream(Batches):
             an array, a tensor of any dtype on any device, a pandas Series with the index 0, 1, 2, …, a polars Series,
             an Arrow array; or a row sampler, an object with `probabilities(epoch)`, asked once per epoch (tables are
             kept while its answer stays equal); or a `Schedule`. In mode 'stratified' a `numpy.memmap` stays on disk:
-            the same rows, hardly any memory, but slower (`drawstream.samplers.paged`).
+            the same rows, hardly any memory, but slower (`drawstream.samplers.orders.stratified_on_disk`).
         mode: 'permutation' (default for a number: every row once per N positions), 'stratified' (default for
             weights: each row floor(M P) or ceil(M P) times), 'multinomial' (M independent draws) or 'subset' (M
             distinct rows, heavy ones first).
         seed: in [0, 2^64); combined with the epoch by key, so (1, 0) and (0, 1) have nothing in common.
         draws: M, positions per epoch; N by default.
         window: keep draws of neighbouring rows within about this many positions of one another, so that few shards
-            are open at a time (`drawstream.samplers.window`); None shuffles the whole epoch. Not for 'multinomial'.
+            are open at a time (`drawstream.samplers.orders.window`); None shuffles the whole epoch. Not for 'multinomial'.
 
     Attributes:
         rows: N.

@@ -24,9 +24,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.knots import MAX_KNOTS, Knots
-from drawstream.samplers.lookup import as_bits, order_key
 from drawstream.samplers.parallel import cores, map_ahead
+from drawstream.samplers.swift.knots import MAX_KNOTS, Knots
+from drawstream.samplers.swift.lookup import as_bits, order_key
 
 __all__ = ["MEMORY", "Blocks", "cdf_tables", "columns_of", "count_bins"]
 

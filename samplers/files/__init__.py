@@ -1,0 +1,1 @@
+"""Files of users and ours: whole writes, bounded reads, columns, ids, weights, system errors."""

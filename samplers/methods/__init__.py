@@ -1,0 +1,1 @@
+"""Methods of budgeted training: samplers that learn, and selectors of batches."""

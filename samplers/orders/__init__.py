@@ -1,0 +1,1 @@
+"""Orders: probabilities to rows as pure functions of seed, epoch and position."""

@@ -1,0 +1,1 @@
+"""The Swift Sampler: scores to probabilities by cdf, cgf and ten parameters."""
