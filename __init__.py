@@ -37,28 +37,28 @@ if TYPE_CHECKING:
     from drawstream.features.table.table import FeatureTable as FeatureTable
     from drawstream.features.table.table import write_part as write_part
     from drawstream.features.tracker import Tracker as Tracker
-    from drawstream.pipeline.augment import RICAP as RICAP
-    from drawstream.pipeline.augment import Mixup as Mixup
-    from drawstream.pipeline.bad import BadSample as BadSample
-    from drawstream.pipeline.bad import BadSampleError as BadSampleError
-    from drawstream.pipeline.catalog import Catalog as Catalog
-    from drawstream.pipeline.catalog_file import AlteredCatalogError as AlteredCatalogError
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
     from drawstream.pipeline.data_loader import StreamDataLoader as StreamDataLoader
-    from drawstream.pipeline.index import index as index
+    from drawstream.pipeline.images.mixing import RICAP as RICAP
+    from drawstream.pipeline.images.mixing import Mixup as Mixup
+    from drawstream.pipeline.images.transform import Transform as Transform
     from drawstream.pipeline.loader import Batch as Batch
     from drawstream.pipeline.loader import Loader as Loader
-    from drawstream.pipeline.pack import pack as pack
-    from drawstream.pipeline.remote import Remote as Remote
-    from drawstream.pipeline.remote import RemoteError as RemoteError
+    from drawstream.pipeline.reading.bad_samples import BadSample as BadSample
+    from drawstream.pipeline.reading.bad_samples import BadSampleError as BadSampleError
     from drawstream.pipeline.replay import read_replay as read_replay
-    from drawstream.pipeline.sources import ArraySource as ArraySource
-    from drawstream.pipeline.sources import Source as Source
-    from drawstream.pipeline.sources import open_source as open_source
-    from drawstream.pipeline.tar import DamagedTarError as DamagedTarError
+    from drawstream.pipeline.shards.catalog import Catalog as Catalog
+    from drawstream.pipeline.shards.catalog_file import AlteredCatalogError as AlteredCatalogError
+    from drawstream.pipeline.shards.index import index as index
+    from drawstream.pipeline.shards.pack import pack as pack
+    from drawstream.pipeline.shards.remote import Remote as Remote
+    from drawstream.pipeline.shards.remote import RemoteError as RemoteError
+    from drawstream.pipeline.shards.tar import DamagedTarError as DamagedTarError
+    from drawstream.pipeline.sources.source import ArraySource as ArraySource
+    from drawstream.pipeline.sources.source import Source as Source
+    from drawstream.pipeline.sources.source import open_source as open_source
     from drawstream.pipeline.torch_sampler import StreamBatchSampler as StreamBatchSampler
     from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
-    from drawstream.pipeline.transform import Transform as Transform
     from drawstream.pipeline.verify import verify as verify
     from drawstream.samplers.errors import DrawstreamError as DrawstreamError
     from drawstream.samplers.files.weights_file import map_weights as map_weights

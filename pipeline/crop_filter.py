@@ -22,13 +22,96 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.pipeline.bad import BadSampleError
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.crop_choice import Contrast, choose, gumbel, kept_of
+from drawstream.pipeline.images.draws import key, to_unit
 from drawstream.pipeline.loader import Batch, Loader
-from drawstream.pipeline.plan import Plan
+from drawstream.pipeline.reading.bad_samples import BadSampleError
+from drawstream.pipeline.reading.plan import Plan
+from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.hashing import digest_array
+
+_GUMBEL = 9  # purpose of the key, beside those of `draws` (1 to 6) and `augment` (7, 8)
+_QUARTER = 4  # the contrast is between the quarters with the largest and the smallest τ
+
+
+def kept_of(count: int, share: Fraction, /) -> int:
+    """B = ceil(share · n), exactly: the same on all ranks, for they have equally many crops."""
+    return -(-count * share.numerator // share.denominator)
+
+
+def gumbel(seed: int, epoch: int, start: int, count: int, /) -> NDArray[np.float64]:
+    """Standard Gumbel noise of positions [start, start + count), (count,); each depends on its position alone."""
+    words = np.random.Philox(key=key(seed, epoch, _GUMBEL), counter=start).random_raw(4 * count)[::4]
+    return -np.log(-np.log(to_unit(words) + 2.0**-54))  # the middle of each cell: never 0 nor 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What was kept of a step.
+
+    Attributes:
+        rows: Places within the batch, int64 (B,), increasing.
+        filled: How many of them have τ = 0: there were too few others.
+    """
+
+    rows: NDArray[np.int64]
+    filled: int
+
+
+def choose(tau: NDArray[np.float64], real: NDArray[np.bool_], noise: NDArray[np.float64], count: int, /) -> Choice:
+    """The `count` crops with the largest keys.
+
+    Where fewer have τ > 0, those with τ = 0 follow, by their noise alone: uniformly. Crops that are not `real`, which
+    only fill up the last batch of an epoch, come last whatever their τ.
+
+    Args:
+        tau: float64 (n,), >= 0, of any scale.
+        real: bool (n,), whether the crop counts.
+        noise: float64 (n,), standard Gumbel.
+        count: B, at most n.
+    """
+    wanted = real & (tau > 0)
+    keys = noise + np.log(tau, out=np.zeros(len(tau)), where=wanted)
+    order = np.lexsort((-keys, ~wanted, ~real))  # the last one decides first
+    rows = np.sort(order[:count])
+    return Choice(rows, int((real & ~wanted)[rows].sum()))
+
+
+class Contrast:
+    """How far the choice follows τ, over all steps so far.
+
+    In each step the crops that count are ranked by τ; the mean τ of the highest quarter over that of the lowest is the
+    ratio that was wanted, and the number of crops kept of each the one that came out.
+    """
+
+    def __init__(self) -> None:
+        self._tau, self._rows = np.zeros(2), np.zeros(2, np.int64)  # of dropped and kept crops
+        self._wanted, self._kept = np.zeros(2), np.zeros(2, np.int64)  # of the lowest and highest quarter
+
+    def add(self, tau: NDArray[np.float64], kept: NDArray[np.bool_], /) -> None:
+        """Count a step: τ and whether it was kept, of the crops that count, (n,) each."""
+        for which in (0, 1):
+            self._tau[which] += tau[kept == which].sum()
+            self._rows[which] += np.count_nonzero(kept == which)
+        order, quarter = np.argsort(tau, kind="stable"), -(-len(tau) // _QUARTER)
+        for which, rows in enumerate((order[:quarter], order[len(tau) - quarter :])):
+            self._wanted[which] += tau[rows].sum()
+            self._kept[which] += np.count_nonzero(kept[rows])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Mean τ of what was kept and dropped, and both ratios; None where nothing was, or where one is infinite."""
+        dropped, kept = (_ratio(float(t), int(n)) for t, n in zip(self._tau, self._rows, strict=True))
+        return {
+            "tau_kept": kept,
+            "tau_dropped": dropped,
+            "wanted_ratio": _ratio(float(self._wanted[1]), float(self._wanted[0])),
+            "realised_ratio": _ratio(int(self._kept[1]), int(self._kept[0])),
+        }
+
+
+def _ratio(above: float, below: float) -> float | None:
+    return above / below if below else None
+
 
 _LARGEST = 1 << 20  # denominator of `keep`: 1/3 as a float becomes 1/3 again
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from drawstream.pipeline.place import Stream, draws_of, require_rows
-from drawstream.pipeline.plan import Plan, steps
+from drawstream.pipeline.reading.plan import Plan, steps
 from drawstream.pipeline.torch_sampler import StreamOrder
 from drawstream.samplers import RowSampler, Sequential
 

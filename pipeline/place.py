@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from drawstream.pipeline.packed import packed, unpacked
-from drawstream.pipeline.plan import Order, Plan
+from drawstream.pipeline.reading.plan import Order, Plan
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.arguments import whole_number
 

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.catalog import Catalog, hash_file
-from drawstream.pipeline.index import idx_lines, write_lines
+from drawstream.pipeline.shards.catalog import Catalog, hash_file
+from drawstream.pipeline.shards.index import idx_lines, write_lines
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.system import system_fault
 

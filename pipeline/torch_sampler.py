@@ -27,7 +27,7 @@ from torch.utils.data import DistributedSampler, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
-from drawstream.pipeline.plan import EvenPlan, Plan
+from drawstream.pipeline.reading.plan import EvenPlan, Plan
 from drawstream.samplers import RowSampler
 
 __all__ = ["StreamBatchSampler", "StreamSampler"]

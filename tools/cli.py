@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from drawstream.pipeline.names import printable
+from drawstream.pipeline.shards.names import printable
 from drawstream.tools.bench.cli import app as bench_app
 from drawstream.tools.config import ConfigAnywhere, read_config
 from drawstream.tools.doctor import doctor
@@ -131,8 +131,8 @@ def pack(
     Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
     """
     from drawstream.pipeline import open_source
-    from drawstream.pipeline.pack import BadImagesError, PackResult
-    from drawstream.pipeline.pack import pack as run
+    from drawstream.pipeline.shards.pack import BadImagesError, PackResult
+    from drawstream.pipeline.shards.pack import pack as run
     from drawstream.tools.packing import finished_before, list_bad, tell_source
     from drawstream.tools.runs import write_record
 

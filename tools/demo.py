@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from drawstream.pipeline import ArraySource, Source, open_source
-from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.identity import refuse_other
-from drawstream.pipeline.names import printable
-from drawstream.pipeline.noise import stratified_order
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import FASHION_MNIST
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.label_noise import stratified_order
+from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import FASHION_MNIST
 from drawstream.tools.identity import file_hash
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job

@@ -183,7 +183,7 @@ def _streams() -> Check:
 
 def _catalog(name: str) -> Iterator[Check]:
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.bad import BadSampleError
+    from drawstream.pipeline.reading.bad_samples import BadSampleError
 
     try:
         catalog = Catalog.open(place(name))
@@ -200,7 +200,7 @@ def _catalog(name: str) -> Iterator[Check]:
 
 
 def _reading(catalog: "Catalog") -> Check:
-    from drawstream.pipeline.read import ShardFiles
+    from drawstream.pipeline.reading.read import ShardFiles
 
     rows = np.random.default_rng(0).permutation(len(catalog))[:READ].astype(np.int64)
     files = ShardFiles(catalog)

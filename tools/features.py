@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from drawstream.pipeline.names import printable
+from drawstream.pipeline.shards.names import printable
 from drawstream.tools.options import (
     CatalogArg,
     Channels,

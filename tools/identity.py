@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from drawstream.features.named import load_factory
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
-from drawstream.pipeline.quarantine import read_quarantine
+from drawstream.pipeline.reading.quarantine import read_quarantine
 from drawstream.samplers.hashing import digest_array
 from drawstream.tools.training.methods import Method
 from drawstream.tools.training.recipe import Recipe

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from drawstream.pipeline.names import printable
+from drawstream.pipeline.shards.names import printable
 
 
 def words(*known: str) -> Callable[[str], list[str]]:
@@ -111,7 +111,7 @@ def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: An
 
 def place(catalog: str) -> Path | str:
     """A folder, or a URL as it stands: a path would lose its second slash."""
-    from drawstream.pipeline.remote import is_url
+    from drawstream.pipeline.shards.remote import is_url
 
     return catalog if is_url(catalog) else Path(catalog)
 

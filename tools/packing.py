@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.folder import FolderSource
-from drawstream.pipeline.names import printable
-from drawstream.pipeline.pack import BadImage, PackResult
-from drawstream.pipeline.sources import ArraySource, Source
+from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards.pack import BadImage, PackResult
+from drawstream.pipeline.sources.folder import FolderSource
+from drawstream.pipeline.sources.source import ArraySource, Source
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.runs import read_record
 

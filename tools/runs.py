@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from drawstream.pipeline.identity import plain, refuse_other
-from drawstream.pipeline.names import printable
 from drawstream.pipeline.secrets import shown, without_secrets
+from drawstream.pipeline.shards.names import printable
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.documents import read_json
 from drawstream.samplers.files.system import raise_unless_file

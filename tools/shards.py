@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from drawstream.pipeline.names import printable
+from drawstream.pipeline.shards.names import printable
 from drawstream.tools.options import DryRun, Json, Orientation, finish, words
 from drawstream.tools.progress import Progress
 
@@ -48,9 +48,9 @@ def index(
 
     Images with captions (img2dataset): drawstream index /data/cc3m --label none
     """
-    from drawstream.pipeline.index import IndexResult
-    from drawstream.pipeline.index import index as run
-    from drawstream.pipeline.labels import Selection
+    from drawstream.pipeline.shards.index import IndexResult
+    from drawstream.pipeline.shards.index import index as run
+    from drawstream.pipeline.shards.labels import Selection
     from drawstream.tools.runs import write_record
 
     chosen = [each for part in image or () for each in part.split(",")]
@@ -102,8 +102,8 @@ def verify(
 
     Example: drawstream verify data/train --quarantine data/train/quarantine.json
     """
-    from drawstream.pipeline.catalog import AlteredCatalogError, Catalog
-    from drawstream.pipeline.quarantine import write_quarantine
+    from drawstream.pipeline.reading.quarantine import write_quarantine
+    from drawstream.pipeline.shards.catalog import AlteredCatalogError, Catalog
     from drawstream.pipeline.verify import Note
     from drawstream.pipeline.verify import verify as run
 

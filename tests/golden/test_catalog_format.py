@@ -18,14 +18,14 @@ import xxhash
 from PIL import Image
 
 from drawstream.pipeline import Loader, Transform
-from drawstream.pipeline.bad import BadSampleError
-from drawstream.pipeline.catalog import Catalog, Shard, seal
-from drawstream.pipeline.draft import Draft
-from drawstream.pipeline.image import ImageInfo
-from drawstream.pipeline.noise import relabel, stratified_order
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.read import ShardFiles
-from drawstream.pipeline.sources import ArraySource, open_source
+from drawstream.pipeline.decoding.image import ImageInfo
+from drawstream.pipeline.reading.bad_samples import BadSampleError
+from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards.catalog import Catalog, Shard, seal
+from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.label_noise import relabel, stratified_order
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import ArraySource, open_source
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import Sequential
 

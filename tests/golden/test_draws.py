@@ -4,9 +4,9 @@ the numbers to make the test pass; give the new law another name or format versi
 import numpy as np
 import torch
 
-from drawstream.pipeline.augment import RICAP, Mixup
-from drawstream.pipeline.draws import draw_flips, draw_jitter, draw_operations, draw_pad_offsets, draw_windows
-from drawstream.pipeline.randaugment import OPERATIONS
+from drawstream.pipeline.images.draws import draw_flips, draw_jitter, draw_operations, draw_pad_offsets, draw_windows
+from drawstream.pipeline.images.mixing import RICAP, Mixup
+from drawstream.pipeline.images.randaugment import OPERATIONS
 
 FLIPS = "01110010000010001101000011110011"
 OFFSETS = [[-3, -2], [-2, -2], [0, 3], [0, -4]]

@@ -12,8 +12,8 @@ import torch
 
 from drawstream.features.table.part import open_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
+from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import (
     CSGD,
     DLIS,

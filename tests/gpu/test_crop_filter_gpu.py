@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from drawstream.features import CropScorer
 from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
 
 pytestmark = [

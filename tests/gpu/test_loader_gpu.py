@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import RICAP, ArraySource, Catalog, Loader, Mixup, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
 pytestmark = [

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import (
-    ArraySource,
-    cache,
-    remote,
-)
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline import ArraySource
+from drawstream.pipeline.reading import cache
+from drawstream.pipeline.shards import remote
+from drawstream.pipeline.shards.pack import pack
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

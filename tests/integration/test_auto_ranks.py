@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import main
 

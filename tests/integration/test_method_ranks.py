@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 METHODS = ("p", "sb", "osgd", "first")
 MORE = ("infobatch", "dlis", "rho")

@@ -20,21 +20,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from drawstream.pipeline import (
-    ArraySource,
-    BadSampleError,
-    Catalog,
-    Loader,
-    Remote,
-    RemoteError,
-    ranges,
-)
-from drawstream.pipeline.cache import CachedShards
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.index import index
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.read import ShardFiles
-from drawstream.pipeline.remote import Transfer
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Remote, RemoteError
+from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.reading import ranges
+from drawstream.pipeline.reading.cache import CachedShards
+from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.shards.remote import Transfer
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
 from drawstream.tools.runs import write_record

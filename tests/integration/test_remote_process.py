@@ -14,15 +14,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import (
-    Catalog,
-    Loader,
-    Remote,
-    RemoteError,
-    cache,
-)
-from drawstream.pipeline.cache import CachedShards
-from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline import Catalog, Loader, Remote, RemoteError
+from drawstream.pipeline.reading import cache
+from drawstream.pipeline.reading.cache import CachedShards
+from drawstream.pipeline.reading.read import ShardFiles
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.tools.cli import main
 
@@ -175,7 +170,7 @@ FORKED = """
 import multiprocessing, os, sys
 import numpy as np
 from drawstream.pipeline import Catalog, Remote
-from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline.reading.read import ShardFiles
 def total(files, queue):
     queue.put(int(files.read(np.arange(300))[0].astype(int).sum()))
 if __name__ == "__main__":

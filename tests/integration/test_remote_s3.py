@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Remote, RemoteError, remote
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline import ArraySource, Catalog, Loader, Remote, RemoteError
+from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards import remote
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
 DIGITS = load_digits()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drawstream.pipeline import remote
+from drawstream.pipeline.shards import remote
 from drawstream.tools import hooks
 from drawstream.tools.board import Board
 from drawstream.tools.cli import main

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.tools.cli import main
 from drawstream.tools.jobs.train import train_job

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import ArraySource
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 PROGRAM = """
 import hashlib, json, multiprocessing, sys

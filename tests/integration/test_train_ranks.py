@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.pipeline.augment import RICAP, Mixup
-from drawstream.pipeline.shift import shift_and_mirror
+from drawstream.pipeline.images.inputs import shift_and_mirror
+from drawstream.pipeline.images.mixing import RICAP, Mixup
 
 MIXERS = st.one_of(
     st.builds(Mixup, st.floats(0.01, 10), st.integers(0, 2**64)),

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drawstream.pipeline.catalog import FILE, Catalog, Shard
-from drawstream.pipeline.draft import Draft
-from drawstream.pipeline.image import ImageInfo, decode, encode, probe
-from drawstream.pipeline.index import index
-from drawstream.pipeline.noise import relabel, stratified_order
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.decoding.image import ImageInfo, decode, encode, probe
+from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard
+from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.label_noise import relabel, stratified_order
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import ArraySource
 from drawstream.pipeline.verify import verify
 
 labels = hnp.arrays(np.int64, st.integers(1, 300), elements=st.integers(0, 7))

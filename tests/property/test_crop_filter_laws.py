@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as arrays
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
-from drawstream.pipeline.crop_choice import choose, gumbel, kept_of
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.crop_filter import choose, gumbel, kept_of
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
 
 DIGITS = load_digits()

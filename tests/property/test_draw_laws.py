@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.pipeline.draws import (
+from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_jitter,
     draw_operations,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
 DIGITS = load_digits()

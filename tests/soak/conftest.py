@@ -36,7 +36,7 @@ CONTEXT.set_forkserver_preload(
                 "training.setup",
             )
         ),
-        *("drawstream.pipeline.pack", "drawstream.search", "webdataset", "sqlalchemy", "optuna.storages"),
+        *("drawstream.pipeline.shards.pack", "drawstream.search", "webdataset", "sqlalchemy", "optuna.storages"),
     ]
 )
 CHILD = """

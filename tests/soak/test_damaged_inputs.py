@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import open_source
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.search import search_swift

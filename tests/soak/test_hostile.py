@@ -119,9 +119,9 @@ def labelled(images, kind):
 def lying_catalog(folder, images, kind, size=(40, 60)):
     """A sealed catalog with right checksums that says of each image what is true of none."""
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.catalog import FILE, Shard, hash_file
-    from drawstream.pipeline.draft import Draft
-    from drawstream.pipeline.image import ImageInfo
+    from drawstream.pipeline.decoding.image import ImageInfo
+    from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
+    from drawstream.pipeline.shards.catalog_writer import Draft
 
     path = write_tar(folder / "a.tar", [(f"{i}.{kind}", image) for i, image in enumerate(images)])
     draft = Draft()
@@ -137,8 +137,8 @@ def lying_catalog(folder, images, kind, size=(40, 60)):
 def try_images(kind, number, folder):
     """Mutated images: what `index` takes of them is read, and so is all of them through a catalog that lies."""
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.image import probe
-    from drawstream.pipeline.index import index
+    from drawstream.pipeline.decoding.image import probe
+    from drawstream.pipeline.shards.index import index
 
     rng = np.random.default_rng([number, *kind.encode()])
     bases = IMAGES[kind]
@@ -197,7 +197,7 @@ def bombs():
 
 
 def try_bombs(_kind, number, folder):
-    from drawstream.pipeline.index import index
+    from drawstream.pipeline.shards.index import index
 
     every = list(bombs())
     kind, image = every[number % len(every)]
@@ -218,8 +218,8 @@ NAMES = (
 
 def try_names(_kind, number, folder):
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.index import index
-    from drawstream.pipeline.names import printable
+    from drawstream.pipeline.shards.index import index
+    from drawstream.pipeline.shards.names import printable
     from drawstream.pipeline.verify import verify
 
     rng = np.random.default_rng(number)
@@ -242,7 +242,7 @@ def try_names(_kind, number, folder):
 
 def try_tars(_kind, number, folder):
     """Tars whose headers are mutated and sealed again with a right checksum."""
-    from drawstream.pipeline.index import index
+    from drawstream.pipeline.shards.index import index
 
     rng = np.random.default_rng([number, 7])
     files = [(f"{'deep/' * 60 * (i % 4 < 2)}{name}", data) for i, (name, data) in enumerate(labelled([PNG] * 6, "png"))]
@@ -281,7 +281,7 @@ def chains(kind, length):
 
 
 def try_traps(_kind, number, folder):
-    from drawstream.pipeline.index import index
+    from drawstream.pipeline.shards.index import index
 
     path = folder / "a.tar"
     sample = [("x.png", IMAGES["png"][0])]
@@ -323,7 +323,7 @@ def try_catalogs(_kind, number, folder):
     import pyarrow.parquet as pq
 
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.catalog import METADATA, SEAL, Shard, fingerprint, seal
+    from drawstream.pipeline.shards.catalog import METADATA, SEAL, Shard, fingerprint, seal
 
     rng = np.random.default_rng([number, 9])
     lying_catalog(folder, IMAGES["png"][:1] * 8, "png")
@@ -379,7 +379,7 @@ COUNTS = {"jpeg": COUNT // 40 + 1, "png": COUNT // 40 + 1, "webp": COUNT // 40 +
 
 def clear(error):
     """A refusal is one line with words, and nothing in it acts on a terminal once it is printed."""
-    from drawstream.pipeline.names import printable
+    from drawstream.pipeline.shards.names import printable
 
     assert isinstance(error, (ValueError, FileNotFoundError, RuntimeError)), repr(error)
     assert type(error) is not RuntimeError, repr(error)

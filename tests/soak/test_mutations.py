@@ -16,10 +16,10 @@ from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.index import index
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
-from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
+from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule, write_schedule

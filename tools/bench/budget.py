@@ -16,8 +16,8 @@ from statistics import fmean
 from typing import Any
 
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.catalog import FILE
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.bench.budget_grid import (
     CONTROL,
     IRREDUCIBLE,

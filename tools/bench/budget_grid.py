@@ -19,7 +19,7 @@ import torch
 
 from drawstream.features.extraction_on_ray import ClusterError, joined
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.workers import spread
+from drawstream.pipeline.workers.local import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.bench.asked import check_distinct, check_names
 from drawstream.tools.config import use_config

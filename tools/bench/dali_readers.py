@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.graph import dali, fn, types
-from drawstream.pipeline.index import write_idx
+from drawstream.pipeline.images.graph import dali, fn, types
 from drawstream.pipeline.replay import write_replay
+from drawstream.pipeline.shards.index import write_idx
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.rounds import Delivery, Setting, System
 

@@ -26,10 +26,10 @@ from drawstream.features import Scoring, ShardScorer, Tracker
 from drawstream.features.extraction import write_shards
 from drawstream.features.options import HALF, Amp, provenance
 from drawstream.pipeline import Catalog, Loader, open_source
-from drawstream.pipeline.catalog import FILE
 from drawstream.pipeline.loader import SMALL, default_transform
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import FASHION_MNIST
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import FASHION_MNIST
 from drawstream.samplers import Sequential, SwiftFit, SwiftParams
 from drawstream.tools.bench.photos import pack_photos
 from drawstream.tools.bench.raw import digits

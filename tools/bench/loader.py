@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from drawstream.pipeline import Catalog, Source, Transform, open_source
-from drawstream.pipeline.catalog import FILE, RAW
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import FASHION_MNIST
+from drawstream.pipeline.shards.catalog import FILE, RAW
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import FASHION_MNIST
 from drawstream.tools.bench.encoded import compare_encoded, format_encoded
 from drawstream.tools.bench.photos import pack_photos
 from drawstream.tools.bench.raw import compare_raw, digits, format_raw

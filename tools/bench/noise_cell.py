@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import Catalog, Loader
-from drawstream.pipeline.catalog import FILE
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.noise_methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
 from drawstream.tools.demo import Plan, hold_data, source_and_test

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from drawstream.pipeline import Catalog, Loader
-from drawstream.pipeline.draws import draw_windows
+from drawstream.pipeline.images.draws import draw_windows
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.rounds import Delivery, Setting, System
 

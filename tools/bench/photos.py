@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 __all__ = ["pack_photos"]
 

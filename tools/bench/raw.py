@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, Catalog, Loader, Source, Transform
-from drawstream.pipeline.graph import build_pipeline
+from drawstream.pipeline.images.graph import build_pipeline
 from drawstream.pipeline.loader import RUN, graph_spec
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.rounds import Delivery, System, alternate

@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.catalog import FILE
-from drawstream.pipeline.header import BLOCK
-from drawstream.pipeline.index import check_index
-from drawstream.pipeline.index import index as run_index
-from drawstream.pipeline.labels import BY_DEFAULT, Selection
-from drawstream.pipeline.noise import stratified_order
-from drawstream.pipeline.pack import check_pack, holds_pack, pack
-from drawstream.pipeline.sources import Source
-from drawstream.pipeline.staging import check_target
-from drawstream.pipeline.tar import mapped, samples
-from drawstream.pipeline.workers import suitable_workers
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.index import check_index
+from drawstream.pipeline.shards.index import index as run_index
+from drawstream.pipeline.shards.label_noise import stratified_order
+from drawstream.pipeline.shards.labels import BY_DEFAULT, Selection
+from drawstream.pipeline.shards.pack import check_pack, holds_pack, pack
+from drawstream.pipeline.shards.staging import check_target
+from drawstream.pipeline.shards.tar import BLOCK, mapped, samples
+from drawstream.pipeline.sources.source import Source
+from drawstream.pipeline.workers.local import suitable_workers
 from drawstream.tools.estimate.probe import LIMIT, allowed, rehearsed
 from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, folder_size, resident
 

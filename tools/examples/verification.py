@@ -36,8 +36,8 @@ from torch.nn import functional as F
 
 from drawstream.features import FeatureTable, extract_features
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.catalog import FILE
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.search import Trial, search_swift
 

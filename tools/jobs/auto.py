@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.identity import plain
-from drawstream.pipeline.staging import claimed
+from drawstream.pipeline.shards.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto

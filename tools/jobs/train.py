@@ -12,7 +12,7 @@ from torch import nn
 from drawstream.features import Tracker
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
-from drawstream.pipeline.staging import claimed
+from drawstream.pipeline.shards.staging import claimed
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.identity import model_identity, quarantine_hash, training_identity
 from drawstream.tools.progress import Progress

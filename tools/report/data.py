@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from drawstream.pipeline import Catalog, RemoteError
-from drawstream.pipeline.remote import is_url
+from drawstream.pipeline.shards.remote import is_url
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from drawstream.pipeline import BadSampleError, Catalog
-from drawstream.pipeline.draws import pixel_windows
-from drawstream.pipeline.image import decode
-from drawstream.pipeline.read import ShardFiles
+from drawstream.pipeline.decoding.image import decode
+from drawstream.pipeline.images.draws import pixel_windows
+from drawstream.pipeline.reading.read import ShardFiles
 
 THUMB = 96  # pixels of the longer side, at most: a page with a few hundred images stays small
 FRAME = (255, 122, 26)  # of a window

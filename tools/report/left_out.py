@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from drawstream.pipeline import RemoteError
-from drawstream.pipeline.remote import is_url
 from drawstream.pipeline.secrets import shown
+from drawstream.pipeline.shards.remote import is_url
 from drawstream.tools.runs import files_below
 
 __all__ = ["DAMAGED", "LeftOut", "reason"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.remote import is_url
+from drawstream.pipeline.shards.remote import is_url
 from drawstream.tools.report.left_out import LeftOut
 from drawstream.tools.runs import read_record
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.remote import is_url
+from drawstream.pipeline.shards.remote import is_url
 from drawstream.samplers.files.system import raise_unless_file
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.report import page

@@ -11,12 +11,11 @@ from torch import nn
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Transform
-from drawstream.pipeline.bad import OnBad
-from drawstream.pipeline.loader import SMALL
-from drawstream.pipeline.names import printable
+from drawstream.pipeline.loader import SMALL, channel_statistics
 from drawstream.pipeline.place import Stream
-from drawstream.pipeline.read import Checksum
-from drawstream.pipeline.statistics import channel_statistics
+from drawstream.pipeline.reading.bad_samples import OnBad
+from drawstream.pipeline.reading.read import Checksum
+from drawstream.pipeline.shards.names import printable
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.tools.training.check_model import check_model, slow_on, takes_gray
 from drawstream.tools.training.models import build_model

@@ -10,7 +10,7 @@ import pytest
 from drawstream.features.table.check import check_table
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 ROWS = 12
 PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}

@@ -26,7 +26,7 @@ from drawstream.features.extraction_on_ray import (
 )
 from drawstream.features.shard_scorer import ShardScorer
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 DIGITS = load_digits()

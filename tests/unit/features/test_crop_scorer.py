@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from drawstream.features import Crops, CropScorer, FeatureTable
 from drawstream.features import extract_features as extract
 from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential, SwiftFit, SwiftParams
 
 DIGITS = load_digits()

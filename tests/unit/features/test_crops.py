@@ -13,8 +13,8 @@ from drawstream.features import extract_features as extract
 from drawstream.features.crops import CropRows
 from drawstream.features.measures import measure
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.draws import draw_windows
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.images.draws import draw_windows
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
 
 DIGITS = load_digits()

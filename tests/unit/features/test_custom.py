@@ -11,7 +11,7 @@ from drawstream.features import extract_features as extract
 from drawstream.features.custom import call_measure, hash_source, load_measure, name_measure
 from drawstream.features.measures import MEASURES
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 ROWS = 40
 

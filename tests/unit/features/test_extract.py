@@ -15,7 +15,7 @@ from drawstream.features.measures import measure
 from drawstream.features.options import provenance, weights_hash
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -17,7 +17,7 @@ from drawstream.features import FeatureTable
 from drawstream.features.table.join import join_file
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 
 ROWS = 12
 RNG = np.random.default_rng(0)

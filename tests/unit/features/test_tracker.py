@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from drawstream.features import FeatureTable, Tracker
 from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 
 ROWS = 50

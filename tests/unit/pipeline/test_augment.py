@@ -6,7 +6,7 @@ import torch
 from scipy.stats import beta, chisquare, kstest
 from torch.nn import functional as F
 
-from drawstream.pipeline.augment import RICAP, Mixed, Mixup
+from drawstream.pipeline.images.mixing import RICAP, Mixed, Mixup
 
 N, H, W, K = 12, 9, 13, 5
 IMAGES = torch.arange(N * 3 * H * W, dtype=torch.float32).reshape(N, 3, H, W)  # every value tells where it comes from

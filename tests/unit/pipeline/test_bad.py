@@ -14,12 +14,11 @@ import sklearn.datasets
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform
-from drawstream.pipeline.bad import BadSamples
-from drawstream.pipeline.feed import ENDING
-from drawstream.pipeline.finding import Finding
-from drawstream.pipeline.index import index
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.quarantine import write_quarantine
+from drawstream.pipeline.reading.bad_samples import BadSamples
+from drawstream.pipeline.reading.quarantine import Finding, write_quarantine
+from drawstream.pipeline.reading.read_ahead import ENDING
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
 
 DIGITS = load_digits()

@@ -10,9 +10,9 @@ import pytest
 import xxhash
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline.catalog import METADATA, SEAL, Catalog
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.shards.catalog import METADATA, SEAL, Catalog
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import ArraySource
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -6,8 +6,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.pipeline.catalog import checksum_of
-from drawstream.pipeline.checksum import checksum, xxh3, xxh32
+from drawstream.pipeline.shards.catalog import checksum_of
+from drawstream.pipeline.shards.checksum import checksum, xxh3, xxh32
 
 
 @settings(deadline=None)  # the first call compiles

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, CropFilter, Loader, Transform
 from drawstream.pipeline import crop_filter as module
-from drawstream.pipeline.crop_choice import Contrast, choose, gumbel, kept_of
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.crop_filter import Contrast, choose, gumbel, kept_of
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
 
 DIGITS = load_digits()

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.pipeline import Catalog, Loader, Transform, feed
-from drawstream.pipeline.catalog import FILE, Shard, hash_file
-from drawstream.pipeline.dali_parser import Headers, orientation
-from drawstream.pipeline.draft import Draft
-from drawstream.pipeline.image import ImageInfo, probe
+from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.pipeline.decoding.image import ImageInfo, probe
+from drawstream.pipeline.reading import read_ahead as feed
+from drawstream.pipeline.reading.refused import Headers, orientation
+from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
+from drawstream.pipeline.shards.catalog_writer import Draft
 from drawstream.samplers import Sequential
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from drawstream.pipeline import Catalog, open_source
-from drawstream.pipeline.convert import as_known, looks_like_image
-from drawstream.pipeline.image import decode
-from drawstream.pipeline.pack import BadImagesError, pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.decoding.image import decode
+from drawstream.pipeline.shards.pack import BadImagesError, pack
+from drawstream.pipeline.sources.convert import as_known, looks_like_image
+from drawstream.pipeline.sources.source import ArraySource
 from drawstream.pipeline.verify import verify
 from drawstream.tools.cli import main
 

@@ -18,9 +18,9 @@ import webdataset
 from PIL import Image
 from webdataset.writer import TarWriter
 
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.index import index
+from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.verify import verify
 
 PIXELS = np.arange(108, dtype=np.uint8).reshape(6, 6, 3)
@@ -157,7 +157,7 @@ def test_images_too_large_or_deep_are_refused_by_name(tmp_path):
 ENDLESS = """
 import sys, time
 from pathlib import Path
-from drawstream.pipeline.index import index
+from drawstream.pipeline.shards.index import index
 def slow(done, total, samples):
     print("ready", flush=True)
     time.sleep(60)

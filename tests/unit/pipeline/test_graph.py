@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform, open_source
-from drawstream.pipeline.draws import (
+from drawstream.pipeline.decoding.image import decode
+from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_jitter,
     draw_operations,
@@ -18,9 +19,8 @@ from drawstream.pipeline.draws import (
     draw_windows,
     pixel_windows,
 )
-from drawstream.pipeline.image import decode
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.randaugment import operations
+from drawstream.pipeline.images.randaugment import operations
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)

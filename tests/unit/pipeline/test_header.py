@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from webdataset.writer import TarWriter
 
 from drawstream.pipeline import ArraySource
-from drawstream.pipeline.header import BLOCK, NAME, read_plain, write_plain
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.tar import mapped, members, samples
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.shards.tar import BLOCK, NAME, mapped, members, read_plain, samples, write_plain
 
 NAMES = st.one_of(
     st.text("ab1./_-~ ", min_size=1, max_size=NAME + 20),
@@ -106,7 +105,7 @@ def test_members_are_the_same_with_and_without_the_short_way(tmp_path_factory, f
     path.write_bytes(buffer.getvalue())
     with mapped(path) as data, pytest.MonkeyPatch.context() as patch:
         short = _walk(data, path)
-        patch.setattr("drawstream.pipeline.tar.read_plain", lambda _: None)
+        patch.setattr("drawstream.pipeline.shards.tar.read_plain", lambda _: None)
         assert short == _walk(data, path)
 
 

@@ -12,7 +12,7 @@ import pytest
 import sklearn.datasets
 from PIL import Image, ImageOps
 
-from drawstream.pipeline.image import ImageInfo, decode, encode, probe
+from drawstream.pipeline.decoding.image import ImageInfo, decode, encode, probe
 
 PHOTO = (Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg").read_bytes()
 COLOUR = np.asarray(Image.open(io.BytesIO(PHOTO)))[:40, :60].copy()

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["drawstream.pipeline.index", "drawstream.pipeline.verify"])
+@pytest.mark.parametrize("module", ["drawstream.pipeline.shards.index", "drawstream.pipeline.verify"])
 def test_catalogs_need_neither_torch_nor_dali(module):
     code = f"import {module}, sys; print([m for m in ('torch', 'nvidia.dali') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

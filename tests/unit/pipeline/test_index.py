@@ -12,11 +12,11 @@ import sklearn.datasets
 from sklearn.datasets import load_digits
 from wds2idx import IndexCreator
 
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.index import index, write_idx
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.index import index, write_idx
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import ArraySource
 from drawstream.pipeline.verify import verify
 
 DIGITS = load_digits()

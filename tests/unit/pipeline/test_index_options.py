@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from drawstream.pipeline import Catalog, Loader
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.index import index, write_idx
-from drawstream.pipeline.labels import Selection
+from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.shards.index import index, write_idx
+from drawstream.pipeline.shards.labels import Selection
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
 from drawstream.tools.cli import main

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.keys import find_rows, shard_stems, with_stems, without_stems
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.keys import find_rows, shard_stems, with_stems, without_stems
+from drawstream.pipeline.shards.pack import pack
 
 
 @pytest.mark.parametrize(

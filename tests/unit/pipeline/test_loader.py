@@ -16,10 +16,10 @@ import torch
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform, open_source
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.index import index
+from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.loader import default_transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
 
 DIGITS = load_digits()

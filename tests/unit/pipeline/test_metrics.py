@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
 DIGITS = load_digits()

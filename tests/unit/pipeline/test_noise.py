@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from drawstream.pipeline.noise import relabel, stratified_order
+from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 
 LABELS = np.repeat(np.arange(5), [1000, 333, 7, 1, 2000])
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.pipeline.image import decode, encode, probe
-from drawstream.pipeline.index import index
+from drawstream.pipeline.decoding.image import decode, encode, probe
+from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import Sequential
 

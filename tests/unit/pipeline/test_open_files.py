@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from drawstream.features.table.part import open_part
-from drawstream.pipeline import ArraySource, Catalog, Loader, catalog_file
-from drawstream.pipeline import read as reading
-from drawstream.pipeline.index import index
-from drawstream.pipeline.open_files import SHARED, OpenFiles
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.read import UNREADABLE, ShardFiles
+from drawstream.pipeline import ArraySource, Catalog, Loader
+from drawstream.pipeline.reading import read as reading
+from drawstream.pipeline.reading.open_files import SHARED, OpenFiles
+from drawstream.pipeline.reading.read import UNREADABLE, ShardFiles
+from drawstream.pipeline.shards import catalog_file
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.system import SystemFault
@@ -87,7 +88,7 @@ def test_two_loaders_with_few_descriptors_lose_no_row(catalog):
 
 
 def test_no_descriptor_at_all_is_one_clear_error(catalog, monkeypatch):
-    monkeypatch.setattr("drawstream.pipeline.open_files.PAUSES", (0.0,))
+    monkeypatch.setattr("drawstream.pipeline.reading.open_files.PAUSES", (0.0,))
     (loader,) = loaders(catalog, 1)
     assert len(ids_of(loader)) == 300
     SHARED.close_all()

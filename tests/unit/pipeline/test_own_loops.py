@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
 
 DIGITS = load_digits()

@@ -14,10 +14,10 @@ import sklearn.datasets
 import webdataset
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.image import decode, encode
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, open_source
+from drawstream.pipeline.decoding.image import decode, encode
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import FASHION_MNIST, ArraySource, open_source
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -27,8 +27,8 @@ PHOTOS = Path(sklearn.datasets.__file__).parent / "images"
 ENDLESS = """
 import sys, time
 import numpy as np
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import ArraySource
 def slow(done, total):
     if done == 300:
         print("ready", flush=True)

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.finding import Finding
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.reading.quarantine import Finding, read_quarantine, write_quarantine
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import ArraySource
 
 
 @pytest.fixture(scope="module")

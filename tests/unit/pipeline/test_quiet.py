@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drawstream.pipeline import dali_image
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.quiet import no_warnings
+from drawstream.pipeline.decoding import dali_image
+from drawstream.pipeline.decoding.quiet import no_warnings
+from drawstream.pipeline.shards.pack import pack
 
 CASES = Path(__file__).parents[2] / "cases" / "images"
 
@@ -74,7 +74,7 @@ class Reused:
 @pytest.mark.parametrize("encoding", ["keep", "png"])
 def test_pack_reads_ahead_of_no_buffer(tmp_path, encoding):
     from drawstream.pipeline import Catalog
-    from drawstream.pipeline.image import decode
+    from drawstream.pipeline.decoding.image import decode
 
     catalog = Catalog.open(pack(Reused(), tmp_path / "out", encoding=encoding).train)
     shard = catalog.shard_path(0).read_bytes()
@@ -85,7 +85,7 @@ def test_pack_reads_ahead_of_no_buffer(tmp_path, encoding):
 
 
 def test_orientation_is_checked_first(tmp_path):
-    from drawstream.pipeline.index import index
+    from drawstream.pipeline.shards.index import index
 
     with pytest.raises(ValueError, match=r"^orientation must be exif or stored, but got 'xmp'$"):
         pack(Reused(), tmp_path / "out", orientation="xmp")

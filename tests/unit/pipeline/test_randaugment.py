@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from drawstream.pipeline.randaugment import OPERATIONS, apply_operations, operations
+from drawstream.pipeline.images.randaugment import OPERATIONS, apply_operations, operations
 
 H, W, N = 36, 48, 12
 PHOTOS = load_sample_images().images

@@ -11,9 +11,9 @@ import xxhash
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog
-from drawstream.pipeline.open_files import OpenFiles
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.read import DAMAGED, OK, SHORT, UNREADABLE, ShardFiles, read_members
+from drawstream.pipeline.reading.open_files import OpenFiles
+from drawstream.pipeline.reading.read import DAMAGED, OK, SHORT, UNREADABLE, ShardFiles, read_members
+from drawstream.pipeline.shards.pack import pack
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

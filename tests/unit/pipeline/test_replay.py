@@ -9,8 +9,8 @@ from nvidia.dali import fn, pipeline_def
 
 import drawstream.pipeline.replay as replay_module
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
 from drawstream.pipeline.replay import read_replay, write_replay
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
 

@@ -12,7 +12,7 @@ import sklearn.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline.sources import FASHION_MNIST, FASHION_MNIST_CLASSES, ArraySource, open_source, read_idx
+from drawstream.pipeline.sources.source import FASHION_MNIST, FASHION_MNIST_CLASSES, ArraySource, open_source, read_idx
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from drawstream.pipeline.staging import staged_folder
+from drawstream.pipeline.shards.staging import staged_folder
 
 HOLD = """
 import sys
-from drawstream.pipeline.staging import staged_folder
+from drawstream.pipeline.shards.staging import staged_folder
 with staged_folder(sys.argv[1]) as folder:
     (folder / "half").mkdir()
     (folder / "half" / "file").write_text("half")

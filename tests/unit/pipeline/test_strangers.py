@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawstream.pipeline import Catalog, open_source
-from drawstream.pipeline.catalog import FILE, AlteredCatalogError, Shard, hash_file
-from drawstream.pipeline.draft import Draft
-from drawstream.pipeline.image import MOST_PIXELS, ImageInfo, encode, probe
-from drawstream.pipeline.index import index
-from drawstream.pipeline.names import LONGEST, check_keys, check_name, check_paths, number_names, printable
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.decoding.image import MOST_PIXELS, ImageInfo, encode, probe
+from drawstream.pipeline.shards.catalog import FILE, AlteredCatalogError, Shard, hash_file
+from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.names import LONGEST, check_keys, check_name, check_paths, number_names, printable
+from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.cli import main
 from drawstream.tools.report.gallery import Picture
 from drawstream.tools.report.page import gallery
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_named_and_not_waited_for(photos, tmp_path):
 
 
 def test_files_that_swell_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("drawstream.pipeline.sources.SWOLLEN", (1 << 20, 200))
+    monkeypatch.setattr("drawstream.pipeline.sources.source.SWOLLEN", (1 << 20, 200))
     rows = 2 << 20
     head = struct.pack(">IIII", 0x803, rows, 1, 1)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + bytes(rows), 9))
@@ -287,7 +287,9 @@ def catalog_of(folder, rows, **changes):
     ],
 )
 def test_sealed_catalogs_that_lie(tmp_path, monkeypatch, rows, changes, text):
-    monkeypatch.setattr("drawstream.pipeline.draft.check_name", lambda *_, **__: None)  # who makes it has no laws
+    monkeypatch.setattr(
+        "drawstream.pipeline.shards.catalog_writer.check_name", lambda *_, **__: None
+    )  # who makes it has no laws
     catalog_of(tmp_path, rows, **changes)
     with pytest.raises(AlteredCatalogError, match=text) as caught:
         Catalog.open_rows(tmp_path)

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from drawstream.pipeline.tar import Remarks, mapped, members, samples
+from drawstream.pipeline.shards.tar import Remarks, mapped, members, samples
 
 LONG = "very/" * 30 + "long-" * 30 + "name"
 NAMES = [

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare, kstest
 
 from drawstream.pipeline import Transform
-from drawstream.pipeline.draws import (
+from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_jitter,
     draw_operations,

@@ -12,14 +12,14 @@ import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.pipeline import scan
-from drawstream.pipeline.catalog import Catalog
-from drawstream.pipeline.image import encode
-from drawstream.pipeline.index import index
-from drawstream.pipeline.pack import pack
-from drawstream.pipeline.quarantine import read_quarantine, write_quarantine
-from drawstream.pipeline.sources import ArraySource, open_source
-from drawstream.pipeline.tar import mapped, members
+from drawstream.pipeline import verify as scan
+from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.shards.tar import mapped, members
+from drawstream.pipeline.sources.source import ArraySource, open_source
 from drawstream.pipeline.verify import verify
 from drawstream.samplers.files.system import SystemFault
 

@@ -13,7 +13,7 @@ import pytest
 
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights, read_weights
 

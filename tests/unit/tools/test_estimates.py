@@ -104,7 +104,7 @@ def test_a_part_of_the_rows_tells_the_bytes_of_all(tmp_path, monkeypatch):
     source = ArraySource(np.zeros((2000, 8, 8), np.uint8), np.arange(2000) % 10)
     stage = estimate_pack(source, tmp_path / "out", holdout=500, label_noise=0.2).stages[0]
     assert "64 of 2000 rows" in stage.basis
-    from drawstream.pipeline.pack import pack
+    from drawstream.pipeline.shards.pack import pack
 
     pack(source, tmp_path / "out", holdout=500, label_noise=0.2)
     real = bytes_of(tmp_path / "out")

@@ -12,7 +12,7 @@ import typer
 from safetensors.torch import load_file, save_file
 
 from drawstream.pipeline import ArraySource
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.search.auto_record import write_distribution
 from drawstream.tools import cli, demo
 from drawstream.tools.hooks import Journal

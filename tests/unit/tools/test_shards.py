@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.quarantine import read_quarantine
+from drawstream.pipeline.reading.quarantine import read_quarantine
 from drawstream.tools.cli import main
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import drawstream.tools.bench.peer_worker as worker
 from drawstream.pipeline import Catalog, Transform
-from drawstream.pipeline.draws import draw_windows
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.images.draws import draw_windows
+from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.bench import peers
 from drawstream.tools.bench.cli import app
 from drawstream.tools.bench.dali_readers import dali_systems

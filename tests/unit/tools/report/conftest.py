@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from drawstream.features import FeatureTable
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.search import search_swift
 from drawstream.tools.runs import write_record
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from drawstream.features import FeatureTable
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import SwiftSampler, effective_sample_size
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import Entry, compare, difference, verdicts

@@ -10,7 +10,7 @@ from PIL import Image
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.pack import pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import Sequential
 from drawstream.tools.cli import main
 from drawstream.tools.training.setup import Setup

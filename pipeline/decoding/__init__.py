@@ -1,0 +1,1 @@
+"""One image: its header, orientation, and what DALI says of it."""

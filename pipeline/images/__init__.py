@@ -1,0 +1,1 @@
+"""Pixels: transforms, the DALI graph, augmentation and mixing."""

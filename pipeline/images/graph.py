@@ -1,0 +1,226 @@
+"""The DALI graph: stored bytes in, normalised CHW float batches out; the same operators on CPU and GPU."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+try:
+    import nvidia.dali
+except ImportError as error:
+    raise ImportError(
+        f"loading images needs NVIDIA DALI ({error}): pip install 'drawstream[cuda13]', or [cuda12] for CUDA 12; "
+        "without a GPU either will do"
+    ) from None
+except TypeError as error:  # DALI 2.4 adds to its docstrings when it is imported
+    if sys.flags.optimize < 2:
+        raise
+    law = "NVIDIA DALI needs docstrings, but -OO or PYTHONOPTIMIZE=2 takes them away"
+    raise ImportError(f"{law} ({error}): start without it, or with PYTHONOPTIMIZE=1") from None
+
+from drawstream.pipeline.images.randaugment import apply_operations
+from drawstream.pipeline.images.transform import FACTORS, Transform
+
+dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
+fn, types = dali.fn, dali.types
+
+Geometry = Literal["whole", "pad", "window", "center"]
+Turn = Literal["decoder", "rows", "none"]
+_PIXELS = {"normalized_anchor": False, "normalized_shape": False}
+_plain = dali.pipeline.do_not_convert  # such functions branch on Python's values only, also in graphs with conditionals
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """What the graph must know before it is built.
+
+    Attributes:
+        transform: Sizes and normalisation.
+        geometry: What is cut from the image, and how.
+        mirror: Whether images are mirrored, each by its own coin.
+        raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
+        resize: Whether images must be resized to `transform.size` after the geometry.
+        channels: Of the images in the batch: 1 (gray) or 3 (RGB; gray images have three equal channels).
+        turn: Who turns encoded images: the ``decoder`` by what it finds (catalogs of formats 1 and 2); the graph, by
+            the catalog's orientation of each of the ``rows``; or ``none`` is turned.
+        widen: The stored images are gray and those of the batch RGB.
+    """
+
+    transform: Transform
+    geometry: Geometry
+    mirror: bool
+    raw: bool
+    resize: bool
+    channels: int
+    turn: Turn = "none"
+    widen: bool = False
+
+    @property
+    def placed(self) -> bool:
+        """Whether images arrive cropped and mirrored: raw ones that keep their size and are moved at all.
+
+        DALI would take longer for the inputs per image than for all the rest.
+        """
+        moved = self.geometry == "pad" or (self.geometry == "whole" and self.mirror)
+        return self.raw and not self.resize and moved
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The parameters of the colour jitter that vary."""
+        ranges = self.transform.jitter or (0.0,) * len(FACTORS)
+        return tuple(name for name, width in zip(FACTORS, ranges, strict=True) if width)
+
+    @property
+    def inputs(self) -> dict[str, tuple[Any, int]]:
+        """What follows the images, per image, in this order: DALI's type and the number of dimensions of each."""
+        found: dict[str, tuple[Any, int]] = {}
+        if self.turn == "rows":
+            found["sideways"] = found["turn_mirror"] = found["turn_flip"] = (types.INT32, 0)
+        if not self.placed:
+            if self.geometry in ("pad", "window"):
+                found["corner"] = (types.INT32, 1)  # (y, x), pixels
+            if self.geometry == "window":
+                found["shape"] = (types.INT32, 1)  # (height, width), pixels
+            if self.mirror:
+                found["mirror"] = (types.INT32, 0)
+        if self.transform.randaugment:
+            found["operations"] = found["negative"] = (types.INT32, 1)  # one per layer
+        return found | dict.fromkeys(self.factors, (types.FLOAT, 0))
+
+
+def build_pipeline(
+    source: Callable[[Any], tuple[Any, ...]],
+    spec: GraphSpec,
+    *,
+    batch_size: int,
+    device: Literal["cpu", "gpu"],
+    device_id: int,
+    threads: int,
+    prefetch: int,
+) -> Any:
+    """Build the graph.
+
+    Args:
+        source: Called with DALI's `BatchInfo`, gives one array or list of arrays per input; they must stay as they are
+            until the run that they are for is done.
+        spec: What the graph does.
+        batch_size: Most images of a run.
+        device: Where it decodes and transforms.
+        device_id: Which GPU.
+        threads: DALI's worker threads.
+        prefetch: Runs that it computes ahead.
+
+    Returns:
+        An `nvidia.dali.Pipeline` with one output, float32 (n, C, H, W).
+    """
+    conditional = spec.transform.randaugment is not None or spec.turn == "rows"
+    pipeline = dali.pipeline_def(_graph, enable_conditionals=conditional)(
+        source,
+        spec,
+        device,
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=device_id if device == "gpu" else None,
+        prefetch_queue_depth=prefetch,
+    )
+    pipeline.build()
+    return pipeline
+
+
+def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: str) -> Any:
+    """Operators of one batch; returns the output node."""
+    data, given = _inputs(source, spec)
+    images = _decode(data, given, spec, device)
+    if spec.turn == "rows":
+        images = _turn(images, given["sideways"], given["turn_mirror"], given["turn_flip"])
+    images = _widen(_place(images, given, spec), spec)
+    mirror = given.get("mirror", 0)
+    if spec.transform.randaugment is not None:
+        if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
+            images, mirror = fn.flip(images, horizontal=mirror), 0
+        layers, magnitude = spec.transform.randaugment
+        drawn = {"numbers": given["operations"], "negative": given["negative"]}
+        images = apply_operations(
+            images, **drawn, layers=layers, magnitude=magnitude, channels=spec.channels, size=spec.transform.size
+        )
+    return fn.crop_mirror_normalize(
+        _jitter(images, given, spec),
+        dtype=types.FLOAT,
+        output_layout="CHW",
+        crop=spec.transform.size,
+        mean=list(spec.transform.mean),
+        std=list(spec.transform.std),
+        mirror=mirror,
+    )
+
+
+@_plain
+def _inputs(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec) -> tuple[Any, dict[str, Any]]:
+    """Nodes of the stored images, and of the values that come with them."""
+    inputs = spec.inputs
+    data, *values = fn.external_source(
+        source=source,
+        num_outputs=1 + len(inputs),
+        batch=True,
+        batch_info=True,
+        dtype=[types.UINT8, *(kind for kind, _ in inputs.values())],
+        ndim=[3 if spec.raw else 1, *(ndim for _, ndim in inputs.values())],
+        layout=["HWC" if spec.raw else "", *[""] * len(inputs)],
+        no_copy=True,
+    )
+    return data, dict(zip(inputs, values, strict=True))
+
+
+@_plain
+def _decode(data: Any, given: dict[str, Any], spec: GraphSpec, device: str) -> Any:
+    """Pixels on the device; a window is cut while decoding, so that only its part is decoded."""
+    if spec.raw:
+        images = data.gpu() if device == "gpu" else data
+        return _window(fn.slice, images, given) if spec.geometry == "window" else images
+    where = "mixed" if device == "gpu" else "cpu"
+    kind = types.RGB if spec.channels == 3 and not spec.widen else types.GRAY
+    options = {"device": where, "output_type": kind, "adjust_orientation": spec.turn == "decoder"}
+    if spec.geometry == "window":
+        return _window(fn.decoders.image_slice, data, given, **options)
+    return fn.decoders.image(data, **options)
+
+
+def _window(cut: Callable[..., Any], data: Any, given: dict[str, Any], **options: Any) -> Any:
+    return cut(data, given["corner"], given["shape"], axes=[0, 1], **_PIXELS, **options)
+
+
+def _turn(images: Any, sideways: Any, mirror: Any, flip: Any) -> Any:
+    """Turn images upright: rows become columns where `sideways` is 1, then sides change places."""
+    if sideways == 1:
+        images = fn.transpose(images, perm=[1, 0, 2], transpose_layout=False, output_layout="HWC")
+    return fn.flip(images, horizontal=mirror, vertical=flip)
+
+
+@_plain
+def _place(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
+    """Bring images to the size of the batch, or to the size from which its centre is cut."""
+    size = spec.transform.size
+    if spec.geometry == "center":
+        return fn.resize(images, size=spec.transform.resize, mode="not_smaller", antialias=True)
+    if spec.resize:
+        images = fn.resize(images, size=size, antialias=True)
+    if "corner" in given and spec.geometry == "pad":
+        images = fn.slice(
+            images, start=given["corner"], shape=size, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
+        )
+    return images
+
+
+@_plain
+def _widen(images: Any, spec: GraphSpec) -> Any:
+    """RGB of gray images, after the resizing, which rounds each channel by itself."""
+    return fn.cat(images, images, images, axis=2) if spec.widen else images
+
+
+@_plain
+def _jitter(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
+    """Images with the colours changed by the factors of each, rounded to whole levels of 0..255."""
+    if not spec.factors:
+        return images
+    change = fn.color_twist if spec.channels == 3 else fn.brightness_contrast
+    return change(images, **{name: given[name] for name in spec.factors})

@@ -1,0 +1,185 @@
+"""What a DALI graph is given for a run: the images, and the values per image that are drawn or stored."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from drawstream.pipeline.decoding.exif import SIDEWAYS, flips
+from drawstream.pipeline.images.draws import (
+    draw_flips,
+    draw_jitter,
+    draw_operations,
+    draw_pad_offsets,
+    draw_windows,
+    pixel_windows,
+)
+from drawstream.pipeline.images.graph import GraphSpec
+from drawstream.pipeline.images.randaugment import operations
+from drawstream.pipeline.images.transform import FACTORS
+from drawstream.pipeline.shards.catalog import Catalog
+
+_u = np.uintp  # indices without a sign need no test for negative ones, so that rows are copied by vector instructions
+
+
+@njit(cache=True, nogil=True)
+def shift_and_mirror(
+    images: NDArray[np.uint8], offsets: NDArray[np.int32], mirror: NDArray[np.int32], out: NDArray[np.uint8]
+) -> None:
+    """Fill `out` with crops of the images' own size: rows and columns from outside an image are zeros.
+
+    Args:
+        images: uint8 (n, H, W, C), contiguous.
+        offsets: Corner (y, x) of the crop, pixels, negative ones too; (n, 2).
+        mirror: 1 where a crop is turned left-right, (n,).
+        out: As `images`.
+    """
+    n, height, width, channels = images.shape
+    source, target = images.reshape(-1), out.reshape(-1)
+    target[:] = 0
+    for i in range(n):
+        top, left = offsets[i, 0], offsets[i, 1]
+        first, last = max(0, -left), min(width, width - left)  # columns of the crop that lie inside the image
+        if first >= last:
+            continue
+        for y in range(max(0, -top), min(height, height - top)):
+            a = _u(((i * height + y + top) * width + left + first) * channels)
+            if mirror[i]:
+                right = _u(((i * height + y) * width + width - 1 - first) * channels)
+                for c in range(_u(channels)):
+                    b, s = right + c, a + c
+                    for _ in range(_u(last - first)):
+                        target[b] = source[s]
+                        b -= _u(channels)
+                        s += _u(channels)
+            else:
+                b = _u(((i * height + y) * width + first) * channels)
+                for x in range(_u((last - first) * channels)):
+                    target[b + x] = source[a + x]
+
+
+Spans = Sequence[tuple[int, int]]
+
+
+class Inputs:
+    """Makes the inputs of one kind of graph; every value is a pure function of (seed, epoch, position) or of the row.
+
+    Args:
+        catalog: The samples.
+        spec: The graph.
+        windows: Of each row where rows are crops, float32 (rows, 4); in place of drawn ones.
+        flip: Of each row where rows are crops, (rows,); in place of drawn coins.
+    """
+
+    def __init__(
+        self, catalog: Catalog, spec: GraphSpec, *, windows: NDArray[np.float32] | None, flip: NDArray[np.bool_] | None
+    ) -> None:
+        self._catalog = catalog
+        self._spec = spec
+        self._windows = windows
+        self._flip = flip
+
+    def of(
+        self,
+        data: NDArray[np.uint8],
+        members: NDArray[np.int64],
+        seed: int,
+        epoch: int,
+        spans: Spans,
+        ids: NDArray[np.int64],
+        samples: NDArray[np.int64],
+    ) -> tuple[Any, ...]:
+        """Inputs for the images at the positions of `spans`, in the order of `GraphSpec.inputs`.
+
+        Args:
+            data: The images' bytes, one after the other.
+            members: The n + 1 boundaries between them.
+            seed: Of the stream.
+            epoch: Its number.
+            spans: Positions [a, b), n in all.
+            ids: Rows of the stream, (n,).
+            samples: Rows of the catalog, (n,).
+        """
+        spec, transform = self._spec, self._spec.transform
+
+        def drawn(draw: Callable[..., NDArray[Any]], *options: Any) -> NDArray[Any]:
+            return np.concatenate([draw(seed, epoch, a, b - a, *options) for a, b in spans])
+
+        given = self._turns(samples)
+        if spec.geometry == "pad":
+            given["corner"] = drawn(draw_pad_offsets, transform.pad)
+        elif spec.geometry == "window":
+            windows = self._pixel_windows(seed, epoch, spans, ids, samples)
+            given["corner"], given["shape"] = self._as_stored(windows, given, samples)
+        if spec.mirror:
+            coins = drawn(draw_flips) if self._flip is None else self._flip[ids]
+            given["mirror"] = coins.astype(np.int32)
+        if transform.randaugment is not None:
+            options = transform.randaugment[0], len(operations(spec.channels))
+            both = drawn(draw_operations, *options)
+            given["operations"], given["negative"] = (np.ascontiguousarray(both[:, i]) for i in (0, 1))
+        if transform.jitter is not None:
+            factors = drawn(draw_jitter, transform.jitter)
+            given |= {name: np.ascontiguousarray(column) for name, column in zip(FACTORS, factors.T, strict=True)}
+        images = self._images(data, members, given)
+        return images, *(given[name] for name in spec.inputs)
+
+    def _turns(self, samples: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """How each image is turned, int32 (n,) each; nothing where the graph turns none."""
+        if self._spec.turn != "rows":
+            return {}
+        assert self._catalog.turn is not None
+        return {name: table[self._catalog.turn[samples]] for name, table in _TURNS.items()}
+
+    def _as_stored(
+        self, windows: NDArray[np.int32], turns: dict[str, NDArray[Any]], samples: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Corners (y, x) and shapes (height, width) of windows, int32 (n, 2) each, in images as they are stored."""
+        corner, shape = windows[:, :2], windows[:, 2:]
+        if turns:
+            sizes = np.stack([self._catalog.height[samples], self._catalog.width[samples]], axis=1)
+            opposite = np.stack([turns["turn_flip"], turns["turn_mirror"]], axis=1) == 1
+            corner = np.where(opposite, sizes - corner - shape, corner)
+            sideways = turns["sideways"][:, None] == 1
+            corner, shape = (np.where(sideways, pair[:, ::-1], pair) for pair in (corner, shape))
+        return np.ascontiguousarray(corner, np.int32), np.ascontiguousarray(shape, np.int32)
+
+    def _images(self, data: NDArray[np.uint8], members: NDArray[np.int64], given: dict[str, NDArray[Any]]) -> Any:
+        """Encoded images as they are; raw ones as one array, cropped and mirrored where the graph does not do it."""
+        spec, catalog = self._spec, self._catalog
+        if not spec.raw:
+            return [data[a:b] for a, b in pairwise(members.tolist())]
+        images = data.reshape(-1, int(catalog.height[0]), int(catalog.width[0]), catalog.channels)
+        if not spec.placed:
+            return images
+        n = len(images)
+        out = np.empty_like(images)
+        corner = given.get("corner", np.zeros((n, 2), np.int32))
+        shift_and_mirror(images, corner, given.get("mirror", np.zeros(n, np.int32)), out)
+        return out
+
+    def _pixel_windows(
+        self, seed: int, epoch: int, spans: Spans, ids: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Windows (y, x, height, width) in images as they are turned, int32 (n, 4)."""
+        heights, widths = self._catalog.height[samples], self._catalog.width[samples]
+        if self._windows is not None:
+            windows = self._windows[ids]
+        else:
+            law = {"scale": self._spec.transform.scale, "ratio": self._spec.transform.ratio}
+            ends = np.cumsum([0, *(b - a for a, b in spans)])
+            parts = zip(spans, pairwise(ends.tolist()), strict=True)
+            windows = np.concatenate(
+                [draw_windows(seed, epoch, a, heights[i:j], widths[i:j], **law) for (a, _), (i, j) in parts]
+            )
+        return pixel_windows(windows, heights, widths)
+
+
+_TURNS = {  # by EXIF orientation
+    "sideways": np.array([value >= SIDEWAYS for value in range(9)], np.int32),
+    "turn_mirror": np.array([flips(value)[0] for value in range(9)], np.int32),
+    "turn_flip": np.array([flips(value)[1] for value in range(9)], np.int32),
+}

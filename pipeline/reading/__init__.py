@@ -1,0 +1,1 @@
+"""Reading: bytes of shards, read ahead, checked, cached; bad samples and quarantine."""

@@ -1,0 +1,133 @@
+"""Samples that cannot be used: how they are named, counted, listed, and how many of them a loader bears."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.samplers.errors import DrawstreamError
+
+OnBad = Literal["raise", "substitute"]
+
+
+LEAVE_OUT = (
+    "replace it, or list all such images with `drawstream verify CATALOG --quarantine LIST.json` and leave them out "
+    "with `--quarantine LIST.json`"
+)
+
+
+class BadSampleError(DrawstreamError, RuntimeError):
+    """A sample cannot be read as the catalog describes it.
+
+    Args:
+        message: What is wrong, with shard and key.
+        sample_id: Its row in the catalog.
+    """
+
+    def __init__(self, message: str, sample_id: int) -> None:
+        super().__init__(message)
+        self.sample_id = sample_id
+
+    def __reduce__(self) -> tuple[type["BadSampleError"], tuple[str, int]]:
+        """Both arguments cross processes."""
+        return type(self), (str(self), self.sample_id)
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A sample that a loader replaced.
+
+    Attributes:
+        sample_id: Row in the catalog.
+        key: Its name.
+        shard: Path of its shard, relative to the catalog.
+        reason: What is wrong with it.
+    """
+
+    sample_id: int
+    key: str
+    shard: str
+    reason: str
+
+
+def name_sample(catalog: Catalog, sample: int, /) -> str:
+    """Key, row and shard of a sample, for messages."""
+    return f"sample {catalog.key(sample)!r} (row {sample}) of {catalog.shard_name(int(catalog.shard[sample]))}"
+
+
+class BadSamples:
+    """The bad samples a loader knows of: those of a quarantine list, and those it met. Safe with threads.
+
+    Args:
+        catalog: Whose samples.
+        on_bad: What happens to one that is met.
+        limit: Most that are replaced.
+        quarantine: int64 (n,), rows of the catalog that are known to be bad.
+
+    Raises:
+        ValueError: Another `on_bad`, a negative limit, or no good sample is left.
+    """
+
+    def __init__(self, catalog: Catalog, *, on_bad: OnBad, limit: int, quarantine: NDArray[np.int64]) -> None:
+        if on_bad not in ("raise", "substitute"):
+            raise ValueError(f"`on_bad` must be raise or substitute, but got {on_bad!r}")
+        if limit < 0:
+            raise ValueError(f"`max_bad >= 0` must hold, but got {limit}")
+        if len(quarantine) >= len(catalog):
+            raise ValueError(
+                f"the quarantine list holds all {len(catalog)} samples of {catalog.path}: restore the data"
+            )
+        self._catalog = catalog
+        self._raises = on_bad == "raise"
+        self._limit = limit
+        self._known = np.unique(quarantine)
+        self._met: dict[int, BadSample] = {}
+        self._lock = Lock()
+
+    @property
+    def met(self) -> tuple[BadSample, ...]:
+        """The bad samples met so far, in the order of their rows; without those of the quarantine list."""
+        with self._lock:
+            return tuple(self._met[sample] for sample in sorted(self._met))
+
+    def known(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Where bad samples stand among these (n,): indices, int64."""
+        known = self._known
+        return np.flatnonzero(np.isin(samples, known)) if len(known) else _NOWHERE
+
+    def add(self, errors: Iterable[BadSampleError], /) -> None:
+        """Take note of bad samples.
+
+        Raises:
+            BadSampleError: The first of them, where none is to be replaced; or one that exceeds the limit.
+        """
+        for error in errors:
+            if self._raises:
+                raise error
+            with self._lock:
+                sample = error.sample_id
+                if sample in self._met:
+                    continue
+                if len(self._met) >= self._limit:
+                    raise BadSampleError(
+                        f"{error}; {self._limit} other bad samples were replaced already, and `max_bad` allows no more",
+                        sample,
+                    )
+                shard = self._catalog.shards[int(self._catalog.shard[sample])].path
+                self._met[sample] = BadSample(sample, self._catalog.key(sample), shard, str(error))
+                self._known = np.union1d(self._known, np.array([sample]))
+
+    def exhausted(self, sample: int, attempts: int, /) -> BadSampleError:
+        """What to say when no replacement was found."""
+        name = name_sample(self._catalog, sample)
+        return BadSampleError(
+            f"{name} is bad, as were {attempts} other draws of its epoch: restore the data, or draw from other rows",
+            sample,
+        )
+
+
+_NOWHERE: NDArray[np.int64] = np.empty(0, np.int64)

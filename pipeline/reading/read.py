@@ -1,0 +1,326 @@
+"""Reads of tar members: one compiled call fetches and checks a whole batch, outside the GIL.
+
+The kernel calls pread(2) for every member, so nothing is mapped: a shard cut short while it is in use is a short
+read with a name, not a SIGBUS. Each member is hashed while it is still in the cache.
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from itertools import count
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from drawstream.pipeline.reading.bad_samples import BadSampleError, name_sample
+from drawstream.pipeline.reading.cache import CachedShards
+from drawstream.pipeline.reading.open_files import SHARED, OpenFile, OpenFiles
+from drawstream.pipeline.reading.ranges import RangeShards
+from drawstream.pipeline.shards.catalog import Catalog, checksum_of
+from drawstream.pipeline.shards.checksum import checksum
+from drawstream.pipeline.shards.remote import Remote
+from drawstream.samplers.files.system import DESCRIPTORS, fault_of, system_fault
+
+Checksum = Literal["always", "first", "never"]
+
+_pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
+
+OK, DAMAGED, UNREADABLE, SHORT = 0, 1, 2, 3
+"""Status of one member: read and right, hash differs, refused by the operating system, file ends too early."""
+HELD = 16  # shards of a cache that one read holds open at a time: removed ones then take room beyond its bound
+Members = tuple[NDArray[Any], ...]
+_numbers = count()  # of objects that open files
+
+
+@njit(cache=True, nogil=True)
+def read_members(
+    descriptors: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    checksums: NDArray[np.uint32],
+    check: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    status: NDArray[np.int64],
+    wide: int,
+) -> None:
+    """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i of `descriptors[i]`; `status[i]` says how it went.
+
+    Where `check[i]`, the bytes are held against `checksums[i]`.
+    """
+    for i in range(offsets.size):
+        status[i] = OK
+        done, size = 0, sizes[i]
+        while done < size:
+            got = _pread(descriptors[i], out[starts[i] + done :].ctypes.data, np.uintp(size - done), offsets[i] + done)
+            if got <= 0:
+                status[i] = SHORT if got == 0 else UNREADABLE
+                break
+            done += got
+        if done == size and check[i] and checksum(out[starts[i] : starts[i] + size], wide) != checksums[i]:
+            status[i] = DAMAGED
+
+
+@njit(cache=True, nogil=True)
+def check_members(
+    sizes: NDArray[np.int64],
+    checksums: NDArray[np.uint32],
+    check: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    status: NDArray[np.int64],
+    wide: int,
+) -> None:
+    """Hold members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` against their checksums."""
+    for i in range(sizes.size):
+        damaged = check[i] and checksum(out[starts[i] : starts[i] + sizes[i]], wide) != checksums[i]
+        status[i] = DAMAGED if damaged else OK
+
+
+class Buffers:
+    """Byte buffers that are used again: fresh memory costs a page fault for every 4 KiB that is read into it."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._lock = Lock()
+
+    def take(self, size: int, /) -> NDArray[np.uint8]:
+        """A buffer of at least `size` bytes, contents arbitrary."""
+        with self._lock:
+            for i, buffer in enumerate(self._free):
+                if buffer.size >= size:
+                    return self._free.pop(i)
+            if self._free:
+                self._free.pop()  # all are too small: a larger one takes its place
+        return np.empty(size + size // 4, np.uint8)
+
+    def give(self, buffer: NDArray[np.uint8], /) -> None:
+        """Hand back a buffer that nothing reads from any more."""
+        with self._lock:
+            self._free.append(buffer)
+
+
+class ShardFiles:
+    """Reads a catalog's shards, which are opened when first needed; the process' limit on open files is respected.
+
+    An error of the system that is not the file's own fault (no descriptors, no memory, a failing disk or network, no
+    permission) is raised as OSError; it never counts as damage.
+
+    Args:
+        catalog: Whose shards.
+        checksum: Which reads are held against the checksums of the catalog: `always` all, `first` the first one of each
+            sample, `never` none.
+        pool: Keeps the files open; by default that of the process.
+        remote: How the shards of a remote catalog are read; of no effect on a local one.
+
+    Raises:
+        ValueError: Another `checksum`.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        checksum: Checksum = "always",
+        pool: OpenFiles = SHARED,
+        remote: Remote | None = None,
+    ) -> None:
+        if checksum not in ("always", "first", "never"):
+            raise ValueError(f"`checksum` must be always, first or never, but got {checksum!r}")
+        self._catalog = catalog
+        self._policy = checksum
+        self._seen = np.zeros(len(catalog) if checksum == "first" else 0, np.bool_)
+        self._pool, self._number = pool, next(_numbers)
+        weakref.finalize(self, pool.close, self._number).atexit = False
+        self._refused: dict[int, str] = {}  # shard → why it could not be opened or read last
+        self._cached: CachedShards | None = None
+        self._ranges: RangeShards | None = None
+        if catalog.remote is not None:
+            remote = remote or Remote()
+            if remote.mode == "cache":
+                self._cached = CachedShards(catalog, remote)
+            else:
+                self._ranges = RangeShards(catalog, remote)
+
+    @property
+    def checks_all(self) -> bool:
+        """Whether every read is held against its checksum."""
+        return self._policy == "always"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of a remote catalog: what was downloaded, and from the cache whether shards were there."""
+        source = self._cached or self._ranges
+        return {} if source is None else source.counts
+
+    def read(self, samples: NDArray[np.int64], /) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Read and check the image members of some samples.
+
+        Args:
+            samples: Rows of the catalog, shape (n,), any order, repeats allowed.
+
+        Returns:
+            All bytes one after the other (uint8), and the n + 1 boundaries between them (int64).
+
+        Raises:
+            BadSampleError: A member is cut short, unreadable or differs from its checksum; names key and shard.
+            OSError: As `read_into`.
+        """
+        bounds = self.bounds(samples)
+        out = np.empty(bounds[-1], np.uint8)
+        status = self.read_into(samples, bounds, out)
+        if status.any():
+            bad = int(np.flatnonzero(status)[0])
+            raise self.error(int(samples[bad]), int(status[bad]))
+        return out, bounds
+
+    def bounds(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Where each member begins when they lie one after the other, and where the last one ends: int64 (n + 1,)."""
+        bounds = np.zeros(len(samples) + 1, np.int64)
+        np.cumsum(self._catalog.size[samples], out=bounds[1:])
+        return bounds
+
+    def read_into(
+        self, samples: NDArray[np.int64], bounds: NDArray[np.int64], out: NDArray[np.uint8], /
+    ) -> NDArray[np.int64]:
+        """Read members to `out[bounds[i] : bounds[i + 1]]`; the status of each, int64 (n,).
+
+        Raises:
+            OSError: The process, the device, the network or a permission is at fault, not the file.
+        """
+        catalog = self._catalog
+        status = np.zeros(len(samples), np.int64)
+        check = np.full(len(samples), self._policy == "always")
+        if self._policy == "first":
+            check = ~self._seen[samples]
+        members = (
+            catalog.shard[samples],
+            catalog.offset[samples],
+            catalog.size[samples],
+            catalog.checksum[samples],
+            check,
+            bounds[:-1],
+        )
+        self._read(members, out, status)
+        if self._policy == "first":
+            self._seen[samples[status == OK]] = True
+        return status
+
+    def _read(self, members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
+        """Read members; remote ones that came damaged are fetched anew once."""
+        self._read_once(members, out, status)
+        bad = np.flatnonzero(status)
+        if len(bad) and self._catalog.remote is not None:
+            if self._cached is not None:
+                for shard in np.unique(members[0][bad]):
+                    self._cached.discard(int(shard))
+            _read_at(bad, self._read_once, members, out, status)
+
+    def _read_once(self, members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
+        """Read members, of so many shards at a time as may be open."""
+        if self._ranges is not None:
+            numbers, offsets, sizes, checksums, check, starts = members
+            self._ranges.fetch(numbers, offsets, sizes, starts, out)
+            check_members(sizes, checksums, check, starts, out, status, self._catalog.wide)
+            return
+        most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
+        shards = np.unique(members[0])
+        self._read_shards(np.array_split(shards, -(-len(shards) // most) or 1), members, out, status)
+
+    def _read_shards(
+        self, parts: Iterable[NDArray[Any]], members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]
+    ) -> None:
+        """Read the members of some shards after those of others; `parts` are numbers of shards, sorted."""
+        for shards in parts:
+            at = np.flatnonzero(np.isin(members[0], shards))
+            files = self._files(shards.tolist())
+            if files is None:
+                self._read_shards(np.array_split(shards, 2), members, out, status)
+                continue
+
+            def read(some: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
+                numbers, offsets, sizes, checksums, check, starts = some
+                descriptors = np.array([file.fd for file in files], np.int32)[np.searchsorted(shards, numbers)]  # noqa: B023
+                read_members(descriptors, offsets, sizes, checksums, check, starts, out, status, self._catalog.wide)
+                self._read_again(descriptors, some, out, status)
+
+            _read_at(at, read, members, out, status)
+
+    def _read_again(
+        self, descriptors: NDArray[np.int32], members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]
+    ) -> None:
+        """Read once more what the system refused to read; raise its error where it does so again."""
+        for i in np.flatnonzero((status == UNREADABLE) & (descriptors >= 0)).tolist():
+            shard, offset, size, checksum, check, start = (column[i].item() for column in members)
+            place = out[start : start + size]
+            done = 0
+            try:
+                while done < size and (data := os.pread(descriptors[i], size - done, offset + done)):
+                    place[done : done + len(data)] = np.frombuffer(data, np.uint8)
+                    done += len(data)
+            except OSError as error:
+                told = system_fault(error, self._catalog.shard_name(shard), at=offset + done)
+                if fault_of(error) != "file":
+                    raise told from None
+                self._refused[shard] = f"it cannot be read ({told.strerror})"
+                continue
+            damaged = check and checksum_of(place.data, self._catalog.wide) != checksum
+            status[i] = SHORT if done < size else DAMAGED if damaged else OK
+
+    def _files(self, shards: list[int]) -> list[OpenFile] | None:
+        """Open files of shards, open until the list is gone; None where the process may not open so many."""
+        try:
+            return [self._file(shard, wait=len(shards) == 1) for shard in shards]
+        except OSError as error:
+            if error.errno not in DESCRIPTORS or len(shards) == 1:
+                raise
+        return None  # here, where the files that were opened are closed
+
+    def _file(self, shard: int, *, wait: bool) -> OpenFile:
+        """The open file of a shard; without a descriptor where the file is at fault, so that its reads fail."""
+        try:
+            if self._cached is not None:  # not held for later: what the cache removes would still take its room
+                cached = self._cached
+                return OpenFile(self._pool.patiently(lambda: cached.open(shard), wait=wait))
+            file = self._pool.open(self._number, shard, self._catalog.shard_path(shard), wait=wait)
+        except OSError as error:
+            if fault_of(error) != "file":
+                raise system_fault(error, self._catalog.shard_name(shard)) from None
+            self._refused[shard] = f"it cannot be opened ({error.strerror})"
+            return OpenFile(-1)
+        self._refused.pop(shard, None)
+        return file
+
+    def close(self) -> None:
+        """Close all files; they open again when they are needed."""
+        self._pool.close(self._number)
+
+    def error(self, sample: int, status: int, /) -> BadSampleError:
+        """What to say of a sample whose read ended with this status."""
+        catalog = self._catalog
+        size, offset = int(catalog.size[sample]), int(catalog.offset[sample])
+        reason = {
+            SHORT: f"the shard ends before byte {offset + size}",
+            DAMAGED: f"its {size} bytes do not match the checksum of the catalog",
+        }.get(status) or self._refused.get(int(catalog.shard[sample]), "the operating system could not read it")
+        return self.refusal(sample, reason, "restore the shard, or run `drawstream verify` to list all damage")
+
+    def refusal(self, sample: int, reason: str, remedy: str, /) -> BadSampleError:
+        """What to say of a sample that cannot be used for this reason."""
+        return BadSampleError(f"{name_sample(self._catalog, sample)}: {reason}; {remedy}", sample)
+
+
+def _read_at(
+    at: NDArray[np.int64],
+    read: Callable[[Members, NDArray[np.uint8], NDArray[np.int64]], None],
+    members: Members,
+    out: NDArray[np.uint8],
+    status: NDArray[np.int64],
+) -> None:
+    """Read the members at some places alone."""
+    done = np.zeros(len(at), np.int64)
+    read(tuple(column[at] for column in members), out, done)
+    status[at] = done

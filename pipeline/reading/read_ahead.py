@@ -1,0 +1,260 @@
+"""What DALI asks for, made ahead of time: rows of the stream, their bytes, windows and coins, run by run.
+
+    stream ──rows──▶ Reader (thread): pread + checksum, windows, coins ──Prepared──▶ Feed ──inputs──▶ DALI graph
+
+DALI borrows the arrays of a `Prepared` without a copy, so a feed keeps it until DALI has given back that run.
+
+A bad sample is replaced by another draw of the same epoch, a pure function of (seed, epoch, position): attempt
+k = 1, 2, … takes the row at position hash(seed, epoch, position, k) mod M until one is good. So the replacement does
+not depend on ranks, threads or read-ahead either, nor on when the sample was found to be bad.
+"""
+
+import concurrent.futures.thread
+import os
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.images.graph import GraphSpec
+from drawstream.pipeline.images.inputs import Inputs
+from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSamples
+from drawstream.pipeline.reading.metrics import Meter
+from drawstream.pipeline.reading.plan import Plan
+from drawstream.pipeline.reading.read import OK, Buffers, ShardFiles
+from drawstream.pipeline.reading.refused import Headers
+from drawstream.pipeline.shards.catalog import Catalog
+
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
+ENDING = RuntimeError(
+    "the program ended while a thread of it still read batches: let the main thread wait for it (`Thread.join`)"
+)
+ATTEMPTS = 1000  # replacements tried for one position, before all the epoch is held to be bad
+
+
+def interpreter_ends() -> bool:
+    """Whether the interpreter is shutting down: thread pools and DALI then refuse work, whatever the data."""
+    pools_closed = getattr(concurrent.futures.thread, "_shutdown", False)  # the first step, and nothing else tells it
+    return sys.is_finalizing() or pools_closed or not threading.main_thread().is_alive()
+
+
+class Rows(Protocol):
+    """What a stream's rows are when they are not simply the samples of the catalog: a feature table."""
+
+    @property
+    def sample_id(self) -> NDArray[np.int64]:
+        """Row of the catalog, (rows,)."""
+
+    @property
+    def windows(self) -> NDArray[np.float32] | None:
+        """Where rows are crops: (y0, x0, y1, x1) in [0, 1], (rows, 4)."""
+
+    @property
+    def flip(self) -> NDArray[np.bool_] | None:
+        """Where rows are crops: whether they are mirrored, (rows,)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all of it."""
+
+    def check(self, fingerprint: str, where: str, /) -> None:
+        """Raise ValueError unless the rows belong to the catalog with this fingerprint."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What DALI computes in one run, before it does: graph inputs and what goes around them, arrays of length n.
+
+    Attributes:
+        inputs: Of the graph, in its order.
+        buffer: uint8 (bytes,), what the inputs point into.
+        bounds: int64 (batches + 1,), batch i of the run is [bounds[i], bounds[i + 1]).
+        samples: int64 (n,), rows of the catalog that are decoded.
+        ids: int64 (n,), rows of the stream.
+        labels: int64 (n,).
+        weights: float32 (n,), 1/(N P); 0 where a row only fills up the batch.
+        substituted: How many rows were replaced.
+    """
+
+    inputs: tuple[Any, ...]
+    buffer: NDArray[np.uint8]
+    bounds: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    substituted: int
+
+
+class Reader:
+    """Prepares the runs of plans in threads of its own.
+
+    A run is `group` batches of the plan: DALI's cost per run would otherwise exceed its work on small images.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rows: Rows | None,
+        spec: GraphSpec,
+        files: ShardFiles,
+        bad: BadSamples,
+        meter: Meter,
+        *,
+        group: int,
+        threads: int,
+    ) -> None:
+        self.group = group
+        self.buffers = Buffers()
+        self._catalog = catalog
+        self._rows = rows
+        self._inputs = Inputs(
+            catalog, spec, windows=None if rows is None else rows.windows, flip=None if rows is None else rows.flip
+        )
+        self._files = files
+        self._headers = Headers(catalog, once=files.checks_all)
+        self._bad = bad
+        self._meter = meter
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawstream-read")
+
+    def runs(self, plan: Plan) -> int:
+        """DALI runs of a plan."""
+        return -(-len(plan) // self.group)
+
+    def submit(self, plan: Plan, run: int) -> Future[Prepared]:
+        """Prepare a run in a thread; where none is to be had any more the future holds the reason."""
+        try:
+            return self._pool.submit(self.prepare, plan, run)
+        except RuntimeError as error:  # the loader was closed, the interpreter ends, or there is no thread to be had
+            refused: Future[Prepared] = Future()
+            refused.set_exception(ENDING if interpreter_ends() else error)
+            return refused
+
+    def close(self) -> None:
+        """Stop the threads and close the shards."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._files.close()
+
+    def prepare(self, plan: Plan, run: int) -> Prepared:
+        """Read a run.
+
+        Raises:
+            BadSampleError: A sample is bad and is not to be replaced, or too many are.
+            ValueError: The images of the run need more memory than the machine has.
+        """
+        with self._meter.reading():
+            steps = range(run * self.group, min((run + 1) * self.group, len(plan)))
+            spans = [plan.positions(step) for step in steps]
+            if plan.world_size == 1:  # batches follow one another without a gap
+                ends = np.array([spans[0][0], *(b for _, b in spans)])
+                spans, bounds = [(spans[0][0], spans[-1][1])], ends - spans[0][0]
+            else:
+                bounds = np.cumsum([0, *(b - a for a, b in spans)])
+            drawn = [plan.rows(a, b) for a, b in spans]
+            ids = np.concatenate([rows for rows, _ in drawn])
+            weights = np.concatenate([weights for _, weights in drawn])
+            buffer, data, members, substituted = self._read(plan, spans, ids, weights)
+            samples = self._samples(ids)
+            inputs = self._inputs.of(data, members, plan.seed, plan.epoch, spans, ids, samples)
+            self._meter.add(bytes_read=len(data))
+            labels = self._catalog.label[samples]
+            return Prepared(inputs, buffer, bounds, samples, ids, labels, weights, substituted)
+
+    def _samples(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ids if self._rows is None else self._rows.sample_id[ids]
+
+    def _read(
+        self, plan: Plan, spans: list[tuple[int, int]], ids: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], int]:
+        """A buffer, the part of it that holds the bytes of these rows, the bounds between them, how many were replaced.
+
+        Rows of bad samples are replaced in `ids` and `weights`, which are the run's own.
+        """
+        attempts = np.zeros(len(ids), np.int64)
+        while True:
+            while len(at := self._bad.known(self._samples(ids))):
+                attempts[at] += 1
+                if attempts.max() > ATTEMPTS:
+                    raise self._bad.exhausted(int(self._samples(ids)[at[0]]), ATTEMPTS)
+                positions = np.concatenate([np.arange(a, b) for a, b in spans])[at]
+                ids[at], other = plan.others(positions, attempts[at])
+                weights[at] = np.where(weights[at] > 0, other, 0)  # rows that only fill up stay so
+            samples = self._samples(ids)
+            self._must_fit(samples)
+            members = self._files.bounds(samples)
+            buffer = self.buffers.take(int(members[-1]))
+            data = buffer[: members[-1]]
+            status = self._files.read_into(samples, members, data)
+            failed = [self._files.error(int(samples[i]), int(status[i])) for i in np.flatnonzero(status != OK)]
+            if not failed:
+                refused = self._headers.refused(samples, members, data)
+                failed = [self._files.refusal(int(samples[i]), reason, LEAVE_OUT) for i, reason in refused.items()]
+            if not failed:
+                return buffer, data, members, int((attempts > 0).sum())
+            self.buffers.give(buffer)
+            self._bad.add(failed)
+
+    def _must_fit(self, samples: NDArray[np.int64]) -> None:
+        """A small file may hold a large image: a batch of such ones would end with the process being killed."""
+        catalog = self._catalog
+        pixels = catalog.height[samples].astype(np.int64) * catalog.width[samples]
+        size = int(pixels.sum()) * catalog.channels
+        if size > MEMORY:
+            raise ValueError(
+                f"{catalog.path}: {len(samples)} images of a batch have {size >> 30} GiB of pixels, "
+                f"this machine has {MEMORY >> 30} GiB of memory: lower the batch size, or store them smaller"
+            )
+
+
+class Feed:
+    """DALI's source for one graph: run `i` of a plan, read a few runs before it is asked for.
+
+    A read that fails ends the runs, for an exception inside DALI's prefetch would come too early and take the batches
+    before it along; `take` raises it when it is due.
+    """
+
+    def __init__(self, reader: Reader, *, read_ahead: int) -> None:
+        self._reader = reader
+        self._read_ahead = read_ahead
+        self._runs: dict[int, Future[Prepared]] = {}
+        self._plan: Plan | None = None
+        self._first = self._count = 0
+
+    def begin(self, plan: Plan, first: int = 0) -> None:
+        """Start to read a plan from its run `first`; the last plan's runs must have been consumed or dropped."""
+        assert not self._runs
+        self._plan, self._first, self._count = plan, first, self._reader.runs(plan)
+        for run in range(first, min(first + self._read_ahead, self._count)):
+            self._runs[run] = self._reader.submit(plan, run)
+
+    def __call__(self, info: Any) -> tuple[Any, ...]:
+        """Graph inputs of DALI's next run; StopIteration past the last one, and where a read failed."""
+        run = self._first + info.iteration
+        if self._plan is None or run >= self._count or self._runs[run].exception() is not None:
+            raise StopIteration
+        ahead = run + self._read_ahead
+        if ahead < self._count:
+            self._runs[ahead] = self._reader.submit(self._plan, ahead)
+        return self._runs[run].result().inputs
+
+    def take(self, run: int) -> Prepared:
+        """The run that DALI has finished with; it is forgotten here.
+
+        Raises:
+            BadSampleError: It could not be read.
+        """
+        return self._runs.pop(run).result()
+
+    def stop(self) -> None:
+        """Give DALI no further run."""
+        self._plan = None
+        for future in self._runs.values():
+            future.cancel()
+
+    def drop(self) -> None:
+        """Forget all runs; DALI must be through with them."""
+        self._runs.clear()

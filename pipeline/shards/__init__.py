@@ -1,0 +1,1 @@
+"""Shards and their catalog: pack, index, tar files, image headers, remote files."""

@@ -1,0 +1,391 @@
+"""The catalog file: its columns, metadata and hashes, and reading it.
+
+A catalog is one Parquet file, ``catalog.parquet``, beside the shards (ordinary WebDataset tars). ``sample_id`` is the
+row number. Columns:
+
+========== =================== ==================================================================================
+key        string              name of the sample, unique in the catalog
+shard      int32               index into the shard list of the file metadata; never decreases from row to row
+offset     int64               byte in the shard where the image's bytes begin
+size       int64               their number
+checksum   uint32              ``checksum_of`` exactly these bytes
+label      int64               class, 0 … classes − 1, as the training sees it; absent where the kind is ``none``
+clean_label int64              only with label noise: the class before relabelling
+encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
+height     int32               pixels, as decoded (turned as the orientation rule says)
+width      int32               pixels
+turn       int8                only where an image is turned: its EXIF orientation, 1 … 8; 1 as it is stored
+========== =================== ==================================================================================
+
+Further columns may follow; this version checks their hash and reads past them.
+
+File metadata, key ``drawstream``: JSON with
+
+* ``format``; ``fingerprint``; ``checksum`` and ``hash``: names of the hashes; ``provenance``: how the catalog was made;
+* ``shards``: of each the ``path`` relative to the catalog, ``size`` in bytes, ``hash`` and ``stem``;
+* ``classes``: names; ``channels``: 1 or 3; ``label_kind``: ``class`` or ``none``;
+* ``orientation``: ``exif``, images are turned as their first EXIF block says; ``stored``, they do not;
+* ``key_form``: ``key``, as the shards have them; ``stem/key``, where a key comes in several shards;
+* ``fields``: names of further members of the samples, none in this version.
+
+Key ``drawstream-hash``: a hash over that JSON, the names of the columns, and those columns that the fingerprint leaves
+out; files of 0.1.0 have none. Formats 1 and 2 have no stem, label kind, orientation, key form and fields: they are read
+as ``class``, ``exif`` (in the way of the decoder), ``key`` and no fields.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from drawstream.pipeline.decoding.exif import RULES
+from drawstream.pipeline.shards.names import shortened
+from drawstream.samplers.errors import DrawstreamError
+from drawstream.samplers.files.system import raise_unless_file, system_fault
+
+FORMAT = 3
+WIDE = {1: 1 << 62, 2: 1024, 3: 1024}  # by format: members of more bytes have an XXH3 checksum (240 at least)
+FILE = "catalog.parquet"
+ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
+RAW = ENCODINGS.index("raw")
+TURN = "turn"
+LABEL_KINDS = ("class", "none")
+KEY_FORMS = ("key", "stem/key")
+METADATA = b"drawstream"
+SEAL = b"drawstream-hash"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("checksum", pa.uint32()),
+        ("label", pa.int64()),
+        ("clean_label", pa.int64()),
+        ("encoding", pa.dictionary(pa.int8(), pa.string())),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
+
+
+_KINDS = {
+    "format": int,
+    "fingerprint": str,
+    "channels": int,
+    "classes": list,
+    "shards": list,
+    "provenance": dict,
+    "orientation": str,
+    "label_kind": str,
+    "key_form": str,
+    "fields": list,
+}
+_REMEDY = "pack or index the data anew"
+
+
+class AlteredCatalogError(DrawstreamError):
+    """A file that is not a catalog as it was written: damaged, edited, or never one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar of a catalog.
+
+    Attributes:
+        path: Path relative to the catalog's folder, with ``/`` between its parts.
+        size: Length of the file in bytes.
+        hash: xxh3-128 of the whole file, 32 hex digits.
+        stem: Name that stands before a key where keys alone are not unique; empty in formats 1 and 2.
+    """
+
+    path: str
+    size: int
+    hash: str
+    stem: str = ""
+
+
+def fingerprint(
+    shards: Sequence[Shard],
+    columns: Mapping[str, NDArray[Any]],
+    keys: Any,
+    codes: NDArray[np.int8],
+    /,
+    *,
+    version: int = FORMAT,
+    orientation: str = "exif",
+    label_kind: str = "class",
+) -> str:
+    """Hash all that a user of the catalog can see: the shards' contents and every column but ``clean_label``.
+
+    Class names, shard paths and provenance stay out, so a renamed shard or class is still the same data.
+
+    Args:
+        shards: The tars.
+        columns: ``shard``, ``offset``, ``size``, ``checksum``, ``height``, ``width``, and ``label`` where there are
+            labels, (rows,) each.
+        keys: pyarrow large_string (rows,).
+        codes: int8 (rows,), positions in ``ENCODINGS``.
+        version: Format of the catalog.
+        orientation: ``exif`` or ``stored``; enters from format 3 on.
+        label_kind: One of ``LABEL_KINDS``; enters from format 3 on.
+
+    Returns:
+        32 hex digits of xxh3-128.
+    """
+    state = xxhash.xxh3_128(f"drawstream catalog {version}\n".encode())
+    if version > 2:
+        state.update(f"{orientation} {label_kind}\n".encode())
+    for shard in shards:
+        state.update(f"{shard.hash} {shard.size}\n".encode())
+    for name in ("shard", "offset", "size", "checksum", "label", "height", "width"):
+        if name == "label" and label_kind == "none":
+            continue
+        width = SCHEMA.field(name).type.bit_width // 8
+        kind = "u" if name == "checksum" else "i"
+        state.update(np.ascontiguousarray(columns[name], dtype=f"<{kind}{width}").data)
+    state.update(np.ascontiguousarray(codes).data)
+    lengths, text = _text(keys)
+    state.update(lengths.data)
+    state.update(text)
+    return state.hexdigest()
+
+
+def seal(
+    metadata: bytes,
+    names: Sequence[str],
+    clean: NDArray[np.int64] | None,
+    /,
+    further: Iterable[tuple[str, Any]] = (),
+) -> str:
+    """Hash what the fingerprint leaves out, so that no byte of it can change unnoticed.
+
+    Args:
+        metadata: The JSON of the file metadata.
+        names: The columns that the file has.
+        clean: int64 (rows,), true labels, or None.
+        further: Names and values (pyarrow arrays, nulls allowed) of the columns that ``SCHEMA`` does not have.
+
+    Returns:
+        32 hex digits of xxh3-128.
+    """
+    state = xxhash.xxh3_128(metadata)
+    state.update("".join(f"\n{name}" for name in names).encode())
+    if clean is not None:
+        state.update(np.ascontiguousarray(clean, dtype="<i8").data)
+    for name, column in further:
+        state.update(f"\n{name}\n".encode())
+        _update(state, column)
+    return state.hexdigest()
+
+
+def _update(state: Any, column: Any) -> None:
+    """Hash a column: its type, where it has values, and the values, nulls as zeros and empty texts."""
+    array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    kind = array.type
+    nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    state.update(f"{'list' if nested else kind} {len(array)}\n".encode())  # Parquet gives the items another name
+    state.update(np.ascontiguousarray(array.is_valid().to_numpy(zero_copy_only=False)).data)
+    if nested:
+        lengths = pc.list_value_length(array).fill_null(0)
+        state.update(np.ascontiguousarray(lengths.to_numpy(zero_copy_only=False), dtype="<i8").data)
+        _update(state, pc.list_flatten(array))
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        values = array.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False)
+        state.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
+    else:  # texts and bytes; Arrow refuses others
+        whole = pa.large_string() if pa.types.is_string(kind) else pa.large_binary()
+        lengths, text = _text(array.cast(whole).fill_null("" if pa.types.is_string(kind) else b""))
+        state.update(lengths.data)
+        state.update(text)
+
+
+def _text(array: Any) -> tuple[NDArray[np.int64], memoryview]:
+    """Length of each of the texts, int64 (rows,), and their bytes one after the other."""
+    _, offsets, text = array.buffers()
+    bounds = np.frombuffer(offsets, dtype="<i8")[array.offset : array.offset + len(array) + 1]
+    return np.diff(bounds), memoryview(text or b"")[bounds[0] : bounds[-1]]
+
+
+def checksum_of(data: bytes | memoryview, wide: int = WIDE[FORMAT], /) -> int:
+    """The checksum of an image's bytes: XXH32, or the low half of XXH3-64 of more than ``wide`` bytes; seed 0."""
+    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF if len(data) > wide else xxhash.xxh32_intdigest(data)
+
+
+def hash_file(path: Path | int, /) -> str:
+    """xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open.
+
+    Raises:
+        OSError: The file cannot be opened; or twice not be read, the error then names the byte.
+    """
+    state = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0, closefd=not isinstance(path, int)) as file:
+        while count := _read_into(file, buffer, path):
+            state.update(buffer[:count])
+    return state.hexdigest()
+
+
+def _read_into(file: FileIO, buffer: memoryview, where: Path | int) -> int:
+    """Read the next bytes of a file, where the system refuses it a second time; how many."""
+    at = file.tell()
+    try:
+        return file.readinto(buffer)
+    except OSError:
+        file.seek(at)
+    try:
+        return file.readinto(buffer)
+    except OSError as error:
+        raise system_fault(error, where if isinstance(where, Path) else None, at=at) from None
+
+
+def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
+    """Read metadata and rows of a catalog, every column of its due type and without nulls.
+
+    Raises:
+        AlteredCatalogError: Not a catalog, or altered.
+        ValueError: A newer format, or a kind of it that this version does not know.
+    """
+    try:
+        rows, size = pq.read_metadata(file).num_rows, file.stat().st_size
+        if rows > size:  # each has a checksum of four bytes that do not compress, and a key of its own
+            raise ValueError(f"{rows} rows cannot lie in {size} bytes")
+        table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
+        metadata, copy = table.schema.metadata or {}, pq.read_metadata(file).metadata or {}
+        meta = json.loads(metadata[METADATA])
+    except KeyError:
+        raise AlteredCatalogError(
+            f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {_REMEDY}"
+        ) from None
+    except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
+        raise _unreadable(file, error) from None
+    meta = _checked(meta, file)
+    require(table.num_rows > 0, file, "a catalog must have rows")
+    for column in SCHEMA:
+        _check_column(table, column, meta["label_kind"], file)
+    if TURN in table.column_names and meta["format"] > 2:
+        sound = table[TURN].null_count == 0 and table.schema.field(TURN).type == pa.int8()
+        require(sound, file, f"column {TURN!r} must be int8 without nulls")
+    copies = all(metadata.get(key) == copy.get(key) for key in (METADATA, SEAL))
+    require(copies, file, "both copies of the metadata (Parquet's and Arrow's) must be the same")
+    if SEAL in metadata:
+        actual, expected = _seal_of(table, meta["format"], file), metadata[SEAL].decode(errors="replace")
+        require(
+            actual == expected,
+            file,
+            f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered",
+        )
+    known = [*SCHEMA.names, TURN] if meta["format"] > 2 else SCHEMA.names
+    return meta, table.select([name for name in known if name in table.column_names])
+
+
+def _checked(meta: Any, file: Path) -> dict[str, Any]:
+    """Metadata with its shards as ``Shard`` and, of older formats, with what they leave unsaid."""
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if type(version) is int and version not in WIDE:
+        raise ValueError(f"{file}: catalog format must be in 1 … {FORMAT}, but got {version}: upgrade drawstream")
+    if type(version) is int and version < 3:
+        meta = meta | {"orientation": "exif", "label_kind": "class", "key_form": "key", "fields": []}
+    try:
+        sound = all(isinstance(meta[name], kind) for name, kind in _KINDS.items())
+        meta["shards"] = tuple(
+            Shard(str(each["path"]), int(each["size"]), str(each["hash"]), str(each.get("stem", "")))
+            for each in meta["shards"]
+        )
+        sound = sound and all(isinstance(name, str) for name in (*meta["classes"], *meta["fields"]))
+        sound = sound and meta["channels"] in (1, 3)
+        sound = sound and all(0 <= shard.size < 1 << 62 for shard in meta["shards"])
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        sound = False
+    if not sound:
+        raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(_KINDS)}; {_REMEDY}")
+    for name, known in (("orientation", RULES), ("label_kind", LABEL_KINDS), ("key_form", KEY_FORMS)):
+        if meta[name] not in known:
+            law = f"{name} of a catalog must be one of {', '.join(known)}"
+            raise ValueError(f"{file}: {law}, but got {shortened(meta[name])}: upgrade drawstream")
+    checked: dict[str, Any] = meta
+    return checked
+
+
+def _check_column(table: pa.Table, column: pa.Field, label_kind: str, file: Path) -> None:
+    """Refuse a column that is missing, of another type, or has nulls."""
+    name = column.name
+    if name not in table.column_names:
+        optional = name == "clean_label" or (name == "label" and label_kind == "none")
+        require(optional, file, f"column {name!r} must be there")
+        return
+    require(label_kind != "none" or "label" not in name, file, f"column {name!r} must not be there without labels")
+    kind = table.schema.field(name).type
+    same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
+    require(same, file, f"column {name!r} must be {column.type}, but got {kind}")
+    require(table[name].null_count == 0, file, f"column {name!r} must have no nulls")
+
+
+def _seal_of(table: pa.Table, version: int, file: Path) -> str:
+    names = table.column_names
+    clean = column_array(table, "clean_label") if "clean_label" in names else None
+    further = [(name, table[name]) for name in names if name not in SCHEMA.names] if version > 2 else []
+    try:
+        return seal(table.schema.metadata[METADATA], names, clean, further)
+    except pa.ArrowException:
+        kinds = ", ".join(f"{name} ({column.type})" for name, column in further)
+        raise ValueError(f"{file}: columns of a newer kind: {kinds}: upgrade drawstream") from None
+
+
+def _unreadable(file: Path, error: Exception) -> AlteredCatalogError:
+    """What to say of an error of Parquet's reader; one that is not the file's fault is raised."""
+    if isinstance(error, MemoryError):  # a damaged file may claim any size
+        law = f"does not fit into memory ({str(error) or 'no more is there'})"
+        return AlteredCatalogError(f"{file}: {law}: free memory, or {_REMEDY}")
+    raise_unless_file(error, file)
+    return AlteredCatalogError(f"{file}: not a catalog: {(str(error).splitlines() or [''])[0]}; {_REMEDY}")
+
+
+def encoding_codes(table: pa.Table, file: Path, /) -> NDArray[np.int8]:
+    """Return the positions of a catalog's encodings in ``ENCODINGS``, int8 (rows,)."""
+    try:
+        names = table["encoding"].cast(pa.string())
+    except pa.ArrowException as error:
+        raise AlteredCatalogError(f"{file}: damaged encoding column ({error}): pack or index the data anew") from None
+    codes = pc.index_in(names, value_set=pa.array(ENCODINGS)).combine_chunks()
+    require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}")
+    return frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8))
+
+
+def require(law: bool, file: Path, text: str, /) -> None:
+    """Refuse a catalog that breaks a law.
+
+    Raises:
+        AlteredCatalogError: The law does not hold.
+    """
+    if not law:
+        raise AlteredCatalogError(f"{file}: {text}: {_REMEDY}")
+
+
+def column_array(table: pa.Table, name: str, /) -> NDArray[Any]:
+    """Return a column as a read-only array (rows,)."""
+    return frozen(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+
+
+def frozen(array: NDArray[Any], /) -> NDArray[Any]:
+    """Make an array read-only and return it."""
+    array.flags.writeable = False
+    return array
+
+
+def flat_keys(column: Any, /) -> Any:
+    """Return a key column as one array with 64-bit offsets."""
+    return pa.concat_arrays(
+        [pa.array([], pa.large_string()), *(chunk.cast(pa.large_string()) for chunk in column.chunks)]
+    )

@@ -1,0 +1,188 @@
+"""A catalog while it is being made: rows are added one by one, then the file is written in one step."""
+
+import json
+import os
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from drawstream.pipeline.decoding.exif import UPRIGHT
+from drawstream.pipeline.decoding.image import ImageInfo
+from drawstream.pipeline.shards.catalog_file import (
+    ENCODINGS,
+    FORMAT,
+    METADATA,
+    SCHEMA,
+    SEAL,
+    TURN,
+    Shard,
+    checksum_of,
+    fingerprint,
+    seal,
+)
+from drawstream.pipeline.shards.keys import shard_stems, with_stems
+from drawstream.pipeline.shards.names import check_keys, check_name
+from drawstream.samplers.files.atomic import write_atomically
+
+
+@dataclass(slots=True)
+class Draft:
+    """Rows of a catalog to be.
+
+    Three laws hold for every row, whoever adds it: keys that are added to one draft are unique and pass ``check_name``,
+    and raw images are all of one shape.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    images: "array[int]" = field(default_factory=lambda: array("q"))  # per row the values of _IMAGE: no objects
+    channels: int = 1
+    _raw: tuple[str, tuple[int, int, int]] | None = None
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, key: str, shard: int, offset: int, data: bytes, info: ImageInfo, /) -> None:
+        """Add a row.
+
+        Args:
+            key: Its name.
+            shard: Number of its shard.
+            offset: Byte of the image member in the shard.
+            data: The image member's bytes.
+            info: What ``probe`` says of them.
+
+        Raises:
+            ValueError: The key is taken or acts where it is shown, or a raw image of another shape than the first.
+        """
+        if key in self._seen:
+            raise ValueError(f"key {key!r} must be unique, but another image has it already: rename one of them")
+        check_name(key, what="key")
+        if info.encoding == "raw":
+            self._must_be_alike(key, (info.height, info.width, info.channels))
+        self._seen.add(key)
+        self.keys.append(key)
+        self.channels = max(self.channels, info.channels)
+        mark = checksum_of(memoryview(data)[info.start :])
+        place = (shard, offset + info.start, len(data) - info.start)
+        values = mark, ENCODINGS.index(info.encoding), info.height, info.width, info.orientation
+        self.images.extend((*place, *values))
+
+    def append(self, other: "Draft", shard: int, /) -> None:
+        """Add the rows of a draft of another shard, of that number; it may have keys that are here, too.
+
+        Raises:
+            ValueError: Raw images of another shape.
+        """
+        if other._raw:
+            self._must_be_alike(*other._raw)
+        self.keys += other.keys
+        images = np.array(other.images, np.int64).reshape(-1, len(_IMAGE))
+        images[:, 0] = shard
+        self.images.frombytes(images.tobytes())
+        self.channels = max(self.channels, other.channels)
+
+    def shard(self, row: int, /) -> int:
+        """Return the shard of a row."""
+        return self.images[len(_IMAGE) * row]
+
+    def _must_be_alike(self, key: str, shape: tuple[int, int, int]) -> None:
+        first, expected = self._raw = self._raw or (key, shape)
+        if shape != expected:
+            raise ValueError(
+                f"raw images must all be of one shape, but {key!r} has {shape} and {first!r} has {expected}: "
+                "store them as png or jpeg"
+            )
+
+    def save(
+        self,
+        path: Path,
+        labels: NDArray[np.int64] | None,
+        clean: NDArray[np.int64] | None,
+        /,
+        *,
+        shards: Sequence[Shard],
+        classes: Sequence[str],
+        provenance: Mapping[str, Any],
+        orientation: str = "exif",
+    ) -> str:
+        """Write the catalog under a temporary name, flush it to disk and rename it.
+
+        Args:
+            path: The Parquet file.
+            labels: int64 (rows,), or None without labels.
+            clean: int64 (rows,), true labels, or None.
+            shards: The tars that the rows count; their stems are set here.
+            classes: Class names.
+            provenance: JSON values that say how the catalog was made.
+            orientation: The rule by which images are turned, ``exif`` or ``stored``.
+
+        Returns:
+            The fingerprint.
+
+        Raises:
+            ValueError: No rows, gray raw images beside colour ones, or keys that stay alike with their shards' stems.
+        """
+        if not self.keys:
+            raise ValueError(f"{path}: a catalog must have rows, but got none")
+        if self._raw and self._raw[1][2] != self.channels:
+            raise ValueError(
+                f"{path}: raw images must be as deep as the others, but {self._raw[0]!r} is gray and others are not: "
+                "store them as png or jpeg"
+            )
+        for name in classes:
+            check_name(name, what="class name")
+        table = np.frombuffer(self.images, dtype=np.int64).reshape(-1, len(_IMAGE))
+        columns = {name: table[:, i] for i, name in enumerate(_IMAGE)} | ({} if labels is None else {"label": labels})
+        codes = columns["encoding"].astype(np.int8)
+        stems = shard_stems([os.path.normpath(path.parent.absolute() / shard.path) for shard in shards])
+        shards = [replace(shard, stem=stem) for shard, stem in zip(shards, stems, strict=True)]
+        keys, form = self._keys(path, columns["shard"], stems)
+        kind = "none" if labels is None else "class"
+        meta = {
+            "format": FORMAT,
+            "fingerprint": fingerprint(shards, columns, keys, codes, orientation=orientation, label_kind=kind),
+            "checksum": "xxh3_64 of more than 1024 bytes, else xxh32",
+            "hash": "xxh3_128",
+            "orientation": orientation,
+            "label_kind": kind,
+            "key_form": form,
+            "fields": [],
+            "channels": self.channels,
+            "classes": list(classes),
+            "shards": [asdict(shard) for shard in shards],
+            "provenance": dict(provenance),
+        }
+        arrays = {name: pa.array(column) for name, column in columns.items()} | {"key": keys}
+        arrays["encoding"] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ENCODINGS))
+        if clean is not None:
+            arrays["clean_label"] = pa.array(clean)
+        fields = [column for column in SCHEMA if column.name in arrays]
+        turned = [(TURN, pa.array(columns[TURN], pa.int8()))] if (columns[TURN] != UPRIGHT).any() else []
+        fields += [pa.field(TURN, pa.int8()) for _ in turned]
+        text = json.dumps(meta, ensure_ascii=False).encode()
+        mark = seal(text, [column.name for column in fields], clean, turned)
+        schema = pa.schema(fields, metadata={METADATA: text, SEAL: mark})
+        rows = pa.Table.from_arrays([arrays[column.name].cast(column.type) for column in fields], schema=schema)
+        with write_atomically(path) as temporary, temporary.open("wb") as file:
+            pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
+        return str(meta["fingerprint"])
+
+    def _keys(self, path: Path, shard: NDArray[np.int64], stems: Sequence[str]) -> tuple[Any, str]:
+        """Return the catalog's keys and their form: with stems where some key is in several shards."""
+        keys = pa.array(self.keys, pa.large_string())
+        if pc.count_distinct(keys).as_py() == len(keys):
+            return keys, "key"
+        keys = with_stems(keys, shard, stems)
+        if pc.count_distinct(keys).as_py() < len(keys):
+            raise ValueError(f"{path}: keys in several shards must differ with the shards' names: rename a shard")
+        check_keys(keys)
+        return keys, "stem/key"
+
+
+_IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width", TURN)

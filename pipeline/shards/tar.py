@@ -1,0 +1,328 @@
+"""WebDataset tars, read by their headers: members, and the samples that members form.
+
+Stricter than the readers of the field, which stop without a word at a damaged header: an archive must run from header
+to header up to its end-of-archive mark (a block of zeros, and zeros to the end of the file). Some writers leave the
+mark out: an archive that ends behind a whole member is taken, and noted.
+"""
+
+import mmap
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drawstream.pipeline.left_out import LeftOut
+from drawstream.pipeline.shards.names import check_name, shortened
+from drawstream.samplers.errors import DrawstreamError
+
+BLOCK = 512  # bytes; headers and data begin at multiples of it
+NAME = 100  # bytes of the longest plain name
+_LARGEST = 8**11 - 1  # bytes, in eleven octal digits
+_PATTERN = tarfile.TarInfo()  # read-only, of nobody, at no time: as `pack` writes
+_PATTERN.mode = 0o444
+_MADE = _PATTERN.tobuf(tarfile.PAX_FORMAT)
+_OWNER, _TIME, _REST = _MADE[100:124], _MADE[136:148], _MADE[156:]
+_FIXED = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
+_PLAIN = re.compile(
+    rb"(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 0\0{100}"
+    rb"ustar(?:\00000|  \0).{64}(?:[0-7]{7}\0|\0{8}){2}\0{155}",
+    re.DOTALL,
+)
+
+
+def write_plain(name: str, size: int, /) -> bytes | None:
+    """The header of a read-only file of nobody, 512 bytes; None where it would not be plain."""
+    if not (name.isascii() and 0 < len(name) <= NAME and size <= _LARGEST) or "\0" in name:
+        return None
+    text, digits = name.encode(), b"%011o" % size
+    total = _FIXED + sum(text) + sum(digits)
+    return b"".join((text.ljust(NAME, b"\0"), _OWNER, digits, b"\0", _TIME, b"%06o\0 " % total, _REST))
+
+
+def write_header(name: str, size: int, /) -> bytes:
+    """The same, plain or not: the blocks that webdataset's TarWriter writes."""
+    if (plain := write_plain(name, size)) is not None:
+        return plain
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def read_plain(block: bytes, /) -> tuple[str, int] | None:
+    """Name and size of a header of 512 bytes; None where it is not plain, or damaged."""
+    if len(block) != BLOCK or not (match := _PLAIN.match(block, NAME)):
+        return None
+    text = block[:NAME].rstrip(b"\0")
+    if not text.isascii() or b"\0" in text or text.endswith(b"/") or not text:
+        return None
+    written = block[148:156]
+    if sum(block) - sum(written) + 8 * ord(" ") != int(match[2], 8):
+        return None
+    return text.decode(), int(match[1], 8)
+
+
+MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
+MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
+_SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
+
+
+class DamagedTarError(DrawstreamError):
+    """A tar that does not run from header to header to its end.
+
+    Args:
+        message: What is wrong, with the file.
+        at: The byte where the walk stopped.
+    """
+
+    def __init__(self, message: str, at: int) -> None:
+        super().__init__(message)
+        self.at = at
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Both arguments cross processes."""
+        return type(self), (str(self), self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar.
+
+    Attributes:
+        name: Its path there.
+        offset: First byte of its content in the tar.
+        size: Bytes.
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Consecutive `members` of one `key`, by lower-case extension, in the tar's order."""
+
+    key: str
+    members: dict[str, Member]
+
+
+@dataclass(slots=True)
+class Remarks:
+    """What a walk met that its user should know of.
+
+    Attributes:
+        passed: Members that belong to no sample.
+        unended: Byte where the end-of-archive mark is missing.
+    """
+
+    passed: LeftOut = field(default_factory=LeftOut)
+    unended: int | None = None
+
+
+@contextmanager
+def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
+    """Map a tar for reading.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Empty, compressed, or no regular file (a pipe, a device, a folder).
+    """
+    if not shard.is_file():
+        if shard.exists():
+            raise ValueError(f"{shard}: a shard must be a regular file or a link to one: give .tar files, or a folder")
+        raise FileNotFoundError(f"{shard}: no such shard")
+    with shard.open("rb") as file:
+        head = file.read(6)
+        if not head:
+            raise ValueError(f"{shard}: shard is empty: copy it again")
+        if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+            raise ValueError(
+                f"{shard}: shard is compressed, its images cannot be reached by offset: decompress it (gunzip, unzstd)"
+            )
+        if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
+            raise ValueError(f"{shard}: is a zip, 7z or rar archive and no tar: unpack it and pack the folder")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def samples(data: mmap.mmap, shard: Path, /, remarks: Remarks | None = None) -> Iterator[Sample]:
+    """Group a tar's members as WebDataset does: consecutive names that agree up to the first dot of the basename.
+
+    Hidden files and ``__meta__`` names or folders are passed over.
+
+    Args:
+        data: The mapped tar.
+        shard: Its name, for messages.
+        remarks: Is told what was passed over.
+
+    Raises:
+        ValueError: A damaged or truncated tar, members of a key that are not adjacent, a member that comes twice, or a
+            name that ``check_name`` refuses.
+    """
+    seen: dict[str, Sample] = {}
+    current: Sample | None = None
+    for member in members(data, shard, remarks=remarks):
+        parts = split_name(member.name)
+        if parts is None:
+            if remarks is not None:
+                remarks.passed.add("members that belong to no sample", shortened(member.name))
+            continue
+        key, extension = parts
+        try:
+            check_name(member.name, what="member name")
+        except ValueError as error:
+            raise ValueError(f"{shard}: {error}") from None
+        if current is None or key != current.key:
+            if current is not None:
+                yield current
+            if key in seen:
+                raise ValueError(f"{shard}: {_apart(seen[key], extension, member)}")
+            current = seen[key] = Sample(key, {})
+        if extension in current.members:
+            raise ValueError(f"{shard}: key {key!r} has two members .{extension}: keep one of them")
+        current.members[extension] = member
+    if current is not None:
+        yield current
+
+
+def _apart(first: Sample, extension: str, member: Member) -> str:
+    """Say what is wrong with a key that comes again behind others."""
+    if extension in first.members:
+        return f"key {first.key!r} comes twice, with a member .{extension} each: rename or remove one of them"
+    before = next(iter(first.members.values())).name
+    return (
+        f"members of key {first.key!r} are not adjacent, other keys stand between {shortened(before)} and "
+        f"{shortened(member.name)}: unpack it and write it sorted (tar --sort=name -cf NEW.tar -C FOLDER .)"
+    )
+
+
+def split_name(name: str, /) -> tuple[str, str] | None:
+    """Key and lower-case extension of a member's name; None for hidden and ``__meta__`` names."""
+    match = _SPLIT.fullmatch(name)
+    if not match or match[1].endswith("/") or _META.match(name):
+        return None
+    return match[1], match[2].lower()
+
+
+def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks | None = None) -> Iterator[Member]:
+    """Walk a tar from header to header; GNU and PAX long names are understood.
+
+    Args:
+        data: The mapped tar.
+        shard: Its name, for messages.
+        begin: Byte of the first header to read.
+        remarks: Is told where the end mark is missing.
+
+    Raises:
+        DamagedTarError: Damaged or truncated; names the byte.
+        ValueError: Something else than plain files and folders in it, or a name that is not UTF-8.
+    """
+    end = begin  # where the next header must be
+    while plain := read_plain(data[end : end + BLOCK]):
+        begin, (name, size) = end + BLOCK, plain
+        if begin + size > len(data):  # cut: tarfile says so
+            break
+        yield Member(name, begin, size)
+        end = begin - -size // BLOCK * BLOCK
+    tar: Any = None  # from the first header on that is not plain; most often there is none but the end
+    data.seek(min(end, len(data)))
+    while len(data) - end >= BLOCK:
+        try:
+            tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)
+            info = tar.next()
+            tar.members.clear()  # tarfile keeps them all
+        except MISLED as error:  # RecursionError: a chain of headers that each say that the next one is long
+            head = f"; it begins with {bytes(data[:16])!r}, is it a tar?" if end == 0 else ""
+            law = f"damaged or truncated tar after byte {end} ({str(error) or type(error).__name__}{head})"
+            raise DamagedTarError(f"{shard}: {law}: copy the shard again", end) from None
+        if info is None:
+            break
+        if tar.offset <= end or info.size < 0:
+            raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
+        if not info.isdir() and info.type != b"V":  # V: the label of GNU tar
+            yield _member(info, len(data), shard, end)
+        end = tar.offset
+    _check_end(data, shard, end, remarks)
+
+
+def survey(data: mmap.mmap, shard: Path, /) -> tuple[list[Member], list[DamagedTarError]]:
+    """Walk a tar past its damage: every member that can still be found, and every place that is damaged.
+
+    After a damaged header the walk goes on at the next block that is a header by its checksum.
+
+    Args:
+        data: The mapped tar.
+        shard: Its name, for messages.
+    """
+    found: list[Member] = []
+    damage: list[DamagedTarError] = []
+    begin: int | None = 0
+    while begin is not None:
+        try:
+            found.extend(members(data, shard, begin=begin))
+            break
+        except DamagedTarError as error:
+            damage.append(error)
+            begin = _next_header(data, max(begin, error.at) + BLOCK)
+        except ValueError as error:  # a link, or a name that is not UTF-8, where the catalog's maker saw none
+            at = found[-1].offset if found else 0
+            damage.append(DamagedTarError(str(error), at))
+            break
+    return found, damage
+
+
+def is_header(block: bytes, /) -> bool:
+    """Whether 512 bytes are a tar header by the checksum in them."""
+    try:
+        written = int(block[148:156].strip(b" \0"), 8)
+    except ValueError:
+        return False
+    return len(block) == BLOCK and written == sum(block) - sum(block[148:156]) + 8 * 32
+
+
+def _next_header(data: mmap.mmap, begin: int) -> int | None:
+    for at in range(-(-begin // BLOCK) * BLOCK, len(data), BLOCK):
+        if is_header(data[at : at + BLOCK]):
+            return at
+    return None
+
+
+def _check_end(data: mmap.mmap, shard: Path, end: int, remarks: Remarks | None) -> None:
+    """Hold the bytes after the last member against an archive's end: zeros, a block of them at least, or nothing."""
+    block = data[end : end + BLOCK]
+    if len(block) < BLOCK and end > 0 and not block.strip(b"\0"):
+        if remarks is not None:
+            remarks.unended = end
+        return
+    if end == 0 and block.strip(b"\0"):
+        law = f"damaged or truncated at byte 0, it begins with {bytes(data[:16])!r}"
+        raise DamagedTarError(f"{shard}: {law}: is it a tar? Copy the shard again, or leave it out", end)
+    if len(block) < BLOCK:
+        raise DamagedTarError(f"{shard}: truncated inside a header at byte {end}: copy the shard again", end)
+    if block.strip(b"\0"):
+        raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
+    if len(data) - end > MOST_ZEROS:
+        law = f"{len(data) - end} bytes after the end-of-archive mark at byte {end}"
+        raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
+    for at in range(end, len(data), 1 << 20):
+        if data[at : at + (1 << 20)].strip(b"\0"):
+            law = f"data after the end-of-archive mark at byte {end}"
+            remedy = "copy the shard again; if tars were joined, unpack it with tar --ignore-zeros and write it anew"
+            raise DamagedTarError(f"{shard}: {law}: {remedy}", end)
+
+
+def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:
+    if not info.isreg() or info.issparse():
+        law = f"member {shortened(info.name)} is a link, device or sparse file"
+        raise ValueError(f"{shard}: {law}: store plain files (tar --dereference --hard-dereference, without --sparse)")
+    if info.offset_data + info.size > length:
+        raise DamagedTarError(f"{shard}: truncated inside member {shortened(info.name)}: copy the shard again", at)
+    try:
+        info.name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shard}: member name {shortened(info.name)} must be UTF-8: rename it") from None
+    return Member(info.name, info.offset_data, info.size)

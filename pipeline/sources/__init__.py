@@ -1,0 +1,1 @@
+"""Sources of images: class folders, IDX, NumPy."""

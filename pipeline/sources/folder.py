@@ -1,0 +1,192 @@
+"""A folder of class folders as a source: deep folders are walked, what is no image by name and content is counted."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.left_out import LeftOut
+from drawstream.pipeline.shards.names import check_name
+from drawstream.pipeline.sources.convert import ENDINGS, HEAD, as_known, looks_like_image
+from drawstream.samplers.files.system import fault_of, system_fault
+
+_NAMED = 5  # folders in a message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FolderSource:
+    """A folder whose subfolders are the classes (ImageFolder).
+
+    JPEG, PNG and WebP keep their files' bytes, other images that Pillow reads become PNG. Classes are the subfolders in
+    sorted order; the folders below them are walked, too. A row's key is ``class/…/stem``, dots of the stem as
+    underscores. Links to files and folders are followed, wherever they lead; images that are links to nowhere, pipes or
+    devices are refused.
+
+    Attributes:
+        name: The folder.
+        files: One per row, sorted within their class.
+        labels: int64 (rows,).
+        classes: Names of the subfolders.
+        left_out: Files that are no images, and hidden ones.
+        notes: What else its user should know, a line each.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path, /) -> Self:
+        """List a folder of class folders.
+
+        Raises:
+            ValueError: No class folders, a class without images, an image that is no regular file, a link to a folder
+                that holds it, a name that ``check_name`` refuses, or two files of one key.
+        """
+        left_out = LeftOut()
+        classes = []
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                left_out.add("hidden files and folders", entry.name)
+            elif entry.is_dir():
+                classes.append(entry.name)
+            else:
+                left_out.add("files outside the class folders", entry.name)
+        if not classes:
+            raise ValueError(
+                f"{folder}: no IDX or NumPy files and no class folders in it: "
+                "give a folder that holds one subfolder of images per class"
+            )
+        found = [sorted(_walk(str(folder / name), folder, left_out, (_place(folder),))) for name in classes]
+        _check_filled([folder / name for name, files in zip(classes, found, strict=True) if not files])
+        labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
+        files = tuple(Path(file) for each in found for file in each)
+        notes = _notes(folder, classes, files)
+        source = cls(str(folder), files, labels, tuple(classes), left_out, notes)
+        source._check_keys()
+        return source
+
+    def _check_keys(self) -> None:
+        first: dict[str, Path] = {}
+        for row, file in enumerate(self.files):
+            key = self.key(row)
+            try:
+                key.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{os.fsencode(file)!r}: file name must be UTF-8: rename it") from None
+            try:
+                check_name(key, what="file name")
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
+            if key in first:
+                raise ValueError(f"{file}: same key {key!r} as {first[key]}: rename one of them")
+            first[key] = file
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def key(self, row: int, /) -> str:
+        """``class/…/stem`` of the file."""
+        file = self.files[row]
+        begin = 0 if self.name == "." else len(self.name.rstrip("/")) + 1  # text: pathlib is slow
+        return f"{str(file)[begin : -len(file.name)]}{file.stem.replace('.', '_')}"
+
+    def read(self, row: int, /) -> bytes:
+        """The file's bytes, or the same image as PNG.
+
+        Raises:
+            ValueError: The system refuses it, or it is an image that cannot be stored.
+        """
+        file = self.files[row]
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            if fault_of(error) not in ("file", "access"):
+                raise system_fault(error, file) from None
+            raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
+        return as_known(data, suffix=file.suffix)
+
+
+def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """The images in a folder and below; what is no image is counted."""
+    place = _place(Path(folder))
+    if place in above:
+        raise ValueError(f"{folder}: is a link to a folder that holds it: remove it")
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        ending = "".join(entry.name.rpartition(".")[1:]).lower() if "." in entry.name else ""
+        if entry.name.startswith("."):
+            left_out.add("hidden files and folders", _short(entry, root))
+        elif (kind := _kind(entry)) == "folder":
+            yield from _walk(entry.path, root, left_out, (*above, place))
+        elif ending in ENDINGS:
+            if kind != "file":
+                raise ValueError(f"{entry.path}: an image must be a regular file or a link to one: remove it")
+            yield entry.path
+        elif kind != "file":
+            left_out.add("pipes, devices and links to nowhere", _short(entry, root))
+        elif looks_like_image(_head(Path(entry.path))):
+            yield entry.path
+        else:
+            left_out.add(f"files that are no images ({ending or 'no ending'})", _short(entry, root))
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Say whether it is a folder, a file, links followed, or neither."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link that leads in a circle
+        return "other"
+
+
+def _short(entry: os.DirEntry[str], root: Path) -> str:
+    return Path(entry.path).relative_to(root).as_posix()
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """Device and number of a folder, whatever links lead there."""
+    state = folder.stat()
+    return state.st_dev, state.st_ino
+
+
+def _head(file: Path) -> bytes:
+    """First bytes of a file; of one that may not be read, none."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(HEAD)
+    except OSError as error:
+        if fault_of(error) not in ("file", "access"):
+            raise system_fault(error, file) from None
+        return b""
+
+
+def _check_filled(empty: list[Path]) -> None:
+    """Refuse class folders without images."""
+    if empty:
+        others = f" (and {len(empty) - _NAMED} others)" if len(empty) > _NAMED else ""
+        names = ", ".join(str(folder) for folder in empty[:_NAMED])
+        raise ValueError(f"{names}{others}: class folder without .jpg, .png or other images: remove it or fill it")
+
+
+def _notes(folder: Path, classes: list[str], files: tuple[Path, ...]) -> tuple[str, ...]:
+    """A line where perhaps the folders below the class folders are the classes."""
+    depth = len(folder.parts)
+    below: set[str] = set()
+    for file in files:
+        parts = file.parts[depth + 1 :]
+        if len(parts) == 1:
+            return ()
+        below.add(parts[0])
+    if len(below) < 2:
+        return ()
+    some = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+    text = f"{folder}: the classes are {some}, but all images lie in folders below them ({', '.join(sorted(below)[:3])}"
+    return (f"{text}, …): if those are the classes, give {folder / classes[0]}",)

@@ -1,0 +1,309 @@
+"""Where images come from before they are packed: arrays in memory, NumPy files, IDX files, folders of classes.
+
+A source knows its labels at once and reads any row on demand, so a subset costs only its own rows.
+"""
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.left_out import LeftOut
+from drawstream.pipeline.shards.names import number_names
+from drawstream.pipeline.sources.folder import FolderSource
+from drawstream.samplers.files.system import raise_unless_file
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
+IDX_UINT8 = 0x08
+UNREADABLE = (
+    OSError, EOFError, ValueError, NotImplementedError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip  # a header of NumPy is a Python literal
+SWOLLEN = (64 << 20, 200)  # a file that grows beyond these bytes and this many times when decompressed is no honest one
+
+
+class Source(Protocol):
+    """Labelled images with names."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and in provenance."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of every row: int64 (rows,)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+
+    def __len__(self) -> int:
+        """Rows."""
+
+    def key(self, row: int, /) -> str:
+        """Name of a row, unique in the source; no dot after the last slash (WebDataset splits there)."""
+
+    def read(self, row: int, /) -> bytes | NDArray[np.uint8]:
+        """Image of a `row`: a file's bytes, or pixels (height, width) or (height, width, 3), uint8."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """Images in memory.
+
+    Attributes:
+        images: uint8 (rows, height, width), or (rows, height, width, channels) with 1 or 3 channels.
+        labels: Integers (rows,), from 0; kept as int64.
+        classes: Class names; by default the numbers.
+        name: For messages and provenance.
+        left_out: What its file or folder holds beside images and labels.
+
+    Raises:
+        ValueError: Another dtype or shape, counts that differ, or labels outside the classes.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...] = ()
+    name: str = "arrays"
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def __post_init__(self) -> None:
+        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        if images.dtype != np.uint8:
+            raise ValueError(
+                f"{self.name}: images must be uint8, but got {images.dtype}: scale them to 0 … 255 and convert"
+            )
+        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape[1:]:
+            raise ValueError(
+                f"{self.name}: images must be (rows, height, width) or (rows, height, width, 1 or 3), "
+                f"but got {images.shape}"
+            )
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.name}: labels must be integers (rows,), but got {labels.dtype} {labels.shape}: "
+                "give class numbers from 0"
+            )
+        if len(images) != len(labels) or len(images) == 0:
+            raise ValueError(
+                f"{self.name}: images and labels must be as many and not none, "
+                f"but got {len(images)} images and {len(labels)} labels"
+            )
+        try:
+            classes = tuple(self.classes) or number_names(int(labels.max()), len(labels))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise ValueError(
+                f"{self.name}: labels must lie in 0 … {len(classes) - 1}, but got {labels.min()} … {labels.max()}"
+            )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+        object.__setattr__(self, "classes", classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, row: int, /) -> str:
+        """The row number, eight digits."""
+        return f"{row:08d}"
+
+    def read(self, row: int, /) -> NDArray[np.uint8]:
+        """The pixels of a row, uint8 (height, width) or (height, width, 3)."""
+        image: NDArray[np.uint8] = self.images[row]
+        return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+def open_source(
+    path: str | os.PathLike[str], /, *, split: str = "train", classes: Sequence[str] | None = None
+) -> Source:
+    """Find out what lies at a path and open it.
+
+    Understood, in this order:
+
+    * ``FILE.npz`` with arrays ``images`` and ``labels``; a folder with ``images.npy`` and ``labels.npy``;
+    * a folder with IDX files (``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, each also as
+      ``.gz``), or such a file, or its path up to ``-images-idx3-ubyte``;
+    * a folder of class folders, see ``FolderSource``.
+
+    Args:
+        path: File, folder or IDX prefix.
+        split: ``train`` or ``test``: which IDX files of a folder to take; the other kinds have no splits.
+        classes: Class names where the files have none (IDX, NumPy); by default the numbers.
+
+    Raises:
+        FileNotFoundError: Nothing there, or a part is missing.
+        ValueError: Damaged or contradictory files; the message names them.
+    """
+    path = Path(path)
+    if split not in IDX_PREFIXES:
+        raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
+    names = tuple(classes or ())
+    if path.suffix == ".npz":
+        return _open_npz(path, names)
+    if (path / "images.npy").is_file():
+        parts = ("images.npy", "labels.npy")
+        others = sorted(entry.name for entry in path.iterdir() if entry.name not in parts)
+        images, targets = (_open_npy(path / part) for part in parts)
+        return ArraySource(images, targets, names, str(path), _beside(others))
+    if prefix := _idx_prefix(path, split):
+        images = read_idx(_idx_file(prefix, "images", 3), dims=3)
+        labels = read_idx(_idx_file(prefix, "labels", 1), dims=1)
+        return ArraySource(images, labels.astype(np.int64), names, str(prefix))
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        raise ValueError(f"{path}: not a source: give a folder of class folders, IDX files, or an .npz file")
+    return FolderSource.open(path)
+
+
+def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
+    """Read one IDX file of uint8, gzipped or not.
+
+    Args:
+        file: The file; gzip is recognised by its first bytes.
+        dims: How many dimensions it must have.
+
+    Returns:
+        uint8 array.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Truncated, another magic number, or another length than the header says.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    data = file.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = _inflated(data, file)
+    magic = IDX_UINT8 << 8 | dims
+    actual = int.from_bytes(data[:4], "big")
+    if len(data) < 4 + 4 * dims or actual != magic:
+        raise ValueError(f"{file}: IDX magic number must be 0x{magic:08x} (uint8, {dims}-d), but got 0x{actual:08x}")
+    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dims, 4))
+    length = 4 + 4 * dims + math.prod(shape)
+    if len(data) != length:
+        raise ValueError(f"{file}: header says {shape}, so {length} bytes, but got {len(data)}: fetch it again")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def _inflated(data: bytes, file: Path) -> bytes:
+    """The content of a gzip file, refused where it swells."""
+    most = max(SWOLLEN[0], SWOLLEN[1] * len(data))
+    content = bytearray()
+    try:
+        while data:
+            reader = zlib.decompressobj(wbits=31)
+            content += reader.decompress(data, most + 1 - len(content))
+            if len(content) > most:
+                raise ValueError(f"{file}: grows beyond {most} bytes when decompressed: decompress it yourself")
+            if not reader.eof:
+                raise EOFError("compressed file ended before its end mark")
+            data = reader.unused_data.lstrip(b"\0")
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: damaged or truncated gzip file ({error}): fetch it again") from None
+    return bytes(content)
+
+
+def _idx_prefix(path: Path, split: str) -> Path | None:
+    """The common path of an images file and a labels file, or None where there are no IDX files."""
+    head, mark, _ = path.name.partition("-images")
+    if mark and path.is_file():
+        return path.with_name(head)
+    for prefix in [path / name for name in IDX_PREFIXES[split]] if path.is_dir() else [path]:
+        if _idx_candidates(prefix, "images", 3) or _idx_candidates(prefix, "labels", 1):
+            return prefix
+    if path.is_dir() and any(path.glob("*-images?idx3-ubyte*")):
+        raise FileNotFoundError(
+            f"{path}: holds IDX files, but none of split {split!r}: "
+            f"expected {IDX_PREFIXES[split][0]}-images-idx3-ubyte.gz, or give the path up to -images"
+        )
+    return None
+
+
+def _idx_candidates(prefix: Path, part: str, dims: int) -> list[Path]:
+    names = [f"{prefix.name}-{part}{dash}idx{dims}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
+    return [file for name in names if (file := prefix.with_name(name)).is_file()]
+
+
+def _idx_file(prefix: Path, part: str, dims: int) -> Path:
+    found = _idx_candidates(prefix, part, dims)
+    if not found:
+        raise FileNotFoundError(f"{prefix}-{part}-idx{dims}-ubyte.gz: no such file, nor without .gz")
+    return found[0]
+
+
+def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
+    """Read ``images`` and ``labels`` of an archive."""
+    _present(path)
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            alone = isinstance(archive, np.ndarray)
+            if not alone:
+                _check_archive(archive)
+            missing = {"images", "labels"} - set(() if alone else archive.files)
+            others = [] if alone else sorted(set(archive.files) - {"images", "labels"})
+            arrays = {name: archive[name] for name in ("images", "labels") if name not in missing}
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    if alone:
+        raise ValueError(f"{path}: holds one array, as np.save writes it: np.savez({path.name!r}, images=…, labels=…)")
+    if missing:
+        raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
+    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), _beside(others))
+
+
+def _beside(names: Sequence[str]) -> LeftOut:
+    left_out = LeftOut()
+    for name in names:
+        left_out.add("files or arrays beside images and labels", name)
+    return left_out
+
+
+def _check_archive(archive: Any) -> None:
+    """Hold every array's header against its bytes before NumPy takes memory for it."""
+    for entry in archive.zip.infolist():
+        most = max(SWOLLEN[0], SWOLLEN[1] * entry.compress_size)
+        if entry.file_size > most:
+            raise ValueError(f"{entry.filename!r} grows beyond {most} bytes when decompressed")
+        with archive.zip.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, kind = read(file)
+        if math.prod(shape) * kind.itemsize > entry.file_size and not kind.hasobject:  # NumPy refuses objects
+            raise ValueError(f"{entry.filename!r} has {entry.file_size} bytes, too few for {kind} {shape}")
+
+
+def _open_npy(path: Path) -> NDArray[Any]:
+    """Map an array, so that a subset of a large file costs only its own rows."""
+    _present(path)
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{path}: is an archive, as np.savez writes it: name it .npz, or write it with np.save")
+    return array
+
+
+def _present(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    raise_unless_file(error, path)
+    return ValueError(f"{path}: not a readable NumPy file ({(str(error) or 'empty').splitlines()[0]}): write it again")
