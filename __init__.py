@@ -89,21 +89,21 @@ if TYPE_CHECKING:
     from drawstream.samplers.swift.sampler import SwiftParams as SwiftParams
     from drawstream.samplers.swift.sampler import SwiftSampler as SwiftSampler
     from drawstream.samplers.weights import effective_sample_size as effective_sample_size
-    from drawstream.search.auto import AutoResult as AutoResult
-    from drawstream.search.auto import search_auto as search_auto
-    from drawstream.search.auto_group import Alone as Alone
-    from drawstream.search.auto_group import Child as Child
-    from drawstream.search.auto_group import Group as Group
-    from drawstream.search.auto_group import InTurn as InTurn
-    from drawstream.search.auto_group import Processes as Processes
+    from drawstream.search.auto.group import Alone as Alone
+    from drawstream.search.auto.group import Child as Child
+    from drawstream.search.auto.group import Group as Group
+    from drawstream.search.auto.group import InTurn as InTurn
+    from drawstream.search.auto.group import Processes as Processes
+    from drawstream.search.auto.search import AutoResult as AutoResult
+    from drawstream.search.auto.search import search_auto as search_auto
     from drawstream.search.objective import Objective as Objective
     from drawstream.search.objective import ObjectiveError as ObjectiveError
     from drawstream.search.objective import Trial as Trial
     from drawstream.search.objective import load_objective as load_objective
-    from drawstream.search.study import StorageError as StorageError
-    from drawstream.search.study import StudyMismatch as StudyMismatch
-    from drawstream.search.swift import SearchResult as SearchResult
-    from drawstream.search.swift import search_swift as search_swift
+    from drawstream.search.swift.search import SearchResult as SearchResult
+    from drawstream.search.swift.search import search_swift as search_swift
+    from drawstream.search.swift.study import StorageError as StorageError
+    from drawstream.search.swift.study import StudyMismatch as StudyMismatch
     from drawstream.tools.hooks import Hook as Hook
 
     __version__: str

@@ -6,8 +6,8 @@ changelog.
 
 import numpy as np
 
-from drawstream.search.auto_explore import child_seed, cycle_weights, sub_schedule
-from drawstream.search.auto_plan import Cycle, Plan
+from drawstream.search.auto.explore import child_seed, cycle_weights, sub_schedule
+from drawstream.search.auto.plan import Cycle, Plan
 
 PLAN = Plan(rows=100, population=4, batch_size=8, epochs=11, first=2, seed=5)
 COUNTS = np.arange(100) % 7

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drawstream.search.auto_explore import child_seed, cycle_weights, smooth, sub_schedule
-from drawstream.search.auto_plan import Plan, Smoothing
-from drawstream.search.auto_record import Recorder
+from drawstream.search.auto.explore import child_seed, cycle_weights, smooth, sub_schedule
+from drawstream.search.auto.plan import Plan, Smoothing
+from drawstream.search.auto.record import Recorder
 
 COUNTS = hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 50)).filter(lambda counts: counts.sum() > 0)
 SMOOTHINGS = st.sampled_from(Smoothing.__args__)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
-from drawstream.search.auto_record import write_distribution
+from drawstream.search.auto.record import write_distribution
 
 COUNTS = st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(any)
 

@@ -19,10 +19,10 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.search import search_swift
-from drawstream.search.auto_record import Recorder
-from drawstream.search.auto_state import Progressed
-from drawstream.search.auto_state import load_checkpoint as load_search
-from drawstream.search.auto_state import save_checkpoint as save_search
+from drawstream.search.auto.record import Recorder
+from drawstream.search.auto.run import Progressed
+from drawstream.search.auto.run import load_checkpoint as load_search
+from drawstream.search.auto.run import save_checkpoint as save_search
 from drawstream.tools.board import Board
 from drawstream.tools.cli import app
 from drawstream.tools.config import read_config

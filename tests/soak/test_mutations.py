@@ -23,7 +23,7 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
-from drawstream.search.auto_record import write_distribution
+from drawstream.search.auto.record import write_distribution
 from drawstream.tools.cli import app, main
 from drawstream.tools.config import read_config
 from drawstream.tools.hooks import Journal, read_journal

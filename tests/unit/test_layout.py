@@ -43,7 +43,7 @@ def test_no_relative_imports(path):
 
 def test_layer_test_sees_a_violation(tmp_path):
     bad = tmp_path / "bad.py"
-    bad.write_text("def f():\n    from drawstream.tools import cli\n    import drawstream.search.space\n")
+    bad.write_text("def f():\n    from drawstream.tools import cli\n    import drawstream.search.swift.space\n")
     assert imported_layers(bad) == {"tools", "search"}
     bad.write_text("from drawstream.testing import check_stream\n")
     assert imported_layers(bad) == {"tools"}

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline.secrets import shown
 from drawstream.search import Trial, children_of, search_swift
-from drawstream.search.auto_plan import Plan
-from drawstream.search.confirm import runs_of
-from drawstream.search.crew import check_crew
-from drawstream.search.study import sqlite_url
+from drawstream.search.auto.plan import Plan
+from drawstream.search.swift.guard import runs_of
+from drawstream.search.swift.study import sqlite_url
+from drawstream.search.workers.crew import check_crew
 from drawstream.tools.estimate.clock import Clock
 from drawstream.tools.estimate.probe import LIMIT, Enough, allowed, left, rehearsed
 from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident

@@ -17,7 +17,7 @@ from drawstream.pipeline.shards.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
-from drawstream.search.auto_group import of_first
+from drawstream.search.auto.group import of_first
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.identity import model_identity, shapes_hash
 from drawstream.tools.progress import Progress

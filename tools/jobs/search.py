@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline.identity import plain
 from drawstream.search import Objective, search_swift
-from drawstream.search.study import sqlite_url
+from drawstream.search.swift.study import sqlite_url
 from drawstream.tools.features import notes_of, tell_notes
 from drawstream.tools.hooks import Hook, Hooks
 from drawstream.tools.identity import objective_identity

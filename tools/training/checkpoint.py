@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drawstream.pipeline.identity import ANOTHER, refuse_other
 from drawstream.search.objective import describe
-from drawstream.search.plain_file import read_plain, write_plain
+from drawstream.search.tensor_file import read_plain, write_plain
 from drawstream.tools.training.accounting import Epoch, Run
 
 

@@ -26,7 +26,7 @@ from drawstream.samplers import IndexStream
 from drawstream.samplers.files.system import SystemFault
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
-from drawstream.search.plain_file import read_plain
+from drawstream.search.tensor_file import read_plain
 from drawstream.tools.training.models import load_weights
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 4, 4), np.uint8)

@@ -15,7 +15,7 @@ import drawstream.samplers.files.weights_file as weights_file
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.stratified_on_disk import Paged
-from drawstream.search.auto_record import write_distribution
+from drawstream.search.auto.record import write_distribution
 
 
 def write(folder, kind, weights, rows_per_batch):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from drawstream.search import reinforce
-from drawstream.search.agent import AGENTS, History, SwiftAgent
-from drawstream.search.space import Space
+from drawstream.search.swift import reinforce
+from drawstream.search.swift.agent import AGENTS, History, SwiftAgent
+from drawstream.search.swift.space import Space
 
 SPACE = Space("reduced")
 

@@ -10,7 +10,7 @@ from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search import Alone, InTurn, children_of, search_auto
-from drawstream.search.auto_run import best_child
+from drawstream.search.auto.run import best_child
 
 ROWS, BATCH, EPOCHS, POPULATION = 37, 4, 9, 3  # 9 batches an epoch, one row left out
 FEATURES = np.random.default_rng(0).normal(size=(ROWS, 3))
@@ -193,7 +193,7 @@ def test_killed_while_the_schedule_is_written(tmp_path, monkeypatch):
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("drawstream.search.auto_run.write_orders", kill)
+        patch.setattr("drawstream.search.auto.run.write_orders", kill)
         with pytest.raises(KilledError):
             search(tmp_path / "killed")
     again = search(tmp_path / "killed")

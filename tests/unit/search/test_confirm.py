@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drawstream.search.confirm import UNIFORM, ConfirmationRecord, decide
+from drawstream.search.swift.guard import UNIFORM, ConfirmationRecord, decide
 
 
 def records(table):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from drawstream.search import gp
+from drawstream.search.swift import gp
 
 
 def bowl(points):

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from drawstream.search.owner import fail_orphans, owner
+from drawstream.search.swift.study import fail_orphans, owner
 
 
 def running(owner):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sqlalchemy.exc import OperationalError
 
-from drawstream.search.plain_file import read_plain, write_plain
-from drawstream.search.study import StorageError, open_study
+from drawstream.search.swift.study import StorageError, open_study
+from drawstream.search.tensor_file import read_plain, write_plain
 
 CONTENT = {"a": torch.arange(4000.0), "b": [1, "x"]}
 

@@ -8,7 +8,7 @@ import pytest
 
 from drawstream.samplers import SwiftParams
 from drawstream.search import ObjectiveError, StudyMismatch, search_swift
-from drawstream.search.study import open_study, sqlite_url
+from drawstream.search.swift.study import open_study, sqlite_url
 
 ROWS = 400
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import check_grad
 
-from drawstream.search import gp, ucb
+from drawstream.search.swift import gp, ucb
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
     def kill(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("drawstream.search.auto_run.write_orders", kill)
+    monkeypatch.setattr("drawstream.search.auto.run.write_orders", kill)
     with pytest.raises(KeyboardInterrupt):
         auto_job(setup_of(digits), RECIPE, tmp_path, options=OPTIONS)
     with pytest.raises(ValueError, match=r"started with .*model 'mlp', not 'cnn'; .*give another output folder"):

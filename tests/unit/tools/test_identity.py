@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
-from drawstream.search.auto_record import write_distribution
+from drawstream.search.auto.record import write_distribution
 from drawstream.tools import cli, demo
 from drawstream.tools.hooks import Journal
 from drawstream.tools.identity import loader_identity, objective_identity, source_hash

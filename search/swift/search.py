@@ -14,13 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 from drawstream.pipeline.secrets import without_secrets
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.swift.sampler import Transform
-from drawstream.search.agent import SwiftAgent
-from drawstream.search.confirm import ConfirmationRecord, Verdict, best_candidates, decide, run_confirmation, unguarded
-from drawstream.search.crew import hired
 from drawstream.search.objective import Objective
-from drawstream.search.rounds import Progress, Rounds
-from drawstream.search.space import Space, SpaceName
-from drawstream.search.study import TrialRecord, open_study, records_of, settings_mark
+from drawstream.search.swift.agent import SwiftAgent
+from drawstream.search.swift.guard import (
+    ConfirmationRecord,
+    Verdict,
+    best_candidates,
+    decide,
+    run_confirmation,
+    unguarded,
+)
+from drawstream.search.swift.rounds import Progress, Rounds
+from drawstream.search.swift.space import Space, SpaceName
+from drawstream.search.swift.study import TrialRecord, open_study, records_of, settings_mark
+from drawstream.search.workers.crew import hired
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search.ucb import Process, choose
+from drawstream.search.swift.ucb import Process, choose
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search import gp, optuna_agents, reinforce
-from drawstream.search.space import Point, Space
+from drawstream.search.swift import gp, optuna_agents, reinforce
+from drawstream.search.swift.space import Point, Space
 
 AGENTS = ("gp", "random", "reinforce", *(optuna_agents.PREFIX + name for name in optuna_agents.STATELESS))
 FIRST_RANDOM = 4  # scores before the first model, where designed starts do not give them

@@ -30,12 +30,12 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t as student
 
 from drawstream.samplers import SwiftFit
-from drawstream.search import gp
-from drawstream.search.crew import Crew
 from drawstream.search.objective import Trial, usable
-from drawstream.search.rounds import history_of, run_seed
-from drawstream.search.space import Space
-from drawstream.search.study import TrialRecord, record_of, settled_trials
+from drawstream.search.swift import gp
+from drawstream.search.swift.rounds import history_of, run_seed
+from drawstream.search.swift.space import Space
+from drawstream.search.swift.study import TrialRecord, record_of, settled_trials
+from drawstream.search.workers.crew import Crew
 
 UNIFORM = -1  # number of the control in records and in Trial.number
 LEVEL = 0.05  # chance that noise alone lets a candidate win

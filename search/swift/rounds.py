@@ -21,12 +21,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.swift.sampler import effective_share, require_share
-from drawstream.search.agent import History, SwiftAgent
-from drawstream.search.crew import Crew, Outcome
 from drawstream.search.objective import Trial, describe, usable
-from drawstream.search.owner import fail_orphans, owner
-from drawstream.search.space import Point, Space
-from drawstream.search.study import TWICE, StudyMismatch, by_candidate, is_settled, record_of
+from drawstream.search.swift.agent import History, SwiftAgent
+from drawstream.search.swift.space import Point, Space
+from drawstream.search.swift.study import TWICE, StudyMismatch, by_candidate, fail_orphans, is_settled, owner, record_of
+from drawstream.search.workers.crew import Crew, Outcome
 
 Progress = Callable[[dict[str, Any]], None]
 MOST_FRUITLESS = 100  # candidates in a row without a score before the search gives up

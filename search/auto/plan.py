@@ -1,6 +1,6 @@
 """What a population search does when: its settings, checked, and the arithmetic of epochs, intervals and cycles.
 
-Notation: see `drawstream.search.auto`.
+Notation: see `drawstream.search.auto.search`.
 
     cycle 0                   cycle 1                    cycle 2 …
     epochs [0, first)         N_u + 1 epochs             N_u + 1 epochs, the last one maybe cut short by the end
@@ -40,7 +40,7 @@ class Plan:
         first: Epochs before the first exploration; 20 in the paper.
         permutations: N_u, full permutations in a cycle of N_u + 1 epochs; 3 in the paper.
         beta: Smoothing factor, at least 1.
-        smoothing: Of the distribution, see `drawstream.search.auto_explore`.
+        smoothing: Of the distribution, see `drawstream.search.auto.explore`.
         estimate: Rows counted for it: of the last `cycle` (Alg. 2), or of the whole `run`.
         seed: Of all orders.
 

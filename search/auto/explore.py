@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers import IndexStream
 from drawstream.samplers.hashing import derive_keys
-from drawstream.search.auto_plan import Cycle, Plan, Smoothing
+from drawstream.search.auto.plan import Cycle, Plan, Smoothing
 
 __all__ = ["SubSchedule", "child_seed", "cycle_weights", "smooth", "sub_schedule"]
 

@@ -22,9 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from drawstream.search.auto_group import Alone, Group, Processes
-from drawstream.search.auto_plan import Estimate, Exploration, Plan, Smoothing
-from drawstream.search.auto_run import AutoResult, AutoRun
+from drawstream.search.auto.group import Alone, Group, Processes
+from drawstream.search.auto.plan import Estimate, Exploration, Plan, Smoothing
+from drawstream.search.auto.run import AutoResult, AutoRun
 
 __all__ = ["AutoResult", "search_auto"]
 
@@ -69,7 +69,7 @@ def search_auto(
         first: Epochs before the first exploration; 20 in the paper.
         permutations: N_u, full permutations in a cycle of N_u + 1 epochs; 3 in the paper.
         beta: Smoothing factor, at least 1.
-        smoothing: `log_count`, `log_relative` or `literal` (`drawstream.search.auto_explore`).
+        smoothing: `log_count`, `log_relative` or `literal` (`drawstream.search.auto.explore`).
         estimate: Rows counted for the distribution: of the last `cycle`, or of the whole `run`.
         seed: Of the orders.
         catalog: Fingerprint of the catalog that the rows belong to.

@@ -147,14 +147,14 @@ def hired(objective: Objective, /, *, engine: str = "local", workers: int | None
     """
     kind, address = check_crew(engine, workers)
     if kind == "ray":
-        from drawstream.search.cluster import cluster
+        from drawstream.search.workers.ray import cluster
 
         with cluster(objective, workers, address or None) as crew:
             yield crew
     elif workers is None or workers == 1:
         yield Alone(objective)
     else:
-        from drawstream.search.processes import Processes
+        from drawstream.search.workers.processes import Processes
 
         processes = Processes(objective, workers)
         try:

@@ -1,9 +1,10 @@
-"""One process of a population search: intervals, cycles, checkpoints; notation in `drawstream.search.auto`."""
+"""One process of a population search: intervals, cycles, checkpoints; notation in `drawstream.search.auto.search`."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,11 +12,71 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search.auto_explore import SubSchedule, cycle_weights, sub_schedule
-from drawstream.search.auto_group import Group, Processes, children_of, of_first
-from drawstream.search.auto_plan import Cycle, Plan
-from drawstream.search.auto_record import Recorder, write_distribution, write_orders
-from drawstream.search.auto_state import Progressed, fields_of, load_checkpoint, save_checkpoint
+from drawstream.pipeline.identity import refuse_other
+from drawstream.search.auto.explore import SubSchedule, cycle_weights, sub_schedule
+from drawstream.search.auto.group import Group, Processes, children_of, of_first
+from drawstream.search.auto.plan import Cycle, Plan
+from drawstream.search.auto.record import Recorder, write_distribution, write_orders
+from drawstream.search.tensor_file import read_plain, write_plain
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class Progressed:
+    """A search after a whole number of epochs.
+
+    Attributes:
+        epoch: Epochs done.
+        state: State of the best child, which all have.
+        rewards: Of all children, per interval.
+        winners: The recorded child, per interval.
+        length: Rows of the recorded schedule.
+        checksum: Of these.
+        seconds: What took how long.
+    """
+
+    epoch: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    rewards: list[list[float]] = field(default_factory=list)
+    winners: list[int] = field(default_factory=list)
+    length: int = 0
+    checksum: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def fields_of(done: Progressed, /) -> dict[str, Any]:
+    """The fields as they are: `asdict` would copy every tensor."""
+    return {each.name: getattr(done, each.name) for each in fields(done)}
+
+
+def save_checkpoint(path: Path, settings: Mapping[str, Any], done: Progressed, /) -> None:
+    """Write a checkpoint under a temporary name, and sync it; settings are JSON-able."""
+    write_plain(path, {"format": FORMAT, "settings": json.dumps(dict(settings)), **fields_of(done)})
+
+
+def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
+    """Read a checkpoint of the same search; a fresh start if there is none.
+
+    Raises:
+        ValueError: It is of a search with other settings, or is not readable.
+    """
+    if not path.exists():
+        return Progressed()
+    try:
+        content = read_plain(path)
+        version = content.pop("format", 1)  # the first checkpoints had none
+        if version > FORMAT:
+            raise ValueError(f"format {version} is newer than {FORMAT}, which this drawstream reads: upgrade, or")
+        theirs = json.loads(content.pop("settings"))
+        done = Progressed(**content)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: not a checkpoint of a search ({error}): start in another folder") from None
+    refuse_other(path, theirs, settings)
+    return done
+
 
 __all__ = ["AutoResult", "AutoRun", "best_child"]
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search.crew import Losses, Outcome, run
 from drawstream.search.objective import Objective, Trial, describe
+from drawstream.search.workers.crew import Losses, Outcome, run
 
 Run = tuple[NDArray[np.float64], Trial]
 PATIENCE = 5.0  # seconds for a worker to end by itself

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,41 @@ from drawstream.pipeline.secrets import shown
 from drawstream.samplers import SwiftParams
 from drawstream.samplers.errors import DrawstreamError
 from drawstream.search.objective import describe
+
+
+def owner() -> list[Any]:
+    """This process, as JSON: machine, number, and when it started."""
+    return [_machine(), os.getpid(), _process_start(os.getpid())]
+
+
+def fail_orphans(study: optuna.Study, /) -> None:
+    """Mark trials whose process is gone as failed; those of other machines and of living processes go on."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        machine, process, start = trial.user_attrs["owner"]
+        if machine == _machine() and _process_start(process) != start:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _machine() -> str:
+    """Host name and, on Linux, the boot: process numbers mean nothing after a restart."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return socket.gethostname() + (":" + boot.read_text().strip() if boot.exists() else "")
+
+
+def _process_start(process: int) -> str | None:
+    """When a process started, in the kernel's ticks; "alive" where there is no /proc; None if it is gone."""
+    try:
+        os.kill(process, 0)
+        status = Path(f"/proc/{process}/stat")
+        if not status.exists():
+            return "alive"
+        fields = status.read_text().rpartition(")")[2].split()
+    except (ProcessLookupError, FileNotFoundError):
+        return None
+    except PermissionError:
+        return "alive"  # another user's process
+    return None if fields[0] == "Z" else fields[19]
+
 
 KILLED = "the process was killed while this trial ran"
 ATTEMPTS, PAUSE = 6, 0.2  # at opening a storage, seconds between them

@@ -1,0 +1,1 @@
+"""AutoSampling: a population searches the schedule."""

@@ -1,0 +1,1 @@
+"""Swift Sampler search: candidates, trials, agents and the guard."""

@@ -1,0 +1,1 @@
+"""Workers that run trials: processes or Ray."""
