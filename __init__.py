@@ -104,7 +104,7 @@ if TYPE_CHECKING:
     from drawstream.search.swift.search import search_swift as search_swift
     from drawstream.search.swift.study import StorageError as StorageError
     from drawstream.search.swift.study import StudyMismatch as StudyMismatch
-    from drawstream.tools.hooks import Hook as Hook
+    from drawstream.tools.runs.hooks import Hook as Hook
 
     __version__: str
 else:

@@ -15,16 +15,16 @@ from drawstream.pipeline.shards.label_noise import stratified_order
 from drawstream.pipeline.shards.names import printable
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import FASHION_MNIST
-from drawstream.tools.identity import file_hash
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.report.build import write_report
-from drawstream.tools.runs import before, conclude, hold_identity
+from drawstream.tools.runs.identity import file_hash
+from drawstream.tools.runs.record import before, conclude, hold_identity
 from drawstream.tools.training.finetune import FineTune, fine_tuning, flush_denormals
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.sampling import Sampling
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 

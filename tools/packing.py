@@ -11,7 +11,7 @@ from drawstream.pipeline.shards.pack import BadImage, PackResult
 from drawstream.pipeline.sources.folder import FolderSource
 from drawstream.pipeline.sources.source import ArraySource, Source
 from drawstream.samplers.files.atomic import write_atomically
-from drawstream.tools.runs import read_record
+from drawstream.tools.runs.record import read_record
 
 __all__ = ["finished_before", "list_bad", "tell_source"]
 

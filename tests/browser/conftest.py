@@ -17,7 +17,7 @@ from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.search import search_swift
 from drawstream.tools.report.build import write_report
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs.record import write_record
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 TABLET, DESKTOP = 768, 1440  # pixels; what is narrower is a phone

@@ -6,10 +6,10 @@ import pytest
 from safetensors.torch import save_file
 
 from drawstream.tools import demo as demos
-from drawstream.tools.bench import auto as auto_bench
-from drawstream.tools.bench import noise as noise_bench
-from drawstream.tools.bench.auto import Settings
-from drawstream.tools.cli import main
+from drawstream.tools.bench.auto import bench as auto_bench
+from drawstream.tools.bench.auto.bench import Settings
+from drawstream.tools.bench.noise import bench as noise_bench
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import build_model
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from drawstream.tools.hooks import JOURNAL, Journal
 from drawstream.tools.report.build import write_report
-from drawstream.tools.serve import make_server
+from drawstream.tools.report.serve import make_server
+from drawstream.tools.runs.hooks import JOURNAL, Journal
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 RUNNING = "document.querySelectorAll('article').length"
@@ -66,7 +66,7 @@ def test_a_job_is_followed_to_its_end(served, open_page, make_run, width, dark):
 @pytest.mark.slow
 def test_a_killed_job_is_told_from_a_running_one(served, open_page):
     folder, address = served
-    told = "from drawstream.tools.hooks import Journal; from pathlib import Path; import sys, time; "
+    told = "from drawstream.tools.runs.hooks import Journal; from pathlib import Path; import sys, time; "
     told += (
         "j = Journal(Path(sys.argv[1])); j.begin('train', {'seed': 1}); j.step(1, 9, {'loss': 2.0}); time.sleep(600)"
     )

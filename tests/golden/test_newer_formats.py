@@ -30,8 +30,8 @@ from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search.auto import run as auto_state
 from drawstream.search.auto.record import write_distribution
-from drawstream.tools.hooks import read_journal
-from drawstream.tools.runs import read_record, write_record
+from drawstream.tools.runs.hooks import read_journal
+from drawstream.tools.runs.record import read_record, write_record
 from drawstream.tools.training import checkpoint
 from drawstream.tools.training.accounting import Run
 

@@ -37,7 +37,7 @@ def test_timm_loop(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 128, (96, 128, 3), dtype=np.uint8) + np.uint8(127 * (row % 2))
         Image.fromarray(pixels).save(folder / f"{row}.jpg")
-    run("drawstream.tools.cli", "pack", "raw", "data", "--holdout", 32, cwd=tmp_path)
+    run("drawstream.tools.cli.app", "pack", "raw", "data", "--holdout", 32, cwd=tmp_path)
     np.save(tmp_path / "p.npy", rng.random(64))
     options = ("data/train", "--held-out", "data/holdout", "--model", "test_resnet", "--size", 64, "--batch-size", 8)
     command = ("drawstream.tools.examples.timm_loop", *options, "--epochs", 3, "--weights", "p.npy")

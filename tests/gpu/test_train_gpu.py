@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from drawstream.pipeline import RICAP, ArraySource, Mixup
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.methods import Budget, Inputs, Method, plan
+from drawstream.tools.training.methods.methods import Budget, Inputs, Method, plan
 from drawstream.tools.training.setup import Setup
 
 pytestmark = [

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 OPTIONS = ["--model", "mlp", "--epochs", 6, "--batch-size", 24, "--seed", 7, "--interval", 5, "--explore-after", 2]

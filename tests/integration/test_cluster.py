@@ -17,7 +17,7 @@ from torch import nn
 from drawstream.features import extract_features as extract
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 
 pytest.importorskip("ray")

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer._click.exceptions import BadOptionUsage, ClickException, MissingParameter
 
-from drawstream.tools.cli import app
+from drawstream.tools.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "tools" / "bench" / "README.md"])

@@ -21,7 +21,7 @@ from drawstream.features import extract_features as extract
 from drawstream.features.table.table import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 
 DIGITS = load_digits()

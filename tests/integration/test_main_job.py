@@ -7,7 +7,7 @@ import pytest
 
 from drawstream.samplers import SwiftSampler
 from drawstream.tools import demo
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from drawstream.samplers import IndexStream, Selected
-from drawstream.tools.training.methods import Budget, Inputs, Method, Plan, plan
+from drawstream.tools.training.methods.methods import Budget, Inputs, Method, Plan, plan
 from drawstream.tools.training.ranks import join_ranks, leave_ranks
 from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.loop import Recipe, train

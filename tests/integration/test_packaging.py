@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = 200_000  # bytes of a file in the wheel
@@ -123,7 +123,7 @@ from drawstream import DLIS, Schedule, Sequential, pack, search_swift
 from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import ArraySource, Catalog, Mixup, Transform, open_source
 from drawstream.pipeline.torch_sampler import StreamSampler
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 assert main(["stream", "show", "--rows", "10"]) == 0
 for folder in ("a", "b"):
     Path("photos", folder).mkdir(parents=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")

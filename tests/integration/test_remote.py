@@ -30,7 +30,7 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.remote import Transfer
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs.record import write_record
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

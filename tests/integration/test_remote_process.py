@@ -19,7 +19,7 @@ from drawstream.pipeline.reading import cache
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.read import ShardFiles
 from drawstream.samplers import IndexStream, Sequential
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

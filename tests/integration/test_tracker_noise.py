@@ -10,10 +10,10 @@ from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.sampling import Sampling
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 ROWS, EPOCHS = 1000, 24

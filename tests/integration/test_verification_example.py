@@ -8,7 +8,7 @@ import torch
 
 from drawstream.pipeline import Catalog
 from drawstream.search import Trial
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.examples import verification
 
 

@@ -18,8 +18,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.cli import main
-from drawstream.tools.ending import of_system
+from drawstream.tools.cli.app import main
+from drawstream.tools.cli.signals import of_system
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -54,8 +54,8 @@ for number, name in ((1, "out"), (2, "err")):
 sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
 sys.argv = ["drawstream", *told["arguments"]]
 exec(before)
-from drawstream.tools.cli import main
-from drawstream.tools.ending import of_system
+from drawstream.tools.cli.app import main
+from drawstream.tools.cli.signals import of_system
 status = main(told["arguments"])
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the program does
 sys.exit(status)

@@ -104,7 +104,7 @@ def test_files_of_the_future_are_gone_on_with(soak, undisturbed, tmp_path, name)
 
 
 def test_serve_shows_no_negative_silence(soak, tmp_path):
-    from drawstream.tools.board import Board
+    from drawstream.tools.report.board import Board
 
     journal = {"format": 1, "kind": "train", "title": "t", "step": 1, "total": 2, "points": []}
     for updated in (0.0, time.time() + YEARS):

@@ -31,9 +31,9 @@ from drawstream.pipeline.shards.catalog import FILE
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import FASHION_MNIST
 from drawstream.samplers import Sequential, SwiftFit, SwiftParams
-from drawstream.tools.bench.photos import pack_photos
-from drawstream.tools.bench.raw import digits
-from drawstream.tools.bench.rounds import Delivery, System, alternate, median_ratio
+from drawstream.tools.bench.loader.photos import pack_photos
+from drawstream.tools.bench.loader.raw import digits
+from drawstream.tools.bench.loader.rounds import Delivery, System, alternate, median_ratio
 from drawstream.tools.training.check_model import check_model
 from drawstream.tools.training.models import ResNet, build_model
 

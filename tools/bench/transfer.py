@@ -25,10 +25,10 @@ from torch import nn
 from drawstream.features import FeatureTable
 from drawstream.samplers import SwiftSampler, effective_sample_size
 from drawstream.tools.bench.asked import check_plan
-from drawstream.tools.bench.noise import CHANGED
-from drawstream.tools.bench.noise_cell import Cell, Record, right_rows
+from drawstream.tools.bench.noise.bench import CHANGED
+from drawstream.tools.bench.noise.cell import Cell, Record, right_rows
 from drawstream.tools.demo import PLANS
-from drawstream.tools.runs import before, conclude
+from drawstream.tools.runs.record import before, conclude
 from drawstream.tools.training.finetune import flush_denormals
 from drawstream.tools.training.models import mlp
 from drawstream.tools.training.transfer import carry

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.bench import auto_cell, noise_methods
-from drawstream.tools.bench.auto_cell import AutoCell, Settings
-from drawstream.tools.bench.budget import common_of, remaining, remember
-from drawstream.tools.bench.budget_grid import Grid
-from drawstream.tools.bench.noise_cell import Cell
+from drawstream.tools.bench.auto import cell as auto_cell
+from drawstream.tools.bench.auto.cell import AutoCell, Settings
+from drawstream.tools.bench.budget.bench import common_of, remaining, remember
+from drawstream.tools.bench.budget.grid import Grid
+from drawstream.tools.bench.noise import methods as noise_methods
+from drawstream.tools.bench.noise.cell import Cell
 from drawstream.tools.demo import Plan, pack_seed, search_of, start_demo
 from drawstream.tools.estimate.clock import Clock
 from drawstream.tools.estimate.probe import LIMIT, left, rehearsed
 from drawstream.tools.estimate.search import estimate_auto, estimate_candidates
 from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident
 from drawstream.tools.estimate.training import estimate_extraction, estimate_training, evaluation_seconds, state_bytes
-from drawstream.tools.runs import read_record
+from drawstream.tools.runs.record import read_record
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
 __all__ = ["estimate_budget", "estimate_demo", "estimate_noise", "estimate_schedules"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from drawstream.tools.ending import must_be_finished
+from drawstream.tools.cli.signals import must_be_finished
 
 __all__ = ["LIMIT", "MOST", "Enough", "alarm", "allowed", "left", "limited", "rehearsed"]
 

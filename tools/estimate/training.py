@@ -16,10 +16,10 @@ from drawstream.tools.estimate.probe import LIMIT, allowed, rehearsed
 from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident
 from drawstream.tools.jobs.features import prepare_extraction
 from drawstream.tools.jobs.train import Training, prepare_training
-from drawstream.tools.training.filtering import Filtering
 from drawstream.tools.training.loop import Recipe, top1
+from drawstream.tools.training.methods.filtering import Filtering
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import EVAL_BATCH, Setup
 
 __all__ = ["estimate_extraction", "estimate_training", "evaluation_seconds", "place_notes", "state_bytes"]

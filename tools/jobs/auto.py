@@ -18,10 +18,10 @@ from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
 from drawstream.search import Group, InTurn, children_of, search_auto
 from drawstream.search.auto.group import of_first
-from drawstream.tools.hooks import Hook, Hooks
-from drawstream.tools.identity import model_identity, shapes_hash
-from drawstream.tools.progress import Progress
-from drawstream.tools.runs import BEFORE, finished_record, tell_finished, write_record
+from drawstream.tools.runs.hooks import Hook, Hooks
+from drawstream.tools.runs.identity import model_identity, shapes_hash
+from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.record import BEFORE, finished_record, tell_finished, write_record
 from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, keep
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import save_weights

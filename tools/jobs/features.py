@@ -12,9 +12,9 @@ from drawstream.features.extraction import missing_shards, write_shards
 from drawstream.features.extraction_on_ray import write_shards_on_ray
 from drawstream.features.options import provenance
 from drawstream.features.table.table import part_path
-from drawstream.tools.identity import model_identity
-from drawstream.tools.progress import Progress
-from drawstream.tools.runs import tell_finished
+from drawstream.tools.runs.identity import model_identity
+from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.record import tell_finished
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.setup import Setup
 

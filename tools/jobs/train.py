@@ -13,15 +13,15 @@ from drawstream.features import Tracker
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.shards.staging import claimed
-from drawstream.tools.hooks import Hook, Hooks
-from drawstream.tools.identity import model_identity, quarantine_hash, training_identity
-from drawstream.tools.progress import Progress
-from drawstream.tools.runs import BEFORE, finished_record, read_record, tell_finished, write_record
-from drawstream.tools.training.filtering import Filtering
+from drawstream.tools.runs.hooks import Hook, Hooks
+from drawstream.tools.runs.identity import model_identity, quarantine_hash, training_identity
+from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.record import BEFORE, finished_record, read_record, tell_finished, write_record
 from drawstream.tools.training.loop import Epoch, Recipe, Run, train
-from drawstream.tools.training.methods import Plan
+from drawstream.tools.training.methods.filtering import Filtering
+from drawstream.tools.training.methods.methods import Plan
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.setup import Setup, crop_rows
 
 

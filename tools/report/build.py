@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drawstream.samplers.files.atomic import write_atomically
-from drawstream.tools.report import page
 from drawstream.tools.report.data import read_data
 from drawstream.tools.report.folders import name_folders
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.left_out import DAMAGED, LeftOut
-from drawstream.tools.report.provenance_page import Job, command_of, date_of, provenance
+from drawstream.tools.report.pages import page
+from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance
+from drawstream.tools.report.pages.result import history_sections, result_section
+from drawstream.tools.report.pages.schedule import SearchedSchedule, read_schedules, schedule_sections
+from drawstream.tools.report.pages.search import overview, search_blocks, side_by_side
 from drawstream.tools.report.records import SearchRecord, TrainRecord, read_records
-from drawstream.tools.report.result_page import history_sections, result_section
 from drawstream.tools.report.sampled_rows import SampledRows
-from drawstream.tools.report.schedule_page import SearchedSchedule, read_schedules, schedule_sections
-from drawstream.tools.report.search_page import overview, search_blocks, side_by_side
 from drawstream.tools.report.searches import search_names
 
 IMAGES = (24, 12)  # in each grid of the first search and of the others

@@ -11,7 +11,7 @@ from typing import TypeVar
 from drawstream.pipeline import RemoteError
 from drawstream.pipeline.secrets import shown
 from drawstream.pipeline.shards.remote import is_url
-from drawstream.tools.runs import files_below
+from drawstream.tools.runs.record import files_below
 
 __all__ = ["DAMAGED", "LeftOut", "reason"]
 

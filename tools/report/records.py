@@ -11,7 +11,7 @@ from typing import Any
 
 from drawstream.pipeline.shards.remote import is_url
 from drawstream.tools.report.left_out import LeftOut
-from drawstream.tools.runs import read_record
+from drawstream.tools.runs.record import read_record
 
 
 @dataclass(frozen=True, slots=True)

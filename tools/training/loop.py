@@ -19,14 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from drawstream.features.shard_scorer import require_classes
 from drawstream.features.tracker import Tracker
 from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
-from drawstream.tools.identity import training_identity
+from drawstream.tools.runs.identity import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
-from drawstream.tools.training.methods import PLAIN, Method
+from drawstream.tools.training.methods.methods import PLAIN, Method
+from drawstream.tools.training.methods.robust import LearnedWeights
+from drawstream.tools.training.methods.selective import Chooser, Step
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe, autocast
-from drawstream.tools.training.robust import LearnedWeights
-from drawstream.tools.training.selective import Chooser, Step
 
 __all__ = ["Epoch", "Recipe", "Run", "autocast", "descend", "make_optimizer", "top1", "train"]
 

@@ -19,7 +19,7 @@ from drawstream.pipeline.shards.pack import BadImagesError, pack
 from drawstream.pipeline.sources.convert import as_known, looks_like_image
 from drawstream.pipeline.sources.source import ArraySource
 from drawstream.pipeline.verify import verify
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 16, 3), np.uint8)
@@ -285,7 +285,7 @@ def test_the_parts_of_one_pack_have_the_same_channels(tmp_path):
 KILLED = """
 import os, signal, sys
 from drawstream.pipeline import staging
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 rename = staging._rename
 def killed(partial, target):
     rename(partial, target)

@@ -15,6 +15,6 @@ def test_catalogs_need_neither_torch_nor_dali(module):
 
 def test_the_command_line_starts_with_little():
     heavy = ("torch", "nvidia.dali", "numba", "pyarrow", "scipy", "optuna", "plotly", "sklearn")
-    code = f"import drawstream.tools.cli, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import drawstream.tools.cli.app, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"

@@ -17,7 +17,7 @@ from drawstream.pipeline.shards.index import index, write_idx
 from drawstream.pipeline.shards.labels import Selection
 from drawstream.pipeline.verify import verify
 from drawstream.samplers import IndexStream
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 TARS = Path(__file__).parents[2] / "cases" / "tars"
 PNG = encode(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), "png", quality=95)[0]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from drawstream.samplers import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.jobs.auto import auto_job, source_of
 from drawstream.tools.training.child import Kept, Streamed, reward_of
 from drawstream.tools.training.loop import Recipe, train

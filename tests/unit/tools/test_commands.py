@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools import cli
-from drawstream.tools.training.methods import NAMES
+from drawstream.tools.cli import app as cli
+from drawstream.tools.training.methods.methods import NAMES
 from drawstream.tools.training.models import build_model
 
 PROGRAM = Path(sys.executable).with_name("drawstream")

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from drawstream.tools.cli import main
-from drawstream.tools.config import used_config
+from drawstream.tools.cli.app import main
+from drawstream.tools.cli.config import used_config
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_a_file_that_is_edited_during_the_run_changes_nothing(digits, tmp_path, 
         if text is not None:
             path.write_text(text)
 
-    monkeypatch.setattr("drawstream.tools.hooks.Journal.begin", begin)
-    monkeypatch.setattr("drawstream.tools.hooks.Journal.step", lambda *_: None)
+    monkeypatch.setattr("drawstream.tools.runs.hooks.Journal.begin", begin)
+    monkeypatch.setattr("drawstream.tools.runs.hooks.Journal.step", lambda *_: None)
     command = ["train", "-o", str(tmp_path / "run"), "--config", str(path)]
     monkeypatch.setattr(sys, "argv", ["drawstream", *command])
     assert main() == 0

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from drawstream.pipeline import Catalog
-from drawstream.tools import doctor
-from drawstream.tools.cli import main
+from drawstream.tools.cli import doctor
+from drawstream.tools.cli.app import main
 
 
 def verdicts(checks):

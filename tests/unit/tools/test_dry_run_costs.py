@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.estimate import probe
 from drawstream.tools.estimate.clock import Clock
 from drawstream.tools.estimate.probe import Enough, alarm, allowed, left, limited

@@ -11,11 +11,12 @@ import time
 
 import pytest
 
-from drawstream.tools import cli, start
-from drawstream.tools.cli import main
-from drawstream.tools.ending import of_system
-from drawstream.tools.hooks import load_hooks
-from drawstream.tools.runs import files_below
+from drawstream.tools.cli import app as cli
+from drawstream.tools.cli import start
+from drawstream.tools.cli.app import main
+from drawstream.tools.cli.signals import of_system
+from drawstream.tools.runs.hooks import load_hooks
+from drawstream.tools.runs.record import files_below
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_a_signal_while_the_command_line_is_imported(
 ):
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name == "drawstream.tools.cli":
+            if name == "drawstream.tools.cli.app":
                 try:
                     os.kill(os.getpid(), number)
                 except (KeyboardInterrupt, SystemExit):
@@ -187,7 +188,7 @@ def test_a_signal_while_the_command_line_is_imported(
                         raise
                     raise error from None
 
-    monkeypatch.delitem(sys.modules, "drawstream.tools.cli")
+    monkeypatch.delitem(sys.modules, "drawstream.tools.cli.app")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     assert start.main() == status
     assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_DFL  # nothing is left to interrupt
@@ -206,7 +207,7 @@ def in_shell(command, tmp_path, **environment):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_replaced(closed, tmp_path):
-    code = "import os; from drawstream.tools.ending import open_standard_streams as f; f(); "
+    code = "import os; from drawstream.tools.cli.signals import open_standard_streams as f; f(); "
     code += (
         "print('out'); os.write(2, b'x'); g = open('data', 'wb'); print(g.fileno() > 2, file=g.raw and open('n', 'w'))"
     )
@@ -238,7 +239,7 @@ def test_environments_that_cannot_work_are_one_line(command, environment, text, 
 
 
 def test_a_narrow_encoding_loses_no_summary(tmp_path):
-    code = "from drawstream.tools.ending import open_standard_streams as f; f(); print('a → b')"
+    code = "from drawstream.tools.cli.signals import open_standard_streams as f; f(); print('a → b')"
     done = in_shell(f'{sys.executable} -c "{code}"', tmp_path, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "a \\u2192 b\n")
 

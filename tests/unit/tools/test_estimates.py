@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from drawstream.pipeline import ArraySource, Catalog
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.demo import PLANS
 from drawstream.tools.estimate.clock import Clock
 from drawstream.tools.estimate.data import estimate_pack
@@ -158,7 +158,7 @@ def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys
         if step == 2:
             raise Stop
 
-    monkeypatch.setattr("drawstream.tools.hooks.Journal.step", stop)
+    monkeypatch.setattr("drawstream.tools.runs.hooks.Journal.step", stop)
     with pytest.raises(Stop):
         main(command)
     before = tree(tmp_path / "out")

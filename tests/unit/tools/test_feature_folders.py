@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 
 

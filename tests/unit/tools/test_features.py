@@ -11,12 +11,12 @@ import pytest
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers.files.weights_file import map_weights
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.report.records import read_records
 from drawstream.tools.report.sampled_rows import SampledRows
-from drawstream.tools.runs import read_record
+from drawstream.tools.runs.record import read_record
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.sampling import Sampling
 
 RNG = np.random.default_rng(0)
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from drawstream.tools.cli import main
-from drawstream.tools.hooks import JOURNAL, Hooks, Journal, load_hooks, read_journal
+from drawstream.tools.cli.app import main
+from drawstream.tools.runs.hooks import JOURNAL, Hooks, Journal, load_hooks, read_journal
 
 HOOK = """
 import json

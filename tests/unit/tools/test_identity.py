@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
 from drawstream.search.auto.record import write_distribution
-from drawstream.tools import cli, demo
-from drawstream.tools.hooks import Journal
-from drawstream.tools.identity import loader_identity, objective_identity, source_hash
+from drawstream.tools import demo
+from drawstream.tools.cli import app as cli
+from drawstream.tools.runs.hooks import Journal
+from drawstream.tools.runs.identity import loader_identity, objective_identity, source_hash
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from drawstream.tools import progress
-from drawstream.tools.progress import Progress
+from drawstream.tools.runs import progress
+from drawstream.tools.runs.progress import Progress
 
 
 @pytest.fixture

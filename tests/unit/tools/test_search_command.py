@@ -12,8 +12,8 @@ from drawstream.features import FeatureTable
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
-from drawstream.tools.cli import main
-from drawstream.tools.runs import read_record
+from drawstream.tools.cli.app import main
+from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
@@ -77,7 +77,7 @@ def test_the_seconds_of_all_parts_are_recorded_and_kept(digits, table, tmp_path)
 
 
 def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
-    import drawstream.tools.search_recipes as recipes
+    import drawstream.tools.cli.search as recipes
 
     monkeypatch.setitem(recipes.PAPER, "trials", 5)  # of 40: the agent's time
     assert swift(digits, table, "s", "--recipe", "paper", "--kappa", 2) == 0

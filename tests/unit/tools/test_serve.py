@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from drawstream.tools.board import Board
-from drawstream.tools.cli import main
-from drawstream.tools.hooks import Journal
-from drawstream.tools.serve import _plain, make_server
+from drawstream.tools.cli.app import main
+from drawstream.tools.report.board import Board
+from drawstream.tools.report.serve import _plain, make_server
+from drawstream.tools.runs.hooks import Journal
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.reading.quarantine import read_quarantine
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 
 @pytest.fixture

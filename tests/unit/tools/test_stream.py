@@ -15,7 +15,7 @@ from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams, effective_sample_size
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 
 def run(folder, *arguments, status=0):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 ROWS = 500
 RNG = np.random.default_rng(2)

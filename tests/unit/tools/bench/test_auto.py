@@ -8,13 +8,13 @@ import pytest
 
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools import demo
-from drawstream.tools.bench import auto as bench
-from drawstream.tools.bench import auto_cell
-from drawstream.tools.bench.auto import METHODS, format_table, run, summarise, verdicts
-from drawstream.tools.bench.auto_cell import Settings
-from drawstream.tools.cli import main
+from drawstream.tools.bench.auto import bench
+from drawstream.tools.bench.auto import cell as auto_cell
+from drawstream.tools.bench.auto.bench import METHODS, format_table, run, summarise, verdicts
+from drawstream.tools.bench.auto.cell import Settings
+from drawstream.tools.cli.app import main
 from drawstream.tools.report import build as report
-from drawstream.tools.report.schedule_page import SearchedSchedule, reward_words
+from drawstream.tools.report.pages.schedule import SearchedSchedule, reward_words
 from drawstream.tools.report.schedules import Spread
 
 SMALL = Settings(epochs=3, population=2, interval=5, first=1, permutations=1, reward_rows=40)

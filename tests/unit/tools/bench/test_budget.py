@@ -8,11 +8,11 @@ import pytest
 
 from drawstream.pipeline import Catalog
 from drawstream.tools import demo
-from drawstream.tools.bench import budget as bench
-from drawstream.tools.bench import budget_grid
-from drawstream.tools.bench.budget import common_of, remaining, run
-from drawstream.tools.bench.budget_grid import METHODS, Grid, Point, Task, run_point
-from drawstream.tools.cli import main
+from drawstream.tools.bench.budget import bench
+from drawstream.tools.bench.budget import grid as budget_grid
+from drawstream.tools.bench.budget.bench import common_of, remaining, run
+from drawstream.tools.bench.budget.grid import METHODS, Grid, Point, Task, run_point
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
 
 KEYS = {"method", "budget", "augment", "schedule", "seed", "last", "best", "seconds", "forward", "backward"}

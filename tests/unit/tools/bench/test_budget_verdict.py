@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from drawstream.tools.bench.budget_figures import coreset_figure, evenness_figure, pareto_figure, schedule_figure
-from drawstream.tools.bench.budget_grid import METHODS, Grid, Point
-from drawstream.tools.bench.budget_page import write_page
-from drawstream.tools.bench.budget_verdict import chance, checks, compare, control_budgets, summarise
-from drawstream.tools.bench.budget_words import claims, format_table, headline
+from drawstream.tools.bench.budget.figures import coreset_figure, evenness_figure, pareto_figure, schedule_figure
+from drawstream.tools.bench.budget.grid import METHODS, Grid, Point
+from drawstream.tools.bench.budget.page import write_page
+from drawstream.tools.bench.budget.verdict import chance, checks, compare, control_budgets, summarise
+from drawstream.tools.bench.budget.words import claims, format_table, headline
 from drawstream.tools.training.loop import Recipe
 
 N, T = 1000, 10
@@ -215,7 +215,7 @@ def test_the_page_holds_the_verdict_the_control_and_every_number(entries, tmp_pa
 @pytest.fixture(scope="module")
 def common(tmp_path_factory):
     """What the runs of a page had in common."""
-    from drawstream.tools.bench.budget_grid import Common
+    from drawstream.tools.bench.budget.grid import Common
 
     folder = tmp_path_factory.mktemp("data")
     return Common(folder, folder, folder, "mlp", 32, Recipe(T, 0.05), 5, 1)

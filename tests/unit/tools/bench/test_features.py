@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from drawstream.tools.bench import features as bench
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 
 STAGES = ["forward", "loader", "extract loss", "extract loss, grad_norm", "extract crops"]
 

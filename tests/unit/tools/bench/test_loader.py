@@ -15,18 +15,18 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
-import drawstream.tools.bench.peer_worker as worker
+import drawstream.tools.bench.loader.peer_worker as worker
 from drawstream.pipeline import Catalog, Transform
 from drawstream.pipeline.images.draws import draw_windows
 from drawstream.pipeline.shards.pack import pack
-from drawstream.tools.bench import peers
-from drawstream.tools.bench.cli import app
-from drawstream.tools.bench.dali_readers import dali_systems
-from drawstream.tools.bench.loader import run
-from drawstream.tools.bench.ours import Ours, StoredWindows, row_weights, weighted_stream
-from drawstream.tools.bench.photos import BYTES, HEIGHT, WIDTH, pack_photos
-from drawstream.tools.bench.raw import digits
-from drawstream.tools.bench.rounds import Delivery, Setting, System, alternate, median_ratio
+from drawstream.tools.bench.loader import peers
+from drawstream.tools.bench.loader.bench import run
+from drawstream.tools.bench.loader.dali_readers import dali_systems
+from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights, weighted_stream
+from drawstream.tools.bench.loader.photos import BYTES, HEIGHT, WIDTH, pack_photos
+from drawstream.tools.bench.loader.raw import digits
+from drawstream.tools.bench.loader.rounds import Delivery, Setting, System, alternate, median_ratio
+from drawstream.tools.cli.bench import app
 
 SETTING = Setting(Transform.large(train=True, size=32), 8, threads=2, prefetch=2, device="cpu")
 IN_PROCESS = [

@@ -10,15 +10,15 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.search import PairedTest, paired_test
 from drawstream.tools import demo
-from drawstream.tools.bench import noise as bench
-from drawstream.tools.bench import noise_cell
-from drawstream.tools.bench.noise import run
-from drawstream.tools.bench.noise_cell import Cell, right_rows, without_highest
-from drawstream.tools.bench.noise_methods import DROPPED, METHODS, SETS, expand
-from drawstream.tools.bench.noise_page import agent_figures, over_levels, page
-from drawstream.tools.bench.noise_table import format_table, summarise
-from drawstream.tools.bench.rank_study import agreement
-from drawstream.tools.cli import main
+from drawstream.tools.bench.noise import bench
+from drawstream.tools.bench.noise import cell as noise_cell
+from drawstream.tools.bench.noise.bench import run
+from drawstream.tools.bench.noise.cell import Cell, right_rows, without_highest
+from drawstream.tools.bench.noise.methods import DROPPED, METHODS, SETS, expand
+from drawstream.tools.bench.noise.page import agent_figures, over_levels, page
+from drawstream.tools.bench.noise.rank_study import agreement
+from drawstream.tools.bench.noise.table import format_table, summarise
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe, top1
 from drawstream.tools.training.models import save_weights

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.tools.bench import rehearsal, rehearsal_process
-from drawstream.tools.bench.rehearsal_images import BLOCK, make_block, make_prototypes, write_images
-from drawstream.tools.bench.rehearsal_laws import BILLION, IMAGENET, duration, extrapolate, fit
-from drawstream.tools.bench.rehearsal_process import Measured, measure, tree_memory
-from drawstream.tools.cli import main
+from drawstream.tools.bench.rehearsal import bench as rehearsal
+from drawstream.tools.bench.rehearsal import process as rehearsal_process
+from drawstream.tools.bench.rehearsal.images import BLOCK, make_block, make_prototypes, write_images
+from drawstream.tools.bench.rehearsal.laws import BILLION, IMAGENET, duration, extrapolate, fit
+from drawstream.tools.bench.rehearsal.process import Measured, measure, tree_memory
+from drawstream.tools.cli.app import main
 
 WAY = [
     "images", "pack", "index", "verify", "train uniform", "features", "search", "train swift", "fit",

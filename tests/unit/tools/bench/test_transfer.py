@@ -9,9 +9,9 @@ import pytest
 from drawstream.features import FeatureTable
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.tools import demo
-from drawstream.tools.bench import noise
+from drawstream.tools.bench.noise import bench as noise
 from drawstream.tools.bench.transfer import METHODS, format_table, run, summarise
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.transfer import carry
 

@@ -12,7 +12,7 @@ from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.search import search_swift
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs.record import write_record
 
 ROWS = 400
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import compare, pairs_of, verdicts
 from drawstream.tools.report.differences import cautions, differences
 from drawstream.tools.report.folders import name_folders
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.records import read_records
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs.record import write_record
 
 
 def run(folder: Path, method: str, seed: int, last: float, **changed) -> None:

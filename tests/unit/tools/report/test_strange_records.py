@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from drawstream.tools.board import Board
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
+from drawstream.tools.report.board import Board
 from drawstream.tools.report.build import write_report
-from drawstream.tools.runs import write_record
+from drawstream.tools.runs.record import write_record
 
 DEEP = "[" * 1500 + "]" * 1500
 
@@ -144,8 +144,8 @@ def test_a_value_of_any_type_at_any_place_takes_nothing_from_the_others(
     searched: Path, runs: Path, monkeypatch, name: str
 ):
     """Every value of a record is replaced by each strange one; the page is made of texts here, without plotly's MB."""
-    monkeypatch.setattr("drawstream.tools.report.page.document", lambda title, *parts: "".join((title, *parts)))
-    monkeypatch.setattr("drawstream.tools.report.search_page.pictures", lambda *_: [], raising=False)
+    monkeypatch.setattr("drawstream.tools.report.pages.page.document", lambda title, *parts: "".join((title, *parts)))
+    monkeypatch.setattr("drawstream.tools.report.pages.search.pictures", lambda *_: [], raising=False)
     if name == "run.json":
         whole = json.loads((runs / "good/run.json").read_text())
         whole |= {"evaluation": {"test": "x"}}

@@ -12,7 +12,7 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import Sequential
-from drawstream.tools.cli import main
+from drawstream.tools.cli.app import main
 from drawstream.tools.training.setup import Setup
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from drawstream.samplers import SwiftFit, SwiftParams
-from drawstream.tools.cli import app
+from drawstream.tools.cli.app import app
 
 
 def run(*command):

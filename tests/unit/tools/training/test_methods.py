@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream
 from drawstream.samplers.orders.schedule import write_schedule
-from drawstream.tools.cli import main
-from drawstream.tools.training.methods import NAMES, Budget, Inputs, plan
+from drawstream.tools.cli.app import main
+from drawstream.tools.training.methods.methods import NAMES, Budget, Inputs, plan
 from drawstream.tools.training.setup import AUGMENT, Setup
 
 ROWS, EPOCHS = 1000, 10

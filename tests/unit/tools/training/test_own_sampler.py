@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from drawstream.samplers import IndexStream
-from drawstream.tools.cli import main
-from drawstream.tools.training.own_sampler import is_own, own_plan
+from drawstream.tools.cli.app import main
+from drawstream.tools.training.methods.own_sampler import is_own, own_plan
 
 SOURCE = """
 from pathlib import Path

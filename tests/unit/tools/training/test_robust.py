@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from drawstream.pipeline import Batch
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.robust import LearnedWeights, Reed, SelfPaced, learned_weights
+from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced, learned_weights
 from drawstream.tools.training.setup import Setup
 
 Z = np.random.default_rng(5).normal(0, 2, (4, 9, 6)).astype(np.float32)  # recorded logits: 4 steps of 9 rows, 6 classes

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from drawstream.pipeline import RICAP, Mixup
 from drawstream.samplers import DLIS, PSGD, IndexStream, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.training.loop import Recipe, descend, make_optimizer, train
-from drawstream.tools.training.methods import Budget, Inputs, Method, plan
-from drawstream.tools.training.robust import Reed
+from drawstream.tools.training.methods.methods import Budget, Inputs, Method, plan
+from drawstream.tools.training.methods.robust import Reed
 from drawstream.tools.training.setup import Setup
 
 ROWS = 500

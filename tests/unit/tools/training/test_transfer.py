@@ -11,10 +11,10 @@ from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.files.weights_file import map_weights
-from drawstream.tools.cli import main
-from drawstream.tools.source import open_source
+from drawstream.tools.cli.app import main
+from drawstream.tools.cli.stream_source import open_source
+from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.sampling import Sampling
 from drawstream.tools.training.transfer import carry
 
 

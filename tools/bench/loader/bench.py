@@ -1,0 +1,91 @@
+"""The loader beside its peers, in one run: JPEGs like ImageNet's (`encoded`), or small raw images (`raw`)."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from drawstream.pipeline import Catalog, Source, Transform, open_source
+from drawstream.pipeline.shards.catalog import FILE, RAW
+from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import FASHION_MNIST
+from drawstream.tools.bench.loader.encoded import compare_encoded, format_encoded
+from drawstream.tools.bench.loader.photos import pack_photos
+from drawstream.tools.bench.loader.raw import compare_raw, digits, format_raw
+from drawstream.tools.bench.loader.rounds import Setting
+
+__all__ = ["run"]
+
+PHOTOS, SMALL = 2048, 60_000  # images of a round, so that it takes 2 or 3 seconds, or a fraction of one
+
+
+def run(
+    data: str | Path = "photos",
+    *,
+    batch_sizes: Sequence[int] = (128, 512),
+    images: int | None = None,
+    rounds: int = 7,
+    threads: int = 2,
+    device: Literal["cpu", "gpu"] = "cpu",
+    work: Path | None = None,
+    peers_env: Path | None = None,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Measure every system, print a table, and return it.
+
+    Args:
+        data: `photos`, `digits`, `fashion-mnist` (Debian's files), or the path of a catalog's folder or of a source.
+        batch_sizes: Of the loader; JPEGs are loaded with the first.
+        images: Images of a round, at most; 2048 photographs or 60 000 small images by default.
+        rounds: Alternating rounds after one that does not count.
+        threads: DALI's worker threads, and the other systems' worker processes.
+        device: Where DALI decodes and transforms JPEGs, and where all systems' batches arrive.
+        work: Folder that keeps the photographs for the next run; by default they go when the run ends.
+        peers_env: Virtual environment of the peers that do not run in this one (`peers` says how to make it).
+        show: Print the table.
+
+    Returns:
+        What `compare_encoded` or `compare_raw` returns.
+
+    Raises:
+        ValueError: Raw images for a GPU, or encoded ones that are gray.
+    """
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            catalog = _open(data, images, work or scratch, scratch)
+            if catalog.encoding_codes[0] == RAW:
+                if device != "cpu":
+                    raise ValueError("raw images are compared on the CPU, but got --device gpu: leave it out")
+                result = compare_raw(catalog, batch_sizes, rounds=rounds, threads=threads)
+                text = format_raw(result)
+            else:
+                law = Transform.large(train=True, channels=catalog.channels)
+                setting = Setting(law, batch_sizes[0], threads, prefetch=2, device=device)
+                result = compare_encoded(catalog, setting, scratch, rounds=rounds, peers_env=peers_env)
+                text = format_encoded(result)
+    finally:
+        torch.set_num_threads(torch_threads)
+    if show:
+        print(text)
+    return result
+
+
+def _open(data: str | Path, images: int | None, work: Path, scratch: Path) -> Catalog:
+    """The catalog to load, made where needed."""
+    if data == "photos":
+        return pack_photos(work, images=images or PHOTOS)
+    if (Path(data) / FILE).is_file():
+        catalog = Catalog.open(data)
+        catalog.require_labels("the comparison")
+        return catalog
+    small = images or SMALL
+    source: Source = (
+        digits(small) if data == "digits" else open_source(FASHION_MNIST if data == "fashion-mnist" else data)
+    )
+    return Catalog.open(pack(source, scratch / "images", limit=min(small, len(source))).train)

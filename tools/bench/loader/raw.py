@@ -1,0 +1,99 @@
+"""The loader beside bare DALI on raw images: images per second, the same graph, in one process.
+
+Bare DALI gets one constant batch over and over from its external source: no stream, no reads, no checksums, no torch
+tensors. That is the bound for any loader on this graph. It is run at the loader's batch sizes, and at 2048, the images
+that the loader hands to DALI at once whatever the batch size.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from drawstream.pipeline import ArraySource, Catalog, Loader, Source, Transform
+from drawstream.pipeline.images.graph import build_pipeline
+from drawstream.pipeline.loader import RUN, graph_spec
+from drawstream.samplers import IndexStream
+from drawstream.tools.bench.loader.rounds import Delivery, System, alternate
+
+__all__ = ["compare_raw", "digits", "format_raw"]
+
+OURS = "drawstream"
+
+
+def compare_raw(catalog: Catalog, batch_sizes: Sequence[int], /, *, rounds: int, threads: int) -> dict[str, Any]:
+    """Measure the loader and bare DALI.
+
+    Returns:
+        `rows`, one per system as of `alternate`, and `ratio_to_bare_dali`: the loader at the first batch size over the
+        fastest bare DALI.
+    """
+    height, width = int(catalog.height[0]), int(catalog.width[0])
+    transform = Transform.small((height, width), catalog.channels)
+    whole_run = max(1, RUN // (height * width * catalog.channels))
+    systems = [_ours(catalog, transform, batch_size, threads) for batch_size in batch_sizes]
+    systems += [_bare(catalog, transform, batch_size, threads) for batch_size in (*batch_sizes, whole_run)]
+    table = alternate(systems, rounds)
+    bare = max(row["images_per_second"] for row in table if row["system"] != OURS)
+    return {"rows": table, "ratio_to_bare_dali": table[0]["images_per_second"] / bare}
+
+
+def digits(images: int) -> Source:
+    """Scikit-learn's 1 797 digits at 28×28 (pixels tripled, a border of 2), repeated to the wanted number."""
+    data = load_digits()
+    pixels = np.pad(np.kron((data.images * 15.9375).astype(np.uint8), np.ones((1, 3, 3), np.uint8)), _BORDER)
+    return ArraySource(np.resize(pixels, (images, 28, 28)), np.resize(data.target, images))
+
+
+_BORDER = ((0, 0), (2, 2), (2, 2))
+
+
+def _ours(catalog: Catalog, transform: Transform, batch_size: int, threads: int) -> System:
+    loader = Loader(catalog, IndexStream(len(catalog)), transform=transform, batch_size=batch_size, threads=threads)
+
+    def deliver(number: int) -> Delivery:
+        loader.set_epoch(number)
+        began = time.perf_counter()
+        images = sum(len(batch.ids) for batch in loader)
+        return Delivery(time.perf_counter() - began, images)
+
+    return System(OURS, batch_size, deliver)
+
+
+def _bare(catalog: Catalog, transform: Transform, batch_size: int, threads: int) -> System:
+    shape = (batch_size, int(catalog.height[0]), int(catalog.width[0]), catalog.channels)
+    batch = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    pipeline = build_pipeline(
+        lambda _: (batch,),
+        graph_spec(catalog, None, transform),
+        batch_size=batch_size,
+        device="cpu",
+        device_id=0,
+        threads=threads,
+        prefetch=2,
+    )
+    runs = -(-len(catalog) // batch_size)
+
+    def deliver(_: int) -> Delivery:
+        began = time.perf_counter()
+        for _ in range(runs):
+            pipeline.run()
+        return Delivery(time.perf_counter() - began, runs * batch_size)
+
+    return System("dali external_source", batch_size, deliver)
+
+
+def format_raw(result: dict[str, Any]) -> str:
+    """The result as lines of text, speeds also as parts of the fastest bare DALI."""
+    rows = result["rows"]
+    bare = max(row["images_per_second"] for row in rows if row["system"] != OURS)
+    lines = [f"{'system':<22} {'batch':>6} {'images/s':>10} {'slowest':>10} {'fastest':>10} {'of bare DALI':>13}"]
+    for row in rows:
+        speed = row["images_per_second"]
+        lines.append(
+            f"{row['system']:<22} {row['batch_size']:>6} {speed:>10,.0f} {min(row['rounds']):>10,.0f} "
+            f"{max(row['rounds']):>10,.0f} {speed / bare:>13.2f}"
+        )
+    return "\n".join(lines)

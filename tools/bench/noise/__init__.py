@@ -1,0 +1,1 @@
+"""The benchmark of methods under label noise."""

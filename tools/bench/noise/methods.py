@@ -1,0 +1,58 @@
+"""The methods of the label-noise benchmark by name: what each search differs in, and sets of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from drawstream.tools.bench.asked import check_distinct, check_names
+from drawstream.tools.cli import search as search_recipes
+
+Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
+
+SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)
+CANDIDATES = (5, 10, 20, 40, 60, 80)  # of searches that differ in length alone: the same ones first (Tab. 9: 20 to 80)
+SEARCHES: dict[str, Options] = {
+    "swift": {"transform": "cdf"},
+    "swift-cgf": {"transform": "cgf"},
+    "swift-random": {"transform": "cdf", "agent": "random", "starts": False},  # no designed candidates either
+    "swift-reinforce": {"transform": "cdf", "agent": "reinforce", "starts": False},
+    **{f"swift-s{segments}": {"transform": "cdf", "segments": segments} for segments in SEGMENTS},
+    **{f"swift-{trials}": {"transform": "cdf", "trials": trials} for trials in CANDIDATES},
+    "swift-paper": {name: value for name, value in search_recipes.PAPER.items() if name != "fine_tune_epochs"},
+}
+PAPER = "swift-paper"  # its protocol: features of the last model, fine-tuning over whole epochs, no guard
+PAPER_EPOCHS = round(search_recipes.PAPER["fine_tune_epochs"])
+SETS = {
+    "segments": tuple(f"swift-s{segments}" for segments in SEGMENTS),
+    "candidates": tuple(f"swift-{trials}" for trials in CANDIDATES),
+}
+DROPPED = (0.2, 0.3, 0.4, 0.5)  # shares of the rows, those of the highest loss
+METHODS = (
+    *("uniform", "swift", "swift-cgf", "swift-random", "swift-reinforce"),
+    *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet", "clean-only"),
+)
+LABELS = {"mentornet": "self-paced (MentorNet PD)", "clean-only": "clean-only (oracle)"}
+STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
+
+
+def folders(method: str, judge: str, /) -> list[str]:
+    """Folders of a method's training runs under a validation set: one, or one for each share of `drop`."""
+    if method == "drop":
+        return [f"drop-{share:g}" for share in DROPPED]
+    return [f"{method}-{judge}"] if method in SEARCHES or method == "l2rw" else [method]
+
+
+def label(method: str, /) -> str:
+    """A method's name in tables."""
+    return LABELS.get(method, method)
+
+
+def expand(names: Sequence[str], /) -> list[str]:
+    """Methods of a list that may name sets, each once.
+
+    Raises:
+        ValueError: A name is neither a method nor a set, or a method comes twice.
+    """
+    methods = [method for name in names for method in SETS.get(name, (name,))]
+    check_names("methods", methods, dict.fromkeys([*METHODS, *SEARCHES, *SETS]))
+    check_distinct(methods=methods)
+    return methods

@@ -1,0 +1,96 @@
+"""Does fine-tuning rank samplers as training from scratch does? The rank study of the Swift Sampler paper (Tab. 4).
+
+Random candidates of the search space are scored twice: as the search scores them, by fine-tuning and the validation
+set, and by test accuracy after training from scratch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
+
+from drawstream.features import FeatureTable
+from drawstream.pipeline.identity import plain
+from drawstream.samplers import DegenerateSampler, SwiftFit
+from drawstream.samplers.hashing import digest_array
+from drawstream.samplers.swift.sampler import effective_share, require_share
+from drawstream.search import Space, Trial
+from drawstream.tools.bench.noise.cell import Cell, Record
+from drawstream.tools.runs.identity import objective_identity
+from drawstream.tools.runs.record import finished_record, write_record
+from drawstream.tools.training.finetune import FineTune
+
+__all__ = ["agreement", "random_candidates", "rank_study"]
+
+FEATURES = ("loss", "entropy")
+MIN_ESS = 0.3  # as in the search
+
+
+def rank_study(cell: Cell, count: int, validation: str, /) -> tuple[list[Record], Record]:
+    """Score candidates both ways, on the features of the cell's uniform run; runs that are finished are read.
+
+    Args:
+        cell: Data and runs.
+        count: Candidates, at least 3.
+        validation: Set that scores the fine-tuning, `clean` or `noisy`.
+
+    Returns:
+        A row for each candidate (candidate, ess, fine_tuned and from_scratch in per cent), and `agreement` of them.
+    """
+    cell.uniform()
+    columns = FeatureTable.open(cell.folder / "features").columns(*FEATURES)
+    fit = SwiftFit(columns, features=FEATURES, mass=None, transform="cdf")
+    objective = cell.objective(validation if cell.noise else "clean")
+    rows: list[Record] = []
+    for number, probabilities in enumerate(random_candidates(fit, count, seed=cell.seed)):
+        tuned = _fine_tuned(cell.folder / f"rank-{number}/fine-tuned.json", objective, probabilities, number, cell.seed)
+        trained = cell.train(f"rank-{number}", probabilities)["result"]["last"]
+        share = effective_share(probabilities)
+        rows.append({"candidate": number, "ess": share, "fine_tuned": tuned, "from_scratch": trained})
+    objective.loader.close()
+    objective.held_out.close()
+    return rows, agreement(rows)
+
+
+def _fine_tuned(path: Path, objective: FineTune, probabilities: NDArray[np.float64], number: int, seed: int) -> float:
+    """Score of a candidate by fine-tuning, per cent; one that is there is read."""
+    drawn = {"probabilities": digest_array(probabilities), "seed": seed}
+    identity = plain({"objective": objective_identity(objective), **drawn})
+    record = finished_record(path, "fine-tuning", identity)
+    if record is None:
+        score = objective(probabilities, Trial(number, seed, "search"))
+        record = write_record(path, "fine-tuning", {"score": score, "identity": identity})
+    return float(record["score"])
+
+
+def random_candidates(fit: SwiftFit, count: int, /, *, seed: int) -> list[NDArray[np.float64]]:
+    """Probabilities (rows,) of random points of the search space; those the search would refuse are drawn again."""
+    space = Space("reduced", len(fit.features), 4)
+    generator = np.random.default_rng([seed, 4])
+    found: list[NDArray[np.float64]] = []
+    while len(found) < count:
+        try:
+            probabilities = fit.probabilities(space.decode(generator.random(len(space.names))))
+            require_share(probabilities, MIN_ESS)
+        except DegenerateSampler:
+            continue
+        found.append(probabilities)
+    return found
+
+
+def agreement(rows: list[Record], /) -> dict[str, Any]:
+    """How well the first score ranks for the second.
+
+    Returns:
+        `candidates`; `spearman`, None where all scores of one kind are equal; `true_rank` of the candidate with the
+        highest fine-tuned score, 1 for the best (the mean rank where it ties).
+    """
+    tuned, trained = (np.array([row[key] for row in rows]) for key in ("fine_tuned", "from_scratch"))
+    constant = np.ptp(tuned) == 0 or np.ptp(trained) == 0
+    return {
+        "candidates": len(rows),
+        "spearman": None if constant else float(spearmanr(tuned, trained).statistic),
+        "true_rank": float(rankdata(-trained)[np.argmax(tuned)]),
+    }

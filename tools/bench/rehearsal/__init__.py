@@ -1,0 +1,1 @@
+"""The rehearsal: the whole way at ImageNet's number of rows."""

@@ -1,0 +1,25 @@
+"""The program `drawstream`: Ctrl-C and SIGTERM are heard while the command line is still being imported."""
+
+import signal
+
+from drawstream.tools.cli.signals import INTERRUPTED, open_standard_streams, signals_as_exceptions, stopped
+
+
+def main() -> int:
+    """Run the command line; returns its exit status."""
+    open_standard_streams()
+    status = _run()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the work is done: no traceback of the interpreter that is ending
+    return status
+
+
+def _run() -> int:
+    try:
+        with signals_as_exceptions():
+            from drawstream.tools.cli.app import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        return stopped(INTERRUPTED)
+    except SystemExit as ended:
+        return stopped(ended.code) if isinstance(ended.code, int) else 1

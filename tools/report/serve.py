@@ -1,0 +1,139 @@
+"""`drawstream serve`: a page about the jobs of a folder while they run; read-only, on this machine alone by default."""
+
+import json
+import socket
+import sys
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from drawstream.pipeline.secrets import without_secrets
+from drawstream.tools.report.board import Board
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+
+
+def serve(
+    runs: Annotated[Path, typer.Argument(help="Folder with runs and searches, at any depth.")],
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets everybody on the network read the page.")
+    ] = LOOPBACK[0],
+) -> None:
+    """Follow trainings and searches in the browser: progress, curves, the best so far; Ctrl-C ends it.
+
+    Example: drawstream serve runs
+    """
+    if not runs.is_dir():
+        raise ValueError(f"{runs}: no such folder; give the folder that jobs write to")
+    try:
+        server = make_server(runs, host, port)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}: give another --port") from None
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{server.server_address[1]}/ shows {runs}; Ctrl-C ends it", flush=True)
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("ended")
+
+
+def make_server(runs: Path, host: str, port: int, /) -> ThreadingHTTPServer:
+    """A server that is bound and does not answer yet."""
+
+    class Handler(_Handler):
+        folder, board, asking = runs, Board(runs), Lock()
+        local = host in LOOPBACK
+
+    class Server(_Server):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server((host, port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing where a browser went away in the middle of an answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """GET of the page, of the state and of the report; all else is refused."""
+
+    folder: Path
+    board: Board
+    asking: Lock  # one reading of the folder at a time
+    local: bool
+    server_version, sys_version = "drawstream", ""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        if self.local and self._name() not in LOOPBACK:  # a page of elsewhere whose name was pointed at this machine
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        match self.path.partition("?")[0]:
+            case "/":
+                self._send(files("drawstream.tools").joinpath("serve.html").read_bytes(), "text/html", POLICY)
+            case "/state.json":
+                with self.asking:
+                    found = self.board.state()
+                self._send(_plain(found).encode(), "application/json", POLICY)
+            case "/report":
+                self._report()
+            case _:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _name(self) -> str | None:
+        """The name that this machine was called by."""
+        try:
+            return urlsplit(f"//{self.headers.get('Host') or ''}").hostname
+        except ValueError:
+            return None
+
+    def _report(self) -> None:
+        from drawstream.tools.report.build import write_report
+        from drawstream.tools.report.left_out import DAMAGED
+
+        with TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            try:
+                write_report(self.folder, page)
+            except DAMAGED as error:
+                self._send(f"no report yet: {error}".encode(errors="replace"), "text/plain", POLICY)
+                return
+            self._send(page.read_bytes(), "text/html", None)
+
+    def _send(self, content: bytes, kind: str, policy: str | None) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if policy is not None:
+            self.send_header("Content-Security-Policy", policy)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: the page asks every two seconds."""
+
+
+def _plain(found: dict[str, Any]) -> str:
+    """As JSON that browsers read: a record may hold numbers that are not finite, and they become null."""
+    found = without_secrets(found)
+    try:
+        return json.dumps(found, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(found), parse_constant=lambda _: None))

@@ -1,0 +1,173 @@
+"""Build the identity of a job: all that decides its result, and nothing else.
+
+    in it       fingerprints of training, held-out and test rows; model and hash of its weights; recipe; global batch;
+                augmentation, transform, mixing; what is drawn (stream, sampler, feature table); budget, method and its
+                parameters; crop filter; objective; seeds
+    not in it   device, threads, number of ranks, engine, workers, cache, prefetch, progress, paths
+
+`drawstream.pipeline.identity` compares. Training from Python has the same identity as the command: `train` builds it
+from its own arguments, and a job adds what those do not show (the model's name, the files behind the stream).
+"""
+
+import contextlib
+import hashlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from drawstream.features.named import load_factory
+from drawstream.pipeline import CropFilter, Loader
+from drawstream.pipeline.identity import plain
+from drawstream.pipeline.reading.quarantine import read_quarantine
+from drawstream.samplers.hashing import digest_array
+from drawstream.tools.training.methods.methods import Method
+from drawstream.tools.training.recipe import Recipe
+
+__all__ = [
+    "file_hash",
+    "loader_identity",
+    "model_identity",
+    "objective_identity",
+    "part_identity",
+    "quarantine_hash",
+    "shapes_hash",
+    "source_hash",
+    "training_identity",
+]
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def training_identity(
+    model: nn.Module,
+    loader: Loader | CropFilter,
+    recipe: Recipe,
+    /,
+    *,
+    evaluate: Mapping[str, Loader] | None = None,
+    every: int = 1,
+    select: str | None = None,
+    tracked: bool = False,
+    criterion: nn.Module | None = None,
+    method: Method,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the identity of a training.
+
+    Args:
+        model: Freshly built: its names and shapes count; its values follow from the seed.
+        loader: Of the training stream.
+        recipe: How to train.
+        evaluate: Loaders of the sets that choose and report.
+        every: Evaluations are after each `every`-th epoch.
+        select: Set that decides the best epoch.
+        tracked: Whether a tracker observes the steps.
+        criterion: Loss other than cross-entropy.
+        method: What is done beside drawing.
+        about: What the job adds.
+    """
+    made = {
+        "recipe": asdict(recipe),
+        **loader_identity(loader),
+        **{name: held.catalog.fingerprint for name, held in (evaluate or {}).items()},
+        "every": every,
+        "select": select,
+        "tracked": tracked,
+        "loss": None if criterion is None else repr(criterion),
+        "learner": part_identity(method.learner),
+        "selector": part_identity(method.selector),
+        "weighted": method.weighted,
+        "mixing": part_identity(method.mix),
+        "tensors": shapes_hash(model.state_dict()),
+    }
+    return plain(made | dict(about or {}))
+
+
+def loader_identity(loader: Loader | CropFilter, /) -> dict[str, Any]:
+    """Return what a loader's batches depend on: catalog, crops, stream, transform, crop filter and global batch."""
+    source = loader.loader if isinstance(loader, CropFilter) else loader
+    found = {name: value for name, value in loader.identity.items() if name != "format"}
+    return {"global_batch": source.global_batch, **found}
+
+
+def model_identity(spec: str, /) -> dict[str, Any]:
+    """Return name of a model, and hash of the source of a factory of the user's own."""
+    own = ":" in spec and not spec.startswith("timm:")
+    return {"model": spec, "model_source": source_hash(load_factory("model", spec)) if own else None}
+
+
+def objective_identity(objective: Any, /) -> dict[str, Any]:
+    """Return what decides an objective's scores.
+
+    An object with an `identity` says it itself, as fine-tuning does; of others it is the name and the source.
+    """
+    own = getattr(objective, "identity", None)
+    return plain(own) if isinstance(own, Mapping) else {"objective": _named(objective)}
+
+
+def part_identity(part: Any, /) -> dict[str, Any] | None:
+    """Return name and settings of a learner, selector or mixing before its first step; of the user's own the source."""
+    if part is None:
+        return None
+    if not type(part).__module__.startswith("drawstream."):
+        return _named(part)
+    values = asdict(part) if is_dataclass(part) and not isinstance(part, type) else getattr(part, "__dict__", {})
+    settings = {name: _value(value) for name, value in values.items() if not name.startswith("_")}
+    return {"name": type(part).__name__, **{name: value for name, value in settings.items() if value is not ...}}
+
+
+def source_hash(found: Any, /) -> str | None:
+    """Return the hash of the source of a function's or class' module, 32 hex digits; None where it cannot be read.
+
+    The whole module, as its constants and helpers decide too; what these read from files does not count.
+    """
+    parts: tuple[Any, Any] = inspect.getmodule(found), found
+    for each in parts:
+        with contextlib.suppress(OSError, TypeError):
+            return hashlib.blake2b(inspect.getsource(each).encode(), digest_size=16).hexdigest()
+    return None
+
+
+def shapes_hash(state: Mapping[str, Tensor], /) -> str:
+    """Return the hash over names, types and shapes of a state dict, 32 hex digits."""
+    lines = [f"{name} {value.dtype} {tuple(value.shape)}" for name, value in sorted(state.items())]
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def file_hash(path: Path | None, /) -> str | None:
+    """Return the hash of a file's bytes, 32 hex digits, or of the files of a folder; None for no path."""
+    if path is None:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if each.is_file():
+            digest.update(each.name.encode() if path.is_dir() else b"")
+            with each.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def quarantine_hash(path: Path | None, catalog: Any, /) -> str | None:
+    """Return the hash of the rows that a quarantine list keeps out; None where there is no list."""
+    return None if path is None else digest_array(read_quarantine(path, catalog))
+
+
+def _named(found: Any) -> dict[str, Any]:
+    """Name and source of what a user gave: of a function or class its own, of an object its class'."""
+    while isinstance(found, partial):
+        found = found.func
+    kind = found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
+    return {"name": f"{kind.__module__}:{kind.__qualname__}", "source": source_hash(kind)}
+
+
+def _value(value: Any) -> Any:
+    """A setting as a plain value; ... where it is none."""
+    if isinstance(value, _PLAIN):
+        return value
+    return digest_array(value) if isinstance(value, np.ndarray) else ...

@@ -1,0 +1,199 @@
+"""Run records: one JSON file beside what a job wrote, with the command, the settings and the results.
+
+Paths inside are relative to the file's folder, so that a folder of runs can be moved as a whole.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from drawstream.pipeline.identity import plain, refuse_other
+from drawstream.pipeline.secrets import shown, without_secrets
+from drawstream.pipeline.shards.names import printable
+from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files.documents import read_json
+from drawstream.samplers.files.system import raise_unless_file
+from drawstream.tools.cli.config import used_config
+
+FORMAT = 1
+BEFORE = {"finished_before": True}  # of a result that was there before this command
+BESIDE = ("processes", "engine", "page")  # of a benchmark's record: they change no figure
+
+
+def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
+    """Write a record and return it; `Path` values become relative to its folder, URLs lose their credentials."""
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "command": command(),
+        **used_config(),
+        **content,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    record = {key: _kept(key, value, path.parent) for key, value in record.items()}
+    write_json(path, record)
+    return record
+
+
+def command() -> list[str]:
+    """The words of the command line of this process, without credentials; `shlex.join` gives what can be pasted."""
+    return ["drawstream", *map(shown, sys.argv[1:])]
+
+
+def read_record(path: Path, kind: str, /) -> dict[str, Any]:
+    """Read a record back.
+
+    Raises:
+        ValueError: Missing, damaged, of another kind or a newer format.
+    """
+    try:
+        record = read_json(path, remedy="remove it and run the job again", finite=False)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such record; run the job first") from None
+    except OSError as error:
+        raise_unless_file(error, path)
+        raise ValueError(f"{path}: not readable ({error.strerror})") from None
+    if not isinstance(record, dict) or record.get("kind") != kind:
+        raise ValueError(f"{path}: not the record of a {kind} job")
+    if not isinstance(record.get("format"), int):
+        raise ValueError(f"{path}: damaged, its format must be a number, but is {record.get('format')!r}")
+    if record["format"] > FORMAT:
+        raise ValueError(
+            f"{path}: format {record['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
+        )
+    return without_secrets(record)  # type: ignore[no-any-return]
+
+
+def files_below(folder: Path, name: str, /, *, skip: Callable[[OSError], None] | None = None) -> list[Path]:
+    """Files of that name in a folder, at any depth, sorted; `skip` is told of folders that cannot be read.
+
+    Raises:
+        OSError: A folder cannot be read, and no `skip` is given: what it holds must not be left out in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # a job's own, gone meanwhile
+            return
+        if skip is None:
+            raise error
+        skip(error)
+
+    return sorted(Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) if name in names)
+
+
+def write_json(path: Path, value: Any, /) -> None:
+    """Write one JSON object, readable by people, without secrets of URLs."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(without_secrets(value), indent=2) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    found = {"python": platform.python_version()}
+    for name in (
+        "drawstream",
+        "torch",
+        "numpy",
+        "numba",
+        "nvidia-dali-cuda130",
+        "nvidia-dali-cuda120",
+        "botorch",
+        "optuna",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What decides times: system, processor, cores, and the GPU if this process has used one."""
+    found: dict[str, Any] = {"system": platform.platform(), "cpu": _processor(), "cores": os.cpu_count()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _kept(key: str, value: Any, folder: Path) -> Any:
+    """A value as a record has it; an identity, which holds no URL, to the letter."""
+    return value if key == "identity" else without_secrets(_relative(value, folder))
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return os.path.relpath(value, folder)
+    if isinstance(value, dict):
+        return {key: _relative(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_relative(item, folder) for item in value]
+    return value
+
+
+def finished_record(path: Path, kind: str, identity: Mapping[str, Any], /) -> dict[str, Any] | None:
+    """Return the record of a job that is finished; None where there is none.
+
+    Raises:
+        ValueError: It is of a job of another identity; both sides are shown.
+    """
+    if not path.exists():
+        return None
+    record = read_record(path, kind)
+    refuse_other(path, record.get("identity"), identity)
+    return record
+
+
+def tell_finished(where: Path, finished: str, /) -> None:
+    """Say on stderr that a job was finished earlier; `finished` is its time, in ISO format."""
+    when = datetime.fromisoformat(finished).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    print(printable(f"note: {where}: this job was finished on {when}; nothing was run"), file=sys.stderr, flush=True)
+
+
+def hold_identity(path: Path, kind: str, identity: Mapping[str, Any], /) -> None:
+    """Note in a folder of several jobs what all of them have in common, or compare with what is noted there.
+
+    Raises:
+        ValueError: The folder holds jobs of another identity; both sides are shown.
+    """
+    if path.exists():
+        refuse_other(path, read_record(path, kind).get("identity"), identity)
+    else:
+        write_record(path, kind, {"identity": plain(identity)})
+
+
+def conclude(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
+    """Write the record of a job of many runs; where it stands there already, say that nothing was run.
+
+    Measured seconds are part of the content, so equal content was read from the same finished runs.
+    """
+    if path.exists():
+        record = read_record(path, kind)
+        now = json.loads(json.dumps({key: _kept(key, value, path.parent) for key, value in content.items()}))
+        if all(record.get(key) == value for key, value in now.items() if key not in BESIDE):
+            tell_finished(path, record["finished"])
+            return record | BEFORE
+    return write_record(path, kind, content)
+
+
+def before(record: Mapping[str, Any], /) -> dict[str, Any]:
+    """Return what a result takes over of a record that was there: that its job was finished before."""
+    return {key: record[key] for key in (*BEFORE, "finished")} if record.keys() >= BEFORE.keys() else {}

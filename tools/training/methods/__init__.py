@@ -1,0 +1,1 @@
+"""Methods in the training loop: what they draw and choose."""
