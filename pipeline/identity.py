@@ -3,8 +3,8 @@
     identity = {"catalog": "3f2a…", "recipe": {"epochs": 20, "lr": 0.05}, "global_batch": 128, …}
 
 A job keeps its identity in its checkpoint, study or record. It goes on, or is found finished, only where the identity
-that it is started with is equal; `drawstream.tools.runs.identity` says what is in it. None stands for what is not there, so
-an entry that a later version adds does not part it from jobs that had no such thing.
+that it is started with is equal; `drawstream.tools.runs.identity` says what is in it. None stands for what is not
+there, so an entry that a later version adds does not part it from jobs that had no such thing.
 """
 
 import json

@@ -384,7 +384,9 @@ class Loader:
 
     def _explain(self, error: Exception, prepared: Prepared) -> Exception:
         """Name the samples behind a DALI error, which speaks of the whole run."""
-        samples = undecodable(prepared, self._spec, device=self._device, device_id=self._device_id)
+        samples = undecodable(
+            prepared.samples, prepared.inputs, self._spec, device=self._device, device_id=self._device_id
+        )
         if interpreter_ends():  # DALI refuses every image then
             return ENDING
         named = [(sample, name_sample(self.catalog, sample)) for sample in samples]

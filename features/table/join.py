@@ -1,11 +1,11 @@
 """User columns beside the features: a file with one row per sample, or per crop, joined by its ids.
 
-Any format of `drawstream.samplers.files.table_file`. The file names its rows by `sample_id` (integer) or by `key` (text,
-looked up in the catalog), and by `crop` where it has that column; without it every crop of a sample gets the sample's
-values. Every row of the table must find exactly one row of the file. Rows of the file that the table does not have are
-allowed and noted: one file may serve several splits. A file without ids goes by the order of the table's rows, which
-must be whole images, and that is noted. Its other columns become features if they are numbers (float32: integers beyond
-2^24 are rounded), and are passed over and noted if they are text or the like.
+Any format of `drawstream.samplers.files.table_file`. The file names its rows by `sample_id` (integer) or by `key`
+(text, looked up in the catalog), and by `crop` where it has that column; without it every crop of a sample gets the
+sample's values. Every row of the table must find exactly one row of the file. Rows of the file that the table does not
+have are allowed and noted: one file may serve several splits. A file without ids goes by the order of the table's rows,
+which must be whole images, and that is noted. Its other columns become features if they are numbers (float32: integers
+beyond 2^24 are rounded), and are passed over and noted if they are text or the like.
 """
 
 from collections.abc import Collection, Mapping

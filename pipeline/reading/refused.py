@@ -18,16 +18,34 @@ from numpy.typing import NDArray
 from drawstream.pipeline.decoding.dali_image import parse, parser, plain
 from drawstream.pipeline.decoding.exif import SIDEWAYS
 from drawstream.pipeline.images.graph import GraphSpec, build_pipeline
-from drawstream.pipeline.reading.read_ahead import Prepared
 from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
 
 
-def undecodable(prepared: Prepared, spec: GraphSpec, /, *, device: Literal["cpu", "gpu"], device_id: int) -> list[int]:
-    """Rows in the catalog of those images of a run that the graph cannot take, in the order of the run."""
+def undecodable(
+    samples: NDArray[np.int64],
+    given: tuple[Any, ...],
+    spec: GraphSpec,
+    /,
+    *,
+    device: Literal["cpu", "gpu"],
+    device_id: int,
+) -> list[int]:
+    """Find the images of a run that the graph cannot take.
+
+    Args:
+        samples: Rows of the catalog, (n,).
+        given: Inputs of the graph, in its order, n values each.
+        spec: The graph.
+        device: Where it runs.
+        device_id: Which GPU.
+
+    Returns:
+        Rows of the catalog, in the order of the run.
+    """
     pipeline, bad = None, []
     plain = replace(spec, transform=replace(spec.transform, randaugment=None, jitter=None))  # they refuse no image
-    inputs = prepared.inputs[: 1 + len(plain.inputs)]
-    for i, sample in enumerate(prepared.samples.tolist()):
+    inputs = given[: 1 + len(plain.inputs)]
+    for i, sample in enumerate(samples.tolist()):
         image = tuple(values[i : i + 1] for values in inputs)
         pipeline = pipeline or _Single(plain, device=device, device_id=device_id)
         if not pipeline.takes(image):

@@ -4,9 +4,9 @@
     weights = map_weights("weights.csv", catalog=catalog)    # rows found by `sample_id` or `key`
     stream = IndexStream(weights, seed=0)                    # the stream of the same weights in memory, bit for bit
 
-All formats of `drawstream.samplers.files.table_file` are taken, and folders of Arrow or Parquet files, one per shard. Where
-a file says which row is which, by `sample_id` or `key`, its weights are put into the order of the rows, and each row
-must have one. A file without ids goes by its order. Its `.npy` array, or Arrow file of one uncompressed batch, is
+All formats of `drawstream.samplers.files.table_file` are taken, and folders of Arrow or Parquet files, one per shard.
+Where a file says which row is which, by `sample_id` or `key`, its weights are put into the order of the rows, and each
+row must have one. A file without ids goes by its order. Its `.npy` array, or Arrow file of one uncompressed batch, is
 mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow without ids a batch at a time, into a
 nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the system removes with the last use of the
 array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on a disk.

@@ -318,3 +318,18 @@ class Recorded:
         out = np.empty(rows.size, dtype=np.float32)
         self.schedule.read_weights(self.number, start, out)
         return out
+
+
+def is_schedule(source: Path, /) -> bool:
+    """Whether a file is a recorded schedule.
+
+    Raises:
+        ValueError: It has the name of an Arrow file and is none.
+    """
+    if not source.is_file() or source.suffix not in (".arrow", ".feather", ".ipc"):
+        return False
+    try:
+        with pa.memory_map(str(source)) as data, pa.ipc.open_file(data) as reader:
+            return b"drawstream.schedule" in (reader.schema.metadata or {})
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{source}: not an Arrow IPC file, so neither a schedule nor weights: {error}") from None

@@ -89,7 +89,8 @@ class IndexStream(Batches):
         seed: in [0, 2^64); combined with the epoch by key, so (1, 0) and (0, 1) have nothing in common.
         draws: M, positions per epoch; N by default.
         window: keep draws of neighbouring rows within about this many positions of one another, so that few shards
-            are open at a time (`drawstream.samplers.orders.window`); None shuffles the whole epoch. Not for 'multinomial'.
+            are open at a time (`drawstream.samplers.orders.window`); None shuffles the whole epoch. Not for
+            'multinomial'.
 
     Attributes:
         rows: N.

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import MOST, parse_json, read_regular
+from drawstream.samplers.files.documents import MOST, parse_json, read_json, read_regular
 from drawstream.samplers.swift.columns import numeric_columns
 from drawstream.samplers.swift.knots import Knots, level
 
@@ -367,3 +367,15 @@ class SwiftSampler:
             raise ValueError(f"{os.fspath(path)} is damaged: it has no {error}") from error
         except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+
+
+def is_sampler(source: Path, /) -> bool:
+    """Whether a file is a `sampler.json`, whole or damaged, and no JSON file of weights."""
+    if source.suffix != ".json" or not source.is_file():
+        return False
+    try:
+        document = read_json(source, remedy="", most=1 << 32, finite=False)
+    except ValueError:
+        with source.open("rb") as file:
+            return FORMAT.encode() in file.read(1000)
+    return isinstance(document, dict) and document.get("format") == FORMAT

@@ -27,7 +27,7 @@ from drawstream.search.swift.guard import (
 from drawstream.search.swift.rounds import Progress, Rounds
 from drawstream.search.swift.space import Space, SpaceName
 from drawstream.search.swift.study import TrialRecord, open_study, records_of, settings_mark
-from drawstream.search.workers.crew import hired
+from drawstream.search.workers.hire import hired
 
 
 @dataclass(frozen=True, slots=True, eq=False)

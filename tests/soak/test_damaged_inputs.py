@@ -24,9 +24,9 @@ from drawstream.search.auto.run import Progressed
 from drawstream.search.auto.run import load_checkpoint as load_search
 from drawstream.search.auto.run import save_checkpoint as save_search
 from drawstream.tools.cli.app import app
-from drawstream.tools.cli.config import read_config
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.build import write_report
+from drawstream.tools.runs.config import read_config
 from drawstream.tools.runs.hooks import load_hooks
 from drawstream.tools.training.accounting import Epoch, Run
 from drawstream.tools.training.checkpoint import load_checkpoint, save_checkpoint

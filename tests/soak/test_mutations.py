@@ -25,7 +25,7 @@ from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools.cli.app import app, main
-from drawstream.tools.cli.config import read_config
+from drawstream.tools.runs.config import read_config
 from drawstream.tools.runs.hooks import Journal, read_journal
 from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.models import build_model, load_weights

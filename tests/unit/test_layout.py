@@ -2,6 +2,8 @@
 
 import ast
 import tomllib
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,64 @@ def test_layer_test_sees_a_violation(tmp_path):
     assert imported_layers(bad) == {"tools", "search"}
     bad.write_text("from drawstream.testing import check_stream\n")
     assert imported_layers(bad) == {"tools"}
+
+
+def imports_of(path: Path, names: Mapping[str, Path]) -> set[Path]:
+    """Files of the tree that a file imports when it runs, function bodies included; not for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checked = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    unseen = {id(each) for block in checked for node in block.body for each in ast.walk(node)}
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in unseen:
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if each in names else node.module for each in whole}
+        elif isinstance(node, ast.Import) and id(node) not in unseen:
+            found |= {alias.name for alias in node.names}
+    return {names[each] for each in found & names.keys()}
+
+
+def circle(arrows: Mapping[Path, set[Path]]) -> list[Path]:
+    """Files that import each other in a circle: the first one found, or nothing."""
+    done: set[Path] = set()
+
+    def walk(at: Path, way: list[Path]) -> list[Path]:
+        if at in way:
+            return way[way.index(at) :]
+        if at not in done:
+            for to in arrows[at]:
+                if found := walk(to, [*way, at]):
+                    return found
+            done.add(at)
+        return []
+
+    return next((found for start in arrows if (found := walk(start, []))), [])
+
+
+def test_no_files_import_each_other_in_a_circle():
+    dotted = {path: ".".join(("drawstream", *path.relative_to(ROOT).with_suffix("").parts)) for path in MODULES}
+    names = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+    names |= {name.replace("drawstream.tools.testing", "drawstream.testing"): path for name, path in names.items()}
+    found = circle({path: imports_of(path, names) for path in MODULES})
+    assert not [str(path.relative_to(ROOT)) for path in found]
+
+
+def test_the_test_of_circles_sees_one(tmp_path):
+    one, two, three = (tmp_path / f"{name}.py" for name in ("one", "two", "three"))
+    one.write_text("from m import two\n")
+    two.write_text("def f():\n    from m.three import name\n")
+    three.write_text("import m.one\n")
+    names = {"m.one": one, "m.two": two, "m.three": three}
+    assert circle({path: imports_of(path, names) for path in names.values()}) == [one, two, three]
+    three.write_text("from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import m.one\n")
+    assert circle({path: imports_of(path, names) for path in names.values()}) == []
+
+
+def test_rooms_stay_small():
+    counts = Counter(str(path.parent.relative_to(ROOT)) for path in MODULES)
+    assert not {room: count for room, count in counts.items() if count > 16}
 
 
 def test_package_list_is_the_tree():

@@ -15,7 +15,6 @@ import typer
 
 from drawstream.pipeline.shards.names import printable
 from drawstream.tools.cli.bench import app as bench_app
-from drawstream.tools.cli.config import ConfigAnywhere, read_config
 from drawstream.tools.cli.doctor import doctor
 from drawstream.tools.cli.features import Join
 from drawstream.tools.cli.features import app as features_app
@@ -40,13 +39,11 @@ from drawstream.tools.cli.options import (
     Tensorboard,
     TrainingAmp,
     WeightDecay,
-    finish,
     in_bf16,
     numbers,
     one_of,
     setup_of,
     words,
-    write_result,
 )
 from drawstream.tools.cli.search import app as search_app
 from drawstream.tools.cli.shards import index, verify
@@ -61,7 +58,9 @@ from drawstream.tools.cli.signals import (
 )
 from drawstream.tools.cli.stream import app as stream_app
 from drawstream.tools.report.serve import serve
+from drawstream.tools.runs.config import ConfigAnywhere, read_config
 from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.record import finish, write_result
 
 METHODS = (  # of tools.training.methods, which needs torch: the shell completes them
     *("unif", "scan", "p", "c", "infobatch", "coreset-random", "coreset-forgetting", "coreset-k_center"),
@@ -133,7 +132,7 @@ def pack(
     from drawstream.pipeline import open_source
     from drawstream.pipeline.shards.pack import BadImagesError, PackResult
     from drawstream.pipeline.shards.pack import pack as run
-    from drawstream.tools.packing import finished_before, list_bad, tell_source
+    from drawstream.tools.cli.packing import finished_before, list_bad, tell_source
     from drawstream.tools.runs.record import write_record
 
     opened = open_source(source, split=split)
@@ -468,7 +467,3 @@ def _fail(message: str) -> int:
     with suppress(OSError):  # stderr may lie on the disk that is full
         print(f"drawstream: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,12 +22,12 @@ from drawstream.tools.cli.options import (
     Tensorboard,
     TrainingAmp,
     WeightDecay,
-    finish,
     in_bf16,
     one_of,
     setup_of,
     words,
 )
+from drawstream.tools.runs.record import finish
 
 
 def auto(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from drawstream.tools.cli.options import Json, finish, place
+from drawstream.tools.cli.options import Json, place
+from drawstream.tools.runs.record import finish
 
 if TYPE_CHECKING:
     from drawstream.pipeline import Catalog

@@ -1,6 +1,5 @@
 """`drawstream features`: score a catalog (the command `extract`, which needs no name), and look at what came out."""
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,13 +18,13 @@ from drawstream.tools.cli.options import (
     Json,
     Model,
     Out,
-    finish,
     one_of,
     pair,
     setup_of,
     words,
 )
-from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
+from drawstream.tools.runs.record import finish
 
 if TYPE_CHECKING:
     from drawstream.features import FeatureTable
@@ -79,17 +78,6 @@ def open_table(path: Path, join: list[Path] | None, catalog: str | None = None) 
     opened = FeatureTable.open(path, join=join or (), catalog=Catalog.open(catalog) if catalog else None)
     tell_notes(notes_of(opened))
     return opened
-
-
-def notes_of(table: "FeatureTable") -> list[str]:
-    """Return what was assumed of the joined files, or left out of them."""
-    return [note for joined in table.joined for note in joined.notes]
-
-
-def tell_notes(notes: Iterable[str]) -> None:
-    """Say what was assumed of the user's files, or left out of them."""
-    for note in notes:
-        typer.echo(f"note: {printable(note)}", err=True)
 
 
 @app.command()

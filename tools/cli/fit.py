@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from drawstream.tools.cli.features import Catalog, Join, open_table
-from drawstream.tools.cli.options import Frozen, Json, finish, numbers, one_of
+from drawstream.tools.cli.options import Frozen, Json, numbers, one_of
+from drawstream.tools.runs.record import finish
 
 DEFAULTS = {  # the worst half by loss is left out
     "coefficients": "1,0",

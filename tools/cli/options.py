@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from drawstream.pipeline.shards.names import printable
-
 
 def words(*known: str) -> Callable[[str], list[str]]:
     """What the shell offers for an option: known values that begin as what was typed, where there are none files."""
@@ -142,17 +140,3 @@ def pair(name: str, text: str) -> tuple[float, float]:
     if len(found) != 2:
         raise ValueError(f"--{name} must be two numbers, from and to, but got {text!r}")
     return found[0], found[1]
-
-
-def finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
-    """Print the summary and write the JSON result."""
-    write_result(result, json_path)
-    print(printable(text))
-
-
-def write_result(result: dict[str, Any], json_path: Path | None) -> None:
-    """Write what `--json` asks for: the command, and its result."""
-    if json_path is not None:
-        from drawstream.tools.runs.record import command, write_json
-
-        write_json(json_path, {"command": command(), **result})

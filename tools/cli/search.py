@@ -23,10 +23,10 @@ from drawstream.tools.cli.options import (
     Out,
     Seed,
     Tensorboard,
-    finish,
     setup_of,
     words,
 )
+from drawstream.tools.runs.record import finish
 
 # The protocol of the Swift Sampler's paper (its §3.4): candidates one after the other, each fine-tuned for 5 epochs
 # over all rows; the best one observed is taken. No designed starts, no floor of the effective sample size, no guard.

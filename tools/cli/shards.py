@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from drawstream.pipeline.shards.names import printable
-from drawstream.tools.cli.options import DryRun, Json, Orientation, finish, words
+from drawstream.tools.cli.options import DryRun, Json, Orientation, words
 from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.record import finish
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from drawstream.tools.cli.features import Catalog, Join, tell_notes
-from drawstream.tools.cli.options import Frozen, Json, finish, words
-from drawstream.tools.runs.progress import Progress
+from drawstream.tools.cli.features import Catalog, Join
+from drawstream.tools.cli.options import Frozen, Json, words
+from drawstream.tools.runs.progress import Progress, tell_notes
+from drawstream.tools.runs.record import finish
 
 if TYPE_CHECKING:
     from drawstream.tools.cli.stream_source import StreamSource

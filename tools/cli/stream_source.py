@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
-from drawstream.samplers.files.documents import read_json
 from drawstream.samplers.files.weights_file import read_weights
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.samplers.swift.sampler import FORMAT
-from drawstream.tools.cli.features import notes_of
+from drawstream.samplers.orders.schedule import Schedule, is_schedule
+from drawstream.samplers.swift.sampler import is_sampler
+from drawstream.tools.runs.progress import notes_of
 from drawstream.tools.training.transfer import carry
 
 __all__ = ["StreamSource", "is_sampler", "is_schedule", "open_source"]
@@ -130,30 +128,3 @@ def open_source(
     found = read_weights(source, column=column, catalog=given)
     stream = IndexStream(found.values, **options)
     return StreamSource(stream, found.values, catalog=found.catalog, notes=found.notes)
-
-
-def is_sampler(source: Path, /) -> bool:
-    """Whether a file is a `sampler.json`, whole or damaged, and no JSON file of weights."""
-    if source.suffix != ".json" or not source.is_file():
-        return False
-    try:
-        document = read_json(source, remedy="", most=1 << 32, finite=False)
-    except ValueError:
-        with source.open("rb") as file:
-            return FORMAT.encode() in file.read(1000)
-    return isinstance(document, dict) and document.get("format") == FORMAT
-
-
-def is_schedule(source: Path, /) -> bool:
-    """Whether a file is a recorded schedule.
-
-    Raises:
-        ValueError: It has the name of an Arrow file and is none.
-    """
-    if not source.is_file() or source.suffix not in (".arrow", ".feather", ".ipc"):
-        return False
-    try:
-        with pa.memory_map(str(source)) as data, pa.ipc.open_file(data) as reader:
-            return b"drawstream.schedule" in (reader.schema.metadata or {})
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{source}: not an Arrow IPC file, so neither a schedule nor weights: {error}") from None

@@ -21,8 +21,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from drawstream.tools.cli.options import finish
 from drawstream.tools.estimate.probe import MOST, Enough, limited
+from drawstream.tools.runs.record import finish
 
 __all__ = ["Estimate", "Stage", "budgeted", "resident", "tell"]
 

@@ -14,10 +14,9 @@ from drawstream.features import FeatureTable
 from drawstream.pipeline.identity import plain
 from drawstream.search import Objective, search_swift
 from drawstream.search.swift.study import sqlite_url
-from drawstream.tools.cli.features import notes_of, tell_notes
 from drawstream.tools.runs.hooks import Hook, Hooks
 from drawstream.tools.runs.identity import objective_identity
-from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
 from drawstream.tools.runs.record import BEFORE, finished_record, tell_finished, write_record
 from drawstream.tools.training.setup import Setup
 

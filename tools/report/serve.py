@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match self.path.partition("?")[0]:
             case "/":
-                self._send(files("drawstream.tools").joinpath("serve.html").read_bytes(), "text/html", POLICY)
+                self._send(files("drawstream.tools.report").joinpath("serve.html").read_bytes(), "text/html", POLICY)
             case "/state.json":
                 with self.asking:
                     found = self.board.state()

@@ -3,12 +3,18 @@
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from drawstream.pipeline.shards.names import printable
+
+if TYPE_CHECKING:
+    from drawstream.features import FeatureTable
 
 EVERY = 10.0  # seconds between lines in a log
 SILENCE = 30.0  # seconds without a line in a log, at most: an epoch of ImageNet takes hours
@@ -99,3 +105,14 @@ class Progress:
 
 def _number(done: float) -> str:
     return str(done) if isinstance(done, int) else f"{done:.2f}"
+
+
+def notes_of(table: "FeatureTable") -> list[str]:
+    """Return what was assumed of the joined files, or left out of them."""
+    return [note for joined in table.joined for note in joined.notes]
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Say what was assumed of the user's files, or left out of them."""
+    for note in notes:
+        print(printable(f"note: {note}"), file=sys.stderr, flush=True)

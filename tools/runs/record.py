@@ -19,7 +19,7 @@ from drawstream.pipeline.shards.names import printable
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.documents import read_json
 from drawstream.samplers.files.system import raise_unless_file
-from drawstream.tools.cli.config import used_config
+from drawstream.tools.runs.config import used_config
 
 FORMAT = 1
 BEFORE = {"finished_before": True}  # of a result that was there before this command
@@ -197,3 +197,15 @@ def conclude(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any
 def before(record: Mapping[str, Any], /) -> dict[str, Any]:
     """Return what a result takes over of a record that was there: that its job was finished before."""
     return {key: record[key] for key in (*BEFORE, "finished")} if record.keys() >= BEFORE.keys() else {}
+
+
+def finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
+    """Print the summary and write the JSON result."""
+    write_result(result, json_path)
+    print(printable(text))
+
+
+def write_result(result: dict[str, Any], json_path: Path | None) -> None:
+    """Write what `--json` asks for: the command, and its result."""
+    if json_path is not None:
+        write_json(json_path, {"command": command(), **result})

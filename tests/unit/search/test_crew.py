@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from drawstream.search import ObjectiveError, Trial, load_objective
-from drawstream.search.workers.crew import call, hired
+from drawstream.search.workers.crew import call
+from drawstream.search.workers.hire import hired
 from drawstream.search.workers.processes import Processes
 
 P = np.full(10, 0.1)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from drawstream.tools.cli.app import main
-from drawstream.tools.cli.config import used_config
+from drawstream.tools.runs.config import used_config
 
 
 @pytest.fixture

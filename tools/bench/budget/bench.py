@@ -34,8 +34,8 @@ from drawstream.tools.bench.budget.grid import (
 from drawstream.tools.bench.budget.page import write_page
 from drawstream.tools.bench.budget.verdict import checks, compare, control_budgets, summarise
 from drawstream.tools.bench.budget.words import claims, format_table, headline
-from drawstream.tools.cli.config import used_config
 from drawstream.tools.demo import PLANS, hold_data, source_and_test
+from drawstream.tools.runs.config import used_config
 from drawstream.tools.runs.identity import model_identity
 from drawstream.tools.runs.record import before, conclude, hold_identity
 from drawstream.tools.training.setup import Device

@@ -22,9 +22,9 @@ from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers.local import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.bench.asked import check_distinct, check_names
-from drawstream.tools.cli.config import use_config
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.train import train_job
+from drawstream.tools.runs.config import use_config
 from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.finetune import flush_denormals
 from drawstream.tools.training.loop import Recipe

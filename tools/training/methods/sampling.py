@@ -11,10 +11,10 @@ from drawstream.features import FeatureTable
 from drawstream.features.named import load_factory
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.files.weights_file import read_weights
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.cli.features import notes_of, tell_notes
-from drawstream.tools.cli.stream_source import is_sampler, is_schedule
+from drawstream.samplers.orders.schedule import Schedule, is_schedule
+from drawstream.samplers.swift.sampler import is_sampler
 from drawstream.tools.runs.identity import source_hash
+from drawstream.tools.runs.progress import notes_of, tell_notes
 from drawstream.tools.training.embeddings import embed
 from drawstream.tools.training.methods.methods import NAMES, Budget, Inputs, Plan, plan
 from drawstream.tools.training.methods.own_sampler import is_own, own_plan
