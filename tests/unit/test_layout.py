@@ -54,9 +54,8 @@ def test_layer_test_sees_a_violation(tmp_path):
 def imports_of(path: Path, names: Mapping[str, Path]) -> set[Path]:
     """Files of the tree that a file imports when it runs, function bodies included; not for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    checked = [
-        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-    ]
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    checked = [block for block in blocks if "TYPE_CHECKING" in ast.unparse(block.test)]
     unseen = {id(each) for block in checked for node in block.body for each in ast.walk(node)}
     found: set[str] = set()
     for node in ast.walk(tree):
