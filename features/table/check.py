@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features.table.part import Part, open_part, part_path, require_same
+from drawstream.features.table.part import ForeignPartError, Part, open_part, part_path, require_same
 from drawstream.pipeline import Catalog
 
 _FIXED = ("sample_id", "crop", "label")
@@ -60,7 +60,7 @@ def check_table(
             found, last = _about_part(part, number, catalog, last)
             findings += found
         except ValueError as error:
-            kind = "foreign" if "this extraction has" in str(error) else "damaged"
+            kind = "foreign" if isinstance(error, ForeignPartError) else "damaged"
             findings.append(Finding(kind, number, str(error)))
         if progress:
             progress(done, len(paths))

@@ -25,6 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.identity import ANOTHER, difference
+from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.files import atomic as files
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.documents import parse_json
@@ -168,15 +169,19 @@ def read_provenance(path: Path, /) -> dict[str, Any]:
     return dict(open_part(path).provenance)
 
 
+class ForeignPartError(DrawstreamError):
+    """A part that another extraction made."""
+
+
 def require_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path, /) -> None:
     """Refuse a part of another extraction, showing both sides; the device that it ran on does not count.
 
     Raises:
-        ValueError: Some other entry of the provenance differs.
+        ForeignPartError: Some other entry of the provenance differs.
     """
     theirs, mine = ({key: value for key, value in each.items() if key not in _BESIDE} for each in (found, expected))
     if told := difference(theirs, mine):
-        raise ValueError(f"{where}: made with {told}: {ANOTHER}, or remove this one")
+        raise ForeignPartError(f"{where}: made with {told}: {ANOTHER}, or remove this one")
 
 
 def unreadable(path: Path, error: Exception | str, /) -> ValueError:

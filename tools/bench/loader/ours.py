@@ -93,6 +93,7 @@ class Ours:
         The step sleeps, like a process that waits for a GPU; the time to the first batch is not counted.
         """
         step = STEP * seconds_per_batch
+        self.loader.set_epoch(self.loader.epoch + 1)
         batches = iter(self.loader)
         next(batches)
         began, waited = time.perf_counter(), 0.0
