@@ -10,21 +10,23 @@ Catalogs of formats 1 and 2 leave it to the decoder to turn images; what it make
 import struct
 from dataclasses import replace
 from threading import Lock
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding.dali_image import parse, parser, plain
 from drawstream.pipeline.decoding.exif import SIDEWAYS
-from drawstream.pipeline.images.graph import GraphSpec, build_pipeline
 from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
+
+if TYPE_CHECKING:
+    from drawstream.pipeline.images.graph import GraphSpec
 
 
 def undecodable(
     samples: NDArray[np.int64],
     given: tuple[Any, ...],
-    spec: GraphSpec,
+    spec: "GraphSpec",
     /,
     *,
     device: Literal["cpu", "gpu"],
@@ -57,7 +59,9 @@ def undecodable(
 class _Single:
     """A graph for one image at a time."""
 
-    def __init__(self, spec: GraphSpec, *, device: Literal["cpu", "gpu"], device_id: int) -> None:
+    def __init__(self, spec: "GraphSpec", *, device: Literal["cpu", "gpu"], device_id: int) -> None:
+        from drawstream.pipeline.images.graph import build_pipeline  # DALI, which verify can do without
+
         self._image: tuple[Any, ...] = ()
         self._pipeline = build_pipeline(
             lambda _: self._image, spec, batch_size=1, device=device, device_id=device_id, threads=1, prefetch=1

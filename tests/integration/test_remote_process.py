@@ -48,7 +48,9 @@ def whole_names(catalog):
 READ = """
 import hashlib, json, os, sys
 import numpy as np
-from drawstream.pipeline import Catalog, Loader, Remote, cache, remote
+from drawstream.pipeline import Catalog, Loader, Remote
+from drawstream.pipeline.reading import cache
+from drawstream.pipeline.shards import remote
 from drawstream.samplers import IndexStream
 if __name__ == "__main__":
     cache.CHUNK = 1 << 14

@@ -284,7 +284,7 @@ def test_the_parts_of_one_pack_have_the_same_channels(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from drawstream.pipeline import staging
+from drawstream.pipeline.shards import staging
 from drawstream.tools.cli.app import main
 rename = staging._rename
 def killed(partial, target):
