@@ -42,6 +42,7 @@ def bucket(endpoint, packed, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "PAUSE", 0.01)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # other tests had another endpoint
     system = fsspec.filesystem("s3")
     if not system.exists("pictures"):
         system.mkdir("pictures")

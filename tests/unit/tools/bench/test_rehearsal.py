@@ -35,7 +35,7 @@ class InProcess:
         self.commands.append(command)
         self.monkeypatch.chdir(cwd)
         begin, code = time.perf_counter(), 0
-        if command[2].endswith("rehearsal_images"):
+        if command[2].endswith("rehearsal.images"):
             write_images(cwd / command[3], rows=int(command[4]), classes=int(command[5]), seed=int(command[6]))
         else:
             code = main(list(command[3:]))

@@ -111,6 +111,7 @@ def test_l2rw_gives_wrong_labels_less_weight_counts_its_work_and_keeps_out_of_th
     images, trusted = (centres[y] + torch.randn(len(y), 4, generator=generator) for y in (truth, clean))
     wrong = torch.arange(200) < 80
     labels = torch.where(wrong, (truth + 1) % 4, truth)
+    torch.manual_seed(0)
     model = nn.Linear(4, 4)
     criterion = LearnedWeights(model, trusted, clean, batch_size=30, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
