@@ -124,7 +124,7 @@ def _members(catalog: Catalog, shard: int, samples: Mapping[str, Sample], data: 
             yield Finding("member", shard, row, catalog.key(row), text)
     selection = Selection.of(catalog.provenance)
     for key, sample in samples.items():
-        if key not in known and not (selection.skip_empty and selection.is_empty(sample, data)):
+        if key not in known and not selection.leaves_out(sample, data):
             text = f"{path}: sample {key!r}: its catalog does not know it: index the shard anew"
             yield Finding("extra", shard, None, key, text)
 

@@ -22,13 +22,20 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import dali_image
 from drawstream.pipeline.decoding.exif import check_rule
-from drawstream.pipeline.decoding.image import probe
 from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import Draft
-from drawstream.pipeline.shards.labels import BY_DEFAULT, CLEAN, EmptySampleError, Label, Selection, read_label
+from drawstream.pipeline.shards.labels import (
+    BY_DEFAULT,
+    CLEAN,
+    EmptySampleError,
+    Label,
+    Selection,
+    UnreadableImageError,
+)
 from drawstream.pipeline.shards.names import number_names
-from drawstream.pipeline.shards.tar import Remarks, Sample, mapped, samples
+from drawstream.pipeline.shards.pack import BadImage, BadImagesError
+from drawstream.pipeline.shards.tar import COMPRESSED, Remarks, Sample, mapped, samples
 from drawstream.pipeline.workers.local import spread, suitable_workers
 
 Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
@@ -46,6 +53,7 @@ class IndexResult:
         classes: Number of classes; 0 without labels.
         left_out: What was not taken.
         notes: What else its user should know, a line each.
+        bad: Samples whose image cannot be read and that were left out; their path is the shard's.
     """
 
     catalog: Path
@@ -54,6 +62,7 @@ class IndexResult:
     classes: int
     left_out: LeftOut
     notes: tuple[str, ...]
+    bad: tuple[BadImage, ...] = ()
 
 
 @dataclass(slots=True)
@@ -65,6 +74,7 @@ class _Part:
     clean: Labels = field(default_factory=list)
     texts: int = 0  # labels that are names from .txt, which nobody chose
     left_out: LeftOut = field(default_factory=LeftOut)
+    bad: list[BadImage] = field(default_factory=list)
     unended: int | None = None
     size: int = 0
     hash: str = ""
@@ -102,6 +112,7 @@ def index(
         The Parquet file.
 
     Raises:
+        BadImagesError: Images that cannot be read; all of them are named.
         FileNotFoundError: A shard is missing.
         ValueError: A damaged shard, a sample without image or label, a key that comes twice in a shard; shard and key
             are named.
@@ -117,8 +128,14 @@ def index(
         whole.add(paths[done], part)
         if progress:
             progress(done + 1, len(paths), len(whole.draft.keys))
+    if whole.bad and not (selection.skip_bad and whole.draft.keys):
+        skip = "" if selection.skip_bad else ", or leave such samples out (--skip-bad LIST.json)"
+        remedy = f"replace them by .jpg, .png or .webp members{skip}"
+        left = ": no sample is left" if selection.skip_bad else ""
+        raise BadImagesError(f"{root}{left}", whole.bad, remedy, of_shards=True)
     if not whole.draft.keys:
-        raise ValueError(f"{root}: no sample has an image and a label: {'; '.join(whole.left_out.lines)}")
+        law = f"no sample has an image and a label: {'; '.join(whole.left_out.lines)}"
+        raise ValueError(f"{root}: {law}: give other shards, or choose the members with --image and --label")
     names: tuple[str, ...] = ()
     numbers = truth = None
     if selection.labelled:
@@ -129,7 +146,7 @@ def index(
     if finish:
         notes += () if dali_image.parser() else (dali_image.WITHOUT,)
         rows = len(whole.draft.keys)
-        finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes))
+        finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes, tuple(whole.bad)))
     provenance = {"by": "index"} | selection.as_json()
     form: dict[str, Any] = {"classes": names, "provenance": provenance, "orientation": orientation}
     whole.draft.save(file, numbers, truth, shards=whole.shards, **form)
@@ -149,10 +166,12 @@ class _Whole:
     clean: list[Labels] = field(default_factory=list)
     texts: int = 0
     notes: list[str] = field(default_factory=list)
+    bad: list[BadImage] = field(default_factory=list)
 
     def add(self, path: Path, part: _Part) -> None:
         """Add a shard, unless no sample of it was taken."""
         self.left_out.merge(part.left_out)
+        self.bad += part.bad
         if not part.draft.keys:
             self.left_out.add("shards without a whole sample", path.name)
             return
@@ -242,7 +261,7 @@ def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     elif Path(shards).is_dir():
         entries = sorted(Path(shards).iterdir())
         paths = [entry for entry in entries if entry.suffix.lower() == ".tar" and not entry.name.startswith(".")]
-        packed = [entry for entry in entries if _COMPRESSED.search(entry.name) and not entry.name.startswith(".")]
+        packed = [entry for entry in entries if COMPRESSED.search(entry.name) and not entry.name.startswith(".")]
         if packed:
             others = f" (and {len(packed) - 1} others)" if len(packed) > 1 else ""
             raise ValueError(
@@ -256,9 +275,6 @@ def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
         hint = f", such as {below}" if below else ""
         raise FileNotFoundError(f"{shards}: no shards: give a folder with .tar files, or the files{hint}")
     return paths
-
-
-_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|lz|z|br)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 
 def _beside(paths: Sequence[Path], shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> LeftOut:
@@ -320,9 +336,10 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
         walk = samples(data, path, remarks)
         for sample in walk:
             try:
-                used = _add(part, sample, data, selection, labels, rule)
-                if used and selection.labelled and CLEAN in sample.members:
-                    clean.append(read_label(sample, CLEAN, data))
+                used = _add(part, sample, data, selection, (labels, clean), rule)
+            except UnreadableImageError as error:
+                part.bad.append(BadImage(sample.key, str(path), str(error)))
+                continue
             except EmptySampleError as error:
                 if remarks.unended is not None:  # this is the last one
                     law = f"damaged or truncated tar after byte {remarks.unended}"
@@ -338,7 +355,7 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
             except ValueError as error:
                 raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
             unused.update(extension for extension in sample.members if extension not in used)
-        if not part.draft.keys and not selection.skip_empty:
+        if not part.draft.keys and not part.bad and not selection.skip_empty:
             raise ValueError(f"{path}: no samples in this shard: leave it out, or index with --skip-empty")
         part.left_out.merge(remarks.passed)
         for extension, count in unused.items():
@@ -349,28 +366,30 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
 
 
 def _add(
-    part: _Part, sample: Sample, data: mmap.mmap, selection: Selection, labels: list[Label], rule: str
+    part: _Part,
+    sample: Sample,
+    data: mmap.mmap,
+    selection: Selection,
+    labels: tuple[list[Label], list[Label]],
+    rule: str,
 ) -> tuple[str, ...]:
-    """Add a sample; returns the extensions that were used."""
-    member = sample.members[selection.image_extension(sample)]
+    """Add a sample, its label and the one before noise; returns the extensions that were used."""
+    extension = selection.image_extension(sample)
     label = selection.label_of(sample, data) if selection.labelled else None
-    image = data[member.offset : member.offset + member.size]
-    try:
-        info = probe(image, rule=rule)
-    except ValueError as error:
-        remedy = "replace the image, or unpack the shards and pack the folder, which can skip it (--skip-bad)"
-        raise ValueError(f"{error}: {remedy}") from None
-    part.draft.add(sample.key, 0, member.offset, image, info)
+    truth = selection.clean_of(sample, data)
+    part.draft.add(sample.key, 0, *selection.image_of(sample, data, rule=rule))
     if label is None:
-        return (selection.image_extension(sample),)
-    labels.append(label)
+        return (extension,)
+    for each, values in zip((label, truth), labels, strict=True):
+        if each is not None:
+            values.append(each)
     chosen = selection.label_extension(sample)
     part.texts += selection.label is None and chosen == "txt" and isinstance(label, str)
     other = selection.contradiction(sample, label, data)
     if other:
         reason = f"labels of .{other} that say something else than the one that was taken"
         part.left_out.add(f"{reason} (--label {other} takes them)", sample.key)
-    return selection.image_extension(sample), chosen, CLEAN
+    return extension, chosen, CLEAN
 
 
 def _compact(labels: list[Label]) -> Labels:

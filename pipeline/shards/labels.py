@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drawstream.pipeline.decoding.image import EXTENSIONS
+from drawstream.pipeline.decoding.image import EXTENSIONS, ImageInfo, probe
 from drawstream.pipeline.shards.names import check_name, shortened
 from drawstream.pipeline.shards.tar import Sample
 from drawstream.pipeline.sources.convert import ENDINGS
@@ -22,11 +22,20 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _LAW = "must hold a class number or name"
 _REMEDY = "give one whole number or a name, choose another source with --label, or index without labels (--label none)"
 _CAPTION = re.compile(r"\s|[.!?,;。！？，、；]$|[,;，、；]|^.{65}")  # of a text: several words, a sentence
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?%?|0[xX][0-9a-fA-F]+")
+_BETWEEN = re.compile(r"[\s,;:/|()]+")  # numbers of a list, a tuple, a ratio, a time
+_MISSING = re.compile(r"(?i:[+-]?nan|none|null|nil|undefined|n/a|<na>)|NA|NaT")
+_VALUE = re.compile(  # JSON, or what a program prints
+    r"(?i:true|false|[+-]?inf(inity)?)|\[.*\]|\{.*\}|[bru]{0,2}([\"']).*\2|(tensor|array|(np|numpy)\.\w+)\(.*\)"
+)
 
 
 class EmptySampleError(DrawstreamError):
     """A sample that has no image, or no label."""
+
+
+class UnreadableImageError(DrawstreamError):
+    """A sample whose image a loader could not decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Selection:
         label: Extension of the label member; with ``:PATH.TO.KEY`` behind it the member is JSON, and the label lies
             there; ``none``: samples have no labels. By default the first of ``LABELS`` that a sample has.
         skip_empty: Whether samples without image or label are left out.
+        skip_bad: Whether samples whose image cannot be read are left out.
 
     Raises:
         ValueError: An extension or a path that is empty.
@@ -46,6 +56,7 @@ class Selection:
     image: tuple[str, ...] = ()
     label: str | None = None
     skip_empty: bool = False
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         image = tuple(each.strip().lstrip(".").lower() for each in self.image)
@@ -73,20 +84,22 @@ class Selection:
         """Return what differs from the defaults, for the provenance of a catalog."""
         image = {"image": list(self.image)} if self.image else {}
         label = {} if self.label is None else {"label": self.label}
-        return image | label | ({"skip_empty": True} if self.skip_empty else {})
+        return image | label | {name: True for name in ("skip_empty", "skip_bad") if getattr(self, name)}
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], /) -> "Selection":
         """Read what ``as_json`` gave; the defaults where nothing of it is there."""
         image, label = provenance.get("image"), provenance.get("label")
         given = tuple(map(str, image)) if isinstance(image, list) else ()
-        return cls(given, label if isinstance(label, str) else None, provenance.get("skip_empty") is True)
+        skipped = [provenance.get(name) is True for name in ("skip_empty", "skip_bad")]
+        return cls(given, label if isinstance(label, str) else None, *skipped)
 
     def image_extension(self, sample: Sample, /) -> str:
         """Return the extension of a sample's image member.
 
         Raises:
             EmptySampleError: It has none, or an empty one.
+            UnreadableImageError: It has one of a format that loaders do not decode.
             ValueError: It has several.
         """
         wanted = self.images
@@ -96,10 +109,31 @@ class Selection:
             raise ValueError(f"{law}: choose one with --image {found[0]}")
         if not found:
             law = f"must have one image (.{', .'.join(wanted)}), but got .{', .'.join(sample.members)}"
-            raise EmptySampleError(f"{law}: {_image_remedy(sample)}leave such samples out (--skip-empty)")
+            others = [each for each in sample.members if f".{each.rpartition('.')[2]}" in ENDINGS]
+            known = next((each for each in others if each.rpartition(".")[2] in EXTENSIONS), None)
+            if others and not known and not self.image:
+                raise UnreadableImageError(f"{law}, which loaders do not decode")
+            inner = "unpack it and index the tars in it, or " if "tar" in sample.members else ""
+            choice = f"choose it with --image {known}, or " if known else inner
+            raise EmptySampleError(f"{law}: {choice}leave such samples out (--skip-empty)")
         if sample.members[found[0]].size == 0:
             raise EmptySampleError(f".{found[0]} is empty: copy the shard again, or leave it out (--skip-empty)")
         return found[0]
+
+    def image_of(self, sample: Sample, data: mmap.mmap, /, *, rule: str = "exif") -> tuple[int, bytes, ImageInfo]:
+        """Read the image of a sample: where it begins, its bytes, and what ``probe`` says of them.
+
+        Raises:
+            EmptySampleError: It has none, or an empty one.
+            UnreadableImageError: It cannot be read.
+            ValueError: It has several.
+        """
+        member = sample.members[self.image_extension(sample)]
+        image = data[member.offset : member.offset + member.size]
+        try:
+            return member.offset, image, probe(image, rule=rule)
+        except ValueError as error:
+            raise UnreadableImageError(str(error)) from None
 
     def label_extension(self, sample: Sample, /) -> str:
         """Return the extension of a sample's label member.
@@ -130,44 +164,43 @@ class Selection:
             raise ValueError(f"{law}: --label txt takes it as a class name, --label none indexes without labels")
         return label
 
-    def is_empty(self, sample: Sample, data: mmap.mmap, /) -> bool:
-        """Whether a sample has no image or no label."""
+    def leaves_out(self, sample: Sample, data: mmap.mmap, /) -> bool:
+        """Whether a sample is left out: it has no image or no label, or its image cannot be read."""
         try:
             self.image_extension(sample)
             if self.labelled:
                 self.label_of(sample, data)
+                self.clean_of(sample, data)
+            if self.skip_bad:
+                self.image_of(sample, data)
         except EmptySampleError:
-            return True
+            return self.skip_empty
+        except UnreadableImageError:
+            return self.skip_bad or self.skip_empty  # the latter of catalogs that were made before there was the former
         except ValueError:
             return False
         return False
 
+    def clean_of(self, sample: Sample, data: mmap.mmap, /) -> Label | None:
+        """Read the label before noise; None where a sample has none. Errors as ``label_of``."""
+        return read_label(sample, CLEAN, data) if self.labelled and CLEAN in sample.members else None
+
     def contradiction(self, sample: Sample, label: Label, data: mmap.mmap, /) -> str | None:
-        """Return the extension of another member that names another label of the same kind, where none was chosen."""
-        if self.label is not None:
-            return None
-        found = [extension for extension in LABELS if extension in sample.members]
-        for extension in found[1:]:
+        """Return another source that names another label of the same kind, where none was chosen."""
+        found = [(extension, "") for extension in LABELS if extension in sample.members][1:]
+        keys = [("json", KEYS[1])] if "json" in sample.members else []  # an object may have both keys
+        others = {None: found + keys, "json": keys}.get(self.label, [])
+        for extension, key in others:
             try:
-                other = read_label(sample, extension, data)
+                other = read_label(sample, extension, data, path=key)
             except ValueError:  # no label: a caption, or other metadata
                 continue
             if type(other) is type(label) and other != label:
-                return extension
+                return f"{extension}:{key}" if key else extension
         return None
 
 
 BY_DEFAULT = Selection()
-
-
-def _image_remedy(sample: Sample) -> str:
-    """How to take another member of a sample for its image."""
-    others = [each for each in sample.members if f".{each.rpartition('.')[2]}" in ENDINGS]
-    if not others:
-        return ""
-    if others[0].rpartition(".")[2] in EXTENSIONS:
-        return f"choose it with --image {others[0]}, or "
-    return f"unpack the shards and pack the folder, which stores .{others[0]} as PNG, or "
 
 
 def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str = "") -> Label:
@@ -191,11 +224,11 @@ def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str 
     structured = bool(path) or extension.rpartition(".")[2] == "json"
     try:
         text = raw.decode("utf-8-sig")  # a byte-order mark is no part of a name
-        value = json.loads(text) if structured else text
+        value = json.loads(text) if structured and text.strip() else text
     except (ValueError, RecursionError):  # covers bad UTF-8, bad JSON, and JSON that is nested too deep
         raise ValueError(f".{extension} is not readable: {raw[:40]!r}: repair it") from None
     where = f".{extension}"
-    if structured:
+    if structured and text.strip():
         value, where = _at(value, path.split(".") if path else [], extension)
     return _as_label(value, where, raw)
 
@@ -237,14 +270,19 @@ def _as_label(value: Any, where: str, raw: bytes) -> Label:
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "":
         raise EmptySampleError(f"{where} {_LAW}, but got {raw[:40]!r}: repair it, or leave it out (--skip-empty)")
+    if value != value or (isinstance(value, str) and _MISSING.fullmatch(value)):  # NaN
+        got = repr(value) if isinstance(value, str) else "NaN"
+        remedy = "repair it (a class of that name needs another one), or leave such samples out (--skip-empty)"
+        raise EmptySampleError(f"{where} {_LAW}, but got {got}, a missing value: {remedy}")
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{where} {_LAW}, but got {json.dumps(value)[:60]}: {_REMEDY}")
     if isinstance(value, str):
-        if "\n" in value or all(_NUMBER.fullmatch(part) for part in re.split(r"[\s,;]+", value) if part):
+        parts = [part for part in _BETWEEN.split(value) if part]
+        if "\n" in value or _VALUE.fullmatch(value) or (parts and all(map(_NUMBER.fullmatch, parts))):
             raise ValueError(f"{where} {_LAW}, but got {shortened(value[:60])}: {_REMEDY}")
-        check_name(value, what=where)
+        check_name(value, what=where, remedy="repair it, or choose another source with --label")
         return value
     if value < 0:
         law = f"{where}: class numbers must be at least 0, but got {str(value)[:40]}"

@@ -18,8 +18,8 @@ SPARSE = 1 << 16  # classes that any data may imply; more of them must have rows
 _ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def check_name(name: str, /, *, what: str = "name") -> None:
-    """Refuse a name that could act where it is shown.
+def check_name(name: str, /, *, what: str = "name", remedy: str = "rename it") -> None:
+    """Refuse a name that could act where it is shown; the message ends with `remedy`.
 
     Raises:
         ValueError: Empty, too long, or with a control, direction or surrogate character; says which.
@@ -27,11 +27,10 @@ def check_name(name: str, /, *, what: str = "name") -> None:
     found = _ACTING.search(name)
     if found:
         law = "must have no control or direction characters"
-        raise ValueError(f"{what} {shortened(name)} {law}, but has U+{ord(found[0]):04X}: rename it")
+        raise ValueError(f"{what} {shortened(name)} {law}, but has U+{ord(found[0]):04X}: {remedy}")
     if not name or len(name) > LONGEST or len(name.encode()) > LONGEST:
-        raise ValueError(
-            f"{what} {shortened(name)} must have 1 … {LONGEST} bytes, but has {len(name.encode())}: rename it"
-        )
+        law = f"must have 1 … {LONGEST} bytes, but has {len(name.encode())}"
+        raise ValueError(f"{what} {shortened(name)} {law}: {remedy}")
 
 
 def check_keys(keys: Any, /) -> None:

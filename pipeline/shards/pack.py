@@ -28,6 +28,7 @@ from drawstream.pipeline.decoding.image import ImageInfo, encode
 from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import Draft
 from drawstream.pipeline.shards.label_noise import relabel, stratified_order
+from drawstream.pipeline.shards.remote import RemoteError
 from drawstream.pipeline.shards.staging import staged_folder
 from drawstream.pipeline.shards.tar import BLOCK, split_name, write_header
 from drawstream.pipeline.sources.folder import FolderSource
@@ -68,7 +69,7 @@ class BadImage:
 
     Attributes:
         key: Its key.
-        path: Its file, where it is one; else its key.
+        path: Its file, where it is one; its shard, where it is a member; else its key.
         reason: What is wrong with it.
     """
 
@@ -80,9 +81,10 @@ class BadImage:
 class BadImagesError(DrawstreamError):
     """Images that cannot be read, all of them."""
 
-    def __init__(self, source: str, bad: Sequence[BadImage], remedy: str) -> None:
+    def __init__(self, source: str, bad: Sequence[BadImage], remedy: str, *, of_shards: bool = False) -> None:
         self.bad = tuple(bad)
-        some = "; ".join(f"image {each.key!r}: {each.reason}" for each in bad[:MOST_SHOWN])
+        names = [f"{each.path}: sample {each.key!r}" if of_shards else f"image {each.key!r}" for each in bad]
+        some = "; ".join(f"{name}: {each.reason}" for name, each in zip(names[:MOST_SHOWN], bad, strict=False))
         many = f"{len(bad)} images cannot be read: " if len(bad) > 1 else ""
         more = f"; and {len(bad) - MOST_SHOWN} others" if len(bad) > MOST_SHOWN else ""
         super().__init__(f"{source}: {many}{some}{more}: {remedy}")
@@ -419,6 +421,8 @@ def _begun(source: Source, row: int, form: _Form, pool: Executor) -> _Member:
         if isinstance(image, bytes):
             return pool.submit(encode, image, form.encoding, **options).result
         member = encode(image, form.encoding, **options)
+    except RemoteError:  # of a user's own source: the network is at fault and no image
+        raise
     except ValueError as error:
         return partial(_raise, error)
     return lambda: member

@@ -64,9 +64,15 @@ def read_plain(block: bytes, /) -> tuple[str, int] | None:
     return text.decode(), int(match[1], 8)
 
 
+AS_TAR = "write its samples sorted (tar --sort=name -cf NEW.tar -C FOLDER .)"
 MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
 MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
 _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
+COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|lzo|lz|z|br)|tgz|tbz2?|txz|tzst|taz|tlz)$", re.IGNORECASE)
+_PACKED = (  # gzip, compress, pack, bzip2, xz, lzma, lzip, zstd, lz4 and its older form, lzop, snappy
+    *(b"\x1f\x8b", b"\x1f\x9d", b"\x1f\xa0", b"BZh", b"\xfd7zXZ", b"]\0\0", b"LZIP", b"\x28\xb5\x2f\xfd"),
+    *(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18", b"\x89LZO", b"\xff\x06\0\0sNaPpY"),
+)
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
 
 
@@ -136,17 +142,24 @@ def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
             raise ValueError(f"{shard}: a shard must be a regular file or a link to one: give .tar files, or a folder")
         raise FileNotFoundError(f"{shard}: no such shard")
     with shard.open("rb") as file:
-        head = file.read(6)
+        head = file.read(BLOCK)
         if not head:
             raise ValueError(f"{shard}: shard is empty: copy it again")
-        if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-            raise ValueError(
-                f"{shard}: shard is compressed, its images cannot be reached by offset: decompress it (gunzip, unzstd)"
-            )
-        if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
-            raise ValueError(f"{shard}: is a zip, 7z or rar archive and no tar: unpack it and pack the folder")
+        if not is_header(head):  # a member's name may begin with such bytes, too
+            _check_kind(head, shard)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
+
+
+def _check_kind(head: bytes, shard: Path) -> None:
+    """Refuse compressed tars and other archives by their first bytes."""
+    frame = head[1:4] == b"\x2a\x4d\x18" and head[:1] in b"PQRSTUVWXYZ[\\]^_"  # zstd and lz4 skip such a one
+    if frame or head.startswith(_PACKED) or COMPRESSED.search(shard.name):
+        law = "shard is compressed, its images cannot be reached by offset"
+        raise ValueError(f"{shard}: {law}: decompress it (gunzip, unxz, unzstd, lz4 -d …)")
+    if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
+        remedy = f"unpack it and {AS_TAR}; folders of images per class can be packed (drawstream pack)"
+        raise ValueError(f"{shard}: is a zip, 7z or rar archive and no tar: {remedy}")
 
 
 def samples(data: mmap.mmap, shard: Path, /, remarks: Remarks | None = None) -> Iterator[Sample]:
@@ -196,7 +209,7 @@ def _apart(first: Sample, extension: str, member: Member) -> str:
     before = next(iter(first.members.values())).name
     return (
         f"members of key {first.key!r} are not adjacent, other keys stand between {shortened(before)} and "
-        f"{shortened(member.name)}: unpack it and write it sorted (tar --sort=name -cf NEW.tar -C FOLDER .)"
+        f"{shortened(member.name)}: unpack it and {AS_TAR}"
     )
 
 
@@ -315,10 +328,25 @@ def _check_end(data: mmap.mmap, shard: Path, end: int, remarks: Remarks | None) 
             raise DamagedTarError(f"{shard}: {law}: {remedy}", end)
 
 
+_NO_FILE = "it holds no image or label: write the tar without it (tar --exclude)"
+_LINKED = "store the file itself (tar --dereference --hard-dereference)"
+_KINDS = {
+    tarfile.SYMTYPE: ("a symbolic link", _LINKED),
+    tarfile.LNKTYPE: ("a hard link", _LINKED),
+    tarfile.FIFOTYPE: ("a pipe", _NO_FILE),
+    tarfile.CHRTYPE: ("a device", _NO_FILE),
+    tarfile.BLKTYPE: ("a device", _NO_FILE),
+    b"D": ("a folder's listing of an incremental backup", "write the tar without --listed-incremental"),
+    b"M": ("a part of a file that began in another volume", "join the volumes: write the tar without --multi-volume"),
+}
+
+
 def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:
     if not info.isreg() or info.issparse():
-        law = f"member {shortened(info.name)} is a link, device or sparse file"
-        raise ValueError(f"{shard}: {law}: store plain files (tar --dereference --hard-dereference, without --sparse)")
+        what, remedy = _KINDS.get(info.type, (f"of type {info.type!r}", _NO_FILE))
+        if info.issparse():
+            what, remedy = "a sparse file", "store it whole (tar without --sparse)"
+        raise ValueError(f"{shard}: member {shortened(info.name)} is {what}: {remedy}")
     if info.offset_data + info.size > length:
         raise DamagedTarError(f"{shard}: truncated inside member {shortened(info.name)}: copy the shard again", at)
     try:

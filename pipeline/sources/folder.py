@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.shards.names import check_name
+from drawstream.pipeline.shards.tar import AS_TAR
 from drawstream.pipeline.sources.convert import ENDINGS, HEAD, as_known, looks_like_image
 from drawstream.samplers.files.system import fault_of, system_fault
 
 _NAMED = 5  # folders in a message
+_LABELS = (".cls", ".json", ".txt")  # of a WebDataset sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,9 +62,11 @@ class FolderSource:
             else:
                 left_out.add("files outside the class folders", entry.name)
         if not classes:
+            labelled = any(entry.suffix.lower() in _LABELS for entry in folder.iterdir())
+            other = f"; samples with labels beside them are indexed: {AS_TAR}" if labelled else ""
             raise ValueError(
                 f"{folder}: no IDX or NumPy files and no class folders in it: "
-                "give a folder that holds one subfolder of images per class"
+                f"give a folder that holds one subfolder of images per class{other}"
             )
         found = [sorted(_walk(str(folder / name), folder, left_out, (_place(folder),))) for name in classes]
         _check_filled([folder / name for name, files in zip(classes, found, strict=True) if not files])
@@ -121,8 +125,9 @@ def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, in
         raise ValueError(f"{folder}: is a link to a folder that holds it: remove it")
     with os.scandir(folder) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
+    images = {entry.name.partition(".")[0] for entry in listed if _ending(entry) in ENDINGS}
     for entry in listed:
-        ending = "".join(entry.name.rpartition(".")[1:]).lower() if "." in entry.name else ""
+        ending = _ending(entry)
         if entry.name.startswith("."):
             left_out.add("hidden files and folders", _short(entry, root))
         elif (kind := _kind(entry)) == "folder":
@@ -136,7 +141,13 @@ def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, in
         elif looks_like_image(_head(Path(entry.path))):
             yield entry.path
         else:
-            left_out.add(f"files that are no images ({ending or 'no ending'})", _short(entry, root))
+            beside = ending in _LABELS and entry.name.partition(".")[0] in images
+            law = ", which are not read: the labels are the names of the class folders" if beside else ""
+            left_out.add(f"files that are no images ({ending or 'no ending'}){law}", _short(entry, root))
+
+
+def _ending(entry: os.DirEntry[str]) -> str:
+    return "".join(entry.name.rpartition(".")[1:]).lower() if "." in entry.name else ""
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -11,7 +11,7 @@ import typer
 from drawstream.pipeline.shards.names import printable
 from drawstream.tools.cli.options import DryRun, Json, Orientation, words
 from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs.record import finish, write_result
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
 
@@ -34,6 +34,9 @@ def index(
         ),
     ] = None,
     skip_empty: Annotated[bool, typer.Option(help="Leave out samples without image or label, and count them.")] = False,
+    skip_bad: Annotated[
+        Path | None, typer.Option(help="Leave out samples whose image cannot be read, and list them there (JSON).")
+    ] = None,
     orientation: Orientation = "exif",
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
     workers: Workers = None,
@@ -52,10 +55,12 @@ def index(
     from drawstream.pipeline.shards.index import IndexResult
     from drawstream.pipeline.shards.index import index as run
     from drawstream.pipeline.shards.labels import Selection
+    from drawstream.pipeline.shards.pack import BadImagesError
+    from drawstream.tools.cli.packing import list_bad
     from drawstream.tools.runs.record import write_record
 
     chosen = [each for part in image or () for each in part.split(",")]
-    selection = Selection(tuple(chosen), label, skip_empty)
+    selection = Selection(tuple(chosen), label, skip_empty, skip_bad is not None)
     one_or_all = shards[0] if len(shards) == 1 else shards
     if dry_run:
         from drawstream.tools.estimate.data import estimate_index
@@ -66,28 +71,37 @@ def index(
     result: dict[str, Any] = {}
 
     def record(done: IndexResult) -> None:
-        counts = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
+        counts: dict[str, Any] = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
+        counts["bad"] = [asdict(each) for each in done.bad]
         result.update(catalog=str(done.catalog), **counts, left_out=done.left_out.as_json(), notes=list(done.notes))
         lines.extend([*done.notes, *(f"not taken: {line}" for line in done.left_out.lines)])
+        if skip_bad is not None:
+            list_bad(skip_bad, done.catalog.parent, done.bad)
         write_record(done.catalog.parent / "catalog.json", "index", {**result, "catalog": done.catalog})
 
     lines: list[str] = []
-    with Progress("index", "shards") as progress:
-        report = _with_rate(progress, "samples")
-        run(
-            one_or_all,
-            out=out,
-            selection=selection,
-            orientation=orientation,
-            overwrite=overwrite,
-            workers=workers,
-            progress=report,
-            finish=record,
-        )
+    try:
+        with Progress("index", "shards") as progress:
+            run(
+                one_or_all,
+                out=out,
+                selection=selection,
+                orientation=orientation,
+                overwrite=overwrite,
+                workers=workers,
+                progress=_with_rate(progress, "samples"),
+                finish=record,
+            )
+    except BadImagesError as error:
+        write_result({"bad": [asdict(each) for each in error.bad]}, json_path)
+        raise
     for line in lines:
         print(printable(line))
     classes = "{classes} classes" if result["classes"] else "no labels"
-    finish(result, json_path, f"{{rows}} images in {{shards}} shards, {classes}: {{catalog}}".format(**result))
+    text = f"{{rows}} images in {{shards}} shards, {classes}: {{catalog}}".format(**result)
+    if result["bad"]:
+        text += f"; {len(result['bad'])} that cannot be read were left out: {skip_bad}"
+    finish(result, json_path, text)
 
 
 def verify(

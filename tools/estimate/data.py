@@ -128,24 +128,23 @@ def estimate_index(
         with mapped(path) as data:
             sizes.append(len(data))
     first, total = paths[0], sum(sizes)
-    with rehearsed(first.parent) as scratch:
+    with rehearsed(first.parent) as one, rehearsed(first.parent) as part:
         with mapped(first) as data:
             end, rows, ends = 0, 0, []
             for sample in islice(samples(data, first), SHARD_ROWS):
                 end = max(member.offset + -(-member.size // BLOCK) * BLOCK for member in sample.members.values())
-                if not (selection.skip_empty and selection.is_empty(sample, data)):
+                if not selection.leaves_out(sample, data):
                     rows += 1
                     ends.append(end)
                 if end > MOST_INDEXED:
                     break
-            for name, stop in (("one", ends[:1]), ("part", ends[-1:])):
-                (scratch / name).mkdir()
-                (scratch / name / first.name).write_bytes(data[: sum(stop)] + bytes(2 * BLOCK))
-        run_index(scratch / "one", out=scratch / "least", selection=selection)
+            for scratch, stop in ((one, ends[:1]), (part, ends[-1:])):
+                (scratch / first.name).write_bytes(data[: sum(stop)] + bytes(2 * BLOCK))
+        run_index(one / first.name, out=one / "catalog", selection=selection)
         begin = time.perf_counter()
-        run_index(scratch / "part", out=scratch / "catalog", selection=selection)
+        run_index(part / first.name, out=part / "catalog", selection=selection)
         seconds = time.perf_counter() - begin
-        least, catalog = (folder_size(scratch / name) for name in ("least", "catalog"))
+        least, catalog = (folder_size(scratch / "catalog") for scratch in (one, part))
     at_once = min(len(paths), suitable_workers(total) if workers is None else workers)
     times = total / max(end, 1)
     basis = f"measured: {rows} samples, {end / 1e6:.3g} MB in {seconds:.2f} s; × {times:.4g} for {len(paths)} shards"

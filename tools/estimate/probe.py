@@ -121,4 +121,5 @@ def rehearsed(out: Path, names: Sequence[str] = (), /) -> Iterator[Path]:
         except ValueError as error:
             if str(scratch) not in str(error):
                 raise
-            raise type(error)(str(error).replace(str(scratch), str(out))) from None
+            error.args = (str(error).replace(str(scratch), str(out)),)
+            raise

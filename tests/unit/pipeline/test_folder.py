@@ -172,7 +172,8 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
     source = open_source(root)
     counts = {reason: count for reason, (count, _) in source.left_out.reasons.items()}
     assert counts == {
-        "hidden files and folders": 2, "files outside the class folders": 1, "files that are no images (.json)": 5,
+        "hidden files and folders": 2, "files outside the class folders": 1, "files that are no images (.json)": 2,
+        "files that are no images (.json), which are not read: the labels are the names of the class folders": 3,
         "files that are no images (.db)": 1, "pipes, devices and links to nowhere": 2,
     }  # fmt: skip
     (root / "a" / "gone.png").symlink_to("nowhere")
