@@ -3,9 +3,9 @@
 Any format of `drawstream.samplers.files.table_file`. The file names its rows by `sample_id` (integer) or by `key`
 (text, looked up in the catalog), and by `crop` where it has that column; without it every crop of a sample gets the
 sample's values. Every row of the table must find exactly one row of the file. Rows of the file that the table does not
-have are allowed and noted: one file may serve several splits. A file without ids goes by the order of the table's rows,
-which must be whole images, and that is noted. Its other columns become features if they are numbers (float32: integers
-beyond 2^24 are rounded), and are passed over and noted if they are text or the like.
+have are allowed and noted: one file may serve several splits. A file of one column, without ids, goes by the order of
+the table's rows, which must be whole images, and that is noted. Other columns become features if they are numbers
+(float32: integers beyond 2^24 are rounded), and are passed over and noted if they are text or the like.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import Catalog
 from drawstream.samplers.files.row_ids import by_row_order, integers, match_rows, sample_ids
-from drawstream.samplers.files.table_file import IDS, TableFile, open_table
+from drawstream.samplers.files.table_arrays import IDS, listed
+from drawstream.samplers.files.table_file import TableFile, open_table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +74,7 @@ def join_file(
     notes = []
     if ids is None:
         rows = _in_order(file, names, sample_id)
-        notes.append(by_row_order(file, [name for name in names if not name.lower().endswith("id")]))
+        notes.append(by_row_order(file, names[0], catalog))
     else:
         rows, extra = _match(file, ids, sample_id, crop, catalog)
         if extra:
@@ -81,7 +82,7 @@ def join_file(
     size = (sample_id if ids is None else ids).size
     columns = {name: _numbers(file, name, size, rows, sample_id) for name in names}
     if passed := [name for name in file.kinds if name not in (*IDS, *file.index, *names)]:
-        notes.append(f"{path}: columns that are no numbers are left out: {', '.join(passed)}")
+        notes.append(f"{path}: columns that are no numbers are left out: {listed(passed)}")
     return Joined(path, file.catalog, columns, tuple(notes))
 
 
@@ -89,9 +90,7 @@ def _features(file: TableFile, taken: Collection[str]) -> list[str]:
     """Names of the columns of numbers."""
     names = [name for name, kind in file.kinds.items() if kind == "number" and name not in (*IDS, *file.index)]
     if not names:
-        raise ValueError(
-            f"{file.path}: there must be a column of numbers to join, but there are {', '.join(file.kinds)}"
-        )
+        raise ValueError(f"{file.path}: there must be a column of numbers to join, but there are {listed(file.kinds)}")
     for name in names:
         if name in taken:
             raise ValueError(f"{file.path}: a column {name!r} is there already: rename it, or leave it out")
@@ -103,7 +102,7 @@ def _in_order(file: TableFile, names: list[str], sample_id: NDArray[np.int64]) -
     if not np.array_equal(sample_id, np.arange(sample_id.size)):
         raise ValueError(
             f"{file.path}: a column `sample_id` or `key` must say which sample a row is, but there are "
-            f"{', '.join(file.kinds)}"
+            f"{listed(file.kinds)}"
         )
     rows = len(file.column(names[0]))
     if rows != sample_id.size:

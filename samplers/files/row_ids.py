@@ -4,7 +4,7 @@ ids = sample_ids(table, catalog)                 # int64 (n,), -1 where the cata
 rows, extra = match_rows(ids, wanted)            # row of the file for each wanted sample
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from drawstream.samplers.files.table_file import TableFile, to_floats, to_text
+from drawstream.samplers.files.table_arrays import listed
+from drawstream.samplers.files.table_file import TableFile, to_text
 
 __all__ = ["Keyed", "by_row_order", "integers", "match_rows", "sample_ids"]
 
@@ -118,52 +119,46 @@ def _whole(column: Any, what: str) -> NDArray[np.int64]:
         raise
 
 
-def by_row_order(table: TableFile, values: Collection[str], /) -> str:
+def by_row_order(table: TableFile, value: str, catalog: Keyed | None, /) -> str:
     """Say that the rows of a file without ids are taken in their order.
+
+    That is so only where nothing in the file could name its rows: it has one column, apart from pandas' index, which
+    must be 0, 1, 2, ….
 
     Args:
         table: The file.
-        values: Columns that are read, and so name nothing.
+        value: The column that is read.
+        catalog: Whose rows they are; if it is known, the message says which column holds its keys.
 
     Raises:
-        ValueError: The file shows that its order is another one: by pandas' index, by whole numbers that are 0, 1, 2, …
-            in another order, or by a column of text that has another word in each row.
+        ValueError: There are other columns, or pandas' index is another one.
     """
     text = f"{table.path}: without a column `sample_id` or `key` its rows are taken in their order"
+    if not table.reordered and set(table.kinds) <= {value, *table.index}:
+        return text
+    keys = next((name for name in table.kinds if catalog is not None and _holds_keys(table, name, catalog)), None)
+    if keys is not None:
+        raise ValueError(f"{text}, but its column {keys!r} holds keys of the catalog: call it `key`")
     if table.reordered:
         raise ValueError(
             f"{text}, but its pandas index is not 0, 1, 2, …: they were sorted or filtered; write `sample_id` or `key` "
             "as a column, or the file with index=False"
         )
-    for name, kind in table.kinds.items():
-        if name in (*table.index, *table.floats, *values):
-            continue
-        if (_all_differ if kind == "text" else _renumbers)(table, name):
-            call = "key" if kind == "text" else "sample_id"
-            raise ValueError(
-                f"{text}, but column {name!r} seems to name them: call it `{call}`, or leave it out if they are "
-                "in order"
-            )
-    if table.index:
-        return f"{text}; the unnamed index column of pandas is no id"
-    return f"{text}; there are {', '.join(filter(None, table.kinds))}" if table.named else text
+    raise ValueError(
+        f"{text}, and so it may have one column only, as others may name the rows, but there are "
+        f"{listed(table.kinds)}: add `key` or `sample_id` (0, 1, 2, … if the rows are in the catalog's order)"
+    )
 
 
-def _all_differ(table: TableFile, name: str) -> bool:
-    """Whether each row has a word of its own, without spaces, as names of files have none."""
-    words = to_text(table.column(name))
-    spaces = pc.any(pc.match_substring(words, " ")).as_py()
-    return len(words) > 1 and not spaces and pc.count_distinct(words, mode="all").as_py() == len(words)
-
-
-def _renumbers(table: TableFile, name: str) -> bool:
-    """Whether a column is 0 … n - 1 or 1 … n in another order."""
-    if table.kinds[name] != "number":
+def _holds_keys(table: TableFile, name: str, catalog: Keyed) -> bool:
+    """Whether the first text of a column is a key."""
+    column = table.column(name)
+    if table.kinds[name] != "text" and not pa.types.is_large_string(column.type):  # digits in CSV
         return False
-    values = to_floats(table.column(name), f"{table.path}: column {name!r}")
-    first = values.min(initial=np.inf)
-    expected = np.arange(values.size) + first
-    return first in (0, 1) and not np.array_equal(values, expected) and np.array_equal(np.sort(values), expected)
+    try:
+        return bool((catalog.rows_of(to_text(column)[:1]) >= 0).any())
+    except ValueError:  # a key of several shards
+        return False
 
 
 def match_rows(

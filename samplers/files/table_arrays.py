@@ -1,11 +1,11 @@
 """Columns of NumPy and JSON files as Arrow arrays; `drawstream.samplers.files.table_file` opens them.
 
 JSON is a list by row, of numbers or of objects; an object by key, of numbers or of objects; or an object of columns,
-each a list or, as pandas writes it, an object by row. Python objects (pickles) are never loaded.
+each a list or, as pandas writes it, an object by row or by key. Python objects (pickles) are never loaded.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,25 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.files.documents import read_json as read_document
 
-__all__ = ["read_json", "read_numpy"]
+__all__ = ["IDS", "INDEX", "listed", "read_json", "read_numpy", "usual_name"]
 
+IDS = ("sample_id", "key", "crop")
+INDEX = ("", "Unnamed: 0", "__index_level_0__", "index")  # what pandas calls an index without a name
 _MOST = 4 << 30  # bytes of a JSON file; 100 million rows have some 2 GB
 
 Columns = dict[str, Any]
+
+
+def usual_name(name: str, /) -> str:
+    """The name of a column, that of an id as we write it: `Key` and WebDataset's `__key__` are `key`."""
+    lower = name.strip().lower()
+    return "key" if lower == "__key__" else lower if lower in IDS else name
+
+
+def listed(names: Collection[str], /) -> str:
+    """The first names of columns, and how many there are in all, for messages."""
+    some = ", ".join(name[:40] or repr(name) for name in list(names)[:8])
+    return f"{some}, … ({len(names)} in all)" if len(names) > 8 else some or "none"
 
 
 def read_numpy(path: Path, /) -> tuple[Columns, bool]:
@@ -76,7 +90,7 @@ def read_json(path: Path, /) -> tuple[Columns, bool]:
     if not any(columns.values()):
         raise ValueError("it must have rows, but has none")
     if len({len(values) for values in columns.values()}) > 1:
-        sizes = ", ".join(f"{name!r} {len(values)}" for name, values in columns.items())
+        sizes = listed([f"{name!r} {len(values)}" for name, values in columns.items()])
         raise ValueError(f"columns must have one value per row each, but their lengths are {sizes}")
     return {name: _of_list(values, name) for name, values in columns.items()}, named
 
@@ -91,15 +105,26 @@ def _columns_of(document: Any, stem: str) -> tuple[dict[str, list[Any]], bool]:
         raise ValueError(f"it must be a list by row or an object by key, but is {document!r:.50}")
     values = list(document.values())
     if all(isinstance(each, list) for each in values):
+        if len(values) > 1 and all(len(each) == 1 for each in values) and not _has_names(document):
+            key, value = next(iter(document.items()))
+            raise ValueError(
+                f'an object by key must have a number for each, as {{"{key:.40}": 0.5}}, but has {value!r:.50}'
+            )
         return document, True
     if not all(isinstance(each, dict) for each in values):
         return {"key": list(document), stem: values}, True
     rows = list(values[0])
-    named = any(name.strip().lower() in ("sample_id", "key", "weight") for name in document)
-    if named and all(list(each) == rows for each in values):  # pandas' to_json()
-        index = [int(row) if row.isdecimal() else row for row in rows]
-        return {"": index} | {name: list(each.values()) for name, each in document.items()}, True
+    by_column = _has_names(document) or (len(rows) > len(values) and not _has_names(rows))
+    if by_column and all(list(each) == rows for each in values):  # pandas' to_json()
+        numbered = all(row.isdecimal() and str(int(row)) == row for row in rows)
+        names: Columns = {"": [int(row) for row in rows]} if numbered else {"key": rows}
+        return names | {name: list(each.values()) for name, each in document.items()}, True
     return {"key": list(document)} | _columns_of_rows(values), True
+
+
+def _has_names(names: Iterable[str]) -> bool:
+    """Whether these are names of columns, rather than keys."""
+    return any(usual_name(name) in ("sample_id", "key") or name.strip().lower() == "weight" for name in names)
 
 
 def _columns_of_rows(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -132,4 +157,6 @@ def _float(value: float) -> float:
 
 
 def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
+    """What the column of a file is called that does not name it."""
+    stem = path.name.partition(".")[0]
+    return "weight" if usual_name(stem) in IDS or stem in INDEX else stem

@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.files.documents import parse_json
 from drawstream.samplers.files.system import raise_unless_file
-from drawstream.samplers.files.table_arrays import read_json, read_numpy
+from drawstream.samplers.files.table_arrays import IDS, INDEX, read_json, read_numpy, usual_name
 
 __all__ = [
     "ARROW",
     "FORMATS",
-    "IDS",
     "PARQUET",
     "TableFile",
     "format_of",
@@ -43,13 +42,11 @@ __all__ = [
     "to_text",
 ]
 
-IDS = ("sample_id", "key", "crop")
 ARROW = (".arrow", ".feather", ".ipc")
 PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _NUMPY = (".npy", ".npz")
 FORMATS = f"{', '.join((*_CSV, *PARQUET, *ARROW, *_NUMPY))} and .json"
-_INDEX = ("", "Unnamed: 0", "__index_level_0__")  # what pandas calls an index without a name
 _NOTHING = ("", "na", "n/a", "nan", "null", "none", "<na>")  # fields of a CSV file without a value
 
 _DAMAGE = (
@@ -67,7 +64,7 @@ class TableFile:
 
     Attributes:
         path: The file.
-        kinds: What each column holds, in order. Ids are called `sample_id`, `key` and `crop` whatever their case.
+        kinds: What each column holds, in order. Ids are called `sample_id`, `key` and `crop` (`usual_name`).
         read: Gives a column by its name.
         metadata: Of the file, text.
         index: Names of columns that are pandas' index without a name; they are no ids.
@@ -274,11 +271,12 @@ def _checked(
     """The table, ids by their usual names, and pandas' index looked at."""
     if not kinds:
         raise ValueError(f"{path}: a table must have columns, but there are none")
-    names = {name: name.strip().lower() if name.strip().lower() in IDS else name for name in kinds}
+    names = {name: usual_name(name) for name in kinds}
     if len(set(names.values())) != len(names):
-        raise ValueError(f"{path}: an id must be there once, but there are {', '.join(names)}: rename one")
+        ids = [name for name, ours in names.items() if ours in IDS]
+        raise ValueError(f"{path}: an id must be there once, but there are {', '.join(ids)}: rename one")
     given = {ours: theirs for theirs, ours in names.items()}
-    index = tuple(name for i, name in enumerate(kinds) if name in _INDEX and (name or i == 0))
+    index = tuple(name for i, name in enumerate(kinds) if name in INDEX and (name or i == 0))
 
     def sound(name: str) -> Any:
         column = read(given[name])
@@ -318,37 +316,45 @@ def _open_arrow(path: Path) -> TableFile:
 
 
 def _open_csv(path: Path) -> TableFile:
-    delimiter = "\t" if format_of(path).startswith(".tsv") else ","
-    names, above = _header(path, delimiter)
+    names, above, delimiter = _header(path)
     parse = pa_csv.ParseOptions(delimiter=delimiter)
     types = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False)
     serial = pa_csv.ReadOptions(column_names=names, skip_rows=above, use_threads=False)  # so that an error says its row
     table = pa_csv.read_csv(path, read_options=serial, parse_options=parse, convert_options=types).combine_chunks()
     kinds: dict[str, Kind] = {}
-    for name in names:
+    for i, name in enumerate(names):
+        if i and not name and not any(_texts(table[name])):
+            continue  # each line ends in a comma
         first = next((text for text in _texts(table[name]) if text.strip().lower() not in _NOTHING), "")
         word = first.strip().lower()
-        numeric = name.lower() != "key" and (word in ("true", "false") or is_number(word))
+        numeric = usual_name(name) != "key" and (word in ("true", "false") or is_number(word))
         kinds[name] = "number" if numeric else "text"
     return _checked(path, kinds, table.__getitem__)
 
 
-def _header(path: Path, delimiter: str) -> tuple[list[str], int]:
-    """Names of the columns of a CSV file, and the lines down to them."""
+def _header(path: Path) -> tuple[list[str], int, str]:
+    """Names of the columns of a CSV file, the lines down to them, and what parts them."""
+    delimiter = "\t" if format_of(path).startswith(".tsv") else ","
     with pa.input_stream(str(path), compression="detect") as data:
         text = data.read(_HEADER).decode(errors="replace").lstrip("\ufeff")
     lines = re.split("\r\n|\n|\r", text)
-    above, line = next(((i, line) for i, line in enumerate(lines) if line.strip()), (0, ""))
+    filled = ((i, line) for i, line in enumerate(lines) if line.strip())
+    above, line = next(filled, (0, ""))
+    if told := re.fullmatch(r'"?sep=(.)"?[,;\s]*', line):  # Excel's
+        delimiter = told[1]
+        above, line = next(filled, (0, ""))
     if not line or "\0" in line:
         raise ValueError("it is empty" if not line else "it is no UTF-8 text: save it as UTF-8")
     if delimiter not in line and any(mark in line for mark in ",;\t|"):
-        raise ValueError(f"{path}: columns must be parted by {delimiter!r}, but the header is {line!r}: save it so")
+        raise ValueError(
+            f"{path}: columns must be parted by {delimiter!r}, but the header is {line[:200]!r}: save it so"
+        )
     names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
     if any(is_number(name) for name in names):
-        raise ValueError(f"{path}: the first line must name the columns, but is {line!r}: write a header there")
+        raise ValueError(f"{path}: the first line must name the columns, but is {line[:200]!r}: write a header there")
     if len(set(names)) < len(names):
-        raise ValueError(f"{path}: a column must be there once, but the header is {line!r}: rename one")
-    return names, above + 1
+        raise ValueError(f"{path}: a column must be there once, but the header is {line[:200]!r}: rename one")
+    return names, above + 1, delimiter
 
 
 def _texts(column: Any) -> Any:

@@ -6,12 +6,13 @@
 
 All formats of `drawstream.samplers.files.table_file` are taken, and folders of Arrow or Parquet files, one per shard.
 Where a file says which row is which, by `sample_id` or `key`, its weights are put into the order of the rows, and each
-row must have one. A file without ids goes by its order. Its `.npy` array, or Arrow file of one uncompressed batch, is
-mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow without ids a batch at a time, into a
-nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the system removes with the last use of the
-array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on a disk.
+row must have one. A file of one column, without ids, goes by its order. Its `.npy` array, or Arrow file of one
+uncompressed batch, is mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow without ids a
+batch at a time, into a nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the system removes
+with the last use of the array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on a disk.
 """
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drawstream.samplers.files.row_ids import Keyed, by_row_order, match_rows, sample_ids
+from drawstream.samplers.files.table_arrays import IDS, listed
 from drawstream.samplers.files.table_file import (
     ARROW,
     FORMATS,
-    IDS,
     PARQUET,
     TableFile,
     format_of,
@@ -102,9 +103,11 @@ def read_weights(
     ids = [sample_ids(table, catalog) for table in tables]
     known = [each for each in ids if each is not None]
     if not known:
+        _require_order(source, tables)
+        ours = "drawstream.distribution" in tables[0].metadata
+        notes = () if ours else tuple(by_row_order(table, name, catalog) for table in tables)  # each is looked at
         values = _by_order(source, tables, name, folder, None if catalog is None else len(catalog))
-        notes = [by_row_order(table, [name]) for table in tables]  # each is looked at
-        return Weights(values, owner, () if owner else tuple(notes[:1]))
+        return Weights(values, owner, notes[:1])
     if len(known) < len(ids):
         raise ValueError(f"{source}: all files or none must have `sample_id` or `key`, but {len(known)} have")
     return Weights(_by_ids(source, tables, name, known, folder, catalog), owner, ())
@@ -119,6 +122,18 @@ def _files(source: Path) -> list[Path]:
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file: {_REMEDY}")
     return [source]
+
+
+def _require_order(source: Path, tables: Sequence[TableFile]) -> None:
+    """Refuse files whose names have another order as text than by their numbers: part-10 comes before part-2."""
+    names = [table.path.name for table in tables]
+    numbered = sorted(names, key=lambda name: [int(x) if i % 2 else x for i, x in enumerate(re.split(r"(\d+)", name))])
+    for name, other in zip(names, numbered, strict=True):
+        if name != other:
+            raise ValueError(
+                f"{source}: without ids its files must have one order by name and by number, but {name!r} comes before "
+                f"{other!r} by name only: pad the numbers with zeros in the order of the shards, or write `sample_id`"
+            )
 
 
 def _column(table: TableFile, column: str | None) -> str:
@@ -136,15 +151,13 @@ def _column(table: TableFile, column: str | None) -> str:
         if kind in ("number", "text") and name not in IDS:
             return name
         kind = "an id" if name in IDS else kind
-        raise ValueError(
-            f"{table.path}: column {name!r} must hold numbers, but is {kind}; there are {', '.join(numbers) or 'none'}"
-        )
+        raise ValueError(f"{table.path}: column {name!r} must hold numbers, but is {kind}; there are {listed(numbers)}")
     floats = [name for name in numbers if name in table.floats]
     for choice in (numbers, floats):
         if len(choice) == 1:
             return choice[0]
     raise ValueError(
-        f"{table.path}: one column of numbers must be named, but there are {', '.join(numbers) or 'none'}: name the "
+        f"{table.path}: one column of numbers must be named, but there are {listed(numbers)}: name the "
         "column of weights (--column), or call it `weight`"
     )
 

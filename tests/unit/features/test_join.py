@@ -232,10 +232,7 @@ def test_a_file_without_ids_goes_by_the_order_of_whole_images(whole, table, tmp_
     assert opened.columns("age")["age"].tolist() == (IDS * 2).tolist()
     assert [joined.notes for joined in opened.joined] == [
         (f"{tmp_path / 'margin.npy'}: without a column `sample_id` or `key` its rows are taken in their order",),
-        (
-            f"{tmp_path / 'ages.csv'}: without a column `sample_id` or `key` its rows are taken in their order; the "
-            "unnamed index column of pandas is no id",
-        ),
+        (f"{tmp_path / 'ages.csv'}: without a column `sample_id` or `key` its rows are taken in their order",),
     ]
     with pytest.raises(ValueError, match="a column `sample_id` or `key` must say which sample a row is"):
         FeatureTable.open(table, join=[tmp_path / "margin.npy"], catalog=catalog)  # of crops
@@ -283,9 +280,27 @@ def test_features_of_another_catalog_are_not_joined_by_their_row_numbers(whole, 
         FeatureTable.open(whole, join=[tmp_path / "strange.parquet"])
 
 
-def test_an_id_of_another_name_is_no_feature_and_a_rank_is_one(whole, tmp_path):
-    path = write(tmp_path, image_id=IDS[::-1], age=IDS * 0.5)
-    with pytest.raises(ValueError, match="but column 'image_id' seems to name them: call it `sample_id`"):
+@pytest.mark.parametrize("ids", [IDS[::-1], IDS, 7.0 * IDS[::-1] + 3, [f"{row}.jpg" for row in IDS]])
+def test_a_file_without_ids_must_have_one_column(ids, whole, tmp_path):
+    path = write(tmp_path, image=ids, age=IDS * 0.5)
+    with pytest.raises(
+        ValueError, match=r"may have one column only, .* there are image, age: add `key` or `sample_id`"
+    ):
         FeatureTable.open(whole, join=[path])
+    path = write(tmp_path, image=ids, age=IDS * 0.5, sample_id=IDS[::-1])
+    assert FeatureTable.open(whole, join=[path]).columns("age")["age"].tolist() == (IDS[::-1] * 0.5).tolist()
     path = write(tmp_path, rank=IDS[::-1])
     assert FeatureTable.open(whole, join=[path]).columns("rank")["rank"].tolist() == IDS[::-1].tolist()
+
+
+def test_an_index_of_pandas_is_no_feature_and_must_count_the_rows(whole, tmp_path, catalog):
+    scores, path = pandas.DataFrame({"score": IDS * 0.5}), tmp_path / "scores.csv"
+    scores.iloc[IDS[::-1]].reset_index().to_csv(path, index=False)
+    with pytest.raises(ValueError, match="its pandas index is not 0, 1, 2"):
+        FeatureTable.open(whole, join=[path])
+    scores.reset_index().to_csv(path, index=False)
+    opened = FeatureTable.open(whole, join=[path])
+    assert opened.names == ("loss", "score") and opened.columns("score")["score"].tolist() == (IDS * 0.5).tolist()
+    scores.assign(__key__=[catalog.key(row) for row in IDS]).iloc[IDS[::-1]].reset_index().to_csv(path, index=False)
+    opened = FeatureTable.open(whole, join=[path], catalog=catalog)
+    assert opened.names == ("loss", "score") and opened.columns("score")["score"].tolist() == (IDS * 0.5).tolist()

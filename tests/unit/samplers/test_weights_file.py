@@ -19,8 +19,8 @@ from drawstream.search.auto.record import write_distribution
 
 
 def write(folder, kind, weights, rows_per_batch):
-    """A file of one kind that holds the weights in its column p, beside another column."""
-    table = pa.table({"id": np.arange(weights.size), "p": weights})
+    """A file of one kind that holds the weights in its column p, beside pandas' index."""
+    table = pa.table({"index": np.arange(weights.size), "p": weights})
     path = folder / f"weights.{kind.split('-')[0]}"
     if kind == "npy":
         np.save(path, weights)
@@ -69,7 +69,7 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path, monkeypatch):
     monkeypatch.setattr(weights_file, "_BATCH", 16)
     parts = [np.random.default_rng(i).random(40 + i) for i in range(3)]
     for i in (2, 0, 1):
-        pq.write_table(pa.table({"loss": parts[i], "p": parts[i] * 2}), tmp_path / f"part-{i}.parquet")
+        pq.write_table(pa.table({"p": parts[i] * 2}), tmp_path / f"part-{i}.parquet")
     mapped = map_weights(tmp_path, column="p", folder=tmp_path)
     np.testing.assert_array_equal(mapped, 2 * np.concatenate(parts))
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".parquet"] * 3
@@ -94,7 +94,13 @@ def test_columns_and_nulls(tmp_path, kind):
     save(a=[1.0, 2.0], b=[3.0, 4.0], n=[1, 2])
     with pytest.raises(ValueError, match="must be named, but there are a, b"):
         map_weights(path)
-    assert map_weights(path, column="n").tolist() == [1, 2]
+    with pytest.raises(
+        ValueError, match="may have one column only, as others may name the rows, but there are a, b, n"
+    ):
+        map_weights(path, column="n")
+    save(a=[1.0, 2.0], b=[3.0, 4.0], n=[1, 2], sample_id=[1, 0])
+    assert map_weights(path, column="n").tolist() == [2, 1]
+    save(a=[1.0, 2.0], b=[3.0, 4.0], n=[1, 2])
     with pytest.raises(ValueError, match="column 'c' must hold numbers, but is missing; there are a, b, n"):
         map_weights(path, column="c")
     save(a=[1.0, None])

@@ -151,7 +151,7 @@ def test_diff_finds_the_place(tmp_path, capsys):
 
 def test_a_schedule_and_weights_in_arrow_are_told_apart(tmp_path):
     weights = np.array([1.0, 3.0, 0.0, 4.0])
-    pq.write_table(pa.table({"p": weights, "loss": weights * 0 + 1}), tmp_path / "w.parquet")
+    pq.write_table(pa.table({"sample_id": np.arange(4), "p": weights, "loss": weights * 0 + 1}), tmp_path / "w.parquet")
     with pa.OSFile(str(tmp_path / "w.arrow"), "wb") as sink:
         batch = pa.record_batch({"p": weights})
         with pa.ipc.new_file(sink, batch.schema) as writer:

@@ -132,6 +132,9 @@ def test_scores_of_a_csv_join_a_table_wherever_one_is_read(digits, tmp_path, cap
     shown = run(tmp_path, "stream", "show", tmp_path / "s.json", *table)
     assert f"note: {more}: columns" in capsys.readouterr().err
     assert shown["fingerprint"] == run(tmp_path, "stream", "show", tmp_path / "p.npy")["fingerprint"]
+    pd.DataFrame({"score": WEIGHTS}).iloc[ORDER].reset_index().to_csv(tmp_path / "shuffled.csv", index=False)
+    assert main([*map(str, fit), "-o", str(tmp_path / "t.json"), "--join", str(tmp_path / "shuffled.csv")]) == 2
+    assert "its pandas index is not 0, 1, 2" in capsys.readouterr().err and not (tmp_path / "t.json").exists()
     odd = [
         "train",
         str(digits.train),
