@@ -64,7 +64,7 @@ def read_plain(block: bytes, /) -> tuple[str, int] | None:
     return text.decode(), int(match[1], 8)
 
 
-AS_TAR = "write its samples sorted (tar --sort=name -cf NEW.tar -C FOLDER .)"
+AS_TAR = "write the samples as a sorted tar (tar --sort=name -cf NEW.tar -C FOLDER .)"
 MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
 MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
 _SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot

@@ -119,7 +119,9 @@ def test_nothing_that_can_be_followed_loses_labels(tmp_path):
     with pytest.raises(ValueError, match=r"no sample has an image and a label: .*: give other shards, or choose the"):
         index(only, selection=Selection(skip_empty=True), overwrite=True)
     (tmp_path / "z.tar").write_bytes(b"PK\x03\x04" + bytes(600))
-    with pytest.raises(ValueError, match=r"is a zip, .*: unpack it and write its samples sorted \(tar --sort=name"):
+    with pytest.raises(
+        ValueError, match=r"is a zip, .*: unpack it and write the samples as a sorted tar \(tar --sort=name"
+    ):
         index(tmp_path / "z.tar", overwrite=True)
 
 
@@ -128,7 +130,9 @@ def test_labels_beside_images_of_a_folder_are_told(tmp_path):
         folder.mkdir(parents=True)
         (folder / "007.png").write_bytes(PNG)
         (folder / "007.cls").write_text("3")
-    with pytest.raises(ValueError, match="samples with labels beside them are indexed: write its samples sorted"):
+    with pytest.raises(
+        ValueError, match="samples with labels beside them are indexed: write the samples as a sorted tar"
+    ):
         open_source(tmp_path / "flat")
     assert open_source(tmp_path / "deep").left_out.lines == [
         "1 files that are no images (.cls), which are not read: the labels are the names of the class folders: "
