@@ -1,5 +1,7 @@
 """What a file is, by its first bytes."""
 
+import re
+
 _KINDS: tuple[tuple[bytes, int, str], ...] = (  # bytes, where they stand, what they mean
     (b"GIF8", 0, "a GIF image"),
     (b"BM", 0, "a BMP image"),
@@ -58,6 +60,8 @@ def _kind(head: bytes) -> str:
         return found
     if not head.strip(b"\0"):
         return "filled with zeros"
+    if re.match(rb"P[1-3]\s+(#|\d+\s+\d+\s)", head):
+        return "a plain (ASCII) Netpbm image, of which only the binary kinds P5 and P6 are read"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith(_PAGES):
         return "an HTML page"

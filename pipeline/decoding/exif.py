@@ -4,38 +4,27 @@
 JPEG  the first APP1 segment that begins with ``Exif`` and two zeros, in front of the scan
 PNG   the first eXIf chunk, in front of the pixels or behind them
 WebP  the EXIF chunk, with or without that beginning, where the flags of the header announce one
+TIFF  the tag of the first page
+AVIF  the turn of the container (irot, imir), else its EXIF item
 ===== ============================================================================================================
 
-Whatever else speaks of orientation does not turn an image: XMP, a PNG's "Raw profile type exif", a second EXIF block.
+No other format is turned, and nothing else turns an image: XMP, a PNG's "Raw profile type exif", a second EXIF block.
 A value outside of 1 … 8, one of another type, or a damaged block leaves the image upright.
 """
 
 import struct
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from drawstream.samplers.files.system import fault_behind
+
 ORIENTATION = 0x0112
 RULES = ("exif", "stored")
 UPRIGHT = 1
-UNREADABLE = (  # all that Pillow's readers raise on bytes made to mislead them
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    RecursionError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _MIRRORED = frozenset({2, 3, 6, 7})  # left and right change places, after rows and columns did
 _FLIPPED = frozenset({3, 4, 7, 8})  # top and bottom do
 SIDEWAYS = 5  # from this value on rows and columns change places
@@ -52,7 +41,9 @@ def check_rule(rule: str, /) -> None:
 
 
 def orientation(image: Image.Image, data: bytes | memoryview, /) -> int:
-    """The EXIF orientation of an opened JPEG, PNG or WebP file: 1 (upright) … 8; see the rule above."""
+    """The EXIF orientation of an opened file: 1 (upright) … 8; see the rule above."""
+    if image.format == "TIFF":
+        return _value(lambda: cast("Any", image).tag_v2)
     block = _first_block(image, data)
     return _value(lambda: _tags(block)) if block else UPRIGHT
 
@@ -91,7 +82,7 @@ def _first_block(image: Image.Image, data: bytes | memoryview) -> bytes | None:
         places = ((start, length) for name, start, length in png_chunks(data) if name == b"eXIf")
         start, length = next(places, (0, 0))
         return bytes(data[start : start + length])
-    if image.format == "WEBP":
+    if image.format in ("WEBP", "AVIF"):
         return image.info.get("exif")
     segments = getattr(image, "applist", [])  # of a JPEG
     return next((block for name, block in segments if name == "APP1" and block.startswith(b"Exif\0\0")), None)
@@ -103,10 +94,12 @@ def _tags(block: bytes) -> Image.Exif:
     return tags
 
 
-def _value(read: Callable[[], Image.Exif]) -> int:
+def _value(read: Callable[[], Mapping[int, Any]]) -> int:
     """The orientation that tags have; 1 where they are damaged."""
     try:
         found = read().get(ORIENTATION, UPRIGHT)
         return int(found) if found in range(1, 9) else UPRIGHT
-    except UNREADABLE:
+    except Exception as error:  # whatever a damaged block makes Pillow raise
+        if fault := fault_behind(error):
+            raise fault from None
         return UPRIGHT

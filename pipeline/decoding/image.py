@@ -20,7 +20,6 @@ from PIL import Image, UnidentifiedImageError
 from drawstream.pipeline.decoding import dali_image
 from drawstream.pipeline.decoding.exif import (
     SIDEWAYS,
-    UNREADABLE,
     UPRIGHT,
     check_rule,
     elsewhere,
@@ -30,6 +29,7 @@ from drawstream.pipeline.decoding.exif import (
 )
 from drawstream.pipeline.decoding.quiet import no_warnings
 from drawstream.pipeline.magic import describe
+from drawstream.samplers.files.system import fault_behind
 
 T = TypeVar("T")
 EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}
@@ -179,7 +179,9 @@ def _by_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) ->
             return work(image)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{_line(error).rstrip('.')}: store it smaller") from None
-    except UNREADABLE as error:
+    except Exception as error:  # Pillow's readers raise anything on bytes that mislead them
+        if fault := fault_behind(error):
+            raise fault from None
         if opened:
             raise ValueError(f"image does not decode ({_line(error)})") from None
         unsaid = isinstance(error, UnidentifiedImageError) or "decoder object" in str(error)
@@ -241,10 +243,12 @@ def _probe_netpbm(head: bytes, length: int) -> ImageInfo:
     kind, width, height, top = (int(text) for text in match.groups())
     _check_size(height, width)
     info = ImageInfo("raw", height, width, 1 if kind == 5 else 3, match.end())
-    if top != 255 or length != info.start + height * width * info.channels:
+    if top != 255:
+        raise ValueError(f"Netpbm image must have maximum 255, but got maximum {top}: scale its values to 0 … 255")
+    if length != info.start + height * width * info.channels:
         raise ValueError(
-            f"Netpbm image must have 8 bits and {height} × {width} × {info.channels} pixels after its header, "
-            f"but got maximum {top} and {length - info.start} bytes"
+            f"Netpbm image must have {height} × {width} × {info.channels} bytes after its header, "
+            f"but got {length - info.start}: store one whole picture in a file"
         )
     return info
 

@@ -1,4 +1,4 @@
-"""Silences warnings of Pillow, and what libjpeg, libpng, OpenCV and nvImageCodec, under DALI, print of a file.
+"""Silences warnings of Pillow and its libtiff, and what libjpeg, libpng, OpenCV and nvImageCodec, under DALI, print.
 
 These libraries write to C's ``stderr`` and C++'s ``std::cerr``, through a slot that each has for either (its global
 offset table). Their slots, and no others, are pointed at a closed stream: no line of theirs reaches the user,
@@ -12,6 +12,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -35,6 +36,7 @@ def no_warnings() -> Iterator[None]:
         if _inside == 1:
             _filters.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            _filters.enter_context(_no_errors_of_libtiff())
     try:
         yield
     finally:
@@ -42,6 +44,29 @@ def no_warnings() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 _filters.close()
+
+
+@cache
+def _libtiff() -> ctypes.CDLL | None:
+    """Pillow's own libtiff, which is loaded with its core; None where it has none."""
+    with suppress(OSError, AttributeError):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        library = ctypes.CDLL(next((line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line), None))
+        library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+        return library
+    return None
+
+
+@contextmanager
+def _no_errors_of_libtiff() -> Iterator[None]:
+    """Keep libtiff from printing what it reports to Pillow as well."""
+    library = _libtiff()
+    before = library.TIFFSetErrorHandler(None) if library else None
+    try:
+        yield
+    finally:
+        if library:
+            library.TIFFSetErrorHandler(ctypes.c_void_p(before))
 
 
 def silence(module: Path, /) -> None:

@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from drawstream.pipeline.shards.remote import RemoteError
 from drawstream.pipeline.shards.staging import staged_folder
 from drawstream.pipeline.shards.tar import BLOCK, split_name, write_header
 from drawstream.pipeline.sources.folder import FolderSource
-from drawstream.pipeline.sources.source import Source
+from drawstream.pipeline.sources.source import ArraySource, Source
 from drawstream.samplers.errors import DrawstreamError
 
 MOST_SHOWN = 20  # bad images in a message
@@ -224,12 +225,20 @@ def pack(
 
 
 def _listing(source: Source) -> str:
-    """A hash over keys, labels and classes of a source: it tells two states of one folder apart."""
+    """A hash over keys, labels and classes, and size and time of the files or pixels: tells two states apart."""
     state = xxhash.xxh3_128("\n".join(source.classes).encode())
     state.update(np.ascontiguousarray(source.labels, dtype="<i8").data)
     for begin in range(0, len(source), 10_000):
         keys = [source.key(row) for row in range(begin, min(begin + 10_000, len(source)))]
         state.update("".join(f"\n{key}" for key in keys).encode())
+    files = source.files if isinstance(source, FolderSource | ArraySource) else ()
+    for file in files:
+        with suppress(OSError):  # a file that is gone since is named where it is read
+            found = file.stat()
+            state.update(b"%d %d\n" % (found.st_size, found.st_mtime_ns))
+    if isinstance(source, ArraySource) and not files:
+        state.update(f"{source.images.shape}".encode())
+        state.update(np.ascontiguousarray(source.images).data)
     return state.hexdigest()
 
 
@@ -290,6 +299,12 @@ def _check_bad(
         if not draft.keys:
             name = f"{source.name}: no image is left for {part.name or 'the catalog'}"
             raise BadImagesError(name, bad, "repair them")
+    part, kept = parts[0], written[0][1]
+    true = part.labels if part.clean is None else part.clean
+    if len(lost := np.setdiff1d(true, true[kept])):
+        names = ", ".join(source.classes[label] for label in lost[:MOST_SHOWN])
+        where = f"{source.name}: no image is left of class {names}"
+        raise BadImagesError(where, bad, "repair them, or remove the class")
 
 
 def check_pack(source: Source, /, *, encoding: str, quality: int, limit: int | None, holdout: int) -> int:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.left_out import LeftOut
 from drawstream.pipeline.shards.names import check_name
-from drawstream.pipeline.shards.tar import AS_TAR
-from drawstream.pipeline.sources.convert import ENDINGS, HEAD, as_known, looks_like_image
+from drawstream.pipeline.shards.tar import AS_TAR, split_name
+from drawstream.pipeline.sources.convert import ENDINGS, HEAD, as_known, kind_of
 from drawstream.samplers.files.system import fault_of, system_fault
 
 _NAMED = 5  # folders in a message
@@ -89,6 +89,9 @@ class FolderSource:
                 check_name(key, what="file name")
             except ValueError as error:
                 raise ValueError(f"{self.name}: {error}") from None
+            if split_name(f"{key}.png") != (key, "png"):
+                law = "WebDataset passes over names that begin and end with two underscores"
+                raise ValueError(f"{self.name}: image {key!r}: {law}: rename the folder or file")
             if key in first:
                 raise ValueError(f"{file}: same key {key!r} as {first[key]}: rename one of them")
             first[key] = file
@@ -138,8 +141,13 @@ def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, in
             yield entry.path
         elif kind != "file":
             left_out.add("pipes, devices and links to nowhere", _short(entry, root))
-        elif looks_like_image(_head(Path(entry.path))):
+        elif (content := kind_of(Path(entry.path), _head(Path(entry.path)), ending)) == "taken":
             yield entry.path
+        elif content:
+            left_out.add(
+                f"images of a kind that is not taken, convert them to PNG ({ending or 'no ending'})",
+                _short(entry, root),
+            )
         else:
             beside = ending in _LABELS and entry.name.partition(".")[0] in images
             law = ", which are not read: the labels are the names of the class folders" if beside else ""

@@ -30,6 +30,7 @@ IDX_UINT8 = 0x08
 UNREADABLE = (
     OSError, EOFError, ValueError, NotImplementedError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip  # a header of NumPy is a Python literal
+_NAMED = 12  # arrays in a message
 SWOLLEN = (64 << 20, 200)  # a file that grows beyond these bytes and this many times when decompressed is no honest one
 
 
@@ -68,6 +69,7 @@ class ArraySource:
         classes: Class names; by default the numbers.
         name: For messages and provenance.
         left_out: What its file or folder holds beside images and labels.
+        files: Where images and labels come from.
 
     Raises:
         ValueError: Another dtype or shape, counts that differ, or labels outside the classes.
@@ -78,6 +80,7 @@ class ArraySource:
     classes: tuple[str, ...] = ()
     name: str = "arrays"
     left_out: LeftOut = field(default_factory=LeftOut)
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
@@ -88,17 +91,18 @@ class ArraySource:
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape[1:]:
             raise ValueError(
                 f"{self.name}: images must be (rows, height, width) or (rows, height, width, 1 or 3), "
-                f"but got {images.shape}"
+                f"but got {images.shape}{_shape_remedy(images.shape)}"
             )
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            remedy = "one-hot labels as argmax(1), others as reshape(-1)" if labels.ndim == 2 else "by np.unique"
             raise ValueError(
                 f"{self.name}: labels must be integers (rows,), but got {labels.dtype} {labels.shape}: "
-                "give class numbers from 0"
+                f"give class numbers from 0 ({remedy})"
             )
         if len(images) != len(labels) or len(images) == 0:
             raise ValueError(
                 f"{self.name}: images and labels must be as many and not none, "
-                f"but got {len(images)} images and {len(labels)} labels"
+                f"but got {len(images)} images and {len(labels)} labels: give those of one split, in one order"
             )
         try:
             classes = tuple(self.classes) or number_names(int(labels.max()), len(labels))
@@ -150,17 +154,18 @@ def open_source(
     if split not in IDX_PREFIXES:
         raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
     names = tuple(classes or ())
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _open_npz(path, names)
-    if (path / "images.npy").is_file():
-        parts = ("images.npy", "labels.npy")
-        others = sorted(entry.name for entry in path.iterdir() if entry.name not in parts)
-        images, targets = (_open_npy(path / part) for part in parts)
-        return ArraySource(images, targets, names, str(path), _beside(others))
+    parts = (path / "images.npy", path / "labels.npy")
+    if any(part.is_file() for part in parts):
+        images, targets = map(_open_npy, parts)
+        return ArraySource(images, targets, names, str(path), _others(path, parts), parts)
     if prefix := _idx_prefix(path, split):
-        images = read_idx(_idx_file(prefix, "images", 3), dims=3)
-        labels = read_idx(_idx_file(prefix, "labels", 1), dims=1)
-        return ArraySource(images, labels.astype(np.int64), names, str(prefix))
+        parts = (_idx_file(prefix, "images", 3), _idx_file(prefix, "labels", 1))
+        images, targets = (read_idx(part, dims=dims) for part, dims in zip(parts, (3, 1), strict=True))
+        twins = [*_idx_candidates(prefix, "images", 3), *_idx_candidates(prefix, "labels", 1)]
+        others = _others(path, parts) if path.is_dir() else _beside([part.name for part in twins if part not in parts])
+        return ArraySource(images, targets.astype(np.int64), names, str(prefix), others, parts)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
@@ -187,15 +192,39 @@ def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
     data = file.read_bytes()
     if data[:2] == b"\x1f\x8b":
         data = _inflated(data, file)
+    if data[:2] == b"\x1f\x8b":
+        raise ValueError(f"{file}: is compressed twice: decompress it once (gunzip)")
     magic = IDX_UINT8 << 8 | dims
     actual = int.from_bytes(data[:4], "big")
     if len(data) < 4 + 4 * dims or actual != magic:
-        raise ValueError(f"{file}: IDX magic number must be 0x{magic:08x} (uint8, {dims}-d), but got 0x{actual:08x}")
+        law = f"IDX magic number must be 0x{magic:08x} (uint8, {dims}-d), but got 0x{actual:08x}"
+        raise ValueError(f"{file}: {law}{_idx_remedy(actual, dims)}")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dims, 4))
     length = 4 + 4 * dims + math.prod(shape)
     if len(data) != length:
         raise ValueError(f"{file}: header says {shape}, so {length} bytes, but got {len(data)}: fetch it again")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def _idx_remedy(magic: int, dims: int) -> str:
+    """What to do about an IDX file with such a magic number."""
+    kind, actual = magic >> 8, magic & 0xFF
+    if kind == IDX_UINT8 and {actual, dims} == {1, 3}:
+        return ": images and labels have changed their names: rename the files"
+    if kind in (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E) and 0 < actual < 9:
+        return ": read it yourself, and np.savez('new.npz', images=…, labels=…) with uint8 images and integer labels"
+    return ": it is no IDX file, or damaged: fetch it again"
+
+
+def _shape_remedy(shape: tuple[int, ...]) -> str:
+    """What to do about images of such a shape."""
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return ": put the channels last, images.transpose(0, 2, 3, 1)"
+    if len(shape) == 4 and shape[3] == 4:
+        return ": leave alpha out, images[..., :3]"
+    if len(shape) == 2:
+        return ": give flat rows their size, images.reshape(rows, height, width); a single image as images[None]"
+    return ": bring them into such a shape"
 
 
 def _inflated(data: bytes, file: Path) -> bytes:
@@ -224,10 +253,13 @@ def _idx_prefix(path: Path, split: str) -> Path | None:
     for prefix in [path / name for name in IDX_PREFIXES[split]] if path.is_dir() else [path]:
         if _idx_candidates(prefix, "images", 3) or _idx_candidates(prefix, "labels", 1):
             return prefix
-    if path.is_dir() and any(path.glob("*-images?idx3-ubyte*")):
+    if path.is_dir() and (found := sorted(path.glob("*-images?idx3-ubyte*"))):
+        prefixes = {prefix: name for name, each in IDX_PREFIXES.items() for prefix in each}
+        other = prefixes.get(found[0].name.partition("-images")[0])
+        remedy = f"take them with --split {other}" if other else "give the path up to -images"
         raise FileNotFoundError(
             f"{path}: holds IDX files, but none of split {split!r}: "
-            f"expected {IDX_PREFIXES[split][0]}-images-idx3-ubyte.gz, or give the path up to -images"
+            f"expected {IDX_PREFIXES[split][0]}-images-idx3-ubyte.gz, but got {found[0].name}: {remedy}"
         )
     return None
 
@@ -240,7 +272,7 @@ def _idx_candidates(prefix: Path, part: str, dims: int) -> list[Path]:
 def _idx_file(prefix: Path, part: str, dims: int) -> Path:
     found = _idx_candidates(prefix, part, dims)
     if not found:
-        raise FileNotFoundError(f"{prefix}-{part}-idx{dims}-ubyte.gz: no such file, nor without .gz")
+        raise FileNotFoundError(f"{prefix}-{part}-idx{dims}-ubyte.gz: no such file, nor without .gz: fetch it")
     return found[0]
 
 
@@ -261,8 +293,15 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
     if alone:
         raise ValueError(f"{path}: holds one array, as np.save writes it: np.savez({path.name!r}, images=…, labels=…)")
     if missing:
-        raise ValueError(f"{path}: must hold images and labels, but {' and '.join(sorted(missing))} is missing")
-    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), _beside(others))
+        held = ", ".join(sorted([*arrays, *others])[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+        lacks = f"{' and '.join(sorted(missing))} {'is' if len(missing) == 1 else 'are'} missing"
+        law = f"must hold images and labels, but {lacks} among its arrays ({held})"
+        raise ValueError(f"{path}: {law}: a = np.load({path.name!r}); np.savez('new.npz', images=a[…], labels=a[…])")
+    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), _beside(others), (path,))
+
+
+def _others(folder: Path, parts: Sequence[Path]) -> LeftOut:
+    return _beside(sorted(entry.name for entry in folder.iterdir() if entry not in parts))
 
 
 def _beside(names: Sequence[str]) -> LeftOut:

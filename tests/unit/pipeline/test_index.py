@@ -90,7 +90,10 @@ def test_class_names(tmp_path):
             "labels must all be numbers or all be names",
         ),
         ([("0.cls", "1"), ("0.png", PNG[:20])], "sample '0': not a readable JPEG"),
-        ([("0.cls", "1"), ("0.pgm", b"P5\n8 8\n255\n" + bytes(63))], "sample '0': Netpbm image must have 8 bits"),
+        (
+            [("0.cls", "1"), ("0.pgm", b"P5\n8 8\n255\n" + bytes(63))],
+            "sample '0': Netpbm image must have 8 × 8 × 1 bytes .* got 63",
+        ),
         ([("0.cls", "1"), ("0.png", PNG), ("1.cls", "0"), ("0.txt", "x")], "members of key '0' are not adjacent"),
         (
             [("0.cls", "1"), ("0.clean.cls", "1"), ("0.png", PNG), ("1.cls", "1"), ("1.png", PNG)],

@@ -177,7 +177,7 @@ def test_an_unreadable_image_is_named_and_nothing_stays(folder, tmp_path):
 def test_keys_that_webdataset_would_split_or_skip_are_refused(tmp_path, folder):
     (folder / "flower").rename(folder / "__flower__")
     with pytest.raises(
-        ValueError, match=r"image '__flower__/photo \d_v1': a key must have no dot .*: rename the image"
+        ValueError, match=r"image '__flower__/photo \d_v1': WebDataset passes over names .*: rename the folder or file"
     ):
         pack(open_source(folder), tmp_path / "out")
 

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from drawstream.pipeline.sources.source import FASHION_MNIST, FASHION_MNIST_CLASSES, ArraySource, open_source, read_idx
+from drawstream.tools.cli.app import main
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -191,4 +192,78 @@ def test_a_header_that_is_no_python_is_refused(tmp_path):
     data = (tmp_path / "images.npy").read_bytes()
     (tmp_path / "images.npy").write_bytes(data.replace(b"}", b"("))
     with pytest.raises(ValueError, match=r"images\.npy: not a readable NumPy file"):
+        open_source(tmp_path)
+
+
+def test_what_lies_beside_idx_files_is_told(idx_folder, capsys):
+    (idx_folder / "train-images-idx3-ubyte").write_bytes(idx(255 - PIXELS[:100]))
+    (idx_folder / "photos").mkdir()
+    source = open_source(idx_folder)
+    assert (source.read(0) == 255 - PIXELS[0]).all()
+    assert source.left_out.reasons["files or arrays beside images and labels"] == (
+        4, ["photos", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "train-images-idx3-ubyte.gz"]
+    )  # fmt: skip
+    for path in ("train", "train-images-idx3-ubyte"):
+        assert open_source(idx_folder / path).left_out.lines == [
+            "1 files or arrays beside images and labels: train-images-idx3-ubyte.gz"
+        ]
+    assert main(["pack", str(idx_folder), str(idx_folder / "out")]) == 0
+    assert "not taken: 4 files or arrays beside images and labels: photos, t10k-" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (idx(DIGITS.target), "but got 0x00000801: images and labels have changed their names: rename"),
+        (idx(PIXELS[..., None]), "but got 0x00000804: read it yourself, and np.savez"),
+        (idx(PIXELS, magic=0x0C03), "but got 0x00000c03: read it yourself, and np.savez"),
+        (b"nothing of the kind", "it is no IDX file, or damaged: fetch it again"),
+        (gzip.compress(gzip.compress(idx(PIXELS))), "is compressed twice: decompress it once"),
+    ],
+    ids=["swapped", "colour", "int32", "text", "twice"],
+)
+def test_idx_files_of_other_kinds_say_what_to_do(idx_folder, content, text):
+    (idx_folder / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(ValueError, match=text):
+        open_source(idx_folder)
+
+
+def test_a_folder_of_the_other_split_names_the_option(idx_folder):
+    for file in idx_folder.glob("train*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"but got t10k-images.*: take them with --split test"):
+        open_source(idx_folder)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        ((5, 3, 8, 8), r"images\.transpose\(0, 2, 3, 1\)"),
+        ((5, 8, 8, 4), r"leave alpha out, images\[\.\.\., :3\]"),
+        ((5, 64), r"images\.reshape\(rows, height, width\)"),
+    ],
+)
+def test_shapes_of_other_tools_say_what_to_do(shape, text):
+    with pytest.raises(ValueError, match=text):
+        ArraySource(np.zeros(shape, np.uint8), np.arange(5))
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [(np.zeros((5, 1), int), r"reshape\(-1\)"), (np.eye(5, dtype=int), r"argmax\(1\)"), (list("abcde"), r"np\.unique")],
+)
+def test_labels_of_other_tools_say_what_to_do(labels, text):
+    with pytest.raises(ValueError, match=text):
+        ArraySource(np.zeros((5, 8, 8), np.uint8), labels)
+
+
+def test_archives_of_other_tools_say_what_they_hold(tmp_path):
+    np.savez(tmp_path / "keras.npz", x_train=PIXELS, y_train=DIGITS.target)
+    with pytest.raises(ValueError, match=r"labels are missing among its arrays \(x_train, y_train\): a = np"):
+        open_source(tmp_path / "keras.npz")
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=DIGITS.target)
+    (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
+    assert len(open_source(tmp_path / "A.NPZ")) == 1797
+    np.save(tmp_path / "labels.npy", DIGITS.target)
+    with pytest.raises(FileNotFoundError, match=r"images\.npy: no such file"):
         open_source(tmp_path)
