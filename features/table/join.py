@@ -3,9 +3,9 @@
 Any format of `drawstream.samplers.files.table_file`. The file names its rows by `sample_id` (integer) or by `key`
 (text, looked up in the catalog), and by `crop` where it has that column; without it every crop of a sample gets the
 sample's values. Every row of the table must find exactly one row of the file. Rows of the file that the table does not
-have are allowed and noted: one file may serve several splits. A file of one column, without ids, goes by the order of
-the table's rows, which must be whole images, and that is noted. Other columns become features if they are numbers
-(float32: integers beyond 2^24 are rounded), and are passed over and noted if they are text or the like.
+have are allowed and noted: one file may serve several splits. A file of one column, or of fractions, without ids goes
+by the order of the table's rows, which must be whole images, and that is noted. Other columns become features if they
+are numbers (float32: integers beyond 2^24 are rounded), and are passed over and noted if they are text or the like.
 """
 
 from collections.abc import Collection, Mapping
@@ -74,7 +74,7 @@ def join_file(
     notes = []
     if ids is None:
         rows = _in_order(file, names, sample_id)
-        notes.append(by_row_order(file, names[0], catalog))
+        notes.append(by_row_order(file, names[0] if len(names) == 1 else "", catalog))
     else:
         rows, extra = _match(file, ids, sample_id, crop, catalog)
         if extra:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from drawstream.samplers.files.table_arrays import listed
-from drawstream.samplers.files.table_file import TableFile, to_text
+from drawstream.samplers.files.table_file import TableFile, to_floats, to_text
 
 __all__ = ["Keyed", "by_row_order", "integers", "match_rows", "sample_ids"]
 
@@ -122,8 +122,8 @@ def _whole(column: Any, what: str) -> NDArray[np.int64]:
 def by_row_order(table: TableFile, value: str, catalog: Keyed | None, /) -> str:
     """Say that the rows of a file without ids are taken in their order.
 
-    That is so only where nothing in the file could name its rows: it has one column, apart from pandas' index, which
-    must be 0, 1, 2, ….
+    That is so only where nothing in the file could name its rows: its other columns are numbers with fractions, and
+    pandas' index is 0, 1, 2, ….
 
     Args:
         table: The file.
@@ -131,10 +131,12 @@ def by_row_order(table: TableFile, value: str, catalog: Keyed | None, /) -> str:
         catalog: Whose rows they are; if it is known, the message says which column holds its keys.
 
     Raises:
-        ValueError: There are other columns, or pandas' index is another one.
+        ValueError: Another column could name the rows, or pandas' index is another one.
     """
     text = f"{table.path}: without a column `sample_id` or `key` its rows are taken in their order"
-    if not table.reordered and set(table.kinds) <= {value, *table.index}:
+    others = [name for name in table.kinds if name not in (value, *table.index)]
+    naming = [] if table.reordered else [name for name in others if not _has_fractions(table, name)]
+    if not table.reordered and not naming:
         return text
     keys = next((name for name in table.kinds if catalog is not None and _holds_keys(table, name, catalog)), None)
     if keys is not None:
@@ -145,9 +147,17 @@ def by_row_order(table: TableFile, value: str, catalog: Keyed | None, /) -> str:
             "as a column, or the file with index=False"
         )
     raise ValueError(
-        f"{text}, and so it may have one column only, as others may name the rows, but there are "
-        f"{listed(table.kinds)}: add `key` or `sample_id` (0, 1, 2, … if the rows are in the catalog's order)"
+        f"{text}, but {listed(naming)} may name them: add `key` or `sample_id` (0, 1, 2, … if the rows are in the "
+        "catalog's order), or leave such columns out"
     )
+
+
+def _has_fractions(table: TableFile, name: str) -> bool:
+    """Whether a column holds measured values: numbers, not all of them whole."""
+    if table.kinds[name] != "number":
+        return False
+    values = to_floats(table.column(name), f"{table.path}: column {name!r}")
+    return bool((np.isfinite(values) & (values != np.floor(values))).any())
 
 
 def _holds_keys(table: TableFile, name: str, catalog: Keyed) -> bool:

@@ -6,10 +6,11 @@
 
 All formats of `drawstream.samplers.files.table_file` are taken, and folders of Arrow or Parquet files, one per shard.
 Where a file says which row is which, by `sample_id` or `key`, its weights are put into the order of the rows, and each
-row must have one. A file of one column, without ids, goes by its order. Its `.npy` array, or Arrow file of one
-uncompressed batch, is mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow without ids a
-batch at a time, into a nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the system removes
-with the last use of the array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on a disk.
+row must have one. A file without ids whose other columns hold fractions goes by its order. Its `.npy` array, or Arrow
+file of one uncompressed batch, is mapped where it lies: nothing is copied. All else is read once, Parquet and Arrow
+without ids a batch at a time, into a nameless temporary file (4 or 8 bytes per row on disk, in `folder`), which the
+system removes with the last use of the array. Where the temporary folder is kept in memory (tmpfs), give a `folder` on
+a disk.
 """
 
 import re

@@ -437,7 +437,7 @@ def write_frame(table, path):
 def test_a_file_with_columns_beside_its_weights_needs_ids(format_, name, catalog, tmp_path):
     table = pd.DataFrame({name: OTHER_IDS[name], "weight": WEIGHTS[ORDER]})
     path = write_frame(table, tmp_path / f"w.{format_}")
-    with pytest.raises(ValueError, match=rf"one column only, .* there are {name}, weight: add `key` or `sample_id`"):
+    with pytest.raises(ValueError, match=rf"but {name} may name them: add `key` or `sample_id`"):
         map_weights(path, catalog=catalog)
     write_frame(table.assign(sample_id=ORDER), path)
     np.testing.assert_array_equal(map_weights(path, catalog=catalog), WEIGHTS)
@@ -457,7 +457,7 @@ def test_an_index_of_pandas_must_count_the_rows(name, tmp_path):
 def test_a_named_index_of_dates_is_another_column(tmp_path):
     dates = pd.date_range("2026-01-01", periods=ROWS, name="day")[ORDER]
     pd.DataFrame({"weight": WEIGHTS[ORDER]}, index=dates).to_parquet(tmp_path / "w.parquet")
-    with pytest.raises(ValueError, match="there are weight, day: add `key` or `sample_id`"):
+    with pytest.raises(ValueError, match="but day may name them: add `key` or `sample_id`"):
         map_weights(tmp_path / "w.parquet")
 
 

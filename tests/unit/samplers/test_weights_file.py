@@ -94,10 +94,10 @@ def test_columns_and_nulls(tmp_path, kind):
     save(a=[1.0, 2.0], b=[3.0, 4.0], n=[1, 2])
     with pytest.raises(ValueError, match="must be named, but there are a, b"):
         map_weights(path)
-    with pytest.raises(
-        ValueError, match="may have one column only, as others may name the rows, but there are a, b, n"
-    ):
+    with pytest.raises(ValueError, match="but a, b may name them: add `key` or `sample_id`"):
         map_weights(path, column="n")
+    save(a=[1.5, 2.0], b=[3.0, 4.25], n=[1, 2])
+    assert map_weights(path, column="n").tolist() == [1, 2]
     save(a=[1.0, 2.0], b=[3.0, 4.0], n=[1, 2], sample_id=[1, 0])
     assert map_weights(path, column="n").tolist() == [2, 1]
     save(a=[1.0, 2.0], b=[3.0, 4.0], n=[1, 2])
