@@ -224,6 +224,8 @@ def test_an_empty_environment_runs_the_main_job(wheel, tmp_path):
 
     subprocess.run([*pip, wheel], check=True)
     subprocess.run([python, "-m", "pip", "check"], check=True)
+    told = subprocess.run([python.with_name("drawstream"), "--version"], check=True, capture_output=True, text=True)
+    assert told.stdout == f"drawstream {wheel.name.split('-')[1]}\n"
     assert "pip install 'drawstream[cuda13]'" in drawstream("doctor", status=1)
     assert "1797" in drawstream("stream", "show", "--rows", "1797")
     digits = load_digits()
@@ -241,5 +243,6 @@ def test_an_empty_environment_runs_the_main_job(wheel, tmp_path):
     )
     drawstream("fit", "features", "-o", "drop.json", "--transform", "cdf")
     drawstream(*training, "-o", "runs/drop", "--sampler", "drop.json", "--table", "features")
+    drawstream("stream", "count", "drop.json", "--table", "features")
     drawstream("report", "runs")
     assert "</html>" in (tmp_path / "runs/report.html").read_text(encoding="utf-8")

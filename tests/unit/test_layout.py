@@ -1,6 +1,8 @@
-"""The house rules of the tree: imports point down only, and every package is listed for the wheel."""
+"""The rules of the tree: imports point down only, every package is listed, CONTRIBUTING.md names what is there."""
 
 import ast
+import re
+import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
@@ -123,3 +125,55 @@ def test_package_list_is_the_tree():
 def test_files_stay_short():
     long = {str(p.relative_to(ROOT)): n for p in MODULES if (n := len(p.read_text().splitlines())) > 500}
     assert not long
+
+
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PLACE = re.compile(r"`((?:\.?[\w-]+/)+[\w.-]*|\w+\.(?:py|md|toml|txt))(?:: ([\w.]+(?:, [\w.]+)*))?`")
+
+
+def defined_in(path: Path) -> set[str]:
+    """Names that a file defines at its top level, and `Class.method`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            methods = {f"{node.name}.{each.name}" for each in inner if isinstance(each, ast.FunctionDef)}
+            found |= {node.name} | methods
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {ast.unparse(each) for each in targets}
+    return found
+
+
+def wrong_places(text: str) -> list[str]:
+    """Places of a text that are not there: a path, or `path: name`."""
+    places = [(path, names.split(", ") if names else []) for path, names in PLACE.findall(text)]
+    missing = [path for path, _ in places if not (ROOT / path).exists()]
+    known = [(path, name) for path, names in places if path not in missing for name in names]
+    return missing + [f"{path}: {name}" for path, name in known if name not in defined_in(ROOT / path)]
+
+
+def test_what_contributing_names_is_there():
+    assert not wrong_places(GUIDE), "CONTRIBUTING.md"
+    answers = GUIDE.partition("## Where is …?")[2].partition("## ")[0].splitlines()[4:]
+    assert len([line for line in answers if PLACE.search(line)]) >= 24
+    assert len(GUIDE.splitlines()) <= 120
+
+
+def test_contributing_names_every_room():
+    rooms = {f"{path.parent.relative_to(ROOT)}/" for path in MODULES}
+    assert not rooms - {path for path, _ in PLACE.findall(GUIDE)}, "name them in CONTRIBUTING.md"
+
+
+def test_a_wrong_place_would_be_found():
+    order = "samplers/orders/order.py"
+    text = f"`samplers/none.py`, `samplers/errors.py: Nothing`, `{order}: Order.weights, Order.none`, `x.md`, `docs/`"
+    wrong = ["samplers/none.py", "x.md", "samplers/errors.py: Nothing", f"{order}: Order.none"]
+    assert wrong_places(text) == wrong
+
+
+def test_make_help_lists_every_target():
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    told = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert phony is not None
+    assert sorted(re.findall(r"^make (\S+) +\S", told, re.MULTILINE)) == sorted(phony[1].split())
