@@ -7,6 +7,7 @@ cannot be found or written, it stays as it is.
 """
 
 import ctypes
+import logging
 import mmap
 import struct
 import warnings
@@ -17,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs of a file
 _STREAMS = {"stderr": "file", "_ZSt4cerr": "ostream"}
 _SLOT = frozenset({6, 1025})  # R_X86_64_GLOB_DAT, R_AARCH64_GLOB_DAT: a slot that holds the address of a symbol
 _RELA, _DYNSYM = 4, 11  # kinds of ELF sections

@@ -86,6 +86,7 @@ DAMAGED = {
     "g4": put(image("TIFF", BITS, "1", compression="group4"), 12, bytes(6)),
     "g3": put(image("TIFF", BITS, "1", compression="group3"), 60, bytes(6)),
     "jpeg": image("TIFF", compression="jpeg"),
+    "samples": image("TIFF").replace(struct.pack("<HHIH", 277, 3, 1, 3), struct.pack("<HHIH", 277, 3, 1, 2048)),
     "lzw": put(image("TIFF", compression="tiff_lzw"), 20, b"\xff" * 20),
     "deflate": put(image("TIFF", compression="tiff_deflate"), 20, bytes(20)),
 }
