@@ -1,5 +1,6 @@
 """Torch's DataLoader over any map-style dataset, with the order of an index stream and an exact, elastic state."""
 
+import reprlib
 from collections.abc import Iterator
 from typing import Any, SupportsIndex, TypeVar
 
@@ -8,10 +9,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from drawstream.pipeline.place import Stream, draws_of, require_rows
+from drawstream.pipeline.place import Stream, draws_of
 from drawstream.pipeline.reading.plan import Plan, steps
 from drawstream.pipeline.torch_sampler import StreamOrder
-from drawstream.samplers import RowSampler, Sequential
+from drawstream.samplers import RowSampler
 
 __all__ = ["StreamDataLoader"]
 
@@ -71,9 +72,7 @@ class StreamDataLoader(DataLoader[_T]):
                 )
         if not options.get("in_order", True):
             raise ValueError("`in_order=False` gives batches in no order, so there is no place to save: leave it out")
-        given = Sequential(0, rows) if stream is None else stream
-        order = _Steps(given, batch_size=batch_size, rank=rank, world_size=world_size, drop_last=drop_last)
-        require_rows(order.stream, rows, "rows in the dataset")
+        order = _Steps(stream, rows, batch_size=batch_size, rank=rank, world_size=world_size, drop_last=drop_last)
         super().__init__(dataset, batch_sampler=order, **options)
         # Past torch's guard: Lightning looks here for `set_epoch`, and leaves the division to a `DistributedSampler`.
         vars(self).update(sampler=order, batch_size=order.batch_size, drop_last=drop_last)
@@ -84,8 +83,12 @@ class StreamDataLoader(DataLoader[_T]):
 
     @property
     def stream(self) -> Any:
-        """Which row stands at which position."""
+        """Which row stands at which position; one that is assigned is followed from the start of the epoch."""
         return self._steps.stream
+
+    @stream.setter
+    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        self._steps.stream = stream
 
     @property
     def epoch(self) -> int:
@@ -105,18 +108,28 @@ class StreamDataLoader(DataLoader[_T]):
         """Yield the batches of the current epoch: all of them, or the rest right after a load."""
         order = self._steps
         plan = self._running = order.plan(order.place.start)
-        order.place.begin(plan, self.stream)
+        order.place.begin(plan)
         order.following = plan
         batches = super().__iter__()
         order.following = None
-        for step, batch in enumerate(batches):
-            order.place.move(plan, step)
-            self._last = plan, step
-            yield batch
-            if self.persistent_workers and self._running is not plan:
-                raise ValueError(
-                    "a second loop over this loader took its workers: end one loop before the next, or set "
-                    "persistent_workers=False"
+        with order.place.leaving(plan):
+            given = 0
+            for step, batch in enumerate(batches):
+                given = step + 1
+                order.place.move(plan, step)
+                self._last = plan, step
+                yield batch
+                order.place.go_on(plan)
+                if self.persistent_workers and self._running is not plan:
+                    raise ValueError(
+                        "a second loop over this loader took its workers: end one loop before the next, or set "
+                        "persistent_workers=False"
+                    )
+            if given < len(plan):
+                rows = reprlib.repr(plan.rows(*plan.positions(given))[0].tolist())
+                raise RuntimeError(
+                    f"the dataset or collate_fn raised StopIteration in batch {given} of {len(plan)}, at one of the "
+                    f"rows {rows}: let it give a row for each number"
                 )
 
     @property
@@ -131,7 +144,7 @@ class StreamDataLoader(DataLoader[_T]):
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able position: what was given to the loop so far, and what it means; with what the stream has learnt."""
-        return self._steps.place.state(self._identity(), self.stream)
+        return self._steps.place.state(self._identity())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, also with other workers, another batch size or number of ranks.
@@ -139,7 +152,7 @@ class StreamDataLoader(DataLoader[_T]):
         Raises:
             ValueError: The state belongs to another stream or number of rows (both sides are shown), or is no state.
         """
-        self._steps.place.load(state, self._identity(), self.stream)
+        self._steps.place.load(state, self._identity())
 
     def _identity(self) -> dict[str, Any]:
         return {**self._steps.identity(), "rows": self._rows}
@@ -187,4 +200,6 @@ def _rows(dataset: Any) -> int:
             f"a stream needs a dataset with len() and [row], but {type(dataset).__name__} is iterated: give a "
             "map-style dataset"
         )
+    if not len(dataset):
+        raise ValueError("the dataset has no rows: give one that has some")
     return len(dataset)

@@ -1,6 +1,7 @@
 """The loader: an index stream in, batches of torch tensors out, through DALI; resumable at any batch."""
 
 import os
+import reprlib
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from drawstream.pipeline.images.graph import Geometry, GraphSpec, Turn, build_pipeline
 from drawstream.pipeline.images.transform import Transform
-from drawstream.pipeline.place import Place, Stream, as_stream, draws_of, require_rows, whole, whole_ranks
+from drawstream.pipeline.place import Place, Stream, draws_of, whole, whole_ranks
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSample, BadSampleError, BadSamples, OnBad, name_sample
 from drawstream.pipeline.reading.metrics import Meter
 from drawstream.pipeline.reading.plan import Plan, steps
@@ -26,11 +27,10 @@ from drawstream.pipeline.reading.read_ahead import ENDING, Feed, Prepared, Reade
 from drawstream.pipeline.reading.refused import decoder_turns, undecodable
 from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
 from drawstream.pipeline.shards.remote import Remote
-from drawstream.samplers import IndexStream, RowSampler, Sequential
+from drawstream.samplers import IndexStream, RowSampler
 
 MOST = 1 << 24  # images of a batch, threads: DALI makes something for each of them
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
-_LEFT: list[Any] = []  # in a forked child: graphs of the parent, whose threads an end of theirs here would wait for
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
 
 
@@ -122,14 +122,13 @@ class Loader:
             quarantine: List that `drawstream verify --quarantine` wrote: these samples are replaced without being read.
 
         Raises:
-            TypeError: A number is not a whole one, or the stream is none.
+            TypeError: A number is not a whole one, the stream is none, or the catalog is none.
             ValueError: Stream, rows and catalog do not fit each other, or an option is out of range.
         """
+        _check_catalog(catalog)
         batch_size, prefetch = whole("batch_size", batch_size, least=1), whole("prefetch", prefetch, least=1)
-        read_ahead, read_threads = (
-            whole("read_ahead", read_ahead, least=0),
-            whole("read_threads", read_threads, least=1),
-        )
+        read_ahead = whole("read_ahead", read_ahead, least=0)
+        read_threads = whole("read_threads", read_threads, least=1)
         max_bad, device_id = whole("max_bad", max_bad, least=0), whole("device_id", device_id, least=0)
         threads = len(os.sched_getaffinity(0)) if threads is None else whole("threads", threads, least=1)
         for name, value in (("batch_size", batch_size), ("prefetch", prefetch), ("threads", threads)):
@@ -146,6 +145,16 @@ class Loader:
         self._rank, self._world_size = whole_ranks(rank, world_size)
         if rows is not None:
             _check_rows(rows, catalog)
+        self._place = Place(
+            "loader",
+            stream,
+            rows=len(catalog) if rows is None else len(rows.sample_id),
+            what="samples in the catalog" if rows is None else "rows in the feature table",
+            batch_size=batch_size,
+            rank=self._rank,
+            world_size=self._world_size,
+            drop_last=drop_last,
+        )
         self._spec = graph_spec(catalog, rows, self.transform)
         values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
         group = max(1, RUN // (values * batch_size)) if self._spec.raw else 1
@@ -159,17 +168,10 @@ class Loader:
         self._read_ahead = prefetch + read_ahead
         self._device: Literal["cpu", "gpu"] = device
         self._device_id = device_id
-        self._options = {
-            "batch_size": batch_size * group,
-            "threads": threads,
-            "prefetch": prefetch,
-        }
+        self._options = {"batch_size": batch_size * group, "threads": threads, "prefetch": prefetch}
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
         self._process: int | None = None  # the one that has the threads and the graph
         self._closed = False
-        self._place = Place("loader", self._world_size)
-        self.stream: Stream
-        self.replace_stream(stream)
 
     def replace_stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
         """Follow another stream over the same rows, from its epoch 0; the graph and the threads stay.
@@ -177,13 +179,17 @@ class Loader:
         Raises:
             ValueError: The stream draws from another number of rows.
         """
-        rows, what = len(self.catalog), "samples in the catalog"
-        if self._rows is not None:
-            rows, what = len(self._rows.sample_id), "rows in the feature table"
-        follows = Sequential(0, rows) if stream is None else as_stream(stream)
-        require_rows(follows, rows, what)
-        self.stream = follows
+        self._place.follow(stream)
         self._place.go(0)
+
+    @property
+    def stream(self) -> Any:
+        """Which row stands at which position; one that is assigned is followed from the start of the epoch."""
+        return self._place.stream
+
+    @stream.setter
+    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        self._place.follow(stream)
 
     @property
     def epoch(self) -> int:
@@ -217,18 +223,19 @@ class Loader:
         """
         self._require_here()
         plan = self._plan(self._place.start)
-        self._place.begin(plan, self.stream)
+        self._place.begin(plan)
         if isinstance(self.stream, IndexStream) and self.stream.sets_up_epochs:
             self.stream.prepare(plan.epoch + 1)
         step = 0
         began = asked = time.perf_counter()
-        with closing(self._delivered(plan)) as batches:
+        with self._place.leaving(plan), closing(self._delivered(plan)) as batches:
             for batch in batches:
                 self._place.move(plan, step)
                 step += 1
                 waited = time.perf_counter() - asked
                 self._meter.add(images=len(batch.ids), batches=1)
                 yield batch
+                self._place.go_on(plan)
                 self._require_here()
                 asked = time.perf_counter()
                 self._meter.passed(asked - began, waited)
@@ -261,7 +268,7 @@ class Loader:
         Where the stream changes while it is followed (`IndexStream.update`, a row sampler with a `state_dict`), what it
         has become is part of it.
         """
-        return self._place.state(self.identity, self.stream)
+        return self._place.state(self.identity)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, also with another batch size or number of ranks.
@@ -272,7 +279,7 @@ class Loader:
             ValueError: The state belongs to another catalog, stream, table or transform; both sides are shown. Or it
                 is no state of a loader.
         """
-        self._place.load(state, self.identity, self.stream)
+        self._place.load(state, self.identity)
 
     def close(self) -> None:
         """Stop the reading thread and free DALI's buffers; a closed loader gives no more batches."""
@@ -331,9 +338,7 @@ class Loader:
                 self._bad.add(refused.errors)
             finally:
                 feed.stop()
-                if self._process != os.getpid():
-                    _LEFT.append((feed, pipeline))
-                elif self._drain(feed, pipeline) and not self._closed:
+                if self._process == os.getpid() and self._drain(feed, pipeline) and not self._closed:
                     self._idle[:] = [(feed, pipeline)]
 
     def _new_graph(self) -> tuple[Feed, Any]:
@@ -438,6 +443,15 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     turn: Turn = "decoder" if decoder_turns(catalog) else "none" if catalog.turn is None else "rows"
     widen = channels > catalog.channels
     return GraphSpec(transform, geometry, mirror, raw, resize, channels, turn, widen)
+
+
+def _check_catalog(catalog: Any) -> None:
+    if not isinstance(catalog, Catalog):
+        path = isinstance(catalog, str | os.PathLike)
+        remedy = (
+            "open it with Catalog.open(path)" if path else "for a dataset with len() and [row] use StreamDataLoader"
+        )
+        raise TypeError(f"a loader takes a catalog, but got {reprlib.repr(catalog)}: {remedy}")
 
 
 def _check_rows(rows: Rows, catalog: Catalog) -> None:

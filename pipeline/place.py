@@ -1,8 +1,10 @@
 """Where in a stream a loader or a sampler stands: epoch and global position, set by hand or from a saved state."""
 
 import reprlib
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, SupportsIndex
 
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from drawstream.pipeline.packed import packed, unpacked
 from drawstream.pipeline.reading.plan import Order, Plan
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.arguments import whole_number
+from drawstream.samplers.orders.stream import require_object
 
 
 class Stream(Protocol):
@@ -38,55 +41,126 @@ class Stream(Protocol):
 
 
 class Place:
-    """Epoch and global position of the next batch.
+    """The stream that is followed, and the epoch and global position of the next batch.
 
-    A pass begins at the start of its epoch, or at a restored position right after `load`; `set_epoch` of the restored
-    epoch keeps that position.
+    A pass begins at the start of its epoch, or at a restored position after `load`, until a second batch is asked for;
+    `set_epoch` of the epoch of a pass under way, or of a restored one, keeps the position.
 
     Args:
         owner: The word for whose place it is, in messages: loader or sampler.
+        stream: What to follow; None is every row once, in order.
+        rows: Number of rows there are; None for those of the stream.
+        what: What these rows are.
+        batch_size: Rows per batch of this rank.
+        rank: This rank.
         world_size: Number of processes that the owner counts on.
+        drop_last: Whether a last batch that is not full is left out.
+
+    Raises:
+        TypeError: The stream is none.
+        ValueError: It draws from another number of rows.
     """
 
-    def __init__(self, owner: str, world_size: int, /) -> None:
-        self._owner, self._world_size = owner, world_size
+    def __init__(
+        self,
+        owner: str,
+        stream: Any,
+        /,
+        *,
+        rows: int | None = None,
+        what: str,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
+    ) -> None:
+        self._owner, self._what, self.epoch = owner, what, 0
+        self._ranks = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+        self._least = batch_size * world_size if drop_last else world_size  # rows left that make a batch, at least
         self._warned: set[str] = set()
-        self.go(0)
+        self.rows = rows if rows is not None else as_stream(stream).rows
+        self.follow(stream)
+
+    def follow(self, stream: Any, /) -> None:
+        """Follow another stream over the same rows, from the start of the epoch.
+
+        Raises:
+            TypeError: It is no stream.
+            ValueError: It draws from another number of rows.
+        """
+        follows = Sequential(0, self.rows) if stream is None else as_stream(stream)
+        require_rows(follows, self.rows, self._what)
+        self.stream = follows
+        self.go(self.epoch)
 
     def go(self, epoch: int, position: int = 0, /, *, resumed: bool = False) -> None:
         """Stand at a position; a pass that is still running elsewhere no longer moves it."""
         self.epoch, self.position = epoch, position
-        self.resumed, self._repeats = resumed, False
+        self._restored = position if resumed else None
+        self._repeats, self._looks, self._by_hand = False, 0, False
+        self.runs = False  # whether the pass of `plan` is under way
+        self._given = self._ranks  # the batches up to the position were of these
+        self._order: Order | None = None  # of a restored epoch: whose order is held keeps it
         self.plan: Plan | None = None
 
     def set_epoch(self, epoch: SupportsIndex, /) -> None:
-        """Go to the start of an epoch, or stay at the restored position right after `load`.
+        """Go to the start of an epoch, or stay in it where a pass is under way or its place was restored.
 
         Raises:
             TypeError: The epoch is not a whole number.
-            ValueError: It is negative.
+            ValueError: Not 0 <= epoch < 2**64.
         """
         number = whole("epoch", epoch, least=0)
-        if self.resumed and number == self.epoch:
-            return
-        if self.resumed and number < self.epoch:
+        if number >= 1 << 64:
+            raise ValueError(f"`epoch < 2**64` must hold, but got {number}")
+        framework = _outside() in FRAMEWORKS
+        if framework and self._by_hand and number != self.epoch:
+            self._warn(
+                "behind",
+                f"set_epoch({self.epoch}) of the {self._owner} is undone: the framework that drives it sets its epoch "
+                f"to {number}: call set_epoch of the loader that the framework gave back",
+                stacklevel=4,
+            )
+        if self._restored is not None and number != self.epoch:
+            self._warn_of_loss(number, framework)
+        if number != self.epoch or not (self.runs or self._restored is not None):
+            self.go(number)
+        elif not self.runs:
+            self.position = self._restored or 0
+        self._repeats, self._looks, self._by_hand = False, 0, not framework
+
+    def _warn_of_loss(self, number: int, framework: bool) -> None:
+        """Warn where the rest of a restored epoch is given up."""
+        if number < self.epoch:
             self._warn(
                 "back",
                 f"set_epoch({number}) right after a state of epoch {self.epoch} was loaded gives its place up: go on "
                 f"with set_epoch({self.epoch}); Accelerate and Fabric count epochs from 0 in every process, so do not "
                 f"let them prepare the {self._owner}",
-                stacklevel=4,
+                stacklevel=5,
             )
-        self.go(number)
+        rest = draws_of(self.stream, self.epoch) - self.position
+        if number > self.epoch and self.position and rest >= self._least and not framework:
+            self._warn(
+                "rest",
+                f"set_epoch({number}) right after a state within epoch {self.epoch} was loaded leaves out the {rest} "
+                f"rows that are left of it: go on with set_epoch({self.epoch})",
+                stacklevel=5,
+            )
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the next pass begins at a restored position."""
+        return self._restored is not None
 
     @property
     def start(self) -> int:
         """Where the next pass begins."""
-        return self.position if self.resumed else 0
+        return self._restored or 0
 
-    def begin(self, plan: Plan, stream: Stream, /, *, divided: bool = False) -> None:
+    def begin(self, plan: Plan, /, *, divided: bool = False) -> None:
         """Begin a pass, from `start`; `divided`: somebody else divides it among processes."""
-        if not isinstance(stream, Sequential):
+        if not isinstance(self.stream, Sequential):
             self._look_out(divided)
         if plan.drop_last and 0 < len(plan.order) < plan.global_batch:
             self._warn(
@@ -95,24 +169,41 @@ class Place:
                 f"{plan.global_batch}: lower the batch size, or leave drop_last out",
                 stacklevel=4,
             )
-        repeats = self._repeats
-        self.go(self.epoch, self.start)
-        self.plan, self._repeats = plan, repeats
+        self.position, self.plan, self.runs, self._by_hand = self.start, plan, True, False
 
-    def move(self, plan: Plan, step: int, /, *, asked_ahead: bool = False) -> None:
+    def move(self, plan: Plan, step: int, /) -> None:
         """Stand behind a batch of the pass begun last; another pass moves nothing."""
         if self.plan is plan:
-            self.position = plan.end(step)
-            ended = step + 1 == len(plan)
-            self._repeats |= ended or (step > 0 and not asked_ahead)  # one batch of several was only looked at
+            self.position, self._given = plan.end(step), self._ranks
+            self._looks += step == 0
 
-    def state(self, identity: Mapping[str, Any], stream: Stream, /) -> dict[str, Any]:
+    def go_on(self, plan: Plan, /) -> None:
+        """Note that a loop asks for more than the first batch, so that it was no look."""
+        if self.plan is plan:
+            self._restored, self._repeats = None, True
+
+    @contextmanager
+    def leaving(self, plan: Plan, /) -> Iterator[None]:
+        """Note at the end that the pass is over or was left."""
+        try:
+            yield
+        finally:
+            if self.plan is plan:
+                self.runs = False
+
+    def state(self, identity: Mapping[str, Any], /) -> dict[str, Any]:
         """The place as JSON: what must be equal where it is loaded, the numbers, and what changed in the stream."""
-        state = {**identity, "epoch": self.epoch, "position": self.position}
-        changes = stream.state_dict() if hasattr(stream, "state_dict") else {}
+        state = {**identity, "epoch": self.epoch, "position": self.position, **self._given}
+        stream = self.stream
+        if isinstance(stream, IndexStream):
+            changes = stream.state_dict(self.epoch + (self.position >= stream.draws))
+        else:
+            changes = stream.state_dict() if hasattr(stream, "state_dict") else {}
+        if "sampler" not in changes:
+            del state["rank"]  # the same on all
         return {**state, "changes": packed(changes)} if changes else state
 
-    def load(self, state: Any, identity: Mapping[str, Any], stream: Stream, /) -> None:
+    def load(self, state: Any, identity: Mapping[str, Any], /) -> None:
         """Take the place of a state, and the changes of its stream; nothing changes where it is refused.
 
         Raises:
@@ -125,22 +216,50 @@ class Place:
             if theirs != mine:
                 raise ValueError(f"this state is of another {key}: saved {theirs!r}, {self._owner} has {mine!r}")
         epoch, position = (_count(state.get(key)) for key in ("epoch", "position"))
-        if epoch is None or position is None:
+        if epoch is None or position is None or epoch >= 1 << 64:
             shown = " and ".join(reprlib.repr(state.get(key)) for key in ("epoch", "position"))
             raise ValueError(f"a state needs an epoch and a position >= 0, but got {shown}")
-        draws = getattr(stream, "draws", None)
-        if draws is None or position <= draws:  # else nothing is to change
-            self._change(stream, state.get("changes"))
-        draws = len(stream.epoch(epoch)) if draws is None else draws
+        known = getattr(self.stream, "draws", None)
+        if known is None or position <= known:  # else nothing is to change
+            self._check_ranks(state, within=position > 0 and position != known)
+            self._change(state.get("changes"))
+        draws = len(self.stream.epoch(epoch)) if known is None else known
         if position > draws:
             raise ValueError(f"the state is at position {position}, but an epoch has {draws}: it is damaged")
         self.go(epoch, position, resumed=True)
+        self._given = self._ranks | {key: state[key] for key in self._ranks if key in state}
+        if "changes" in state and position < draws:
+            self._order = self.stream.epoch(epoch)
 
-    def _change(self, stream: Stream, changes: Any) -> None:
+    def _check_ranks(self, state: Mapping[str, Any], *, within: bool) -> None:
+        """Compare batch size and ranks with those of a state, where they must be the same within an epoch."""
+        saved = {key: state[key] for key in self._ranks if key in state}
+        mine = {key: self._ranks[key] for key in saved}
+        if not within or saved == mine:
+            return
+        if _outside() in ("lightning", "pytorch_lightning"):
+            raise ValueError(
+                f"this state stands within an epoch, after batches of {saved}, and here it is {mine}: Lightning counts "
+                "batches, so it would leave rows out: resume with the same numbers, or at the end of an epoch"
+            )
+        mine.pop("batch_size", None)
+        if "rank" in saved and mine != {key: saved[key] for key in mine}:
+            self._warn(
+                "rank",
+                f"this state within an epoch holds what the sampler of rank {saved['rank']} of {saved['world_size']} "
+                f"has learnt, but here is rank {mine['rank']} of {mine['world_size']}: save and load one state per "
+                "rank, or save at the end of an epoch",
+                stacklevel=5,
+            )
+
+    def _change(self, changes: Any) -> None:
         """Let a stream that changes go on from there."""
+        stream = self.stream
         if hasattr(stream, "load_state_dict"):
             try:
-                stream.load_state_dict({} if changes is None else {**unpacked(changes)})
+                if not (changes is None or isinstance(changes, Mapping)):
+                    raise TypeError(f"they are {reprlib.repr(changes)}")
+                stream.load_state_dict({} if changes is None else unpacked(changes))
             except (AttributeError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"the stream cannot take the changes of this state ({type(error).__name__}: {error}): it is "
@@ -153,21 +272,25 @@ class Place:
             )
 
     def _look_out(self, divided: bool) -> None:
-        """Warn of the two mistakes that change what is trained on and raise no error."""
-        if self._repeats:
-            self._warn(
-                "repeats",
-                f"this is a second pass over epoch {self.epoch}, with the same rows in the same order: call "
-                f"set_epoch(epoch) of the {self._owner} before each epoch",
-                stacklevel=5,
-            )
-        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if processes > self._world_size and not divided:
-            self._warn(
-                "processes",
-                MORE_PROCESSES.format(processes=processes, owner=self._owner, world_size=self._world_size),
-                stacklevel=5,
-            )
+        """Warn of the mistakes that change what is trained on and raise no error."""
+        call = f"call set_epoch(epoch) of the {self._owner} before each epoch"
+        if self._repeats and not self.resumed:
+            law = f"this is a second pass over epoch {self.epoch}, with the same rows in the same order"
+            self._warn("repeats", f"{law}: {call}", stacklevel=5)
+        elif self._looks > 1:
+            law = f"the first batch of epoch {self.epoch} was taken {self._looks} times, and is given once more"
+            self._warn("looks", f"{law}: go on with one iterator in place of next(iter(…)), and {call}", stacklevel=5)
+        if divided or not (dist.is_available() and dist.is_initialized()):
+            return
+        processes, rank, world_size = dist.get_world_size(), self._ranks["rank"], self._ranks["world_size"]
+        if processes != world_size:
+            law = MORE_PROCESSES if processes > world_size else FEWER_PROCESSES
+            text = law.format(processes=processes, owner=self._owner, world_size=world_size)
+        elif rank != dist.get_rank():
+            text = f"this {self._owner} was made for rank {rank}, but this process has rank {dist.get_rank()}: {REMEDY}"
+        else:
+            return
+        self._warn("processes", text, stacklevel=5)
 
     def _warn(self, kind: str, text: str, *, stacklevel: int) -> None:
         """Warn, once for each kind."""
@@ -176,10 +299,24 @@ class Place:
             warnings.warn(text, stacklevel=stacklevel)
 
 
+FRAMEWORKS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
+REMEDY = "give rank=torch.distributed.get_rank() and world_size=torch.distributed.get_world_size()"
 MORE_PROCESSES = (
     "torch.distributed has {processes} processes, but this {owner} was made for world_size={world_size}, so some "
-    "train on the same rows: give rank=torch.distributed.get_rank() and world_size=torch.distributed.get_world_size()"
+    f"train on the same rows: {REMEDY}"
 )
+FEWER_PROCESSES = (
+    "torch.distributed has {processes} processes, but this {owner} was made for world_size={world_size}, so some rows "
+    f"are left out: {REMEDY}"
+)
+
+
+def _outside() -> str:
+    """Top-level package of the nearest caller outside of this one."""
+    frame, own = sys._getframe(1), __name__.partition(".")[0]
+    while (name := frame.f_globals.get("__name__", "").partition(".")[0]) == own and frame.f_back is not None:
+        frame = frame.f_back
+    return str(name)
 
 
 def whole(name: str, value: SupportsIndex, /, *, least: int) -> int:
@@ -218,6 +355,7 @@ def as_stream(given: Any, /) -> Any:
     Raises:
         TypeError: It is a sampler of torch, or nothing that a stream can be made of.
     """
+    require_object(given)
     if isinstance(given, Sampler):
         raise TypeError(
             f"a stream is needed, but got {type(given).__name__}: give an IndexStream; where Lightning put its own "

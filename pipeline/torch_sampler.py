@@ -18,7 +18,7 @@ of a sampler together with the batch (tried with 0.11, with workers too).
 import sys
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, SupportsIndex, TypeVar
 
@@ -26,13 +26,13 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DistributedSampler, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from drawstream.pipeline.place import Place, Stream, as_stream, whole, whole_ranks
+from drawstream.pipeline.place import FRAMEWORKS, Place, Stream, whole, whole_ranks
 from drawstream.pipeline.reading.plan import EvenPlan, Plan
 from drawstream.samplers import RowSampler
 
 __all__ = ["StreamBatchSampler", "StreamSampler"]
 
-_LIBRARIES = ("torch", "torchdata", "accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
+_LIBRARIES = ("torch", "torchdata", *FRAMEWORKS)
 _Item = TypeVar("_Item", int, list[int])
 
 
@@ -40,8 +40,9 @@ class StreamOrder(Sampler[_Item]):
     """The steps of one rank, and where in them it is.
 
     Args:
-        stream: what to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. It may be replaced
-            between epochs.
+        stream: what to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. Another one
+            over the same rows may be assigned, and is followed from the start of the epoch.
+        rows: number of rows; None for those of the stream.
         batch_size: rows per step and rank.
         rank: this rank, in [0, world_size).
         world_size: number of ranks.
@@ -58,7 +59,8 @@ class StreamOrder(Sampler[_Item]):
 
     def __init__(
         self,
-        stream: Stream | RowSampler | ArrayLike,
+        stream: Stream | RowSampler | ArrayLike | None,
+        rows: int | None = None,
         /,
         *,
         batch_size: int,
@@ -66,10 +68,23 @@ class StreamOrder(Sampler[_Item]):
         world_size: int = 1,
         drop_last: bool = False,
     ) -> None:
-        self.stream = as_stream(stream)
         self.batch_size, self.drop_last = whole("batch_size", batch_size, least=1), drop_last
         self.rank, self.world_size = whole_ranks(rank, world_size)
-        self.place = Place(self.owner, self.world_size)
+        what = "rows in the stream that it was made with" if rows is None else "rows in the dataset"
+        options = {**self._step(), "rank": self.rank}
+        self.place = Place(self.owner, stream, rows=rows, what=what, drop_last=drop_last, **options)
+
+    def _step(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "world_size": self.world_size}
+
+    @property
+    def stream(self) -> Any:
+        """Which row stands at which position."""
+        return self.place.stream
+
+    @stream.setter
+    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        self.place.follow(stream)
 
     @property
     def sampler(self) -> "StreamOrder[_Item]":
@@ -95,6 +110,7 @@ class _Sampler(StreamOrder[_Item]):
     def __init__(self, stream: Stream | RowSampler | ArrayLike, /, **options: Any) -> None:
         super().__init__(stream, **options)
         self._within = 0  # rows given of the step at the place
+        self._first = 0  # of them, those given before a restored place
         self._ahead = ""  # who asks for rows before the loop is given them
         self._reader: weakref.ref[Any] | None = None  # the DataLoader's iterator with workers that asked last
         if self.rows < 1:
@@ -124,10 +140,9 @@ class _Sampler(StreamOrder[_Item]):
                 f"set_epoch({number}) comes after workers of a DataLoader asked for rows of epoch {self.place.epoch}, "
                 "as in Lightning when it resumes: use StreamDataLoader(dataset, stream, …), which waits for it"
             )
-        if not (self.place.resumed and number == self.place.epoch):
-            self._within = 0
         self.place.set_epoch(number)
-        self._ahead = ""
+        if not self.place.runs:
+            self._within, self._ahead = self._first if self.place.resumed else 0, ""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able: the stream's fingerprint, the epoch, and the global position up to which rows were given.
@@ -142,8 +157,7 @@ class _Sampler(StreamOrder[_Item]):
                 f"a sampler does not know its place, for {self._ahead} before the loop is given them: use "
                 "StreamDataLoader(dataset, stream, batch_size=…, num_workers=…), whose state is exact"
             )
-        state = self.place.state(self.identity(), self.stream)
-        return state | (self._step() | {"within": self._within} if self._within else {})
+        return self.place.state(self.identity()) | ({"within": self._within} if self._within else {})
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Go on where `state_dict` was taken, also with another batch size or number of ranks.
@@ -151,27 +165,30 @@ class _Sampler(StreamOrder[_Item]):
         Raises:
             ValueError: the state belongs to another stream, stands within a step of others, or is no state.
         """
-        within = state.get("within", 0) if isinstance(state, dict) else 0
-        if within:
+        within = state.get("within", 0) if isinstance(state, Mapping) else 0
+        if within or type(within) is not int:
             saved = {name: state.get(name) for name in self._step()}
-            if saved != self._step() or not (isinstance(within, int) and 0 < within < self.batch_size):
+            if saved != self._step() or not (type(within) is int and 0 < within < self.batch_size):
                 raise ValueError(
                     f"this state stands within a step, after {within} rows of {saved}, and here it is {self._step()}: "
                     "resume with the same numbers, or save between two batches"
                 )
-        self.place.load(state, self.identity(), self.stream)
-        self._within, self._ahead = within, ""
-
-    def _step(self) -> dict[str, int]:
-        return {"batch_size": self.batch_size, "world_size": self.world_size}
+        self.place.load(state, self.identity())
+        self._within = self._first = within
+        self._ahead = ""
 
     def _begin(self) -> tuple[Plan, int]:
         """The plan of the pass that begins, and how many rows of its first step were given before."""
         divided = self._look_at(_askers(sys._getframe(2)))  # who waits for the generator that calls this
-        plan, within = self.plan(self.place.start), self._within if self.place.resumed else 0
-        self.place.begin(plan, self.stream, divided=divided)
+        plan, within = self.plan(self.place.start), self._first if self.place.resumed else 0
+        self.place.begin(plan, divided=divided)
         self._within = within
         return plan, within
+
+    def _go_on(self, plan: Plan, step: int) -> None:
+        """Note that a second batch is asked for, if the loop asks and not a worker."""
+        if step and not self._ahead:
+            self.place.go_on(plan)
 
     def _look_at(self, askers: Iterator[Any]) -> bool:
         """Note whether rows are asked for ahead of the loop; return whether a framework divides them among processes.
@@ -199,7 +216,7 @@ class _Sampler(StreamOrder[_Item]):
     def _is_begun(self) -> bool:
         """Whether the workers of a DataLoader that has given no batch yet have asked for rows."""
         reader = None if self._reader is None else self._reader()
-        return reader is not None and reader._num_yielded == 0
+        return reader is not None and reader._rcvd_idx == 0  # not even a batch that failed
 
 
 class StreamSampler(_Sampler[int]):
@@ -214,16 +231,19 @@ class StreamSampler(_Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         plan, within = self._begin()
-        for step in range(len(plan)):
-            a, b = plan.positions(step)
-            rows = plan.order[a:b].tolist()
-            for number, row in enumerate(rows[within:], within + 1):
-                if self.place.plan is plan:
-                    self._within = number % len(rows)
-                    if number == len(rows):
-                        self.place.move(plan, step, asked_ahead=True)
-                yield row
-            within = 0
+        with self.place.leaving(plan):
+            for step in range(len(plan)):
+                self._go_on(plan, step)
+                a, b = plan.positions(step)
+                rows = plan.order[a:b].tolist()
+                for number, row in enumerate(rows[within:], within + 1):
+                    if self.place.plan is plan:
+                        self._within = number % len(rows)
+                        if number == len(rows):
+                            self.place.move(plan, step)
+                    yield row
+                within = 0
+            self.place.go_on(plan)
 
 
 class _RankSampler(StreamSampler, DistributedSampler[int]):
@@ -238,13 +258,16 @@ class StreamBatchSampler(_Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         plan, within = self._begin()
-        for step in range(len(plan)):
-            a, b = plan.positions(step)
-            if self.place.plan is plan:
-                self._within = 0
-                self.place.move(plan, step, asked_ahead=True)
-            yield plan.order[a + within : b].tolist()
-            within = 0
+        with self.place.leaving(plan):
+            for step in range(len(plan)):
+                self._go_on(plan, step)
+                a, b = plan.positions(step)
+                if self.place.plan is plan:
+                    self._within = 0
+                    self.place.move(plan, step)
+                yield plan.order[a + within : b].tolist()
+                within = 0
+            self.place.go_on(plan)
 
 
 def _dispatches(owner: Any) -> bool:

@@ -6,6 +6,7 @@ that turns an image on its side before another that does not has the same end, i
 sees each image alone first, and orientation is left out of decoding: catalogs say how images are turned.
 """
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,3 +128,6 @@ class _Decoder:
         (images,) = self._pipeline.run()
         found: NDArray[np.uint8] = np.array(images.at(0))
         return found if found.shape[2] == 3 else found[..., 0]
+
+
+os.register_at_fork(after_in_child=lambda: _thread.__dict__.clear())  # the graphs' threads are in the parent

@@ -1,5 +1,7 @@
 """The DALI graph: stored bytes in, normalised CHW float batches out; the same operators on CPU and GPU."""
 
+import ctypes
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -224,3 +226,15 @@ def _jitter(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
         return images
     change = fn.color_twist if spec.channels == 3 else fn.brightness_contrast
     return change(images, **{name: given[name] for name in spec.factors})
+
+
+def _leave_graphs() -> None:
+    """Part with the graphs of the parent: their threads are not here, and DALI would wait for them at exit."""
+    for weak in list(dali.Pipeline._pipes):
+        pipeline = weak()
+        if pipeline is not None and pipeline._pipe:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(pipeline._pipe))  # never destroyed
+            pipeline._pipe = None
+
+
+os.register_at_fork(after_in_child=_leave_graphs)

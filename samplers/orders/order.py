@@ -7,7 +7,7 @@ Notation
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,13 @@ class Order:
     Args:
         draws: rows and weights of any positions.
         length: M.
+        source: the weights drawn with, float (rows,), where a stream has others than it was made of.
     """
 
-    __slots__ = ("_draws", "_length")
+    __slots__ = ("__weakref__", "_draws", "_length", "source")
 
-    def __init__(self, draws: Draws, length: int, /) -> None:
-        self._draws, self._length = draws, length
+    def __init__(self, draws: Draws, length: int, /, source: NDArray[np.floating[Any]] | None = None) -> None:
+        self._draws, self._length, self.source = draws, length, source
 
     def __len__(self) -> int:
         return self._length

@@ -20,7 +20,10 @@ Nothing depends on the number of ranks, workers or on what was drawn before: a p
 """
 
 import hashlib
+import os
 import threading
+import warnings
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +32,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.orders.multinomial import Multinomial
 from drawstream.samplers.orders.order import Batches, Draws, Order
 from drawstream.samplers.orders.permutation import Permutation
@@ -43,8 +45,6 @@ __all__ = ["IndexStream", "RowSampler"]
 
 MODES = ("permutation", "stratified", "multinomial", "subset")
 _MOST = 1 << 61  # positions and rows are int64, and sums of two of them must be too
-_Weights = NDArray[np.floating[Any]] | str | None
-_INLINE = 1 << 25  # bytes of weights that a state holds; of more it holds a digest, and the user gives them again
 _KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepared
 
 
@@ -119,18 +119,17 @@ class IndexStream(Batches):
         draws: int | None = None,
         window: int | None = None,
     ) -> None:
+        require_object(weights_or_rows)
         self.seed = whole_number(seed, "seed")
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
-        self._lock = threading.Lock()
         self._building = threading.Lock()
-        self._orders: dict[int, Future[Order]] = {}
-        self._given = -1  # the epoch that was asked for last
-        self._weights: _Weights = None  # of the epochs to come, or their digest; None as long as they are the first
-        self._first: Law | None = None  # the law of the first weights, once there are others
-        self._used: dict[int, _Weights] = {}  # by epoch, the weights of its order
+        self._kept: dict[int, Order] = {}  # the epochs set up last; replaced, never changed
+        self._given: weakref.WeakValueDictionary[int, Order] = weakref.WeakValueDictionary()
+        self._weights: NDArray[np.floating[Any]] | None = None  # of the law; None as long as they are the first
+        _ALIVE.add(self)
         self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
-        self._weights_key = self._law_digest = ""
+        self._law_digest = ""
         self.window = 0
         if hasattr(weights_or_rows, "draw_epoch") and isinstance(weights_or_rows, Law):
             self._replay(weights_or_rows, mode, draws, window)
@@ -148,9 +147,9 @@ class IndexStream(Batches):
             raise ValueError(TOO_LONG.format(draws=self.draws))
         if window is not None:
             self.window = self._checked_window(whole_number(window, "window"))
-        self._law = self._prepare(weights)
+        self._law = self._first = self._prepare(weights)
         if self._sampler is not None and weights is not None:
-            self._weights_key = digest_array(weights)
+            self._weights = np.array(weights)
 
     def _replay(self, law: Law, mode: str | None, draws: int | None, window: int | None) -> None:
         if mode not in (None, "schedule") or window is not None or draws not in (None, law.draws):
@@ -158,7 +157,8 @@ class IndexStream(Batches):
                 f"a schedule fixes mode, window and its {law.draws} draws, but got {mode=}, {window=} and {draws=}: "
                 "leave them out"
             )
-        self.mode, self._law, self.rows, self.draws = "schedule", law, law.rows, law.draws
+        self.mode, self.rows, self.draws = "schedule", law.rows, law.draws
+        self._law = self._first = law
 
     def _read(self, source: int | ArrayLike | RowSampler) -> NDArray[np.floating[Any]] | None:
         """Set the number of rows; return the weights, None for uniform ones."""
@@ -195,7 +195,7 @@ class IndexStream(Batches):
         return (Subset if self.mode == "subset" else Stratified)(checked, self.draws, self.window)
 
     def update(self, weights: ArrayLike, /) -> None:
-        """Draw with other weights from the next epoch on that is set up; the epoch given last keeps its order.
+        """Draw with other weights in epochs that were not given yet; those given last keep their orders.
 
         All processes of a training must give the same ones. They are part of `state_dict`, not of the fingerprint.
 
@@ -206,63 +206,68 @@ class IndexStream(Batches):
             TypeError: the weights are not numbers.
             ValueError: bad weights, another number of rows, or a stream that does not follow weights of its own.
         """
-        if self._sampler is not None or self.mode in ("permutation", "schedule"):
-            kind = "a row sampler" if self._sampler is not None else f"mode {self.mode!r}"
-            raise ValueError(f"update() is for a stream of weights, as np.ones(rows), but this one is of {kind}")
         checked = self._own(weights)
-        _ = self.fingerprint  # of the first weights
         law = self._prepare(checked)
-        with self._building, self._lock:
-            self._first = self._first or self._law
+        with self._building:
             self._law, self._weights = law, checked
-            self._orders = {epoch: order for epoch, order in self._orders.items() if epoch == self._given}
+            self._kept = {epoch: order for epoch, order in self._kept.items() if self._given.get(epoch) is order}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, since: int = 0, /) -> dict[str, Any]:
         """What has changed since the stream was made, so that one made alike goes on with the same orders.
 
         Numbers, texts and arrays; empty for a stream that does not change. It holds the weights of `update`, the state
-        of a row sampler that has `state_dict` and `load_state_dict`, and the weights of the epoch given last where they
-        are others than now. Of weights of more than 32 MiB, and of a row sampler without a state, it holds the digest.
+        of a row sampler that has `state_dict` and `load_state_dict`, and the weights of the epochs that keep their
+        orders, where these weights do not follow from the rest.
+
+        Args:
+            since: the epoch in which the training stands; nothing of earlier ones is held.
         """
-        with self._lock:
-            known, used = self._given in self._orders, self._used.get(self._given)
-        learner = self._learner
-        state: dict[str, Any] = {} if learner is None else {"sampler": learner.state_dict()}
-        if known and not (used is None and self._weights is None):
-            state |= {"epoch": self._given, "epoch_weights": _kept(used)}
-        if self._sampler is None and self._weights is not None and not (known and used is self._weights):
-            state["weights"] = _kept(self._weights)
-        return state
+        state: dict[str, Any] = {} if self._learner is None else {"sampler": self._learner.state_dict()}
+        if self._sampler is None and self._weights is not None:
+            state["weights"] = self._weights
+        since = since if self._sampler is None or self._learner is not None else 0  # to know the sampler again
+        epochs = {
+            str(epoch): order.source
+            for epoch, order in sorted(self._known().items())
+            if epoch >= since and (self._sampler is not None or order.source is not self._weights)
+        }
+        return state | {"epochs": epochs} if epochs else state
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on where `state_dict` was taken from a stream that was made alike.
 
+        Warns where a row sampler without a state gives other weights than when the state was saved.
+
         Raises:
-            ValueError: the state is of another kind of stream, or holds the digest of weights that are not these.
+            TypeError: a part of the state is of another type.
+            ValueError: the state is of another kind of stream, or damaged.
         """
         learner = self._learner
-        if not state and (self._sampler is not None or self._weights is None):
-            return  # nothing has changed, or the version that saved it did not know
+        if not state and learner is not None:
+            return  # the version that saved it did not know
         if (learner is not None) != ("sampler" in state):
             raise ValueError(
                 "a state of a row sampler that learns is for a stream over such a one only: build it alike"
             )
+        if unknown := state.keys() - {"sampler", "weights", "epochs"}:
+            raise ValueError(f"a state of a stream holds sampler, weights and epochs, but got {min(unknown)!r}")
+        weights = self._own(state["weights"]) if "weights" in state else None
+        law = self._first if weights is None else self._prepare(weights)
+        orders = {}
+        for name, source in state.get("epochs", {}).items():
+            if not name.isdecimal():
+                raise ValueError(f"an epoch of a stream's state is a number, but got {name!r}")
+            epoch, used = _epoch(int(name)), None if source is None else self._weights_of(source)
+            of = self._first if used is None else self._prepare(used)
+            orders[epoch] = Order(of.draw_epoch(self.seed, epoch), self.draws, used)
         if learner is not None:
             learner.load_state_dict(state["sampler"])
-        used = self._recalled(state.get("epoch_weights"), state.get("epoch", 0))
-        weights = self._recalled(state["weights"], 0) if "weights" in state else used
-        _ = self.fingerprint
-        with self._building, self._lock:
-            self._first = first = self._first or self._law
-            self._law = law = first if weights is None else self._prepare(weights)
-            self._weights_key = "" if weights is None else digest_array(weights)
-            self._weights = weights if self._sampler is None or learner is not None else self._weights_key or None
-            self._orders, self._used, self._given = {}, {}, -1
-            if "epoch" in state:
-                epoch = self._given = whole_number(state["epoch"], "epoch")
-                then = law if used is weights else first if used is None else self._prepare(used)
-                self._orders[epoch], self._used[epoch] = Future(), self._weights if used is weights else used
-                self._orders[epoch].set_result(Order(then.draw_epoch(self.seed, epoch), self.draws))
+        elif self._sampler is not None and orders:
+            self._compare(max(orders), orders[max(orders)].source)
+        with self._building:
+            if self._sampler is None:
+                self._law, self._weights = law, weights
+            self._kept, self._given = orders, weakref.WeakValueDictionary(orders)
 
     @property
     def _learner(self) -> Any:
@@ -270,27 +275,28 @@ class IndexStream(Batches):
         has = hasattr(self._sampler, "state_dict") and hasattr(self._sampler, "load_state_dict")
         return self._sampler if has else None
 
+    def _compare(self, epoch: int, saved: Any) -> None:
+        assert self._sampler is not None
+        if not np.array_equal(check_single(self._sampler.probabilities(epoch)), saved):
+            warnings.warn(
+                f"{type(self._sampler).__name__} gives other weights for epoch {epoch} than when the state was saved: "
+                "restore it first, or give it state_dict and load_state_dict",
+                stacklevel=3,
+            )
+
     def _own(self, weights: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Weights in place of those that the stream was made of."""
+        if self._sampler is not None or self.mode in ("permutation", "schedule"):
+            kind = "a row sampler" if self._sampler is not None else f"mode {self.mode!r}"
+            raise ValueError(f"other weights are for a stream of weights, as np.ones(rows), but this one is of {kind}")
+        return self._weights_of(weights)
+
+    def _weights_of(self, weights: ArrayLike) -> NDArray[np.floating[Any]]:
         """Weights checked, in memory of the stream's own."""
         checked = np.array(check_single(weights))
         if checked.size != self.rows:
             raise ValueError(f"a stream keeps its {self.rows} rows, but got {checked.size} weights: make another one")
         return checked
-
-    def _recalled(self, saved: Any, epoch: int) -> NDArray[np.floating[Any]] | None:
-        """The weights of a state, which may hold their digest only."""
-        if not isinstance(saved, str):
-            return None if saved is None else self._own(saved)
-        if self._sampler is None:
-            mine = self._weights if isinstance(self._weights, np.ndarray) else None
-            remedy = "call update() with the weights of then before the state is loaded"
-        else:
-            mine = self._own(self._sampler.probabilities(epoch))
-            remedy = "restore the row sampler first, or give it state_dict and load_state_dict"
-        digest = "none" if mine is None else digest_array(mine)
-        if saved != digest:
-            raise ValueError(f"the state was saved with weights of digest {saved}, but here it is {digest}: {remedy}")
-        return mine
 
     @property
     def fingerprint(self) -> str:
@@ -299,7 +305,7 @@ class IndexStream(Batches):
         The weights of a row sampler change while it learns, so they are not part of it: its own state is.
         """
         if not self._law_digest:
-            self._law_digest = "row sampler" if self._sampler is not None else self._law.digest()
+            self._law_digest = "row sampler" if self._sampler is not None else self._first.digest()
         parts = (self.mode, self.seed, self.rows, self.draws, self.window, self._law_digest)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
@@ -312,18 +318,16 @@ class IndexStream(Batches):
         """The order of an epoch >= 0.
 
         Cheap for weights that stay, but for mode 'subset' (two passes over the rows) and for a row sampler (one set-up
-        when its weights have changed). The last two epochs are kept, so asking again costs nothing, and an epoch once
-        given keeps its order even while a row sampler learns.
+        when its weights have changed). The last two epochs, and all whose orders are still held by somebody, are known:
+        asking again costs nothing, and gives the same order even while a row sampler learns.
 
         Raises:
             ValueError: the epoch is negative, or a row sampler gave bad weights or another number of rows.
         """
-        epoch = whole_number(epoch, "epoch")
-        future, new = self._claim(epoch)
-        self._given = epoch
-        if new:
-            self._build(epoch, future)
-        return future.result()
+        number = _epoch(epoch)
+        order = self._set_up(number)
+        self._given[number] = order
+        return order
 
     @property
     def sets_up_epochs(self) -> bool:
@@ -338,37 +342,31 @@ class IndexStream(Batches):
         Raises:
             ValueError: the epoch is negative.
         """
-        future, new = self._claim(epoch)
-        if new:
-            arguments = whole_number(epoch, "epoch"), future
-            threading.Thread(target=self._build, args=arguments, name="drawstream-epoch", daemon=True).start()
+        number, future = _epoch(epoch), Future[Order]()
+
+        def work() -> None:
+            try:
+                future.set_result(self._set_up(number))
+            except BaseException as error:  # the one who waits gets it, and the next call tries again
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="drawstream-epoch", daemon=True).start()
         return future
 
-    def _claim(self, epoch: int) -> tuple[Future[Order], bool]:
-        """The order of an epoch to come, and whether it is up to the caller to build it."""
-        epoch = whole_number(epoch, "epoch")
-        if not 0 <= epoch < 1 << 64:
-            raise ValueError(f"0 <= epoch < 2**64 must hold, but got {epoch}")
-        with self._lock:
-            known = self._orders.get(epoch)
-            if known is not None:
-                return known, False
-            future = self._orders[epoch] = Future()
-            while len(self._orders) > _KEPT_EPOCHS:
-                del self._orders[next(iter(self._orders))]
-            return future, True
+    def _known(self) -> dict[int, Order]:
+        """Orders by epoch that are not to change."""
+        return self._kept | dict(self._given.items())
 
-    def _build(self, epoch: int, future: Future[Order]) -> None:
-        try:
-            with self._building:
-                self._renew(epoch)
-                self._used = {e: used for e, used in self._used.items() if e in self._orders} | {epoch: self._weights}
-                future.set_result(Order(self._law.draw_epoch(self.seed, epoch), self.draws))
-        except BaseException as error:  # the one who waits gets it, and the next call tries again
-            with self._lock:
-                if self._orders.get(epoch) is future:
-                    del self._orders[epoch]
-            future.set_exception(error)
+    def _set_up(self, epoch: int) -> Order:
+        if (known := self._known().get(epoch)) is not None:
+            return known
+        with self._building:
+            if (known := self._known().get(epoch)) is not None:  # a thread has set it up meanwhile
+                return known
+            self._renew(epoch)
+            order = Order(self._law.draw_epoch(self.seed, epoch), self.draws, self._weights)
+            self._kept = dict([*self._kept.items(), (epoch, order)][-_KEPT_EPOCHS:])
+            return order
 
     def _renew(self, epoch: int) -> None:
         """Set up again when the weights of a row sampler have changed."""
@@ -377,24 +375,46 @@ class IndexStream(Batches):
         weights = check_single(self._sampler.probabilities(epoch))
         if weights.size != self.rows:
             raise ValueError(f"a row sampler must keep its {self.rows} rows, but gave {weights.size} in epoch {epoch}")
-        key = digest_array(weights)
-        if key != self._weights_key:
-            self._law, self._weights_key = self._prepare(weights), key
-        self._weights = key if self._learner is None else np.array(weights)
+        if self._weights is None or not np.array_equal(weights, self._weights):
+            self._law, self._weights = self._prepare(weights), np.array(weights)
+
+    def _in_child(self) -> None:
+        """Begin anew in a forked process: the thread that held the lock is in the parent."""
+        self._building = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _OF_A_PROCESS}
+        return {**vars(self), "_building": None, "_kept": self._known(), "_given": dict(self._given.items())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock(), _building=threading.Lock(), _orders={}, _used={})
+        vars(self).update(state)
+        self._building = threading.Lock()
+        self._given = weakref.WeakValueDictionary(state["_given"])
+        _ALIVE.add(self)
 
     def __repr__(self) -> str:
         return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"
 
 
-_OF_A_PROCESS = ("_lock", "_building", "_orders", "_used")
+def require_object(given: Any, /) -> None:
+    """Raise TypeError where a class was given in place of an object of it."""
+    if isinstance(given, type):
+        raise TypeError(f"a stream needs an object, but got the class {given.__name__}: make one, as PSGD(rows)")
 
 
-def _kept(weights: _Weights) -> _Weights:
-    """Weights in a state: the digest of many."""
-    return digest_array(weights) if isinstance(weights, np.ndarray) and weights.nbytes > _INLINE else weights
+def _epoch(value: int) -> int:
+    number = whole_number(value, "epoch")
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"0 <= epoch < 2**64 must hold, but got {number}")
+    return number
+
+
+_ALIVE: weakref.WeakSet[IndexStream] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for stream in list(_ALIVE):
+        stream._in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

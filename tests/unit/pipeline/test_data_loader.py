@@ -261,6 +261,62 @@ def test_errors_of_the_dataset_and_of_the_loop_resume_at_their_batch(workers):
     assert saved(again)["position"] == len(seen) + 32 and seen == order[: len(seen)].tolist()
 
 
+class Ends(Pairs):
+    """A row whose reader has come to its end, in the dataset itself or in `collate_fn`."""
+
+    def __getitem__(self, row):
+        return next(iter([])) if row == self.fails else super().__getitem__(row)
+
+
+def first_of_small(batch):
+    return next(each for each in batch if each["row"] < 0)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_stop_iteration_in_a_dataset_is_no_end(workers, resumed):
+    order = IndexStream(WEIGHTS, seed=2).epoch(0)
+    at = 100 if not resumed else 260
+    failing = next(p for p in range(at, ROWS) if int(order[p]) not in order[:at])
+    loader = make(dataset=Ends(fails=int(order[failing])), **workers)
+    if resumed:
+        loader.load_state_dict(loader.state_dict() | {"position": 32})
+    step = (failing - (32 if resumed else 0)) // 32
+    expected = rf"StopIteration in batch {step} of {9 if resumed else 10}, at one of the rows \["
+    with pytest.raises(RuntimeError, match=expected):
+        list(loader)
+    assert loader.state_dict()["position"] == 32 * (step + resumed)
+
+
+def test_stop_iteration_in_collate_fn_is_no_end():
+    with pytest.raises(RuntimeError, match="StopIteration in batch 0 of 10"):
+        list(make(collate_fn=first_of_small))
+
+
+def test_a_dataset_without_rows_is_refused():
+    for stream in (None, WEIGHTS):
+        with pytest.raises(ValueError, match="the dataset has no rows"):
+            StreamDataLoader([], stream)
+
+
+def test_a_stream_that_is_assigned_is_checked():
+    loader = make()
+    loader.set_epoch(1)
+    with pytest.raises(ValueError, match="the stream draws from 20 rows, but there are 300 rows in the dataset"):
+        loader.stream = IndexStream(20)
+    loader.stream = IndexStream(ROWS, seed=7)
+    assert rows(loader) == IndexStream(ROWS, seed=7).epoch(1)[:].tolist()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_look_after_a_load_keeps_the_place(workers):
+    loader = make(**workers)
+    state = loader.state_dict() | {"position": 64}
+    loader.load_state_dict(state)
+    next(iter(loader))
+    assert rows(loader) == IndexStream(WEIGHTS, seed=2).epoch(0)[64:].tolist()
+
+
 def test_set_epoch_while_a_loop_runs_counts_from_the_next():
     loader = make()
     running = iter(loader)

@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -192,6 +194,7 @@ def test_drop_last_that_leaves_nothing_warns_once(digits):
 def two_processes(monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
 
 
 def test_more_processes_than_the_loader_knows_of_warn_once(digits, two_processes):
@@ -203,7 +206,7 @@ def test_more_processes_than_the_loader_knows_of_warn_once(digits, two_processes
             loader.set_epoch(epoch)
             list(loader)
     assert len(w) == 1
-    list(Loader(digits, WEIGHTS, batch_size=100, world_size=2))
+    list(Loader(digits, WEIGHTS, batch_size=100, rank=1, world_size=2))
     list(Loader(digits))  # validation may be one process's own
 
 
@@ -239,6 +242,31 @@ def test_a_loader_that_was_used_before_a_fork_says_so_in_the_child(digits):
     assert in_a_fork(lambda: next(iter(loader))).startswith(expected)
     assert in_a_fork(lambda: next(running)).startswith(expected)
     assert len(list(running)) == 2  # and the parent goes on
+
+
+ENDS = """
+import os, sys, time
+import numpy as np
+from drawstream import Catalog, Loader
+loader = Loader(Catalog.open(sys.argv[1]), np.ones(300), batch_size=100)
+running = iter(loader)
+next(running)
+child = os.fork()
+if not child:
+    sys.exit(7)
+for _ in range(200):
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if pid:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+
+
+def test_a_forked_child_exits_as_usual(digits):
+    done = subprocess.run([sys.executable, "-c", ENDS, str(digits.path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (7, "")
 
 
 def test_a_loader_that_was_not_used_before_a_fork_works_in_the_child(digits):
@@ -304,7 +332,7 @@ class Learner:
         return {"seen": self.seen.clone(), "count": np.int64(3), "kind": ("a", 1)}
 
     def load_state_dict(self, state):
-        assert state["count"] == 3 and state["kind"] == ["a", 1]
+        assert state["count"] == 3 and state["kind"] == ("a", 1)
         self.seen = state["seen"].clone()
 
 
@@ -358,10 +386,13 @@ def test_a_damaged_array_of_a_state_is_refused(digits):
             Loader(digits, WEIGHTS).load_state_dict(broken)
 
 
-@pytest.mark.parametrize("changes", [5, "a", [], {"epoch": "x"}, {"epoch": 0, "epoch_weights": 7}])
+@pytest.mark.parametrize(
+    "changes",
+    [5, "a", [], [1], True, {"epochs": "x"}, {"epochs": {"0": 7}}, {"weights": None}, {"epochs": {"0": "ab"}}],
+)
 def test_damaged_changes_of_a_state_are_refused(digits, changes):
     loader = Loader(digits, WEIGHTS)
-    with pytest.raises(ValueError, match=r"the stream cannot take the changes|must|shape"):
+    with pytest.raises(ValueError, match=r"the stream cannot take the changes of this state|must"):
         loader.load_state_dict(loader.state_dict() | {"changes": changes})
 
 

@@ -155,7 +155,10 @@ def test_set_epoch_of_the_loaded_epoch_keeps_the_place(stream):
         sampler.set_epoch(np.int64(0))
         assert list(sampler) == whole[3:]
     sampler.load_state_dict(state | {"position": 30})
-    sampler.set_epoch(1)
+    with pytest.warns(
+        UserWarning, match=r"set_epoch\(1\) right after a state within epoch 0 .* leaves out the 40 rows"
+    ):
+        sampler.set_epoch(1)
     assert len(list(sampler)) == 7
 
 
@@ -187,7 +190,10 @@ def test_a_state_within_a_step_needs_the_same_steps(stream):
         ({"position": "a"}, "needs an epoch and a position >= 0, but got 0 and 'a'"),
         ({"position": float("nan")}, "needs an epoch and a position >= 0, but got 0 and nan"),
         ({"epoch": -1}, "needs an epoch and a position >= 0, but got -1 and 0"),
-        ({"within": 3}, "within a step, after 3 rows of"),
+        ({"within": 3, "batch_size": 4}, "within a step, after 3 rows of"),
+        ({"within": None}, "within a step, after None rows of"),
+        ({"within": True}, "within a step, after True rows of"),
+        ({"epoch": 2**64}, "needs an epoch and a position >= 0, but got 18446744073709551616 and 0"),
         ({"within": "a", "batch_size": 8, "world_size": 1}, "within a step, after a rows of"),
         ({"within": -2, "batch_size": 8, "world_size": 1}, "within a step, after -2 rows of"),
         ([1], r"a state of a sampler is what its state_dict\(\) gave, but got \[1\]"),
@@ -273,3 +279,74 @@ def test_weights_that_are_updated_are_part_of_the_state(stream):
     again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
     order = IndexStream(WEIGHTS[::-1], draws=70, seed=2).epoch(1)[:]
     assert [row for rows in given + list(again) for row in rows] == order.tolist()
+
+
+def test_a_stream_that_is_assigned_is_checked(stream):
+    sampler = StreamBatchSampler(stream, batch_size=7)
+    sampler.set_epoch(2)
+    for other, text in (
+        (IndexStream(20), "the stream draws from 20 rows, but there are 40 rows in the stream that it was made with"),
+        (IndexStream(50), "the stream draws from 50 rows, but there are 40"),
+        (np.ones(39), "the stream draws from 39 rows, but there are 40"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            sampler.stream = other
+    assert sampler.stream is stream
+    sampler.stream = WEIGHTS[::-1].tolist()
+    expected = IndexStream(WEIGHTS[::-1]).epoch(2)[:].tolist()
+    assert [row for batch in sampler for row in batch] == expected and sampler.state_dict()["position"] == 40
+
+
+@pytest.mark.filterwarnings("ignore:this is a second pass")
+@pytest.mark.parametrize("kind", [StreamSampler, StreamBatchSampler])
+@pytest.mark.parametrize("done", [16, 19])
+def test_a_look_after_a_load_keeps_the_place(stream, kind, done):
+    rows = iter(first := StreamSampler(stream, batch_size=8))
+    given = [next(rows) for _ in range(done if kind is StreamSampler else 16)]
+    sampler = kind(stream, batch_size=8)
+    sampler.load_state_dict(first.state_dict())
+    next(iter(sampler))
+    for again in (False, True):
+        if again:
+            sampler.load_state_dict(first.state_dict())
+            next(iter(sampler))
+            sampler.set_epoch(0)
+            assert sampler.state_dict() == first.state_dict()
+        rest = [row for batch in sampler for row in ([batch] if kind is StreamSampler else batch)]
+        assert given + rest == stream.epoch(0)[:].tolist()
+    assert len(list(sampler)) == len(sampler)
+
+
+def test_set_epoch_of_the_running_epoch_keeps_the_place(stream):
+    sampler = StreamSampler(stream, batch_size=8)
+    for number, _ in enumerate(DataLoader(range(40), batch_size=8, sampler=sampler), 1):
+        if number < 9:  # torch asks for the end together with the last, short batch
+            sampler.set_epoch(0)
+        assert sampler.state_dict()["position"] == min(8 * number, 70)
+    sampler.set_epoch(0)
+    for number, _ in enumerate(sampler, 1):
+        sampler.set_epoch(0)
+        state = sampler.state_dict()
+        assert state["position"] + state.get("within", 0) == number
+        if number == 11:
+            break
+    sampler.set_epoch(0)
+    assert sampler.state_dict()["position"] == 0 and "within" not in sampler.state_dict()
+
+
+def test_an_epoch_can_be_set_after_the_first_batch_of_persistent_workers_failed(stream):
+    sampler = StreamBatchSampler(stream, batch_size=8)
+    workers = {"num_workers": 1, "multiprocessing_context": "fork", "persistent_workers": True}
+    loader = DataLoader(Fails(), batch_sampler=sampler, **workers)
+    with pytest.raises(RuntimeError, match="no rows in epoch 0"):
+        next(iter(loader))
+    sampler.set_epoch(1)
+    assert sampler.state_dict()["epoch"] == 1
+
+
+class Fails:
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, row):
+        raise RuntimeError("no rows in epoch 0")
