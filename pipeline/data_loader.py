@@ -88,6 +88,7 @@ class StreamDataLoader(DataLoader[_T]):
 
     @stream.setter
     def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        """Follow another stream over the same rows."""
         self._steps.stream = stream
 
     @property

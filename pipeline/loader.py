@@ -189,6 +189,7 @@ class Loader:
 
     @stream.setter
     def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        """Follow another stream over the same rows."""
         self._place.follow(stream)
 
     @property

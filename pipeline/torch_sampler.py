@@ -84,6 +84,7 @@ class StreamOrder(Sampler[_Item]):
 
     @stream.setter
     def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        """Follow another stream over the same rows."""
         self.place.follow(stream)
 
     @property
