@@ -4,19 +4,22 @@
         two = logits.topk(2, dim=1).values
         return {"top2_margin": two[:, 0] - two[:, 1]}
 
-A function is known by its name and by a hash of its source, so a table made with another text of it is refused; what
-the function reads besides its arguments (globals, files) is not part of the hash.
+A function is known by its name and by a hash of its module's source and of what it closes over, so a table made with
+another text is refused; what these import or read from files is not part of the hash.
 """
 
 import hashlib
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from drawstream.features.user_code import code_identity
 
 MeasureFunction = Callable[[Tensor, Tensor, Tensor | None], Mapping[str, Tensor]]
 
@@ -37,7 +40,8 @@ def load_measure(spec: str, /) -> MeasureFunction:
         found: MeasureFunction = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise ValueError(f"measure {spec!r} cannot be imported: {type(error).__name__}: {error}") from error
-    name_measure(found)
+    if not inspect.isfunction(found):
+        raise ValueError(_not_plain(f"measure {spec!r}", found))
     return found
 
 
@@ -48,23 +52,30 @@ def name_measure(function: object, /) -> str:
         ValueError: Not a plain function, whose source says all that it does.
     """
     if not inspect.isfunction(function):
-        raise ValueError(f"a measure must be a name or a plain function, but got {function!r}: wrap it in a `def`")
+        raise ValueError(_not_plain("a measure", function))
     return f"{function.__module__}:{function.__qualname__}"
 
 
+def _not_plain(what: str, found: object) -> str:
+    kind = f"{type(found).__module__}.{type(found).__qualname__}"
+    return f"{what} must be a name or a plain function, but got a {kind}: wrap it in a `def`"
+
+
 def hash_source(function: MeasureFunction, /) -> str:
-    """Hash of the function's source, 32 hex digits.
+    """Hash of the source of the function's module and of what it closes over, 32 hex digits.
 
     Raises:
         ValueError: The source cannot be read.
     """
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
+    made = code_identity(function)
+    source: str | None = made["source"]
+    if source is None:
         raise ValueError(
             f"measure {name_measure(function)}: its source cannot be read: define it in a module of its own"
-        ) from None
-    return hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
+        )
+    if "arguments" not in made:
+        return source
+    return hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def call_measure(

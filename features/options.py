@@ -61,6 +61,8 @@ class Scoring:
             object.__setattr__(self, "crops", Crops(self.crops))
         if self.measures is not None:
             object.__setattr__(self, "measures", tuple(self.measures))
+            if len(self.functions) < len({each for each in self.measures if not isinstance(each, str)}):
+                raise ValueError(f"two measures have one name, of {', '.join(self.functions)}: write a `def` for each")
 
     @property
     def rows_per_sample(self) -> int:

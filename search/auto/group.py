@@ -140,17 +140,18 @@ def of_first(ranks: Processes, work: Callable[[], Any], /) -> Any:
     """Return on every process what process 0's work gives; the others do none.
 
     Raises:
-        ValueError: On every process, where the work raises one: nobody waits for a process that has left.
+        ValueError, OSError: On every process, where the work raises one: nobody waits for a process that has left.
     """
-    found, refused = None, None
+    found: Any = None
+    refused: Exception | None = None
     if ranks.rank == 0:
         try:
             found = work()
-        except ValueError as error:
-            refused = str(error)
+        except (ValueError, OSError) as error:
+            refused = error if isinstance(error, OSError) else ValueError(str(error))
     found, refused = ranks.share((found, refused), 0)
     if refused is not None:
-        raise ValueError(refused)
+        raise refused
     return found
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.shards.staging import claimed
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +73,35 @@ class Killing:
     def end(self, record): pass
     def step(self, step, total, values): raise ValueError(f"killed behind epoch {step}")
 """
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_without_a_master_ends_at_a_signal(number):
+    group = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
+    command = [sys.executable, "-c", WAITS]
+    with subprocess.Popen(command, env={**os.environ, **group}, stdout=subprocess.PIPE, text=True) as rank:
+        assert rank.stdout.readline() == "joining\n"
+        time.sleep(1)
+        rank.send_signal(number)
+        assert rank.wait(timeout=20) == -number
+
+
+WAITS = """
+from drawstream.tools.cli.signals import signals_as_exceptions
+from drawstream.tools.training.ranks import join_ranks
+with signals_as_exceptions():
+    print("joining", flush=True)
+    join_ranks("cpu")
+"""
+
+
+def test_all_ranks_hear_that_the_folder_is_being_written(data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["drawstream.tools.cli", "train", str(data.train), "-o", str(tmp_path / "run"), "--model", "mlp"]
+    with claimed(tmp_path / "run"):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("drawstream: ")]
+    assert len(lines) == 2 and all("is writing there: wait for it" in line for line in lines)
+    assert "gloo" not in done.stderr

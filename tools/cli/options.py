@@ -1,6 +1,6 @@
 """What the commands share: option types, and the small steps from strings to what a job takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,6 +92,18 @@ Frozen = Annotated[
         "--frozen/--refit", help="A sampler of another table: keep its tables, or rebuild them of these rows (default)."
     ),
 ]
+
+
+def refuse_unused(context: typer.Context, names: Iterable[str], goes_with: str) -> None:
+    """Refuse options of the command line that would do nothing.
+
+    Raises:
+        ValueError: One of the parameters is given; `goes_with` says what it is for.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} goes with {goes_with}: leave it out")
 
 
 def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:

@@ -23,6 +23,7 @@ from drawstream.tools.cli.options import (
     Out,
     Seed,
     Tensorboard,
+    refuse_unused,
     setup_of,
     words,
 )
@@ -43,6 +44,7 @@ PAPER: dict[str, Any] = {
     "fine_tune_epochs": 5.0,
     "confirm_top": 0,
 }
+TUNING = ("start", "held_out", "confirm", "epochs", "lr", "fine_tune_epochs", "fine_tune_lr", "batch_size", "augment")
 RECIPES: dict[str, Mapping[str, Any]] = {"default": {}, "paper": PAPER}
 
 
@@ -165,6 +167,10 @@ def swift(
         },
     )
     length = options.pop("fine_tune_epochs")
+    if objective is not None:
+        refuse_unused(context, TUNING, "fine-tuning, which an --objective of your own takes the place of")
+    elif options["confirm_top"] == 0:
+        refuse_unused(context, ("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
     setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, channels=channels)
     if objective is None and start is None:
         raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
@@ -187,17 +193,17 @@ def swift(
         _ = score.built  # what does not fit is told before the search begins
     options["features"] = columns.split(",")
     running = {"storage": storage, "study_name": study, "workers": workers, "engine": engine}
+    known: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running}
+    known["spec"] = objective or ""
     if dry_run:
         from drawstream.tools.estimate.search import estimate_swift
         from drawstream.tools.estimate.stages import tell
 
         check_hooks(hook or (), tensorboard=tensorboard)
         built = score.built if isinstance(score, FineTuning) else score
-        known: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running}
         tell(estimate_swift(setup, table, built, out, **known), json_path)
         return
     hooks = load_hooks(out, hook or (), tensorboard=tensorboard)
-    given: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running, "hooks": hooks}
-    record = search_job(setup, table, score, out, **given)
+    record = search_job(setup, table, score, out, **known, hooks=hooks)
     kept = "the uniform sampler" if record["winner"] == "uniform" else "this sampler"
     finish(record, json_path, f"{record['message']}; {kept} is in {out / 'sampler.json'}")

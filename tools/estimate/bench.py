@@ -171,7 +171,7 @@ def estimate_budget(
     """The estimate of the benchmark of budgeted training; arguments are those of its `common_of` and `run`."""
     with rehearsed(out, ["common.json"]) as scratch:
         (common, packing) = _packed(lambda: common_of(data, scratch, threads=threads, **given), scratch)
-        remember(common, scratch)
+        remember(common, scratch, processes=processes, engine=engine)
         left = remaining(grid, out)
         point = grid.points()[0]
         recipe = replace(common.recipe_of(point), epochs=common.recipe.epochs)

@@ -20,7 +20,7 @@ from drawstream.tools.estimate.clock import Clock
 from drawstream.tools.estimate.probe import LIMIT, Enough, allowed, left, rehearsed
 from drawstream.tools.estimate.stages import Estimate, Stage, budgeted, finished, folder_size, resident
 from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
-from drawstream.tools.jobs.auto import auto_job
+from drawstream.tools.jobs.auto import FILES, auto_job
 from drawstream.tools.jobs.search import prepare_search
 from drawstream.tools.training.child import Reward
 from drawstream.tools.training.finetune import FineTune
@@ -84,10 +84,11 @@ def estimate_swift(
     seed: int,
     options: dict[str, Any],
     join: Sequence[Path] = (),
+    spec: str = "",
     running: Mapping[str, Any],
 ) -> Estimate:
     """The estimate of `search_job`; arguments and errors are its own; an objective of one's own is not run."""
-    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join)
+    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
     check_crew(running["engine"], running["workers"])
     if prepared.record is not None:
         return finished("search swift", out / "search.json")
@@ -196,7 +197,7 @@ def estimate_auto(
     children_of(ranks, population=options["population"])  # refuses more processes than children
     mine = -(-options["population"] // ranks.world_size)  # of the process with the most
     alone = ranks.world_size == 1
-    names = ["auto.json", "checkpoint.pt", "schedule.rows", "schedule.arrow"] if alone else []
+    names = ["auto.json", "checkpoint.pt", "schedule.rows", *FILES] if alone else []
     probed = options if alone else {**options, "population": mine}
     rewards: dict[str, Any] = {"reward": reward, "reward_rows": reward_rows, "second_score": second_score}
     with rehearsed(out, names) as scratch, Clock() as clock:

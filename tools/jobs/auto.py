@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,7 @@ from drawstream.tools.training.second_score import TwoScores
 from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.stacked import Stacked
 
+FILES = ("schedule.arrow", "distribution.parquet", "last.safetensors")
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
 
 
@@ -79,7 +80,7 @@ def auto_job(
     }
     settings["identity"] = plain({"catalog": setup.data.fingerprint, **decides, "auto": settings["auto"]})
     record_path = out / "auto.json"
-    finished = of_first(ranks, lambda: finished_record(record_path, "auto", settings["identity"]))
+    finished = of_first(ranks, lambda: finished_record(record_path, "auto", settings["identity"], FILES))
     if finished is not None:
         if ranks.writes:
             tell_finished(record_path, finished["finished"])
@@ -100,8 +101,8 @@ def auto_job(
         children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
         group = TwoScores(children, others) if second_score else InTurn(children)
     watch = Hooks(out, hooks, writes=ranks.writes)
-    writing = claimed(out) if ranks.writes else nullcontext()
-    with writing, Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
+    with ExitStack() as writing, Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
+        of_first(ranks, lambda: writing.enter_context(claimed(out)))
         watch.begin("auto", settings)
 
         def show(event: dict[str, Any]) -> None:

@@ -51,8 +51,8 @@ def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, 
     scoring = scoring or Scoring()
     scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
     made = provenance(setup.data, model, scoring, model_name=setup.model)
-    source = model_identity(setup.model)["model_source"]
-    return Extraction(model, scoring, made | ({} if source is None else {"model_source": source}))
+    own = {name: value for name, value in model_identity(setup.model).items() if value is not None}
+    return Extraction(model, scoring, made | own)
 
 
 def features_job(

@@ -43,6 +43,7 @@ def prepare_search(
     seed: int,
     options: dict[str, Any],
     join: Sequence[Path] = (),
+    spec: str = "",
 ) -> Searching:
     """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
@@ -54,7 +55,7 @@ def prepare_search(
             "catalog": setup.data.fingerprint,
             "table": table.fingerprint,
             "options": _settled(options),
-            "objective": objective_identity(objective),
+            "objective": objective_identity(objective, spec),
         }
     )
     settings = {
@@ -66,7 +67,7 @@ def prepare_search(
         "options": plain(options),
         "identity": identity,
     }
-    record = finished_record(out / "search.json", "search", identity)
+    record = finished_record(out / "search.json", "search", identity, ("sampler.json",))
     columns = {} if record else table.columns(*names)
     return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
 
@@ -81,6 +82,7 @@ def search_job(
     seed: int,
     options: dict[str, Any],
     join: Sequence[Path] = (),
+    spec: str = "",
     running: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
@@ -94,10 +96,11 @@ def search_job(
         seed: Of proposals and runs.
         options: Keywords of `search_swift`.
         join: Files whose columns are joined to the table.
+        spec: The `module:function` that names the objective, if any.
         running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
         hooks: Follow the search.
     """
-    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join)
+    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
     record_path = out / "search.json"
     if prepared.record is not None:
         tell_finished(record_path, prepared.record["finished"])

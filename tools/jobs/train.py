@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,22 @@ from typing import Any
 from torch import nn
 
 from drawstream.features import Tracker
+from drawstream.features.table.part import part_path
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.shards.staging import claimed
+from drawstream.search.auto.group import of_first
 from drawstream.tools.runs.hooks import Hook, Hooks
 from drawstream.tools.runs.identity import model_identity, quarantine_hash, training_identity
 from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import BEFORE, finished_record, read_record, tell_finished, write_record
+from drawstream.tools.runs.record import (
+    BEFORE,
+    finished_record,
+    read_record,
+    require_there,
+    tell_finished,
+    write_record,
+)
 from drawstream.tools.training.loop import Epoch, Recipe, Run, train
 from drawstream.tools.training.methods.filtering import Filtering
 from drawstream.tools.training.methods.methods import Plan
@@ -101,6 +110,7 @@ def prepare_training(
     every: int = 1,
 ) -> Training:
     """Open and check what `train_job` runs; arguments and errors are its own. Writes nothing."""
+    sampling.refuse_unused()
     evaluate = setup.evaluation_loaders()
     factor = filtering.factor if filtering else 1
     rows = crop_rows(sampling.table, setup)
@@ -151,7 +161,10 @@ def prepare_training(
         "crop_filter": filtering.as_dict() if filtering else None,
         "identity": identity,
     }
-    record = finished_record(out / "run.json", "train", identity)
+    files = ("last.safetensors", *(["best.safetensors"] if evaluate else []))
+    record = finished_record(out / "run.json", "train", identity, files)
+    if record is not None and track is not None:
+        _require_tracked(out, record, track, len(setup.data.shards))
     return Training(setup, recipe, planned, settings, model, loader, crops, evaluate, full, every, record)
 
 
@@ -196,8 +209,9 @@ def train_job(
     tracker = Tracker(len(setup.data)) if track is not None else None
     model = training.model
     watch = Hooks(out, hooks, writes=setup.ranks.writes)
-    writing = claimed(out) if setup.ranks.writes else nullcontext()
-    with writing, Progress(f"train {settings['method']}", "epochs", quiet=not setup.ranks.writes) as progress:
+    quiet = not setup.ranks.writes
+    with ExitStack() as writing, Progress(f"train {settings['method']}", "epochs", quiet=quiet) as progress:
+        of_first(setup.ranks, lambda: writing.enter_context(claimed(out)))
         watch.begin("train", settings)
 
         def show(epoch: Epoch) -> None:
@@ -228,6 +242,16 @@ def train_job(
     setup.ranks.wait()
     training.close()
     return read_record(out / "run.json", "train")
+
+
+def _require_tracked(out: Path, record: Mapping[str, Any], track: Path, parts: int) -> None:
+    """Refuse a folder that does not hold the table of a finished run; it may have been moved there."""
+    run = out / "run.json"
+    there = out / record["tracked"]
+    if there.exists() and there.resolve() != track.resolve():
+        raise ValueError(f"{run}: this training is finished, and its --track was {there}: name that folder, or copy it")
+    for part in range(parts):
+        require_there(part_path(track, part), run)
 
 
 def _chooser(evaluate: Mapping[str, Loader]) -> str | None:

@@ -9,12 +9,9 @@
 from its own arguments, and a job adds what those do not show (the model's name, the files behind the stream).
 """
 
-import contextlib
 import hashlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from drawstream.features.named import load_factory
+from drawstream.features.user_code import code_identity
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.reading.quarantine import read_quarantine
@@ -33,11 +31,11 @@ __all__ = [
     "file_hash",
     "loader_identity",
     "model_identity",
+    "named_identity",
     "objective_identity",
     "part_identity",
     "quarantine_hash",
     "shapes_hash",
-    "source_hash",
     "training_identity",
 ]
 
@@ -79,7 +77,7 @@ def training_identity(
         "every": every,
         "select": select,
         "tracked": tracked,
-        "loss": None if criterion is None else repr(criterion),
+        "loss": _loss_identity(criterion),
         "learner": part_identity(method.learner),
         "selector": part_identity(method.selector),
         "weighted": method.weighted,
@@ -97,41 +95,47 @@ def loader_identity(loader: Loader | CropFilter, /) -> dict[str, Any]:
 
 
 def model_identity(spec: str, /) -> dict[str, Any]:
-    """Return name of a model, and hash of the source of a factory of the user's own."""
-    own = ":" in spec and not spec.startswith("timm:")
-    return {"model": spec, "model_source": source_hash(load_factory("model", spec)) if own else None}
+    """Return name of a model, and source and arguments of a factory of the user's own."""
+    return {"model": spec, **named_identity("model", spec if not spec.startswith("timm:") else "")}
 
 
-def objective_identity(objective: Any, /) -> dict[str, Any]:
-    """Return what decides an objective's scores.
+def named_identity(what: str, spec: str, /) -> dict[str, Any]:
+    """Return source and arguments of what the user names as `module:factory`, as entries `WHAT_…`; else None.
 
-    An object with an `identity` says it itself, as fine-tuning does; of others it is the name and the source.
+    Raises:
+        ValueError: As `load_factory`.
+    """
+    made = code_identity(load_factory(what, spec), spec) if ":" in spec else {}
+    return {f"{what}_source": made.get("source"), f"{what}_arguments": made.get("arguments")}
+
+
+def objective_identity(objective: Any, /, spec: str = "") -> dict[str, Any]:
+    """Return what decides an objective's scores; `spec` is the `module:function` that names it, if any.
+
+    An object with an `identity` says it itself, as fine-tuning does; of others it is their code.
     """
     own = getattr(objective, "identity", None)
-    return plain(own) if isinstance(own, Mapping) else {"objective": _named(objective)}
+    return plain(own) if isinstance(own, Mapping) else {"objective": code_identity(objective, spec)}
 
 
 def part_identity(part: Any, /) -> dict[str, Any] | None:
     """Return name and settings of a learner, selector or mixing before its first step; of the user's own the source."""
     if part is None:
         return None
-    if not type(part).__module__.startswith("drawstream."):
-        return _named(part)
+    if not _is_ours(part):
+        return code_identity(part)
     values = asdict(part) if is_dataclass(part) and not isinstance(part, type) else getattr(part, "__dict__", {})
     settings = {name: _value(value) for name, value in values.items() if not name.startswith("_")}
     return {"name": type(part).__name__, **{name: value for name, value in settings.items() if value is not ...}}
 
 
-def source_hash(found: Any, /) -> str | None:
-    """Return the hash of the source of a function's or class' module, 32 hex digits; None where it cannot be read.
+def _loss_identity(criterion: nn.Module | None) -> Any:
+    """Ours says all that decides it in its `repr`; torch's leaves out `label_smoothing` and weights of classes."""
+    return repr(criterion) if _is_ours(criterion) else criterion and code_identity(criterion)
 
-    The whole module, as its constants and helpers decide too; what these read from files does not count.
-    """
-    parts: tuple[Any, Any] = inspect.getmodule(found), found
-    for each in parts:
-        with contextlib.suppress(OSError, TypeError):
-            return hashlib.blake2b(inspect.getsource(each).encode(), digest_size=16).hexdigest()
-    return None
+
+def _is_ours(part: Any) -> bool:
+    return type(part).__module__.startswith("drawstream.")
 
 
 def shapes_hash(state: Mapping[str, Tensor], /) -> str:
@@ -156,14 +160,6 @@ def file_hash(path: Path | None, /) -> str | None:
 def quarantine_hash(path: Path | None, catalog: Any, /) -> str | None:
     """Return the hash of the rows that a quarantine list keeps out; None where there is no list."""
     return None if path is None else digest_array(read_quarantine(path, catalog))
-
-
-def _named(found: Any) -> dict[str, Any]:
-    """Name and source of what a user gave: of a function or class its own, of an object its class'."""
-    while isinstance(found, partial):
-        found = found.func
-    kind = found if inspect.isroutine(found) or inspect.isclass(found) else type(found)
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", "source": source_hash(kind)}
 
 
 def _value(value: Any) -> Any:

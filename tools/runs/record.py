@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -149,17 +149,32 @@ def _relative(value: Any, folder: Path) -> Any:
     return value
 
 
-def finished_record(path: Path, kind: str, identity: Mapping[str, Any], /) -> dict[str, Any] | None:
+def finished_record(
+    path: Path, kind: str, identity: Mapping[str, Any], /, files: Iterable[str] = ()
+) -> dict[str, Any] | None:
     """Return the record of a job that is finished; None where there is none.
 
     Raises:
-        ValueError: It is of a job of another identity; both sides are shown.
+        ValueError: It is of a job of another identity; both sides are shown. Or one of the `files`, that lie beside it,
+            is gone.
     """
     if not path.exists():
         return None
     record = read_record(path, kind)
     refuse_other(path, record.get("identity"), identity)
+    for name in files:
+        require_there(path.parent / name, path)
     return record
+
+
+def require_there(file: Path, record: Path, /) -> None:
+    """Refuse to take a job for finished whose file is gone.
+
+    Raises:
+        ValueError: The file is missing.
+    """
+    if not file.exists():
+        raise ValueError(f"{file} is missing, but {record.name} says that its job is finished: remove it and run again")
 
 
 def tell_finished(where: Path, finished: str, /) -> None:

@@ -2,7 +2,11 @@
 
 import gc
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,14 +106,27 @@ def join_ranks(device: str, /) -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks()
-    local = int(os.environ["LOCAL_RANK"])
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "gpu":
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "gpu" else "gloo")
+        with _default_signals():
+            dist.init_process_group("nccl" if device == "gpu" else "gloo")
     # here some loaders are each process's own on purpose: of a child of a population, of the channels' statistics
     warnings.filterwarnings("ignore", message="torch.distributed has .* processes, but this loader")
     return Ranks(dist.get_rank(), world_size, local)
+
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process at once: while C++ waits for the other ranks no handler of ours runs."""
+    main = threading.current_thread() is threading.main_thread()
+    usual = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGTERM) if main}
+    try:
+        yield
+    finally:
+        for each, handler in usual.items():
+            signal.signal(each, handler)
 
 
 def leave_ranks() -> None:

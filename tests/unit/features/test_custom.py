@@ -99,8 +99,13 @@ def test_loading_says_what_is_wrong(tmp_path, monkeypatch):
         load_measure("nowhere_at_all:f")
     with pytest.raises(ValueError, match="cannot be imported: AttributeError"):
         load_measure("math:nothing")
-    with pytest.raises(ValueError, match=r"a measure must be a name or a plain function, but got .*sqrt.*wrap it in a"):
+    with pytest.raises(
+        ValueError, match=r"'math:sqrt' must be .* plain function, but got a builtins\.builtin_.*: wrap it"
+    ):
         load_measure("math:sqrt")
+    (tmp_path / "partial_measures.py").write_text("from functools import partial\nm = partial(max, 1)\n")
+    with pytest.raises(ValueError, match=r"measure 'partial_measures:m' must be .*, but got a functools\.partial"):
+        load_measure("partial_measures:m")
     namespace = {}
     exec(compile("def f(z, y, h): return {}", "nowhere.py", "exec"), namespace)
     with pytest.raises(ValueError, match="its source cannot be read: define it in a module"):
@@ -164,7 +169,7 @@ def test_taken_names_unsteady_columns_and_infinite_values_are_refused(catalog, t
     text = rf"'inverse' is inf for sample '.+' \(row {row}\), and not finite for {bad} rows of its shard: .* of yours"
     with pytest.raises(ValueError, match=text):
         run(infinite)
-    with pytest.raises(ValueError, match="a measure must be a name or a plain function, but got 3"):
+    with pytest.raises(ValueError, match=r"a measure must be a name or a plain function, but got a builtins\.int"):
         run("loss", 3)
     with pytest.raises(ValueError, match="unknown measure 'top'"):
         run(*MEASURES, "top")

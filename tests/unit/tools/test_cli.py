@@ -271,12 +271,21 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
     ("options", "told"),
     [
         (["--crop-factor", "0"], "--crop-factor is of a crop filter: give --crop-filter and --score-weights"),
-        (["--mode", "multinomial"], "--mode is of a --sampler, and there is none"),
-        (["--column", "p"], "--column is of a --sampler, and there is none"),
-        (["--frozen"], "--frozen is of a --sampler, and there is none"),
+        (["--mode", "multinomial"], "--mode goes with a sampler.json, weights or your own sampler, but there is none"),
+        (["--column", "p"], "--column goes with weights or rho, but there is none"),
+        (["--join", "x.csv"], "--join goes with a --table, but there is none"),
+        (["--sampler", "w.csv", "--frozen"], "--frozen goes with a sampler.json, but --sampler is w.csv: leave it out"),
+        (["--sampler", "w.csv", "--join", "x.csv"], "--join goes with a --table, but --sampler is w.csv: leave it out"),
+        (["--sampler", "p", "--column", "loss"], "--column goes with weights or rho, but --sampler is p: leave it out"),
+        (["--sampler", "p", "--join", "x.csv"], "--join goes with a --table, but --sampler is p: leave it out"),
+        (["--sampler", "p", "--table", "t"], "or your own sampler, but --sampler is p: leave it out"),
+        (["--sampler", "p", "--mode", "subset"], "or your own sampler, but --sampler is p: leave it out"),
+        (["--frozen"], "--frozen goes with a sampler.json, but there is none"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(digits, tmp_path, capsys, options, told):
+def test_an_option_that_would_do_nothing_is_refused(digits, tmp_path, capsys, monkeypatch, options, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.csv").write_text("weight\n" + "1\n" * 500)
     assert main(["train", str(digits.train), "-o", str(tmp_path / "o"), "--model", "mlp", *options]) == 2
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1 and not (tmp_path / "o").exists()

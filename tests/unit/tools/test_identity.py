@@ -1,23 +1,30 @@
 """One job, one identity: what decides a result is compared, whatever the job; what does not decide is free."""
 
+import importlib
 import json
+import shutil
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
+import torch
 import typer
 from safetensors.torch import load_file, save_file
 
+from drawstream.features.user_code import code_identity
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools import demo
 from drawstream.tools.cli import app as cli
 from drawstream.tools.runs.hooks import Journal
-from drawstream.tools.runs.identity import loader_identity, objective_identity, source_hash
+from drawstream.tools.runs.identity import loader_identity, objective_identity
+from drawstream.tools.training.loop import train
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
@@ -249,7 +256,6 @@ def test_an_objective_counts_by_the_source_of_its_module(jobs, tmp_path, monkeyp
     for name, factor in (("first_judge", 1), ("second_judge", 2)):
         Path(f"{name}.py").write_text(JUDGE.format(factor=factor))
     assert run(*command, "--objective", "first_judge:judge", "--confirm-seeds", 2) == 0
-    assert run(*command, "--objective", "first_judge:judge", "--confirm-seeds", 2, "--held-out", jobs.digits.test) == 0
     capsys.readouterr()
     assert run(*command, "--objective", "second_judge:judge", "--confirm-seeds", 2) == 2
     line = capsys.readouterr().err
@@ -259,7 +265,6 @@ def test_an_objective_counts_by_the_source_of_its_module(jobs, tmp_path, monkeyp
 
     before = objective_identity(first_judge.judge)
     Path("first_judge.py").write_text(JUDGE.format(factor=22))  # the function itself is as it was
-    source_hash.__globals__["inspect"].linecache.checkcache()
     assert objective_identity(first_judge.judge) != before
 
 
@@ -303,3 +308,129 @@ def test_a_benchmark_of_other_data_is_refused(tmp_path, capsys, monkeypatch):
     (folder / "data.json").unlink()
     assert run(*again) == 2
     assert "started by an earlier version, which kept no identity" in capsys.readouterr().err
+
+
+LIBRARY = """
+def score(probabilities, trial, factor=1):
+    return factor * trial.seed / 2**40
+
+class Judge:
+    def __init__(self, factor):
+        self._factor = factor
+    def __call__(self, probabilities, trial):
+        return self._factor * trial.seed / 2**40
+    def judge(self, probabilities, trial):
+        return self(probabilities, trial)
+
+def closed(factor):
+    return lambda probabilities, trial: factor * trial.seed / 2**40
+"""
+MINE = """
+from functools import partial
+import judges_of_others as others
+
+FACTOR = {factor}
+by_partial = partial(others.score, factor=FACTOR)
+by_instance = others.Judge(FACTOR)
+by_method = others.Judge(FACTOR).judge
+by_closure = others.closed(FACTOR)
+"""
+
+
+@pytest.mark.parametrize("name", ["by_partial", "by_instance", "by_method", "by_closure"])
+def test_what_a_spec_names_counts_by_its_module_and_its_arguments(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
+    Path("judges_of_others.py").write_text(LIBRARY)
+    found = []
+    for module, factor in (("mine_one", 1), ("mine_two", 1), ("mine_three", 2)):
+        Path(f"{module}.py").write_text(MINE.format(factor=factor))
+        objective = getattr(importlib.import_module(module), name)
+        found.append((code_identity(objective), code_identity(objective, f"{module}:{name}")))
+    (one, named), (two, _), (three, named_three) = found
+    assert one == two and one["source"] and one["arguments"]
+    assert three["source"] == one["source"] and three["arguments"] != one["arguments"]
+    assert named_three["source"] != named["source"] != one["source"]
+    monkeypatch.delitem(sys.modules, "judges_of_others")
+
+
+def test_values_in_arguments_are_equal_where_they_say_the_same():
+    def identity(**held):
+        return code_identity(partial(run, **held)).get("arguments")
+
+    loss = torch.nn.CrossEntropyLoss
+    same = [lambda: float("nan"), lambda: {3, 1, 2}, lambda: np.arange(3), lambda: torch.ones(2), lambda: Path("a")]
+    same += [lambda: torch.Generator(), lambda: loss(label_smoothing=0.1), lambda: Recipe(3), lambda: np.float32(2)]
+    for make in same:
+        assert identity(value=make()) == identity(value=make())
+        json.dumps(identity(value=make()))
+    other = [0, 1, 1.5, "a", [1], [1, 2], np.arange(3), np.arange(4), torch.ones(2), np.add, np.multiply, run]
+    other += [loss(label_smoothing=0.1), loss(), loss(reduction="sum"), Recipe(3), Recipe(4), b"a", b"b"]
+    assert len({json.dumps(identity(value=each)) for each in other}) == len(other)
+    around: list = [1]
+    around.append(around)
+    assert identity(value=around) == identity(value=around)
+
+
+def test_a_loss_of_torch_counts_with_its_smoothing(digits, tmp_path):
+    setup = Setup(digits.train, "mlp", batch_size=250)
+
+    class Rows(torch.nn.CrossEntropyLoss):
+        def forward(self, logits, batch, _epoch):
+            return super().forward(logits, batch.labels)
+
+    def go(smoothing):
+        criterion = Rows(reduction="none", label_smoothing=smoothing)
+        train(setup.build(0), setup.training_loader(), Recipe(2), checkpoint=tmp_path / "c.pt", criterion=criterion)
+
+    go(0.1)
+    go(0.1)
+    with pytest.raises(ValueError, match=r"loss.arguments.label_smoothing 0.1, not 0.2"):
+        go(0.2)
+
+
+def test_a_default_that_is_typed_is_the_same_job(jobs, tmp_path, capsys):
+    command = ("train", jobs.digits.train, "-o", tmp_path / "p", *COMMON, "--epochs", 1, "--sampler", "p")
+    assert run(*command) == 0
+    assert run(*command, "--warmup", 1) == 0
+    assert "nothing was run" in capsys.readouterr().err
+    assert run(*command, "--warmup", 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "record"),
+    [
+        ("train", "train/last.safetensors", "run.json"),
+        ("train", "train/best.safetensors", "run.json"),
+        ("search swift", "swift/sampler.json", "search.json"),
+        ("search auto", "auto/schedule.arrow", "auto.json"),
+        ("search auto", "auto/distribution.parquet", "auto.json"),
+    ],
+)
+def test_a_finished_job_whose_file_is_gone_does_not_say_that_it_is_there(jobs, capsys, tmp_path, name, file, record):
+    folder = tmp_path / "copy"
+    shutil.copytree(jobs.root / Path(file).parent, folder)
+    command = [*jobs.commands[name], "-o", folder]
+    whole = (folder / Path(file).name).read_bytes()
+    (folder / Path(file).name).unlink()
+    capsys.readouterr()
+    assert run(*command) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{Path(file).name} is missing, but {record} says that its job is finished: remove it and run again" in line
+    (folder / record).unlink()
+    assert run(*command) == 0
+    assert len((folder / Path(file).name).read_bytes()) == pytest.approx(len(whole), rel=0.1)
+
+
+def test_the_table_of_a_finished_training_is_where_it_is_asked_for(jobs, tmp_path, capsys):
+    command = ("train", jobs.digits.train, "-o", tmp_path / "t", *COMMON, "--epochs", 1, "--track")
+    assert run(*command, tmp_path / "a") == 0
+    assert run(*command, tmp_path / "a") == 0
+    assert run(*command, tmp_path / "b") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "this training is finished, and its --track was" in line and line.endswith("name that folder, or copy it")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert run(*command, tmp_path / "b") == 0
+    next((tmp_path / "b").glob("*.parquet")).unlink()
+    assert run(*command, tmp_path / "b") == 2
+    assert ".parquet is missing, but run.json says" in capsys.readouterr().err

@@ -112,6 +112,19 @@ def test_bad_options_are_one_line(digits, table, capsys, options, text):
     assert "\n" not in error
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--start", "w"), ("--confirm", "scratch"), ("--epochs", 2), ("--lr", 0.1), ("--fine-tune-epochs", 1),
+        ("--fine-tune-lr", 0.1), ("--batch-size", 64), ("--augment", "mixup"), ("--held-out", "h"),
+    ],
+)  # fmt: skip
+def test_options_of_fine_tuning_are_not_taken_with_an_objective(digits, table, capsys, options):
+    assert swift(digits, table, "s", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"drawstream: {options[0]} goes with fine-tuning") and error.endswith(": leave it out\n")
+
+
 def test_a_shared_storage_holds_the_study(digits, table, tmp_path):
     options = (*QUICK, "--storage", f"sqlite:///{tmp_path / 'shared.db'}", "--study", "mine")
     for out in ("a", "b"):  # the second finds all done

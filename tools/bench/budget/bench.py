@@ -102,7 +102,7 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
         common: Data and recipe.
         grid: What is run.
         out: Folder of all runs.
-        processes: Runs at a time on this machine; nothing but the times depends on it.
+        processes: Runs at a time on this machine; the times depend on it.
         engine: Where the runs are made: `local`, `ray` or `ray:ADDRESS`.
 
     Returns:
@@ -112,7 +112,7 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
     Raises:
         ValueError: `out` holds a benchmark with other settings, or a bad engine.
     """
-    remember(common, out)
+    remember(common, out, processes=processes, engine=engine)
     points = grid.points()
     rows: list[Record] = []
     for stage in stages(points):
@@ -216,12 +216,18 @@ def _conclude(common: Common, rows: Sequence[Record], out: Path, processes: int,
     return {**result, "page": str(page), **before(record)}
 
 
-def remember(common: Common, out: Path, /) -> None:
-    """Note in `out` what all its runs have in common, or compare with what is noted there."""
+def remember(common: Common, out: Path, /, *, processes: int, engine: str) -> None:
+    """Note in `out` what all its runs have in common, or compare with what is noted there.
+
+    Device, threads, processes and engine are part of it: they decide the times, which are compared.
+    """
     places = {"catalog": common.catalog, "held_out": common.held_out, "test": common.test}
     settings: dict[str, Any] = {key: value and Catalog.open(value).fingerprint for key, value in places.items()}
     settings |= model_identity(common.model)
     settings |= {key: getattr(common, key) for key in ("batch_size", "evaluations")} | {"recipe": asdict(common.recipe)}
+    kind = engine.partition(":")[0]
+    settings |= {"device": common.device, "threads": common.threads, "engine": kind}
+    settings |= {"processes": processes if kind == "local" else None}  # Ray runs what it has room for
     hold_identity(out / "common.json", "budget-common", settings)
 
 

@@ -57,6 +57,7 @@ NAMES = (
     "dlis",
     "rho",
 )
+WARMUP = 1  # leading epochs of p and c
 
 
 class Learner(Protocol):
@@ -139,7 +140,7 @@ class Budget:
     Attributes:
         share: B.
         paper: Follow the text of the paper on p-SGD and c-SGD in place of its authors' code.
-        warmup: Leading epochs that p-SGD and c-SGD draw uniformly; None: 1.
+        warmup: Leading epochs that p-SGD and c-SGD draw uniformly; None: `WARMUP`.
     """
 
     share: float = 1.0
@@ -187,7 +188,7 @@ def plan(name: str, rows: int, epochs: int, budget: Budget, inputs: Inputs, /, *
         case "scan":
             return Plan(IndexStream(rows, seed=seed), budget.of(epochs))
         case "p" | "c":
-            warmup = 1 if budget.warmup is None else budget.warmup
+            warmup = WARMUP if budget.warmup is None else budget.warmup
             learner = (PSGD if name == "p" else CSGD)(rows, warmup=warmup, paper=budget.paper)
             stream = IndexStream(learner, mode="subset", draws=draws, seed=seed)
             return Plan(stream, epochs, Method(learner))

@@ -39,8 +39,11 @@ def own_plan(name: str, epochs: int, offered: Mapping[str, Any], /, *, draws: in
         ValueError: It cannot be imported or called, lacks methods, or gives weights of another number of rows.
     """
     factory = load_factory("--sampler", name)
+    taken = accepted(factory, offered)
+    if offered.get("table") is not None and "table" not in taken:
+        raise ValueError(f"--table goes with a sampler that takes `table`, but {name} does not: leave it out")
     try:
-        sampler = factory(**accepted(factory, offered))
+        sampler = factory(**taken)
     except TypeError as error:
         raise ValueError(
             f"--sampler {name}: {error}: it is called with those of {', '.join(offered)} that it takes"

@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
-from drawstream.features.named import load_factory
 from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.files.weights_file import read_weights
 from drawstream.samplers.orders.schedule import Schedule, is_schedule
 from drawstream.samplers.swift.sampler import is_sampler
-from drawstream.tools.runs.identity import source_hash
+from drawstream.tools.runs.identity import named_identity
 from drawstream.tools.runs.progress import notes_of, tell_notes
 from drawstream.tools.training.embeddings import embed
-from drawstream.tools.training.methods.methods import NAMES, Budget, Inputs, Plan, plan
+from drawstream.tools.training.methods.methods import NAMES, WARMUP, Budget, Inputs, Plan, plan
 from drawstream.tools.training.methods.own_sampler import is_own, own_plan
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.recipe import Recipe
@@ -24,6 +23,21 @@ from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.transfer import carry
 
 FULL = Budget()
+USED = {  # options that each way of drawing uses; of methods and samplers of one's own, those of `_used`
+    "uniform": (),
+    "schedule": (),
+    "weights": ("mode", "column"),
+    "swift": ("mode", "table", "join", "frozen"),
+    "rho": ("table", "join", "column"),
+    "coreset-forgetting": ("table", "join"),
+}
+GOES_WITH = {
+    "mode": "a sampler.json, weights or your own sampler",
+    "table": "a sampler.json, rho, coreset-forgetting or your own sampler",
+    "join": "a --table",
+    "frozen": "a sampler.json",
+    "column": "weights or rho",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +87,6 @@ class Sampling:
         if isinstance(path, str):
             return self._method_plan(path, setup, recipe, factor)
         if path is not None and not is_sampler(path):
-            if self.table is not None:
-                raise ValueError(f"--table goes with a sampler.json, but --sampler is {path}: leave it out")
             if is_schedule(path):
                 return Plan(self._replay(path, setup, recipe, factor), recipe.epochs)
             weights = read_weights(path, column=self.column, catalog=setup.data)
@@ -84,15 +96,28 @@ class Sampling:
             return Plan(IndexStream(values, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
         probabilities = self.probabilities(setup)
         if probabilities is None:  # over crops too: an epoch costs what it costs over whole images
-            for option, given in (
-                ("mode", self.mode != "stratified"),
-                ("column", self.column),
-                ("frozen", self.frozen),
-            ):
-                if given:
-                    raise ValueError(f"--{option} is of a --sampler, and there is none: give one, or leave it out")
             return Plan(IndexStream(len(setup.data), seed=recipe.seed, draws=draws), recipe.epochs)
         return Plan(IndexStream(probabilities, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
+
+    def refuse_unused(self) -> None:
+        """Refuse options that would do nothing here; a table without a sampler has a line of its own.
+
+        Raises:
+            ValueError: An option is given that this way of drawing does not use.
+        """
+        own = isinstance(self.sampler, str) and is_own(self.sampler)
+        used = ("mode", "table", "join") if own else USED.get(self.method, ())
+        given = {
+            "mode": self.mode != "stratified",
+            "table": self.table is not None and self.sampler is not None,
+            "join": bool(self.join),
+            "frozen": self.frozen,
+            "column": self.column is not None,
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            if name not in used or (name == "join" and self.table is None):
+                what = "there is none" if self.sampler is None else f"--sampler is {self.sampler}"
+                raise ValueError(f"--{name} goes with {GOES_WITH[name]}, but {what}: leave it out")
 
     def _replay(self, path: Path, setup: Setup, recipe: Recipe, factor: int) -> IndexStream:
         schedule = Schedule.open(path, catalog=setup.data.fingerprint)
@@ -144,14 +169,15 @@ class Sampling:
 
         The stream's fingerprint holds what came of a file, whatever its path; own samplers are known by their source.
         """
-        own = isinstance(self.sampler, str) and is_own(self.sampler)
+        own = str(self.sampler) if isinstance(self.sampler, str) and is_own(self.sampler) else ""
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         return {
             "sampler": self.method,
-            "sampler_source": source_hash(load_factory("--sampler", str(self.sampler))) if own else None,
+            **named_identity("sampler", own),
             "mode": None if self.sampler is None or self.sampler in NAMES else self.mode,
             "table": None if table is None else table.fingerprint,
             **asdict(self.budget),
+            "warmup": None if self.budget.warmup == WARMUP else self.budget.warmup,  # None is that number
         }
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from drawstream.pipeline import Catalog
 from drawstream.tools import demo
 from drawstream.tools.bench.budget import bench
 from drawstream.tools.bench.budget import grid as budget_grid
-from drawstream.tools.bench.budget.bench import common_of, remaining, run
+from drawstream.tools.bench.budget.bench import common_of, remaining, remember, run
 from drawstream.tools.bench.budget.grid import METHODS, Grid, Point, Task, run_point
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
@@ -155,6 +155,20 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     run(common_of("digits", tmp_path, epochs=1), grid, tmp_path)
     with pytest.raises(ValueError, match=r"common\.json: .*recipe.epochs 1, not 2: give another output folder"):
         run(common_of("digits", tmp_path, epochs=2), grid, tmp_path)
+
+
+def test_times_of_other_settings_are_not_told_as_these(tmp_path):
+    common, local = common_of("digits", tmp_path, epochs=1), {"processes": 1, "engine": "local"}
+    remember(common, tmp_path, **local)
+    remember(common, tmp_path, **local)
+    for changed, other, text in (
+        (replace(common, threads=2), local, "threads 1, not 2"),
+        (replace(common, device="gpu"), local, "device 'cpu', not 'gpu'"),
+        (common, {"processes": 2, "engine": "local"}, "processes 1, not 2"),
+        (common, {"processes": 1, "engine": "ray"}, "engine 'local', not 'ray'"),
+    ):
+        with pytest.raises(ValueError, match=rf"common\.json: .*{text}.*: give another output folder"):
+            remember(changed, tmp_path, **other)
 
 
 def test_a_catalog_of_ones_own(digits, tmp_path):
