@@ -181,7 +181,7 @@ def test_mypy_sees_the_types_of_the_public_names(wheel, tmp_path):
     *told, last = done.stdout.splitlines()
     revealed = [line.split('"')[1] for line in told if "Revealed type" in line]
     types = [
-        "pipeline.catalog.Catalog",
+        "pipeline.shards.catalog.Catalog",
         "numpy.ndarray[",
         "str",
         "-> drawstream.features.table.table.FeatureTable",
