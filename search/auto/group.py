@@ -42,7 +42,7 @@ class Child(Protocol):
 
 
 class Group(Protocol):
-    """The children of this process, trained in turn, stacked, or however suits the device."""
+    """The children of this process, trained in turn, or however suits the device."""
 
     def train(self, rows: NDArray[np.int64], /) -> None:
         """Train each child on its row of `rows`, int64 (children, batches * batch size)."""

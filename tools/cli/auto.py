@@ -56,9 +56,6 @@ def auto(
     second_score: Annotated[
         bool, typer.Option(help="Score the children on the other held-out images too: how much of the choice is luck?")
     ] = False,
-    stacked: Annotated[
-        bool, typer.Option(help="Train the children as one stack; for small models without BatchNorm, on a GPU.")
-    ] = False,
     epochs: Annotated[int, typer.Option(help="Of as many whole batches as the data gives.")] = 20,
     lr: LearningRate = 0.05,
     schedule: Annealing = "cosine",
@@ -118,13 +115,13 @@ def auto(
         from drawstream.tools.estimate.stages import tell
 
         check_hooks(hook or (), tensorboard=tensorboard)
-        found = estimate_auto(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks)
+        found = estimate_auto(setup, recipe, out, options=options, **rewards, ranks=ranks)
         leave_ranks()
         if ranks.writes:
             tell(found, json_path)
         return
     hooks = load_hooks(out, hook or (), tensorboard=tensorboard) if ranks.writes else []
-    record = auto_job(setup, recipe, out, options=options, **rewards, stacked=stacked, ranks=ranks, hooks=hooks)
+    record = auto_job(setup, recipe, out, options=options, **rewards, ranks=ranks, hooks=hooks)
     leave_ranks()
     if ranks.writes:
         finish(record, json_path, f"{summary(record)}: {out / 'schedule.arrow'}")

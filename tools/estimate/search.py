@@ -189,7 +189,6 @@ def estimate_auto(
     reward: Reward = "accuracy",
     reward_rows: int = 1000,
     second_score: bool = False,
-    stacked: bool = False,
     ranks: Ranks | None = None,
 ) -> Estimate:
     """The estimate of `auto_job`; arguments and errors are its own."""
@@ -202,7 +201,7 @@ def estimate_auto(
     rewards: dict[str, Any] = {"reward": reward, "reward_rows": reward_rows, "second_score": second_score}
     with rehearsed(out, names) as scratch, Clock() as clock:
         hook = _Intervals(clock)
-        auto_job(setup, recipe, scratch, options=probed, **rewards, stacked=stacked, hooks=[hook])
+        auto_job(setup, recipe, scratch, options=probed, **rewards, hooks=[hook])
     if (out / "auto.json").exists():
         return finished("search auto", out / "auto.json")
     about = {"rows": len(setup.data), "batch_size": setup.batch_size, "epochs": recipe.epochs}

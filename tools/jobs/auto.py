@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.identity import plain
@@ -28,7 +28,6 @@ from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.second_score import TwoScores
 from drawstream.tools.training.setup import Setup
-from drawstream.tools.training.stacked import Stacked
 
 FILES = ("schedule.arrow", "distribution.parquet", "last.safetensors")
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
@@ -44,7 +43,6 @@ def auto_job(
     reward: Reward = "accuracy",
     reward_rows: int = 1000,
     second_score: bool = False,
-    stacked: bool = False,
     ranks: Ranks | None = None,
     hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
@@ -59,24 +57,23 @@ def auto_job(
         reward_rows: Held-out images that it is taken on, drawn once by the seed.
         second_score: Also take every child's accuracy on the other held-out images, which choose nothing: it says how
             much of the choice is luck. For one process.
-        stacked: Train the children of a process as one stack (`Stacked`), which needs images kept in memory.
         ranks: The processes that share the population; None is this one alone.
         hooks: Follow the search.
 
     Raises:
         ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another
-            search, or the children cannot be stacked or scored twice.
+            search, or the children cannot be scored twice.
     """
     ranks = ranks or Ranks()
     settings = _settings(setup, recipe, options, reward, reward_rows)
-    settings |= {"second_rows": _second_rows(settings, ranks, stacked) if second_score else 0, "stacked": stacked}
+    settings |= {"second_rows": _second_rows(settings, ranks) if second_score else 0}
     first = setup.build(recipe.seed)
     decides = {
         **model_identity(setup.model),
         "tensors": shapes_hash(first.state_dict()),
         "held_out": settings["held_out_fingerprint"],
         "transform": setup.transforms[0].as_dict(),
-        **{key: settings[key] for key in ("reward", "augment", "recipe", "second_rows", "stacked")},
+        **{key: settings[key] for key in ("reward", "augment", "recipe", "second_rows")},
     }
     settings["identity"] = plain({"catalog": setup.data.fingerprint, **decides, "auto": settings["auto"]})
     record_path = out / "auto.json"
@@ -93,13 +90,9 @@ def auto_job(
     source = source_of(setup, recipe.seed)
     mine = len(children_of(ranks, population=options["population"]))
     about: dict[str, Any] = {"steps": recipe.epochs * steps, "reward": reward}
-    group: Group
-    if stacked:
-        group = _stack(setup, first, mine, source, held_out, recipe, about)
-    else:
-        models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
-        children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
-        group = TwoScores(children, others) if second_score else InTurn(children)
+    models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
+    children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
+    group: Group = TwoScores(children, others) if second_score else InTurn(children)
     watch = Hooks(out, hooks, writes=ranks.writes)
     with ExitStack() as writing, Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
         of_first(ranks, lambda: writing.enter_context(claimed(out)))
@@ -176,7 +169,7 @@ def _settings(
     }
 
 
-def _second_rows(settings: dict[str, Any], ranks: Ranks, stacked: bool) -> int:
+def _second_rows(settings: dict[str, Any], ranks: Ranks) -> int:
     """Held-out images that the reward is not taken on."""
     others = settings["held_out_rows"] - settings["reward"]["rows"]
     if others < 1:
@@ -184,23 +177,9 @@ def _second_rows(settings: dict[str, Any], ranks: Ranks, stacked: bool) -> int:
             "a second score needs held-out images that the reward leaves, but it takes all "
             f"{settings['held_out_rows']}: give fewer reward rows"
         )
-    if stacked or ranks.world_size > 1:
-        raise ValueError("a second score is for children in turn on one process: leave out stacking, or torchrun")
+    if ranks.world_size > 1:
+        raise ValueError("a second score is for children of one process: leave out torchrun")
     return int(others)
-
-
-def _stack(
-    setup: Setup,
-    model: nn.Module,
-    children: int,
-    source: Kept | Streamed,
-    held_out: tuple[Tensor, Tensor],
-    recipe: Recipe,
-    about: dict[str, Any],
-) -> Stacked:
-    if isinstance(source, Streamed):
-        raise ValueError("stacked children need images kept in memory, but these are transformed or too many: leave it")
-    return Stacked(model, children, source, held_out, recipe, batch_size=setup.batch_size, **about)
 
 
 def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:

@@ -55,7 +55,6 @@ DECIDES = {
         **SHARED, **WATCHED, **TRAINED, "schedule": True, "weight_decay": True, "amp": True, "exploration": True,
         "population": True, "interval": True, "explore_after": True, "permutations": True, "beta": True,
         "smoothing": True, "estimate": True, "reward": True, "reward_rows": True, "second_score": True,
-        "stacked": True,
     },
     "features": {
         **SHARED, "catalog": True, "channels": True,
@@ -137,7 +136,7 @@ CHANGES = {
         ("--augment", "standard"), ("--epochs", 2), ("--schedule", "linear"), ("--weight-decay", 0),
         ("--amp", "bf16"), ("--population", 3), ("--interval", 5), ("--beta", 2), ("--permutations", 2),
         ("--smoothing", "literal"), ("--estimate", "run"), ("--reward", "loss"), ("--reward-rows", 60),
-        ("--second-score",), ("--stacked",),
+        ("--second-score",),
     ],
     "features": [
         ("--weights", "OTHER"), ("--grad-norm", "logit"), ("--measures", "loss"), ("--crops", 2),

@@ -1,8 +1,7 @@
-"""Children scored twice, and stacked ones, in the job of `search auto`."""
+"""Children scored twice, in the job of `search auto`."""
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from drawstream.tools.jobs import auto as job
@@ -59,24 +58,9 @@ def test_a_killed_search_keeps_its_second_scores(setup, tmp_path, monkeypatch):
     assert resumed["winners"] == whole["winners"]
 
 
-def test_stacked_children_search_as_children_in_turn(setup, tmp_path):
-    options = {"options": OPTIONS, "reward": "loss"}
-    turn = auto_job(setup, RECIPE, tmp_path / "turn", **options)
-    stacked = auto_job(setup, RECIPE, tmp_path / "stacked", **options, stacked=True)
-    assert stacked["rewards"][0] == pytest.approx(turn["rewards"][0], rel=1e-4)
-    assert stacked["backward"] == turn["backward"]
-    weights = load_file(tmp_path / "stacked/last.safetensors")
-    assert weights.keys() == setup.build(0).state_dict().keys()
-    assert all(torch.isfinite(value).all() for value in weights.values())
-
-
-def test_what_does_not_go_together_is_refused(setup, tmp_path, monkeypatch):
+def test_what_does_not_go_together_is_refused(setup, tmp_path):
     with pytest.raises(ValueError, match="takes all 100: give fewer reward rows"):
         auto_job(setup, RECIPE, tmp_path, options=OPTIONS, second_score=True)
     settings = {"held_out_rows": 9, "reward": {"rows": 3}}
-    for ranks, stacked in ((Ranks(), True), (Ranks(0, 2), False)):
-        with pytest.raises(ValueError, match="children in turn on one process"):
-            job._second_rows(settings, ranks, stacked)
-    monkeypatch.setattr(job, "KEPT", 0)
-    with pytest.raises(ValueError, match="stacked children need images kept in memory"):
-        auto_job(setup, RECIPE, tmp_path, options=OPTIONS, stacked=True)
+    with pytest.raises(ValueError, match="children of one process: leave out torchrun"):
+        job._second_rows(settings, Ranks(0, 2))
