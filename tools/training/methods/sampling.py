@@ -23,7 +23,7 @@ from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.transfer import carry
 
 FULL = Budget()
-USED = {  # options that each way of drawing uses; of methods and samplers of one's own, those of `_used`
+USED = {  # options that each way of drawing uses; other methods use none
     "uniform": (),
     "schedule": (),
     "weights": ("mode", "column"),
