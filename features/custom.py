@@ -9,16 +9,14 @@ another text is refused; what these import or read from files is not part of the
 """
 
 import hashlib
-import importlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from drawstream.features.named import load_factory, users_code
 from drawstream.features.user_code import code_identity
 
 MeasureFunction = Callable[[Tensor, Tensor, Tensor | None], Mapping[str, Tensor]]
@@ -30,16 +28,7 @@ def load_measure(spec: str, /) -> MeasureFunction:
     Raises:
         ValueError: The spec is malformed, the module cannot be imported, or it has no such function.
     """
-    module, _, name = spec.partition(":")
-    if not (module and name):
-        raise ValueError(f'a measure of your own is named "module:function", but got {spec!r}')
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        found: MeasureFunction = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        raise ValueError(f"measure {spec!r} cannot be imported: {type(error).__name__}: {error}") from error
+    found: MeasureFunction = load_factory("measure", spec)
     if not inspect.isfunction(found):
         raise ValueError(_not_plain(f"measure {spec!r}", found))
     return found
@@ -93,7 +82,8 @@ def call_measure(
         ValueError: It gives something else than named tensors with one number per row.
     """
     name, n = name_measure(function), len(targets)
-    found = function(logits, targets, activations)
+    with users_code(f"measure {name}"):
+        found = function(logits, targets, activations)
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"measure {name} must give a dict of name and tensor, but gave {type(found).__name__}")
     columns = {}

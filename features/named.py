@@ -1,22 +1,28 @@
-"""What a user names as `module:factory`: models, samplers and hooks of their own."""
+"""What a user names as `module:factory`: models, samplers, hooks, measures and objectives of their own."""
 
 import importlib
 import inspect
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from drawstream.pipeline.secrets import describe
 
 
 def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
     """The class or function named by "module:factory"; modules of the working folder are found after installed ones.
+
+    The working folder is appended to `sys.path`, also for what the module imports later.
 
     Args:
         what: Its name in messages: `model`, `--hook`.
         spec: The name.
 
     Raises:
-        ValueError: The name is malformed, the module cannot be imported, or it has no such factory.
+        ValueError: The name is malformed, the module cannot be imported or ends the process, or has no such factory.
     """
     module, _, name = spec.partition(":")
     if not (module and name):
@@ -24,16 +30,39 @@ def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # of the user's module
-        raise ValueError(
-            f"{what} {spec!r} cannot be imported: {error}: give module:factory, of the working folder or installed"
-        ) from None
+    with users_code(f"{what} {spec!r} cannot be imported"):
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except Exception as error:  # of the user's module
+            raise ValueError(
+                f"{what} {spec!r} cannot be imported: {describe(error)}: give module:factory, of the working folder or "
+                "installed"
+            ) from error
     if not callable(found):
         raise ValueError(f"{what} {spec!r} must name a factory, but {name} is {type(found).__name__}")
     factory: Callable[..., Any] = found
     return factory
+
+
+@contextmanager
+def users_code(what: str, /) -> Iterator[None]:
+    """A call of a user's code, which must not end the process.
+
+    Args:
+        what: Begins the message: what cannot be done.
+
+    Raises:
+        ValueError: It raised SystemExit; that of SIGTERM goes through.
+    """
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == 128 + signal.SIGTERM:
+            raise
+        raise ValueError(
+            f"{what}: it ended the process (SystemExit {ended.code}): put its main part under "
+            "`if __name__ == '__main__':`"
+        ) from None
 
 
 def accepted(factory: Callable[..., Any], offered: Mapping[str, Any], /) -> dict[str, Any]:

@@ -7,17 +7,16 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 HIDDEN = "…"
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,40}://", re.IGNORECASE)  # bounded: time grows with the length of a text alone
 _WITHOUT_USER = ("sqlite", "file", "memory", "local")  # an @ in these is a part of a path
 _STORES = (  # an @ behind the host is a part of a path, where the host has no user in front of it
     *("http", "https", "s3", "s3a", "s3n", "gs", "gcs", "az", "adl", "abfs", "abfss", "hf", "hdfs", "webhdfs", "oss"),
     *("oci", "r2", "b2", "dropbox", "gdrive", "github", "ftp", "sftp", "ssh"),
 )
 _NAMES = r"pass|pwd|secret|token|key|sig|cred|auth|code"  # in the names of a query
-_PAIR = re.compile(
-    r"\b([\w-]*(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|signature)[\w-]*)=(?!…)[^\s&;,'\")]+",
-    re.IGNORECASE,
-)
+_PAIR = re.compile(r"(?<![\w-])([\w-]+)=")
+_SECRET = re.compile(r"password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|signature", re.IGNORECASE)
+_VALUE = re.compile(r"(?!…)[^\s&;,'\")]+")
 _SHORT = 4  # characters; shorter secrets are hidden in URLs, but not looked for in other words
 
 
@@ -33,7 +32,7 @@ def shown(text: object, /, *urls: str | None) -> str:
         if url and "://" in url:
             for secret in _secrets(url):
                 found = found.replace(secret, HIDDEN)
-    return _PAIR.sub(rf"\1={HIDDEN}", found)
+    return _hide_pairs(found)
 
 
 def without_secrets(value: Any, /) -> Any:
@@ -45,6 +44,22 @@ def without_secrets(value: Any, /) -> Any:
     if isinstance(value, tuple):
         return tuple(without_secrets(item) for item in value)
     return shown(value) if isinstance(value, str) else value
+
+
+def describe(error: BaseException, /) -> str:
+    """Type and first line of an error, without secrets."""
+    lines = shown(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+
+
+def _hide_pairs(text: str) -> str:
+    """Hide the values of `password=…` and the like."""
+    parts, at = [], 0
+    for name in _PAIR.finditer(text):
+        if name.start() >= at and _SECRET.search(name[1]) and (value := _VALUE.match(text, name.end())):
+            parts += [text[at : name.end()], HIDDEN]
+            at = value.end()
+    return "".join([*parts, text[at:]])
 
 
 def _hide_urls(text: str) -> str:

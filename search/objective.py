@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.secrets import shown
+from drawstream.features.named import load_factory, users_code
+from drawstream.pipeline.secrets import describe
 from drawstream.samplers.errors import DrawstreamError
 
 Stage = Literal["search", "confirm"]
@@ -42,30 +40,15 @@ class ObjectiveError(DrawstreamError, RuntimeError):
 
 
 def load_objective(spec: str, /) -> Objective:
-    """The function named by "module:function".
+    """The function named by "module:function"; modules of the working folder are found too, after installed ones.
 
     Args:
         spec: That name.
 
-    Modules of the working folder are found too: it is appended to `sys.path`, also for what the function imports later.
-
     Raises:
-        ValueError: The spec is malformed, the module cannot be imported, or it has no such function.
+        ValueError: As `load_factory` of features gives it.
     """
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f'an objective is named "module:function", but got {spec!r}')
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # at the end: the working folder must not shadow an installed package
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(f"cannot import {module_name!r} of objective {spec!r}: {describe(error)}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise ValueError(f"module {module_name!r} has no function {name!r} for objective {spec!r}")
-    objective: Objective = found
+    objective: Objective = load_factory("objective", spec)
     return objective
 
 
@@ -76,7 +59,8 @@ def evaluate(objective: Objective, probabilities: NDArray[np.float64], trial: Tr
         ObjectiveError: The objective raised, or returned something else than a number.
     """
     try:
-        return float(objective(probabilities.copy(), trial))  # its own: an objective may work in place
+        with users_code("the objective"):
+            return float(objective(probabilities.copy(), trial))  # its own: an objective may work in place
     except Exception as error:
         raise ObjectiveError(
             f"the objective raised at trial {trial.number} (stage {trial.stage!r}, seed {trial.seed}): "
@@ -87,9 +71,3 @@ def evaluate(objective: Objective, probabilities: NDArray[np.float64], trial: Tr
 def usable(score: float) -> bool:
     """Whether a score can be compared: neither NaN nor infinite."""
     return math.isfinite(score)
-
-
-def describe(error: BaseException) -> str:
-    """Type and first line of an error, without secrets of URLs."""
-    lines = shown(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__

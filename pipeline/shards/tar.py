@@ -67,7 +67,6 @@ def read_plain(block: bytes, /) -> tuple[str, int] | None:
 AS_TAR = "write the samples as a sorted tar (tar --sort=name -cf NEW.tar -C FOLDER .)"
 MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
 MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
-_SPLIT = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # webdataset's base_plus_ext: at the basename's first dot
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|lzo|lz|z|br)|tgz|tbz2?|txz|tzst|taz|tlz)$", re.IGNORECASE)
 _PACKED = (  # gzip, compress, pack, bzip2, xz, lzma, lzip, zstd, lz4 and its older form, lzop, snappy
     *(b"\x1f\x8b", b"\x1f\x9d", b"\x1f\xa0", b"BZh", b"\xfd7zXZ", b"]\0\0", b"LZIP", b"\x28\xb5\x2f\xfd"),
@@ -215,10 +214,11 @@ def _apart(first: Sample, extension: str, member: Member) -> str:
 
 def split_name(name: str, /) -> tuple[str, str] | None:
     """Key and lower-case extension of a member's name; None for hidden and ``__meta__`` names."""
-    match = _SPLIT.fullmatch(name)
-    if not match or match[1].endswith("/") or _META.match(name):
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.partition(".")  # as webdataset's base_plus_ext: at the basename's first dot
+    if not stem or not dot or _META.match(name):
         return None
-    return match[1], match[2].lower()
+    return f"{folder}{slash}{stem}", extension.lower()
 
 
 def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks | None = None) -> Iterator[Member]:

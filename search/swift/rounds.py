@@ -19,9 +19,10 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from drawstream.pipeline.secrets import describe
 from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.swift.sampler import effective_share, require_share
-from drawstream.search.objective import Trial, describe, usable
+from drawstream.search.objective import Trial, usable
 from drawstream.search.swift.agent import History, SwiftAgent
 from drawstream.search.swift.space import Point, Space
 from drawstream.search.swift.study import TWICE, StudyMismatch, by_candidate, fail_orphans, is_settled, owner, record_of

@@ -25,10 +25,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, make_url
 
 from drawstream.pipeline.identity import difference, plain
-from drawstream.pipeline.secrets import shown
+from drawstream.pipeline.secrets import describe, shown
 from drawstream.samplers import SwiftParams
 from drawstream.samplers.errors import DrawstreamError
-from drawstream.search.objective import describe
 
 
 def owner() -> list[Any]:

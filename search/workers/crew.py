@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search.objective import Objective, ObjectiveError, Trial, describe, evaluate
+from drawstream.pipeline.secrets import describe
+from drawstream.search.objective import Objective, ObjectiveError, Trial, evaluate
 
 ATTEMPTS = 3  # of a run: one may fall with its machine, and the next with the memory of another
 

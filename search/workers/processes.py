@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.search.objective import Objective, Trial, describe
+from drawstream.pipeline.secrets import describe
+from drawstream.search.objective import Objective, Trial
 from drawstream.search.workers.crew import Losses, Outcome, run
 
 Run = tuple[NDArray[np.float64], Trial]

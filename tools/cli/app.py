@@ -15,6 +15,7 @@ import typer
 
 from drawstream.pipeline.shards.names import printable
 from drawstream.tools.cli.bench import app as bench_app
+from drawstream.tools.cli.bounds import Bounded, whole
 from drawstream.tools.cli.doctor import doctor
 from drawstream.tools.cli.features import Join
 from drawstream.tools.cli.features import app as features_app
@@ -40,7 +41,6 @@ from drawstream.tools.cli.options import (
     TrainingAmp,
     WeightDecay,
     in_bf16,
-    numbers,
     one_of,
     setup_of,
     words,
@@ -49,6 +49,7 @@ from drawstream.tools.cli.search import app as search_app
 from drawstream.tools.cli.shards import index, verify
 from drawstream.tools.cli.signals import (
     INTERRUPTED,
+    ended_by,
     flush_output,
     mute,
     of_system,
@@ -58,7 +59,7 @@ from drawstream.tools.cli.signals import (
 )
 from drawstream.tools.cli.stream import app as stream_app
 from drawstream.tools.report.serve import serve
-from drawstream.tools.runs.config import ConfigAnywhere, read_config
+from drawstream.tools.runs.config import read_config
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finish, write_result
 
@@ -69,7 +70,7 @@ METHODS = (  # of tools.training.methods, which needs torch: the shell completes
 
 app = typer.Typer(
     name="drawstream",
-    cls=ConfigAnywhere,
+    cls=Bounded,
     help="Weighted sampling for image training: pack, score, search, train, report.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -390,7 +391,7 @@ def demo(
     """
     from drawstream.tools.demo import run_demo
 
-    chosen = [int(seed) for seed in numbers("seeds", seeds)]
+    chosen = whole("seeds", seeds)
     folder = out or Path("runs") / f"demo-{data}"
     if dry_run:
         from drawstream.tools.estimate.bench import estimate_demo
@@ -415,7 +416,8 @@ def main(arguments: list[str] | None = None) -> int:
             flush_output()
         return stopped(status) if isinstance(status, int) else 0
     except SystemExit as ended:
-        return stopped(ended.code) if isinstance(ended.code, int) else 1
+        culprit = ended_by(ended)
+        return _fail(culprit) if culprit else stopped(ended.code) if isinstance(ended.code, int) else 0
     except typer.TyperException as error:
         if error.format_message().startswith("Usage:"):  # a group without a command: its help
             print(error.format_message(), file=sys.stderr)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from drawstream.tools.cli.options import DryRun, numbers
+from drawstream.tools.cli.bounds import numbers, whole
+from drawstream.tools.cli.options import DryRun
 from drawstream.tools.runs.record import write_result
 
 app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,9 +28,9 @@ def stream(
     """
     from drawstream.tools.bench.stream import missing_systems, run
 
-    sizes, chosen = _whole("rows", rows), _whole("seeds", seeds)
-    if min(sizes) < 2 or rounds < 1 or min(chosen) < 0:
-        raise ValueError(f"--rows >= 2, --rounds >= 1 and --seeds >= 0 must hold, but got {rows}, {rounds} and {seeds}")
+    sizes, chosen = whole("rows", rows), whole("seeds", seeds)
+    if min(sizes) < 2:
+        raise ValueError(f"--rows >= 2 must hold, but got {rows}")
     table = [{**row, "seed": seed} for seed in chosen for row in run(sizes, rounds=rounds, seed=seed)]
     missing = missing_systems(sizes)
     for each in missing:
@@ -66,7 +67,7 @@ def loader(
     """
     from drawstream.tools.bench.loader.bench import run
 
-    sizes = _whole("batch-sizes", batch_sizes)
+    sizes = whole("batch-sizes", batch_sizes)
     if min(*sizes, 1 if images is None else images, rounds, threads) < 1:
         got = f"{batch_sizes}, {images}, {rounds} and {threads}"
         raise ValueError(f"--batch-sizes, --images, --rounds and --threads must be >= 1, but got {got}")
@@ -151,15 +152,11 @@ def noise(
     """
     from drawstream.tools.bench.noise.bench import METHODS, run, start
 
-    try:
-        shares = [float(part) for part in levels.split(",")]
-    except ValueError:
-        raise ValueError(f"--noise must be numbers separated by commas, but got {levels!r}") from None
     folder = out or Path("runs") / f"noise-{data}"
     asked: dict[str, Any] = {
-        "noise": shares,
+        "noise": list(numbers("noise", levels)),
         "methods": METHODS if methods is None else methods.split(","),
-        "seeds": _whole("seeds", seeds),
+        "seeds": whole("seeds", seeds),
         "validation": validation.split(","),
         "candidates": candidates,
     }
@@ -210,7 +207,7 @@ def transfer(
         source=model,
         targets=None if targets is None else targets.split(","),
         noise=noise,
-        seeds=_whole("seeds", seeds),
+        seeds=whole("seeds", seeds),
         files=source,
         **changes,
     )
@@ -268,7 +265,7 @@ def budget(
         budgets=numbers("budgets", budgets),
         augments=tuple(augments.split(",")),
         schedules=tuple(schedules.split(",")),
-        seeds=tuple(_whole("seeds", seeds)),
+        seeds=tuple(whole("seeds", seeds)),
     )
     at_once = processes or (1 if device == "gpu" else len(os.sched_getaffinity(0)))
     given: dict[str, Any] = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device}
@@ -321,7 +318,7 @@ def auto(
     asked: dict[str, Any] = {
         "noise": numbers("noise", levels),
         "methods": METHODS if methods is None else methods.split(","),
-        "seeds": _whole("seeds", seeds),
+        "seeds": whole("seeds", seeds),
     }
     if dry_run:
         from drawstream.tools.estimate.bench import estimate_schedules
@@ -352,20 +349,9 @@ def rehearsal(
     """
     from drawstream.tools.bench.rehearsal.bench import run
 
-    if rows < 800 or photos < 0 or seed < 0:
-        raise ValueError(f"--rows >= 800, --photos >= 0 and --seed >= 0 must hold, but got {rows}, {photos} and {seed}")
+    if rows < 800:
+        raise ValueError(f"--rows >= 800 must hold, but got {rows}")
     _write(json_path, run(out, rows=rows, photos=photos, seed=seed))
-
-
-def _whole(name: str, text: str) -> list[int]:
-    """Whole numbers of a comma list; 1e6 is one."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-        if not all(number.is_integer() for number in numbers):
-            raise ValueError(text)
-    except ValueError:
-        raise ValueError(f"--{name} must be whole numbers separated by commas, but got {text!r}") from None
-    return [int(number) for number in numbers]
 
 
 def _write(json_path: Path | None, result: dict[str, Any]) -> None:

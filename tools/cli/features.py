@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from drawstream.pipeline.shards.names import printable
+from drawstream.tools.cli.bounds import pair
 from drawstream.tools.cli.options import (
     CatalogArg,
     Channels,
@@ -19,7 +20,6 @@ from drawstream.tools.cli.options import (
     Model,
     Out,
     one_of,
-    pair,
     setup_of,
     words,
 )

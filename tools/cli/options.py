@@ -136,19 +136,3 @@ def in_bf16(amp: str) -> bool:
     if amp not in ("off", "bf16"):
         raise ValueError(f"--amp must be off or bf16 in training, but got {amp!r}")
     return amp == "bf16"
-
-
-def numbers(name: str, text: str) -> tuple[float, ...]:
-    """Numbers of a comma list."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--{name} must be numbers separated by commas, but got {text!r}") from None
-
-
-def pair(name: str, text: str) -> tuple[float, float]:
-    """Two numbers, from and to."""
-    found = numbers(name, text)
-    if len(found) != 2:
-        raise ValueError(f"--{name} must be two numbers, from and to, but got {text!r}")
-    return found[0], found[1]

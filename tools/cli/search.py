@@ -182,8 +182,8 @@ def swift(
         if confirm not in ("finetune", "scratch"):
             raise ValueError(f"--confirm must be finetune or scratch, but got {confirm!r}")
         scratch = confirm == "scratch"
-        if not 0 < length <= 1e6:
-            raise ValueError(f"--fine-tune-epochs must be in (0, 1e6], but got {length}")
+        if length == 0:
+            raise ValueError(f"--fine-tune-epochs must be above 0, but got {length}")
         if length > 1 and length != round(length):
             raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {length}")
         short = Recipe(max(1, round(length)), fine_tune_lr, seed=seed)

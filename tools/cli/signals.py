@@ -11,8 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
+from traceback import extract_tb
 from types import FrameType
 from typing import Any
+
+import typer
 
 from drawstream.samplers.files.system import fault_behind, fault_of, system_fault
 
@@ -91,8 +95,19 @@ def stopped(status: int, /) -> int:
     """Say so where a signal ended the command; gives the status back."""
     if status in (INTERRUPTED, TERMINATED):
         how = "interrupted" if status == INTERRUPTED else "terminated"
-        print(f"drawstream: {how}; start the same command again to go on", file=sys.stderr)
+        again = "" if {"serve", "report"} & set(sys.argv[1:]) else "; start the same command again to go on"
+        print(f"drawstream: {how}{again}", file=sys.stderr)
     return status
+
+
+def ended_by(ended: SystemExit, /) -> str | None:
+    """One line on code of the user's that ended the process in the middle of a command; None of SIGTERM or typer."""
+    last = extract_tb(ended.__traceback__)[-1]
+    if ended.code == TERMINATED or Path(last.filename).is_relative_to(Path(typer.__file__).parent):  # completion
+        return None
+    return (
+        f"{last.filename}:{last.lineno} ended the process (SystemExit {ended.code}): let it return, or raise an error"
+    )
 
 
 def flush_output() -> None:

@@ -1,6 +1,8 @@
 """The program `drawstream`: Ctrl-C and SIGTERM are heard while the command line is still being imported."""
 
 import signal
+import warnings
+from typing import Any
 
 from drawstream.tools.cli.signals import INTERRUPTED, open_standard_streams, signals_as_exceptions, stopped
 
@@ -8,9 +10,15 @@ from drawstream.tools.cli.signals import INTERRUPTED, open_standard_streams, sig
 def main() -> int:
     """Run the command line; returns its exit status."""
     open_standard_streams()
+    warnings.formatwarning = _in_one_line
     status = _run()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the work is done: no traceback of the interpreter that is ending
     return status
+
+
+def _in_one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """What a library warns of, without the line of its code, or the traceback that Numba adds."""
+    return f"drawstream: warning: {(str(message).splitlines() or [''])[0]}\n"
 
 
 def _run() -> int:

@@ -1,5 +1,6 @@
 """`drawstream stream`: look at a stream, count what it draws, export its orders, compare two schedules."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the orders.")]
 Draws = Annotated[int | None, typer.Option(help="Positions per epoch; by default the number of rows.")]
 Window = Annotated[int | None, typer.Option(help="Keep neighbours within about so many positions.")]
 
+BYTES = 12  # of a draw in a schedule: row and weight; a line of an .idx file is longer
 SHOWN = 3  # epochs of a count in the text; the JSON has all
 
 
@@ -162,6 +164,8 @@ def export(
         raise ValueError("an export needs a place: -o schedule.arrow, or --idx FOLDER with --catalog")
     opened = _open(source, rows, (table, join, catalog, frozen), column, mode, seed, draws, window)
     chosen = opened.epochs(epochs)
+    for place in filter(None, (out, idx)):
+        _room(place, len(chosen) * opened.stream.draws)
     fingerprint = _catalog(opened, catalog).fingerprint if catalog is not None else opened.catalog
     result = {**_facts(opened), "catalog": fingerprint, "epochs": list(chosen)}
     places = []
@@ -334,6 +338,18 @@ def _write_idx(
                 }
             )
     return written
+
+
+def _room(place: Path, draws: int) -> None:
+    """Refuse an export that the disk cannot hold."""
+    from drawstream.tools.estimate.stages import standing
+
+    need, free = draws * BYTES, shutil.disk_usage(standing(place)).free
+    if need > free:
+        raise ValueError(
+            f"{place}: {draws} draws take {need / 1e9:.0f} GB, but {free / 1e9:.1f} GB of the disk are free: "
+            "export fewer draws or epochs, or name another disk"
+        )
 
 
 def _reported(opened: "StreamSource", epochs: range, progress: Progress) -> Any:

@@ -20,6 +20,9 @@ from drawstream.tools.training.transfer import carry
 __all__ = ["StreamSource", "is_sampler", "is_schedule", "open_source"]
 
 
+MOST_EPOCHS = 10**6  # of a command
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamSource:
     """A stream and where it came from.
@@ -53,7 +56,7 @@ class StreamSource:
         """Epochs named as `3`, `0:3`, or `:` for all of a schedule.
 
         Raises:
-            ValueError: Not of this form, none, negative, or more than a schedule holds.
+            ValueError: Not of this form, none, negative, too many, or more than a schedule holds.
         """
         start, colon, stop = text.partition(":")
         end = str(self.schedule.epochs) if self.schedule is not None else ""
@@ -64,6 +67,8 @@ class StreamSource:
             raise ValueError(f"epochs must be given as 3 or 0:3, but got {text!r}") from None
         if not 0 <= first < last:
             raise ValueError(f"epochs must be 0 or more and not none, but got {text!r}")
+        if last > 1 << 64 or last - first > MOST_EPOCHS:
+            raise ValueError(f"epochs must be below 2**64, and at most {MOST_EPOCHS} at once, but got {text!r}")
         if self.schedule is not None and last > self.schedule.epochs:
             raise ValueError(f"{self.schedule.path} holds the epochs 0:{self.schedule.epochs}, but got {text!r}")
         return range(first, last)

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from errno import EADDRNOTAVAIL
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -37,7 +38,8 @@ def serve(
     try:
         server = make_server(runs, host, port)
     except OSError as error:
-        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}: give another --port") from None
+        other = "--host" if isinstance(error, socket.gaierror) or error.errno == EADDRNOTAVAIL else "--port"
+        raise ValueError(f"cannot listen on {host}:{port}: {error.strerror}: give another {other}") from None
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{server.server_address[1]}/ shows {runs}; Ctrl-C ends it", flush=True)
     with server:

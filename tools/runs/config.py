@@ -111,8 +111,19 @@ def _of_group(content: Defaults, group: Any, path: Path, above: tuple[str, ...])
         found[default] = {**_of_command(own, group.commands[default], path, above), **found.get(default, {})}
     elif own:
         unknown = next(iter(own))
+        takers = [] if isinstance(own[unknown], dict) else _takers(unknown, group, above)
+        if takers:
+            raise ValueError(f"{path}: {unknown} is an option: give it below [{'] or ['.join(takers)}]")
         raise ValueError(f"{path}: no command {' '.join((*above, unknown))!r}{_nearest(unknown, group.commands)}")
     return found
+
+
+def _takers(option: str, command: Any, above: tuple[str, ...]) -> list[str]:
+    """Tables of the commands that have an option."""
+    if hasattr(command, "commands"):
+        return [table for key, each in command.commands.items() for table in _takers(option, each, (*above, key))]
+    known = (name for parameter in command.params for name in parameter.opts)
+    return [".".join(above)] if f"--{option}" in known and option != "help" else []
 
 
 def _of_command(content: Defaults, command: Any, path: Path, above: tuple[str, ...]) -> Defaults:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from drawstream.features.named import load_factory
+from drawstream.features.named import load_factory, users_code
 from drawstream.pipeline.secrets import without_secrets
 
 JOURNAL = "progress.json"
@@ -214,7 +214,8 @@ def load_hooks(out: Path, names: Iterable[str], /, *, tensorboard: bool = False)
     for name in names:
         factory = load_factory("--hook", name)
         try:
-            hooks.append(factory(out))
+            with users_code("it cannot be made"):
+                hooks.append(factory(out))
         except Exception as error:  # of the user's module
             raise ValueError(f"--hook {name}: {type(error).__name__}: {error}: it is called with the folder") from error
     return hooks

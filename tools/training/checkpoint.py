@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drawstream.pipeline.identity import ANOTHER, refuse_other
-from drawstream.search.objective import describe
+from drawstream.pipeline.secrets import describe
 from drawstream.search.tensor_file import read_plain, write_plain
 from drawstream.tools.training.accounting import Epoch, Run
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features.named import accepted, load_factory
+from drawstream.features.named import accepted, load_factory, users_code
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.system import raise_unless_file
 
@@ -133,7 +133,8 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            model = factory(**arguments)
+            with users_code(f"model {spec!r} cannot be made"):
+                model = factory(**arguments)
         except Exception as error:  # of the user's module, or of timm for arguments that a model does not have
             given = ", ".join(f"{name}={value}" for name, value in arguments.items()) or "nothing"
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

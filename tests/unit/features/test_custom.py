@@ -93,7 +93,7 @@ def test_another_source_under_the_same_name_is_refused(catalog, tmp_path, monkey
 
 def test_loading_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="named \"module:function\", but got 'entropy'"):
+    with pytest.raises(ValueError, match="measure must be module:factory, but got 'entropy'"):
         load_measure("entropy")
     with pytest.raises(ValueError, match="'nowhere_at_all:f' cannot be imported: ModuleNotFoundError: No module"):
         load_measure("nowhere_at_all:f")

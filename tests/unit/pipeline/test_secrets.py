@@ -2,12 +2,15 @@
 
 import json
 import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drawstream.pipeline.secrets import shown, without_secrets
+from drawstream.pipeline.shards.labels import _as_label
+from drawstream.pipeline.shards.tar import split_name
 
 S = "hUnTer2"
 URLS = [
@@ -90,3 +93,27 @@ def test_any_password_without_space_is_hidden(more, tail):
     secret = "".join(c for c in secret if c.isprintable() and not c.isspace())
     for scheme in ("postgresql", "mysql+pymysql", "redis"):
         assert S not in shown(f"cannot open {scheme}://user:{secret}@host/name: it is down")
+
+
+def _label(text):
+    with pytest.raises(ValueError, match="4096 bytes"):
+        _as_label(text, ".cls", text.encode())
+
+
+PIECES = ["token-", "a", "a=", "token=a ", "a-token_", "http", "http://", "//", "…", "'s3://a@", "(x://?", "k-="]
+
+
+@pytest.mark.parametrize(
+    ("read", "piece"),
+    [*((shown, piece) for piece in PIECES), (split_name, "a/"), (split_name, "_"), (_label, "1")],
+)
+def test_time_grows_with_the_length_of_a_text_alone(read, piece):
+    def seconds(size):
+        text, times = piece * (size // len(piece)) + "x", []
+        for _ in range(3):
+            begin = time.perf_counter()
+            read(text)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    assert seconds(200_000) < 10 * max(seconds(50_000), 0.005)  # 16 times and more where it grew with the square

@@ -20,12 +20,12 @@ def test_a_function_of_the_working_folder_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ("module", "named \"module:function\", but got 'module'"),
-        (":f", "named"),
-        ("module:", "named"),
-        ("no_such_module_here:f", "cannot import 'no_such_module_here'.*ModuleNotFoundError: No module named"),
-        ("math:no_such", "module 'math' has no function 'no_such'"),
-        ("math:pi", "module 'math' has no function 'pi'"),
+        ("module", "objective must be module:factory, but got 'module'"),
+        (":f", "must be module:factory"),
+        ("module:", "must be module:factory"),
+        ("no_such_module_here:f", "'no_such_module_here:f' cannot be imported: ModuleNotFoundError: No module named"),
+        ("math:no_such", "cannot be imported: AttributeError: .*no_such"),
+        ("math:pi", "must name a factory, but pi is float"),
     ],
 )
 def test_bad_names(spec, text):

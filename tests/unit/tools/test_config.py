@@ -50,6 +50,8 @@ def test_arguments_lists_and_the_record(run, digits, tmp_path):
         ("[train]\nepocs = 3", r"job.toml: [train] epocs: train has no such option: do you mean epochs?"),
         ("[trian]\nepochs = 3", "job.toml: no command 'trian': do you mean train?"),
         ("[search.swft]\ntrials = 3", "job.toml: no command 'search swft': do you mean swift?"),
+        ('storage = "x"', "job.toml: storage is an option: give it below [search.swift]"),
+        ("[search]\nagent = 3", "job.toml: agent is an option: give it below [search.swift]"),
         ("train = 3", "job.toml: train is a command: give its options in a table [train]"),
         ("[train.epochs]\nx = 3", "job.toml: [train] epochs: must be a value, but is a table"),
         ("[train]\nhelp = true", "job.toml: [train] help: train has no such option"),

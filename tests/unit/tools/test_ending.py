@@ -14,7 +14,7 @@ import pytest
 from drawstream.tools.cli import app as cli
 from drawstream.tools.cli import start
 from drawstream.tools.cli.app import main
-from drawstream.tools.cli.signals import of_system
+from drawstream.tools.cli.signals import of_system, stopped
 from drawstream.tools.runs.hooks import load_hooks
 from drawstream.tools.runs.record import files_below
 
@@ -203,6 +203,16 @@ def in_shell(command, tmp_path, **environment):
     return subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
     )
+
+
+def test_a_page_that_was_ended_is_not_started_again_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["drawstream", "serve", "runs"])
+    assert stopped(143) == 143 and capsys.readouterr().err == "drawstream: terminated\n"
+
+
+def test_a_wrong_setting_of_the_compiler_is_one_line(tmp_path):
+    done = in_shell("$D stream show --rows 10", tmp_path, NUMBA_OPT="x")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1 and "'NUMBA_OPT'" in done.stderr
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

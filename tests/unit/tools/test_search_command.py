@@ -99,7 +99,7 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
         (("--recipe", "paper", "--starts"), "--recipe paper has --starts False, but got True"),
         (("--recipe", "prose"), "--recipe must be one of default, paper, but got 'prose'"),
         (("--agent", "tpe"), "agent must be one of gp, random, reinforce"),
-        (("--workers", 0), "workers >= 1 must hold"),
+        (("--workers", 0), "--workers must be in [1, 10000], but got 0"),
         (("--engine", "slurm"), "engine must be local, ray or ray:ADDRESS"),
         (("--segments", 40), "1 <= segments <= 32"),
         (("--storage", "nonsense"), "cannot open the study storage 'nonsense'"),
@@ -160,7 +160,7 @@ def test_epochs_of_a_candidate_are_a_number_of_epochs(digits, table, tmp_path, c
     start.write_bytes(b"")
     command += ["--model", "mlp", "--start", start]
     assert main([str(word) for word in [*command, f"--fine-tune-epochs={length}"]]) == 2
-    assert "--fine-tune-epochs must be in (0, 1e6], but got" in capsys.readouterr().err
+    assert "--fine-tune-epochs must be " in capsys.readouterr().err
     assert main([str(word) for word in command]) == 2
     assert (
         capsys.readouterr().err == f"drawstream: weights {start}: cannot be read as tensors (the file ends too early)\n"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from drawstream.features.named import accepted, load_factory
+from drawstream.features.named import accepted, load_factory, users_code
 from drawstream.samplers import IndexStream, RowSampler
 from drawstream.tools.training.methods.methods import Learner, Method, Plan
 
@@ -43,7 +43,8 @@ def own_plan(name: str, epochs: int, offered: Mapping[str, Any], /, *, draws: in
     if offered.get("table") is not None and "table" not in taken:
         raise ValueError(f"--table goes with a sampler that takes `table`, but {name} does not: leave it out")
     try:
-        sampler = factory(**taken)
+        with users_code(f"--sampler {name} cannot be made"):
+            sampler = factory(**taken)
     except TypeError as error:
         raise ValueError(
             f"--sampler {name}: {error}: it is called with those of {', '.join(offered)} that it takes"

@@ -46,7 +46,7 @@ def test_a_factory_gets_the_keywords_it_accepts():
     ("spec", "text"),
     [
         ("resnet9", "unknown model 'resnet9': give one of mlp, cnn"),
-        ("no.such.module:factory", "cannot be imported: No module named"),
+        ("no.such.module:factory", "cannot be imported: ModuleNotFoundError: No module named"),
         (f"{__name__}:nothing", "cannot be imported: .*nothing"),
         (f"{__name__}:SHAPE", "must name a factory, but SHAPE is dict"),
         (f"{__name__}:not_a_model", "returned int, not a torch.nn.Module"),
