@@ -133,7 +133,7 @@ def pack(
     from drawstream.pipeline import open_source
     from drawstream.pipeline.shards.pack import BadImagesError, PackResult
     from drawstream.pipeline.shards.pack import pack as run
-    from drawstream.tools.cli.packing import finished_before, list_bad, tell_source
+    from drawstream.tools.jobs.pack import finished_before, list_bad, tell_source
     from drawstream.tools.runs.record import write_record
 
     opened = open_source(source, split=split)

@@ -56,7 +56,7 @@ def index(
     from drawstream.pipeline.shards.index import index as run
     from drawstream.pipeline.shards.labels import Selection
     from drawstream.pipeline.shards.pack import BadImagesError
-    from drawstream.tools.cli.packing import list_bad
+    from drawstream.tools.jobs.pack import list_bad
     from drawstream.tools.runs.record import write_record
 
     chosen = [each for part in image or () for each in part.split(",")]
