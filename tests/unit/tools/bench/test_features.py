@@ -63,4 +63,5 @@ def test_every_stage_delivers_every_image(tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", ["--images", "--batch-size", "--rounds"])
 def test_bad_numbers_are_one_line(option, capsys):
     assert main(["bench", "features", "--data", "digits", option, "0"]) == 2
-    assert capsys.readouterr().err == f"drawstream: {option} must be >= 1, but got 0\n"
+    law = "in [1, 10000]" if option == "--rounds" else ">= 1"
+    assert capsys.readouterr().err == f"drawstream: {option} must be {law}, but got 0\n"
