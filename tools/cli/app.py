@@ -15,7 +15,6 @@ import typer
 
 from drawstream.pipeline.shards.names import printable
 from drawstream.tools.cli.bench import app as bench_app
-from drawstream.tools.cli.bounds import Bounded, whole
 from drawstream.tools.cli.doctor import doctor
 from drawstream.tools.cli.features import Join
 from drawstream.tools.cli.features import app as features_app
@@ -59,6 +58,7 @@ from drawstream.tools.cli.signals import (
 )
 from drawstream.tools.cli.stream import app as stream_app
 from drawstream.tools.report.serve import serve
+from drawstream.tools.runs.bounds import Bounded, whole
 from drawstream.tools.runs.config import read_config
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finish, write_result

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from drawstream.tools.cli.bounds import numbers, whole
 from drawstream.tools.cli.options import DryRun
+from drawstream.tools.runs.bounds import numbers, whole
 from drawstream.tools.runs.record import write_result
 
 app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)

@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperGroup
 
 from drawstream.pipeline.shards.names import printable
-from drawstream.tools.cli.bounds import pair
 from drawstream.tools.cli.options import (
     CatalogArg,
     Channels,
@@ -23,6 +22,7 @@ from drawstream.tools.cli.options import (
     setup_of,
     words,
 )
+from drawstream.tools.runs.bounds import pair
 from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
 from drawstream.tools.runs.record import finish
 

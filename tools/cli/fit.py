@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from drawstream.tools.cli.bounds import numbers
 from drawstream.tools.cli.features import Catalog, Join, open_table
 from drawstream.tools.cli.options import Frozen, Json, one_of
+from drawstream.tools.runs.bounds import numbers
 from drawstream.tools.runs.record import finish
 
 DEFAULTS = {  # the worst half by loss is left out

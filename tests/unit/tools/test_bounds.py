@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from drawstream.tools.cli.app import app, main
-from drawstream.tools.cli.bounds import BOUNDS, leaves
+from drawstream.tools.runs.bounds import BOUNDS, leaves
 
 COMMANDS = dict(leaves(typer.main.get_command(app)))
 
@@ -55,7 +55,7 @@ def test_so_is_every_number_of_a_list(name, option, capsys):
 
 
 def test_large_seeds_of_a_list_stay_exact():
-    from drawstream.tools.cli.bounds import whole
+    from drawstream.tools.runs.bounds import whole
 
     assert whole("seeds", f"{2**64 - 1},1e6") == [2**64 - 1, 10**6]
     with pytest.raises(ValueError, match=r"--seeds: 0 <= seed < 2\*\*64 must hold, but got -1"):
