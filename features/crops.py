@@ -80,7 +80,7 @@ class CropRows:
         assert fingerprint == self._catalog.fingerprint, where
 
     def columns(self, start: int, stop: int, /) -> dict[str, NDArray[Any]]:
-        """What the feature table stores about rows [start, stop)."""
+        """Return the columns that the feature table stores for rows [start, stop)."""
         k = self._crops.count
         corners = {name: self.windows[start:stop, i] for i, name in enumerate(("y0", "x0", "y1", "x1"))}
         crop = (np.arange(start, stop) % k).astype(np.int32)

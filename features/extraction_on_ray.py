@@ -46,7 +46,7 @@ class ClusterError(DrawstreamError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What a worker needs besides the model, which Ray stores once per node."""
+    """Settings of a worker. The model is not among them: Ray stores it once per node."""
 
     catalog: str
     fingerprint: str
@@ -214,7 +214,7 @@ def joined(address: str | None) -> Iterator[Any]:
 
 
 def _knock(address: str | None) -> None:
-    """Try whether anybody listens there; Ray itself would go on trying for minutes."""
+    """Fail fast if the address is closed; Ray itself would retry for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -242,7 +242,7 @@ def places_of(ray: Any, device: str, threads: int | None) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a worker is at: it opens (no shard), or scores a shard."""
+    """A worker's current task: opening the model if it has no shard, else scoring the shard."""
 
     worker: Any
     shard: int | None = None

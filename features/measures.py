@@ -1,4 +1,4 @@
-"""What a model says of each row, from one forward pass (METHODS: features of a row).
+"""Measures of each row, from one forward pass of a model (METHODS: features of a row).
 
 Notation
     n    rows of a batch             z    logits, float (n, C)          p = softmax(z)
@@ -23,7 +23,7 @@ MEASURES = ("loss", "entropy", "grad_norm", "target_prob", "correct")
 
 
 def rivals(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What m and q are made of; the target is taken out first: dividing p by 1 − p_y would lose all digits near 1.
+    """Return the parts of m and q. The target is taken out first: dividing by 1 − p_y loses all digits near p_y = 1.
 
     Returns:
         m, (n,); the gaps g_j = z_k − z_j >= 0, ∞ at the target, (n, C); e_j = exp(−g_j), 0 at the target and at k,

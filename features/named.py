@@ -1,4 +1,4 @@
-"""What a user names as `module:factory`: models, samplers, hooks, measures and objectives of their own."""
+"""Import models, samplers, hooks, measures and objectives that a user names as `module:factory`."""
 
 import importlib
 import inspect

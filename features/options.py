@@ -1,4 +1,4 @@
-"""What to score and how: the options of an extraction, and the provenance that a table keeps of them."""
+"""Options of an extraction, and the provenance that a table keeps of them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -114,7 +114,7 @@ class Resolved:
 
 
 def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model_name: str) -> dict[str, Any]:
-    """What made a table, JSON-able: catalog, model with its weights, and every option that decides a value."""
+    """Return a table's provenance, JSON-able: catalog, model, its weights, and every option that decides a value."""
     resolved = scoring.on(catalog)
     return {
         "catalog": catalog.fingerprint,

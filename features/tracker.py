@@ -172,7 +172,7 @@ class Tracker:
         self._open = False
 
     def columns(self) -> dict[str, NDArray[np.float32]]:
-        """What was seen up to the last `reduce`, each float32 (rows,).
+        """Return the measures up to the last `reduce`, each float32 (rows,).
 
         `loss`, `entropy` (from 3 classes on), `grad_norm` (of the logits) and `uncertainty` are means over visits, or
         moving averages; a row never seen takes the largest value of the others, as in p-SGD (METHODS §4). `seen` counts

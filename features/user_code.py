@@ -1,4 +1,4 @@
-"""What decides what a user's function, class or object does: the source of its modules, and its plain arguments.
+"""Fingerprint a user's function, class or object by the source of its modules and its plain arguments.
 
     partial(judge, factor=2)  -->  {"name": "mine:judge", "source": "3f2a…", "arguments": {"keywords": {"factor": 2}}}
 
@@ -113,7 +113,7 @@ def _several(value: Any, modules: Modules, inside: tuple[int, ...]) -> Any:
 
 
 def _attributes(found: Any) -> dict[str, Any]:
-    """What an object holds, in its slots too."""
+    """Return the attributes of an object, those in slots included."""
     state = object.__getstate__(found)  # whatever its class would give to pickle
     parts = state if isinstance(state, tuple) else (state,)
     return {name: value for part in parts for name, value in (part or {}).items()}

@@ -47,7 +47,7 @@ def gumbel(seed: int, epoch: int, start: int, count: int, /) -> NDArray[np.float
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """What was kept of a step.
+    """Rows kept of a step.
 
     Attributes:
         rows: Places within the batch, int64 (B,), increasing.
@@ -288,7 +288,7 @@ class CropFilter:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What the filter has done so far, over all epochs, on this rank, JSON-able; the loader has metrics of its own.
+        """Counts and times of the filter on this rank, over all epochs, JSON-able. The loader has metrics of its own.
 
         `batches` (forward passes of the scorer), `rows_scored`, `rows_kept`, `rows_filled` (kept with τ = 0 for want of
         others) and `batches_filled`; `score_seconds` (on a GPU those of its stream, beside the training) and
@@ -318,7 +318,7 @@ class CropFilter:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state must have in common with the filter that takes it, JSON-able."""
+        """Values that must be equal in a state and in the filter that loads it, JSON-able."""
         return {**self.loader.identity, "crop_filter": self._identity()}
 
     def _identity(self) -> dict[str, str]:

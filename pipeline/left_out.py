@@ -1,4 +1,4 @@
-"""What a command did not take, counted by reason, so that nothing is left out in silence."""
+"""Files and samples that a command left out, counted by reason, so that the user sees each omission."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -244,7 +244,7 @@ class Loader:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What this loader has done so far, over all epochs, JSON-able.
+        """Counts and times of this loader, over all epochs, JSON-able.
 
         `images`, `batches`, `bytes_read`, `substituted` (positions that got another draw), `bad_samples` (distinct ones
         met); `seconds` in loops over it, `wait_seconds` of them waiting for a batch, `read_seconds` in its reading
@@ -311,7 +311,7 @@ class Loader:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state must have in common with the loader that takes it, JSON-able."""
+        """Values that must be equal in a state and in the loader that loads it, JSON-able."""
         return {
             "format": 1,
             "catalog": self.catalog.fingerprint,

@@ -49,7 +49,7 @@ def packed(value: Any, /) -> Any:
 
 
 def unpacked(value: Any, /) -> Any:
-    """What `packed` was given; tensors are on the CPU.
+    """Return the value that `packed` was given, with tensors on the CPU.
 
     Raises:
         ValueError: An array or another part is damaged.

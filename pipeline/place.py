@@ -18,7 +18,7 @@ from drawstream.samplers.orders.stream import require_object
 
 
 class Stream(Protocol):
-    """What a loader follows: `IndexStream`, `Sequential`, or anything with their surface.
+    """Order that a loader follows: `IndexStream`, `Sequential`, or anything with the same methods.
 
     A stream that changes while it is followed has `state_dict()` and `load_state_dict(state)` too, which become part of
     the loader's state.

@@ -83,7 +83,7 @@ def _hide_urls(text: str) -> str:
 
 
 def _hide(scheme: str, body: str) -> str:
-    """What is shown of a URL behind `scheme://`."""
+    """Return the part of a URL after `scheme://` without its secrets."""
     body = body[_end_of_user(scheme, body) :]
     body, mark, _ = body.partition("?")
     if mark:

@@ -98,7 +98,7 @@ class StreamOrder(Sampler[_Item]):
         return self.kind(stream.epoch(epoch), stream.seed, epoch, start, self.batch_size, *ranks, self.drop_last)
 
     def identity(self) -> dict[str, Any]:
-        """What a state must have in common with what takes it, JSON-able."""
+        """Values that must be equal in a state and in the order that loads it, JSON-able."""
         return {"format": 1, "stream": self.stream.fingerprint}
 
     @abstractmethod

@@ -361,7 +361,7 @@ class _Rows:
         self.ignored = 0  # images that metadata turn which are passed over
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong with each."""
+        """Yield the findings of each row."""
         catalog, task = self._catalog, self._task
         with self._path.open("rb") as file:
             for row in range(task.start, task.stop):

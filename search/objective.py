@@ -19,7 +19,7 @@ Stage = Literal["search", "confirm"]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What an objective is told beside the probabilities.
+    """Context that an objective gets besides the probabilities.
 
     Attributes:
         number: Number of the candidate's trial in the study; -1 for the uniform control of the confirmation.

@@ -1,4 +1,4 @@
-"""What the columns of a feature table look like: moments, quantiles, ties, a histogram."""
+"""Describe the columns of a feature table: moments, quantiles, ties, a histogram."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

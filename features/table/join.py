@@ -25,7 +25,7 @@ from drawstream.samplers.files.table_file import TableFile, open_table
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """What a file adds to a table.
+    """Columns that a file adds to a table.
 
     Attributes:
         path: The file.

@@ -161,7 +161,7 @@ def open_part(path: Path, /) -> Part:
 
 
 def read_provenance(path: Path, /) -> dict[str, Any]:
-    """What made a part, and its format.
+    """Return the provenance of a part, its format included.
 
     Raises:
         ValueError: As `open_part`.

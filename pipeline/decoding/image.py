@@ -42,7 +42,7 @@ _NETPBM = re.compile(rb"P([56])" + rb"(?:\s+(?:#[^\n]*\n\s*)*)(\d{1,9})" * 2 + r
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What a header says.
+    """Format and size of an image, read from its header.
 
     Attributes:
         encoding: ``jpeg``, ``png``, ``webp`` or ``raw`` (binary Netpbm).

@@ -34,7 +34,7 @@ _plain = dali.pipeline.do_not_convert  # such functions branch on Python's value
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """What the graph must know before it is built.
+    """Settings that the graph needs before it is built.
 
     Attributes:
         transform: Sizes and normalisation.
@@ -74,7 +74,7 @@ class GraphSpec:
 
     @property
     def inputs(self) -> dict[str, tuple[Any, int]]:
-        """What follows the images, per image, in this order: DALI's type and the number of dimensions of each."""
+        """Inputs per image, in the order in which they follow the images: DALI's type and the number of dimensions."""
         found: dict[str, tuple[Any, int]] = {}
         if self.turn == "rows":
             found["sideways"] = found["turn_mirror"] = found["turn_flip"] = (types.INT32, 0)

@@ -1,4 +1,4 @@
-"""What a DALI graph is given for a run: the images, and the values per image that are drawn or stored."""
+"""Inputs of a DALI graph for a run: the images, and the values per image that are drawn or stored."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What happens to an image between its stored bytes and the batch; `draws` has the chance in it."""
+"""Transform of an image between its stored bytes and the batch. The random part is in `draws`."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ FACTORS = ("brightness", "contrast", "saturation", "hue")
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What is done to the images of a batch, in this order: crop, flip, RandAugment, jitter, normalisation.
+    """Steps applied to the images of a batch, in this order: crop, flip, RandAugment, jitter, normalisation.
 
     The same values always mean the same pixels.
 

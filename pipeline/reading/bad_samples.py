@@ -1,4 +1,4 @@
-"""Samples that cannot be used: how they are named, counted, listed, and how many of them a loader bears."""
+"""Samples that cannot be used: their names, counts and lists, and the limit of a loader."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ class BadSamples:
                 self._known = np.union1d(self._known, np.array([sample]))
 
     def exhausted(self, sample: int, attempts: int, /) -> BadSampleError:
-        """What to say when no replacement was found."""
+        """Return the error for a sample without a replacement."""
         name = name_sample(self._catalog, sample)
         return BadSampleError(
             f"{name} is bad, as were {attempts} other draws of its epoch: restore the data, or draw from other rows",

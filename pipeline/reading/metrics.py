@@ -1,4 +1,4 @@
-"""What a loader has done so far, counted where it happens; reading threads and the loop count at the same time."""
+"""Count a loader's work where it happens. Reading threads and the loop count at the same time."""
 
 import time
 from collections.abc import Iterator

@@ -152,7 +152,7 @@ class ShardFiles:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Of a remote catalog: what was downloaded, and from the cache whether shards were there."""
+        """Downloads of a remote catalog, and hits and misses if it has a cache; empty for a local catalog."""
         source = self._cached or self._ranges
         return {} if source is None else source.counts
 
@@ -299,7 +299,7 @@ class ShardFiles:
         self._pool.close(self._number)
 
     def error(self, sample: int, status: int, /) -> BadSampleError:
-        """What to say of a sample whose read ended with this status."""
+        """Return the error for a sample whose read ended with this status."""
         catalog = self._catalog
         size, offset = int(catalog.size[sample]), int(catalog.offset[sample])
         reason = {
@@ -309,7 +309,7 @@ class ShardFiles:
         return self.refusal(sample, reason, "restore the shard, or run `drawstream verify` to list all damage")
 
     def refusal(self, sample: int, reason: str, remedy: str, /) -> BadSampleError:
-        """What to say of a sample that cannot be used for this reason."""
+        """Return the error for a sample that cannot be used for this reason."""
         return BadSampleError(f"{name_sample(self._catalog, sample)}: {reason}; {remedy}", sample)
 
 

@@ -1,4 +1,4 @@
-"""What DALI asks for, made ahead of time: rows of the stream, their bytes, windows and coins, run by run.
+"""Prepare the inputs of DALI ahead of time, run by run: rows of the stream, their bytes, windows and coins.
 
     stream ──rows──▶ Reader (thread): pread + checksum, windows, coins ──Prepared──▶ Feed ──inputs──▶ DALI graph
 
@@ -43,7 +43,7 @@ def interpreter_ends() -> bool:
 
 
 class Rows(Protocol):
-    """What a stream's rows are when they are not simply the samples of the catalog: a feature table."""
+    """Rows of a stream that are not simply the samples of the catalog: a feature table."""
 
     @property
     def sample_id(self) -> NDArray[np.int64]:
@@ -67,7 +67,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """What DALI computes in one run, before it does: graph inputs and what goes around them, arrays of length n.
+    """Inputs of one DALI run, made before it, with the values that bypass the graph; arrays of length n.
 
     Attributes:
         inputs: Of the graph, in its order.

@@ -1,4 +1,4 @@
-"""What DALI's own parser says of images, before they go into a batch.
+"""Check images with DALI's own parser before they go into a batch.
 
 A header that claims 65 500 × 65 500 pixels makes DALI ask for 12 GB, and one that it cannot parse can end the process
 (``dali_image``). So no image goes there that was not parsed here, alone, by the same library, and found to have the

@@ -344,7 +344,7 @@ def _seal_of(table: pa.Table, version: int, file: Path) -> str:
 
 
 def _unreadable(file: Path, error: Exception) -> AlteredCatalogError:
-    """What to say of an error of Parquet's reader; one that is not the file's fault is raised."""
+    """Return the error for a failure of Parquet's reader; raise one that is not the file's fault."""
     if isinstance(error, MemoryError):  # a damaged file may claim any size
         law = f"does not fit into memory ({str(error) or 'no more is there'})"
         return AlteredCatalogError(f"{file}: {law}: free memory, or {_REMEDY}")

@@ -44,7 +44,7 @@ _OWN = re.compile(r"catalog\.(parquet|json)|.*\.idx|\..*", re.DOTALL)  # files b
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
-    """What was indexed.
+    """Catalog that was written, with its counts.
 
     Attributes:
         catalog: The Parquet file.
@@ -67,7 +67,7 @@ class IndexResult:
 
 @dataclass(slots=True)
 class _Part:
-    """What one shard adds to the catalog."""
+    """Rows that one shard adds to the catalog."""
 
     draft: Draft = field(default_factory=Draft)
     labels: Labels = field(default_factory=list)
@@ -278,7 +278,7 @@ def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
 
 
 def _beside(paths: Sequence[Path], shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> LeftOut:
-    """What lies in a folder of shards and is not taken."""
+    """Return the entries of a folder of shards that are not indexed."""
     left_out = LeftOut()
     if isinstance(shards, str | os.PathLike) and Path(shards).is_dir():
         for entry in sorted(Path(shards).iterdir()):

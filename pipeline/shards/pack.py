@@ -41,7 +41,7 @@ MOST_SHOWN = 20  # bad images in a message
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """What was written.
+    """Folders that were written, with their counts.
 
     Attributes:
         train: Folder of the catalog to train on.
@@ -242,7 +242,7 @@ def _listing(source: Source) -> str:
 def _result(
     out: Path, catalogs: Sequence[tuple[str, Catalog]], bad: tuple[BadImage, ...], ran: bool = True
 ) -> PackResult:
-    """What lies in a folder that was packed."""
+    """Describe a packed folder."""
     (name, train), *held = catalogs
     noisy = [catalog for _, catalog in catalogs if catalog.clean_label is not None]
     return PackResult(

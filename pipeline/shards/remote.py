@@ -183,7 +183,7 @@ async def _read(system: Any, path: str, start: int | None, stop: int | None, mos
 
 
 async def _read_http(system: Any, path: str, start: int | None, stop: int | None, most: int) -> bytes:
-    """As fsspec reads it, but not without end: a server may send for ever, or compressed nothing."""
+    """Read as fsspec does, but bounded: a server may never stop sending, or may send compressed zeros."""
     options = dict(system.kwargs)
     headers = {"Accept-Encoding": "identity", **options.pop("headers", {})}
     if start is not None or stop is not None:
@@ -221,7 +221,7 @@ def _raise_of_process(error: Exception, url: str) -> None:
 
 
 def _permanent(error: Exception, url: str) -> str | None:
-    """What to say of an error that would come again; None of one that may pass."""
+    """Return the reason for an error that a retry would meet again; None for one that may pass."""
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return "there is no such file: check the address"

@@ -18,10 +18,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def claimed(folder: Path, /, *, lock: Path | None = None) -> Iterator[None]:
-    """Be the one that writes in a folder, which is made where missing.
+    """Hold the folder's write lock; create the folder if needed.
 
     Args:
-        folder: What is written.
+        folder: Folder to write.
         lock: The file that is locked, and removed at the end; by default ``.lock`` in the folder.
 
     Raises:

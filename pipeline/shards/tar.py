@@ -21,7 +21,7 @@ from drawstream.samplers.errors import DrawstreamError
 BLOCK = 512  # bytes; headers and data begin at multiples of it
 NAME = 100  # bytes of the longest plain name
 _LARGEST = 8**11 - 1  # bytes, in eleven octal digits
-_PATTERN = tarfile.TarInfo()  # read-only, of nobody, at no time: as `pack` writes
+_PATTERN = tarfile.TarInfo()  # mode 0444, no owner, no time: as `pack` writes
 _PATTERN.mode = 0o444
 _MADE = _PATTERN.tobuf(tarfile.PAX_FORMAT)
 _OWNER, _TIME, _REST = _MADE[100:124], _MADE[136:148], _MADE[156:]
@@ -34,7 +34,7 @@ _PLAIN = re.compile(
 
 
 def write_plain(name: str, size: int, /) -> bytes | None:
-    """The header of a read-only file of nobody, 512 bytes; None where it would not be plain."""
+    """Return a ustar header, mode 0444, no owner, 512 bytes; None if plain ustar cannot hold it."""
     if not (name.isascii() and 0 < len(name) <= NAME and size <= _LARGEST) or "\0" in name:
         return None
     text, digits = name.encode(), b"%011o" % size
@@ -117,7 +117,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Remarks:
-    """What a walk met that its user should know of.
+    """Findings of a walk that its user should know of.
 
     Attributes:
         passed: Members that belong to no sample.

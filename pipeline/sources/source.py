@@ -39,7 +39,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in messages and in provenance."""
+        """Name in messages and in provenance."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -207,7 +207,7 @@ def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
 
 
 def _idx_remedy(magic: int, dims: int) -> str:
-    """What to do about an IDX file with such a magic number."""
+    """Return the remedy for an IDX file with such a magic number."""
     kind, actual = magic >> 8, magic & 0xFF
     if kind == IDX_UINT8 and {actual, dims} == {1, 3}:
         return ": images and labels have changed their names: rename the files"
@@ -217,7 +217,7 @@ def _idx_remedy(magic: int, dims: int) -> str:
 
 
 def _shape_remedy(shape: tuple[int, ...]) -> str:
-    """What to do about images of such a shape."""
+    """Return the remedy for images of such a shape."""
     if len(shape) == 4 and shape[1] in (1, 3):
         return ": put the channels last, images.transpose(0, 2, 3, 1)"
     if len(shape) == 4 and shape[3] == 4:

@@ -22,7 +22,7 @@ _SHOWN = 3  # examples in an error
 
 
 class Keyed(Protocol):
-    """What is asked of a catalog here."""
+    """Interface of a catalog that finds rows by key."""
 
     @property
     def fingerprint(self) -> str:

@@ -157,6 +157,6 @@ def _float(value: float) -> float:
 
 
 def _stem(path: Path) -> str:
-    """What the column of a file is called that does not name it."""
+    """Return the column's name for a file that does not name its column."""
     stem = path.name.partition(".")[0]
     return "weight" if usual_name(stem) in IDS or stem in INDEX else stem

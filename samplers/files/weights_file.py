@@ -51,7 +51,7 @@ Mapped = np.memmap[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """What a file of weights holds.
+    """Weights read from a file.
 
     Attributes:
         values: float32 or float64 (N,), read-only, in the order of the rows; checked.

@@ -71,7 +71,7 @@ class RHOLoss:
         return select_largest(losses - self.irreducible[rows], max(1, losses.size // self.factor))
 
     def state_dict(self) -> dict[str, Any]:
-        """What makes the choice: plain values."""
+        """Return the settings that decide the choice, as plain values."""
         return {"selector": "rho", "factor": self.factor, "irreducible": digest_array(self.irreducible)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:

@@ -49,7 +49,7 @@ class Selected(NamedTuple):
 
 @runtime_checkable
 class BatchSelector(Protocol):
-    """What a loop needs to know of a selector; see the module."""
+    """Interface of a selector for a training loop; see the module."""
 
     @property
     def factor(self) -> int:

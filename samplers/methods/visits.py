@@ -1,4 +1,4 @@
-"""What training says of its rows: a measure per visit, added up as integers until the epoch ends.
+"""Measure rows during training: one measure per visit, added up as integers until the epoch ends.
 
 Notation
     z, y    logits, float32 (n, C), and targets, int64 (n,), of the n rows of a batch

@@ -1,4 +1,4 @@
-"""What an epoch holds: how often each row comes, and how evenly.
+"""Count an epoch: how often each row comes, and how evenly.
 
 Notation
     order   int64 (M,)   rows of an epoch; read in pieces, never as a whole

@@ -18,7 +18,7 @@ __all__ = ["Batches", "Draws", "Order", "Sequential"]
 
 
 class Draws(Protocol):
-    """What a mode makes of one epoch."""
+    """Order of one epoch, made by a mode."""
 
     def fill(self, start: int, out: NDArray[np.int64], /) -> None:
         """Write the rows at positions start, start + 1, … into `out`."""

@@ -50,7 +50,7 @@ _KEPT_EPOCHS = 2  # the running epoch, and the next one while it is being prepar
 
 @runtime_checkable
 class Law(Protocol):
-    """What a mode prepares once from the weights; a `Schedule` is one too."""
+    """Distribution that a mode prepares once from the weights; a `Schedule` is one too."""
 
     rows: int
     draws: int
@@ -213,7 +213,7 @@ class IndexStream(Batches):
             self._kept = {epoch: order for epoch, order in self._kept.items() if self._given.get(epoch) is order}
 
     def state_dict(self, since: int = 0, /) -> dict[str, Any]:
-        """What has changed since the stream was made, so that one made alike goes on with the same orders.
+        """Return the changes since the stream was made, so that an equal new stream continues with the same orders.
 
         Numbers, texts and arrays; empty for a stream that does not change. It holds the weights of `update`, the state
         of a row sampler that has `state_dict` and `load_state_dict`, and the weights of the epochs that keep their

@@ -1,4 +1,4 @@
-"""What a population search does when: its settings, checked, and the arithmetic of epochs, intervals and cycles.
+"""Plan a population search: its checked settings, and the arithmetic of epochs, intervals and cycles.
 
 Notation: see `drawstream.search.auto.search`.
 

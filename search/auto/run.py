@@ -85,7 +85,7 @@ PARTS = ("train", "evaluate", "wait", "clone", "write", "explore", "checkpoint")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AutoResult:
-    """What a search gave; the same on every process, but for `seconds`.
+    """Result of a search; the same on every process, except `seconds`.
 
     Attributes:
         schedule: `schedule.arrow`, to be replayed by `IndexStream(Schedule.open(...))`.
@@ -233,7 +233,7 @@ class AutoRun:
             save_checkpoint(self.out / "checkpoint.pt", self.settings, self.done)
 
     def event(self, epoch: int) -> dict[str, Any]:
-        """What to tell after an interval."""
+        """Return the progress event of an interval."""
         done = self.done
         return {
             "epoch": epoch,

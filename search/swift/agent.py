@@ -25,7 +25,7 @@ FIRST_RANDOM = 4  # scores before the first model, where designed starts do not 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the rounds before told: points (n, d) of the cube in order of their numbers, and scores (n,).
+    """Results of earlier rounds: points (n, d) of the cube in order of their numbers, and scores (n,).
 
     A score is NaN where a candidate was degenerate or its run gave none.
     """

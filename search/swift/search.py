@@ -32,7 +32,7 @@ from drawstream.search.workers.hire import hired
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         sampler: The winner, or the uniform sampler over the same features.

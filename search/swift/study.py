@@ -181,7 +181,7 @@ def _is_of_database(error: BaseException) -> bool:
 
 
 def _storage_error(storage: str | None, error: BaseException) -> Exception:
-    """What to say of an error of the database."""
+    """Return the error to raise for an error of the database."""
     cause = error
     while (deeper := cause.__cause__ or cause.__context__) is not None and _is_of_database(deeper):
         cause = deeper
@@ -205,9 +205,9 @@ def settings_mark(settings: Mapping[str, Any], /) -> str:
 
 
 def is_settled(trial: FrozenTrial, /) -> bool:
-    """Whether the trial told something about its point: a score, a degenerate candidate, or a score of NaN.
+    """Check whether the trial is settled: it has a score or a score of NaN, or its candidate is degenerate.
 
-    Trials that were killed, interrupted or stopped by an error in the objective told nothing.
+    Trials that were killed, interrupted or stopped by an error in the objective are not settled.
     """
     if trial.state == TrialState.FAIL:
         return trial.user_attrs.get("outcome") == "nan"
@@ -224,7 +224,7 @@ def by_candidate(trials: Sequence[FrozenTrial], /) -> dict[int, FrozenTrial]:
 
 
 def settled_trials(study: optuna.Study, /) -> list[FrozenTrial]:
-    """The trials that told something, one of each candidate, in order of the candidates."""
+    """Return the settled trials, one per candidate, in order of the candidates."""
     return [trial for trial in by_candidate(study.get_trials(deepcopy=False)).values() if is_settled(trial)]
 
 

@@ -24,7 +24,7 @@ ATTEMPTS = 3  # of a run: one may fall with its machine, and the next with the m
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run.
+    """Outcome of a run.
 
     Attributes:
         trial: What the objective was told.
