@@ -30,7 +30,7 @@ from drawstream.tools.training.setup import Setup
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a demo data set is trained with, the same for every method.
+    """Training settings of a demo data set, the same for every method.
 
     Attributes:
         model: Name of the model.

@@ -1,4 +1,4 @@
-"""What a benchmark is asked to run, checked before anything runs."""
+"""Checks of a benchmark's options, made before anything runs."""
 
 from collections.abc import Collection, Sequence
 from typing import Any

@@ -454,7 +454,7 @@ def _of_parser(error: typer.TyperException) -> str:
 
 
 def _one_line(error: Exception) -> str | None:
-    """What to say of an error that the user can mend; None for a fault of ours."""
+    """Return one line for an error that the user can fix; None for a bug of ours."""
     if isinstance(error, ImportError):  # an extra that is not installed says so itself
         whole = f"{error}: is the installation whole? `drawstream doctor` looks" if error.name else str(error)
         return None if (error.name or "").startswith("drawstream") else whole

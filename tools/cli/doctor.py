@@ -35,7 +35,7 @@ LITTLE = 5 << 30  # bytes of free disk below which long jobs may fail
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one look gave: `ok`, `note` (works without), or `bad` (mend it first), and one line that says so."""
+    """Result of one check: `ok`, `note` (works without), or `bad` (fix it first), with one line of text."""
 
     name: str
     verdict: Verdict
@@ -137,7 +137,7 @@ def _torch() -> Iterator[Check]:
 
 
 def _dali(device: str) -> Check | None:
-    """Run a small graph; None where there is no such device, or nothing that was not said of the CPU."""
+    """Run a small graph; None if the device is missing or the CPU check covers it."""
     try:
         import nvidia.dali
     except (ImportError, OSError) as error:

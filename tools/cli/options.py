@@ -1,4 +1,4 @@
-"""What the commands share: option types, and the small steps from strings to what a job takes."""
+"""Shared parts of the commands: option types, and the conversion of strings to a job's arguments."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 
 def words(*known: str) -> Callable[[str], list[str]]:
-    """What the shell offers for an option: known values that begin as what was typed, where there are none files."""
+    """Return an option's shell completion: values starting with the typed text; file names if none match."""
 
     def begun(incomplete: str) -> list[str]:
         return [word for word in known if word.startswith(incomplete)]

@@ -111,13 +111,13 @@ def ended_by(ended: SystemExit, /) -> str | None:
 
 
 def flush_output() -> None:
-    """Write what was printed; where nobody reads it the error is here, and not after the end of the program."""
+    """Flush the output, so that a broken pipe raises here and not at exit."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def mute() -> None:
-    """Send what is still to be printed nowhere: its reader is gone."""
+    """Redirect output to /dev/null after a broken pipe."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

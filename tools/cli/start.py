@@ -17,7 +17,7 @@ def main() -> int:
 
 
 def _in_one_line(message: Warning | str, *_: Any, **__: Any) -> str:
-    """What a library warns of, without the line of its code, or the traceback that Numba adds."""
+    """Return a library's warning in one line, without its source line or the traceback that Numba adds."""
     return f"drawstream: warning: {(str(message).splitlines() or [''])[0]}\n"
 
 

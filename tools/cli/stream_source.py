@@ -1,4 +1,4 @@
-"""What `drawstream stream` looks at: a sampler over a table, a file of weights, a recorded schedule, or plain rows."""
+"""Sources of `drawstream stream`: a sampler over a table, a file of weights, a recorded schedule, or plain rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

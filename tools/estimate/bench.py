@@ -1,4 +1,4 @@
-"""What the demo and the benchmarks will cost: one of each kind of run is tried, and multiplied by what is missing."""
+"""Cost estimate of the demo and the benchmarks: one run per kind is timed and multiplied by the missing runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -195,7 +195,7 @@ def _page() -> Stage:
 
 
 def _packed(work: Callable[[], Any], folder: Path) -> tuple[Any, Stage]:
-    """What packing gave, and its stage: it is really done."""
+    """Pack the data, and return the result with its measured stage."""
     begin = perf_counter()
     made = work()
     seconds = perf_counter() - begin

@@ -117,7 +117,7 @@ class Clock:
 
     @property
     def unit_seconds(self) -> float:
-        """Of a unit, its part of waiting for data included; without the first steps where there are others."""
+        """Seconds per unit, data waits included; warm-up steps are excluded if there are later ones."""
         marks = [*self.marks[FIRST:-1], *self.marks[:1]] or [(self.began, 0)]  # the first one that counts, if any
         begin, before = marks[0] if len(self.marks) > 1 else (self.began, 0)
         end, after = self.marks[-1] if self.marks else (self.ended, 1)
@@ -130,7 +130,7 @@ class Clock:
 
     @property
     def epoch_seconds(self) -> float | None:
-        """Of a whole epoch after the first, all that belongs to it included; None where there were fewer than two."""
+        """Seconds per whole epoch after the first, with all its overhead; None for fewer than two epochs."""
         if len(self.epochs) < 2:
             return None
         return (self.epochs[-1] - self.epochs[0]) / (len(self.epochs) - 1)

@@ -1,4 +1,4 @@
-"""What packing and indexing will cost: a part of the rows is really packed or indexed, into a temporary folder."""
+"""Cost estimate of packing and indexing: some rows are packed or indexed into a temporary folder."""
 
 import time
 from collections.abc import Sequence
@@ -42,24 +42,24 @@ class _Part:
 
     @property
     def name(self) -> str:
-        """Of the source."""
+        """Return the source's name."""
         return self.source.name
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Of these rows."""
+        """Return the labels of these rows."""
         return self.source.labels[self.rows]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of the source."""
+        """Return the source's classes."""
         return self.source.classes
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def key(self, row: int, /) -> str:
-        """Of one of these rows."""
+        """Return the key of one of these rows."""
         return self.source.key(int(self.rows[row]))
 
     def read(self, row: int, /) -> Any:

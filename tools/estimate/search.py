@@ -1,4 +1,4 @@
-"""What a search will cost: the search itself with a few real candidates, or for its first intervals."""
+"""Cost estimate of a search: the search itself runs with a few real candidates, or for its first intervals."""
 
 import time
 from collections.abc import Mapping, Sequence

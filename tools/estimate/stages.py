@@ -1,4 +1,4 @@
-"""What a long job will cost: time, disk and memory, stage by stage, each with how it was got.
+"""Cost estimate of a long job: time, disk and memory by stage, each with its basis.
 
 `--dry-run` opens and checks what the real run opens and checks, lets its own code work for some seconds in a temporary
 folder (`probe`), and scales that up. Nothing is written beside that folder.
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a job will cost.
+    """Estimated cost of a job.
 
     Attributes:
         job: Its command.
@@ -68,7 +68,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float | None:
-        """Of all stages; None where one is not known."""
+        """Return the seconds of all stages together; None if those of one stage are unknown."""
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
         return sum(known) if len(known) == len(self.stages) else None
 
@@ -92,7 +92,7 @@ class Estimate:
         return max((stage.memory for stage in self.stages), default=0)
 
     def warnings(self) -> list[str]:
-        """What will not fit."""
+        """Return a line for each limit of disk or memory that the job would exceed."""
         found = []
         if self.out is not None and self.most_disk > (free := shutil.disk_usage(standing(self.out)).free):
             found.append(f"{self.out} needs up to {size(self.most_disk)}, but its file system has {size(free)} free")

@@ -1,4 +1,4 @@
-"""What a training and an extraction will cost: some seconds of the job's own loop and scorer."""
+"""Cost estimate of a training and an extraction: the job's own loop and scorer run for a few seconds."""
 
 import time
 from pathlib import Path
@@ -96,7 +96,7 @@ def _epochs(training: Training, model: nn.Module, clock: Clock, left: int) -> li
 
 
 def evaluation_seconds(model: nn.Module, loader: Loader, amp: bool, /, *, passes: float = 1.0) -> float:
-    """Of a pass over a held-out set, judged by its first rows; the second time, when all is warm.
+    """Return the seconds of a pass over a held-out set, estimated from its first rows, after a warm-up if time allows.
 
     Args:
         model: What is evaluated.
@@ -140,7 +140,7 @@ def _epochs_of(checkpoint: Path) -> int:
 
 
 def place_notes(setup: Setup, ranks: Ranks) -> tuple[str, ...]:
-    """What is said of processes, networks and GPUs."""
+    """Return the notes on processes, networks and GPUs."""
     notes = []
     if ranks.world_size > 1:
         notes.append(

@@ -80,7 +80,7 @@ def read(catalog: Catalog) -> tuple[Tensor, Tensor]:
 
 @cache
 def training_rows(folder: Path) -> tuple[Tensor, Tensor]:
-    """What candidates train on, read once."""
+    """Read the rows that candidates train on."""
     return read(Catalog.open(folder / "train"))
 
 

@@ -145,7 +145,7 @@ def auto_job(
 def _settings(
     setup: Setup, recipe: Recipe, options: dict[str, Any], reward: Reward, reward_rows: int
 ) -> dict[str, Any]:
-    """What decides the result, as the record has it."""
+    """Return the settings that decide the result, as the record stores them."""
     if setup.held_out is None:
         raise ValueError("the search needs a held-out catalog to take rewards on: give --held-out")
     if reward_rows < 1:

@@ -1,4 +1,4 @@
-"""What `drawstream pack` tells beside its result: files that were not taken, and bad images."""
+"""Messages of `drawstream pack` beside its result: skipped files and bad images."""
 
 import json
 from collections.abc import Sequence

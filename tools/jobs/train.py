@@ -260,7 +260,7 @@ def _chooser(evaluate: Mapping[str, Loader]) -> str | None:
 
 
 def _results(run: Run, wall: float) -> dict[str, Any]:
-    """What a finished run is worth: on the test set where there is one, else on the held-out set."""
+    """Return a finished run's results: on the test set if there is one, else on the held-out set."""
     sets = list(run.history[-1].accuracy)
     results: dict[str, Any] = {
         "history": [asdict(epoch) for epoch in run.history],

@@ -1,4 +1,4 @@
-"""What the jobs below a folder are at: those under way with their points, the finished ones with their results.
+"""Status of the jobs below a folder: running jobs with their points, finished jobs with their results.
 
 Files are read again only when they have changed, so that a folder of a thousand runs can be asked every two seconds.
 """

@@ -70,7 +70,7 @@ def write_report(runs: Path | Sequence[Path], out: Path, /, *, remote: bool = Fa
 
 
 class _Jobs(NamedTuple):
-    """What a page shows."""
+    """Jobs that a page shows."""
 
     runs: Sequence[TrainRecord]
     searches: Sequence[tuple[SearchRecord, SampledRows]]

@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What the entry is called on the page."""
+        """Return the entry's name on the page."""
         how = {"last": "last epoch", "chosen": "early stopping", "best": "best epoch (oracle)"}
         return f"{self.group.name if self.group else method_name(self.method)}, {how[self.kind]}"
 

@@ -18,7 +18,7 @@ SPLITS = ("train", "training", "test", "val", "/")
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What is known of the data of some runs.
+    """Data sets of some runs.
 
     Attributes:
         described: Short name and description of every distinct data set that is still there.
@@ -86,7 +86,7 @@ def _open(run: TrainRecord, place: Path | str, opened: dict[str, Catalog | None]
 
 
 def source_name(catalog: Catalog, /) -> str:
-    """What the images were packed from: the last part of its path that is no split's name."""
+    """Return the name of the images' source: the last part of its path that is not the name of a split."""
     parts = Path(str(catalog.provenance.get("source", catalog.root.name))).parts
     return next((part for part in reversed(parts) if part not in SPLITS), "".join(parts[-1:]) or "data")
 

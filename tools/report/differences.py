@@ -1,4 +1,4 @@
-"""What differs between runs, and where they cannot be compared."""
+"""Differences between runs, and the reasons why some cannot be compared."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def cautions(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[str
 
 
 def _alone(group: Group, groups: Sequence[Group]) -> list[str]:
-    """What keeps a group from the control that is nearest to it."""
+    """Return a sentence with the settings in which a group differs from its nearest control."""
     found = [(other, _apart(group, other)) for other in groups if other.controls]
     if not found:
         return []

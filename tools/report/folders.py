@@ -7,7 +7,7 @@ __all__ = ["name_folders"]
 
 
 def name_folders(folders: Sequence[Path], /) -> list[str]:
-    """What each folder is called: the end of its path, as long as it takes to tell them apart; "" for a single one.
+    """Name each folder by the end of its path, as long as it takes to tell them apart; "" for a single one.
 
     Raises:
         FileNotFoundError: No such folder.

@@ -42,7 +42,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """What the group is called on the page."""
+        """Return the group's name on the page."""
         name = ", ".join(filter(None, (method_name(self.method), self.telling)))
         return f"{self.folder}: {name}" if self.folder else name
 
@@ -53,12 +53,12 @@ class Group:
 
 
 def method_name(method: str, /) -> str:
-    """What a method is called on the page."""
+    """Return a method's name on the page."""
     return NAMES.get(method, method)
 
 
 def settings_of(run: TrainRecord, /, data: str = "") -> dict[str, str]:
-    """What two runs must share to be compared, by name; `data` describes the training data."""
+    """Return the settings that two runs must share to be compared, by name; `data` describes the training data."""
     document = run.document
     recipe = {name: value for name, value in document.get("recipe", {}).items() if name != "seed"}
     if run.budget < 1 and run.method in FEWER_EPOCHS and isinstance(recipe.get("epochs"), int):
@@ -116,7 +116,7 @@ def groups_of(runs: Sequence[TrainRecord], /, data: Mapping[str, str] | None = N
 
 
 def _told(entries: Sequence[Mapping[str, str]], at: int, others: Sequence[int]) -> list[str]:
-    """What tells an entry from others, in words."""
+    """Describe the settings that distinguish an entry from others."""
     return [
         _word(name, value) for name, value in entries[at].items() if len({entries[i].get(name) for i in others}) > 1
     ]

@@ -1,4 +1,4 @@
-"""What a report leaves out, and why: a damaged record, a folder that cannot be read, data on a server.
+"""Items that a report leaves out, and why: a damaged record, a folder that cannot be read, data on a server.
 
 A bad record takes nothing from the others: it is named on the page, on stderr and by the exit status.
 """
@@ -44,7 +44,7 @@ class LeftOut:
         return files_below(folder, name, skip=lambda error: self.damaged.append(f"{error.filename}: {error.strerror}"))
 
     def read(self, path: Path, build: Callable[[Path], Read], /) -> Read | None:
-        """What `build` gives for a record; None where the record is left out."""
+        """Return `build` of a record; None if the record is damaged and left out."""
         try:
             return build(path)
         except DAMAGED as error:

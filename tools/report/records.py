@@ -1,4 +1,4 @@
-"""What runs and searches left behind: every `run.json` and `search.json` below a folder, checked where it is read.
+"""Records of runs and searches: every `run.json` and `search.json` below a folder, checked when read.
 
 Paths inside a record are relative to its own folder.
 """
@@ -24,7 +24,7 @@ class EpochPoint:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a training run is worth on one set, per cent.
+    """Accuracy of a training run on one set, per cent.
 
     Attributes:
         evaluated_on: "test" or "held_out".

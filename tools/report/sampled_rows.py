@@ -1,4 +1,4 @@
-"""What a sampler does to the rows it draws from: shares, the feature plane, percentiles, class marginals.
+"""Effect of a sampler on its rows: shares, the feature plane, percentiles, class marginals.
 
 Notation
     N   rows;  P float64 (N,), sums to 1;  ratio = N P, so 1 everywhere for uniform

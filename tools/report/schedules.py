@@ -1,4 +1,4 @@
-"""What a recorded schedule did to the rows: counts by stage, their entropy, and what they have to do with the loss.
+"""Effect of a recorded schedule on the rows: counts by stage, their entropy, and their relation to the loss.
 
 Notation
     N       rows
@@ -102,7 +102,7 @@ def correlation(a: NDArray[Any], b: NDArray[Any], /) -> tuple[float, float] | No
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What separates the children of an interval, against what the reward can tell apart.
+    """Differences between the children of an interval, against the reward's resolution.
 
     Attributes:
         between: Standard deviation between the children of an interval, root mean square over the intervals, per cent.

@@ -45,7 +45,7 @@ def group(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /)
 
 
 def search_names(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /) -> list[str]:
-    """What each search is called: its seed, and what tells it from the others."""
+    """Name each search by its seed and by its difference from the others."""
     groups = group(searches, samplings)
     kinds = {i: f", {name}" if len(groups) > 1 else "" for name, members in groups.items() for i in members}
     return [f"seed {record.seed}{kinds[i]}" for i, record in enumerate(searches)]

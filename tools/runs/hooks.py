@@ -1,4 +1,4 @@
-"""What follows a job while it runs: a protocol of three methods, TensorBoard, and the journal that `serve` reads.
+"""Hooks that follow a running job: a protocol of three methods, TensorBoard, and the journal that `serve` reads.
 
     class Wandb:                                         # my_hooks.py; drawstream train … --hook my_hooks:Wandb
         def __init__(self, out): self.run = wandb.init(dir=out)
@@ -102,7 +102,7 @@ class Journal:
         self._written = 0.0  # the first point is written at once
 
     def _earlier(self, kind: str) -> dict[str, Any]:
-        """What the journal of the killed job says; nothing where it is damaged: it decides nothing."""
+        """Return the killed job's journal; an empty dict if it is damaged or of another kind of job."""
         try:
             found = read_journal(self._path) or {}
             began, step, total = float(found["began"]), int(found["step"]), int(found["total"])
@@ -125,7 +125,7 @@ class Journal:
             self._write()
 
     def end(self, _: Mapping[str, Any], /) -> None:
-        """Leave the record to speak."""
+        """Delete the journal; the record replaces it."""
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:

@@ -116,7 +116,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What decides times: system, processor, cores, and the GPU if this process has used one."""
+    """Describe the machine behind the times: system, processor, cores, and the GPU if this process has used one."""
     found: dict[str, Any] = {"system": platform.platform(), "cpu": _processor(), "cores": os.cpu_count()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

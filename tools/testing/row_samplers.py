@@ -69,7 +69,7 @@ def check_row_sampler(
 
 
 def _law(sampler: Any, epoch: int) -> NDArray[Any]:
-    """What a sampler says of an epoch: probabilities (N,), or rows and weights (2, M) of the stream that it makes."""
+    """Return an epoch's law: probabilities (N,), or rows and weights (2, M) of the sampler's stream."""
     if hasattr(sampler, "probabilities"):
         return np.array(sampler.probabilities(epoch))
     order = sampler.stream(epoch).epoch(epoch)

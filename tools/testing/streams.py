@@ -14,7 +14,7 @@ _SPLITS = ((1, 7), (2, 5), (3, 4), (5, 1))  # world size, rows per rank
 
 
 class Stream(Protocol):
-    """What a loader needs of a stream: the surface of `IndexStream`."""
+    """Stream interface that a loader needs: the surface of `IndexStream`."""
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-"""What a training run did: counted while it did it, and what each epoch gave.
+"""Counts of a training run, taken while it runs, and the results of each epoch.
 
 Notation
     N, T   rows of the catalog, and epochs of the full run that a budget is a part of
@@ -57,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch gave.
+    """Results of one epoch.
 
     Attributes:
         epoch: Its number, from 0.

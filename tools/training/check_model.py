@@ -52,7 +52,7 @@ def check_model(
 
 
 class _ForwardError(Exception):
-    """What a model's forward raised, in one line."""
+    """An error raised by a model's forward, in one line."""
 
 
 def _forward(model: nn.Module, images: Tensor) -> object:

@@ -20,7 +20,7 @@ class Stateful(Protocol):
     """A part of a run: model, optimizer, tracker, loss, sampler or selector."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it is at."""
+        """Return the current state."""
 
     def load_state_dict(self, state: Any, /) -> Any:
         """Go on from there."""

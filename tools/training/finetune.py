@@ -76,7 +76,7 @@ class FineTune:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the scores."""
+        """Return the settings that decide the scores."""
         batches = {key: value for key, value in loader_identity(self.loader).items() if key != "stream"}
         return {
             **self.model,
@@ -188,7 +188,7 @@ class FineTuning:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the scores, as `FineTune.identity`."""
+        """Return the settings that decide the scores, as `FineTune.identity`."""
         return self.built.identity
 
     def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:

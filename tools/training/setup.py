@@ -1,4 +1,4 @@
-"""What the jobs share: catalogs, preprocessing, loaders and models, opened and checked once."""
+"""Shared setup of the jobs: catalogs, preprocessing, loaders and models, opened and checked once."""
 
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -153,7 +153,7 @@ class Setup:
         return replace(standard, randaugment=RANDAUGMENT) if self.augment == "randaugment" else standard
 
     def mix(self, seed: int) -> Mixup | RICAP | None:
-        """What mixes the images of a training batch, if anything."""
+        """Return the mixer of a training batch's images; None without one."""
         match self.augment:
             case "mixup":
                 return Mixup(seed=seed)

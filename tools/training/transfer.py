@@ -44,5 +44,5 @@ def needed_columns(sampler: SwiftSampler, table: FeatureTable, /) -> list[str]:
 
 
 def origin(table: FeatureTable, /) -> dict[str, Any]:
-    """What a sampler notes of the feature table that it is fitted on."""
+    """Describe the feature table that a sampler is fitted on."""
     return {**table.provenance, "features": table.fingerprint}

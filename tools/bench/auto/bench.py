@@ -116,7 +116,7 @@ def start(data: str, noise: Sequence[float], methods: Sequence[str], seeds: Sequ
 
 
 def searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> list[Record]:
-    """What is to be said of the searches that some methods need; `features` are for the figures of the mixture.
+    """Describe the searches that some methods need; `features` adds the figures of the mixture.
 
     Returns:
         method, noise, seed, `record` (its auto.json), `identical` (whether a replay ended with the same weights),
@@ -196,7 +196,7 @@ def spread_text(entry: Record, key: str, /) -> str:
 
 
 def verdicts(rows: Sequence[Record], /) -> list[str]:
-    """What helps at this scale and what does not, a sentence per noise level, control, and last or best epoch.
+    """Say which methods help, in a sentence per noise level, control, and last or best epoch.
 
     A method helps if the 95 % interval of its paired differences lies above zero. `replay` is left out: it is `mixture`
     again.

@@ -40,7 +40,7 @@ METHODS = ("uniform", "best-of", "random", "mixture", "static", "replay", "repla
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of the searches; `epochs` of every training, searched or not.
+    """Settings of the searches; `epochs` also holds for trainings without a search.
 
     Attributes:
         epochs: The learning rate runs over them for all methods.
@@ -110,7 +110,7 @@ class AutoCell:
                 return self._row([self.replay_other()], self.search("mixture"))
 
     def _row(self, runs: list[Record], search: Record | None = None, *, trained: bool = True) -> Record:
-        """Of several runs the held-out set chooses one for `last`, and a run and an epoch for `best`."""
+        """Return the row of a method; the held-out set chooses the run for `last`, and run and epoch for `best`."""
         epochs = [epoch["accuracy"] for run in runs for epoch in run["history"]]
         ends = [run["history"][-1]["accuracy"] for run in runs]
         work = [search["work"]] if search else []
@@ -167,11 +167,11 @@ class AutoCell:
         return self.train("static", IndexStream(weights, seed=self.data.seed, draws=self.draws), self.data.seed)
 
     def folder(self, name: str) -> Path:
-        """Of a run."""
+        """Return the folder of a run."""
         return self.data.folder / name
 
     def recipe(self, seed: int) -> Recipe:
-        """Of every training."""
+        """Return the recipe of every training."""
         return replace(self.data.plan.recipe, epochs=self.settings.epochs, seed=seed)
 
     def search(self, exploration: str) -> Record:

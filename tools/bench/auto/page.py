@@ -52,7 +52,7 @@ def write_page(out: Path, title: str, result: Record, /) -> None:
 
 
 def headlines(rows: Sequence[Record], /) -> list[str]:
-    """What each noise level comes to, in a sentence: who is better than uniform after the last epoch, and who worse."""
+    """Return a sentence per noise level: the methods better and worse than uniform after the last epoch."""
     lines = []
     for level in dict.fromkeys(row["noise"] for row in rows):
         mine = [row for row in rows if row["noise"] == level]

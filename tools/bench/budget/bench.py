@@ -60,7 +60,7 @@ def common_of(
     device: Device = "cpu",
     **changed: Any,
 ) -> Common:
-    """What all runs have in common: a plan of the demo, whose data is packed into `out`, or a catalog with its judges.
+    """Return the settings that all runs share, from a demo plan (its data is packed into `out`) or from a catalog.
 
     Args:
         data: Name of a plan, or the folder of a training catalog.
@@ -127,7 +127,7 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """What a grid has left to run, and the wall times of what is finished, in seconds."""
+    """Missing runs of a grid, and the wall times of the finished ones in seconds."""
 
     missing: tuple[Point, ...]
     walls: dict[Point, float]
@@ -143,7 +143,7 @@ class Remaining:
         return f"measured: {len(self.walls)} finished runs, by method and budget"
 
     def seconds(self, full: float | None = None, /) -> float | None:
-        """Of the missing runs, one after the other; None where nothing says.
+        """Return the estimated seconds of the missing runs, one after the other; None without a measured run.
 
         A run is taken to last as long as the finished runs of its method and budget, or in proportion to its nominal
         budget.
@@ -161,7 +161,7 @@ class Remaining:
 
 
 def remaining(grid: Grid, out: Path, /) -> Remaining:
-    """What of a grid is not finished in `out`."""
+    """Return the runs of a grid that are missing in `out`, with the wall times of the finished ones."""
     records = {point: finished(out, point) for point in grid.points()}
     walls = {point: record["wall_seconds"] for point, record in records.items() if record is not None}
     return Remaining(tuple(point for point in records if point not in walls), walls)
@@ -177,7 +177,7 @@ def _make(common: Common, points: Sequence[Point], out: Path, processes: int, en
 
 
 def _line(point: Point, row: Record) -> str:
-    """What is told of a run when it is finished."""
+    """Return the line that is printed when a run is finished."""
     if point.method == IRREDUCIBLE:
         return f"seed {point.seed}: losses of a model that was trained on the held-out rows, for rho"
     return (

@@ -97,13 +97,13 @@ class Point:
 
     @property
     def folder(self) -> Path:
-        """Of the run, within the bench's."""
+        """Return the run's folder, relative to the bench's."""
         return Path(f"{self.augment}-{self.schedule}") / f"{self.method}-{self.budget:g}" / f"seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all runs of a bench have in common.
+    """Settings that all runs of a bench share.
 
     Attributes:
         catalog: Training rows.
@@ -150,7 +150,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is crossed with what.
+    """Grid of methods, budgets, augmentations, schedules and seeds.
 
     Attributes:
         methods: Of `METHODS`; `full` and `unif` are always among them, as the control.

@@ -1,4 +1,4 @@
-"""What the rows of `bench budget` bear out: means, the comparison with uniform draws at equal measured compute, costs.
+"""Results of `bench budget`: means, the comparison with uniform draws at equal measured compute, costs.
 
 Notation
     f, b   rows that went forward and backward in a run, as the loop counted them
@@ -219,7 +219,7 @@ def chance(seeds: int, /) -> float:
 
 
 def checks(entries: Sequence[Entry], /) -> list[Check]:
-    """What the methods cost in time, beside `unif` at the same seed, schedule, augmentation and budget."""
+    """Compare the time of each method with `unif` at the same seed, schedule, augmentation and budget."""
     by_method: dict[str, list[tuple[float, float]]] = {}  # seconds, and seconds per W, relative to unif
     times = {
         (row["budget"], row["augment"], row["schedule"], row["seed"]): row
@@ -244,7 +244,7 @@ def checks(entries: Sequence[Entry], /) -> list[Check]:
 
 
 def _cost(method: str, ratios: Sequence[float], per_row: Sequence[float]) -> Check | None:
-    """What the method must keep to; core-sets and scan are `unif` on other rows, and have nothing to keep to."""
+    """Return the time check of a method; None for core-sets and scan, which are `unif` on other rows."""
     if method in ("p", "c", "p-paper", "c-paper"):
         text, values, bounds = f"training time of {method} relative to unif", ratios, (0.0, 1.02)
     elif method == "sb":

@@ -61,7 +61,7 @@ def _idx_files(catalog: Catalog, folder: Path) -> dict[str, list[str]]:
 
 
 class _PlainReads:
-    """What people write first: a Python function that reads a batch, file by file, when DALI asks for it."""
+    """The usual first attempt: DALI calls a Python function that reads a batch file by file."""
 
     def __init__(self, catalog: Catalog, order: NDArray[np.int64], batch_size: int) -> None:
         self._catalog, self._order, self._batch_size = catalog, order, batch_size

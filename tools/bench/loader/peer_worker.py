@@ -239,7 +239,7 @@ def _epochs(loader: Any) -> Epoch:
 
 
 def _round(epoch: Epoch, device: str) -> dict[str, Any]:
-    """Take one epoch; the images are looked at by nobody, but on a GPU they must have come there."""
+    """Consume one epoch; include the copy to the GPU."""
     began = time.perf_counter()
     found = []
     for images, labels in epoch():

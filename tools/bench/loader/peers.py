@@ -92,7 +92,7 @@ def start_peers(
 
 
 class _Draws:
-    """What torch's sampler draws, round by round: the worker's own twin."""
+    """Expected labels of torch's weighted sampler, round by round, with the worker's seed."""
 
     def __init__(self, catalog: Catalog, weights: NDArray[np.float64], seed: int) -> None:
         self._label = catalog.label

@@ -15,7 +15,7 @@ __all__ = ["Delivery", "Setting", "System", "alternate", "median_ratio"]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all systems have in common.
+    """Settings that all systems share.
 
     Attributes:
         transform: Geometry and normalisation.
@@ -34,7 +34,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What came out of one round: how many images in how many seconds, and their labels where the system has them."""
+    """Result of one round: images, seconds, and the labels if the system has them."""
 
     seconds: float
     images: int

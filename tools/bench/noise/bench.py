@@ -147,7 +147,7 @@ def _study(cell: Cell, candidates: int, judge: str, found: dict[str, list[Record
 
 
 def _story(record: Record) -> Record:
-    """What a search found, and what the guard of the finished models made of it."""
+    """Summarise a search and the guard's verdict on the finished models."""
     search, guard = record["search"], record["guard"]
     return {
         "winner": search["winner"],
@@ -160,7 +160,7 @@ def _story(record: Record) -> Record:
 
 
 def _outcome(record: Record, judge: str) -> Record:
-    """What a run is worth when this validation set chooses the epoch; of equal epochs the first."""
+    """Return a run's accuracy when this validation set chooses the epoch; the first of equal epochs."""
     chosen = max(record["history"], key=lambda epoch: epoch["accuracy"][VALIDATION[judge]])
     return {
         "last": record["history"][-1]["accuracy"]["test"],

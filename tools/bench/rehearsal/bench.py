@@ -144,7 +144,7 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, memory, and how busy the machine is (mean of a minute)."""
+    """Describe the machine: processor, cores, memory, and its load (mean of one minute)."""
     try:
         facts = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
         name = next((value.strip() for key, _, value in facts if key.strip() == "model name"), "unknown")

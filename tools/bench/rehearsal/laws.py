@@ -1,4 +1,4 @@
-"""What the stages of a rehearsal cost by the row, carried to ImageNet's photographs and to 10^9 rows.
+"""Cost per row of a rehearsal's stages, extrapolated to ImageNet's photographs and to 10^9 rows.
 
 Notation
     n1, n2   training rows of the two measured ways;  y1, y2   a stage's seconds, bytes held or bytes written there

@@ -17,7 +17,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a command took.
+    """Measured resources and output of a command.
 
     Attributes:
         code: Exit status; negative: the signal that ended it.

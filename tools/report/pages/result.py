@@ -1,4 +1,4 @@
-"""What the report says of trainings: the verdict, every number it rests on, curves, and what differs between them."""
+"""Report on trainings: the verdict, every number behind it, curves, and the differences between runs."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby

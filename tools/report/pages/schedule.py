@@ -179,7 +179,7 @@ class SearchedSchedule:
         return bool(self.document["reward"]["kind"] == "accuracy")
 
     def spread(self, start: float = 0.0) -> Spread | None:
-        """What separates the children after a share `start` of the run; None for one child, or no accuracies."""
+        """Measure how the children differ after a share `start` of the run; None for one child, or no accuracies."""
         skipped = int(start * len(self.rewards))
         rewards, again = self.rewards[skipped:], self.again
         if not self.accuracy or rewards.shape[1] < 2 or not np.isfinite(rewards).all():
@@ -227,7 +227,7 @@ def schedule_sections(searches: Sequence[SearchedSchedule], /) -> list[str]:
 
 
 def _settings(search: SearchedSchedule) -> str:
-    """What decided the search, and what it cost."""
+    """Show the settings that decided the search, and its cost."""
     entries = {**search.document["auto"], "reward": search.document["reward"], "recipe": search.document["recipe"]}
     names = ("model", "forward", "backward", "seconds", "catalog_fingerprint", "held_out_fingerprint", "versions")
     entries |= {name: search.document[name] for name in names}

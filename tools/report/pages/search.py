@@ -1,4 +1,4 @@
-"""What the report says of searches: each one's sampler, and all of them side by side."""
+"""Report on searches: each one's sampler, and all of them side by side."""
 
 from collections.abc import Sequence
 

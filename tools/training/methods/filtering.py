@@ -16,7 +16,7 @@ FACTOR = 2  # crops drawn for each one trained on
 
 @dataclass(frozen=True, slots=True)
 class Filtering:
-    """What chooses among the crops of a step.
+    """Settings of the filter that chooses among the crops of a step.
 
     Attributes:
         sampler: `sampler.json`, whose tables were made from crops.

@@ -70,7 +70,7 @@ class Learner(Protocol):
         """End an epoch, adding up over the ranks."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learnt."""
+        """Return the learnt state."""
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on from there."""
@@ -78,7 +78,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a method does in the loop, beside its stream; uniform training does nothing.
+    """A method's parts in the training loop, beside its stream; uniform training has none.
 
     Attributes:
         learner: Watches the training passes; the loader's stream asks it for each epoch.
@@ -118,7 +118,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a method may ask for; each is made when it is asked.
+    """Inputs that a method may ask for; each is computed on request.
 
     Attributes:
         labels: int64 (N,).
@@ -166,7 +166,7 @@ class Budget:
 
 
 def plan(name: str, rows: int, epochs: int, budget: Budget, inputs: Inputs, /, *, batch_size: int, seed: int) -> Plan:
-    """What a method makes of a budget.
+    """Plan the training of a method within a budget.
 
     Args:
         name: One of `NAMES`.

@@ -52,7 +52,7 @@ class Reed(nn.Module):
         return -(self.beta * own + (1 - self.beta) * guess)
 
     def extra_repr(self) -> str:
-        """What a record says of it."""
+        """Return the settings that a record stores."""
         return f"{self.kind}, beta={self.beta}"
 
 
@@ -96,7 +96,7 @@ class SelfPaced(nn.Module):
         return losses if epoch < self.burn_in else losses * (fixed < self.average)
 
     def extra_repr(self) -> str:
-        """What a record says of it."""
+        """Return the settings that a record stores."""
         return f"percentile={self.percentile}, decay={self.decay}, burn_in={self.burn_in}"
 
 
@@ -149,7 +149,7 @@ class LearnedWeights(nn.Module):
         return images[rows], labels[rows]
 
     def extra_repr(self) -> str:
-        """What a record says of it."""
+        """Return the settings that a record stores."""
         return f"trusted={len(self._trusted[1])}, batch_size={self._batch_size}, seed={self._seed}"
 
 

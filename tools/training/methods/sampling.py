@@ -1,4 +1,4 @@
-"""What a training run draws: from a file, by a method of budgeted training, or uniformly; opened and checked."""
+"""Draws of a training run: from a file, by a method of budgeted training, or uniform; opened and checked."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Sampling:
 
     @property
     def method(self) -> str:
-        """What reports call it."""
+        """Return the method's name in reports."""
         if self.sampler is None or isinstance(self.sampler, str):
             return self.sampler or "uniform"
         if is_sampler(self.sampler):
@@ -77,7 +77,7 @@ class Sampling:
         return "schedule" if is_schedule(self.sampler) else "weights"
 
     def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> Plan:
-        """What a run draws, for how many epochs, and what it does in the loop; `factor` times the rows for a filter.
+        """Plan a run's draws, its epochs and its part in the loop; a filter draws `factor` times the rows.
 
         Raises:
             ValueError: The sampler does not fit the catalog, the table, the recipe or an option.

@@ -39,7 +39,7 @@ Places = NDArray[np.int64]
 
 
 class Step(NamedTuple):
-    """What the loop trains on next.
+    """Next step of the training loop.
 
     Attributes:
         batch: Rows of this rank; weight 0 marks those without a part in the gradient.
