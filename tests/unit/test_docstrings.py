@@ -179,6 +179,13 @@ def test_every_public_name_has_a_docstring(path):
     assert not silent
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_begin_with_a_verb_or_the_things_noun(path):
+    documented = (ast.Module, ast.ClassDef, *Function.__args__)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(parsed(path)) if isinstance(node, documented)]
+    assert not [text.splitlines()[0] for text in texts if re.match(r"(What|That which|Of an?|Of the) ", text)]
+
+
 @pytest.mark.parametrize("each", SURFACE, ids=lambda each: f"{each.path.parent.name}.{each.name}")
 def test_what_is_exported_says_every_argument_shape_and_error(each):
     assert not [*faults_of_names(each), *faults_of_errors(each)]
