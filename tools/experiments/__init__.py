@@ -1,0 +1,1 @@
+"""Experiments: cells of method, setting and seed, their records, one comparison, one table."""
