@@ -15,7 +15,7 @@ import torch.utils.dlpack
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from drawstream.pipeline.images.graph import Geometry, GraphSpec, Turn, build_pipeline
+from drawstream.pipeline.images.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.images.transform import Transform
 from drawstream.pipeline.place import Place, Stream, draws_of, whole, whole_ranks
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSample, BadSampleError, BadSamples, OnBad, name_sample
@@ -24,7 +24,7 @@ from drawstream.pipeline.reading.plan import Plan, steps
 from drawstream.pipeline.reading.quarantine import read_quarantine
 from drawstream.pipeline.reading.read import Checksum, ShardFiles
 from drawstream.pipeline.reading.read_ahead import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
-from drawstream.pipeline.reading.refused import decoder_turns, undecodable
+from drawstream.pipeline.reading.refused import undecodable
 from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
 from drawstream.pipeline.shards.remote import Remote
 from drawstream.samplers import IndexStream, RowSampler
@@ -441,9 +441,8 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     geometry = "window" if has_windows else names[transform.crop]
     mirror = transform.flip or (rows is not None and rows.flip is not None)
     resize = geometry == "window" or not one_size or size != tuple(transform.size)
-    turn: Turn = "decoder" if decoder_turns(catalog) else "none" if catalog.turn is None else "rows"
     widen = channels > catalog.channels
-    return GraphSpec(transform, geometry, mirror, raw, resize, channels, turn, widen)
+    return GraphSpec(transform, geometry, mirror, raw, resize, channels, catalog.turn is not None, widen)
 
 
 def _check_catalog(catalog: Any) -> None:

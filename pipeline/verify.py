@@ -19,7 +19,7 @@ from drawstream.pipeline.decoding import dali_image
 from drawstream.pipeline.decoding.image import judge, probe
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.quarantine import WHOLE, Finding
-from drawstream.pipeline.reading.refused import Headers, decoder_turns
+from drawstream.pipeline.reading.refused import Headers
 from drawstream.pipeline.shards.catalog import ENCODINGS, FILE, RAW, Catalog, checksum_of, hash_file
 from drawstream.pipeline.shards.labels import CLEAN, Label, Selection, read_label
 from drawstream.pipeline.shards.remote import Remote, RemoteError
@@ -369,7 +369,7 @@ class _Rows:
                 data = os.pread(file.fileno(), size, int(catalog.offset[row]))
                 if len(data) < size:
                     continue  # lost, as the scan says
-                if (actual := checksum_of(data, catalog.wide)) != catalog.checksum[row]:
+                if (actual := checksum_of(data)) != catalog.checksum[row]:
                     expected = f"{catalog.checksum[row]:08x}"
                     text = f"checksum must be {expected}, but got {actual:08x}: copy the shard again"
                     yield self._finding("checksum", row, text)
@@ -388,8 +388,7 @@ class _Rows:
         expected = ENCODINGS[catalog.encoding_codes[row]], int(catalog.height[row]), int(catalog.width[row])
         actual = info.encoding, info.height, info.width
         turned = 1 if catalog.turn is None else int(catalog.turn[row])
-        by_decoder = decoder_turns(catalog)  # whose size is held against the catalog below
-        if actual[0] != expected[0] or (not by_decoder and (actual, info.orientation) != (expected, turned)):
+        if actual[0] != expected[0] or (actual, info.orientation) != (expected, turned):
             kind = "size" if actual[0] == expected[0] else "member"
             law = f"image must be {expected} (encoding, height, width), turned as EXIF {turned}"
             yield self._finding(kind, row, f"{law}, but got {actual}, as EXIF {info.orientation}: index the shard anew")

@@ -27,7 +27,6 @@ dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several in
 fn, types = dali.fn, dali.types
 
 Geometry = Literal["whole", "pad", "window", "center"]
-Turn = Literal["decoder", "rows", "none"]
 _PIXELS = {"normalized_anchor": False, "normalized_shape": False}
 _plain = dali.pipeline.do_not_convert  # such functions branch on Python's values only, also in graphs with conditionals
 
@@ -43,8 +42,7 @@ class GraphSpec:
         raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
         resize: Whether images must be resized to `transform.size` after the geometry.
         channels: Of the images in the batch: 1 (gray) or 3 (RGB; gray images have three equal channels).
-        turn: Who turns encoded images: the ``decoder`` by what it finds (catalogs of formats 1 and 2); the graph, by
-            the catalog's orientation of each of the ``rows``; or ``none`` is turned.
+        turn: Encoded images are turned, each by the orientation in the catalog.
         widen: The stored images are gray and those of the batch RGB.
     """
 
@@ -54,7 +52,7 @@ class GraphSpec:
     raw: bool
     resize: bool
     channels: int
-    turn: Turn = "none"
+    turn: bool = False
     widen: bool = False
 
     @property
@@ -76,7 +74,7 @@ class GraphSpec:
     def inputs(self) -> dict[str, tuple[Any, int]]:
         """Inputs per image, in the order in which they follow the images: DALI's type and the number of dimensions."""
         found: dict[str, tuple[Any, int]] = {}
-        if self.turn == "rows":
+        if self.turn:
             found["sideways"] = found["turn_mirror"] = found["turn_flip"] = (types.INT32, 0)
         if not self.placed:
             if self.geometry in ("pad", "window"):
@@ -115,7 +113,7 @@ def build_pipeline(
     Returns:
         An `nvidia.dali.Pipeline` with one output, float32 (n, C, H, W).
     """
-    conditional = spec.transform.randaugment is not None or spec.turn == "rows"
+    conditional = spec.transform.randaugment is not None or spec.turn
     pipeline = dali.pipeline_def(_graph, enable_conditionals=conditional)(
         source,
         spec,
@@ -133,7 +131,7 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
     """Operators of one batch; returns the output node."""
     data, given = _inputs(source, spec)
     images = _decode(data, given, spec, device)
-    if spec.turn == "rows":
+    if spec.turn:
         images = _turn(images, given["sideways"], given["turn_mirror"], given["turn_flip"])
     images = _widen(_place(images, given, spec), spec)
     mirror = given.get("mirror", 0)
@@ -181,7 +179,7 @@ def _decode(data: Any, given: dict[str, Any], spec: GraphSpec, device: str) -> A
         return _window(fn.slice, images, given) if spec.geometry == "window" else images
     where = "mixed" if device == "gpu" else "cpu"
     kind = types.RGB if spec.channels == 3 and not spec.widen else types.GRAY
-    options = {"device": where, "output_type": kind, "adjust_orientation": spec.turn == "decoder"}
+    options = {"device": where, "output_type": kind, "adjust_orientation": False}
     if spec.geometry == "window":
         return _window(fn.decoders.image_slice, data, given, **options)
     return fn.decoders.image(data, **options)

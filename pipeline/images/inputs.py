@@ -129,7 +129,7 @@ class Inputs:
 
     def _turns(self, samples: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """How each image is turned, int32 (n,) each; nothing where the graph turns none."""
-        if self._spec.turn != "rows":
+        if not self._spec.turn:
             return {}
         assert self._catalog.turn is not None
         return {name: table[self._catalog.turn[samples]] for name, table in _TURNS.items()}

@@ -45,7 +45,6 @@ def read_members(
     starts: NDArray[np.int64],
     out: NDArray[np.uint8],
     status: NDArray[np.int64],
-    wide: int,
 ) -> None:
     """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i of `descriptors[i]`; `status[i]` says how it went.
 
@@ -60,7 +59,7 @@ def read_members(
                 status[i] = SHORT if got == 0 else UNREADABLE
                 break
             done += got
-        if done == size and check[i] and checksum(out[starts[i] : starts[i] + size], wide) != checksums[i]:
+        if done == size and check[i] and checksum(out[starts[i] : starts[i] + size]) != checksums[i]:
             status[i] = DAMAGED
 
 
@@ -72,11 +71,10 @@ def check_members(
     starts: NDArray[np.int64],
     out: NDArray[np.uint8],
     status: NDArray[np.int64],
-    wide: int,
 ) -> None:
     """Hold members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` against their checksums."""
     for i in range(sizes.size):
-        damaged = check[i] and checksum(out[starts[i] : starts[i] + sizes[i]], wide) != checksums[i]
+        damaged = check[i] and checksum(out[starts[i] : starts[i] + sizes[i]]) != checksums[i]
         status[i] = DAMAGED if damaged else OK
 
 
@@ -224,7 +222,7 @@ class ShardFiles:
         if self._ranges is not None:
             numbers, offsets, sizes, checksums, check, starts = members
             self._ranges.fetch(numbers, offsets, sizes, starts, out)
-            check_members(sizes, checksums, check, starts, out, status, self._catalog.wide)
+            check_members(sizes, checksums, check, starts, out, status)
             return
         most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
         shards = np.unique(members[0])
@@ -244,7 +242,7 @@ class ShardFiles:
             def read(some: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
                 numbers, offsets, sizes, checksums, check, starts = some
                 descriptors = np.array([file.fd for file in files], np.int32)[np.searchsorted(shards, numbers)]  # noqa: B023
-                read_members(descriptors, offsets, sizes, checksums, check, starts, out, status, self._catalog.wide)
+                read_members(descriptors, offsets, sizes, checksums, check, starts, out, status)
                 self._read_again(descriptors, some, out, status)
 
             _read_at(at, read, members, out, status)
@@ -267,7 +265,7 @@ class ShardFiles:
                     raise told from None
                 self._refused[shard] = f"it cannot be read ({told.strerror})"
                 continue
-            damaged = check and checksum_of(place.data, self._catalog.wide) != checksum
+            damaged = check and checksum_of(place.data) != checksum
             status[i] = SHORT if done < size else DAMAGED if damaged else OK
 
     def _files(self, shards: list[int]) -> list[OpenFile] | None:

@@ -22,7 +22,6 @@ from drawstream.pipeline.shards.catalog_file import (
     RAW,
     SEAL,
     TURN,
-    WIDE,
     AlteredCatalogError,
     Shard,
     checksum_of,
@@ -52,7 +51,6 @@ class Catalog:
 
     Attributes:
         path: The Parquet file; of a remote catalog the copy of it on local disk.
-        version: Of the file's format.
         remote: URL of the folder that the shards are in, as it was given; None where they are local.
         shards: The tars, in the order the ``shard`` column counts them.
         orientation: ``exif``: images are turned as their EXIF block says; ``stored``: they are not.
@@ -70,8 +68,7 @@ class Catalog:
         label: int64 (rows,); zeros without labels.
         clean_label: int64 (rows,), or None where no label noise was put in.
         encoding_codes: int8 (rows,), index into ``ENCODINGS``.
-        turn: int8 (rows,), EXIF orientation 1 … 8 by which stored pixels are turned; None where no image is turned,
-            and of formats 1 and 2, which leave it to the decoder.
+        turn: int8 (rows,), EXIF orientation 1 … 8 by which stored pixels are turned; None where no image is turned.
         height: int32 (rows,), pixels.
         width: int32 (rows,), pixels.
 
@@ -81,7 +78,6 @@ class Catalog:
     """
 
     path: Path
-    version: int
     remote: str | None
     shards: tuple[Shard, ...]
     orientation: str
@@ -137,7 +133,6 @@ class Catalog:
         columns.setdefault("label", frozen(np.zeros(table.num_rows, np.int64)))
         catalog = cls(
             path=file,
-            version=meta["format"],
             remote=remote,
             shards=shards,
             orientation=meta["orientation"],
@@ -177,7 +172,6 @@ class Catalog:
             {name: getattr(self, name) for name in ("shard", "offset", "size", "checksum", "label", "height", "width")},
             self._keys,
             self.encoding_codes,
-            version=self.version,
             orientation=self.orientation,
             label_kind=self.label_kind,
         )
@@ -234,11 +228,6 @@ class Catalog:
     def root(self) -> Path:
         """The folder that the catalog is in, and that the paths of local shards are relative to."""
         return self.path.parent
-
-    @property
-    def wide(self) -> int:
-        """Members of more bytes than this have the other kind of checksum, see ``checksum_of``."""
-        return WIDE[self.version]
 
     @property
     def num_classes(self) -> int:

@@ -29,8 +29,7 @@ File metadata, key ``drawstream``: JSON with
 * ``fields``: names of further members of the samples, none in this version.
 
 Key ``drawstream-hash``: a hash over that JSON, the names of the columns, and those columns that the fingerprint leaves
-out; files of 0.1.0 have none. Formats 1 and 2 have no stem, label kind, orientation, key form and fields: they are read
-as ``class``, ``exif`` (in the way of the decoder), ``key`` and no fields.
+out.
 """
 
 import json
@@ -53,7 +52,7 @@ from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.files.system import raise_unless_file, system_fault
 
 FORMAT = 3
-WIDE = {1: 1 << 62, 2: 1024, 3: 1024}  # by format: members of more bytes have an XXH3 checksum (240 at least)
+WIDE = 1024  # bytes (240 at least); longer members have an XXH3 checksum
 FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
@@ -105,7 +104,7 @@ class Shard:
         path: Path relative to the catalog's folder, with ``/`` between its parts.
         size: Length of the file in bytes.
         hash: xxh3-128 of the whole file, 32 hex digits.
-        stem: Name that stands before a key where keys alone are not unique; empty in formats 1 and 2.
+        stem: Name that stands before a key where keys alone are not unique.
     """
 
     path: str
@@ -121,7 +120,6 @@ def fingerprint(
     codes: NDArray[np.int8],
     /,
     *,
-    version: int = FORMAT,
     orientation: str = "exif",
     label_kind: str = "class",
 ) -> str:
@@ -135,16 +133,14 @@ def fingerprint(
             labels, (rows,) each.
         keys: pyarrow large_string (rows,).
         codes: int8 (rows,), positions in ``ENCODINGS``.
-        version: Format of the catalog.
-        orientation: ``exif`` or ``stored``; enters from format 3 on.
-        label_kind: One of ``LABEL_KINDS``; enters from format 3 on.
+        orientation: ``exif`` or ``stored``.
+        label_kind: One of ``LABEL_KINDS``.
 
     Returns:
         32 hex digits of xxh3-128.
     """
-    state = xxhash.xxh3_128(f"drawstream catalog {version}\n".encode())
-    if version > 2:
-        state.update(f"{orientation} {label_kind}\n".encode())
+    state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n".encode())
+    state.update(f"{orientation} {label_kind}\n".encode())
     for shard in shards:
         state.update(f"{shard.hash} {shard.size}\n".encode())
     for name in ("shard", "offset", "size", "checksum", "label", "height", "width"):
@@ -218,9 +214,9 @@ def _text(array: Any) -> tuple[NDArray[np.int64], memoryview]:
     return np.diff(bounds), memoryview(text or b"")[bounds[0] : bounds[-1]]
 
 
-def checksum_of(data: bytes | memoryview, wide: int = WIDE[FORMAT], /) -> int:
-    """The checksum of an image's bytes: XXH32, or the low half of XXH3-64 of more than ``wide`` bytes; seed 0."""
-    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF if len(data) > wide else xxhash.xxh32_intdigest(data)
+def checksum_of(data: bytes | memoryview, /) -> int:
+    """The checksum of an image's bytes: XXH32, or the low half of XXH3-64 of more than ``WIDE`` bytes; seed 0."""
+    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF if len(data) > WIDE else xxhash.xxh32_intdigest(data)
 
 
 def hash_file(path: Path | int, /) -> str:
@@ -274,34 +270,27 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
     require(table.num_rows > 0, file, "a catalog must have rows")
     for column in SCHEMA:
         _check_column(table, column, meta["label_kind"], file)
-    if TURN in table.column_names and meta["format"] > 2:
+    if TURN in table.column_names:
         sound = table[TURN].null_count == 0 and table.schema.field(TURN).type == pa.int8()
         require(sound, file, f"column {TURN!r} must be int8 without nulls")
     copies = all(metadata.get(key) == copy.get(key) for key in (METADATA, SEAL))
     require(copies, file, "both copies of the metadata (Parquet's and Arrow's) must be the same")
-    if SEAL in metadata:
-        actual, expected = _seal_of(table, meta["format"], file), metadata[SEAL].decode(errors="replace")
-        require(
-            actual == expected,
-            file,
-            f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered",
-        )
-    known = [*SCHEMA.names, TURN] if meta["format"] > 2 else SCHEMA.names
-    return meta, table.select([name for name in known if name in table.column_names])
+    actual, expected = _seal_of(table, file), metadata.get(SEAL, b"").decode(errors="replace")
+    law = f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered"
+    require(actual == expected, file, law)
+    return meta, table.select([name for name in (*SCHEMA.names, TURN) if name in table.column_names])
 
 
 def _checked(meta: Any, file: Path) -> dict[str, Any]:
-    """Metadata with its shards as ``Shard`` and, of older formats, with what they leave unsaid."""
+    """Metadata with its shards as ``Shard``."""
     version = meta.get("format") if isinstance(meta, dict) else None
-    if type(version) is int and version not in WIDE:
-        raise ValueError(f"{file}: catalog format must be in 1 … {FORMAT}, but got {version}: upgrade drawstream")
-    if type(version) is int and version < 3:
-        meta = meta | {"orientation": "exif", "label_kind": "class", "key_form": "key", "fields": []}
+    if type(version) is int and version != FORMAT:
+        remedy = "upgrade drawstream" if version > FORMAT else _REMEDY
+        raise ValueError(f"{file}: catalog format must be {FORMAT}, but got {version}: {remedy}")
     try:
         sound = all(isinstance(meta[name], kind) for name, kind in _KINDS.items())
         meta["shards"] = tuple(
-            Shard(str(each["path"]), int(each["size"]), str(each["hash"]), str(each.get("stem", "")))
-            for each in meta["shards"]
+            Shard(str(each["path"]), int(each["size"]), str(each["hash"]), str(each["stem"])) for each in meta["shards"]
         )
         sound = sound and all(isinstance(name, str) for name in (*meta["classes"], *meta["fields"]))
         sound = sound and meta["channels"] in (1, 3)
@@ -332,10 +321,10 @@ def _check_column(table: pa.Table, column: pa.Field, label_kind: str, file: Path
     require(table[name].null_count == 0, file, f"column {name!r} must have no nulls")
 
 
-def _seal_of(table: pa.Table, version: int, file: Path) -> str:
+def _seal_of(table: pa.Table, file: Path) -> str:
     names = table.column_names
     clean = column_array(table, "clean_label") if "clean_label" in names else None
-    further = [(name, table[name]) for name in names if name not in SCHEMA.names] if version > 2 else []
+    further = [(name, table[name]) for name in names if name not in SCHEMA.names]
     try:
         return seal(table.schema.metadata[METADATA], names, clean, further)
     except pa.ArrowException:

@@ -1,6 +1,6 @@
 """Checksums of members, in compiled code, so that a read can hash every member without holding the GIL.
 
-A member of more than `wide` bytes has the low half of XXH3-64 (seed 0), which takes a third of the time; others XXH32
+A member of more than `WIDE` bytes has the low half of XXH3-64 (seed 0), which takes a third of the time; others XXH32
 (seed 0), which is as fast on little data. Both are public specifications of Yann Collet; the package `xxhash`, which
 `catalog.checksum_of` calls, is the reference in the tests.
 
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit, uint32, uint64
 from numpy.typing import NDArray
+
+from drawstream.pipeline.shards.catalog_file import WIDE
 
 _P1, _P2, _P3, _P4, _P5 = (np.uint32(v) for v in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1))
 
@@ -125,6 +127,6 @@ def xxh3(data: NDArray[np.uint8]) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def checksum(data: NDArray[np.uint8], wide: int) -> Any:
+def checksum(data: NDArray[np.uint8]) -> Any:
     """The checksum of a member, a contiguous byte array, as uint32."""
-    return uint32(xxh3(data) & _LOW) if data.size > wide else xxh32(data)
+    return uint32(xxh3(data) & _LOW) if data.size > WIDE else xxh32(data)

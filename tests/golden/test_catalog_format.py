@@ -1,33 +1,24 @@
-"""The catalog formats, pinned: 3, and 1 and 2 which are still read.
+"""The catalog format, pinned.
 
 WARNING: catalogs, feature tables, samplers and training states refer to these fingerprints. A change here makes every
-existing one unreadable: raise ``FORMAT`` and keep reading the old form, never edit the figures to make the test pass.
+existing one unreadable: never edit the figures to make the test pass.
 """
 
 import json
-import re
-import struct
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import xxhash
-from PIL import Image
 
-from drawstream.pipeline import Loader, Transform
 from drawstream.pipeline.decoding.image import ImageInfo
-from drawstream.pipeline.reading.bad_samples import BadSampleError
-from drawstream.pipeline.reading.read import ShardFiles
 from drawstream.pipeline.shards.catalog import Catalog, Shard, seal
 from drawstream.pipeline.shards.catalog_writer import Draft
 from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import ArraySource, open_source
 from drawstream.pipeline.verify import verify
-from drawstream.samplers import Sequential
 
 
 @pytest.fixture
@@ -102,77 +93,6 @@ def test_columns_and_metadata(packed):
         },
     }
     assert table.schema.metadata[b"drawstream-hash"] == b"0f2a4044cf806eb0adfe9794cf34461d"
-
-
-def as_format_2(folder, fingerprint):
-    """Rewrite a catalog as the second format was: no stems, orientation, kind of labels, form of keys and fields."""
-    table = pq.read_table(folder / "catalog.parquet")
-    meta = json.loads(table.schema.metadata[b"drawstream"])
-    for name in ("orientation", "label_kind", "key_form", "fields"):
-        meta.pop(name, None)
-    for each in meta["shards"]:
-        each.pop("stem", None)
-    names = ["by", "source", "part", "encoding", "quality", "limit", "holdout", "seed", "label_noise", "noise_seed"]
-    meta["provenance"] = {name: meta["provenance"][name] for name in names}
-    text = json.dumps(meta | {"format": 2, "fingerprint": fingerprint}, ensure_ascii=False).encode()
-    clean = table["clean_label"].to_numpy() if "clean_label" in table.column_names else None
-    mark = seal(text, table.column_names, clean)
-    pq.write_table(
-        table.replace_schema_metadata({b"drawstream": text, b"drawstream-hash": mark}), folder / "catalog.parquet"
-    )
-    return mark
-
-
-def test_format_2_still_opens(packed):
-    mark = as_format_2(packed, "84f927e853af16f659d6566e0b28d8d0")
-    assert mark == "84081d7228420a567cdc0f24358e5df5"
-    catalog = Catalog.open(packed)
-    assert (catalog.version, catalog.orientation, catalog.label_kind) == (2, "exif", "class")
-    assert (catalog.key_form, catalog.fields) == ("key", ())
-    assert catalog.fingerprint == "84f927e853af16f659d6566e0b28d8d0" and catalog.wide == 1024
-    assert verify(catalog) == [] and catalog.rows_of([catalog.key(3), "none"]).tolist() == [3, -1]
-
-
-def as_format_1(folder, fingerprint):
-    """Rewrite a catalog as the first format was: XXH32 of every member, and no hash over the metadata."""
-    catalog = Catalog.open(folder)
-    data, bounds = ShardFiles(catalog).read(np.arange(len(catalog)))
-    marks = [xxhash.xxh32_intdigest(data[a:b]) for a, b in pairwise(bounds.tolist())]
-    table = pq.read_table(folder / "catalog.parquet")
-    meta = json.loads(table.schema.metadata[b"drawstream"])
-    meta |= {"format": 1, "checksum": "xxh32", "fingerprint": fingerprint}
-    for name in ("orientation", "label_kind", "key_form", "fields"):
-        del meta[name]
-    at = table.column_names.index("checksum")
-    table = table.set_column(at, "checksum", pa.array(marks, pa.uint32()))
-    pq.write_table(table.replace_schema_metadata({b"drawstream": json.dumps(meta)}), folder / "catalog.parquet")
-
-
-def test_format_1_still_opens(packed):
-    as_format_1(packed, "d893aea5ca13c9629ca79846b365276d")
-    assert Catalog.open(packed).version == 1
-
-
-def test_checksums_of_format_1_are_still_held(tmp_path):
-    """Members of more than 1024 bytes have another checksum since."""
-    images = np.random.default_rng(0).integers(0, 256, (6, 40, 40), np.uint8)
-    folder = pack(ArraySource(images, np.arange(6) % 3), tmp_path / "large").train
-    as_format_1(folder, "f" * 32)
-    with pytest.raises(ValueError, match="the fingerprint of the rows is") as refused:
-        Catalog.open(folder)
-    fingerprint = re.search(r"of the rows is (\w+)", str(refused.value))[1]
-    table = pq.read_table(folder / "catalog.parquet")
-    meta = json.loads(table.schema.metadata[b"drawstream"]) | {"fingerprint": fingerprint}
-    pq.write_table(table.replace_schema_metadata({b"drawstream": json.dumps(meta)}), folder / "catalog.parquet")
-    catalog = Catalog.open(folder)
-    data, _ = ShardFiles(catalog).read(np.arange(6))
-    order = [int(key) for key in catalog.keys]
-    assert data.tobytes() == images[order].tobytes() and verify(catalog) == []
-    with catalog.shard_path(0).open("r+b") as file:
-        file.seek(int(catalog.offset[2]) + 9)
-        file.write(b"\x01\x02\x03")
-    with pytest.raises(BadSampleError, match=r"\(row 2\)"):
-        ShardFiles(catalog).read(np.arange(6))
 
 
 def test_rows(packed):
@@ -327,40 +247,3 @@ def test_turned_images(tmp_path):
     pq.write_table(other, tmp_path / "exif" / "catalog.parquet")
     with pytest.raises(ValueError, match=r"the hash of the metadata is .*: the catalog was altered"):
         Catalog.open(tmp_path / "exif")
-
-
-def test_format_2_leaves_turning_to_the_decoder(tmp_path):
-    """Loaded as ever; an image of several EXIF blocks, for which that decoder may end, is refused."""
-    for name, values in (("turned", [6]), ("several", [6, 3])):
-        (tmp_path / name / "a").mkdir(parents=True)
-        pixels = np.zeros((48, 96, 3), np.uint8)
-        pixels[:, :48] = 200
-        plain = tmp_path / name / "a" / "0.jpg"
-        Image.fromarray(pixels).save(plain, quality=95)
-        data = plain.read_bytes()
-        blocks = [
-            b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHIHH", 0x0112, 3, 1, value, 0) + bytes(4)
-            for value in values
-        ]
-        segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks)
-        plain.write_bytes(data[:2] + segments + data[2:])
-        folder = pack(open_source(tmp_path / name), tmp_path / f"{name} packed").train
-        table = pq.read_table(folder / "catalog.parquet").drop_columns("turn")
-        pq.write_table(table, folder / "catalog.parquet")
-        as_format_2(folder, "f" * 32)
-        with pytest.raises(ValueError, match="the fingerprint of the rows is") as refused:
-            Catalog.open(folder)
-        as_format_2(folder, re.search(r"of the rows is (\w+)", str(refused.value))[1])
-        catalog = Catalog.open(folder)
-        assert (catalog.version, catalog.turn) == (2, None)
-        loader = Loader(catalog, Sequential(0, 1), transform=Transform((96, 48), (0.0,) * 3, (1.0,) * 3, crop="none"))
-        if name == "several":
-            with pytest.raises(BadSampleError, match=r"it has several EXIF blocks, .*: index or pack it anew"):
-                list(loader)
-            (finding,) = verify(catalog)
-            assert finding.kind == "size" and "it has several EXIF blocks" in finding.message
-        else:
-            (batch,) = loader
-            (image,) = batch.images.numpy()
-            assert image[:, 5].mean() > 190 and image[:, -5].mean() < 10 and verify(catalog) == []
-        loader.close()

@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline.shards.catalog import METADATA, SEAL, Catalog
+from drawstream.pipeline.shards.catalog import METADATA, SEAL, Catalog, seal
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import ArraySource
 
@@ -39,7 +39,10 @@ def edit(folder, *, meta=None, **columns):
         table = table.remove_column(at)
         if values is not None:
             table = table.add_column(at, name, values)
-    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(metadata)}), file)
+    text = json.dumps(metadata).encode()
+    clean = table["clean_label"].to_numpy() if "clean_label" in table.column_names else None
+    mark = seal(text, table.column_names, clean)
+    pq.write_table(table.replace_schema_metadata({METADATA: text, SEAL: mark}), file)
 
 
 def test_arrays_describe_every_row(packed):
@@ -135,7 +138,7 @@ def test_truncated_parquet_is_not_a_catalog(folder):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"meta": {"format": 4}}, "catalog format must be in 1 … 3, but got 4: upgrade drawstream"),
+        ({"meta": {"format": 4}}, "catalog format must be 3, but got 4: upgrade drawstream"),
         ({"meta": {"shards": [{"path": "a.tar"}]}}, "not a catalog: its metadata must hold format, fingerprint"),
         ({"meta": {"classes": None}}, "not a catalog: its metadata must hold"),
         ({"checksum": None}, "column 'checksum' must be there"),

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.pipeline.decoding.image import ImageInfo, probe
+from drawstream.pipeline.decoding.image import ImageInfo
 from drawstream.pipeline.reading import read_ahead as feed
-from drawstream.pipeline.reading.refused import Headers, orientation
+from drawstream.pipeline.reading.refused import Headers
 from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import Draft
 from drawstream.samplers import Sequential
@@ -73,53 +73,14 @@ def test_one_unreadable_header_does_not_end_the_process(tmp_path, crop, checksum
 
 
 def test_images_turned_on_their_side_have_the_size_that_is_decoded(tmp_path):
-    catalog = catalog_of(
-        tmp_path, [TURNED, JPEG, stored("webp", exif=exif(6)), stored("png", exif=exif(5))], size=(60, 40)
-    )
-    catalog = replace(catalog, version=2)  # the decoder turns
+    images = [TURNED, JPEG, stored("webp", exif=exif(6)), stored("png", exif=exif(5))]
+    catalog = replace(catalog_of(tmp_path, images, size=(60, 40)), turn=np.array([6, 1, 6, 5], np.int8))
     headers = Headers(catalog, once=True)
     every = np.arange(4)
     data = np.fromfile(tmp_path / "a.tar", np.uint8)
     bounds = np.append(catalog.offset, len(data))
     assert set(headers.refused(every, bounds, data)) == {1, 2, 3}  # the last two are no jpegs
     assert headers.refused(every[:1], bounds[:2], np.zeros_like(data)) == {}  # its checksum says that it is the same
-
-
-def test_several_exif_blocks_are_kept_from_a_decoder_that_turns(tmp_path):
-    """DALI 2.4 ends with a segmentation fault where one turns an image on its side and the next does not."""
-    other = stored("jpeg", exif=exif(3))
-    both = TURNED[:20] + other[20 : TURNED.index(b"\xff\xdb")] + TURNED[20:]
-    assert orientation(both, "jpeg") is None
-    catalog = replace(catalog_of(tmp_path, [both]), version=2)
-    data = np.fromfile(tmp_path / "a.tar", np.uint8)
-    (reason,) = Headers(catalog, once=True).refused(np.arange(1), np.array([0, len(data)]), data).values()
-    assert "it has several EXIF blocks" in reason
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("value", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpeg", "png"])
-def test_orientation_is_that_of_the_decoder(kind, value, order):
-    data = stored(kind, exif=exif(value, order))
-    info = probe(data)
-    assert orientation(data, kind) == (5 if (info.height, info.width) == (60, 40) else 1) == (5 if value > 4 else 1)
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (stored("jpeg", exif=exif(9)), "jpeg"),
-        (stored("jpeg", exif=b"Exif\0\0II*\0\x20\0\0\0" + bytes(60)), "jpeg"),
-        (TURNED[:2] + TURNED[TURNED.index(b"\xff\xe1") :][:40] + TURNED[2:], "jpeg"),
-        (stored("webp", exif=exif(6)), "webp"),
-        (JPEG[:100], "jpeg"),
-        (PNG[:60], "png"),
-        (JPEG[:2] + b"\xff" + JPEG[2:], "jpeg"),
-    ],
-    ids=["value", "elsewhere", "two blocks", "webp", "cut jpeg", "cut png", "fill byte"],
-)
-def test_orientation_is_left_to_the_decoder_where_it_is_not_plain(data, kind):
-    assert orientation(data, kind) is None
 
 
 def test_a_batch_that_cannot_fit_is_refused(tmp_path, monkeypatch):

@@ -68,7 +68,6 @@ def test_status_of_each_member(tmp_path):
         np.array([0, 10, 20, 30, 40]),
         out,
         status,
-        1024,
     )
     os.close(file)
     assert status.tolist() == [OK, DAMAGED, SHORT, UNREADABLE, OK]
