@@ -105,6 +105,10 @@ if TYPE_CHECKING:
     from drawstream.search.swift.study import StorageError as StorageError
     from drawstream.search.swift.study import StudyMismatch as StudyMismatch
     from drawstream.tools.runs.hooks import Hook as Hook
+    from drawstream.tools.training.methods.plan import LoopParts as LoopParts
+    from drawstream.tools.training.methods.plan import TrainingPlan as TrainingPlan
+    from drawstream.tools.training.methods.table import Method as Method
+    from drawstream.tools.training.methods.table import add_method as add_method
 
     __version__: str
 else:

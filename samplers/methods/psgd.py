@@ -47,21 +47,21 @@ class PSGD:
 
     Args:
         rows: N.
-        warmup: leading epochs drawn uniformly. In epoch 0 nothing is known, so 0 and 1 are the same.
+        uniform_epochs: leading epochs drawn uniformly. In epoch 0 nothing is known, so 0 and 1 are the same.
         paper: follow the paper's text instead of its authors' code (above).
         smoothing: add the mean of all importances to each.
 
     Raises:
-        ValueError: rows < 1 or warmup < 0.
+        ValueError: rows < 1 or uniform_epochs < 0.
     """
 
     name = "p"
 
-    def __init__(self, rows: int, /, *, warmup: int = 1, paper: bool = False, smoothing: bool = True) -> None:
-        rows, warmup = whole_number(rows, "rows"), whole_number(warmup, "warmup")
-        if warmup < 0:
-            raise ValueError(f"warmup >= 0 must hold, but got {warmup}")
-        self.rows, self.warmup, self.paper, self.smoothing = rows, warmup, bool(paper), bool(smoothing)
+    def __init__(self, rows: int, /, *, uniform_epochs: int = 1, paper: bool = False, smoothing: bool = True) -> None:
+        rows, uniform_epochs = whole_number(rows, "rows"), whole_number(uniform_epochs, "uniform_epochs")
+        if uniform_epochs < 0:
+            raise ValueError(f"uniform_epochs >= 0 must hold, but got {uniform_epochs}")
+        self.rows, self.uniform_epochs, self.paper, self.smoothing = rows, uniform_epochs, bool(paper), bool(smoothing)
         self._visits = Visits(rows, loss=False)
         self._totals: NDArray[np.int64] = np.zeros((rows, 2), dtype=np.int64)
         self._epochs = 0
@@ -101,7 +101,7 @@ class PSGD:
 
     def probabilities(self, epoch: int, /) -> NDArray[np.float64]:
         """Probabilities of the rows in an epoch, float64 (rows,), sum 1; uniform while all importances are 0."""
-        early = whole_number(epoch, "epoch") < self.warmup
+        early = whole_number(epoch, "epoch") < self.uniform_epochs
         weights = np.zeros(self.rows) if early or self._epochs == 0 else self.importance()
         total = sum_exactly(weights)
         if total == 0.0:
@@ -134,7 +134,7 @@ class PSGD:
         self._epochs, self._totals, self._visits.sums = int(state["epochs"]), totals.copy(), pending.copy()
 
     def _identity(self) -> dict[str, Any]:
-        options = {"warmup": self.warmup, "paper": self.paper, "smoothing": self.smoothing}
+        options = {"uniform_epochs": self.uniform_epochs, "paper": self.paper, "smoothing": self.smoothing}
         return {"format": _FORMAT, "sampler": self.name, "rows": self.rows, **options}
 
 

@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from drawstream.pipeline import RICAP, ArraySource, Mixup
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.methods.methods import Budget, Inputs, Method, plan
+from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
+from drawstream.tools.training.methods.table import METHODS
 from drawstream.tools.training.setup import Setup
 
 pytestmark = [
@@ -27,15 +28,15 @@ def catalog(tmp_path_factory):
 
 def go(catalog, device, name="unif", mix=None, epochs=3, lr=0.05, **options):
     setup = Setup(catalog, "mlp", batch_size=64, device=device)
-    inputs = Inputs(lambda: setup.data.label, lambda _: np.linspace(0, 2, N), lambda: np.ones((N, 2)))
-    made = plan(name, N, epochs, Budget(0.5), inputs, batch_size=64, seed=3)
+    given = {"rows": N, "epochs": epochs, "budget": Budget(0.5), "seed": 3, "global_batch": 64}
+    made = METHODS[name].plan(Inputs(name=name, column=lambda _: np.linspace(0, 2, N), **given))
     if name == "dlis":
-        made.method.selector.gain = 1e6
+        made.parts.selector.gain = 1e6
     loader = setup.training_loader()
     loader.replace_stream(made.stream)
     model = setup.build(3)
-    method = Method(made.method.learner, made.method.selector, 64, made.method.weighted, mix)
-    run = train(model, loader, Recipe(made.epochs, lr), method=method, **options)
+    parts = LoopParts(made.parts.learner, made.parts.selector, 64, made.parts.weighted, mix)
+    run = train(model, loader, Recipe(made.epochs, lr), parts=parts, **options)
     return run, [parameter.detach().cpu() for parameter in model.parameters()]
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from drawstream.samplers import IndexStream, Selected
-from drawstream.tools.training.methods.methods import Budget, Inputs, Method, Plan, plan
+from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts, TrainingPlan
+from drawstream.tools.training.methods.table import METHODS
 from drawstream.tools.training.ranks import join_ranks, leave_ranks
 from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.loop import Recipe, train
@@ -54,22 +55,22 @@ catalog, out, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(",")
 ranks = join_ranks("cpu")
 setup = Setup(catalog, "mlp", batch_size=24, ranks=ranks)
 N = len(setup.data)
-inputs = Inputs(lambda: setup.data.label, lambda _: np.linspace(0, 2, N), lambda: np.ones((N, 2)))
+given = {"rows": N, "epochs": 3, "budget": Budget(0.4), "seed": 5, "global_batch": 24}
 found = {}
 for name in names:
     for stop in (False, True):
         def start():
             if name == "first":
-                made = Plan(IndexStream(N, seed=5), 3, Method(selector=First(), batch_size=24))
+                made = TrainingPlan(IndexStream(N, seed=5), 3, LoopParts(selector=First(), global_batch=24))
             else:
-                made = plan(name, N, 3, Budget(0.4), inputs, batch_size=24, seed=5)
+                made = METHODS[name].plan(Inputs(name=name, column=lambda _: np.linspace(0, 2, N), **given))
             if name == "dlis":
-                made.method.selector.gain = 1e6
+                made.parts.selector.gain = 1e6
             loader = setup.training_loader()
             loader.replace_stream(made.stream)
             torch.manual_seed(1)
             model = Double(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
-            return model.double(), loader, Recipe(made.epochs, 0.05), made.method
+            return model.double(), loader, Recipe(made.epochs, 0.05), made.parts
 
         def leave(epoch):
             if epoch.epoch == 0:
@@ -78,14 +79,14 @@ for name in names:
         checkpoint = out / f"{name}.pt" if stop else None
         if stop:
             try:
-                model, loader, recipe, method = start()
-                train(model, loader, recipe, method=method, ranks=ranks, checkpoint=checkpoint, on_epoch=leave)
+                model, loader, recipe, parts = start()
+                train(model, loader, recipe, parts=method, ranks=ranks, checkpoint=checkpoint, on_epoch=leave)
             except StopError:
                 ranks.wait()
-        model, loader, recipe, method = start()
+        model, loader, recipe, parts = start()
         steps = []
         model.register_full_backward_hook(lambda *_: steps.append(1))
-        run = train(model, loader, recipe, method=method, ranks=ranks, checkpoint=checkpoint)
+        run = train(model, loader, recipe, parts=method, ranks=ranks, checkpoint=checkpoint)
         found[f"{name}-resumed" if stop else name] = {
             "counts": run.counts.tolist(),
             "work": [[epoch.forward, epoch.backward] for epoch in run.history],

@@ -62,11 +62,7 @@ from drawstream.tools.runs.bounds import Bounded, whole
 from drawstream.tools.runs.config import read_config
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finish, write_result
-
-METHODS = (  # of tools.training.methods, which needs torch: the shell completes them
-    *("unif", "scan", "p", "c", "infobatch", "coreset-random", "coreset-forgetting", "coreset-k_center"),
-    *("sb", "osgd", "dlis", "rho"),
-)
+from drawstream.tools.training.methods.table import METHODS, method_names
 
 app = typer.Typer(
     name="drawstream",
@@ -208,10 +204,9 @@ def train(
     sampler: Annotated[
         str | None,
         typer.Option(
-            autocompletion=words(*METHODS),
-            help="sampler.json, a schedule, weights (.csv, .parquet, .npy, .json, …), or a method: unif, scan, p, c, "
-            "infobatch, coreset-random, coreset-forgetting, coreset-k_center, sb, osgd, dlis, rho; or your own, "
-            "module:factory. By default uniform.",
+            autocompletion=words(*method_names()),
+            help="sampler.json, a schedule, weights (.csv, .parquet, .npy, .json, …), or a method: "
+            f"{', '.join(method_names())}; or your own, module:factory. By default uniform.",
         ),
     ] = None,
     budget: Annotated[float, typer.Option(help="Part of the full run, in (0, 1].")] = 1.0,
@@ -283,13 +278,13 @@ def train(
     from drawstream.tools.runs.hooks import check_hooks, load_hooks
     from drawstream.tools.training.loop import Recipe
     from drawstream.tools.training.methods.filtering import filtering_of
-    from drawstream.tools.training.methods.methods import NAMES, Budget
-    from drawstream.tools.training.methods.own_sampler import is_own
-    from drawstream.tools.training.methods.sampling import Sampling
+    from drawstream.tools.training.methods.plan import Budget
+    from drawstream.tools.training.methods.sampling import Sampling, sampler_of
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
     from drawstream.tools.training.setup import Reading
 
-    embedding = score_weights if sampler == "coreset-k_center" else None
+    embedding_methods = [name for name, method in METHODS.items() if "score_weights" in method.options]
+    embedding = score_weights if sampler in embedding_methods else None
     filtering = filtering_of(crop_filter, None if embedding else score_weights, score_model, crop_factor)
     recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=in_bf16(amp))
     ranks = join_ranks(device)
@@ -297,8 +292,7 @@ def train(
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = setup_of(catalog, model, device, batch_size, **given, channels=channels)
     spent = Budget(budget, paper, warmup)
-    drawn = sampler if sampler is None or sampler in NAMES or is_own(sampler) else Path(sampler)
-    sampling = Sampling(drawn, table, mode, tuple(join or ()), frozen, spent, column, embedding)
+    sampling = Sampling(sampler_of(sampler), table, mode, tuple(join or ()), frozen, spent, column, embedding)
     if dry_run:
         from drawstream.tools.estimate.stages import tell
         from drawstream.tools.estimate.training import estimate_training

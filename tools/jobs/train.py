@@ -28,7 +28,7 @@ from drawstream.tools.runs.record import (
 )
 from drawstream.tools.training.loop import Epoch, Recipe, Run, train
 from drawstream.tools.training.methods.filtering import Filtering
-from drawstream.tools.training.methods.methods import Plan
+from drawstream.tools.training.methods.plan import TrainingPlan
 from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup, crop_rows
@@ -54,7 +54,7 @@ class Training:
 
     setup: Setup
     recipe: Recipe
-    planned: Plan
+    planned: TrainingPlan
     settings: dict[str, Any]
     model: nn.Module
     loader: Loader
@@ -85,7 +85,7 @@ class Training:
             ranks=self.setup.ranks,
             tracker=tracker,
             every=self.every,
-            method=self.planned.method,
+            parts=self.planned.parts,
             identity=self.settings["identity"],
             on_epoch=on_epoch,
             on_step=on_step,
@@ -121,7 +121,7 @@ def prepare_training(
     loader.replace_stream(planned.stream)
     full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    planned = replace(planned, method=replace(planned.method, mix=setup.mix(recipe.seed)))
+    planned = replace(planned, parts=replace(planned.parts, mix=setup.mix(recipe.seed)))
     model = setup.build(recipe.seed)
     identity = training_identity(
         model,
@@ -131,7 +131,7 @@ def prepare_training(
         every=every,
         select=_chooser(evaluate),
         tracked=track is not None,
-        method=planned.method,
+        parts=planned.parts,
         about={
             **model_identity(setup.model),
             "augment": setup.augment,

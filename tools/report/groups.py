@@ -72,7 +72,7 @@ def settings_of(run: TrainRecord, /, data: str = "") -> dict[str, str]:
 def _options_of(run: TrainRecord) -> dict[str, str]:
     """Options of the method itself: runs that differ in them are not averaged, but may be compared."""
     sampling = run.document.get("sampling", {})
-    found = {name: sampling.get(name) for name in ("paper", "warmup", "column")}
+    found = {name: sampling.get(name) for name in ("paper", "uniform_epochs", "column")}
     found |= {"frozen": run.document.get("frozen"), "crop filter": bool(run.document.get("crop_filter"))}
     return {name: str(value) for name, value in found.items() if value}
 

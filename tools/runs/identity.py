@@ -24,7 +24,7 @@ from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.reading.quarantine import read_quarantine
 from drawstream.samplers.hashing import digest_array
-from drawstream.tools.training.methods.methods import Method
+from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
 from drawstream.tools.training.recipe import Recipe
 
 __all__ = [
@@ -53,7 +53,7 @@ def training_identity(
     select: str | None = None,
     tracked: bool = False,
     criterion: nn.Module | None = None,
-    method: Method,
+    parts: LoopParts = NO_PARTS,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the identity of a training.
@@ -67,7 +67,7 @@ def training_identity(
         select: Set that decides the best epoch.
         tracked: Whether a tracker observes the steps.
         criterion: Loss other than cross-entropy.
-        method: What is done beside drawing.
+        parts: What is done beside drawing.
         about: What the job adds.
     """
     made = {
@@ -78,10 +78,10 @@ def training_identity(
         "select": select,
         "tracked": tracked,
         "loss": _loss_identity(criterion),
-        "learner": part_identity(method.learner),
-        "selector": part_identity(method.selector),
-        "weighted": method.weighted,
-        "mixing": part_identity(method.mix),
+        "learner": part_identity(parts.learner),
+        "selector": part_identity(parts.selector),
+        "weighted": parts.weighted,
+        "mixing": part_identity(parts.mix),
         "tensors": shapes_hash(model.state_dict()),
     }
     return plain(made | dict(about or {}))

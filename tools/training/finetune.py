@@ -19,7 +19,7 @@ from drawstream.search import Trial
 from drawstream.search.objective import Stage
 from drawstream.tools.runs.identity import loader_identity, model_identity, part_identity
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.methods.methods import Method
+from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.setup import Setup, crop_rows
 
@@ -70,8 +70,8 @@ class FineTune:
         model = self.build(recipe.seed)
         if searching or not self.scratch:
             model.load_state_dict(self.start)
-        sets, method = {"held_out": self.held_out}, Method(mix=self.mix)
-        run = train(model, self.loader, recipe, evaluate=sets, every=recipe.epochs, method=method)
+        sets, parts = {"held_out": self.held_out}, LoopParts(mix=self.mix)
+        run = train(model, self.loader, recipe, evaluate=sets, every=recipe.epochs, parts=parts)
         return run.last("held_out")
 
     @property

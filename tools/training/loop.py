@@ -22,7 +22,7 @@ from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
 from drawstream.tools.runs.identity import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
-from drawstream.tools.training.methods.methods import PLAIN, Method
+from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights
 from drawstream.tools.training.methods.selective import Chooser, Step
 from drawstream.tools.training.ranks import Ranks
@@ -46,7 +46,7 @@ def train(
     ranks: Ranks | None = None,
     tracker: Tracker | None = None,
     criterion: nn.Module | None = None,
-    method: Method = PLAIN,
+    parts: LoopParts = NO_PARTS,
     identity: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a model in place.
@@ -68,7 +68,7 @@ def train(
         tracker: Observes every step; its state is part of the checkpoint.
         criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
             buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
-        method: What is done beside drawing from the stream; its state is part of the checkpoint.
+        parts: What is done beside drawing from the stream; their state is part of the checkpoint.
         identity: What decides the result, kept in the checkpoint; a checkpoint of another one is refused. None: that of
             the arguments here (`training_identity`).
 
@@ -76,19 +76,19 @@ def train(
         ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
             or a criterion is given mixed images.
     """
-    if criterion is not None and method.mix is not None:
-        raise ValueError(f"{criterion} judges rows of one label, but {method.mix} gives several: leave out one of them")
+    if criterion is not None and parts.mix is not None:
+        raise ValueError(f"{criterion} judges rows of one label, but {parts.mix} gives several: leave out one of them")
     ranks = ranks or Ranks()
     optimizer = make_optimizer(model, recipe)
     chooser = None
-    if method.selector is not None:
-        chooser = Chooser(method.selector, model, loader.catalog, ranks, batch_size=method.batch_size, amp=recipe.amp)
-    parts: dict[str, Stateful | None] = {
+    if parts.selector is not None:
+        chooser = Chooser(parts.selector, model, loader.catalog, ranks, global_batch=parts.global_batch, amp=recipe.amp)
+    states: dict[str, Stateful | None] = {
         "model": model,
         "optimizer": optimizer,
         "tracker": tracker,
         "loss": criterion,
-        "sampler": None if method.learner is None else AsTensors(method.learner),
+        "sampler": None if parts.learner is None else AsTensors(parts.learner),
         "selector": chooser,
     }
     if checkpoint is not None and identity is None:
@@ -101,12 +101,12 @@ def train(
             select=select,
             tracked=tracker is not None,
             criterion=criterion,
-            method=method,
+            parts=parts,
         )
     source = loader.loader if isinstance(loader, CropFilter) else loader
     rows = source.stream.rows
-    run = load_checkpoint(checkpoint, identity or {}, parts) or Run(counts=torch.zeros(rows, dtype=torch.int64))
-    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, method, chooser, on_step)
+    run = load_checkpoint(checkpoint, identity or {}, states) or Run(counts=torch.zeros(rows, dtype=torch.int64))
+    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, parts, chooser, on_step)
     for epoch in range(len(run.history), recipe.epochs):
         begin = time.perf_counter()
         work = Work(torch.zeros(rows, dtype=torch.int64, device=next(model.parameters()).device))
@@ -125,7 +125,7 @@ def train(
         if select in accuracy and _is_best(run, select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        save_checkpoint(checkpoint, identity or {}, run, parts, writes=ranks.writes)
+        save_checkpoint(checkpoint, identity or {}, run, states, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
     return run
@@ -143,17 +143,17 @@ class _Loop:
         optimizer: torch.optim.Optimizer,
         tracker: Tracker | None,
         criterion: nn.Module | None,
-        method: Method,
+        parts: LoopParts,
         chooser: Chooser | None,
         on_step: Callable[[float], None] | None,
     ) -> None:
         self.model, self.loader, self.recipe, self.ranks, self.optimizer = model, loader, recipe, ranks, optimizer
-        self.tracker, self.criterion, self.method, self.chooser = tracker, criterion, method, chooser
+        self.tracker, self.criterion, self.parts, self.chooser = tracker, criterion, parts, chooser
         self.on_step = on_step
         self.parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
         self.device = next(model.parameters()).device
-        self.weighted = method.weighted or chooser is not None
-        self.plain = criterion is None and method.mix is None and not self.weighted
+        self.weighted = parts.weighted or chooser is not None
+        self.plain = criterion is None and parts.mix is None and not self.weighted
 
     def run_epoch(self, epoch: int, work: Work) -> tuple[float, float]:
         """Train for an epoch; the mean loss over the ranks, and the seconds of waiting for the loader."""
@@ -171,7 +171,7 @@ class _Loop:
                 loss, weights = self._loss(step, logits, mixed, epoch)
             descend(self.optimizer, loss, self.recipe.lr_at((epoch * length + step.at) / (self.recipe.epochs * length)))
             work.trained(batch.ids, weights)
-            for observer in (self.tracker, self.method.learner):
+            for observer in (self.tracker, self.parts.learner):
                 if observer is not None:
                     observer.observe(batch.ids, logits, batch.labels, batch.weights)
             total += loss.detach() * step.share
@@ -193,8 +193,8 @@ class _Loop:
         """Bring together what the ranks saw."""
         if self.tracker is not None:
             self.tracker.reduce()
-        if self.method.learner is not None:
-            self.method.learner.reduce(None if self.ranks.world_size == 1 else self._total)
+        if self.parts.learner is not None:
+            self.parts.learner.reduce(None if self.ranks.world_size == 1 else self._total)
         if self.chooser is not None:
             self.chooser.end_epoch()
 
@@ -216,9 +216,9 @@ class _Loop:
         return (Step(batch, waited, at, len(batch.labels)) for at, (batch, waited) in enumerate(given))
 
     def _mixed(self, step: Step, epoch: int) -> Mixed | None:
-        if self.method.mix is None:
+        if self.parts.mix is None:
             return None
-        return self.method.mix(step.batch.images, step.batch.labels, epoch=epoch, step=step.at, rank=self.ranks.rank)
+        return self.parts.mix(step.batch.images, step.batch.labels, epoch=epoch, step=step.at, rank=self.ranks.rank)
 
     def _loss(self, step: Step, logits: Tensor, mixed: Mixed | None, epoch: int) -> tuple[Tensor, Tensor]:
         """The mean loss, and weights (n,) that are 0 for rows without a part in it."""

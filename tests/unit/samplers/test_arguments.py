@@ -189,7 +189,7 @@ def test_states_of_numpy_arguments_are_json():
     three = np.int64(3)
     for state in (
         DLIS(factor=three, memory=np.float32(0.5), seed=three).state_dict(),
-        PSGD(three, warmup=three, paper=np.True_).state_dict(),
+        PSGD(three, uniform_epochs=three, paper=np.True_).state_dict(),
         InfoBatch(three, epochs=three, ratio=np.float32(0.5), share=np.float32(0.5), seed=three).state_dict(),
         SelectiveBackprop(budget=np.float32(0.5), history=three, seed=three).state_dict(),
     ):

@@ -26,8 +26,8 @@ def recorded(epoch):
 class Authors:
     """The authors' code in plain NumPy: running averages, -1 for unseen, smoothing; or the paper's equations."""
 
-    def __init__(self, kind, *, paper=False, smoothing=True, warmup=0):
-        self.kind, self.paper, self.smoothing, self.warmup = kind, paper, smoothing, warmup
+    def __init__(self, kind, *, paper=False, smoothing=True, uniform_epochs=0):
+        self.kind, self.paper, self.smoothing, self.uniform_epochs = kind, paper, smoothing, uniform_epochs
         self.average, self.seen, self.total, self.epochs = -np.ones(ROWS), np.zeros(ROWS), np.zeros(ROWS), 0
 
     def probabilities(self, epoch):
@@ -40,7 +40,7 @@ class Authors:
             value[value == -1] = value.max()
         if self.kind == "c":
             value = value * (1 - value)
-        if epoch < self.warmup or not self.seen.any():
+        if epoch < self.uniform_epochs or not self.seen.any():
             value = np.ones(ROWS)
         if self.smoothing:
             value = value + value.mean()
@@ -78,7 +78,7 @@ def run(sampler, epochs=range(EPOCHS), stream=None):
 
 @pytest.mark.parametrize("kind", ["p", "c"])
 @pytest.mark.parametrize(
-    "options", [{}, {"paper": True}, {"smoothing": False}, {"paper": True, "smoothing": False}, {"warmup": 3}]
+    "options", [{}, {"paper": True}, {"smoothing": False}, {"paper": True, "smoothing": False}, {"uniform_epochs": 3}]
 )
 def test_decisions_are_the_reference_s(kind, options):
     sampler, reference = (PSGD if kind == "p" else CSGD)(ROWS, **options), Authors(kind, **options)
@@ -131,8 +131,8 @@ def test_nothing_counts_before_reduce():
     assert sampler.probabilities(5)[1] > sampler.probabilities(5)[0]
 
 
-def test_warmup_is_uniform():
-    sampler = PSGD(4, warmup=3)
+def test_the_first_epochs_are_uniform():
+    sampler = PSGD(4, uniform_epochs=3)
     sampler.observe([0, 1], logits([0.9, 0.6]), [0, 0])
     sampler.reduce()
     assert sampler.probabilities(2).tolist() == [0.25] * 4 and sampler.probabilities(3)[0] < 0.25
@@ -157,7 +157,7 @@ def test_all_importances_0_is_uniform():
 @pytest.mark.parametrize("kind", [PSGD, CSGD])
 @pytest.mark.parametrize("options", [{}, {"paper": True, "smoothing": False}])
 def test_the_contract(kind, options):
-    others = [lambda: kind(31, **options), lambda: kind(30, warmup=2, **options)]
+    others = [lambda: kind(31, **options), lambda: kind(30, uniform_epochs=2, **options)]
     check_row_sampler(lambda: kind(30, **options), within_epoch=True, others=others)
 
 
@@ -175,7 +175,7 @@ def test_states_of_others_are_refused():
         (PSGD(5), "rows"),
         (CSGD(4), "sampler"),
         (PSGD(4, paper=True), "paper"),
-        (PSGD(4, warmup=2), "warmup"),
+        (PSGD(4, uniform_epochs=2), "uniform_epochs"),
     ):
         with pytest.raises(ValueError, match=f"a state must be of the same {key}, but it has .* and here it is"):
             other.load_state_dict(state)
@@ -185,8 +185,8 @@ def test_states_of_others_are_refused():
             ValueError, match=r"the state's pending must be int64 \(4, 2\), but it is .*: it is damaged"
         ):
             sampler.load_state_dict({**state, "pending": broken})
-    with pytest.raises(ValueError, match="warmup >= 0 must hold, but got -1"):
-        PSGD(4, warmup=-1)
+    with pytest.raises(ValueError, match="uniform_epochs >= 0 must hold, but got -1"):
+        PSGD(4, uniform_epochs=-1)
 
 
 def test_values_are_whole_units():

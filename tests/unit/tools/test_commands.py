@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import app as cli
-from drawstream.tools.training.methods.methods import NAMES
+from drawstream.tools.training.methods.table import method_names
 from drawstream.tools.training.models import build_model
 
 PROGRAM = Path(sys.executable).with_name("drawstream")
@@ -140,7 +140,7 @@ def test_shells_complete_options_and_their_values():
 
 
 def test_values_that_are_offered_are_those_there_are():
-    assert set(cli.METHODS) == set(NAMES)
+    assert set(method_names()) == {each.value for each in options("--sampler")["train",].shell_complete(None, "")}
     for name in ("--mode", "--model", "--sampler", "--agent", "--augment", "--device", "--engine", "--schedule"):
         for words, option in options(name).items():
             if words[0] != "bench":

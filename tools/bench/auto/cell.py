@@ -30,7 +30,6 @@ from drawstream.tools.runs.identity import model_identity, training_identity
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finished_record, write_record
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.methods.methods import PLAIN
 from drawstream.tools.training.models import save_weights
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
@@ -221,7 +220,6 @@ class AutoCell:
                 recipe,
                 evaluate=self.data.sets,
                 select="held_out",
-                method=PLAIN,
                 about=model_identity(setup.model),
             ),
         }

@@ -28,7 +28,7 @@ from drawstream.tools.runs.config import use_config
 from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.finetune import flush_denormals
 from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.methods.methods import Budget
+from drawstream.tools.training.methods.plan import Budget
 from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.setup import AUGMENT, Device, Setup
 

@@ -32,7 +32,6 @@ from drawstream.tools.runs.record import finished_record, read_record, write_rec
 from drawstream.tools.training.finetune import FineTune, fine_tuning
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import train
-from drawstream.tools.training.methods.methods import PLAIN
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced
 from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.models import save_weights
@@ -218,7 +217,6 @@ class Cell:
                 select="held_out",
                 tracked=tracker is not None,
                 criterion=loss,
-                method=PLAIN,
                 about=model_identity(setup.model),
             ),
         }

@@ -175,3 +175,23 @@ def learned_weights(losses: Tensor, trusted: Tensor, theta: Sequence[Tensor], /)
     positive = products.clamp(min=0)
     total = positive.sum()
     return positive / torch.where(total > 0, total, 1.0)
+
+
+def reed_soft() -> Reed:
+    """Soft bootstrapping with the paper's β."""
+    return Reed("soft")
+
+
+def reed_hard() -> Reed:
+    """Hard bootstrapping with the paper's β."""
+    return Reed("hard")
+
+
+def self_paced(epochs: int) -> SelfPaced:
+    """Self-paced weights; all are 1 in the first 18 of 100 epochs, as in MentorNet's code."""
+    return SelfPaced(burn_in=round(0.18 * epochs))
+
+
+def learned(model: nn.Module, trusted: tuple[Tensor, Tensor], global_batch: int, seed: int) -> LearnedWeights:
+    """Weights of L2RW for a model, by the images and labels of trusted rows."""
+    return LearnedWeights(model, *trusted, batch_size=global_batch, seed=seed)

@@ -1,52 +1,48 @@
-"""Draws of a training run: from a file, by a method of budgeted training, or uniform; opened and checked."""
+"""Draws of a training run: from a file, by a method of the table, or uniform; opened and checked."""
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from drawstream.features import FeatureTable
-from drawstream.samplers import IndexStream, SwiftSampler
+from drawstream.samplers import SwiftSampler
 from drawstream.samplers.files.weights_file import read_weights
 from drawstream.samplers.orders.schedule import Schedule, is_schedule
 from drawstream.samplers.swift.sampler import is_sampler
 from drawstream.tools.runs.identity import named_identity
 from drawstream.tools.runs.progress import notes_of, tell_notes
 from drawstream.tools.training.embeddings import embed
-from drawstream.tools.training.methods.methods import NAMES, WARMUP, Budget, Inputs, Plan, plan
-from drawstream.tools.training.methods.own_sampler import is_own, own_plan
+from drawstream.tools.training.methods.plan import FULL, Budget, Inputs, TrainingPlan
+from drawstream.tools.training.methods.table import METHODS, Method, method_names, users_of
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
 from drawstream.tools.training.transfer import carry
 
-FULL = Budget()
-USED = {  # options that each way of drawing uses; other methods use none
-    "uniform": (),
-    "schedule": (),
-    "weights": ("mode", "column"),
-    "swift": ("mode", "table", "join", "frozen"),
-    "rho": ("table", "join", "column"),
-    "coreset-forgetting": ("table", "join"),
-}
-GOES_WITH = {
-    "mode": "a sampler.json, weights or your own sampler",
-    "table": "a sampler.json, rho, coreset-forgetting or your own sampler",
-    "join": "a --table",
-    "frozen": "a sampler.json",
-    "column": "weights or rho",
-}
+OWN = "module:factory"  # entry of the samplers that a user names
+
+
+def sampler_of(text: str | None, /) -> Path | str | None:
+    """Return what `--sampler` gives: a method's name or `module:factory` as text, else the path of a file."""
+    return text if text is None or text in method_names() or is_own(text) else Path(text)
+
+
+def is_own(name: str, /) -> bool:
+    """Whether a name is `module:factory`, not a file's or a method's."""
+    return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Where the training stream comes from: a file, a method of budgeted training, or (None) uniform.
+    """Where the training stream comes from: a file, a method of the table, or (None) uniform.
 
     Attributes:
         sampler: `sampler.json`; a schedule (.arrow); weights (`samplers.weights_file`); or, as a string, the name of a
-            method (`methods.NAMES`), or `module:factory` (`own_sampler`).
+            method (`table.METHODS`), or `module:factory` (`own_sampler`).
         table: Folder of the feature table that the sampler reads.
         mode: Mode of the stream of a sampler or of weights.
         join: Files whose columns are joined to the table.
@@ -68,84 +64,68 @@ class Sampling:
     @property
     def method(self) -> str:
         """Return the method's name in reports."""
-        if self.sampler is None or isinstance(self.sampler, str):
-            return self.sampler or "uniform"
-        if is_sampler(self.sampler):
-            return "swift"
-        if not self.sampler.exists():
-            raise ValueError(f"the sampler must be a file or one of {', '.join(NAMES)}, but got {str(self.sampler)!r}")
-        return "schedule" if is_schedule(self.sampler) else "weights"
+        if isinstance(self.sampler, str) and is_own(self.sampler):
+            return self.sampler
+        return self.entry.name
 
-    def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> Plan:
+    @property
+    def entry(self) -> Method:
+        """The method's entry in the table.
+
+        Raises:
+            ValueError: There is no such method or file.
+        """
+        if self.sampler is None:
+            return METHODS["uniform"]
+        if isinstance(self.sampler, str) and is_own(self.sampler):
+            return METHODS[OWN]
+        if str(self.sampler) in method_names():
+            return METHODS[str(self.sampler)]
+        path = Path(self.sampler)
+        if is_sampler(path):
+            return METHODS["swift"]
+        if not path.exists():
+            names = ", ".join(method_names())
+            raise ValueError(f"the sampler must be a file or one of {names}, but got {str(path)!r}")
+        return METHODS["schedule" if is_schedule(path) else "weights"]
+
+    def refuse_unused(self) -> None:
+        """Refuse options that would do nothing here.
+
+        Raises:
+            ValueError: An option is given that this way of drawing does not use, or a table without a sampler.
+        """
+        if self.sampler is None and self.table is not None:
+            _need_both()
+        given = {
+            "mode": self.mode != "stratified",
+            "table": self.table is not None,
+            "join": bool(self.join),
+            "frozen": self.frozen,
+            "column": self.column is not None,
+            "paper": self.budget.paper,
+            "uniform_epochs": self.budget.uniform_epochs is not None,
+        }
+        used = self.entry.options
+        for option in (option for option, is_given in given.items() if is_given):
+            if option not in used or (option == "join" and self.table is None):
+                what = "there is none" if self.sampler is None else f"--sampler is {self.sampler}"
+                users = "a --table" if option == "join" else users_of(option)
+                raise ValueError(f"--{option.replace('_', '-')} goes with {users}, but {what}: leave it out")
+
+    def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> TrainingPlan:
         """Plan a run's draws, its epochs and its part in the loop; a filter draws `factor` times the rows.
 
         Raises:
             ValueError: The sampler does not fit the catalog, the table, the recipe or an option.
         """
-        self.budget.require(self.method)
-        draws, path = factor * self.budget.of(len(setup.data)), self.sampler
-        if isinstance(path, str):
-            return self._method_plan(path, setup, recipe, factor)
-        if path is not None and not is_sampler(path):
-            if is_schedule(path):
-                return Plan(self._replay(path, setup, recipe, factor), recipe.epochs)
-            weights = read_weights(path, column=self.column, catalog=setup.data)
-            if setup.ranks.writes:
-                tell_notes(weights.notes)
-            values = np.array(weights.values)
-            return Plan(IndexStream(values, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
-        probabilities = self.probabilities(setup)
-        if probabilities is None:  # over crops too: an epoch costs what it costs over whole images
-            return Plan(IndexStream(len(setup.data), seed=recipe.seed, draws=draws), recipe.epochs)
-        return Plan(IndexStream(probabilities, mode=self.mode, seed=recipe.seed, draws=draws), recipe.epochs)
-
-    def refuse_unused(self) -> None:
-        """Refuse options that would do nothing here; a table without a sampler has a line of its own.
-
-        Raises:
-            ValueError: An option is given that this way of drawing does not use.
-        """
-        own = isinstance(self.sampler, str) and is_own(self.sampler)
-        used = ("mode", "table", "join") if own else USED.get(self.method, ())
-        given = {
-            "mode": self.mode != "stratified",
-            "table": self.table is not None and self.sampler is not None,
-            "join": bool(self.join),
-            "frozen": self.frozen,
-            "column": self.column is not None,
-        }
-        for name in (name for name, is_given in given.items() if is_given):
-            if name not in used or (name == "join" and self.table is None):
-                what = "there is none" if self.sampler is None else f"--sampler is {self.sampler}"
-                raise ValueError(f"--{name} goes with {GOES_WITH[name]}, but {what}: leave it out")
-
-    def _replay(self, path: Path, setup: Setup, recipe: Recipe, factor: int) -> IndexStream:
-        schedule = Schedule.open(path, catalog=setup.data.fingerprint)
-        if factor > 1 or self.budget.share < 1:
-            raise ValueError(f"{path}: a schedule fixes what is drawn: leave out --budget and --crop-filter")
-        if recipe.epochs > schedule.epochs:
-            raise ValueError(f"{path} holds {schedule.epochs} epochs, but --epochs is {recipe.epochs}: train fewer")
-        return IndexStream(schedule, seed=recipe.seed)
-
-    def _method_plan(self, name: str, setup: Setup, recipe: Recipe, factor: int) -> Plan:
-        if factor > 1:
-            raise ValueError(f"a crop filter draws for itself, but the sampler is {name}: leave out one of them")
-        if is_own(name):
-            rows = len(setup.data)
-            offered: dict[str, Any] = {
-                "rows": rows,
-                "labels": setup.data.label,
-                "epochs": recipe.epochs,
-                "seed": recipe.seed,
-            }
-            offered["table"] = None if self.table is None else self._whole_images(self.table, name, setup)
-            draws = self.budget.of(rows)
-            return own_plan(name, recipe.epochs, offered, draws=draws, mode=self.mode, seed=recipe.seed)
+        name = self.method
 
         def column(wanted: str) -> NDArray[np.float32]:
-            if self.table is None:
+            table = self._whole_images(setup)
+            if table is None:
                 raise ValueError(f"{name} needs a feature table with a column {wanted}: give --table")
-            return self._whole_images(self.table, name, setup).columns(wanted)[wanted]
+            return table.columns(wanted)[wanted]
 
         def embeddings() -> NDArray[np.float32]:
             model = setup.build(recipe.seed)
@@ -153,15 +133,41 @@ class Sampling:
                 load_weights(model, self.score_weights)
             return embed(setup, model)
 
-        inputs = Inputs(lambda: setup.data.label, column, embeddings, self.column or "loss")
-        sizes = {"batch_size": setup.batch_size, "seed": recipe.seed}
-        return plan(name, len(setup.data), recipe.epochs, self.budget, inputs, **sizes)
+        inputs = Inputs(
+            name=name,
+            rows=len(setup.data),
+            epochs=recipe.epochs,
+            budget=self.budget,
+            seed=recipe.seed,
+            global_batch=setup.batch_size,
+            mode=self.mode,
+            factor=factor,
+            irreducible=self.column or "loss",
+            labels=lambda: setup.data.label,
+            column=column,
+            embeddings=embeddings,
+            table=lambda: self._whole_images(setup),
+            weights=lambda: self._weights(setup),
+            schedule=lambda: Schedule.open(Path(self.sampler or ""), catalog=setup.data.fingerprint),
+        )
+        return self.entry.plan(inputs)
 
-    def _whole_images(self, path: Path, name: str, setup: Setup) -> FeatureTable:
-        """The feature table, whose row i is image i of the catalog."""
-        table = FeatureTable.open(path, join=self.join, catalog=setup.data)
+    def _weights(self, setup: Setup) -> ArrayLike:
+        """The weights of a file, or the probabilities of a sampler.json."""
+        if self.entry.name == "swift":
+            return self.probabilities(setup)
+        weights = read_weights(Path(self.sampler or ""), column=self.column, catalog=setup.data)
+        if setup.ranks.writes:
+            tell_notes(weights.notes)
+        return np.array(weights.values)
+
+    def _whole_images(self, setup: Setup) -> FeatureTable | None:
+        """The feature table, whose row i is image i of the catalog; None where none is given."""
+        if self.table is None:
+            return None
+        table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         if table.windows is not None or not np.array_equal(table.sample_id, np.arange(len(setup.data))):
-            raise ValueError(f"{path}: {name} needs one row for each image of the catalog, in its order")
+            raise ValueError(f"{self.table}: {self.method} needs one row for each image of the catalog, in its order")
         return table
 
     def identity(self, setup: Setup, /) -> dict[str, Any]:
@@ -169,15 +175,16 @@ class Sampling:
 
         The stream's fingerprint holds what came of a file, whatever its path; own samplers are known by their source.
         """
-        own = str(self.sampler) if isinstance(self.sampler, str) and is_own(self.sampler) else ""
+        given = self.entry.given
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
+        one_is_the_default = None if self.budget.uniform_epochs == 1 else self.budget.uniform_epochs
         return {
             "sampler": self.method,
-            **named_identity("sampler", own),
-            "mode": None if self.sampler is None or self.sampler in NAMES else self.mode,
+            **named_identity("sampler", str(self.sampler) if given == "own" else ""),
+            "mode": self.mode if given in ("file", "own") else None,
             "table": None if table is None else table.fingerprint,
             **asdict(self.budget),
-            "warmup": None if self.budget.warmup == WARMUP else self.budget.warmup,  # None is that number
+            "uniform_epochs": one_is_the_default,
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -186,26 +193,27 @@ class Sampling:
             "name": self.method,
             "budget": self.budget.share,
             "paper": self.budget.paper,
-            "warmup": self.budget.warmup,
+            "uniform_epochs": self.budget.uniform_epochs,
             "column": self.column,
             "score_weights": None if self.score_weights is None else str(self.score_weights),
         }
 
-    def probabilities(self, setup: Setup) -> NDArray[np.float64] | None:
-        """P over the rows of the table, float64; None for uniform.
+    def probabilities(self, setup: Setup) -> NDArray[np.float64]:
+        """Return P of a sampler.json over the rows of the table, float64.
 
         Raises:
-            ValueError: One of sampler and table is missing, the table was made from another catalog or lacks a column.
+            ValueError: There is no table, it was made from another catalog, or lacks a column.
         """
-        if self.sampler is None and self.table is None:
-            return None
         if self.table is None or not isinstance(self.sampler, Path):
-            raise ValueError(
-                "a sampler needs the feature table that it reads, and the other way round: "
-                "give both --sampler and --table"
-            )
+            _need_both()
         table = FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         if setup.ranks.writes:
             tell_notes(notes_of(table))
         sampler = carry(SwiftSampler.load(self.sampler), table, frozen=self.frozen)
         return sampler.probabilities(table.columns(*sampler.features))
+
+
+def _need_both() -> NoReturn:
+    raise ValueError(
+        "a sampler needs the feature table that it reads, and the other way round: give both --sampler and --table"
+    )

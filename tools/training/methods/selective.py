@@ -83,13 +83,13 @@ class Chooser:
         ranks: Ranks,
         /,
         *,
-        batch_size: int,
+        global_batch: int,
         amp: bool = False,
     ) -> None:
-        """Prepare the choice; `batch_size` is G."""
+        """Prepare the choice; `global_batch` is G."""
         self.selector = selector
         self._model, self._catalog, self._ranks, self._amp = model, catalog, ranks, amp
-        self._batch_size = batch_size
+        self._global_batch = global_batch
         self._device = next(model.parameters()).device
         self._waiting: Batch | None = None  # chosen rows of this rank
         self._owners: Places = np.empty(0, np.int64)  # ranks of all chosen rows, in the order of their choice
@@ -234,7 +234,7 @@ class Chooser:
         """Let chosen rows wait; the G that have waited longest, or none while there are fewer."""
         waiting = chosen if self._waiting is None else _joined([self._waiting, chosen])
         self._owners = np.concatenate([self._owners, owners])
-        due = self._owners[: self._batch_size if self._owners.size >= self._batch_size else 0]
+        due = self._owners[: self._global_batch if self._owners.size >= self._global_batch else 0]
         self._owners = self._owners[due.size :]
         mine = int((due == self._ranks.rank).sum())
         self._waiting = _part(waiting, mine, None)

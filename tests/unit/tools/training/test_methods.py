@@ -1,6 +1,7 @@
 """Methods of budgeted training by name: what they draw, for how many epochs, and what is refused in one line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +12,26 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream
 from drawstream.samplers.orders.schedule import write_schedule
 from drawstream.tools.cli.app import main
-from drawstream.tools.training.methods.methods import NAMES, Budget, Inputs, plan
+from drawstream.tools.training.methods.plan import Budget, Inputs, TrainingPlan
+from drawstream.tools.training.methods.table import METHODS, Method, add_method, guide_table, method_names
 from drawstream.tools.training.setup import AUGMENT, Setup
 
 ROWS, EPOCHS = 1000, 10
 
 
-def inputs():
-    values = np.random.default_rng(0).random((ROWS, 3)).astype(np.float32)
-    return Inputs(lambda: np.arange(ROWS) % 10, lambda name: values[:, len(name) % 3], lambda: values)
-
-
 def made(name, share=0.3, seed=4, **options):
-    return plan(name, ROWS, EPOCHS, Budget(share, **options), inputs(), batch_size=50, seed=seed)
+    values = np.random.default_rng(0).random((ROWS, 3)).astype(np.float32)
+    inputs = Inputs(
+        name=name,
+        rows=ROWS,
+        epochs=EPOCHS,
+        budget=Budget(share, **options),
+        seed=seed,
+        labels=lambda: np.arange(ROWS) % 10,
+        column=lambda name: values[:, len(name) % 3],
+        embeddings=lambda: values,
+    )
+    return METHODS[name].plan(inputs)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +60,32 @@ def test_draws_and_epochs_of_a_budget(name, draws, epochs):
     np.testing.assert_array_equal(made(name).stream.epoch(0)[:], found.stream.epoch(0)[:])
 
 
-def test_the_table_of_names_is_complete():
-    for name in NAMES:
-        made(name)
-    with pytest.raises(ValueError, match=r"a file or one of unif, scan, p, .* but got 'psgd'"):
-        made("psgd")
+def test_every_name_of_the_table_has_a_plan():
+    assert all(made(name).epochs for name in method_names())
+    assert all(method.builder() for method in METHODS.values() if method.build)
+
+
+def test_the_guide_has_the_table():
+    assert guide_table() in (Path(__file__).parents[4] / "docs/budget.md").read_text(encoding="utf-8")
+
+
+def test_a_method_from_outside_is_one_entry(run, tmp_path, capsys, monkeypatch):
+    def every_second(inputs):
+        weights = np.arange(inputs.rows) % 2
+        return TrainingPlan(IndexStream(weights, mode="subset", draws=inputs.draws, seed=inputs.seed), inputs.epochs)
+
+    monkeypatch.setitem(METHODS, "second", None)  # takes it out again
+    del METHODS["second"]
+    add_method(Method(name="second", help="every second row", build=every_second))
+    assert made("second").stream.epoch(0)[:].max() % 2 == 1
+    assert run("--sampler", "second", "--budget", 0.4) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["method"] == "second" and record["forward"] == 400
+    assert record["count_entropy"] <= np.log(250)
+    assert run("--sampler", "second", "--paper", out="other") == 2
+    assert "--paper goes with p or c, but --sampler is second" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there is a method 'second' already"):
+        add_method(METHODS["second"])
 
 
 @pytest.mark.parametrize("name", ["unif", "p"])
@@ -156,8 +185,8 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
     [
         (("--sampler", "pp"), "the sampler must be a file or one of unif"),
         (("--sampler", "unif", "--budget", "0"), "`0 < budget <= 1` must hold, but got 0"),
-        (("--sampler", "sb", "--paper"), "--paper and --warmup are for p and c, but the sampler is sb"),
-        (("--warmup", "2"), "--paper and --warmup are for p and c, but the sampler is uniform"),
+        (("--sampler", "sb", "--paper"), "--paper goes with p or c, but --sampler is sb: leave it out"),
+        (("--warmup", "2"), "--uniform-epochs goes with p or c, but there is none: leave it out"),
         (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
         (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),
         (("--sampler", "rho", "--column", "clean"), "needs a feature table with a column clean"),

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from drawstream.samplers import IndexStream
 from drawstream.tools.cli.app import main
-from drawstream.tools.training.methods.own_sampler import is_own, own_plan
+from drawstream.tools.training.methods.own_sampler import own_plan
+from drawstream.tools.training.methods.plan import Budget, Inputs
+from drawstream.tools.training.methods.sampling import is_own
 
 SOURCE = """
 from pathlib import Path
@@ -88,8 +90,8 @@ def train(digits, name, out, *options):
 
 def test_its_weights_are_what_is_drawn(mine):
     labels = np.repeat([0, 1, 2], [80, 15, 5])
-    made = own_plan(f"{mine}:Rare", 4, {"rows": 100, "labels": labels}, draws=60, mode="stratified", seed=3)
-    assert made.epochs == 4 and made.method.learner is None
+    made = own_plan(Inputs(name=f"{mine}:Rare", rows=100, epochs=4, budget=Budget(0.6), labels=lambda: labels, seed=3))
+    assert made.epochs == 4 and made.parts.learner is None
     expected = IndexStream(1 / np.bincount(labels)[labels], draws=60, seed=3)
     np.testing.assert_array_equal(made.stream.epoch(1)[:], expected.epoch(1)[:])
     assert np.bincount(labels[made.stream.epoch(1)[:]]).tolist() == [20, 20, 20]

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from drawstream.pipeline import RICAP, Mixup
 from drawstream.samplers import DLIS, PSGD, IndexStream, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.training.loop import Recipe, descend, make_optimizer, train
-from drawstream.tools.training.methods.methods import Budget, Inputs, Method, plan
+from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
 from drawstream.tools.training.methods.robust import Reed
+from drawstream.tools.training.methods.table import METHODS
 from drawstream.tools.training.setup import Setup
 
 ROWS = 500
@@ -25,15 +26,23 @@ def setup(digits):
 
 
 def planned(name, share=0.5, epochs=4, seed=3):
-    inputs = Inputs(lambda: np.arange(ROWS), lambda _: np.linspace(0, 2, ROWS), lambda: np.ones((ROWS, 2)))
-    return plan(name, ROWS, epochs, Budget(share), inputs, batch_size=50, seed=seed)
+    inputs = Inputs(
+        name=name,
+        rows=ROWS,
+        epochs=epochs,
+        budget=Budget(share),
+        seed=seed,
+        global_batch=50,
+        column=lambda _: np.linspace(0, 2, ROWS),
+    )
+    return METHODS[name].plan(inputs)
 
 
-def go(setup, stream, method, recipe, **options):
+def go(setup, stream, parts, recipe, **options):
     loader = setup.training_loader()
     loader.replace_stream(stream)
     model = setup.build(recipe.seed)
-    run = train(model, loader, recipe, method=method, **options)
+    run = train(model, loader, recipe, parts=parts, **options)
     loader.close()
     return run, model
 
@@ -77,8 +86,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(setup, tmp_path, name):
     def start():
         found = planned("unif" if name == "mixup" else name.removesuffix("-on"), 0.7, epochs=5)
         if name == "dlis-on":
-            hot(found.method.selector)
-        method = Method(mix=Mixup(seed=1)) if name == "mixup" else found.method
+            hot(found.parts.selector)
+        method = LoopParts(mix=Mixup(seed=1)) if name == "mixup" else found.parts
         return found.stream, method, Recipe(found.epochs, 0.1, seed=3)
 
     whole, expected = go(setup, *start())
@@ -96,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(setup, tmp_path, name):
 def test_a_checkpoint_of_another_method_is_refused(setup, tmp_path, first, then):
     def start(name):
         found = planned(name)
-        return found.stream, found.method, Recipe(4)
+        return found.stream, found.parts, Recipe(4)
 
     with pytest.raises(StopError):
         go(setup, *start(first), checkpoint=tmp_path / "c.pt", on_epoch=stop_after(1))
@@ -110,7 +119,7 @@ def test_p_draws_an_epoch_by_what_all_epochs_before_showed(setup):
     observe = learner.observe
     learner.observe = lambda *batch: shown.append([v.detach().clone() for v in batch]) or observe(*batch)
     stream = IndexStream(learner, mode="subset", draws=200, seed=3)
-    go(setup, stream, Method(learner), Recipe(3, 0.1))
+    go(setup, stream, LoopParts(learner), Recipe(3, 0.1))
     expected = IndexStream(again, mode="subset", draws=200, seed=3)
     assert len(shown) == 3 * 4
     for epoch in range(3):
@@ -123,8 +132,8 @@ def test_p_draws_an_epoch_by_what_all_epochs_before_showed(setup):
 
 def test_selective_backprop_at_the_full_budget_is_uniform_training(setup):
     stream = IndexStream(ROWS, seed=3)
-    plain, expected = go(setup, stream, Method(), Recipe(3, 0.1))
-    method = Method(selector=SelectiveBackprop(budget=1.0), batch_size=50)
+    plain, expected = go(setup, stream, LoopParts(), Recipe(3, 0.1))
+    method = LoopParts(selector=SelectiveBackprop(budget=1.0), global_batch=50)
     run, model = go(setup, stream, method, Recipe(3, 0.1))
     for a, b in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -137,7 +146,7 @@ def test_selective_backprop_trains_on_full_batches_of_what_it_keeps(setup):
     select = selector.select
     selector.select = lambda scores, **given: kept.append((given["ids"], select(scores, **given))) or kept[-1][1]
     stream = IndexStream(ROWS, seed=3)
-    run, _ = go(setup, stream, Method(spy, selector, batch_size=50), Recipe(3, 0.05))
+    run, _ = go(setup, stream, LoopParts(spy, selector, global_batch=50), Recipe(3, 0.05))
     chosen = np.concatenate([ids[found.indices] for ids, found in kept])
     trained = torch.cat([batch[0] for batch in spy.seen]).numpy()
     assert all(len(batch[0]) == 50 for batch in spy.seen)
@@ -151,7 +160,7 @@ def test_selective_backprop_trains_on_full_batches_of_what_it_keeps(setup):
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_the_effective_budget_of_selective_backprop_is_a_third_more(setup, share):
     selector = SelectiveBackprop(budget=share, seed=2)
-    method = Method(selector=selector, batch_size=50)
+    method = LoopParts(selector=selector, global_batch=50)
     run, _ = go(setup, IndexStream(ROWS, seed=3), method, Recipe(21, 1e-6))  # losses of one law
     later = run.history[1:]  # the first epoch keeps all rows
     spent = sum(epoch.forward + 2 * epoch.backward for epoch in later) / (3 * ROWS * len(later))
@@ -164,7 +173,7 @@ def test_ordered_sgd_descends_the_largest_losses(setup):
     selector = OrderedSGD()
     selector.set_accuracy(85)
     stream, recipe = IndexStream(ROWS, seed=3), Recipe(2, 0.05)
-    run, model = go(setup, stream, Method(selector=selector, batch_size=50), recipe)
+    run, model = go(setup, stream, LoopParts(selector=selector, global_batch=50), recipe)
     by_hand, loader = setup.build(0), setup.training_loader()
     loader.replace_stream(stream)
     optimizer, step, counts = make_optimizer(by_hand, recipe), 0, np.zeros(ROWS, np.int64)
@@ -185,7 +194,7 @@ def test_ordered_sgd_descends_the_largest_losses(setup):
 def test_ordered_sgd_is_told_the_accuracy_of_its_training_passes(setup):
     selector, spy, told = OrderedSGD(), Spy(), []
     selector.set_accuracy = told.append
-    go(setup, IndexStream(ROWS, seed=3), Method(spy, selector, batch_size=50), Recipe(2, 0.05))
+    go(setup, IndexStream(ROWS, seed=3), LoopParts(spy, selector, global_batch=50), Recipe(2, 0.05))
     right = [float((logits.argmax(1) == labels).float().mean()) for _, logits, labels, _ in spy.seen]
     assert told == pytest.approx([100 * np.mean(right[:10]), 100 * np.mean(right[10:])], abs=1e-4)
     assert told[1] > told[0] > 5
@@ -193,10 +202,10 @@ def test_ordered_sgd_is_told_the_accuracy_of_its_training_passes(setup):
 
 def test_dlis_trains_as_many_steps_whether_on_or_off(setup):
     stream = IndexStream(ROWS, seed=3, draws=3 * 250)
-    off, _ = go(setup, stream, Method(selector=DLIS(), batch_size=50), Recipe(2, 1e-6))
+    off, _ = go(setup, stream, LoopParts(selector=DLIS(), global_batch=50), Recipe(2, 1e-6))
     assert (off.forward, off.backward) == (500, 500)
     assert int(off.counts.max()) <= 2
-    on, _ = go(setup, stream, Method(selector=hot(DLIS()), batch_size=50), Recipe(2, 1e-6))
+    on, _ = go(setup, stream, LoopParts(selector=hot(DLIS()), global_batch=50), Recipe(2, 1e-6))
     assert (on.forward, on.backward) == (2 * (750 + 250), 500)
     assert int(on.counts.sum()) == 500
 
@@ -205,20 +214,20 @@ def test_rho_trains_on_what_is_above_its_irreducible_loss(setup):
     irreducible = np.full(ROWS, 1e3)
     irreducible[::10] = -1e3  # half as many as are chosen
     selector = RHOLoss(irreducible, factor=5)
-    run, _ = go(setup, IndexStream(ROWS, seed=3, draws=1000), Method(selector=selector, batch_size=50), Recipe(2))
+    run, _ = go(setup, IndexStream(ROWS, seed=3, draws=1000), LoopParts(selector=selector, global_batch=50), Recipe(2))
     assert (run.forward, run.backward) == (2 * (1000 + 200), 400)
     assert run.counts[::10].tolist() == [4] * 50  # whenever they were drawn
 
 
 def test_a_last_group_that_is_not_full_is_trained_on_too(setup):
     selector = RHOLoss(np.zeros(ROWS), factor=4)
-    run, _ = go(setup, IndexStream(ROWS, seed=3), Method(selector=selector, batch_size=50), Recipe(1))
+    run, _ = go(setup, IndexStream(ROWS, seed=3), LoopParts(selector=selector, global_batch=50), Recipe(1))
     assert (run.forward, run.backward) == (500 + 125, 125)  # groups of 200, 200 and 100 rows
 
 
 def test_infobatch_multiplies_by_its_weights_and_shortens_epochs(setup):
     found = planned("infobatch", 1.0, epochs=8)
-    run, _ = go(setup, found.stream, found.method, Recipe(8, 0.1))
+    run, _ = go(setup, found.stream, found.parts, Recipe(8, 0.1))
     assert run.history[0].forward == run.history[7].forward == ROWS  # nothing known; then the last epochs are full
     assert all(200 < epoch.forward < 450 for epoch in run.history[1:7])
 
@@ -239,11 +248,11 @@ def test_infobatch_multiplies_by_its_weights_and_shortens_epochs(setup):
             )()
 
     recipe = Recipe(1, 0.01, "constant", momentum=0.0, weight_decay=0.0)
-    _, doubled = go(setup, Twice(IndexStream(ROWS, seed=3)), Method(weighted=True), recipe)
+    _, doubled = go(setup, Twice(IndexStream(ROWS, seed=3)), LoopParts(weighted=True), recipe)
     _, expected = go(
         setup,
         IndexStream(ROWS, seed=3),
-        Method(),
+        LoopParts(),
         Recipe(1, 0.02, "constant", momentum=0.0, weight_decay=0.0),
     )
     for a, b in zip(doubled.parameters(), expected.parameters(), strict=True):
@@ -255,7 +264,7 @@ def test_the_learning_rate_follows_the_budgeted_run(setup, schedule):
     for name, share in (("scan", 0.5), ("infobatch", 1.0), ("p", 0.3), ("sb", 0.3), ("rho", 0.3)):
         found = planned(name, share, epochs=6)
         recipe = Recipe(found.epochs, 0.1, schedule)
-        run, _ = go(setup, found.stream, found.method, recipe)
+        run, _ = go(setup, found.stream, found.parts, recipe)
         for epoch in run.history:  # at its last step, one of at most ten
             ends = [recipe.lr_at((epoch.epoch + part) / found.epochs) for part in (1.0, 0.5)]
             assert ends[0] <= epoch.lr <= ends[1], (name, epoch)
@@ -267,7 +276,7 @@ def test_the_learning_rate_follows_the_budgeted_run(setup, schedule):
 @pytest.mark.parametrize("mix", [Mixup(seed=5), RICAP(seed=5)])
 def test_learners_see_the_mixed_image_and_the_label_of_the_row(setup, mix):
     spy, recipe = Spy(), Recipe(1, 0.05)
-    run, model = go(setup, IndexStream(ROWS, seed=3), Method(spy, mix=mix), recipe)
+    run, model = go(setup, IndexStream(ROWS, seed=3), LoopParts(spy, mix=mix), recipe)
     by_hand, loader = setup.build(0), setup.training_loader()
     loader.replace_stream(IndexStream(ROWS, seed=3))
     optimizer, losses = make_optimizer(by_hand, recipe), []
@@ -288,7 +297,7 @@ def test_learners_see_the_mixed_image_and_the_label_of_the_row(setup, mix):
 
 def test_a_loss_of_one_label_refuses_mixed_images(setup):
     with pytest.raises(ValueError, match=r"Reed\(soft, beta=0.95\) judges rows of one label, but Mixup"):
-        go(setup, IndexStream(ROWS), Method(mix=Mixup()), Recipe(1), criterion=Reed("soft"))
+        go(setup, IndexStream(ROWS), LoopParts(mix=Mixup()), Recipe(1), criterion=Reed("soft"))
 
 
 def test_selectors_score_images_that_are_not_mixed(setup):
@@ -299,7 +308,7 @@ def test_selectors_score_images_that_are_not_mixed(setup):
         selector.select = lambda given, mix=mix, select=select, **rest: (
             scores.setdefault(mix, given.copy()) is None or select(given, **rest)
         )
-        method = Method(selector=selector, batch_size=50, mix=mix)
+        method = LoopParts(selector=selector, global_batch=50, mix=mix)
         go(setup, IndexStream(ROWS, seed=3), method, Recipe(1))
     np.testing.assert_array_equal(*scores.values())  # of the first step, before any gradient
 
@@ -307,14 +316,14 @@ def test_selectors_score_images_that_are_not_mixed(setup):
 def test_scoring_leaves_batchnorm_alone(setup, digits):
     resnet = Setup(digits.train, "resnet8", batch_size=50)
     selector = RHOLoss(np.zeros(ROWS), factor=2)
-    _, model = go(resnet, IndexStream(ROWS, seed=3), Method(selector=selector, batch_size=50), Recipe(1))
+    _, model = go(resnet, IndexStream(ROWS, seed=3), LoopParts(selector=selector, global_batch=50), Recipe(1))
     steps = {int(value) for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     assert steps == {5}  # the training passes, and not the ten that scored
 
 
 def test_evaluation_is_not_work(digits):
     setup = Setup(digits.train, "mlp", digits.held_out, digits.test, batch_size=50)
-    run, _ = go(setup, IndexStream(ROWS), Method(), Recipe(2), evaluate=setup.evaluation_loaders())
+    run, _ = go(setup, IndexStream(ROWS), LoopParts(), Recipe(2), evaluate=setup.evaluation_loaders())
     assert (run.forward, run.backward) == (1000, 1000)
     assert run.effective_budget(2 * ROWS) == 1.0 and run.effective_budget(2 * ROWS, before=300) == 1.1
     assert run.count_entropy == pytest.approx(np.log(ROWS)) and run.counts.tolist() == [2] * ROWS

@@ -1,0 +1,135 @@
+"""Builders of the methods that `table` names: from `Inputs` to a `TrainingPlan`.
+
+What a run costs is counted by the loop (`accounting`), for B says what is trained on and not what is scored for it.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drawstream.samplers import (
+    CSGD,
+    DLIS,
+    PSGD,
+    BatchSelector,
+    IndexStream,
+    InfoBatch,
+    Order,
+    OrderedSGD,
+    RHOLoss,
+    SelectiveBackprop,
+    forgetting_coreset,
+    k_center,
+    random_coreset,
+)
+from drawstream.tools.training.methods.plan import Inputs, LoopParts, TrainingPlan
+
+
+def uniform(inputs: Inputs, /) -> TrainingPlan:
+    """Draw a part of a new permutation in every epoch."""
+    return TrainingPlan(inputs.uniform(), inputs.epochs)
+
+
+def scan(inputs: Inputs, /) -> TrainingPlan:
+    """Draw all rows in fewer epochs."""
+    return TrainingPlan(IndexStream(inputs.rows, seed=inputs.seed), inputs.budget.of(inputs.epochs))
+
+
+def weighted(inputs: Inputs, /) -> TrainingPlan:
+    """Draw by fixed weights: of a sampler.json, or of a file."""
+    stream = IndexStream(inputs.weights(), mode=inputs.mode, seed=inputs.seed, draws=inputs.draws)
+    return TrainingPlan(stream, inputs.epochs)
+
+
+def replay(inputs: Inputs, /) -> TrainingPlan:
+    """Replay the recorded orders of a schedule."""
+    schedule = inputs.schedule()
+    if inputs.budget.share < 1:
+        raise ValueError(f"{schedule.path}: a schedule fixes what is drawn: leave out --budget")
+    if inputs.epochs > schedule.epochs:
+        raise ValueError(
+            f"{schedule.path} holds {schedule.epochs} epochs, but --epochs is {inputs.epochs}: train fewer"
+        )
+    return TrainingPlan(IndexStream(schedule, seed=inputs.seed), inputs.epochs)
+
+
+def importance(inputs: Inputs, /) -> TrainingPlan:
+    """Draw different rows by the importance that p-SGD or c-SGD learns."""
+    chosen = inputs.budget.uniform_epochs
+    kind = PSGD if inputs.name == "p" else CSGD
+    learner = kind(inputs.rows, uniform_epochs=1 if chosen is None else chosen, paper=inputs.budget.paper)
+    stream = IndexStream(learner, mode="subset", draws=inputs.draws, seed=inputs.seed)
+    return TrainingPlan(stream, inputs.epochs, LoopParts(learner))
+
+
+def infobatch(inputs: Inputs, /) -> TrainingPlan:
+    """Leave out some rows of low loss, and count the others of low loss for them."""
+    pruning = InfoBatch(inputs.rows, epochs=inputs.budget.of(inputs.epochs), seed=inputs.seed)
+    return TrainingPlan(Pruned(pruning), pruning.epochs, LoopParts(pruning, weighted=True))
+
+
+def coreset(inputs: Inputs, /) -> TrainingPlan:
+    """Draw the same part of the rows in every epoch, in new orders."""
+    share, seed = inputs.budget.share, inputs.seed
+    match inputs.name:
+        case "coreset-random":
+            core = random_coreset(inputs.labels(), share, seed=seed)
+        case "coreset-forgetting":
+            core = forgetting_coreset(inputs.column("forgetting"), inputs.column("learned"), share, seed=seed)
+        case _:
+            core = k_center(inputs.embeddings(), share, seed=seed)
+    weights = np.zeros(inputs.rows, np.float32)
+    weights[core] = 1
+    stream = IndexStream(weights, mode="subset", draws=core.size, seed=seed)
+    return TrainingPlan(stream, inputs.epochs, forward=inputs.rows if inputs.name == "coreset-k_center" else 0)
+
+
+def selective_backprop(inputs: Inputs, /) -> TrainingPlan:
+    """Score all rows, and train on about B of them, the higher their loss the likelier."""
+    selector = SelectiveBackprop(budget=inputs.budget.share, seed=inputs.seed)
+    stream = IndexStream(inputs.rows, seed=inputs.seed)
+    return TrainingPlan(stream, inputs.epochs, LoopParts(selector=selector, global_batch=inputs.global_batch))
+
+
+def selected(inputs: Inputs, /) -> TrainingPlan:
+    """Draw as many rows for a step as ordered SGD, DLIS or RHO-loss chooses from."""
+    selector: BatchSelector
+    match inputs.name:
+        case "osgd":
+            selector = OrderedSGD()
+        case "dlis":
+            selector = DLIS(seed=inputs.seed)
+        case _:
+            selector = RHOLoss(inputs.column(inputs.irreducible))
+    parts = LoopParts(selector=selector, global_batch=inputs.global_batch)
+    return TrainingPlan(inputs.uniform(selector.factor), inputs.epochs, parts)
+
+
+@dataclass(slots=True)
+class Pruned:
+    """The epochs of `InfoBatch` as a stream; an epoch keeps its order while the next one is learnt."""
+
+    pruning: InfoBatch
+    _kept: tuple[int, Order] | None = field(default=None, init=False)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that it draws from."""
+        return self.pruning.rows
+
+    @property
+    def seed(self) -> int:
+        """Key of the draws of the transform."""
+        return self.pruning.seed
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for runs with the same options; what was learnt is part of the sampler's own state."""
+        pruning = self.pruning
+        return f"infobatch {(pruning.rows, pruning.epochs, pruning.ratio, pruning.share, pruning.seed)}"
+
+    def epoch(self, epoch: int, /) -> Order:
+        """Return the order of an epoch, under the state when it was first asked for."""
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = epoch, self.pruning.stream(epoch).epoch(epoch)
+        return self._kept[1]

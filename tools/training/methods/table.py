@@ -1,0 +1,249 @@
+"""The one table of methods: command line, completion, benchmarks, report and guides read it.
+
+Adding a method is an entry here, and a file with its builder, which is imported when it is used: this file is light, so
+that the shell can complete names. Notation as in `plan`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from drawstream.tools.training.methods.plan import Inputs, TrainingPlan
+
+ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
+_HERE = "drawstream.tools.training.methods"
+
+Given = Literal["default", "name", "file", "own", "bench"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method of training: what it draws, and how it is built, shown and counted.
+
+    Attributes:
+        name: As a user types it and a record keeps it.
+        help: Rows of an epoch, for the guide.
+        build: The builder, or its name `module:function`: from `Inputs` to a `TrainingPlan`. That of a `loss`
+            takes some of `model`, `trusted` (images, labels), `epochs`, `global_batch` and `seed`, by keyword.
+        given: How `--sampler` gives it: it is the default, a name, a file, a user's own, or a benchmark's alone.
+        options: Options of `train` that it reads, beside --budget.
+        label: Name in tables and pages; empty: its name.
+        noun: What a user gives, in messages; empty: its name.
+        control: It draws uniformly, and others are compared with it.
+        fewer_epochs: It spends B on round(B T) epochs, others on M rows of T epochs.
+        cost: Measured compute, in parts of a full training.
+        beforehand: What must be trained before it, for the guide.
+        after: The run that must be finished before: `full`, one on all rows; `irreducible`, one on other data.
+        slow: A benchmark runs it only if it is named.
+        loss: `build` makes a loss for wrong labels, in place of a plan.
+        colour, marker: In figures; the marker is plotly's.
+    """
+
+    name: str
+    help: str = ""
+    build: "Callable[[Inputs], TrainingPlan] | str" = ""
+    given: Given = "name"
+    options: tuple[str, ...] = ()
+    label: str = ""
+    noun: str = ""
+    control: bool = False
+    fewer_epochs: bool = False
+    cost: str = "B"
+    beforehand: str = ""
+    after: Literal["", "full", "irreducible"] = ""
+    slow: bool = False
+    loss: bool = False
+    colour: str = BLUE
+    marker: str = "circle"
+
+    @property
+    def title(self) -> str:
+        """Name in tables and pages."""
+        return self.label or self.name
+
+    def builder(self) -> Callable[..., Any]:
+        """Return the builder, imported if it is given by name."""
+        from drawstream.features.named import load_factory
+
+        return load_factory("a method", self.build) if isinstance(self.build, str) else self.build
+
+    def plan(self, inputs: "Inputs", /) -> "TrainingPlan":
+        """Plan a training.
+
+        Args:
+            inputs: Rows, epochs, budget and what else a method may need.
+
+        Raises:
+            ValueError: An option or input does not fit the method.
+        """
+        if inputs.factor > 1 and "crop_filter" not in self.options:
+            raise ValueError(f"a crop filter draws for itself, but the sampler is {inputs.name}: leave out one of them")
+        plan: TrainingPlan = self.builder()(inputs)
+        return plan
+
+
+_NAMED = f"{_HERE}.budgeted"
+_UNIFORM: dict[str, Any] = {"build": f"{_NAMED}:uniform", "control": True, "colour": ORANGE}
+_IMPORTANCE: dict[str, Any] = {
+    "help": "B N different rows, by importance; the first epoch uniform",
+    "build": f"{_NAMED}:importance",
+    "options": ("paper", "uniform_epochs"),
+}
+_SELECTED: dict[str, Any] = {"build": f"{_NAMED}:selected", "colour": PURPLE}
+_CORESET: dict[str, Any] = {"build": f"{_NAMED}:coreset"}
+_LOSS: dict[str, Any] = {"given": "bench", "loss": True, "colour": GREEN}
+
+_ENTRIES = (
+    Method(name="uniform", given="default", label="Uniform", options=("crop_filter",), **_UNIFORM),
+    Method(
+        name="swift",
+        build=f"{_NAMED}:weighted",
+        given="file",
+        label="Swift Sampler",
+        noun="a sampler.json",
+        options=("mode", "table", "join", "frozen", "crop_filter"),
+    ),
+    Method(
+        name="weights",
+        build=f"{_NAMED}:weighted",
+        given="file",
+        noun="weights",
+        options=("mode", "column", "crop_filter"),
+    ),
+    Method(name="schedule", build=f"{_NAMED}:replay", given="file", noun="a schedule"),
+    Method(
+        name="module:factory",
+        build=f"{_HERE}.own_sampler:own_plan",
+        given="own",
+        noun="your own sampler",
+        options=("mode", "table", "join"),
+    ),
+    Method(name="full", given="bench", cost="1", **_UNIFORM),
+    Method(name="unif", help="B N rows, a part of a new permutation", **_UNIFORM),
+    Method(
+        name="scan",
+        help="all rows",
+        build=f"{_NAMED}:scan",
+        fewer_epochs=True,
+        colour=ORANGE,
+        marker="circle-open",
+    ),
+    Method(name="p", **_IMPORTANCE),
+    Method(name="c", marker="square", **_IMPORTANCE),
+    Method(name="p-paper", given="bench", slow=True, marker="circle-open", **_IMPORTANCE),
+    Method(name="c-paper", given="bench", slow=True, marker="square-open", **_IMPORTANCE),
+    Method(
+        name="sb",
+        help="all rows are scored, about B N are trained on",
+        build=f"{_NAMED}:selective_backprop",
+        cost="B + 1/3",
+        colour=PURPLE,
+        marker="diamond",
+    ),
+    Method(
+        name="osgd",
+        help="B N rows, of which the largest losses count",
+        cost="B, see below",
+        marker="triangle-up",
+        **_SELECTED,
+    ),
+    Method(
+        name="dlis",
+        help="B N rows; while it is on, out of 3 B N that are scored",
+        cost="B to 2 B",
+        marker="diamond-open",
+        **_SELECTED,
+    ),
+    Method(
+        name="rho",
+        help="B N rows out of 10 B N that are scored",
+        options=("table", "join", "column"),
+        cost="4.3 B",
+        beforehand="a model of other data, and its losses of all rows",
+        after="irreducible",
+        slow=True,
+        marker="triangle-up-open",
+        **_SELECTED,
+    ),
+    Method(
+        name="infobatch",
+        help="all rows but some of those whose loss is below the mean",
+        build=f"{_NAMED}:infobatch",
+        fewer_epochs=True,
+        cost="below B",
+        colour=GREEN,
+        marker="star",
+    ),
+    Method(name="coreset-random", help="the same B N rows", colour=GRAY, **_CORESET),
+    Method(
+        name="coreset-forgetting",
+        help="the same B N rows, those forgotten most often",
+        options=("table", "join"),
+        beforehand="a full training that is tracked",
+        after="full",
+        colour=GREEN,
+        marker="square",
+        **_CORESET,
+    ),
+    Method(
+        name="coreset-k_center",
+        help="the same B N rows, far from each other",
+        options=("score_weights",),
+        cost="B + 1/(3 T)",
+        beforehand="a full training, whose embeddings it takes",
+        after="full",
+        slow=True,
+        colour=PURPLE,
+        marker="triangle-up",
+        **_CORESET,
+    ),
+    Method(name="drop", given="bench"),
+    Method(name="reed-soft", build=f"{_HERE}.robust:reed_soft", **_LOSS),
+    Method(name="reed-hard", build=f"{_HERE}.robust:reed_hard", **_LOSS),
+    Method(name="l2rw", build=f"{_HERE}.robust:learned", **_LOSS),
+    Method(name="mentornet", build=f"{_HERE}.robust:self_paced", label="self-paced (MentorNet PD)", **_LOSS),
+    Method(name="clean-only", given="bench", label="clean-only (oracle)"),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}
+
+
+def add_method(method: Method, /) -> None:
+    """Add a method of your own to the table.
+
+    Args:
+        method: The entry, with a name that is not taken.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if method.name in METHODS:
+        raise ValueError(f"there is a method {method.name!r} already: give another name")
+    METHODS[method.name] = method
+
+
+def method_names() -> list[str]:
+    """Names that `--sampler` takes, in the order of the table."""
+    return [method.name for method in METHODS.values() if method.given == "name"]
+
+
+def users_of(option: str, /) -> str:
+    """The methods that read an option, as a message names them."""
+    nouns = [
+        method.noun or method.name
+        for method in METHODS.values()
+        if option in method.options and method.given != "bench"
+    ]
+    *others, last = nouns
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def guide_table() -> str:
+    """The table of the methods by name, in Markdown."""
+    rows = [
+        f"| `{each.name}` | {each.help} | {'B T' if each.fewer_epochs else 'T'} | {each.cost} | {each.beforehand} |"
+        for each in METHODS.values()
+        if each.given == "name"
+    ]
+    head = ["| `--sampler` | an epoch | epochs | measured | beforehand |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]).replace("|  |", "| |")
