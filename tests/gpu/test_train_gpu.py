@@ -27,7 +27,7 @@ def catalog(tmp_path_factory):
 
 
 def go(catalog, device, name="unif", mix=None, epochs=3, lr=0.05, **options):
-    setup = Setup(catalog, "mlp", batch_size=64, device=device)
+    setup = Setup(catalog, "mlp", global_batch=64, device=device)
     given = {"rows": N, "epochs": epochs, "budget": Budget(0.5), "seed": 3, "global_batch": 64}
     made = METHODS[name].plan(Inputs(name=name, column=lambda _: np.linspace(0, 2, N), **given))
     if name == "dlis":

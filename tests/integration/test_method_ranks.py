@@ -53,7 +53,7 @@ class StopError(Exception):
 
 catalog, out, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(",")
 ranks = join_ranks("cpu")
-setup = Setup(catalog, "mlp", batch_size=24, ranks=ranks)
+setup = Setup(catalog, "mlp", global_batch=24, ranks=ranks)
 N = len(setup.data)
 given = {"rows": N, "epochs": 3, "budget": Budget(0.4), "seed": 5, "global_batch": 24}
 found = {}

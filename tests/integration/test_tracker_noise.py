@@ -62,7 +62,7 @@ def one_thread():
 def test_averages_separate_wrong_labels(data, one_thread):
     noisy, wrong = data
     assert wrong.mean() == pytest.approx(0.4, abs=0.01)
-    setup = Setup(noisy, "mlp", batch_size=32)
+    setup = Setup(noisy, "mlp", global_batch=32)
     loader = setup.training_loader()
     loader.replace_stream(IndexStream(ROWS, seed=0))
     trackers = Several([Tracker(ROWS), Tracker(ROWS, until=10), Tracker(ROWS, since=EPOCHS - 1)])
@@ -114,7 +114,7 @@ def test_a_search_takes_the_table(data, tmp_path, monkeypatch):
 
 
 def test_a_killed_training_tracks_as_an_undisturbed_one(data, tmp_path, one_thread):
-    setup = Setup(data[0], "mlp", batch_size=250)
+    setup = Setup(data[0], "mlp", global_batch=250)
 
     def go(checkpoint, stop=None):
         class StopError(Exception):

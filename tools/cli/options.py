@@ -116,7 +116,7 @@ def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: An
     flush_denormals()
     for name in ("held_out", "test"):
         given[name] = place(given[name]) if given.get(name) else None
-    return Setup(place(catalog), model, device=one_of("device", device), batch_size=batch_size, **given)
+    return Setup(place(catalog), model, device=one_of("device", device), global_batch=batch_size, **given)
 
 
 def place(catalog: str) -> Path | str:

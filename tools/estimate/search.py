@@ -204,7 +204,7 @@ def estimate_auto(
         auto_job(setup, recipe, scratch, options=probed, **rewards, hooks=[hook])
     if (out / "auto.json").exists():
         return finished("search auto", out / "auto.json")
-    about = {"rows": len(setup.data), "batch_size": setup.batch_size, "epochs": recipe.epochs}
+    about = {"rows": len(setup.data), "batch_size": setup.global_batch, "epochs": recipe.epochs}
     plan = Plan(**{**options, **about})
     intervals = plan.epochs * plan.intervals
     remaining = intervals - max(0, hook.first - 1)

@@ -82,7 +82,7 @@ def auto_job(
         if ranks.writes:
             tell_finished(record_path, finished["finished"])
         return finished | BEFORE  # type: ignore[no-any-return]
-    rows, steps = len(setup.data), len(setup.data) // setup.batch_size
+    rows, steps = len(setup.data), len(setup.data) // setup.global_batch
     begin = time.perf_counter()
     rewarded = settings["reward"]["rows"]
     images, labels = _reward_set(setup, recipe.seed, rewarded + settings["second_rows"])
@@ -107,7 +107,7 @@ def auto_job(
             group,
             rows,
             out,
-            batch_size=setup.batch_size,
+            batch_size=setup.global_batch,
             epochs=recipe.epochs,
             seed=recipe.seed,
             catalog=setup.data.fingerprint,
@@ -116,7 +116,7 @@ def auto_job(
             progress=show,
             **options,
         )
-    trained = int(result.steps.sum()) * setup.batch_size * options["population"]
+    trained = int(result.steps.sum()) * setup.global_batch * options["population"]
     evaluated = result.rewards.size * len(held_out[1])
     record = {
         **settings,
@@ -162,10 +162,10 @@ def _settings(
         "held_out_fingerprint": held_out.fingerprint,
         "held_out_rows": len(held_out),
         "reward": {"kind": reward, "rows": min(reward_rows, len(held_out))},
-        "batch_size": setup.batch_size,
+        "global_batch": setup.global_batch,
         "augment": setup.augment,
         "recipe": asdict(recipe),
-        "auto": {**options, "batch_size": setup.batch_size},
+        "auto": {**options, "batch_size": setup.global_batch},
     }
 
 
@@ -189,10 +189,10 @@ def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
     height, width = plain.size
     if transform == plain and 4 * rows * setup.input_channels * height * width <= KEPT:
         loader.replace_stream(Sequential(0, rows))
-        kept = Kept(loader, setup.batch_size)
+        kept = Kept(loader, setup.global_batch)
         loader.close()
         return kept
-    return Streamed(loader, setup.batch_size, rows // setup.batch_size, seed)
+    return Streamed(loader, setup.global_batch, rows // setup.global_batch, seed)
 
 
 def _reward_set(setup: Setup, seed: int, rows: int) -> tuple[Tensor, Tensor]:

@@ -154,7 +154,7 @@ def prepare_training(
         "augment": setup.augment,
         "stream": loader.stream.fingerprint,
         "transform": plain(setup.transforms[0].as_dict()),
-        "batch_size": setup.batch_size,
+        "global_batch": setup.global_batch,
         "recipe": asdict(recipe),
         "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
         "tracked": track,

@@ -63,7 +63,7 @@ def settings_of(run: TrainRecord, /, data: str = "") -> dict[str, str]:
     recipe = {name: value for name, value in document.get("recipe", {}).items() if name != "seed"}
     if run.budget < 1 and run.method in FEWER_EPOCHS and isinstance(recipe.get("epochs"), int):
         recipe["epochs"] = round(recipe["epochs"] / run.budget)
-    found = {"model": document.get("model"), "data": data, **recipe, "batch size": document.get("batch_size")}
+    found = {"model": document.get("model"), "data": data, **recipe, "global batch": document.get("global_batch")}
     found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
     found |= {"evaluated on": run.result.evaluated_on if run.result else "nothing"}
     return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in found.items()}

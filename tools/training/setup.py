@@ -46,7 +46,7 @@ class Setup:
         model: Name, see `build_model`.
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
-        batch_size: Images per training step, over all ranks.
+        global_batch: Images per training step, over all ranks.
         augment: Of training images. `standard`: random crops of the image padded by 4 zeros, and flips (large images
             have random resized crops and flips under `none` too); `randaugment`, `mixup` and `ricap` come on top.
         device: `cpu` or `gpu`.
@@ -60,7 +60,7 @@ class Setup:
     model: str
     held_out: Path | str | None = None
     test: Path | str | None = None
-    batch_size: int = 128
+    global_batch: int = 128
     augment: str = "none"
     device: Device = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
@@ -69,11 +69,11 @@ class Setup:
     _checked: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size >= 1` must hold, but got {self.batch_size}")
-        if self.batch_size % self.ranks.world_size:
+        if self.global_batch < 1:
+            raise ValueError(f"`global_batch >= 1` must hold, but got {self.global_batch}")
+        if self.global_batch % self.ranks.world_size:
             raise ValueError(
-                f"`batch_size` must be a multiple of the ranks, but got {self.batch_size} for {self.ranks.world_size}"
+                f"`global_batch` must be a multiple of the {self.ranks.world_size} ranks, but got {self.global_batch}"
             )
         if self.augment not in AUGMENT:
             raise ValueError(f"`augment` must be one of {', '.join(AUGMENT)}, but got {self.augment!r}")
@@ -166,7 +166,7 @@ class Setup:
 
         A batch is `factor` times as large.
         """
-        share = self.batch_size // self.ranks.world_size * factor
+        share = self.global_batch // self.ranks.world_size * factor
         stream = IndexStream(len(self.data) if rows is None else len(rows))
         return self._loader(self.data, stream, self.transforms[0], share, self.reading, rows)
 

@@ -20,7 +20,7 @@ OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}
 
 
 def setup_of(digits, model="mlp", **given):
-    return Setup(digits.train, model, **{"held_out": digits.held_out, "batch_size": 32, **given})
+    return Setup(digits.train, model, **{"held_out": digits.held_out, "global_batch": 32, **given})
 
 
 def replay(setup, schedule):

@@ -111,7 +111,7 @@ def test_train(fails, digits, scored, tmp_path):
     fails("unknown model 'nope'", "train", digits.train, "-o", out, "--model", "nope")
     fails("must be cosine", "train", digits.train, "-o", out, "--schedule", "exp")
     fails("--device must be cpu or gpu", "train", digits.train, "-o", out, "--device", "tpu")
-    fails("batch_size >= 1", "train", digits.train, "-o", out, "--batch-size", 0)
+    fails("global_batch >= 1", "train", digits.train, "-o", out, "--batch-size", 0)
     fails("training set itself", "train", digits.train, "-o", out, "--held-out", digits.train)
     fails("give both", "train", digits.train, "-o", out, "--table", scored / "table")
     sampler = ("--sampler", tmp_path / "none.json", "--table", scored / "table")

@@ -60,7 +60,7 @@ def test_training_costs_no_extra_image(done):
 
 def test_the_loader_gives_the_crops_that_were_scored(done, digits):
     """A batch's images are cut out by the windows of its rows, and not whole."""
-    setup = Setup(digits.train, "mlp", batch_size=10)
+    setup = Setup(digits.train, "mlp", global_batch=10)
     loader = setup.training_loader(rows=crop_rows(done / "f", setup))
     loader.replace_stream(IndexStream(np.eye(1, CROPS * ROWS, 7)[0], draws=10))
     (batch,) = loader

@@ -283,8 +283,8 @@ def test_weights_of_another_catalog_are_refused(jobs, tmp_path, capsys):
 
 
 def test_the_global_batch_counts_and_not_how_many_ranks_share_it(digits):
-    alone = Setup(digits.train, "mlp", batch_size=64)
-    shared = Setup(digits.train, "mlp", batch_size=64, ranks=Ranks(1, 4))
+    alone = Setup(digits.train, "mlp", global_batch=64)
+    shared = Setup(digits.train, "mlp", global_batch=64, ranks=Ranks(1, 4))
     mine, theirs = (loader_identity(setup.training_loader()) for setup in (alone, shared))
     assert mine == theirs
     assert mine["global_batch"] == 64
@@ -372,7 +372,7 @@ def test_values_in_arguments_are_equal_where_they_say_the_same():
 
 
 def test_a_loss_of_torch_counts_with_its_smoothing(digits, tmp_path):
-    setup = Setup(digits.train, "mlp", batch_size=250)
+    setup = Setup(digits.train, "mlp", global_batch=250)
 
     class Rows(torch.nn.CrossEntropyLoss):
         def forward(self, logits, batch, _epoch):

@@ -213,7 +213,7 @@ class AutoCell:
             "catalog_fingerprint": setup.data.fingerprint,
             "stream": loader.stream.fingerprint,
             "recipe": asdict(recipe),
-            "batch_size": setup.batch_size,
+            "global_batch": setup.global_batch,
             "identity": training_identity(
                 model,
                 loader,

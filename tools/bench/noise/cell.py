@@ -208,7 +208,7 @@ class Cell:
             "stream": self.loader.stream.fingerprint,
             "criterion": repr(loss),
             "recipe": asdict(recipe),
-            "batch_size": setup.batch_size,
+            "global_batch": setup.global_batch,
             "identity": training_identity(
                 model,
                 self.loader,

@@ -139,7 +139,7 @@ class Sampling:
             epochs=recipe.epochs,
             budget=self.budget,
             seed=recipe.seed,
-            global_batch=setup.batch_size,
+            global_batch=setup.global_batch,
             mode=self.mode,
             factor=factor,
             irreducible=self.column or "loss",

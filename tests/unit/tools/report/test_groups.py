@@ -20,7 +20,7 @@ def run(folder: Path, method: str, seed: int, last: float, **changed) -> None:
     history = [{"epoch": 0, "accuracy": {"test": last - 1}}, {"epoch": 1, "accuracy": {"test": last}}]
     recipe = {"epochs": 2, "lr": 0.1, "seed": seed, **changed.pop("recipe", {})}
     content = {"method": method, "seed": seed, "model": "mlp", "catalog": folder / "absent", "recipe": recipe}
-    content |= {"batch_size": 32, "sampling": {"budget": 1.0}, "catalog_fingerprint": f"data-{seed}"}
+    content |= {"global_batch": 32, "sampling": {"budget": 1.0}, "catalog_fingerprint": f"data-{seed}"}
     content |= {"history": history, "result": {"set": "test", "last": last, "best": last, "best_epoch": 1}, **changed}
     write_record(folder / "run.json", "train", content)
 

@@ -22,7 +22,7 @@ DEEP = "[" * 1500 + "]" * 1500
 def run(folder: Path, method: str, seed: int) -> None:
     """A finished training."""
     history = [{"epoch": i, "accuracy": {"test": 70.0 + i}} for i in range(2)]
-    content = {"method": method, "seed": seed, "model": "mlp", "catalog": folder / "absent", "batch_size": 32}
+    content = {"method": method, "seed": seed, "model": "mlp", "catalog": folder / "absent", "global_batch": 32}
     content |= {"recipe": {"epochs": 2, "lr": 0.1}, "sampling": {"budget": 1.0}, "catalog_fingerprint": "data"}
     content |= {"history": history, "result": {"set": "test", "last": 71.0, "best": 71.0, "best_epoch": 1}}
     write_record(folder / "run.json", "train", content | {"seconds": 2.0, "augment": "none"})

@@ -12,7 +12,7 @@ from drawstream.tools.training.setup import Setup
 
 @pytest.fixture
 def setup(digits):
-    return Setup(digits.train, "mlp", digits.held_out, digits.test, batch_size=64)
+    return Setup(digits.train, "mlp", digits.held_out, digits.test, global_batch=64)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def eleven_classes():
 
 def test_a_killed_run_goes_on_with_its_own_data_alone(digits, tmp_path):
     """Another augmentation, seed of the stream or method in the same folder is refused, with both sides."""
-    setup = Setup(digits.train, "mlp", batch_size=50)
+    setup = Setup(digits.train, "mlp", global_batch=50)
     loader = setup.training_loader()
     recipe = Recipe(2, 0.05)
     path = tmp_path / "checkpoint.pt"
@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_with_its_own_data_alone(digits, tmp_path):
     loader.replace_stream(IndexStream(500, seed=1))
     with pytest.raises(ValueError, match=r"started with stream '?[0-9a-f]{12}'?, not '?[0-9a-f]{12}'?: give another"):
         train(setup.build(0), loader, recipe, checkpoint=path)
-    augmented = Setup(digits.train, "mlp", batch_size=50, augment="standard")
+    augmented = Setup(digits.train, "mlp", global_batch=50, augment="standard")
     with pytest.raises(ValueError, match=r"transform.crop 'none', not 'pad'; transform.flip False, not True: give"):
         train(augmented.build(0), augmented.training_loader(), recipe, checkpoint=path)
     run = train(setup.build(0), setup.training_loader(), recipe, checkpoint=path)

@@ -131,7 +131,7 @@ def test_l2rw_gives_wrong_labels_less_weight_counts_its_work_and_keeps_out_of_th
 
 @pytest.mark.parametrize("name", ["paced", "l2rw"])
 def test_a_stopped_run_goes_on_to_the_same_weights(digits, tmp_path, name):
-    setup = Setup(digits.train, "mlp", digits.held_out, digits.test, batch_size=64)
+    setup = Setup(digits.train, "mlp", digits.held_out, digits.test, global_batch=64)
     batch = next(iter(setup.evaluation_loaders()["held_out"]))
 
     class StopError(Exception):
@@ -166,7 +166,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(digits, tmp_path, name):
 
 
 def test_a_checkpoint_of_another_loss_is_refused(digits, tmp_path):
-    setup, path = Setup(digits.train, "mlp", batch_size=64), tmp_path / "checkpoint.pt"
+    setup, path = Setup(digits.train, "mlp", global_batch=64), tmp_path / "checkpoint.pt"
     train(setup.build(0), setup.training_loader(), Recipe(epochs=1), checkpoint=path, criterion=Reed("soft"))
     for other in (None, Reed("hard")):
         with pytest.raises(ValueError, match=r"started with loss 'Reed\(soft, beta=0.95\)', not .*another output"):
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_loss_is_refused(digits, tmp_path):
 
 
 def test_cross_entropy_as_a_criterion_is_the_default(digits):
-    setup = Setup(digits.train, "mlp", batch_size=64)
+    setup = Setup(digits.train, "mlp", global_batch=64)
     default, given = setup.build(0), setup.build(0)
     a = train(default, setup.training_loader(), Recipe(epochs=2))
     b = train(given, setup.training_loader(), Recipe(epochs=2), criterion=Reed("soft", 1.0))

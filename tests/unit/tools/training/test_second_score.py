@@ -17,7 +17,7 @@ OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}
 
 @pytest.fixture
 def setup(digits):
-    return Setup(digits.train, "mlp", held_out=digits.held_out, batch_size=32)
+    return Setup(digits.train, "mlp", held_out=digits.held_out, global_batch=32)
 
 
 def test_second_scores_are_of_the_other_images_and_change_nothing(setup, tmp_path):

@@ -22,7 +22,7 @@ class StopError(Exception):
 
 @pytest.fixture
 def setup(digits):
-    return Setup(digits.train, "mlp", batch_size=50)
+    return Setup(digits.train, "mlp", global_batch=50)
 
 
 def planned(name, share=0.5, epochs=4, seed=3):
@@ -314,7 +314,7 @@ def test_selectors_score_images_that_are_not_mixed(setup):
 
 
 def test_scoring_leaves_batchnorm_alone(setup, digits):
-    resnet = Setup(digits.train, "resnet8", batch_size=50)
+    resnet = Setup(digits.train, "resnet8", global_batch=50)
     selector = RHOLoss(np.zeros(ROWS), factor=2)
     _, model = go(resnet, IndexStream(ROWS, seed=3), LoopParts(selector=selector, global_batch=50), Recipe(1))
     steps = {int(value) for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
@@ -322,7 +322,7 @@ def test_scoring_leaves_batchnorm_alone(setup, digits):
 
 
 def test_evaluation_is_not_work(digits):
-    setup = Setup(digits.train, "mlp", digits.held_out, digits.test, batch_size=50)
+    setup = Setup(digits.train, "mlp", digits.held_out, digits.test, global_batch=50)
     run, _ = go(setup, IndexStream(ROWS), LoopParts(), Recipe(2), evaluate=setup.evaluation_loaders())
     assert (run.forward, run.backward) == (1000, 1000)
     assert run.effective_budget(2 * ROWS) == 1.0 and run.effective_budget(2 * ROWS, before=300) == 1.1
