@@ -80,13 +80,13 @@ for name in names:
         if stop:
             try:
                 model, loader, recipe, parts = start()
-                train(model, loader, recipe, parts=method, ranks=ranks, checkpoint=checkpoint, on_epoch=leave)
+                train(model, loader, recipe, parts=parts, ranks=ranks, checkpoint=checkpoint, on_epoch=leave)
             except StopError:
                 ranks.wait()
         model, loader, recipe, parts = start()
         steps = []
         model.register_full_backward_hook(lambda *_: steps.append(1))
-        run = train(model, loader, recipe, parts=method, ranks=ranks, checkpoint=checkpoint)
+        run = train(model, loader, recipe, parts=parts, ranks=ranks, checkpoint=checkpoint)
         found[f"{name}-resumed" if stop else name] = {
             "counts": run.counts.tolist(),
             "work": [[epoch.forward, epoch.backward] for epoch in run.history],

@@ -147,7 +147,7 @@ def test_scores_of_a_csv_join_a_table_wherever_one_is_read(digits, tmp_path, cap
     ]
     assert main(odd) == 2
     err = capsys.readouterr().err
-    assert "--table goes with a sampler.json, rho, coreset-forgetting or your own sampler, but --sampler is" in err
+    assert "--table goes with a sampler.json, your own sampler, rho or coreset-forgetting, but --sampler is" in err
     p = np.load(tmp_path / "p.npy")
     lowest, highest = np.quantile(WEIGHTS, 0.4) > WEIGHTS, np.quantile(WEIGHTS, 0.8) < WEIGHTS
     assert (p[lowest] > 0).all() and (p[highest] == 0).all()  # the worst half is left out, each row by its own score
