@@ -127,8 +127,9 @@ def pack(
     Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
     """
     from drawstream.pipeline import open_source
-    from drawstream.pipeline.shards.pack import BadImagesError, PackResult
+    from drawstream.pipeline.shards.pack import BadImagesError, PackResult, check_pack, holds_pack
     from drawstream.pipeline.shards.pack import pack as run
+    from drawstream.pipeline.shards.staging import check_target
     from drawstream.tools.jobs.pack import finished_before, list_bad, tell_source
     from drawstream.tools.runs.record import write_record
 
@@ -147,10 +148,10 @@ def pack(
     }
     told = tell_source(opened)
     if dry_run:
-        from drawstream.tools.estimate.data import estimate_pack
-        from drawstream.tools.estimate.stages import tell
-
-        tell(estimate_pack(opened, out, **options), json_path)
+        check_target(out, replaceable=overwrite and holds_pack(out))
+        rows = check_pack(opened, encoding=encoding, quality=quality, limit=limit, holdout=holdout)
+        text = f"a dry run, nothing was written: {rows} images would be packed into {out}"
+        finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, json_path, text)
         return
 
     def record(done: PackResult, folder: Path) -> None:

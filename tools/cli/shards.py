@@ -52,7 +52,7 @@ def index(
 
     Images with captions (img2dataset): drawstream index /data/cc3m --label none
     """
-    from drawstream.pipeline.shards.index import IndexResult
+    from drawstream.pipeline.shards.index import IndexResult, check_index
     from drawstream.pipeline.shards.index import index as run
     from drawstream.pipeline.shards.labels import Selection
     from drawstream.pipeline.shards.pack import BadImagesError
@@ -63,10 +63,9 @@ def index(
     selection = Selection(tuple(chosen), label, skip_empty, skip_bad is not None)
     one_or_all = shards[0] if len(shards) == 1 else shards
     if dry_run:
-        from drawstream.tools.estimate.data import estimate_index
-        from drawstream.tools.estimate.stages import tell
-
-        tell(estimate_index(one_or_all, out=out, selection=selection, overwrite=overwrite, workers=workers), json_path)
+        paths, root = check_index(one_or_all, out=out, overwrite=overwrite)
+        text = f"a dry run, nothing was written: {len(paths)} shards would be indexed into {root}"
+        finish({"job": "index", "dry_run": True, "out": str(root), "shards": len(paths)}, json_path, text)
         return
     result: dict[str, Any] = {}
 

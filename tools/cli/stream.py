@@ -1,6 +1,5 @@
 """`drawstream stream`: look at a stream, count what it draws, export its orders, compare two schedules."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -342,9 +341,9 @@ def _write_idx(
 
 def _room(place: Path, draws: int) -> None:
     """Refuse an export that the disk cannot hold."""
-    from drawstream.tools.estimate.stages import standing
+    from drawstream.tools.estimate.stages import free_disk
 
-    need, free = draws * BYTES, shutil.disk_usage(standing(place)).free
+    need, free = draws * BYTES, free_disk(place)
     if need > free:
         raise ValueError(
             f"{place}: {draws} draws take {need / 1e9:.0f} GB, but {free / 1e9:.1f} GB of the disk are free: "

@@ -1,1 +1,1 @@
-"""`--dry-run`: what a long job will take, from its own first steps."""
+"""`--dry-run`: the checks of a long job, and a simple estimate of its time, disk and memory."""

@@ -1,6 +1,7 @@
 """Dry runs: what they say beside what the real jobs do, and that they leave no trace."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline import Catalog
 from drawstream.tools.cli.app import main
-from drawstream.tools.demo import PLANS
-from drawstream.tools.estimate.clock import Clock
-from drawstream.tools.estimate.data import estimate_pack
-from drawstream.tools.estimate.probe import Enough, rehearsed
+from drawstream.tools.estimate.probe import Probe, ProbeDone, scratch_folder
 from drawstream.tools.estimate.stages import Estimate, Stage, duration, size
 from drawstream.tools.training.loop import Recipe, make_optimizer
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
 
-def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Every file below a folder, by its content and time."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size, path.read_bytes())
-        if path.is_file()
-        else (path.stat().st_mtime_ns, 0, b"")
-        for path in [folder, *folder.rglob("*")]
-    }
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder, by its time and content."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in paths}
 
 
 def bytes_of(folder: Path) -> int:
@@ -36,7 +30,7 @@ def bytes_of(folder: Path) -> int:
 
 @pytest.fixture(autouse=True)
 def short_probes(monkeypatch):
-    for module in ("clock", "search", "training"):
+    for module in ("probe", "search", "training"):
         monkeypatch.setattr(f"drawstream.tools.estimate.{module}.LIMIT", 0.2)
 
 
@@ -56,7 +50,7 @@ def table(digits, start, tmp_path_factory):
 
 
 def commands(digits, start, table, out: Path) -> dict[str, list[str]]:
-    """A command of each kind, without its output folder's content."""
+    """A command of each kind."""
     train, held_out, small = str(digits.train), ["--held-out", str(digits.held_out)], ["--model", "mlp"]
     swift = ["search", "swift", str(table), "--catalog", train, *held_out, *small, "--start", str(start)]
     return {
@@ -64,11 +58,10 @@ def commands(digits, start, table, out: Path) -> dict[str, list[str]]:
         "features": ["features", train, *small, "--weights", str(start), "-o", str(out)],
         "swift": [*swift, "--trials", "2", "--confirm-top", "1", "--confirm-seeds", "2", "-o", str(out)],
         "auto": ["search", "auto", train, *small, *held_out, "--population", "2", "--epochs", "2", "-o", str(out)],
-        "index": ["index", train, "-o", str(out)],
     }
 
 
-@pytest.mark.parametrize("kind", ["train", "features", "swift", "auto", "index"])
+@pytest.mark.parametrize("kind", ["train", "features", "swift", "auto"])
 def test_a_dry_run_writes_nothing_and_tells_what_the_real_one_writes(kind, digits, start, table, tmp_path, capsys):
     command = commands(digits, start, table, tmp_path / "work" / "out")[kind]
     (tmp_path / "work").mkdir()
@@ -76,40 +69,26 @@ def test_a_dry_run_writes_nothing_and_tells_what_the_real_one_writes(kind, digit
     assert main([*command, "--dry-run", "--json", str(tmp_path / "estimate.json")]) == 0
     assert [tree(folder) for folder in (tmp_path / "work", digits.train, digits.held_out, table)] == before
     told, found = capsys.readouterr().out, json.loads((tmp_path / "estimate.json").read_text())
-    assert "a dry run, nothing was written" in told
-    assert found["dry_run"] is True
-    assert found["seconds"] > 0
-    assert found["most_disk"] >= found["disk"] > 0
-    assert found["memory"] > 0
-    assert all(stage["basis"].split(":")[0].split(" × ")[0] in ("measured", "computed") for stage in found["stages"])
+    assert "a dry run, nothing was written" in told and found["dry_run"] is True
+    assert found["seconds"] > 0 and found["memory"] > 0 and found["most_disk"] >= found["disk"] > 0
+    assert all(stage["basis"].split(":")[0] in ("measured", "computed") for stage in found["stages"])
     assert main(command) == 0
     real = bytes_of(tmp_path / "work" / "out")
     assert real / 1.5 < found["disk"] < 1.5 * real
 
 
-def test_bytes_of_a_pack_whose_rows_are_all_tried_are_exact(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["drawstream", "pack"])  # records hold it: pytest's own may be of any length
-    catalog = Catalog.open(digits.train)
-    images = np.zeros((300, 8, 8), np.uint8)
-    np.savez(tmp_path / "images.npz", images=images, labels=catalog.label[:300])
-    command = ["pack", str(tmp_path / "images.npz"), str(tmp_path / "out"), "--holdout", "50", "--label-noise", "0.2"]
-    assert main([*command, "--dry-run", "--json", str(tmp_path / "e.json")]) == 0
-    assert not (tmp_path / "out").exists()
-    assert main(command) == 0
-    found = json.loads((tmp_path / "e.json").read_text())["disk"]
-    assert abs(found - bytes_of(tmp_path / "out")) < 1000  # of the records, which hold the command
-
-
-def test_a_part_of_the_rows_tells_the_bytes_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr("drawstream.tools.estimate.data.LIMIT", 0.0)  # the first probe is the last
-    source = ArraySource(np.zeros((2000, 8, 8), np.uint8), np.arange(2000) % 10)
-    stage = estimate_pack(source, tmp_path / "out", holdout=500, label_noise=0.2).stages[0]
-    assert "64 of 2000 rows" in stage.basis
-    from drawstream.pipeline.shards.pack import pack
-
-    pack(source, tmp_path / "out", holdout=500, label_noise=0.2)
-    real = bytes_of(tmp_path / "out")
-    assert real / 1.1 < stage.disk < 1.1 * real
+def test_dry_runs_of_pack_and_index_check_and_write_nothing(digits, tmp_path, capsys):
+    labels = Catalog.open(digits.train).label
+    np.savez(tmp_path / "images.npz", images=np.zeros((300, 8, 8), np.uint8), labels=labels[:300])
+    pack = ["pack", str(tmp_path / "images.npz"), str(tmp_path / "out"), "--dry-run"]
+    index = ["index", str(digits.train), "--dry-run"]
+    before = [tree(folder) for folder in (tmp_path, digits.train)]
+    assert main(pack) == main([*index, "-o", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "300 images would be packed" in told and "5 shards would be indexed" in told
+    assert main([*pack, "--holdout", "300"]) == 2 and "holdout must be" in capsys.readouterr().err
+    assert main(index) == 2 and "--overwrite" in capsys.readouterr().err
+    assert [tree(folder) for folder in (tmp_path, digits.train)] == before
 
 
 BAD = {
@@ -117,11 +96,10 @@ BAD = {
     "features": (["--measures", "nothing"], ["--engine", "slurm"]),
     "swift": (["--agent", "nobody"], ["--workers", "0"], ["--features", "nothing"]),
     "auto": (["--interval", "0"], ["--reward-rows", "0"], ["--exploration", "wild"], ["--augment", "mixup"]),
-    "index": (),
 }
 
 
-@pytest.mark.parametrize("kind", ["train", "features", "swift", "auto"])
+@pytest.mark.parametrize("kind", BAD)
 def test_bad_input_is_told_as_by_the_real_run(kind, digits, start, table, tmp_path, capsys):
     command = commands(digits, start, table, tmp_path / "out")[kind]
     for wrong in BAD[kind]:
@@ -132,21 +110,17 @@ def test_bad_input_is_told_as_by_the_real_run(kind, digits, start, table, tmp_pa
         assert lines[0] == lines[1], wrong
 
 
-def test_what_lies_in_the_folder_is_refused_as_by_the_real_run(digits, start, table, tmp_path, capsys):
-    first = commands(digits, start, table, tmp_path / "out")
-    for kind, change in (("train", ["--lr", "0.1"]), ("auto", ["--seed", "5"])):
-        folder = tmp_path / kind
-        command = [str(folder) if each == str(tmp_path / "out") else each for each in first[kind]]
-        assert main(command) == 0
-        capsys.readouterr()
-        assert main([*command, "--dry-run"]) == 0
-        assert "finished" in capsys.readouterr().out
-        before, lines = tree(folder), []
-        for dry in ([], ["--dry-run"]):
-            assert main([*command, *change, *dry]) == 2
-            lines.append(capsys.readouterr().err.splitlines()[-1])
-        assert lines[0] == lines[1]
-        assert tree(folder) == before
+@pytest.mark.parametrize(("kind", "change"), [("train", ["--lr", "0.1"]), ("auto", ["--seed", "5"])])
+def test_a_folder_with_another_job_is_refused_as_by_the_real_run(kind, change, digits, start, table, tmp_path, capsys):
+    folder = tmp_path / "out"
+    command = commands(digits, start, table, folder)[kind]
+    assert main(command) == main([*command, "--dry-run"]) == 0
+    assert "finished" in capsys.readouterr().out
+    before, lines = tree(folder), []
+    for dry in ([], ["--dry-run"]):
+        assert main([*command, *change, *dry]) == 2
+        lines.append(capsys.readouterr().err.splitlines()[-1])
+    assert lines[0] == lines[1] and tree(folder) == before
 
 
 def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys, monkeypatch):
@@ -165,38 +139,37 @@ def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys
     before = tree(tmp_path / "out")
     assert main([*command, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "2 epochs are done and would not be done again" in told
-    assert "3 epochs" in told
+    assert "2 epochs are done and would not be done again" in told and "3 epochs" in told
     assert tree(tmp_path / "out") == before
     assert main([*command, "--dry-run", "--lr", "0.3"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert str(tmp_path / "out/checkpoint.pt") in line
-    assert "this job was started with recipe.lr 0.05, not 0.3: give another output folder" in line
+    assert str(tmp_path / "out/checkpoint.pt") in line and "recipe.lr 0.05, not 0.3" in line
 
 
-def test_a_clock_stops_any_loop_and_counts_its_steps():
+@pytest.mark.parametrize(("ranks", "steps"), [(1, 5), (2, 20)])
+def test_a_probe_stops_any_loop_and_counts_its_steps(ranks, steps):
     model = nn.Linear(2, 2)
     optimizer = make_optimizer(model, Recipe(1, 0.1))
-    with Clock(0.01) as clock:
+    with Probe(ranks=ranks) as probe:
         while True:
+            time.sleep(0.02 if ranks == 1 else 0)
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
-    assert clock.stopped
-    assert clock.units == len(clock.marks) > 5
-    assert 0 < clock.unit_seconds < 0.1
+    assert probe.stopped and probe.count >= steps and (ranks == 1 or probe.count == steps)
+    assert ranks > 1 or probe.unit_seconds == pytest.approx(0.02, rel=0.5)
+    count = probe.count
     optimizer.step()
-    assert clock.units == len(clock.marks), "it listens no longer"
+    assert probe.count == count
 
 
 def test_errors_name_the_real_folder(tmp_path):
     (tmp_path / "study.db").write_bytes(b"x")
-    with pytest.raises(ValueError, match="other") as caught, rehearsed(tmp_path, ["*.db"]) as scratch:
+    with pytest.raises(ValueError, match="other") as caught, scratch_folder(tmp_path, ["*.db"]) as scratch:
         assert (scratch / "study.db").read_bytes() == b"x"
         raise ValueError(f"{scratch / 'study.db'}: other")
-    assert str(caught.value) == f"{tmp_path / 'study.db'}: other"
-    assert not scratch.exists()
-    with pytest.raises(Enough), rehearsed(tmp_path):
-        raise Enough
+    assert str(caught.value) == f"{tmp_path / 'study.db'}: other" and not scratch.exists()
+    with pytest.raises(ProbeDone), scratch_folder(tmp_path):
+        raise ProbeDone
 
 
 def test_totals_and_what_does_not_fit(tmp_path):
@@ -204,22 +177,22 @@ def test_totals_and_what_does_not_fit(tmp_path):
     estimate = Estimate("train", tmp_path / "new" / "out", stages)
     assert (estimate.seconds, estimate.disk, estimate.most_disk, estimate.memory) == (3.0, 110, 160, 7)
     assert not estimate.warnings()
-    assert Estimate("train", None, (*stages, Stage("c", None, 0, 0, "unknown"))).seconds is None
-    huge = Estimate("train", tmp_path, (Stage("a", 1.0, 1 << 60, 1 << 60, "computed"),))
-    disk, memory = huge.warnings()
-    assert str(tmp_path) in disk
-    assert "memory" in memory
+    assert Estimate("train", tmp_path, (*stages, Stage("c", None, 0, 0, "unknown"))).seconds is None
+    disk, memory = Estimate("train", tmp_path, (Stage("a", 1.0, 1 << 60, 1 << 60, "computed"),)).warnings()
+    assert str(tmp_path) in disk and "memory" in memory
     assert stages[1].times(3, "3 runs") == Stage("b", 6.0, 30, 7, "3 runs × (computed)", spare=50)
     assert [size(n) for n in (0, 999, 1500, 2_345_678, 5e9)] == ["–", "999 B", "1.5 kB", "2.35 MB", "5 GB"]
     assert [duration(s) for s in (None, 1.25, 600, 9000)] == ["unknown", "1.2 s", "10 min", "2 h 30 min"]
 
 
-@pytest.mark.parametrize("command", [["demo"], ["bench", "noise", "--noise", "0.4"], ["bench", "auto", "--noise", "0"]])
+@pytest.mark.parametrize(
+    "command",
+    [["demo"], ["bench", "noise", "--noise", "0.4"], ["bench", "auto", "--noise", "0"], ["bench", "budget"]],
+)
 @pytest.mark.slow
 def test_dry_runs_of_the_demo_and_the_benchmarks(command, tmp_path, monkeypatch):
-    assert PLANS["digits"].trials == 60
     monkeypatch.chdir(tmp_path)
-    extra = [] if command[0] == "bench" else ["--seeds", "0,1"]
-    assert main([*command, "--data", "digits", *extra, "--dry-run", "--json", str(tmp_path / "e.json")]) == 0
+    command = [*command, "--data", "digits", "--seeds", "0,1", "--dry-run", "--json", str(tmp_path / "e.json")]
+    assert main(command) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
     assert json.loads((tmp_path / "e.json").read_text())["seconds"] > 0
