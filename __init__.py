@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.loader import Loader as Loader
     from drawstream.pipeline.reading.bad_samples import BadSample as BadSample
     from drawstream.pipeline.reading.bad_samples import BadSampleError as BadSampleError
+    from drawstream.pipeline.reading.options import Reading as Reading
     from drawstream.pipeline.replay import read_replay as read_replay
     from drawstream.pipeline.shards.catalog import Catalog as Catalog
     from drawstream.pipeline.shards.catalog_file import AlteredCatalogError as AlteredCatalogError

@@ -20,7 +20,7 @@ from drawstream.features.grad_norm import HeadInput, full_grad_norms
 from drawstream.features.measures import measure
 from drawstream.features.options import HALF, Scoring
 from drawstream.features.table.table import FIXED
-from drawstream.pipeline import Catalog, Loader
+from drawstream.pipeline import Catalog, Loader, Reading
 from drawstream.pipeline.loader import Batch
 from drawstream.samplers import Sequential
 
@@ -172,9 +172,8 @@ class ShardScorer:
                 rows=self._crops,
                 transform=self._scoring.transform,
                 batch_size=options.batch_size,
-                device=options.device,
-                device_id=self._device_id,
-                threads=self._threads,
+                device=f"gpu:{self._device_id}" if options.device == "gpu" else "cpu",
+                reading=Reading(threads=self._threads),
             )
         self._loader.replace_stream(rows)
         return self._loader

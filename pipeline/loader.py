@@ -3,11 +3,12 @@
 import os
 import reprlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
-from typing import Any, Literal, NoReturn, SupportsIndex
+from typing import Any, NoReturn, ParamSpec, SupportsIndex
 
 import numpy as np
 import torch
@@ -17,19 +18,19 @@ from torch import Tensor
 
 from drawstream.pipeline.images.graph import Geometry, GraphSpec, build_pipeline
 from drawstream.pipeline.images.transform import Transform
-from drawstream.pipeline.place import Place, Stream, draws_of, whole, whole_ranks
-from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSample, BadSampleError, BadSamples, OnBad, name_sample
+from drawstream.pipeline.numbers import MOST, whole, whole_ranks
+from drawstream.pipeline.place import Place, Stream, draws_of
+from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSample, BadSampleError, BadSamples, name_sample
 from drawstream.pipeline.reading.metrics import Meter
+from drawstream.pipeline.reading.options import Reading
 from drawstream.pipeline.reading.plan import Plan, steps
-from drawstream.pipeline.reading.quarantine import read_quarantine
-from drawstream.pipeline.reading.read import Checksum, ShardFiles
+from drawstream.pipeline.reading.read import ShardFiles
 from drawstream.pipeline.reading.read_ahead import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
 from drawstream.pipeline.reading.refused import undecodable
 from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
-from drawstream.pipeline.shards.remote import Remote
 from drawstream.samplers import IndexStream, RowSampler
 
-MOST = 1 << 24  # images of a batch, threads: DALI makes something for each of them
+P = ParamSpec("P")
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
 
@@ -51,6 +52,24 @@ class Batch:
     weights: Tensor
 
 
+OLD_OPTIONS = {name: name for name in Reading.__slots__} | {"read_ahead": "ahead"}
+
+
+def _refuse_old_options(init: Callable[P, None], /) -> Callable[P, None]:
+    """Name the place of options that `Loader` took by itself once."""
+
+    @wraps(init)
+    def checked(*args: P.args, **options: P.kwargs) -> None:
+        for name in options:
+            if name in OLD_OPTIONS:
+                raise TypeError(f"`{name}` is an option of Reading: give `reading=Reading({OLD_OPTIONS[name]}=…)`")
+            if name == "device_id":
+                raise TypeError("`device_id` is part of the device: give `device='gpu:N'`")
+        init(*args, **options)
+
+    return checked
+
+
 class Loader:
     """Iterates the batches of one rank; the order is the stream's and does not depend on ranks, threads or prefetch.
 
@@ -70,6 +89,7 @@ class Loader:
         >>> validation = Loader(held_out, batch_size=512)  # no stream: every row once, in order, evaluation transform
     """
 
+    @_refuse_old_options
     def __init__(
         self,
         catalog: Catalog,
@@ -82,17 +102,8 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
-        device: Literal["cpu", "gpu"] = "cpu",
-        device_id: int = 0,
-        threads: int | None = None,
-        prefetch: int = 2,
-        read_ahead: int = 4,
-        read_threads: int = 1,
-        checksum: Checksum = "always",
-        remote: Remote | None = None,
-        on_bad: OnBad = "raise",
-        max_bad: int = 100,
-        quarantine: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
+        reading: Reading = Reading(),
     ) -> None:
         """Prepare a loader; nothing is read before the first batch.
 
@@ -107,68 +118,42 @@ class Loader:
             rank: This process, in [0, world_size).
             world_size: Number of processes.
             drop_last: Leave out the last global batch when it is not full.
-            device: `cpu`, or `gpu` for decoding and transforms there.
-            device_id: Which GPU.
-            threads: DALI's worker threads; all cores of this process by default.
-            prefetch: Runs that DALI computes ahead; a run is a batch, or for small raw images a few batches.
-            read_ahead: Runs of DALI whose bytes are read ahead of it.
-            read_threads: Threads that read; one keeps up with local disks, more hide the latency of network storage.
-            checksum: Hold every read against the catalog's checksums (`always`), only the first read of each sample
-                (`first`), or none (`never`). Without it damaged pixels go into the training unnoticed.
-            remote: How the shards of a remote catalog are read: by default whole, into a cache on local disk.
-            on_bad: What becomes of a sample that is damaged or does not decode: `raise` an error, or `substitute`
-                another draw of the epoch, the same one whenever and wherever this position is read.
-            max_bad: Most samples that are replaced; one more raises.
-            quarantine: List that `drawstream verify --quarantine` wrote: these samples are replaced without being read.
+            device: Where to decode and transform: `cpu`, `gpu`, or `gpu:1` for the GPU of that number.
+            reading: Threads, read-ahead, checksums, remote shards, and what to do with bad samples.
 
         Raises:
             TypeError: A number is not a whole one, the stream is none, or the catalog is none.
             ValueError: Stream, rows and catalog do not fit each other, or an option is out of range.
         """
         _check_catalog(catalog)
-        batch_size, prefetch = whole("batch_size", batch_size, least=1), whole("prefetch", prefetch, least=1)
-        read_ahead = whole("read_ahead", read_ahead, least=0)
-        read_threads = whole("read_threads", read_threads, least=1)
-        max_bad, device_id = whole("max_bad", max_bad, least=0), whole("device_id", device_id, least=0)
-        threads = len(os.sched_getaffinity(0)) if threads is None else whole("threads", threads, least=1)
-        for name, value in (("batch_size", batch_size), ("prefetch", prefetch), ("threads", threads)):
-            if value >= MOST:
-                raise ValueError(f"`{name} < {MOST}` must hold, but got {value}")
-        if device not in ("cpu", "gpu"):
-            raise ValueError(f"`device` must be cpu or gpu, but got {device!r}")
-        if device == "gpu" and not torch.cuda.is_available():
-            raise ValueError("`device='gpu'` needs a CUDA device, but there is none: use cpu")
-        self.catalog = catalog
-        self.transform = transform or default_transform(catalog, train=stream is not None)
-        self._rows = rows
-        self._batch_size, self._drop_last = batch_size, drop_last
-        self._rank, self._world_size = whole_ranks(rank, world_size)
         if rows is not None:
             _check_rows(rows, catalog)
+        self._batch_size = whole("batch_size", batch_size, least=1, below=MOST)
+        self._rank, self._world_size = whole_ranks(rank, world_size)
+        self._gpu = _gpu_number(device)
+        self.catalog = catalog
+        self.transform = transform or default_transform(catalog, train=stream is not None)
+        self._rows, self._drop_last, self._reading = rows, drop_last, reading
         self._place = Place(
             "loader",
             stream,
             rows=len(catalog) if rows is None else len(rows.sample_id),
             what="samples in the catalog" if rows is None else "rows in the feature table",
-            batch_size=batch_size,
+            batch_size=self._batch_size,
             rank=self._rank,
             world_size=self._world_size,
             drop_last=drop_last,
         )
         self._spec = graph_spec(catalog, rows, self.transform)
         values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
-        group = max(1, RUN // (values * batch_size)) if self._spec.raw else 1
-        listed = np.empty(0, np.int64) if quarantine is None else read_quarantine(quarantine, catalog)
-        self._bad = BadSamples(catalog, on_bad=on_bad, limit=max_bad, quarantine=listed)
-        self._meter = Meter(nvtx=device == "gpu")
-        self._files = files = ShardFiles(catalog, checksum=checksum, remote=remote)
+        group = max(1, RUN // (values * self._batch_size)) if self._spec.raw else 1
+        self._run_size = self._batch_size * group
+        self._bad = BadSamples(catalog, reading)
+        self._meter = Meter(nvtx=self._gpu is not None)
+        self._files = files = ShardFiles(catalog, checksum=reading.checksum, remote=reading.remote)
         self._reader = Reader(
-            catalog, rows, self._spec, files, self._bad, self._meter, group=group, threads=read_threads
+            catalog, rows, self._spec, files, self._bad, self._meter, group=group, threads=reading.read_threads
         )
-        self._read_ahead = prefetch + read_ahead
-        self._device: Literal["cpu", "gpu"] = device
-        self._device_id = device_id
-        self._options = {"batch_size": batch_size * group, "threads": threads, "prefetch": prefetch}
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
         self._process: int | None = None  # the one that has the threads and the graph
         self._closed = False
@@ -343,16 +328,19 @@ class Loader:
                     self._idle[:] = [(feed, pipeline)]
 
     def _new_graph(self) -> tuple[Feed, Any]:
-        feed = Feed(self._reader, read_ahead=self._read_ahead)
-        graph = build_pipeline(feed, self._spec, device=self._device, device_id=self._device_id, **self._options)
+        reading = self._reading
+        feed = Feed(self._reader, read_ahead=reading.prefetch + reading.ahead)
+        threads = reading.threads or len(os.sched_getaffinity(0))
+        graph = build_pipeline(
+            feed, self._spec, run_size=self._run_size, gpu=self._gpu, threads=threads, prefetch=reading.prefetch
+        )
         return feed, graph
 
     def _batches(self, feed: Feed, pipeline: Any, run: int) -> Iterator[Batch]:
         """The batches of the next DALI run."""
         images: Any = None
-        stream = None
-        if self._device == "gpu":  # DALI's memory is then given back in the order of torch's work on it
-            stream = torch.cuda.current_stream(self._device_id)
+        # on a GPU, DALI's memory is given back in the order of torch's work on it
+        stream = None if self._gpu is None else torch.cuda.current_stream(self._gpu)
         with self._meter.range("drawstream.run"):
             try:
                 with suppress(StopIteration):  # its read failed: `take` raises why
@@ -375,7 +363,7 @@ class Loader:
 
     def _drain(self, feed: Feed, pipeline: Any) -> bool:
         """Let DALI finish the runs it has begun, for it reads the feed's arrays; whether it can serve another pass."""
-        for _ in range(self._options["prefetch"] + 2):
+        for _ in range(self._reading.prefetch + 2):
             try:
                 pipeline.run()
             except StopIteration:
@@ -390,9 +378,7 @@ class Loader:
 
     def _explain(self, error: Exception, prepared: Prepared) -> Exception:
         """Name the samples behind a DALI error, which speaks of the whole run."""
-        samples = undecodable(
-            prepared.samples, prepared.inputs, self._spec, device=self._device, device_id=self._device_id
-        )
+        samples = undecodable(prepared.samples, prepared.inputs, self._spec, gpu=self._gpu)
         if interpreter_ends():  # DALI refuses every image then
             return ENDING
         named = [(sample, name_sample(self.catalog, sample)) for sample in samples]
@@ -445,6 +431,18 @@ def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> Gra
     return GraphSpec(transform, geometry, mirror, raw, resize, channels, catalog.turn is not None, widen)
 
 
+def _gpu_number(device: Any) -> int | None:
+    """Return the number of the GPU that a device names; None for the CPU."""
+    kind, colon, number = str(device).partition(":")
+    if kind not in ("cpu", "gpu") or (colon and (kind == "cpu" or not number.isdecimal())):
+        raise ValueError(f"`device` must be cpu, gpu or gpu:N, but got {device!r}")
+    if kind == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        raise ValueError(f"`device={device!r}` needs a CUDA device, but there is none: use cpu")
+    return int(number or 0)
+
+
 def _check_catalog(catalog: Any) -> None:
     if not isinstance(catalog, Catalog):
         path = isinstance(catalog, str | os.PathLike)
@@ -471,21 +469,21 @@ ROWS = 10_000  # sampled rows: with 28×28 pixels each, the mean is known to abo
 
 
 def channel_statistics(
-    catalog: Catalog, /, *, size: tuple[int, int], **reading: Any
+    catalog: Catalog, /, *, size: tuple[int, int], reading: Reading = Reading()
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over at most 10 000 rows, in units of the stored 0..255.
 
     Args:
         catalog: The training images.
         size: Height and width to which images of another size are brought first, pixels.
-        reading: Keywords of `Loader` that say how it reads, such as `on_bad`.
+        reading: How to read.
 
     Returns:
         Means and standard deviations, rounded to 0.01; a constant channel gets the standard deviation 1.
     """
     zero, one = (0.0,) * catalog.channels, (1.0,) * catalog.channels
     stream = IndexStream(len(catalog), draws=min(len(catalog), ROWS))
-    loader = Loader(catalog, stream, transform=Transform(size, zero, one), batch_size=256, **reading)
+    loader = Loader(catalog, stream, transform=Transform(size, zero, one), batch_size=256, reading=reading)
     total = torch.zeros(2, catalog.channels, dtype=torch.float64)
     pixels = 0
     for batch in loader:

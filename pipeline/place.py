@@ -10,10 +10,10 @@ from typing import Any, Protocol, SupportsIndex
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
+from drawstream.pipeline.numbers import whole
 from drawstream.pipeline.packed import packed, unpacked
 from drawstream.pipeline.reading.plan import Order, Plan
 from drawstream.samplers import IndexStream, Sequential
-from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.orders.stream import require_object
 
 
@@ -110,9 +110,7 @@ class Place:
             TypeError: The epoch is not a whole number.
             ValueError: Not 0 <= epoch < 2**64.
         """
-        number = whole("epoch", epoch, least=0)
-        if number >= 1 << 64:
-            raise ValueError(f"`epoch < 2**64` must hold, but got {number}")
+        number = whole("epoch", epoch, least=0, below=1 << 64)
         framework = _outside() in FRAMEWORKS
         if framework and self._by_hand and number != self.epoch:
             self._warn(
@@ -317,36 +315,6 @@ def _outside() -> str:
     while (name := frame.f_globals.get("__name__", "").partition(".")[0]) == own and frame.f_back is not None:
         frame = frame.f_back
     return str(name)
-
-
-def whole(name: str, value: SupportsIndex, /, *, least: int) -> int:
-    """A whole number of any integer type as an int.
-
-    Raises:
-        TypeError: It is of another type; a bool is one.
-        ValueError: It is below `least`.
-    """
-    number = whole_number(value, f"`{name}`")
-    if number < least:
-        raise ValueError(f"`{name} >= {least}` must hold, but got {number}")
-    return number
-
-
-def whole_ranks(rank: SupportsIndex, world_size: SupportsIndex, /) -> tuple[int, int]:
-    """Rank and number of processes as ints.
-
-    Raises:
-        TypeError: One is not a whole number.
-        ValueError: Not 0 <= rank < world_size.
-    """
-    ranks = whole("world_size", world_size, least=1)
-    try:
-        number = whole("rank", rank, least=0)
-    except ValueError:
-        number = ranks
-    if number >= ranks:
-        raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {rank} of {ranks}")
-    return number, ranks
 
 
 def as_stream(given: Any, /) -> Any:

@@ -26,7 +26,8 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DistributedSampler, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from drawstream.pipeline.place import FRAMEWORKS, Place, Stream, whole, whole_ranks
+from drawstream.pipeline.numbers import whole, whole_ranks
+from drawstream.pipeline.place import FRAMEWORKS, Place, Stream
 from drawstream.pipeline.reading.plan import EvenPlan, Plan
 from drawstream.samplers import RowSampler
 

@@ -92,9 +92,8 @@ def build_pipeline(
     source: Callable[[Any], tuple[Any, ...]],
     spec: GraphSpec,
     *,
-    batch_size: int,
-    device: Literal["cpu", "gpu"],
-    device_id: int,
+    run_size: int,
+    gpu: int | None,
     threads: int,
     prefetch: int,
 ) -> Any:
@@ -104,9 +103,8 @@ def build_pipeline(
         source: Called with DALI's `BatchInfo`, gives one array or list of arrays per input; they must stay as they are
             until the run that they are for is done.
         spec: What the graph does.
-        batch_size: Most images of a run.
-        device: Where it decodes and transforms.
-        device_id: Which GPU.
+        run_size: Most images that it takes at once.
+        gpu: Number of the GPU that decodes and transforms; None: the CPU.
         threads: DALI's worker threads.
         prefetch: Runs that it computes ahead.
 
@@ -117,10 +115,10 @@ def build_pipeline(
     pipeline = dali.pipeline_def(_graph, enable_conditionals=conditional)(
         source,
         spec,
-        device,
-        batch_size=batch_size,
+        "cpu" if gpu is None else "gpu",
+        batch_size=run_size,
         num_threads=threads,
-        device_id=device_id if device == "gpu" else None,
+        device_id=gpu,
         prefetch_queue_depth=prefetch,
     )
     pipeline.build()

@@ -3,16 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.reading.options import Reading
+from drawstream.pipeline.reading.quarantine import read_quarantine
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.samplers.errors import DrawstreamError
-
-OnBad = Literal["raise", "substitute"]
-
 
 LEAVE_OUT = (
     "replace it, or list all such images with `drawstream verify CATALOG --quarantine LIST.json` and leave them out "
@@ -63,28 +61,23 @@ class BadSamples:
     """The bad samples a loader knows of: those of a quarantine list, and those it met. Safe with threads.
 
     Args:
-        catalog: Whose samples.
-        on_bad: What happens to one that is met.
-        limit: Most that are replaced.
-        quarantine: int64 (n,), rows of the catalog that are known to be bad.
+        catalog: The samples.
+        reading: `on_bad`, `max_bad`, and the quarantine list.
 
     Raises:
-        ValueError: Another `on_bad`, a negative limit, or no good sample is left.
+        FileNotFoundError: There is no such list.
+        ValueError: The list is not this catalog's, or no good sample is left.
     """
 
-    def __init__(self, catalog: Catalog, *, on_bad: OnBad, limit: int, quarantine: NDArray[np.int64]) -> None:
-        if on_bad not in ("raise", "substitute"):
-            raise ValueError(f"`on_bad` must be raise or substitute, but got {on_bad!r}")
-        if limit < 0:
-            raise ValueError(f"`max_bad >= 0` must hold, but got {limit}")
-        if len(quarantine) >= len(catalog):
+    def __init__(self, catalog: Catalog, reading: Reading) -> None:
+        listed = reading.quarantine
+        self._known = np.empty(0, np.int64) if listed is None else read_quarantine(listed, catalog)
+        if len(self._known) >= len(catalog):
             raise ValueError(
                 f"the quarantine list holds all {len(catalog)} samples of {catalog.path}: restore the data"
             )
         self._catalog = catalog
-        self._raises = on_bad == "raise"
-        self._limit = limit
-        self._known = np.unique(quarantine)
+        self._reading = reading
         self._met: dict[int, BadSample] = {}
         self._lock = Lock()
 
@@ -96,8 +89,7 @@ class BadSamples:
 
     def known(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
         """Where bad samples stand among these (n,): indices, int64."""
-        known = self._known
-        return np.flatnonzero(np.isin(samples, known)) if len(known) else _NOWHERE
+        return np.flatnonzero(np.isin(samples, self._known)) if len(self._known) else _NOWHERE
 
     def add(self, errors: Iterable[BadSampleError], /) -> None:
         """Take note of bad samples.
@@ -106,15 +98,16 @@ class BadSamples:
             BadSampleError: The first of them, where none is to be replaced; or one that exceeds the limit.
         """
         for error in errors:
-            if self._raises:
+            if self._reading.on_bad == "raise":
                 raise error
             with self._lock:
                 sample = error.sample_id
                 if sample in self._met:
                     continue
-                if len(self._met) >= self._limit:
+                most = self._reading.max_bad
+                if len(self._met) >= most:
                     raise BadSampleError(
-                        f"{error}; {self._limit} other bad samples were replaced already, and `max_bad` allows no more",
+                        f"{error}; {most} other bad samples were replaced already, and `max_bad` allows no more",
                         sample,
                     )
                 shard = self._catalog.shards[int(self._catalog.shard[sample])].path

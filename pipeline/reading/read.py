@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from itertools import count
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from drawstream.pipeline.reading.bad_samples import BadSampleError, name_sample
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.open_files import SHARED, OpenFile, OpenFiles
+from drawstream.pipeline.reading.options import Checksum
 from drawstream.pipeline.reading.ranges import RangeShards
 from drawstream.pipeline.shards.catalog import Catalog, checksum_of
 from drawstream.pipeline.shards.checksum import checksum
 from drawstream.pipeline.shards.remote import Remote
 from drawstream.samplers.files.system import DESCRIPTORS, fault_of, system_fault
-
-Checksum = Literal["always", "first", "never"]
 
 _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
 
@@ -113,9 +112,6 @@ class ShardFiles:
             sample, `never` none.
         pool: Keeps the files open; by default that of the process.
         remote: How the shards of a remote catalog are read; of no effect on a local one.
-
-    Raises:
-        ValueError: Another `checksum`.
     """
 
     def __init__(
@@ -126,8 +122,6 @@ class ShardFiles:
         pool: OpenFiles = SHARED,
         remote: Remote | None = None,
     ) -> None:
-        if checksum not in ("always", "first", "never"):
-            raise ValueError(f"`checksum` must be always, first or never, but got {checksum!r}")
         self._catalog = catalog
         self._policy = checksum
         self._seen = np.zeros(len(catalog) if checksum == "first" else 0, np.bool_)

@@ -6,7 +6,7 @@ size that its catalog says; some µs each, once for every image that has a check
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ def undecodable(
     spec: "GraphSpec",
     /,
     *,
-    device: Literal["cpu", "gpu"],
-    device_id: int,
+    gpu: int | None,
 ) -> list[int]:
     """Find the images of a run that the graph cannot take.
 
@@ -34,8 +33,7 @@ def undecodable(
         samples: Rows of the catalog, (n,).
         given: Inputs of the graph, in its order, n values each.
         spec: The graph.
-        device: Where it runs.
-        device_id: Which GPU.
+        gpu: Number of the GPU where it runs; None: the CPU.
 
     Returns:
         Rows of the catalog, in the order of the run.
@@ -45,7 +43,7 @@ def undecodable(
     inputs = given[: 1 + len(plain.inputs)]
     for i, sample in enumerate(samples.tolist()):
         image = tuple(values[i : i + 1] for values in inputs)
-        pipeline = pipeline or _Single(plain, device=device, device_id=device_id)
+        pipeline = pipeline or _Single(plain, gpu)
         if not pipeline.takes(image):
             bad.append(sample)
             pipeline = None  # it is not to be trusted after an error
@@ -55,13 +53,11 @@ def undecodable(
 class _Single:
     """A graph for one image at a time."""
 
-    def __init__(self, spec: "GraphSpec", *, device: Literal["cpu", "gpu"], device_id: int) -> None:
+    def __init__(self, spec: "GraphSpec", gpu: int | None) -> None:
         from drawstream.pipeline.images.graph import build_pipeline  # DALI, which verify can do without
 
         self._image: tuple[Any, ...] = ()
-        self._pipeline = build_pipeline(
-            lambda _: self._image, spec, batch_size=1, device=device, device_id=device_id, threads=1, prefetch=1
-        )
+        self._pipeline = build_pipeline(lambda _: self._image, spec, run_size=1, gpu=gpu, threads=1, prefetch=1)
 
     def takes(self, image: tuple[Any, ...]) -> bool:
         self._image = image

@@ -32,7 +32,7 @@ dist.init_process_group("gloo", timeout=timedelta(seconds=60))
 rank, world = dist.get_rank(), dist.get_world_size()
 stream = IndexStream(1.0 + np.arange(103), seed=5)
 catalog = Catalog.open(folder / "digits")
-options = dict(transform=Transform.small((8, 8), 1, augment=True), batch_size=8, threads=1, drop_last=drop_last)
+options = dict(transform=Transform.small((8, 8), 1, augment=True), batch_size=8, drop_last=drop_last)
 loader = Loader(catalog, stream, rank=rank, world_size=world, **options)
 seen = []
 for epoch in range(2):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Remote, RemoteError
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Reading, Remote, RemoteError
 from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.reading import ranges
 from drawstream.pipeline.reading.cache import CachedShards
@@ -63,7 +63,7 @@ def test_same_batches_as_from_disk(server, packed, folder, how, threads):
     expected, _ = batches(Catalog.open(packed), epochs=2)
     catalog = Catalog.open(server.url)
     assert catalog.remote == server.url and len(catalog) == 300 and not server.seen
-    found, metrics = batches(catalog, epochs=2, remote=how, read_threads=threads)
+    found, metrics = batches(catalog, epochs=2, reading=Reading(remote=how, read_threads=threads))
     assert found == expected
     assert metrics["retries"] == 0 and metrics["bytes_downloaded"] > 0
     if how == Remote():
@@ -104,7 +104,7 @@ def test_passing_failures_are_borne(server, packed, mode, faults):
     expected, _ = batches(Catalog.open(packed))
     server.faults.extend(faults)
     patience = 1.5 if "hang" in faults else 30  # on a busy machine an honest answer may take a while
-    found, metrics = batches(Catalog.open(server.url), remote=Remote(mode, timeout=patience))
+    found, metrics = batches(Catalog.open(server.url), reading=Reading(remote=Remote(mode, timeout=patience)))
     assert found == expected and metrics["retries"] == len(faults)
 
 
@@ -126,7 +126,7 @@ def test_retries_are_bounded(server, mode):
     catalog = Catalog.open(server.url)
     text = r"shard-00000\d.tar: could not be read in 4 attempts \(503 Service Unavailable\): check the connection"
     with pytest.raises(RemoteError, match=text):
-        batches(catalog, remote=Remote(mode, retries=3), read_threads=1)
+        batches(catalog, reading=Reading(remote=Remote(mode, retries=3)))
     assert max(Counter(server.seen).values()) == 4
 
 

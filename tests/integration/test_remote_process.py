@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Catalog, Loader, Remote, RemoteError
+from drawstream.pipeline import Catalog, Loader, Reading, Remote, RemoteError
 from drawstream.pipeline.reading import cache
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.read import ShardFiles
@@ -56,7 +56,8 @@ if __name__ == "__main__":
     cache.CHUNK = 1 << 14
     catalog = Catalog.open(sys.argv[1])
     print("ready", flush=True)
-    loader = Loader(catalog, IndexStream(300, seed=1), batch_size=16, remote=Remote(**json.loads(sys.argv[2])))
+    reading = Reading(remote=Remote(**json.loads(sys.argv[2])))
+    loader = Loader(catalog, IndexStream(300, seed=1), batch_size=16, reading=reading)
     total = hashlib.sha256()
     for batch in loader:
         total.update(batch.images.numpy().tobytes())
@@ -136,7 +137,7 @@ def test_killed_again_and_again(server, folder):
             assert cache.hash_file(path) == path.name[:32]
         assert sum(int(re.split("[-.]", name)[1]) for name in names(folder)) <= 3 * catalog.shards[0].size
     server.pace = None
-    found, _ = batches(catalog, remote=Remote(limit=3 * catalog.shards[0].size))
+    found, _ = batches(catalog, reading=Reading(remote=Remote(limit=3 * catalog.shards[0].size)))
     assert found == batches(Catalog.open(server.folder))[0]
 
 
@@ -212,5 +213,6 @@ def test_commands_take_urls(server, tmp_path, capsys):
 def test_evaluation_order_from_a_tight_cache(server, packed):
     expected = [batch.images.numpy().tobytes() for batch in Loader(Catalog.open(packed), Sequential(0, 300))]
     catalog = Catalog.open(server.url)
-    loader = Loader(catalog, Sequential(0, 300), remote=Remote(limit=catalog.shards[0].size), read_threads=2)
+    reading = Reading(remote=Remote(limit=catalog.shards[0].size), read_threads=2)
+    loader = Loader(catalog, Sequential(0, 300), reading=reading)
     assert [batch.images.numpy().tobytes() for batch in loader] == expected

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Remote, RemoteError
+from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Remote, RemoteError
 from drawstream.pipeline.reading.read import ShardFiles
 from drawstream.pipeline.shards import remote
 from drawstream.pipeline.shards.pack import pack
@@ -61,7 +61,7 @@ def batches(catalog, **options):
 def test_same_batches_as_from_disk(bucket, packed, mode):
     catalog = Catalog.open(bucket)
     assert catalog.remote == bucket and catalog.shard_name(1) == f"{bucket}/shard-000001.tar"
-    assert batches(catalog, remote=Remote(mode), read_threads=2) == batches(Catalog.open(packed))
+    assert batches(catalog, reading=Reading(remote=Remote(mode), read_threads=2)) == batches(Catalog.open(packed))
 
 
 def test_what_is_not_there(bucket):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
+from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Reading, Transform
 from drawstream.pipeline.crop_filter import choose, gumbel, kept_of
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
@@ -128,7 +128,7 @@ def test_ranks_keep_parts_of_equal_size_and_resume_exactly(catalog, batch_size, 
     taken = [batch for _, batch in zip(range(stop), first, strict=False)]
     state = json.loads(json.dumps(first.state_dict()))
     assert state["position"] == min(stop * batch_size * world_size, draws)
-    other = make(catalog, rank, prefetch=1, read_ahead=0, **options)
+    other = make(catalog, rank, reading=Reading(prefetch=1, ahead=0), **options)
     other.load_state_dict(state)
     taken += list(other)
     assert len(taken) == len(whole[rank])

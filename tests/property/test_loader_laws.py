@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Transform
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
@@ -21,7 +21,7 @@ AUGMENTED = {
     "png": Transform((8, 8), (127.5,), (127.5,), crop="random", flip=True),
 }
 WEIGHTS = np.random.default_rng(0).random(ROWS) + 0.01
-BUFFERS = {"prefetch": st.integers(1, 3), "read_ahead": st.integers(0, 5), "threads": st.integers(1, 3)}
+BUFFERS = {"prefetch": st.integers(1, 3), "ahead": st.integers(0, 5), "threads": st.integers(1, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def joined(taken):
 def test_ids_are_the_stream(catalogs, kind, batch_size, world_size, draws, epoch, buffers):
     catalog = catalogs[kind]
     stream = IndexStream(WEIGHTS, seed=3, draws=draws)
-    loaders = make(catalog, stream, world_size, batch_size=batch_size, **buffers)
+    loaders = make(catalog, stream, world_size, batch_size=batch_size, reading=Reading(**buffers))
     for loader in loaders:
         loader.set_epoch(epoch)
     taken = run(loaders)
@@ -119,7 +119,7 @@ def test_a_state_resumes_bit_for_bit(catalogs, kind, before, after, epoch, data)
     """Stop after any batch; a new loader with other batches, ranks and buffers goes on with the same images."""
     catalog, stream = catalogs[kind], IndexStream(WEIGHTS, seed=9)
     batch_size, world_size, buffers = before
-    loaders = make(catalog, stream, world_size, batch_size=batch_size, **buffers)
+    loaders = make(catalog, stream, world_size, batch_size=batch_size, reading=Reading(**buffers))
     for loader in loaders:
         loader.set_epoch(epoch)
     steps = data.draw(st.integers(0, len(loaders[0])))
@@ -128,7 +128,7 @@ def test_a_state_resumes_bit_for_bit(catalogs, kind, before, after, epoch, data)
     if steps:
         assert all(state == states[0] for state in states)  # one state for all ranks
     other_batch, other_world, other_buffers = after
-    others = make(catalog, stream, other_world, batch_size=other_batch, **other_buffers)
+    others = make(catalog, stream, other_world, batch_size=other_batch, reading=Reading(**other_buffers))
     for other in others:
         other.load_state_dict(states[0])
         assert other.state_dict() == states[0]

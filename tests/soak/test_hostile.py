@@ -89,9 +89,9 @@ def write_tar(path, files):
     return path
 
 
-def read_all(catalog, crop, **options):
+def read_all(catalog, crop, checksum="always"):
     """One epoch through DALI; how many were replaced."""
-    from drawstream.pipeline import Loader, Transform
+    from drawstream.pipeline import Loader, Reading, Transform
     from drawstream.samplers import Sequential
 
     colours = catalog.channels
@@ -101,9 +101,7 @@ def read_all(catalog, crop, **options):
         Sequential(0, len(catalog)),
         transform=transform,
         batch_size=64,
-        on_bad="substitute",
-        max_bad=len(catalog),
-        **options,
+        reading=Reading(on_bad="substitute", max_bad=len(catalog), checksum=checksum),
     )
     assert sum(len(batch.ids) for batch in loader) == len(catalog)
     bad = len(loader.bad_samples)

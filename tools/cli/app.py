@@ -275,6 +275,7 @@ def train(
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
+    from drawstream.pipeline import Reading
     from drawstream.tools.jobs.train import train_job
     from drawstream.tools.runs.hooks import check_hooks, load_hooks
     from drawstream.tools.training.loop import Recipe
@@ -282,14 +283,14 @@ def train(
     from drawstream.tools.training.methods.plan import Budget
     from drawstream.tools.training.methods.sampling import Sampling, sampler_of
     from drawstream.tools.training.ranks import join_ranks, leave_ranks
-    from drawstream.tools.training.setup import Reading
 
     embedding_methods = [name for name, method in METHODS.items() if "score_weights" in method.options]
     embedding = score_weights if sampler in embedding_methods else None
     filtering = filtering_of(crop_filter, None if embedding else score_weights, score_model, crop_factor)
     recipe = Recipe(epochs, lr, one_of("schedule", schedule), weight_decay=weight_decay, seed=seed, amp=in_bf16(amp))
     ranks = join_ranks(device)
-    reading = Reading(one_of("checksum", checksum), one_of("on-bad", on_bad), max_bad, quarantine)
+    how = {"checksum": one_of("checksum", checksum), "on_bad": one_of("on-bad", on_bad)}
+    reading = Reading(**how, max_bad=max_bad, quarantine=quarantine)
     given = {"held_out": held_out, "test": test, "augment": augment, "ranks": ranks, "reading": reading}
     setup = setup_of(catalog, model, device, batch_size, **given, channels=channels)
     spent = Budget(budget, paper, warmup)

@@ -39,8 +39,7 @@ def main() -> None:
         batch_size=64 // accelerator.num_processes,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        device="gpu" if accelerator.device.type == "cuda" else "cpu",
-        device_id=accelerator.local_process_index,
+        device=f"gpu:{accelerator.local_process_index}" if accelerator.device.type == "cuda" else "cpu",
     )
     pixels = catalog.channels * int(catalog.height.max()) * int(catalog.width.max())
     linear = nn.Sequential(nn.Flatten(), nn.Linear(pixels, catalog.num_classes))

@@ -44,8 +44,7 @@ def main() -> None:
         batch_size=64 // world_size,
         rank=rank,
         world_size=world_size,
-        device="gpu" if on_gpu else "cpu",
-        device_id=local,
+        device=f"gpu:{local}" if on_gpu else "cpu",
     )
     pixels = catalog.channels * int(catalog.height.max()) * int(catalog.width.max())
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from its own arguments, and a job adds what those do not show (the model's name,
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def file_hash(path: Path | None, /) -> str | None:
     return digest.hexdigest()
 
 
-def quarantine_hash(path: Path | None, catalog: Any, /) -> str | None:
+def quarantine_hash(path: str | os.PathLike[str] | None, catalog: Any, /) -> str | None:
     """Return the hash of the rows that a quarantine list keeps out; None where there is no list."""
     return None if path is None else digest_array(read_quarantine(path, catalog))
 

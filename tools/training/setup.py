@@ -1,7 +1,7 @@
 """Shared setup of the jobs: catalogs, preprocessing, loaders and models, opened and checked once."""
 
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from drawstream.features import FeatureTable
-from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Transform
+from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Reading, Transform
 from drawstream.pipeline.loader import SMALL, channel_statistics
 from drawstream.pipeline.place import Stream
-from drawstream.pipeline.reading.bad_samples import OnBad
-from drawstream.pipeline.reading.read import Checksum
 from drawstream.pipeline.shards.names import printable
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.tools.training.check_model import check_model, slow_on, takes_gray
@@ -25,16 +23,6 @@ Device = Literal["cpu", "gpu"]
 AUGMENT = ("none", "standard", "randaugment", "mixup", "ricap")
 RANDAUGMENT = (2, 4)  # N and M of budgeted training on small images (Arazo et al. 2021)
 EVAL_BATCH = 512  # images; evaluation keeps no activations
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How the training loader treats what it reads; the keywords of `Loader` of the same names."""
-
-    checksum: Checksum = "always"
-    on_bad: OnBad = "raise"
-    max_bad: int = 100
-    quarantine: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +131,7 @@ class Setup:
         if max(self._largest) > SMALL:
             training, evaluation = (Transform.large(train=train, channels=channels) for train in (True, False))
             return self._strengthened(training), evaluation
-        found = channel_statistics(self.data, size=self._largest, **asdict(self.reading))
+        found = channel_statistics(self.data, size=self._largest, reading=self.reading)
         mean, std = (values * (channels // len(values)) for values in found)
         plain = Transform(self._largest, mean, std)
         standard = plain if self.augment == "none" else replace(plain, crop="pad", flip=True)
@@ -211,9 +199,8 @@ class Setup:
             batch_size=batch_size,
             rank=ranks.rank,
             world_size=ranks.world_size,
-            device=self.device,
-            device_id=ranks.local,
-            **asdict(reading),
+            device="cpu" if self.device == "cpu" else f"gpu:{ranks.local}",
+            reading=reading,
         )
 
     def build(self, seed: int, *, trained: bool = True) -> nn.Module:

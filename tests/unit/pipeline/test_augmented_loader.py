@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Transform
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
@@ -53,10 +53,11 @@ def test_images_do_not_depend_on_batches_ranks_buffers_and_resumes(tmp_path, kin
     loader.set_epoch(1)
     batches = iter(loader)
     head = [next(batches).images for _ in range(2)]
-    other = make(catalog, batch_size=9, prefetch=3, read_ahead=0, threads=1)
+    other = make(catalog, batch_size=9, reading=Reading(prefetch=3, ahead=0, threads=1))
     other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
     assert torch.equal(whole, torch.cat([*head, *(batch.images for batch in other)]))
-    assert torch.equal(whole, images([make(catalog, rank=r, world_size=2, read_threads=2) for r in range(2)]))
+    two = Reading(read_threads=2)
+    assert torch.equal(whole, images([make(catalog, rank=r, world_size=2, reading=two) for r in range(2)]))
     loader.replace_stream(IndexStream(ROWS, seed=12))
     assert not torch.equal(whole, images([loader]))
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import sklearn.datasets
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Reading, Transform
 from drawstream.pipeline.reading.bad_samples import BadSamples
 from drawstream.pipeline.reading.quarantine import Finding, write_quarantine
 from drawstream.pipeline.reading.read_ahead import ENDING
@@ -59,9 +60,12 @@ def photos(tmp_path_factory):
     return Catalog.open(index(folder / "a.tar").parent)
 
 
+SUBSTITUTE = Reading(on_bad="substitute")
+
+
 def loader_of(catalog, stream=None, **options):
     stream = stream or IndexStream(WEIGHTS, seed=3)
-    options = {"transform": Transform.small((8, 8), 1, augment=True), "on_bad": "substitute", **options}
+    options = {"transform": Transform.small((8, 8), 1, augment=True), "reading": SUBSTITUTE, **options}
     return Loader(catalog, stream, **options)
 
 
@@ -94,9 +98,9 @@ def test_other_draws_take_the_places_of_bad_ones(damaged):
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_size": 7, "prefetch": 1, "read_ahead": 0},
-        {"batch_size": 32, "read_threads": 3, "read_ahead": 9},
-        {"batch_size": 300, "threads": 1},
+        {"batch_size": 7, "reading": replace(SUBSTITUTE, prefetch=1, ahead=0)},
+        {"batch_size": 32, "reading": replace(SUBSTITUTE, read_threads=3, ahead=9)},
+        {"batch_size": 300, "reading": replace(SUBSTITUTE, threads=1)},
     ],
 )
 def test_the_replacement_does_not_depend_on_how_it_is_read(damaged, options):
@@ -138,14 +142,14 @@ def test_images_that_do_not_decode_are_replaced(photos, crop, capfd):
 
 
 def test_more_bad_samples_than_allowed(damaged):
-    loader = loader_of(damaged, Sequential(0, N), max_bad=2, batch_size=10)
+    loader = loader_of(damaged, Sequential(0, N), reading=replace(SUBSTITUTE, max_bad=2), batch_size=10)
     seen = []
     with pytest.raises(BadSampleError, match=r"\(row 157\) of .* 2 other bad samples were replaced already"):
         for batch in loader:
             seen += batch.ids.tolist()
     assert len(seen) == 0 or not set(seen) & {11, 12, 157}
     assert [b.sample_id for b in loader.bad_samples] == [11, 12]
-    assert sum(len(b.ids) for b in loader_of(damaged, Sequential(0, N), max_bad=13)) == N
+    assert sum(len(b.ids) for b in loader_of(damaged, Sequential(0, N), reading=replace(SUBSTITUTE, max_bad=13))) == N
 
 
 def test_an_epoch_of_bad_samples_ends_with_an_error(damaged):
@@ -164,12 +168,12 @@ def test_raise_is_the_default(damaged):
 def test_quarantined_samples_are_never_read(tmp_path):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
     expected = columns(loader_of(catalog, batch_size=16))
-    bad = BadSamples(catalog, on_bad="raise", limit=0, quarantine=np.array([5, 3, 5]))
-    assert bad.known(np.array([1, 5, 2, 3])).tolist() == [1, 3] and bad.met == ()
     findings = [Finding("checksum", 0, row, catalog.key(row), "its bytes differ") for row in (5, 3)]
     write_quarantine(tmp_path / "q.json", catalog, findings)
     overwrite(catalog, 3)
-    loader = loader_of(catalog, batch_size=16, on_bad="raise", quarantine=tmp_path / "q.json")
+    loader = loader_of(catalog, batch_size=16, reading=Reading(quarantine=tmp_path / "q.json"))
+    bad = BadSamples(catalog, Reading(quarantine=tmp_path / "q.json"))
+    assert bad.known(np.array([1, 5, 2, 3])).tolist() == [1, 3] and bad.met == ()
     ids = columns(loader)[2]
     was = np.isin(expected[2], [3, 5])
     assert was.any() and (ids[~was] == expected[2][~was]).all() and not np.isin(ids, [3, 5]).any()
@@ -179,20 +183,25 @@ def test_quarantined_samples_are_never_read(tmp_path):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"on_bad": "skip"}, "`on_bad` must be raise or substitute, but got 'skip'"),
+        ({"on_bad": "skip"}, "`on_bad` must be one of raise, substitute, but got 'skip'"),
         ({"max_bad": -1}, "`max_bad >= 0` must hold, but got -1"),
-        ({"checksum": "sometimes"}, "`checksum` must be always, first or never, but got 'sometimes'"),
+        ({"checksum": "sometimes"}, "`checksum` must be one of always, first, never, but got 'sometimes'"),
         ({"read_threads": 0}, "`read_threads >= 1` must hold, but got 0"),
+        ({"prefetch": 0}, "`prefetch >= 1` must hold"),
+        ({"ahead": -1}, "`ahead >= 0` must hold"),
+        ({"threads": 1 << 24}, "`threads < 16777216` must hold"),
     ],
 )
-def test_bad_options_are_refused(damaged, options, text):
+def test_bad_options_are_refused(options, text):
     with pytest.raises(ValueError, match=text):
-        loader_of(damaged, **options)
+        Reading(**options)
 
 
-def test_a_list_of_all_samples_is_refused(damaged):
+def test_a_list_of_all_samples_is_refused(damaged, tmp_path):
+    findings = [Finding("checksum", 0, row, damaged.key(row), "its bytes differ") for row in range(N)]
+    write_quarantine(tmp_path / "q.json", damaged, findings)
     with pytest.raises(ValueError, match="the quarantine list holds all 300 samples"):
-        BadSamples(damaged, on_bad="raise", limit=0, quarantine=np.arange(N))
+        BadSamples(damaged, Reading(quarantine=tmp_path / "q.json"))
 
 
 def test_headers_are_looked_at_even_without_checksums(tmp_path):
@@ -200,7 +209,7 @@ def test_headers_are_looked_at_even_without_checksums(tmp_path):
     with catalog.shard_path(0).open("r+b") as file:
         file.seek(int(catalog.offset[9]))
         file.write(bytes(8))
-    loader = loader_of(catalog, IndexStream(50), checksum="never")
+    loader = loader_of(catalog, IndexStream(50), reading=replace(SUBSTITUTE, checksum="never"))
     assert 9 not in columns(loader)[2]
     assert "its header cannot be parsed as png" in loader.bad_samples[0].reason
 
@@ -209,22 +218,22 @@ def test_headers_are_looked_at_even_without_checksums(tmp_path):
 @pytest.mark.parametrize(("policy", "found"), [("always", True), ("first", False), ("never", False)])
 def test_what_is_held_against_the_checksum(tmp_path, policy, found):
     catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
-    loader = loader_of(catalog, checksum=policy)
+    loader = loader_of(catalog, reading=replace(SUBSTITUTE, checksum=policy))
     list(loader)
     overwrite(catalog, 7)  # after the first epoch
     list(loader)
     assert bool(loader.bad_samples) == found
-    fresh = loader_of(catalog, checksum=policy)
+    fresh = loader_of(catalog, reading=replace(SUBSTITUTE, checksum=policy))
     list(fresh)
     assert bool(fresh.bad_samples) == (policy != "never")
 
 
 AT_EXIT = """
 import atexit, sys, threading, time
-from drawstream.pipeline import Catalog, Loader
+from drawstream.pipeline import Catalog, Loader, Reading
 from drawstream.samplers import IndexStream
 catalog = Catalog.open(sys.argv[1])
-loader = Loader(catalog, IndexStream(len(catalog)), batch_size=2, on_bad="substitute", threads=1)
+loader = Loader(catalog, IndexStream(len(catalog)), batch_size=2, reading=Reading(on_bad="substitute", threads=1))
 begun = threading.Event()
 def work():
     try:

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, CropFilter, Loader, Transform
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, CropFilter, Loader, Reading, Transform
 from drawstream.pipeline import crop_filter as module
 from drawstream.pipeline.crop_filter import Contrast, choose, gumbel, kept_of
 from drawstream.pipeline.shards.pack import pack
@@ -196,7 +196,7 @@ def test_a_resumed_run_keeps_the_same_crops(catalog, lane, steps):
     taken = list(itertools.islice(crops, steps))
     state = json.loads(json.dumps(crops.state_dict()))
     assert state["position"] == min(32 * steps, N) and state["epoch"] == 2
-    other = CropFilter(loader_of(catalog, prefetch=1, read_ahead=0), two_levels(0.1), LabelScorer())
+    other = CropFilter(loader_of(catalog, reading=Reading(prefetch=1, ahead=0)), two_levels(0.1), LabelScorer())
     other.load_state_dict(state)
     assert other.state_dict() == state
     other.set_epoch(2)
@@ -296,7 +296,7 @@ def test_batches_before_a_bad_image_are_given(tmp_path, lane):
         for batch in crops:
             taken.append(batch.ids)
     assert len(taken) == 5 and crops.state_dict()["position"] == 32 * 5
-    substituting = CropFilter(loader_of(damaged, on_bad="substitute"), two_levels(0.1), LabelScorer())
+    substituting = CropFilter(loader_of(damaged, reading=Reading(on_bad="substitute")), two_levels(0.1), LabelScorer())
     assert len(list(substituting)) == 10
 
 

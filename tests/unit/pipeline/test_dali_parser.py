@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.pipeline import Catalog, Loader, Reading, Transform
 from drawstream.pipeline.decoding.image import ImageInfo
 from drawstream.pipeline.reading import read_ahead as feed
 from drawstream.pipeline.reading.refused import Headers
@@ -59,7 +59,7 @@ def test_one_unreadable_header_does_not_end_the_process(tmp_path, crop, checksum
     lies = [JPEG[:40], bytes(100), of_size(JPEG, 65500, 65500), PNG, of_size(JPEG, 0, 0), of_size(JPEG, 60, 40)]
     catalog = catalog_of(tmp_path, [*lies, *[JPEG] * 58])
     transform = Transform((32, 32), (0.0,) * 3, (1.0,) * 3, crop=crop)
-    options = {"on_bad": "substitute", "checksum": checksum, "batch_size": 64}
+    options = {"reading": Reading(on_bad="substitute", checksum=checksum), "batch_size": 64}
     loader = Loader(catalog, Sequential(0, 64), transform=transform, **options)
     for _ in range(2):
         assert [len(batch.ids) for batch in loader] == [64]

@@ -15,7 +15,7 @@ import sklearn.datasets
 import torch
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Transform, open_source
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Reading, Transform, open_source
 from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.loader import default_transform
 from drawstream.pipeline.shards.index import index
@@ -70,11 +70,9 @@ class Foreign(Rows):
         ({"batch_size": 0}, "`batch_size >= 1` must hold, but got 0"),
         ({"batch_size": 10**30}, "`batch_size < 16777216` must hold, but got 1000000000000000000000000000000"),
         ({"world_size": 0}, "`world_size >= 1` must hold"),
-        ({"prefetch": 0}, "`prefetch >= 1` must hold"),
-        ({"read_ahead": -1}, "`read_ahead >= 0` must hold"),
         ({"rank": 2, "world_size": 2}, "`0 <= rank < world_size` must hold, but got rank 2 of 2"),
         ({"rank": -1}, "`0 <= rank < world_size` must hold"),
-        ({"device": "tpu"}, "`device` must be cpu or gpu, but got 'tpu'"),
+        *(({"device": at}, f"`device` must be cpu, gpu or gpu:N, but got '{at}'") for at in ("tpu", "cpu:1", "gpu:x")),
         ({"rows": Rows([0, 300])}, r"rows must be of samples in \[0, 300\), but got 0 … 300"),
         ({"rows": Rows([-1, 3])}, "rows must be of samples"),
         ({"rows": Rows(np.empty(0, np.int64))}, "no rows"),
@@ -86,6 +84,19 @@ class Foreign(Rows):
 def test_bad_options_are_refused(digits, options, text):
     with pytest.raises(ValueError, match=text):
         Loader(digits, IndexStream(300), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("on_bad", r"give `reading=Reading\(on_bad=…\)`"),
+        ("read_ahead", r"give `reading=Reading\(ahead=…\)`"),
+        ("device_id", "give `device='gpu:N'`"),
+    ],
+)
+def test_options_of_earlier_versions_are_refused_with_the_new_place(digits, name, hint):
+    with pytest.raises(TypeError, match=f"`{name}` is .*: {hint}"):
+        Loader(digits, **{name: 1})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -234,7 +245,7 @@ def test_sequential_part_of_a_catalog(digits):
 
 def test_small_images_are_run_in_groups_of_batches(digits):
     """Grouping changes nothing but speed: an option of the graph, not of the batches."""
-    loader = Loader(digits, IndexStream(300), batch_size=7, transform=SMALL, prefetch=1, read_ahead=0)
+    loader = Loader(digits, IndexStream(300), batch_size=7, transform=SMALL, reading=Reading(prefetch=1, ahead=0))
     single = Loader(digits, IndexStream(300), batch_size=7, transform=SMALL)
     assert single._reader.group > 1
     single._reader.group = 1
@@ -356,7 +367,7 @@ def test_damage_comes_with_its_own_batch_and_the_next_epoch_works(tmp_path):
 
 def test_truncation_while_iterating_is_named(tmp_path):
     catalog = packed(tmp_path / "d")
-    loader = Loader(catalog, Sequential(0, 300), batch_size=10, prefetch=1, read_ahead=0)
+    loader = Loader(catalog, Sequential(0, 300), batch_size=10, reading=Reading(prefetch=1, ahead=0))
     loader._reader.group = 1
     seen = []
     with pytest.raises(BadSampleError, match=r"\(row 250\) of .*shard-000002.tar: the shard ends before"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from drawstream.pipeline import Catalog, Loader, Transform
+from drawstream.pipeline import Catalog, Loader, Reading, Transform
 from drawstream.pipeline.decoding.image import decode, encode, probe
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.verify import verify
@@ -446,7 +446,7 @@ def test_what_verify_passes_the_loader_gives(tmp_path, rule, capfd):
         if not good:
             continue
         transform = Transform((height, width), (0.0,) * channels, (1.0,) * channels, crop="none")
-        options = {"on_bad": "substitute", "max_bad": len(names), "batch_size": len(good)}
+        options = {"reading": Reading(on_bad="substitute", max_bad=len(names)), "batch_size": len(good)}
         loader = Loader(catalog, Sequential(0, len(names)), transform=transform, **options)
         given = np.concatenate([batch.images.numpy() for batch in loader]).transpose(0, 2, 3, 1)
         assert {bad.sample_id for bad in loader.bad_samples} == set(findings)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from drawstream.features.table.part import open_part
-from drawstream.pipeline import ArraySource, Catalog, Loader
+from drawstream.pipeline import ArraySource, Catalog, Loader, Reading
 from drawstream.pipeline.reading import read as reading
 from drawstream.pipeline.reading.open_files import SHARED, OpenFiles
 from drawstream.pipeline.reading.read import UNREADABLE, ShardFiles
@@ -58,10 +58,9 @@ def at_most(more):
             os.close(descriptor)
 
 
-def loaders(catalog, count, **options):
-    return [
-        Loader(catalog, IndexStream(300, seed=i), batch_size=50, on_bad="substitute", **options) for i in range(count)
-    ]
+def loaders(catalog, count, read_threads=1):
+    reading = Reading(on_bad="substitute", read_threads=read_threads)
+    return [Loader(catalog, IndexStream(300, seed=i), batch_size=50, reading=reading) for i in range(count)]
 
 
 def ids_of(loader):

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Transform
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
 
@@ -93,11 +93,13 @@ def test_numpy_integers_are_numbers_and_the_state_is_json(digits):
         batch_size=number(50),
         rank=number(1),
         world_size=number(2),
-        prefetch=np.uint8(2),
-        read_ahead=np.int8(4),
-        read_threads=np.int64(1),
-        threads=np.int32(1),
-        max_bad=np.int64(100),
+        reading=Reading(
+            prefetch=np.uint8(2),
+            ahead=np.int8(4),
+            read_threads=np.int64(1),
+            threads=np.int32(1),
+            max_bad=np.int64(100),
+        ),
     )
     loader.set_epoch(np.int64(3))
     next(iter(loader))
@@ -109,11 +111,14 @@ def test_numpy_integers_are_numbers_and_the_state_is_json(digits):
     json.dumps(again.state_dict())
 
 
-@pytest.mark.parametrize("name", ["batch_size", "rank", "world_size", "prefetch", "read_ahead", "threads", "max_bad"])
+@pytest.mark.parametrize("name", ["batch_size", "rank", "world_size", "prefetch", "ahead", "threads", "max_bad"])
 @pytest.mark.parametrize("value", [True, 2.0, "2", np.float32(2)])
 def test_other_numbers_are_refused(digits, name, value):
     with pytest.raises(TypeError, match=f"`{name}` must be a whole number, but got"):
-        Loader(digits, WEIGHTS, **{name: value})
+        if name in Reading.__slots__:
+            Reading(**{name: value})
+        else:
+            Loader(digits, WEIGHTS, **{name: value})
 
 
 def test_other_epochs_are_refused(digits):

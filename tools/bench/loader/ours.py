@@ -3,14 +3,14 @@
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drawstream.pipeline import Catalog, Loader
+from drawstream.pipeline import Catalog, Loader, Reading
 from drawstream.pipeline.images.draws import draw_windows
+from drawstream.pipeline.reading.options import Checksum
 from drawstream.samplers import IndexStream
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System
 
@@ -67,19 +67,22 @@ class Ours:
 
     @classmethod
     def build(
-        cls, catalog: Catalog, stream: IndexStream, setting: Setting, rows: StoredWindows | None = None, **options: Any
+        cls,
+        catalog: Catalog,
+        stream: IndexStream,
+        setting: Setting,
+        rows: StoredWindows | None = None,
+        checksum: Checksum = "always",
     ) -> "Ours":
-        """A loader of this setting; `options` are more of its keywords."""
+        """A loader of this setting; `checksum` as of `Reading`."""
         loader = Loader(
             catalog,
             stream,
             rows=rows,
             transform=setting.transform,
             batch_size=setting.batch_size,
-            threads=setting.threads,
-            prefetch=setting.prefetch,
             device=setting.device,
-            **options,
+            reading=Reading(threads=setting.threads, prefetch=setting.prefetch, checksum=checksum),
         )
         return cls(loader, None if rows is None else rows.sample_id)
 

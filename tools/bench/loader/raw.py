@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Source, Transform
+from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Source, Transform
 from drawstream.pipeline.images.graph import build_pipeline
 from drawstream.pipeline.loader import RUN, graph_spec
 from drawstream.samplers import IndexStream
@@ -51,7 +51,8 @@ _BORDER = ((0, 0), (2, 2), (2, 2))
 
 
 def _ours(catalog: Catalog, transform: Transform, batch_size: int, threads: int) -> System:
-    loader = Loader(catalog, IndexStream(len(catalog)), transform=transform, batch_size=batch_size, threads=threads)
+    reading = Reading(threads=threads)
+    loader = Loader(catalog, IndexStream(len(catalog)), transform=transform, batch_size=batch_size, reading=reading)
 
     def deliver(number: int) -> Delivery:
         loader.set_epoch(number)
@@ -68,9 +69,8 @@ def _bare(catalog: Catalog, transform: Transform, batch_size: int, threads: int)
     pipeline = build_pipeline(
         lambda _: (batch,),
         graph_spec(catalog, None, transform),
-        batch_size=batch_size,
-        device="cpu",
-        device_id=0,
+        run_size=batch_size,
+        gpu=None,
         threads=threads,
         prefetch=2,
     )

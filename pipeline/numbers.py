@@ -1,0 +1,36 @@
+"""Whole numbers that users give, within their bounds."""
+
+from typing import SupportsIndex
+
+from drawstream.samplers.arguments import whole_number
+
+MOST = 1 << 24  # images of a batch, threads: DALI makes something for each of them
+
+
+def whole(name: str, value: SupportsIndex, /, *, least: int, below: int | None = None) -> int:
+    """Return a whole number of any integer type as an int.
+
+    Raises:
+        TypeError: It is of another type; a bool is one.
+        ValueError: Not `least` <= number < `below`.
+    """
+    number = whole_number(value, f"`{name}`")
+    if number < least:
+        raise ValueError(f"`{name} >= {least}` must hold, but got {number}")
+    if below is not None and number >= below:
+        raise ValueError(f"`{name} < {below}` must hold, but got {number}")
+    return number
+
+
+def whole_ranks(rank: SupportsIndex, world_size: SupportsIndex, /) -> tuple[int, int]:
+    """Return rank and number of processes as ints.
+
+    Raises:
+        TypeError: One is not a whole number.
+        ValueError: Not 0 <= rank < world_size.
+    """
+    ranks = whole("world_size", world_size, least=1)
+    number = whole_number(rank, "`rank`")
+    if not 0 <= number < ranks:
+        raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {number} of {ranks}")
+    return number, ranks
