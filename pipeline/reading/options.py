@@ -50,5 +50,6 @@ class Reading:
         for name in ("ahead", "max_bad"):
             object.__setattr__(self, name, whole(name, getattr(self, name), least=0))
         for name, kind in (("checksum", Checksum), ("on_bad", OnBad)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"`{name}` must be one of {', '.join(get_args(kind))}, but got {getattr(self, name)!r}")
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, but got {value!r}")
