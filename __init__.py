@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from drawstream.features.crops import Crops as Crops
     from drawstream.features.custom import call_measure as call_measure
     from drawstream.features.extraction import extract_features as extract_features
-    from drawstream.features.extraction_on_ray import ClusterError as ClusterError
-    from drawstream.features.extraction_on_ray import extract_on_ray as extract_on_ray
     from drawstream.features.options import Scoring as Scoring
     from drawstream.features.shard_scorer import ShardScorer as ShardScorer
     from drawstream.features.table.table import FeatureTable as FeatureTable
@@ -61,6 +59,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.torch_sampler import StreamBatchSampler as StreamBatchSampler
     from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
     from drawstream.pipeline.verify import verify as verify
+    from drawstream.pipeline.workers.pool import WorkerError as WorkerError
     from drawstream.samplers.errors import DrawstreamError as DrawstreamError
     from drawstream.samplers.files.weights_file import map_weights as map_weights
     from drawstream.samplers.methods.coreset import forgetting_coreset as forgetting_coreset

@@ -24,7 +24,7 @@ from drawstream.pipeline.shards.catalog import ENCODINGS, FILE, RAW, Catalog, ch
 from drawstream.pipeline.shards.labels import CLEAN, Label, Selection, read_label
 from drawstream.pipeline.shards.remote import Remote, RemoteError
 from drawstream.pipeline.shards.tar import BLOCK, DamagedTarError, Member, Sample, is_header, mapped, split_name, survey
-from drawstream.pipeline.workers.local import spread, suitable_workers
+from drawstream.pipeline.workers.engines import spread, suitable_workers
 from drawstream.samplers.files.system import raise_unless_file
 
 

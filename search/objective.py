@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,6 +15,8 @@ from numpy.typing import NDArray
 
 from drawstream.features.named import load_factory, users_code
 from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.workers.engines import open_workers
+from drawstream.pipeline.workers.pool import Workers
 from drawstream.samplers.errors import DrawstreamError
 
 Stage = Literal["search", "confirm"]
@@ -66,6 +71,63 @@ def evaluate(objective: Objective, probabilities: NDArray[np.float64], trial: Tr
             f"the objective raised at trial {trial.number} (stage {trial.stage!r}, seed {trial.seed}): "
             f"{describe(error)}; the study is intact: mend the objective and start the same search again"
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Outcome of a run.
+
+    Attributes:
+        trial: The context that the objective got.
+        score: It may be NaN; None where there is an error.
+        seconds: Wall time of the objective.
+        error: What the objective raised.
+        note: The same in short.
+    """
+
+    trial: Trial
+    score: float | None
+    seconds: float
+    error: ObjectiveError | None = None
+    note: str = ""
+
+
+def run(objective: Objective, task: tuple[NDArray[np.float64], Trial], /) -> Outcome:
+    """One run of the objective, timed; what it raises is kept."""
+    probabilities, trial = task
+    begin = time.perf_counter()
+    try:
+        score = evaluate(objective, probabilities, trial)
+    except ObjectiveError as error:
+        return Outcome(trial, None, time.perf_counter() - begin, error, describe(error.__cause__ or error))
+    return Outcome(trial, score, time.perf_counter() - begin)
+
+
+@contextmanager
+def open_objective(objective: Objective, /, *, engine: str = "local", workers: int | None = None) -> Iterator[Workers]:
+    """The workers that run an objective: tasks are (probabilities, trial), results `Outcome`.
+
+    Raises:
+        ValueError: As `open_workers`.
+    """
+    device = str(getattr(objective, "device", "cpu"))
+    with open_workers(
+        partial(run, objective), engine=engine, workers=workers, device=device, what="the objective", name=_name
+    ) as pool:
+        yield pool
+
+
+def outcome_of(workers: Workers, /) -> Outcome:
+    """Wait for one of the runs to end."""
+    answer = workers.next()
+    if answer.error is not None:
+        raise answer.error
+    outcome: Outcome = answer.value
+    return outcome
+
+
+def _name(task: tuple[NDArray[np.float64], Trial]) -> str:
+    return f"trial {task[1].number} (stage {task[1].stage!r})"
 
 
 def usable(score: float) -> bool:

@@ -36,7 +36,7 @@ from drawstream.pipeline.shards.labels import (
 from drawstream.pipeline.shards.names import number_names
 from drawstream.pipeline.shards.pack import BadImage, BadImagesError
 from drawstream.pipeline.shards.tar import COMPRESSED, Remarks, Sample, mapped, samples
-from drawstream.pipeline.workers.local import spread, suitable_workers
+from drawstream.pipeline.workers.engines import spread, suitable_workers
 
 Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
 _OWN = re.compile(r"catalog\.(parquet|json)|.*\.idx|\..*", re.DOTALL)  # files beside shards that nobody misses

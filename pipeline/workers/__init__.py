@@ -1,1 +1,1 @@
-"""Worker processes, on this machine or on a Ray cluster."""
+"""Workers that do tasks: this process, spawned processes, or a Ray cluster."""

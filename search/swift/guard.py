@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t as student
 
+from drawstream.pipeline.workers.pool import Workers
 from drawstream.samplers import SwiftFit
-from drawstream.search.objective import Trial, usable
+from drawstream.search.objective import Trial, outcome_of, usable
 from drawstream.search.swift import gp
 from drawstream.search.swift.rounds import history_of, run_seed
 from drawstream.search.swift.space import Space
 from drawstream.search.swift.study import TrialRecord, record_of, settled_trials
-from drawstream.search.workers.crew import Crew
 
 UNIFORM = -1  # number of the control in records and in Trial.number
 LEVEL = 0.05  # chance that noise alone lets a candidate win
@@ -114,7 +114,7 @@ def runs_of(candidates: int, seeds: int, /) -> int:
 def run_confirmation(
     study: optuna.Study,
     candidates: Mapping[int, NDArray[np.float64]],
-    crew: Crew,
+    workers: Workers,
     /,
     *,
     seed: int,
@@ -134,11 +134,11 @@ def run_confirmation(
     done = len(trials) - len(waiting)
     under_way = 0
     while waiting or under_way:
-        while waiting and under_way < crew.size:
+        while waiting and under_way < workers.size:
             trial = waiting.popleft()
-            crew.start(runs[trial.number], trial)
+            workers.start((runs[trial.number], trial))
             under_way += 1
-        outcome = crew.next()
+        outcome = outcome_of(workers)
         under_way -= 1
         done += 1
         if outcome.error is not None:

@@ -20,13 +20,13 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.workers.pool import Workers
 from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.swift.sampler import effective_share, require_share
-from drawstream.search.objective import Trial, usable
+from drawstream.search.objective import Outcome, Trial, outcome_of, usable
 from drawstream.search.swift.agent import History, SwiftAgent
 from drawstream.search.swift.space import Point, Space
 from drawstream.search.swift.study import TWICE, StudyMismatch, by_candidate, fail_orphans, is_settled, owner, record_of
-from drawstream.search.workers.crew import Crew, Outcome
 
 Progress = Callable[[dict[str, Any]], None]
 MOST_FRUITLESS = 100  # candidates in a row without a score before the search gives up
@@ -46,7 +46,7 @@ class Rounds:
         study: Opened.
         agent: Proposes.
         fit: Feature table: candidates to probabilities.
-        crew: Runs the objective.
+        workers: Run the objective.
         trials: Completed candidates that are asked for.
         min_ess: Least effective sample size, as a share of the rows.
         mark: Hash of the settings, which every trial carries: two processes that created a study at the same moment
@@ -57,7 +57,7 @@ class Rounds:
     study: optuna.Study
     agent: SwiftAgent
     fit: SwiftFit
-    crew: Crew
+    workers: Workers
     trials: int
     min_ess: float
     mark: str = ""
@@ -75,10 +75,10 @@ class Rounds:
         try:
             while True:
                 fail_orphans(self.study)
-                while len(self._running) < self.crew.size and self._open():
+                while len(self._running) < self.workers.size and self._open():
                     pass
                 if self._running:
-                    self._settle(self.crew.next())
+                    self._settle(outcome_of(self.workers))
                 elif self._completed(self._taken()) >= self.trials:
                     return
                 else:
@@ -150,7 +150,7 @@ class Rounds:
             self._report(trial.number)
         else:
             self._running[number] = trial.number
-            self.crew.start(probabilities, Trial(number, run_seed(self.agent.seed, 0, number), "search"))
+            self.workers.start((probabilities, Trial(number, run_seed(self.agent.seed, 0, number), "search")))
 
     def _settle(self, outcome: Outcome) -> None:
         trial = self._running.pop(outcome.trial.number)

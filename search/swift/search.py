@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from drawstream.pipeline.secrets import without_secrets
 from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.swift.sampler import Transform
-from drawstream.search.objective import Objective
+from drawstream.search.objective import Objective, open_objective
 from drawstream.search.swift.agent import SwiftAgent
 from drawstream.search.swift.guard import (
     ConfirmationRecord,
@@ -27,7 +27,6 @@ from drawstream.search.swift.guard import (
 from drawstream.search.swift.rounds import Progress, Rounds
 from drawstream.search.swift.space import Space, SpaceName
 from drawstream.search.swift.study import TrialRecord, open_study, records_of, settings_mark
-from drawstream.search.workers.hire import hired
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,8 +158,11 @@ def search_swift(
     }
     proposer = SwiftAgent(cube, seed=seed, agent=agent, kappa=kappa, starts=starts, batch=batch)
     confirmation: list[ConfirmationRecord] = []
-    with open_study(storage, study_name, settings) as study, hired(objective, engine=engine, workers=workers) as crew:
-        Rounds(study, proposer, fit, crew, trials, min_ess, settings_mark(settings), progress).run()
+    with (
+        open_study(storage, study_name, settings) as study,
+        open_objective(objective, engine=engine, workers=workers) as pool,
+    ):
+        Rounds(study, proposer, fit, pool, trials, min_ess, settings_mark(settings), progress).run()
         records = records_of(study)
         if confirm_top == 0:
             verdict = unguarded(records)
@@ -169,7 +171,7 @@ def search_swift(
             candidates = best_candidates(study, cube, fit, top=confirm_top, smooth=agent == "gp")
             if candidates:
                 confirmation = run_confirmation(
-                    study, candidates, crew, seed=seed, seeds=confirm_seeds, progress=progress
+                    study, candidates, pool, seed=seed, seeds=confirm_seeds, progress=progress
                 )
                 verdict = decide(confirmation)
     done = [record for record in records if record.state == "complete"]

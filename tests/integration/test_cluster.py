@@ -23,7 +23,7 @@ from drawstream.tools.training.models import build_model
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
-from drawstream.features.extraction_on_ray import ClusterError, extract_on_ray
+from drawstream.pipeline.workers.pool import WorkerError
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -87,9 +87,8 @@ def whole(catalog, tmp_path_factory):
 
 
 def on_cluster(cluster, catalog, model, out, **options):
-    return extract_on_ray(
-        catalog, model, out, model_name="conv", address=cluster.address, batch_size=50, threads=1, **options
-    )
+    engine = f"ray:{cluster.address}"
+    return extract(catalog, model, out, model_name="conv", engine=engine, batch_size=50, threads=1, **options)
 
 
 class Once:
@@ -123,7 +122,7 @@ def test_a_shard_that_always_fails_is_one_line_and_the_rest_is_kept(cluster, cat
     at = int(catalog.offset[507])
     tar.write_bytes(data[:at] + bytes([data[at] ^ 255, data[at + 1] ^ 255]) + data[at + 2 :])
     try:
-        with pytest.raises(ClusterError) as told:  # the command line shows it and ends with 2
+        with pytest.raises(WorkerError) as told:  # the command line shows it and ends with 2
             on_cluster(cluster, catalog, make(), tmp_path / "f")
     finally:
         tar.write_bytes(data)
@@ -204,7 +203,7 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from drawstream.features.extraction_on_ray import ClusterError, extract_on_ray
+from drawstream.features import extract_features
 from drawstream.pipeline import Catalog
 
 torch.manual_seed(0)
@@ -216,8 +215,8 @@ def progress(p):
     print(p.done, flush=True)
     time.sleep(0.3)
 
-extract_on_ray(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name="conv", address=sys.argv[3],
-               batch_size=50, threads=1, progress=progress)
+extract_features(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name="conv", engine="ray:" + sys.argv[3],
+                 batch_size=50, threads=1, progress=progress)
 """
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline.secrets import shown
+from drawstream.pipeline.workers.engines import check_engine
 from drawstream.search import Trial, children_of, search_swift
 from drawstream.search.auto.plan import Plan
 from drawstream.search.objective import Stage as SearchStage
 from drawstream.search.swift.guard import runs_of
 from drawstream.search.swift.study import sqlite_url
-from drawstream.search.workers.crew import check_crew
 from drawstream.tools.estimate.probe import LIMIT, Probe, ProbeDone, scratch_folder
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, peak_rss
 from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
@@ -69,7 +69,7 @@ def estimate_swift(
 ) -> Estimate:
     """Check and estimate `search_job`; arguments and errors are its own; an objective of one's own is not run."""
     prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
-    check_crew(running["engine"], running["workers"])
+    check_engine(running["engine"], running["workers"])
     if prepared.record is not None:
         return finished("search swift", out / "search.json")
     given = {**options, "seed": seed, "provenance": prepared.provenance, "identity": prepared.settings["identity"]}

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from drawstream.features import FeatureTable, Scoring, ShardScorer
-from drawstream.features.extraction import missing_shards, write_shards
-from drawstream.features.extraction_on_ray import write_shards_on_ray
+from drawstream.features.extraction import RemoteScorer, missing_shards, write_shards, write_shards_on_ray
 from drawstream.features.options import provenance
 from drawstream.features.table.table import part_path
+from drawstream.pipeline.workers.engines import check_engine
 from drawstream.tools.runs.identity import model_identity
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import tell_finished
@@ -41,10 +41,7 @@ class Extracted(NamedTuple):
 
 def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, *, engine: str) -> Extraction:
     """Open and check what `features_job` runs; arguments and errors are its own. Writes nothing."""
-    kind = engine.partition(":")[0]
-    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
-        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
-    if kind == "ray" and setup.ranks.world_size > 1:
+    if check_engine(engine)[0] == "ray" and setup.ranks.world_size > 1:
         raise ValueError("the Ray engine starts its own workers: start it without torchrun")
     model = setup.build(0, trained=False)
     load_weights(model, weights)
@@ -68,8 +65,8 @@ def features_job(
         engine: `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
 
     Raises:
-        ValueError: As `extract` and `extract_on_ray`.
-        ClusterError: As `extract_on_ray`.
+        ValueError: As `extract_features`.
+        WorkerError: As `extract_features`.
     """
     ranks = setup.ranks
     extraction = prepare_extraction(setup, weights, scoring, engine=engine)
@@ -85,12 +82,11 @@ def features_job(
         with Progress("features", "rows") as progress:
             write_shards_on_ray(
                 setup.data,
-                model,
-                scoring,
+                RemoteScorer.of(setup.data, model, scoring),
                 missing,
                 out,
                 made,
-                address=engine.partition(":")[2] or None,
+                engine=engine,
                 progress=lambda p: progress.update(p.done, p.rows),
             )
         return Extracted(FeatureTable.open(out), None)

@@ -12,7 +12,7 @@ from drawstream import DrawstreamError
 
 ROOT = Path(__file__).resolve().parents[3]
 OF_INPUT = ("AlteredCatalogError", "DamagedTarError", "DegenerateSampler", "StudyMismatch")
-OF_RUNS = ("BadSampleError", "ClusterError", "ObjectiveError", "RemoteError", "StorageError")
+OF_RUNS = ("BadSampleError", "ObjectiveError", "RemoteError", "StorageError", "WorkerError")
 OTHERS = {"DrawstreamError", "SystemFault", "Enough"}  # the base, the system's, one that nobody sees
 
 

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from drawstream.features.extraction_on_ray import ClusterError, joined
 from drawstream.pipeline import Catalog
-from drawstream.pipeline.workers.local import spread
+from drawstream.pipeline.workers.engines import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.bench.asked import check_distinct, check_names
 from drawstream.tools.jobs.features import features_job
@@ -72,7 +71,6 @@ SCHEDULES = ("linear", "step")
 IRREDUCIBLE = "irreducible"  # the run that `rho` needs; no method
 CHOSEN = ("coreset-forgetting", "coreset-k_center")  # by a trained model
 SHORTER = ("scan", "infobatch")  # B T epochs in place of T
-ATTEMPTS = 3  # of a run on a cluster
 
 Record = dict[str, Any]
 
@@ -309,28 +307,16 @@ def run_tasks(tasks: Sequence[Task], /, *, processes: int, engine: str) -> Itera
 
     Raises:
         ValueError: An unknown engine, no process, or a folder that holds another run.
-        ClusterError: A run was lost on the cluster again and again.
+        WorkerError: A run was lost again and again.
     """
-    if not tasks:
-        return
-    if engine == "local":
-        yield from spread(run_point, tasks, workers=processes)
-    elif engine == "ray" or engine.startswith("ray:"):
-        yield from _on_ray(tasks, engine[4:] or None)
-    else:
-        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
-
-
-def _on_ray(tasks: Sequence[Task], address: str | None) -> Iterator[Record]:
-    """Rows of the runs made by the workers of a cluster; a run whose worker died is made again elsewhere."""
-    common = tasks[0].common
-    gpus = 1 if common.device == "gpu" else 0
-    with joined(address) as ray:
-        runner = ray.remote(run_point).options(num_cpus=common.threads, num_gpus=gpus, max_retries=ATTEMPTS - 1)
-        for task, run in [(task, runner.remote(task)) for task in tasks]:
-            try:
-                yield ray.get(run)
-            except ray.exceptions.RayTaskError as error:
-                raise ValueError(str(error.cause)) from None
-            except ray.exceptions.RayError as error:
-                raise ClusterError(f"{task.point.folder} was lost {ATTEMPTS} times, the last time: {error}") from None
+    if tasks:
+        local, common = engine == "local", tasks[0].common
+        yield from spread(
+            run_point,
+            tasks,
+            workers=processes if local else None,
+            engine=engine,
+            threads=0 if local else common.threads,
+            device=common.device,
+            name=lambda task: str(task.point.folder),
+        )

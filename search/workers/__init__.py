@@ -1,1 +1,0 @@
-"""Workers that run trials: processes or Ray."""
