@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.swift.columns import gradient_mass, numeric_columns
-from drawstream.samplers.swift.knots import cdf_table, mass_table
+from drawstream.samplers.swift.mass import mass_table
 from drawstream.samplers.swift.sampler import (
     SwiftParams,
     SwiftSampler,
@@ -19,6 +19,7 @@ from drawstream.samplers.swift.sampler import (
     normalised,
     require_share,
 )
+from drawstream.samplers.swift.tables import cdf_table
 
 
 class SwiftFit:
@@ -54,8 +55,8 @@ class SwiftFit:
         taken = numeric_columns(columns, names)
         self.rows = taken[0].size
         self._mass = gradient_mass(taken[-1], names[-1]) if transform == "cgf" else None
-        self._tables = tuple(cdf_table(values) for values in taken[: len(self.features)])
-        self._ranks = np.stack([table.at(values) for table, values in zip(self._tables, taken, strict=False)])
+        self._tables, ranks = zip(*map(cdf_table, taken[: len(self.features)]), strict=True)
+        self._ranks = np.stack(ranks)
 
     def sampler(self, params: SwiftParams, /, *, provenance: Mapping[str, Any] | None = None) -> SwiftSampler:
         """The sampler of `params` with this table's knots; `provenance` must be JSON-able.

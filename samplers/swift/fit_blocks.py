@@ -3,14 +3,13 @@
     sampler = fit_blocks(table.blocks, "weights.npy", params)       # table: a FeatureTable
     stream = IndexStream(map_weights("weights.npy"), seed=0)        # leaves the weights on disk
 
-Notation and equations are those of `swift`. The readings of the features, N rows, R = `histogram.cdf_tables`:
-    1 … R   cdf of each feature, R = 2 as a rule; the ranks are exact
-    R + 1   u of every row into a nameless file beside the weights, 4 bytes a row
-then, over u and (cgf) the column of gradient norms:
-    twice   T, the histogram in two levels of `mass_table`: coarse, then finer where more mass lies
-    once    tau = H(T(u)) into the weights file, 8 bytes a row, and P = tau / sum tau in place
+Notation and equations are those of `sampler`. The readings:
+    of each feature    its cdf, two or three times (`tables`)
+    of the features    once: u of every row into a nameless file beside the weights, 4 bytes a row
+    of the mass        twice, for cgf: T (`mass`)
+    of u               once: tau = H(T(u)) into the weights file, 8 bytes a row, and P = tau / sum tau in place
 Sums run in the order of the rows, so the tables and every P are bit for bit those of `SwiftFit` in memory, whatever the
-blocks and the number of cores. Memory: the counters (`memory`), some blocks, and 6 MB for tables.
+blocks and the number of cores. Memory: some blocks, and some 10 MB for tables.
 """
 
 from __future__ import annotations
@@ -26,18 +25,12 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
+from drawstream.samplers.swift.columns import Blocks, columns_of, gradient_mass, require_mass
 from drawstream.samplers.swift.fit import SwiftFit, requested_columns, require_coefficients
-from drawstream.samplers.swift.histogram import MEMORY, Blocks, cdf_tables, columns_of
-from drawstream.samplers.swift.knots import MAX_KNOTS, Knots, MassHistogram
-from drawstream.samplers.swift.lookup import Lookup
-from drawstream.samplers.swift.sampler import (
-    DegenerateSampler,
-    SwiftParams,
-    SwiftSampler,
-    Transform,
-    aggregate,
-    heights,
-)
+from drawstream.samplers.swift.knots import MAX_KNOTS, Knots
+from drawstream.samplers.swift.mass import MassHistogram
+from drawstream.samplers.swift.sampler import SwiftParams, SwiftSampler, Transform, aggregate, heights, weight_sum
+from drawstream.samplers.swift.tables import Pieces, cdf_of_pieces
 
 __all__ = ["fit_blocks", "score_blocks"]
 
@@ -51,7 +44,6 @@ def fit_blocks(
     features: Sequence[str] = ("loss", "entropy"),
     mass: str | None = "grad_norm",
     transform: Transform = "cgf",
-    memory: int = MEMORY,
     provenance: Mapping[str, Any] | None = None,
 ) -> SwiftSampler:
     """Fit a sampler and write P of every row as a `.npy` file, float64 (N,), that `map_weights` maps.
@@ -64,25 +56,46 @@ def fit_blocks(
         features: As of `SwiftFit`.
         mass: As of `SwiftFit`.
         transform: As of `SwiftFit`.
-        memory: Bytes for counters.
         provenance: Of the sampler; JSON-able.
 
     Raises:
         DegenerateSampler: No row has positive weight.
-        ValueError: As `SwiftFit` and `cdf_tables`.
+        ValueError: As `SwiftFit`; a block is no such block, there are no rows, or a reading gave other rows.
     """
     names = requested_columns(features, mass, transform)
     require_coefficients(params, features)
     target = Path(out)
-    rows, tables = cdf_tables(blocks, features, memory=memory)
-    if rows <= MAX_KNOTS:
-        return _fit_few(blocks, target, params, names, features, mass, transform, provenance)
+    few = _few_rows(blocks, names)
+    if few is not None:
+        fit = SwiftFit(few, features=features, mass=mass, transform=transform)
+        sampler = fit.sampler(params, provenance=provenance)
+        _write_weights(target, fit.rows, iter([sampler.score(few)]))
+        return sampler
+    tables = tuple(cdf_of_pieces(_column(blocks, name)) for name in features)
+    rows = int(tables[0].counts[-1]) if tables[0].counts is not None else 0
     with tempfile.TemporaryFile(dir=target.parent) as file:
         low, high = _write_u(blocks, features, tables, params, file)
         u = np.memmap(file, np.float32, "r", shape=(rows,))
         balance = _balance(u, low, high, blocks, names[len(features) :])
         _write_weights(target, rows, _scored(u, balance, params))
     return SwiftSampler(tuple(features), params, transform, tables, balance, dict(provenance or {}))
+
+
+def _few_rows(blocks: Blocks, names: Sequence[str]) -> dict[str, NDArray[np.float32]] | None:
+    """Return the columns whole; None for so many rows that they have no exact tables."""
+    read: list[list[NDArray[np.float32]]] = []
+    for start, columns in columns_of(blocks, names):
+        read.append(columns)
+        if start + columns[0].size > MAX_KNOTS:
+            return None
+    if not sum(columns[0].size for columns in read):
+        raise ValueError("at least one row is needed, but the blocks have none: give the table's parts")
+    return {name: np.concatenate([columns[i] for columns in read]) for i, name in enumerate(names)}
+
+
+def _column(blocks: Blocks, name: str) -> Pieces:
+    """Return a function that reads one column."""
+    return lambda: (values for _, (values,) in columns_of(blocks, [name]))
 
 
 def score_blocks(blocks: Blocks, out: str | os.PathLike[str], sampler: SwiftSampler, /, *, rows: int) -> None:
@@ -114,34 +127,13 @@ def score_blocks(blocks: Blocks, out: str | os.PathLike[str], sampler: SwiftSamp
     _write_weights(Path(out), rows, scored())
 
 
-def _fit_few(
-    blocks: Blocks,
-    target: Path,
-    params: SwiftParams,
-    names: Sequence[str],
-    features: Sequence[str],
-    mass: str | None,
-    transform: Transform,
-    provenance: Mapping[str, Any] | None,
-) -> SwiftSampler:
-    """In memory: so few rows have exact tables of their own."""
-    read = [columns for _, columns in columns_of(blocks, names)]
-    whole = {name: np.concatenate([columns[i] for columns in read]) for i, name in enumerate(names)}
-    fit = SwiftFit(whole, features=features, mass=mass, transform=transform)
-    sampler = fit.sampler(params, provenance=provenance)
-    _write_weights(target, fit.rows, iter([sampler.score(whole)]))
-    return sampler
-
-
 def _write_u(
     blocks: Blocks, features: Sequence[str], tables: Sequence[Knots], params: SwiftParams, file: BinaryIO
 ) -> tuple[float, float]:
     """Write u of every row; return its ends."""
-    lookups = [Lookup(table) for table in tables]
 
     def work(block: tuple[int, list[NDArray[np.float32]]]) -> NDArray[np.float32]:
-        ranks = np.stack([lookup.at(values) for lookup, values in zip(lookups, block[1], strict=True)])
-        return aggregate(ranks, params)
+        return aggregate(np.stack([table.at(values) for table, values in zip(tables, block[1], strict=True)]), params)
 
     low, high = np.inf, -np.inf
     for u in map_ahead(work, columns_of(blocks, features)):
@@ -156,11 +148,7 @@ def _balance(u: NDArray[np.float32], low: float, high: float, blocks: Blocks, ma
     histogram = MassHistogram(low, high if high > low else low + 1)
     for start, weights in _masses(blocks, mass, u.size):
         histogram.add_coarse(u[start : start + weights.size], weights)
-    if not histogram.coarse.any():
-        raise ValueError(
-            f"column {mass[0]!r} is zero in all {u.size} rows, so there is no gradient mass to accumulate: "
-            'use transform="cdf", or another mass column'
-        )
+    require_mass(histogram.coarse, "".join(mass), u.size)
     histogram.refine()
     positions = np.empty(PIECE, np.int32)
     for start, weights in _masses(blocks, mass, u.size):
@@ -176,28 +164,20 @@ def _masses(blocks: Blocks, mass: Sequence[str], rows: int) -> Iterator[tuple[in
     end = 0
     for start, (values,) in columns_of(blocks, mass):
         end = start + values.size
-        bad = ~((values >= 0) & (values < np.inf))
-        if bad.any():
-            first = int(np.argmax(bad))
-            raise ValueError(
-                f"column {mass[0]!r} must hold finite gradient norms >= 0, but row {start + first} is {values[first]} "
-                f"({int(bad.sum())} such in its block)"
-            )
         if end > rows:
             break
-        for at in range(0, values.size, PIECE):
-            yield start + at, values[at : at + PIECE].astype(np.float64)
+        masses = gradient_mass(values, mass[0], start=start)
+        yield from ((start + at, masses[at : at + PIECE]) for at in range(0, values.size, PIECE))
     if end != rows:
         raise ValueError(f"every reading must give the same rows, but {mass[0]!r} has other than {rows}")
 
 
 def _scored(u: NDArray[np.float32], balance: Knots, params: SwiftParams) -> Iterator[NDArray[np.float64]]:
-    """The heights tau of pieces of u."""
-    lookup = Lookup(balance)
+    """Yield the heights tau of pieces of u."""
 
     def work(start: int) -> NDArray[np.float64]:
         piece = u[start : start + PIECE]
-        return heights(piece, lookup.positions(piece), balance, params)
+        return heights(piece, balance.positions(piece), balance, params)
 
     return map_ahead(work, range(0, u.size, PIECE))
 
@@ -209,17 +189,6 @@ def _write_weights(target: Path, rows: int, pieces: Iterator[NDArray[np.float64]
             np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (rows,)})
             for tau in pieces:  # written, not mapped: a full disk is an error here, not the end of the process
                 file.write(tau.data)
-        _normalise(np.load(temporary, mmap_mode="r+"))
-
-
-def _normalise(mapped: NDArray[np.float64]) -> None:
-    """As `swift.normalised`: the same sum over all rows, then a division each."""
-    tau = np.asarray(mapped)
-    total = tau.sum()
-    if not total > 0:
-        raise DegenerateSampler(f"none of the {tau.size} rows has positive weight: H is zero wherever rows lie")
-
-    def divide(start: int, stop: int) -> None:
-        tau[start:stop] /= total
-
-    map_pieces(tau.size, divide)
+        tau = np.asarray(np.load(temporary, mmap_mode="r+"))
+        total = weight_sum(tau)
+        map_pieces(tau.size, lambda start, stop: np.divide(tau[start:stop], total, out=tau[start:stop]))

@@ -26,91 +26,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.errors import DrawstreamError
 from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import MOST, parse_json, read_json, read_regular
+from drawstream.samplers.files.documents import parse_json, read_json, read_regular
 from drawstream.samplers.swift.columns import numeric_columns
 from drawstream.samplers.swift.knots import Knots, level
 
 FORMAT = "drawstream-sampler"
 VERSION = 1  # raise it when an older reader would misread the file
-
-
-def table_to_json(table: Knots) -> dict[str, Any]:
-    """A table as JSON-able lists; `table_from_json` gives the same bits back."""
-    kind, knots = _numbers(table.x)
-    if table.counts is not None:
-        return {"dtype": kind, "knots": knots, "counts": table.counts.tolist()}
-    return {"dtype": kind, "knots": knots, "levels": _numbers(table.y)[1]}
-
-
-def table_from_json(entry: dict[str, Any]) -> Knots:
-    """The table that `table_to_json` wrote.
-
-    Raises:
-        ValueError, KeyError, TypeError: The entry is no such table.
-    """
-    x = np.array(entry["knots"], entry["dtype"]).astype(np.float64)
-    if "counts" in entry:
-        return Knots.from_counts(x, np.array(entry["counts"], np.int64))
-    return Knots(x, np.array(entry["levels"], np.float32).astype(np.float64))
-
-
-def _numbers(values: NDArray[np.float64]) -> tuple[str, list[float]]:
-    """Storage type and numbers whose repr is shortest."""
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    if np.array_equal(single.astype(np.float64), values):
-        short = [float(str(value)) for value in single]
-        if np.array_equal(np.array(short, np.float32), single):
-            return "float32", short
-    return "float64", values.tolist()
-
-
-def write_document(path: str | os.PathLike[str], document: dict[str, Any], /) -> None:
-    """Write one JSON object, a key a line, under a temporary name and then rename it into place.
-
-    Raises:
-        ValueError: Something in the document is not JSON (provenance given by a caller).
-    """
-    target = Path(path)
-    head = {"format": FORMAT, "version": VERSION} | document
-    try:
-        lines = [f"  {json.dumps(key)}: {_one_line(value)}" for key, value in head.items()]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"provenance must be plain JSON (strings, numbers, lists, dicts): {error}") from error
-    with write_atomically(target) as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def _one_line(value: object) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
-
-
-def read_document(path: str | os.PathLike[str], /) -> dict[str, Any]:
-    """Read what `write_document` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, is something else, or was written by a newer version.
-    """
-    source = Path(path)
-    try:
-        document = parse_json(read_regular(source, most=MOST))
-    except ValueError as error:
-        raise ValueError(f"{source} is damaged, it is not valid JSON ({error}): write the sampler again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"{source} is no sampler: it lacks the entry {FORMAT!r} under 'format'")
-    version = document.get("version")
-    if not isinstance(version, int) or version < 1:
-        raise ValueError(f"{source} is damaged: its format version is {version!r}")
-    if version > VERSION:
-        raise ValueError(
-            f"{source} has format version {version}, this drawstream reads versions up to {VERSION}: upgrade"
-        )
-    return document
-
-
 Transform = Literal["cgf", "cdf"]
 Array = NDArray[Any]
+_PARAMS = ("coefficients", "ends", "values")
 MIN_GAP = 1e-9  # ends closer than this would make H a jump, which float64 cannot interpolate
 
 
@@ -137,7 +61,7 @@ class SwiftParams:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for name in ("coefficients", "ends", "values"):
+        for name in _PARAMS:
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
             if not all(map(math.isfinite, getattr(self, name))):
                 raise ValueError(f"{name} must be finite, but got {getattr(self, name)}")
@@ -157,7 +81,7 @@ class SwiftParams:
 
     @classmethod
     def uniform(cls, features: int = 2, segments: int = 4) -> SwiftParams:
-        """The parameters that give every row the same probability.
+        """Return the parameters that give every row the same probability.
 
         Args:
             features: Number of features, at least 1.
@@ -167,7 +91,7 @@ class SwiftParams:
         return cls((1.0,) + (0.0,) * (features - 1), ends, (1.0,) * (segments + 1))
 
     def canonical(self) -> SwiftParams:
-        """The representative of all parameters that give the same sampler (up to ties).
+        """Return the representative of all parameters that give the same sampler (up to ties).
 
         Largest |v| is 1, largest o is 1, the first non-zero v is positive (v -> -v mirrors H), and a constant H is
         `uniform`. Scales are rounded to 12 digits, so that parameters that differ by a factor compare equal (unless a
@@ -183,30 +107,8 @@ class SwiftParams:
         return SwiftParams(v, e, o)
 
 
-@njit(cache=True, nogil=True)
-def _aggregate(ranks: Array, v: Array, u: Array) -> None:
-    """Set u = v . ranks, rounded to float32; ranks (F, rows) float64. Rounding makes ties of equal sums."""
-    for i in range(u.size):
-        total = 0.0
-        for n in range(v.size):
-            total += v[n] * ranks[n, i]
-        u[i] = np.float32(total)
-
-
-@njit(cache=True, nogil=True)
-def _heights(u: Array, positions: Array, x: Array, y: Array, ends: Array, values: Array, tau: Array) -> None:
-    """Set tau = H(T(u)); ends (S + 1,) hold 0 and 1 too."""
-    for i in range(u.size):
-        t = level(u[i], positions[i], x, y)
-        s = 0
-        for k in range(1, ends.size - 1):  # no branch: the segments of neighbouring rows are as good as random
-            s += t > ends[k]
-        share = (t - ends[s]) / (ends[s + 1] - ends[s])
-        tau[i] = values[s] * (1.0 - share) + values[s + 1] * share
-
-
 def aggregate(ranks: NDArray[np.float64], params: SwiftParams, /) -> NDArray[np.float32]:
-    """The aggregate u (rows,) from ranks (F, rows), Eq. 6; the largest |v| counts as 1, so no scale underflows."""
+    """Return u (rows,) from ranks (F, rows), Eq. 6; the largest |v| counts as 1, so that no scale underflows."""
     u = np.empty(ranks.shape[1], np.float32)
     v = np.array(params.coefficients)
     _aggregate(ranks, v / np.abs(v).max(), u)
@@ -216,7 +118,7 @@ def aggregate(ranks: NDArray[np.float64], params: SwiftParams, /) -> NDArray[np.
 def heights(
     u: NDArray[np.float32], positions: NDArray[np.int32], table: Knots, params: SwiftParams, /
 ) -> NDArray[np.float64]:
-    """The heights tau (rows,) from u and its positions in the table of T."""
+    """Return the heights tau (rows,) from u and its positions in the table of T."""
     tau = np.empty(u.size, np.float64)
     ends = np.array((0.0, *params.ends, 1.0))
     _heights(u, positions, table.x, table.y, ends, np.array(params.values), tau)
@@ -224,20 +126,29 @@ def heights(
 
 
 def normalised(tau: NDArray[np.float64], /) -> NDArray[np.float64]:
-    """P = tau / sum tau, in place.
+    """Divide heights by their sum, in place: P.
 
     Raises:
         DegenerateSampler: No row has positive weight.
     """
-    total = tau.sum()
-    if not total > 0:
-        raise DegenerateSampler(f"none of the {tau.size} rows has positive weight: H is zero wherever rows lie")
-    tau /= total
+    tau /= weight_sum(tau)
     return tau
 
 
+def weight_sum(tau: NDArray[np.float64], /) -> float:
+    """Return the sum of heights (rows,), float64.
+
+    Raises:
+        DegenerateSampler: No row has positive weight.
+    """
+    total = float(tau.sum())
+    if not total > 0:
+        raise DegenerateSampler(f"none of the {tau.size} rows has positive weight: H is zero wherever rows lie")
+    return total
+
+
 def effective_share(probabilities: NDArray[np.float64], /) -> float:
-    """Effective sample size over rows, 1 / (N sum P^2), in (0, 1]: 1 for uniform, k/N for k equal rows."""
+    """Return the effective sample size over rows, 1 / (N sum P^2), in (0, 1]: 1 for uniform, k/N for k equal rows."""
     squares = np.einsum("i,i->", probabilities, probabilities)  # np.dot would start BLAS threads for one pass
     return float(1.0 / (probabilities.size * squares))
 
@@ -295,7 +206,7 @@ class SwiftSampler:
             )
 
     def score(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
-        """The heights tau in [0, 1] of any rows, float64 (rows,): rows of the fit or new ones (crops, another split).
+        """Return the heights tau in [0, 1], float64 (rows,), of rows of the fit or of new ones (crops, another split).
 
         Args:
             columns: Named numeric columns (rows,), finite, the sampler's features among them; float32 as a table gives
@@ -310,7 +221,7 @@ class SwiftSampler:
         return heights(u, self.balance.positions(u), self.balance, self.params)
 
     def probabilities(self, columns: Mapping[str, ArrayLike], /) -> NDArray[np.float64]:
-        """P, float64 (rows,), sums to 1.
+        """Return P, float64 (rows,), sums to 1.
 
         Args:
             columns: Named numeric columns (rows,), as `score`; P is normalised over these rows.
@@ -331,16 +242,23 @@ class SwiftSampler:
             ValueError: The provenance is not plain JSON.
         """
         document = {
+            "format": FORMAT,
+            "version": VERSION,
             "features": list(self.features),
             "transform": self.transform,
-            "coefficients": list(self.params.coefficients),
-            "ends": list(self.params.ends),
-            "values": list(self.params.values),
+            **{name: list(getattr(self.params, name)) for name in _PARAMS},
             "provenance": self.provenance,
-            "tables": [table_to_json(table) for table in self.tables],
-            "balance": table_to_json(self.balance),
+            "tables": [_table_to_json(table) for table in self.tables],
+            "balance": _table_to_json(self.balance),
         }
-        write_document(path, document)
+        try:
+            lines = [
+                f'  "{key}": {json.dumps(each, allow_nan=False, ensure_ascii=False)}' for key, each in document.items()
+            ]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"provenance must be plain JSON (strings, numbers, lists, dicts): {error}") from error
+        with write_atomically(Path(path)) as temporary:
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], /) -> SwiftSampler:
@@ -353,24 +271,24 @@ class SwiftSampler:
             FileNotFoundError: There is no such file.
             ValueError: The file is damaged, something else, or of a newer version.
         """
-        document = read_document(path)
+        document = _read_document(Path(path))
         try:
             return cls(
                 features=tuple(str(name) for name in document["features"]),
-                params=SwiftParams(*(tuple(document[key]) for key in ("coefficients", "ends", "values"))),
+                params=SwiftParams(*(tuple(document[name]) for name in _PARAMS)),
                 transform=document["transform"],
-                tables=tuple(table_from_json(entry) for entry in document["tables"]),
-                balance=table_from_json(document["balance"]),
+                tables=tuple(_table_from_json(entry) for entry in document["tables"]),
+                balance=_table_from_json(document["balance"]),
                 provenance=dict(document["provenance"]),
             )
         except KeyError as error:
-            raise ValueError(f"{os.fspath(path)} is damaged: it has no {error}") from error
+            raise ValueError(f"{path} is damaged: it has no {error}") from error
         except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+            raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def is_sampler(source: Path, /) -> bool:
-    """Whether a file is a `sampler.json`, whole or damaged, and no JSON file of weights."""
+    """Check whether a file is a `sampler.json`, whole or damaged, and no JSON file of weights."""
     if source.suffix != ".json" or not source.is_file():
         return False
     try:
@@ -379,3 +297,67 @@ def is_sampler(source: Path, /) -> bool:
         with source.open("rb") as file:
             return FORMAT.encode() in file.read(1000)
     return isinstance(document, dict) and document.get("format") == FORMAT
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = parse_json(read_regular(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, it is not valid JSON ({error}): write the sampler again") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"{path} is no sampler: it lacks the entry {FORMAT!r} under 'format'")
+    version = document.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f"{path} is damaged: its format version is {version!r}")
+    if version > VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this drawstream reads versions up to {VERSION}: upgrade"
+        )
+    return document
+
+
+def _table_to_json(table: Knots) -> dict[str, Any]:
+    kind, knots = _shortest(table.x)
+    if table.counts is not None:
+        return {"dtype": kind, "knots": knots, "counts": table.counts.tolist()}
+    return {"dtype": kind, "knots": knots, "levels": _shortest(table.y)[1]}
+
+
+def _table_from_json(entry: dict[str, Any]) -> Knots:
+    x = np.array(entry["knots"], entry["dtype"]).astype(np.float64)
+    if "counts" in entry:
+        return Knots.from_counts(x, np.array(entry["counts"], np.int64))
+    return Knots(x, np.array(entry["levels"], np.float32).astype(np.float64))
+
+
+def _shortest(values: NDArray[np.float64]) -> tuple[str, list[float]]:
+    """Return the storage type, and numbers whose text is shortest."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if np.array_equal(single.astype(np.float64), values):
+        short = [float(str(value)) for value in single]
+        if np.array_equal(np.array(short, np.float32), single):
+            return "float32", short
+    return "float64", values.tolist()
+
+
+@njit(cache=True, nogil=True)
+def _aggregate(ranks: Array, v: Array, u: Array) -> None:
+    """Set u = v . ranks, rounded to float32; ranks (F, rows) float64. Rounding makes ties of equal sums."""
+    for i in range(u.size):
+        total = 0.0
+        for n in range(v.size):
+            total += v[n] * ranks[n, i]
+        u[i] = np.float32(total)
+
+
+@njit(cache=True, nogil=True)
+def _heights(u: Array, positions: Array, x: Array, y: Array, ends: Array, values: Array, tau: Array) -> None:
+    """Set tau = H(T(u)); ends (S + 1,) hold 0 and 1 too."""
+    for i in range(u.size):
+        t = level(u[i], positions[i], x, y)
+        s = 0
+        for k in range(1, ends.size - 1):  # no branch: the segments of neighbouring rows are as good as random
+            s += t > ends[k]
+        share = (t - ends[s]) / (ends[s + 1] - ends[s])
+        tau[i] = values[s] * (1.0 - share) + values[s + 1] * share

@@ -78,12 +78,12 @@ def test_degenerate_samplers_are_refused_by_the_fit(columns):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"loss": np.array([1.0, np.nan, np.inf])}, r"'loss' must be finite, but 2 of 3 rows.*first at row 1 \(nan\)"),
+        ({"loss": np.array([1.0, np.nan, np.inf])}, r"'loss' must be finite, but row 1 is nan \(2 such of 3 rows"),
         ({"loss": np.zeros(499)}, "lengths are 'loss' 499, 'entropy' 500"),
         ({"loss": np.zeros((5, 2))}, r"one value per row, but its shape is \(5, 2\)"),
         ({"loss": np.array(["x"])}, "must be numeric"),
         ({"loss": np.array([])}, "is empty"),
-        ({"grad_norm": -np.ones(500)}, r"gradient norms >= 0, but 500 of 500 rows are negative, the first at row 0"),
+        ({"grad_norm": -np.ones(500)}, r"gradient norms >= 0, but row 0 is -1.0 \(500 such of 500"),
         ({"grad_norm": np.zeros(500)}, "'grad_norm' is zero in all 500 rows"),
     ],
 )
@@ -176,7 +176,6 @@ def test_a_cut_file_is_damaged_json(saved):
 
 
 def test_a_candidate_costs_no_sort(monkeypatch):
-    """Every candidate of a search reads all rows: ranks are taken once, in the fit."""
     rng = np.random.default_rng(6)
     loss = rng.exponential(size=200_000).astype(np.float32) ** 3
     fit = SwiftFit({"loss": loss, "entropy": rng.random(loss.size, np.float32), "grad_norm": np.minimum(loss, 1)})
@@ -189,5 +188,3 @@ def test_a_candidate_costs_no_sort(monkeypatch):
     for name in ("sort", "argsort", "partition", "argpartition", "unique", "lexsort"):
         monkeypatch.setattr(np, name, refuse)
     np.testing.assert_array_equal(fit.probabilities(params), expected)
-    with pytest.raises(AssertionError, match="a candidate sorts"):
-        SwiftFit({"loss": loss, "entropy": loss, "grad_norm": loss})
