@@ -1,6 +1,5 @@
-"""One noise level under one seed of the AutoSampling benchmark: searches, and trainings on what they found.
+"""The AutoSampling benchmark at one noise level under one seed: searches, and trainings on what they found.
 
-data/, test/      as in the noise benchmark (`noise_cell.Cell`)
 uniform-K/        independent plain trainings, each with its own initial weights and order; 0 is the control
 search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole,
                   with features/, the loss of the rows under the weights that it ended with
@@ -12,8 +11,7 @@ A search looks at no test image. Its replay ends with the same weights, bit by b
 those of the search's own child.
 """
 
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,18 +21,15 @@ from safetensors.torch import load_file
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.bench.noise.cell import Cell, Record
+from drawstream.tools.bench.cell import Cell, Record
 from drawstream.tools.jobs.auto import auto_job
 from drawstream.tools.jobs.features import features_job
-from drawstream.tools.runs.identity import model_identity, training_identity
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import finished_record, write_record
-from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.models import save_weights
+from drawstream.tools.training.loop import Recipe
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 
 METHODS = ("uniform", "best-of", "random", "mixture", "static", "replay", "replay-other")
+WORK = ("seconds", "forward", "backward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,192 +53,105 @@ class Settings:
     reward_rows: int = 1000
 
     def options(self, exploration: str, /) -> dict[str, Any]:
-        """Keywords of a search."""
+        """Return the keywords of a search."""
         shared = {key: getattr(self, key) for key in ("population", "interval", "first", "permutations")}
         return {**shared, "exploration": exploration}
 
 
 def folders(method: str, population: int, /) -> tuple[list[str], str | None]:
-    """Folders of the trainings that a method needs, and of its search."""
-    match method:
-        case "uniform" | "best-of":
-            return [f"uniform-{number}" for number in range(population if method == "best-of" else 1)], None
-        case "random" | "mixture":
-            return [f"replay-{method}"], f"search-{method}"
-        case "replay":
-            return ["replay-mixture"], "search-mixture"
-    return [method], "search-mixture"
+    """Return the folders of the trainings that a method needs, and of its search."""
+    if method in ("uniform", "best-of"):
+        return [f"uniform-{number}" for number in range(population if method == "best-of" else 1)], None
+    if method in ("random", "mixture"):
+        return [f"replay-{method}"], f"search-{method}"
+    return ["replay-mixture" if method == "replay" else method], "search-mixture"
 
 
 @dataclass(frozen=True)
-class AutoCell:
-    """Data and runs of one noise level under one seed; what is finished is read.
+class AutoCell(Cell):
+    """Data and runs of the methods of the AutoSampling benchmark.
 
     Attributes:
-        data: Folder, plan, catalogs and loaders, as the noise benchmark has them.
         settings: Of the searches.
     """
 
-    data: Cell
     settings: Settings
 
-    def runs(self, method: str, /) -> Record:
-        """A method's accuracies (last, best; per cent) and its whole work from nothing.
+    def outcome(self, method: str, /) -> Record:
+        """Return a method's accuracies (last, best; per cent) and its whole work from nothing.
 
         `seconds`, `forward` and `backward` count all that the method needs, searches included; `reward_forward` is the
         part of `forward` that went into rewards, `train_seconds` the part of `seconds` that a user spends who is given
-        the schedule or the distribution. Evaluations after an epoch, which all have, are in none of them.
+        the schedule or the distribution. Evaluations after an epoch, which all have, are in none of them. The held-out
+        set chooses the run for `last`, and run and epoch for `best`.
         """
-        match method:
-            case "uniform":
-                return self._row([self.uniform(0)])
-            case "best-of":
-                return self._row([self.uniform(number) for number in range(self.settings.population)])
-            case "random" | "mixture":
-                return self._row([self.replay(method)], self.search(method), trained=False)
-            case "static":
-                return self._row([self.static()], self.search("mixture"))
-            case "replay":
-                return self._row([self.replay("mixture")], self.search("mixture"))
-            case _:
-                return self._row([self.replay_other()], self.search("mixture"))
-
-    def _row(self, runs: list[Record], search: Record | None = None, *, trained: bool = True) -> Record:
-        """Return the row of a method; the held-out set chooses the run for `last`, and run and epoch for `best`."""
+        names, found = folders(method, self.settings.population)
+        search = self.search(found.removeprefix("search-")) if found else None
+        runs = [self.run(name) for name in names]
         epochs = [epoch["accuracy"] for run in runs for epoch in run["history"]]
         ends = [run["history"][-1]["accuracy"] for run in runs]
         work = [search["work"]] if search else []
-        work += [run["work"] for run in runs] if trained else []
-        total = {key: sum(each[key] for each in work) for key in ("seconds", "forward", "backward")}
+        work += [] if method in ("random", "mixture") else runs  # the search has trained its child itself
         return {
             "last": max(ends, key=lambda accuracy: accuracy["held_out"])["test"],
             "best": max(epochs, key=lambda accuracy: accuracy["held_out"])["test"],
-            **total,
+            **{key: sum(each[key] for each in work) for key in WORK},
             "reward_forward": search["work"]["reward_forward"] if search else 0,
-            "train_seconds": sum(run["work"]["seconds"] for run in runs),
+            "train_seconds": sum(run["seconds"] for run in runs),
         }
 
     def seed_of(self, number: int) -> int:
-        """Seed of one of the independent runs: the cell's own for the first."""
-        return int(np.random.SeedSequence([self.data.seed, number]).generate_state(1)[0]) if number else self.data.seed
+        """Return the seed of one of the independent runs: the cell's own for the first."""
+        return int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]) if number else self.seed
 
     @property
     def draws(self) -> int:
         """Rows of an epoch: whole batches, as in a search, so that all trainings have as many steps."""
-        batch = self.data.plan.batch_size
-        return len(self.data.setups["clean"].data) // batch * batch
+        return self.rows // self.plan.batch_size * self.plan.batch_size
 
-    def uniform(self, number: int) -> Record:
-        """A plain training."""
-        seed = self.seed_of(number)
-        stream = IndexStream(len(self.data.setups["clean"].data), seed=seed, draws=self.draws)
-        return self.train(f"uniform-{number}", stream, seed)
+    def run(self, name: str, /) -> Record:
+        """Train in the folder `name` as its name says; a search that it needs comes first."""
+        kind, _, of = name.partition("-")
+        if kind == "uniform":
+            seed = self.seed_of(int(of))
+            return self.train_once(name, IndexStream(self.rows, seed=seed, draws=self.draws), self.recipe(seed))
+        folder = self.folder / self.search("random" if of == "random" else "mixture")["method"]
+        if kind == "static":
+            weights = map_weights(folder / "distribution.parquet", column="weight")
+            stream = IndexStream(weights, seed=self.seed, draws=self.draws)
+        else:
+            stream = IndexStream(Schedule.open(folder / "schedule.arrow"))
+        return self.train_once(name, stream, self.recipe(self.seed_of(1 if of == "other" else 0)))
 
-    def replay(self, exploration: str) -> Record:
-        """Train on the schedule of a search from its own initial weights; its test accuracies are the search's.
-
-        `identical` says whether it ended with the same weights.
-        """
-        search = self.search(exploration)
-        stream = IndexStream(Schedule.open(self.folder(search["method"]) / "schedule.arrow"))
-        record = self.train(f"replay-{exploration}", stream, self.data.seed)
+    def same_weights(self, exploration: str) -> bool:
+        """Tell whether the replay of a search ended with the same weights."""
+        self.run(f"replay-{exploration}")
         found, again = (
-            load_file(self.folder(name) / "last.safetensors") for name in (search["method"], record["method"])
+            load_file(self.folder / f"{kind}-{exploration}" / "last.safetensors") for kind in ("search", "replay")
         )
-        same = found.keys() == again.keys() and all(torch.equal(found[name], again[name]) for name in found)
-        return record | {"identical": same}
-
-    def replay_other(self) -> Record:
-        """The same from the initial weights of the second plain training: does the order itself carry anything?"""
-        self.search("mixture")
-        stream = IndexStream(Schedule.open(self.folder("search-mixture") / "schedule.arrow"))
-        return self.train("replay-other", stream, self.seed_of(1))
-
-    def static(self) -> Record:
-        """Train on draws of the distribution over the whole run."""
-        self.search("mixture")
-        weights = map_weights(self.folder("search-mixture") / "distribution.parquet", column="weight")
-        return self.train("static", IndexStream(weights, seed=self.data.seed, draws=self.draws), self.data.seed)
-
-    def folder(self, name: str) -> Path:
-        """Return the folder of a run."""
-        return self.data.folder / name
+        return found.keys() == again.keys() and all(torch.equal(found[name], again[name]) for name in found)
 
     def recipe(self, seed: int) -> Recipe:
         """Return the recipe of every training."""
-        return replace(self.data.plan.recipe, epochs=self.settings.epochs, seed=seed)
+        return replace(self.plan.recipe, epochs=self.settings.epochs, seed=seed)
 
     def search(self, exploration: str) -> Record:
         """Search a schedule; `work` leaves out the second scores, which are for the figures only."""
-        name, settings = f"search-{exploration}", self.settings
+        name = f"search-{exploration}"
         record = auto_job(
-            self.data.setups["clean"],
-            self.recipe(self.data.seed),
-            self.folder(name),
-            options=settings.options(exploration),
-            reward_rows=settings.reward_rows,
+            self.setup,
+            self.recipe(self.seed),
+            self.folder / name,
+            options=self.settings.options(exploration),
+            reward_rows=self.settings.reward_rows,
             second_score=True,
         )
-        second = record["second_score"]["seconds"]
-        reward_forward = record["forward"] - record["backward"]
         work = {key: record[key] for key in ("forward", "backward")}
-        work |= {"seconds": sum(record["seconds"].values()) - second, "reward_forward": reward_forward}
+        work["seconds"] = sum(record["seconds"].values()) - record["second_score"]["seconds"]
+        work["reward_forward"] = record["forward"] - record["backward"]
         return record | {"method": name, "work": work}
 
     def score_rows(self) -> None:
         """Make a feature table of the rows under the last weights of the mixture."""
-        folder = self.folder("search-mixture")
-        features_job(self.data.setups["clean"], folder / "last.safetensors", folder / "features")
-
-    def train(self, name: str, stream: IndexStream, seed: int) -> Record:
-        """Train once from scratch, in the folder `name`; a run that is finished is read, a killed one goes on.
-
-        Raises:
-            ValueError: The folder holds a run with other settings.
-        """
-        setup, folder, loader = self.data.setups["clean"], self.folder(name), self.data.loader
-        recipe = self.recipe(seed)
-        loader.replace_stream(stream)
-        model = setup.build(seed)
-        settings: dict[str, Any] = {
-            "method": name,
-            "seed": seed,
-            "model": setup.model,
-            "catalog": setup.catalog,
-            "catalog_fingerprint": setup.data.fingerprint,
-            "stream": loader.stream.fingerprint,
-            "recipe": asdict(recipe),
-            "global_batch": setup.global_batch,
-            "identity": training_identity(
-                model,
-                loader,
-                recipe,
-                evaluate=self.data.sets,
-                select="held_out",
-                about=model_identity(setup.model),
-            ),
-        }
-        path = folder / "run.json"
-        finished = finished_record(path, "train", settings["identity"])
-        if finished is not None:
-            return finished
-        with Progress(f"noise {self.data.noise:g}, seed {self.data.seed}, {name}", "epochs") as progress:
-            run = train(
-                model,
-                loader,
-                recipe,
-                evaluate=self.data.sets,
-                select="held_out",
-                checkpoint=folder / "checkpoint.pt",
-                identity=settings["identity"],
-                on_epoch=lambda epoch: progress.update(
-                    epoch.epoch + 1, recipe.epochs, f"test {epoch.accuracy['test']:.2f} %"
-                ),
-            )
-        save_weights(folder / "last.safetensors", model.state_dict())
-        result = {"set": "test", "last": run.last("test"), "best": run.best("test"), "best_epoch": run.best_epoch}
-        work = {"seconds": run.seconds, "forward": run.forward, "backward": run.backward}
-        done = {"history": [asdict(epoch) for epoch in run.history], "seconds": run.seconds, "result": result}
-        record = write_record(path, "train", {**settings, **done, "work": work})
-        (folder / "checkpoint.pt").unlink()
-        return record
+        folder = self.folder / "search-mixture"
+        features_job(self.setup, folder / "last.safetensors", folder / "features")

@@ -1,19 +1,23 @@
-"""The page of the AutoSampling benchmark: the verdict, every number, and the figures of one seed's searches."""
+"""The AutoSampling benchmark as text and as one page: the verdict, every number, and the figures of its searches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from drawstream.samplers.files.atomic import write_atomically
-from drawstream.tools.report.comparison import Entry, difference, signed
-from drawstream.tools.report.figures.training import BLUE, GRAY, ORANGE, Figure, axes
+from drawstream.tools.experiments.compare import relations
+from drawstream.tools.experiments.figures import Style, seeds_figure
+from drawstream.tools.experiments.results import Entry, blocks, control_of
+from drawstream.tools.experiments.table import Table, number, table_of
+from drawstream.tools.report.figures.training import BLUE, GRAY, ORANGE
 from drawstream.tools.report.pages import page
 from drawstream.tools.report.pages.schedule import SearchedSchedule, schedule_blocks
 
-__all__ = ["write_page"]
+__all__ = ["summarise", "tables", "verdicts", "write_page"]
 
-Record = Mapping[str, Any]
-COLOURS = {"uniform": ORANGE, "best-of": GRAY}  # the controls; all others are blue
+Record = dict[str, Any]
+STYLES = {"uniform": Style(ORANGE), "best-of": Style(GRAY)}  # the controls; all others are blue
+CONTROLS = {"uniform": "plain training of the same steps", "best-of": "the best of as many plain trainings"}
 NOTES = (
     "uniform: one plain training. best-of: the best of as many independent plain trainings as a search has children, "
     "chosen on the held-out set. random, mixture: what a search ends with. static: a new training on draws of the "
@@ -24,25 +28,67 @@ NOTES = (
 )
 
 
-def write_page(out: Path, title: str, result: Record, /) -> None:
-    """Write the page of a finished benchmark; its searches are read from where the result says.
+def _work(entry: Entry, entries: Sequence[Entry]) -> float | None:
+    """Forward and twice backward rows, over those of uniform training; None where that did not run."""
+    control = control_of(entry, entries, "uniform")
+    mine, theirs = (each and each.mean("forward") + 2 * each.mean("backward") for each in (entry, control))
+    return mine / theirs if mine and theirs else None
 
-    Args:
-        out: The HTML file; it is replaced in one step.
-        title: Of the page.
-        result: As `drawstream.tools.bench.auto.bench.run` gives it.
+
+def summarise(entries: Sequence[Entry], /) -> list[Record]:
+    """Return means and deviations over the seeds, one per noise level and method, with the work."""
+    means = ("seconds", "train_seconds", "forward", "backward", "reward_forward")
+    return [entry.as_dict(means) | {"work": _work(entry, entries)} for entry in entries]
+
+
+def tables(entries: Sequence[Entry], /) -> list[Table]:
+    """Return a table per noise level."""
+    columns = {
+        "test accuracy, %": lambda each: each.method,
+        "last epoch": lambda each: str(each.spread("last")),
+        "best epoch": lambda each: str(each.spread("best")),
+        "seconds": lambda each: f"{each.mean('seconds'):.1f}",
+        "forward rows": lambda each: f"{each.mean('forward'):,.0f}",
+        "backward rows": lambda each: f"{each.mean('backward'):,.0f}",
+        "work": lambda each: number(_work(each, entries), ".1f") + " ×",
+    }
+    return [table_of(block, columns, f"{_level(block[0])}, {len(block[0].rows)} seed(s)") for block in blocks(entries)]
+
+
+def _level(entry: Entry) -> str:
+    return f"{entry.setting['noise']:.0%} wrong labels"
+
+
+def verdicts(entries: Sequence[Entry], /) -> list[str]:
+    """Say which methods help, in a sentence per noise level, control, and last or best epoch.
+
+    `replay` is left out: it is `mixture` again.
     """
-    parts = [page.paragraph(text, kind="verdict") for text in headlines(result["rows"])]
-    parts.append(page.folded("Every comparison in words", *map(page.paragraph, result["verdicts"])))
-    parts.append(page.section("Result", *_result(result["rows"], result["summary"])))
-    searches: Sequence[Record] = result["searches"]
+    lines = []
+    for block in blocks(entries):
+        for control in (each for each in block if each.method in CONTROLS):
+            others = [each for each in block if each.method not in (control.method, "uniform", "replay")]
+            for key in ("last", "best"):
+                found = {each.method: gain for each in others if (gain := each.less(control, key)) is not None}
+                place = f"{_level(control)}, {key} epoch less that of {control.method}"
+                if found:
+                    lines.append(f"{place} ({CONTROLS[control.method]}), points: {relations(found)}.")
+    return lines
+
+
+def write_page(out: Path, title: str, entries: Sequence[Entry], searches: Sequence[Record], /) -> None:
+    """Write the page of a finished benchmark; the searches' records are read, with the images of the first mixture."""
+    told = verdicts(entries)
+    first = [text for text in told if "last epoch less that of uniform" in text]
+    parts = [page.paragraph(text, kind="verdict") for text in first or ["Nothing was run to compare with uniform."]]
+    parts.append(page.folded("Every comparison in words", *map(page.paragraph, told)))
+    parts.append(page.section("Result", page.paragraph(NOTES, kind="soft"), *_results(entries)))
     images = True
     for search in (each for each in searches if each["seed"] == searches[0]["seed"]):
         name = f"Search {search['method']}, {search['noise']:.0%} wrong labels, seed {search['seed']}"
-        opened = SearchedSchedule.open(Path(search["record"]))
         mixture = search["method"] == "mixture"
-        blocks = schedule_blocks(opened, images=images and mixture)
-        body = [page.heading(heading) + text for heading, text in blocks]
+        found = schedule_blocks(SearchedSchedule.open(Path(search["record"])), images=images and mixture)
+        body = [page.heading(heading) + text for heading, text in found]
         parts.append(page.section(name, *body) if mixture else page.folded(name, *body))
         images = images and not mixture
     if searches:
@@ -51,86 +97,40 @@ def write_page(out: Path, title: str, result: Record, /) -> None:
         temporary.write_text(page.document(title, *parts), encoding="utf-8")
 
 
-def headlines(rows: Sequence[Record], /) -> list[str]:
-    """Return a sentence per noise level: the methods better and worse than uniform after the last epoch."""
-    lines = []
-    for level in dict.fromkeys(row["noise"] for row in rows):
-        mine = [row for row in rows if row["noise"] == level]
-        relations: dict[str, list[str]] = {}
-        control = _entry(mine, "uniform")
-        for method in dict.fromkeys(row["method"] for row in mine if row["method"] not in ("uniform", "replay")):
-            found = difference(_entry(mine, method), control) if control.values else None
-            if found is not None:
-                relations.setdefault(found.relation, []).append(f"{method} ({signed(found.mean)})")
-        said = "; ".join(f"{relation} uniform: {', '.join(names)}" for relation, names in relations.items())
-        told = said[:1].upper() + said[1:] if said else "Nothing was run to compare with uniform"
-        lines.append(f"{level:.0%} wrong labels, after the last epoch, points: {told}.")
-    return lines
-
-
-def _entry(rows: Sequence[Record], method: str) -> Entry:
-    return Entry(method, "last", tuple((row["seed"], row["last"]) for row in rows if row["method"] == method))
-
-
-def _result(rows: Sequence[Record], summary: Sequence[Record]) -> list[str]:
+def _results(entries: Sequence[Entry]) -> list[str]:
     """A table and a figure for each noise level."""
-    parts = [page.paragraph(NOTES, kind="soft")]
-    head = ["Test accuracy (%)", "Last epoch", "Best epoch", "Seconds", "Forward rows", "Backward rows", "Work"]
-    for level in dict.fromkeys(entry["noise"] for entry in summary):
-        block = [entry for entry in summary if entry["noise"] == level]
-        lines = [_line(entry) for entry in block]
-        parts.append(page.heading(f"{level:.0%} wrong labels, {block[0]['seeds']} seed(s)"))
-        parts.append(page.table(head, lines))
-        figure = accuracy_figure([row for row in rows if row["noise"] == level])
-        parts.append(page.chart(figure, "Accuracy after the last epoch: a point per seed, the mean as a bar."))
+    parts = []
+    for block, table in zip(blocks(entries), tables(entries), strict=True):
+        figure = seeds_figure(
+            block,
+            "last",
+            "Accuracy on the test set (%)",
+            name=lambda entry: entry.method,
+            style=lambda method: STYLES.get(method, Style(BLUE)),
+        )
+        chart = page.chart(figure, "Accuracy after the last epoch: a point per seed, mean and deviation as a bar.")
+        parts.append(page.heading(table.title) + page.table(table.head, table.rows) + chart)
     return parts
-
-
-def _line(entry: Record) -> list[str]:
-    def spread(key: str) -> str:
-        deviation = entry[f"{key}_std"]
-        return f"{entry[key]:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
-
-    work = "–" if entry["work"] is None else f"{entry['work']:.1f}×"
-    rows = [f"{entry[key] / 1e6:.2f} M" for key in ("forward", "backward")]
-    return [entry["method"], spread("last"), spread("best"), f"{entry['seconds']:.1f}", *rows, work]
-
-
-def accuracy_figure(rows: Sequence[Record], /) -> Figure:
-    """Accuracy after the last epoch of every method: a point per seed, the mean as a bar."""
-    data: list[Figure] = []
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for method in methods:
-        mine = [row for row in rows if row["method"] == method]
-        values, colour = [row["last"] for row in mine], COLOURS.get(method, BLUE)
-        point: Figure = {"type": "scatter", "mode": "markers", "y": [method] * len(mine), "x": values}
-        point |= {"customdata": [row["seed"] for row in mine], "marker": {"color": colour, "size": 9, "opacity": 0.85}}
-        point["hovertemplate"] = "seed %{customdata}: %{x:.2f} %<extra></extra>"
-        bar: Figure = {"type": "scatter", "mode": "markers", "y": [method], "x": [sum(values) / len(values)]}
-        bar |= {"marker": {"color": colour, "symbol": "line-ns-open", "size": 22, "line": {"width": 2}}}
-        data += [point, bar | {"hovertemplate": "mean %{x:.2f} %<extra></extra>"}]
-    layout = axes("Accuracy on the test set (%)", "", height=110 + 34 * len(methods), showlegend=False)
-    layout["margin"]["t"] = 12
-    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "ticksuffix": "  "}
-    return {"data": data, "layout": layout}
 
 
 def _searches(searches: Sequence[Record]) -> str:
     """A line for each search: is the choice above noise, does a replay end with the same weights, what took time."""
-    lines = []
-    for search in searches:
-        spread = search["spread"] or {}
-        values = [spread.get(key) for key in ("between", "binomial", "gain", "repeated", "agreement")]
-        lines.append(
-            [
-                f"{search['method']}, {search['noise']:.0%}, seed {search['seed']}",
-                *("–" if value is None else f"{value:.2f}" for value in values),
-                "the same" if search["identical"] else "DIFFERENT",
-                f"{search['evaluate_and_clone_share']:.1%}",
-                f"{search['write_share']:.2%}",
-            ]
-        )
-    head = ["Search", "Spread between children", "Noise of a reward", "Chosen above mean", "… on other images"]
-    head += ["Correlation", "Weights after replay", "Rewards and cloning", "Writing"]
+    spreads = {
+        "Spread between children": "between",
+        "Noise of a reward": "binomial",
+        "Chosen above mean": "gain",
+        "… on other images": "repeated",
+        "Correlation": "agreement",
+    }
+    table = table_of(
+        searches,
+        {
+            "Search": lambda each: f"{each['method']}, {each['noise']:.0%}, seed {each['seed']}",
+            **{name: lambda each, key=key: number((each["spread"] or {}).get(key)) for name, key in spreads.items()},
+            "Weights after replay": lambda each: "the same" if each["identical"] else "DIFFERENT",
+            "Rewards and cloning": lambda each: f"{each['evaluate_and_clone_share']:.1%}",
+            "Writing": lambda each: f"{each['write_share']:.2%}",
+        },
+    )
     note = "Spreads and advantages in points of accuracy; shares of the time of the search."
-    return page.table(head, lines) + page.paragraph(note, kind="soft")
+    return page.paragraph(note, kind="soft") + page.table(table.head, table.rows)

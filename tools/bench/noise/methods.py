@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from drawstream.tools.bench.asked import check_distinct, check_names
+from drawstream.tools.bench.checks import check_names
 from drawstream.tools.cli import search as search_recipes
-
-Options = dict[str, Any]  # keywords of `search_swift`, over those of the plan
 
 SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)
 CANDIDATES = (5, 10, 20, 40, 60, 80)  # of searches that differ in length alone: the same ones first (Tab. 9: 20 to 80)
-SEARCHES: dict[str, Options] = {
+SEARCHES: dict[str, dict[str, Any]] = {  # keywords of `search_swift`, over those of the plan
     "swift": {"transform": "cdf"},
     "swift-cgf": {"transform": "cgf"},
     "swift-random": {"transform": "cdf", "agent": "random", "starts": False},  # no designed candidates either
@@ -34,25 +32,24 @@ LABELS = {"mentornet": "self-paced (MentorNet PD)", "clean-only": "clean-only (o
 STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
 
 
-def folders(method: str, judge: str, /) -> list[str]:
-    """Folders of a method's training runs under a validation set: one, or one for each share of `drop`."""
+def folders(method: str, validation: str, /) -> list[str]:
+    """Return the folders of a method's training runs under a validation set: one, or one for each share of `drop`."""
     if method == "drop":
         return [f"drop-{share:g}" for share in DROPPED]
-    return [f"{method}-{judge}"] if method in SEARCHES or method == "l2rw" else [method]
+    return [f"{method}-{validation}"] if method in SEARCHES or method == "l2rw" else [method]
 
 
 def label(method: str, /) -> str:
-    """A method's name in tables."""
+    """Return a method's name in tables."""
     return LABELS.get(method, method)
 
 
 def expand(names: Sequence[str], /) -> list[str]:
-    """Methods of a list that may name sets, each once.
+    """Return the methods of a list that may name sets, each once.
 
     Raises:
         ValueError: A name is neither a method nor a set, or a method comes twice.
     """
     methods = [method for name in names for method in SETS.get(name, (name,))]
     check_names("methods", methods, dict.fromkeys([*METHODS, *SEARCHES, *SETS]))
-    check_distinct(methods=methods)
     return methods

@@ -17,19 +17,20 @@ from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.swift.sampler import effective_share, require_share
 from drawstream.search import Space, Trial
-from drawstream.tools.bench.noise.cell import Cell, Record
+from drawstream.tools.bench.cell import Record
+from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.runs.identity import objective_identity
 from drawstream.tools.runs.record import finished_record, write_record
 from drawstream.tools.training.finetune import FineTune
 
-__all__ = ["agreement", "random_candidates", "rank_study"]
+__all__ = ["agreement", "rank_study"]
 
 FEATURES = ("loss", "entropy")
 MIN_ESS = 0.3  # as in the search
 
 
-def rank_study(cell: Cell, count: int, validation: str, /) -> tuple[list[Record], Record]:
-    """Score candidates both ways, on the features of the cell's uniform run; runs that are finished are read.
+def rank_study(cell: NoiseCell, count: int, validation: str, /) -> list[Record]:
+    """Score candidates both ways, on the features of the cell's uniform run; finished runs are read.
 
     Args:
         cell: Data and runs.
@@ -37,35 +38,35 @@ def rank_study(cell: Cell, count: int, validation: str, /) -> tuple[list[Record]
         validation: Set that scores the fine-tuning, `clean` or `noisy`.
 
     Returns:
-        A row for each candidate (candidate, ess, fine_tuned and from_scratch in per cent), and `agreement` of them.
+        A row for each candidate: candidate, ess, fine_tuned and from_scratch in per cent.
     """
     cell.uniform()
     columns = FeatureTable.open(cell.folder / "features").columns(*FEATURES)
     fit = SwiftFit(columns, features=FEATURES, mass=None, transform="cdf")
     objective = cell.objective(validation if cell.noise else "clean")
     rows: list[Record] = []
-    for number, probabilities in enumerate(random_candidates(fit, count, seed=cell.seed)):
-        tuned = _fine_tuned(cell.folder / f"rank-{number}/fine-tuned.json", objective, probabilities, number, cell.seed)
-        trained = cell.train(f"rank-{number}", probabilities)["result"]["last"]
+    for number, probabilities in enumerate(_random_candidates(fit, count, cell.seed)):
+        folder = cell.folder / f"rank-{number}"
+        tuned = _fine_tuned(folder / "fine-tuned.json", objective, probabilities, Trial(number, cell.seed, "search"))
+        trained = cell.train(folder.name, probabilities)["result"]["last"]
         share = effective_share(probabilities)
         rows.append({"candidate": number, "ess": share, "fine_tuned": tuned, "from_scratch": trained})
     objective.loader.close()
     objective.held_out.close()
-    return rows, agreement(rows)
+    return rows
 
 
-def _fine_tuned(path: Path, objective: FineTune, probabilities: NDArray[np.float64], number: int, seed: int) -> float:
-    """Score of a candidate by fine-tuning, per cent; one that is there is read."""
-    drawn = {"probabilities": digest_array(probabilities), "seed": seed}
+def _fine_tuned(path: Path, objective: FineTune, probabilities: NDArray[np.float64], trial: Trial) -> float:
+    """Score a candidate by fine-tuning, per cent; a finished score is read."""
+    drawn = {"probabilities": digest_array(probabilities), "seed": trial.seed}
     identity = plain({"objective": objective_identity(objective), **drawn})
     record = finished_record(path, "fine-tuning", identity)
     if record is None:
-        score = objective(probabilities, Trial(number, seed, "search"))
-        record = write_record(path, "fine-tuning", {"score": score, "identity": identity})
+        record = write_record(path, "fine-tuning", {"score": objective(probabilities, trial), "identity": identity})
     return float(record["score"])
 
 
-def random_candidates(fit: SwiftFit, count: int, /, *, seed: int) -> list[NDArray[np.float64]]:
+def _random_candidates(fit: SwiftFit, count: int, seed: int) -> list[NDArray[np.float64]]:
     """Probabilities (rows,) of random points of the search space; those the search would refuse are drawn again."""
     space = Space("reduced", len(fit.features), 4)
     generator = np.random.default_rng([seed, 4])
@@ -81,7 +82,7 @@ def random_candidates(fit: SwiftFit, count: int, /, *, seed: int) -> list[NDArra
 
 
 def agreement(rows: list[Record], /) -> dict[str, Any]:
-    """How well the first score ranks for the second.
+    """Say how well the first score ranks for the second.
 
     Returns:
         `candidates`; `spearman`, None where all scores of one kind are equal; `true_rank` of the candidate with the

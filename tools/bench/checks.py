@@ -4,22 +4,17 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 
-def check_plan(data: str, plans: Collection[str], /) -> None:
-    """Refuse data without a plan (ValueError)."""
-    if data not in plans:
-        raise ValueError(f"no plan for {data!r}: give one of {', '.join(plans)}")
-
-
-def check_names(name: str, asked: Sequence[str], known: Collection[str], /) -> None:
-    """Refuse names that are not known (ValueError)."""
-    unknown = [each for each in asked if each not in known]
+def check_names(name: str, given: Sequence[str], known: Collection[str], /) -> None:
+    """Refuse unknown names, an empty list, and a name that stands twice (ValueError)."""
+    unknown = [each for each in given if each not in known]
     if unknown:
         raise ValueError(f"unknown {name} {', '.join(map(repr, unknown))}: give some of {', '.join(known)}")
+    check_distinct(**{name: given})
 
 
-def check_distinct(**asked: Sequence[Any]) -> None:
+def check_distinct(**given: Sequence[Any]) -> None:
     """Refuse lists that are empty or hold a value twice (ValueError)."""
-    for name, values in asked.items():
+    for name, values in given.items():
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} must be given and differ, but got {list(values)}")
 

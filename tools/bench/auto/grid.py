@@ -1,0 +1,139 @@
+"""AutoSampling beside uniform training: the same steps, data, recipe and initial weights, and what each costs in all.
+
+    uniform        one plain training: the control
+    best-of        the best of N_p independent plain trainings, chosen on the held-out set: the same work as a search
+    random         what a search with exploitation only ends with
+    mixture        what the whole of AutoSampling ends with
+    static         a new training on draws of the mixture's distribution
+    replay         a new training on the mixture's schedule from its initial weights: the mixture again, bit by bit
+    replay-other   the same from other initial weights: does the order itself carry anything?
+
+    last      test accuracy after the last epoch, per cent
+    best      test accuracy at the epoch that the held-out set chose (for `best-of`: run and epoch)
+    seconds, forward, backward   all that the method needs, searches included; rows, rewards counted as forward
+    work      forward + 2 backward, over that of uniform training
+Evaluations after each epoch, which all methods have, and the second scores of the children, which are for the figures,
+are not counted. The paper (Sun et al., ICML 2021) has 20 children and 240 epochs, and its gains are 0.3 to 1 points
+over uniform with ResNet-18 on CIFAR-100.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
+from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
+from drawstream.tools.bench.cell import Record, start_plan
+from drawstream.tools.bench.checks import check_names, check_noise
+from drawstream.tools.experiments.results import Row, entries_of
+from drawstream.tools.report.pages.schedule import SearchedSchedule
+from drawstream.tools.runs.record import before, conclude
+
+__all__ = ["SETTINGS", "AutoGrid", "run"]
+
+SETTINGS = {
+    "digits": Settings(epochs=30, interval=10, first=3, reward_rows=200),  # of 400 held-out rows
+    "fashion-mnist": Settings(epochs=10),  # two cycles of 4 epochs after the first 2; the paper explores 55 times
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AutoGrid:
+    """Grid of noise levels, seeds and methods.
+
+    Attributes:
+        settings: Of the searches.
+        noise: Shares of wrong training labels, each in [0, 1); held-out and test labels are true.
+        methods: Of `METHODS`.
+        seeds: Of everything that is drawn.
+    """
+
+    settings: Settings
+    noise: tuple[float, ...] = (0.0, 0.4)
+    methods: tuple[str, ...] = METHODS
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        check_names("methods", self.methods, METHODS)
+        check_noise(self.noise, self.seeds)
+
+
+def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) -> dict[str, Any]:
+    """Run the grid, print a table, and write `bench-auto.json` and the page `auto.html` into `out`.
+
+    What a killed benchmark finished is kept when it is started again; an unfinished training or search goes on.
+
+    Args:
+        data: Name of a plan of the demo.
+        out: Folder of all runs.
+        grid: What is run.
+        source: Folder of Fashion-MNIST's files, where it is not Debian's.
+
+    Returns:
+        `rows`: method, noise, seed, last, best, seconds, forward, backward, and of these reward_forward and
+        train_seconds. `summary`: over the seeds. `verdicts`: what helps and what does not, in words. `searches`: what
+        the rewards were worth, and whether the replay ended with the same weights.
+
+    Raises:
+        ValueError: Unknown data, or `out` holds runs with other settings.
+    """
+    plan = start_plan(data)
+    rows: list[Row] = []
+    searches: list[Record] = []
+    for level, seed in product(grid.noise, grid.seeds):
+        cell = AutoCell(out / f"noise-{level:g}" / f"seed-{seed}", plan, level, seed, grid.settings)
+        cell.pack(data, source)
+        for method in grid.methods:
+            row = Row(method, {"noise": level}, seed, cell.outcome(method))
+            told = f"{method} last {row.values['last']:.2f}, best {row.values['best']:.2f}"
+            print(f"noise {level:g}, seed {seed}: {told}", flush=True)
+            rows.append(row)
+        searches += _searches_of(cell, grid.methods, features=seed == grid.seeds[0])
+        cell.close()
+    entries = entries_of(rows)
+    result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summarise(entries)}
+    result |= {"verdicts": verdicts(entries), "searches": searches}
+    first = [each["words"] for each in searches if each["seed"] == grid.seeds[0]]  # the page has the numbers of all
+    print(*(table.text() for table in tables(entries)), *result["verdicts"], *first, sep="\n\n")
+    record = {"data": data, **result, "plan": asdict(plan), "settings": asdict(grid.settings)}
+    record = conclude(out / "bench-auto.json", "bench-auto", record)
+    write_page(out / "auto.html", f"AutoSampling on {data}", entries, record["searches"])
+    return {**result, "page": str(out / "auto.html"), **before(record)}
+
+
+def _searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> list[Record]:
+    """Describe the searches that some methods need; `features` adds the figures of the mixture.
+
+    Returns:
+        method, noise, seed, `record` (its auto.json), `identical` (a replay ended with the same weights), `spread` of
+        the children, that of the second half (`late_spread`) and its `words`, and shares of the time of the search,
+        second scores left out.
+    """
+    needed = {folders(method, cell.settings.population)[1] for method in methods}
+    found: list[Record] = []
+    for name in (each for each in ("random", "mixture") if f"search-{each}" in needed):
+        same = cell.same_weights(name)
+        if features and name == "mixture":
+            cell.score_rows()
+        search = SearchedSchedule.open(cell.folder / f"search-{name}" / "auto.json")
+        spread, late = search.spread(), search.spread(0.5)
+        seconds, second = search.document["seconds"], search.document["second_score"]["seconds"]
+        total = sum(seconds.values()) - second
+        where = f"{name}, noise {cell.noise:g}, seed {cell.seed}"
+        found.append(
+            {
+                "method": name,
+                "noise": cell.noise,
+                "seed": cell.seed,
+                "record": str(search.path),
+                "identical": same,
+                "spread": None if spread is None else asdict(spread),
+                "late_spread": None if late is None else asdict(late),
+                "words": f"{where}: {search.words}" if search.words else "",
+                "evaluate_and_clone_share": (seconds["evaluate"] + seconds["clone"] - second) / total,
+                "write_share": seconds["write"] / total,
+            }
+        )
+    return found

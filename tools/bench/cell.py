@@ -1,0 +1,199 @@
+"""Data and trainings of one noise level under one seed, in a folder of their own; what is finished is read.
+
+data/train   with wrong labels         data/holdout   true labels: chooses under validation `clean`
+test         true labels, reports      noisy/holdout  the same rows with as many wrong labels: under `noisy`
+RUN/         run.json and last.safetensors of a finished training, checkpoint.pt of an unfinished one
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from drawstream.features import Tracker
+from drawstream.pipeline import Loader
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.pack import pack
+from drawstream.samplers import IndexStream
+from drawstream.tools.demo import PLANS, Plan, hold_data, source_and_test
+from drawstream.tools.runs.identity import model_identity, training_identity
+from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs.record import finished_record, write_record
+from drawstream.tools.training.finetune import flush_denormals
+from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.methods.methods import PLAIN
+from drawstream.tools.training.models import save_weights
+from drawstream.tools.training.setup import Setup
+
+__all__ = ["VALIDATION", "Cell", "Record", "start_plan"]
+
+VALIDATION = {"clean": "held_out", "noisy": "held_out_noisy"}  # name of the set in a run's history
+
+Record = dict[str, Any]
+MakeCriterion = Callable[[nn.Module], nn.Module]  # of the model that is trained
+
+
+def start_plan(data: str, /, **changed: Any) -> Plan:
+    """Return a demo's plan with changes, and set torch as it says.
+
+    Raises:
+        ValueError: No such plan.
+    """
+    if data not in PLANS:
+        raise ValueError(f"no plan for {data!r}: give one of {', '.join(PLANS)}")
+    flush_denormals()
+    plan = replace(PLANS[data], **changed)
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    return plan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Data and runs of one noise level under one seed.
+
+    Attributes:
+        folder: Holds all of it.
+        plan: What all methods have in common.
+        noise: Share of wrong labels.
+        seed: Of data, noise, weights, orders and searches.
+    """
+
+    folder: Path
+    plan: Plan
+    noise: float
+    seed: int
+
+    def pack(self, data: str, source: Path | None, /) -> None:
+        """Write the catalogs, as far as they are not there; arguments as for the demo."""
+        train_source, test_source = source_and_test(data, source, self.seed)
+        sizes: dict[str, Any] = {"limit": self.plan.limit, "holdout": self.plan.holdout}
+        hold_data(self.folder, data, source, seed=self.seed, noise=self.noise, **sizes)
+        kind: dict[str, Any] = {"encoding": "raw", "seed": self.seed}
+        noisy = {**kind, **sizes, "label_noise": self.noise, "noise_seed": self.seed}
+        if not (self.folder / "test" / FILE).exists():
+            pack(test_source, self.folder / "test", **kind)
+        if not (self.folder / "data/train" / FILE).exists():
+            pack(train_source, self.folder / "data", **noisy)
+        if self.noise and not (self.folder / "noisy/train" / FILE).exists():
+            few = self.plan.holdout + 1  # the holdout is the same rows whatever the limit: leave out the others
+            pack(train_source, self.folder / "noisy", **{**noisy, "limit": few}, noise_holdout=True)
+
+    @cached_property
+    def setups(self) -> dict[str, Setup]:
+        """Data and model by validation; without noise both are the clean one."""
+        data = self.folder / "data"
+        clean = Setup(data / "train", self.plan.model, data / "holdout", self.folder / "test", self.plan.batch_size)
+        noisy = replace(clean, held_out=self.folder / "noisy/holdout") if self.noise else clean
+        return {"clean": clean, "noisy": noisy}
+
+    @property
+    def setup(self) -> Setup:
+        """Data and model under clean validation."""
+        return self.setups["clean"]
+
+    @property
+    def rows(self) -> int:
+        """Training rows."""
+        return len(self.setup.data)
+
+    @cached_property
+    def loader(self) -> Loader:
+        """Loader of the training rows; each run replaces its stream."""
+        return self.setup.training_loader()
+
+    @cached_property
+    def sets(self) -> dict[str, Loader]:
+        """All sets that a run is evaluated on after each epoch."""
+        sets = self.setup.evaluation_loaders()
+        if self.noise:
+            sets["held_out_noisy"] = replace(self.setups["noisy"], test=None).evaluation_loaders()["held_out"]
+        return sets
+
+    def close(self) -> None:
+        """Free the loaders."""
+        for loader in (self.loader, *self.sets.values()):
+            loader.close()
+
+    def train_once(
+        self,
+        name: str,
+        stream: IndexStream,
+        recipe: Recipe,
+        /,
+        *,
+        criterion: MakeCriterion | None = None,
+        tracker: Tracker | None = None,
+    ) -> Record:
+        """Train once from scratch, in the folder `name`; a finished run is read, a killed one goes on.
+
+        Args:
+            name: Of the folder below the cell's.
+            stream: Rows to train on.
+            recipe: How to train; its seed is that of the weights.
+            criterion: Builds the loss; by default the cross-entropy.
+            tracker: Follows the run; its averages go to the cell's `features`.
+
+        Raises:
+            ValueError: The folder holds a run with other settings.
+        """
+        setup, folder = self.setup, self.folder / name
+        self.loader.replace_stream(stream)
+        model = setup.build(recipe.seed)
+        loss = criterion(model) if criterion is not None else None
+        tested: dict[str, Any] = {"evaluate": self.sets, "select": "held_out", "criterion": loss}
+        told = {"tracked": tracker is not None, "method": PLAIN, "about": model_identity(setup.model)}
+        identity = training_identity(model, self.loader, recipe, **tested, **told)
+        finished = finished_record(folder / "run.json", "train", identity)
+        if finished is not None:
+            return finished
+        with Progress(f"noise {self.noise:g}, seed {self.seed}, {name}", "epochs") as progress:
+            run = train(
+                model,
+                self.loader,
+                recipe,
+                **tested,
+                checkpoint=folder / "checkpoint.pt",
+                tracker=tracker,
+                identity=identity,
+                on_epoch=lambda epoch: progress.update(
+                    epoch.epoch + 1, recipe.epochs, f"test {epoch.accuracy['test']:.2f} %"
+                ),
+            )
+        save_weights(folder / "last.safetensors", model.state_dict())
+        if tracker is not None:
+            tracker.export(self.folder / "features", setup.data, model_name=setup.model)
+        work = getattr(loss, "work", None)
+        record = write_record(
+            folder / "run.json",
+            "train",
+            {
+                "method": name,
+                "seed": recipe.seed,
+                "model": setup.model,
+                "catalog": setup.catalog,
+                "catalog_fingerprint": setup.data.fingerprint,
+                "stream": self.loader.stream.fingerprint,
+                "criterion": repr(loss),
+                "recipe": asdict(recipe),
+                "batch_size": setup.batch_size,
+                "identity": identity,
+                "history": [asdict(epoch) for epoch in run.history],
+                "seconds": run.seconds,
+                "result": {
+                    "set": "test",
+                    "last": run.last("test"),
+                    "best": run.best("test"),
+                    "best_epoch": run.best_epoch,
+                },
+                "forward": run.forward,
+                "backward": run.backward,
+                "extra_forward_backward": [0, 0] if work is None else work.tolist(),
+            },
+        )
+        (folder / "checkpoint.pt").unlink()
+        return record

@@ -1,0 +1,173 @@
+"""Label noise: uniform training, the Swift Sampler and its comparators on the same rows, recipe and initial weights.
+
+All methods have the same labels: those of the training rows and of a validation set, with true labels (`clean`) or as
+wrong as those of the training rows (`noisy`). It chooses the epoch of `best` and the sampler of the searches, and holds
+the rows that L2RW trusts. Only `clean-only` knows which training labels are right. Test labels are always true.
+
+    last     test accuracy after the last epoch, per cent
+    best     test accuracy at the epoch that the validation set chose: early stopping, of `uniform` and all others
+    seconds  of the search, fine-tuning runs and confirmation included, and of the one training run, evaluation left out
+    gain     last, less that of `uniform` under the same seed
+`swift` and `drop` read averages that the tracker took along the `uniform` run, so they also need that run. Where the
+finished model of a sampler is no better than uniform's on the validation set (`search.paired`), the search gives
+uniform's; `searches` tells both. `early-stopping` is `uniform` at its best epoch. A training run that does not depend
+on the validation set serves both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from drawstream.tools.bench.cell import VALIDATION, Record, start_plan
+from drawstream.tools.bench.checks import check_names, check_noise
+from drawstream.tools.bench.noise.cell import NoiseCell
+from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
+from drawstream.tools.bench.noise.page import agreement_line, tables, write_page
+from drawstream.tools.bench.noise.rank_study import agreement, rank_study
+from drawstream.tools.bench.noise.results import findings_of
+from drawstream.tools.demo import Plan
+from drawstream.tools.experiments.results import Row
+from drawstream.tools.runs.record import before, conclude
+
+__all__ = ["CHANGED", "NoiseGrid", "Results", "run"]
+
+CHANGED: dict[str, dict[str, Any]] = {
+    "digits": {"trials": 30, "confirm_seeds": 2}
+}  # of the demo's plan, to take minutes
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseGrid:
+    """Grid of noise levels, validation sets, seeds and methods.
+
+    Attributes:
+        noise: Shares of wrong labels, each in [0, 1).
+        methods: Of `METHODS`, of the other searches, or sets of them (`SETS`); `drop` is a run for each of some shares.
+        seeds: Of everything that is drawn.
+        validation: `clean`, `noisy`, or both; without noise they are the same.
+        candidates: Of a rank study at every noise level, validation and seed; 0 leaves it out.
+    """
+
+    noise: tuple[float, ...] = (0.0, 0.4)
+    methods: tuple[str, ...] = METHODS
+    seeds: tuple[int, ...] = (0,)
+    validation: tuple[str, ...] = ("clean",)
+    candidates: int = 0
+
+    def __post_init__(self) -> None:
+        check_names("validation", self.validation, VALIDATION)
+        check_noise(self.noise, self.seeds)
+        expand(self.methods)
+        if self.candidates and self.candidates < 3:
+            raise ValueError(f"a rank study needs at least 3 candidates, but got {self.candidates}")
+
+    def folders(self, out: Path, /) -> dict[tuple[float, int], Path]:
+        """Return the folder of every noise level and seed."""
+        return {
+            (level, seed): out / f"noise-{level:g}" / f"seed-{seed}" for level, seed in product(self.noise, self.seeds)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Results of all cells, in the order of the grid."""
+
+    rows: list[Row]
+    searches: list[Record]
+    rank_study: list[Record]
+    rank_agreement: list[Record]
+
+
+def start(data: str, /) -> Plan:
+    """Return the plan of a data set, and set torch as it says."""
+    return start_plan(data, **CHANGED.get(data, {}))
+
+
+def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None) -> dict[str, Any]:
+    """Run the grid, print a table, write `noise.json` and `noise.html`.
+
+    What a killed benchmark finished is kept when it is started again; an unfinished run goes on after its last epoch.
+
+    Args:
+        data: Name of a plan of the demo: data, model, recipe, search.
+        out: Folder of all runs.
+        grid: What is run.
+        source: Folder of Fashion-MNIST's files, where it is not Debian's.
+
+    Returns:
+        `rows`: method, noise, validation, seed, last, best, search_seconds, train_seconds, and the images that went
+        forward and backward beside the training steps. `summary`: over the seeds. `searches`: who won, why, what the
+        guard of the finished models said, `last` without it, and the candidates' scores in order. `rank_study`: a row
+        for each candidate; `rank_agreement`: what they say.
+
+    Raises:
+        ValueError: Unknown data, or `out` holds runs with other settings.
+    """
+    plan = start(data)
+    results = Results([], [], [], [])
+    for (level, seed), folder in grid.folders(out).items():
+        cell = NoiseCell(folder, plan, level, seed)
+        cell.pack(data, source)
+        for validation in grid.validation:
+            _compare(cell, expand(grid.methods), validation, results)
+            if grid.candidates:
+                _study(cell, grid.candidates, validation, results)
+        cell.close()
+    findings = findings_of(results.rows)
+    print(*(table.text() for table in tables(findings)), *map(agreement_line, results.rank_agreement), sep="\n\n")
+    more = {name: getattr(results, name) for name in ("searches", "rank_study", "rank_agreement")}
+    result: dict[str, Any] = {"rows": [row.as_dict() for row in results.rows], **more}
+    result["summary"] = [finding.as_dict() for finding in findings]
+    record = conclude(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
+    write_page(out / "noise.html", data, findings, **more)
+    return {**result, **before(record)}
+
+
+def _compare(cell: NoiseCell, methods: Sequence[str], validation: str, results: Results) -> None:
+    """Run the methods under one validation set; rows and searches are added to the results."""
+    setting = {"noise": cell.noise, "validation": validation}
+    for method in methods:
+        for name, record in cell.runs(method, validation).items():
+            row = Row(name, setting, cell.seed, _outcome(record, validation if cell.noise else "clean"))
+            place = f"noise {cell.noise:g}, {validation} validation, seed {cell.seed}"
+            print(f"{place}: {name} last {row.values['last']:.2f}, best {row.values['best']:.2f}", flush=True)
+            results.rows.append(row)
+            if name == "uniform":
+                results.rows.append(Row(STOPPED, setting, cell.seed, row.values | {"last": row.values["best"]}))
+            if "search" in record:
+                results.searches.append({"method": name, **setting, "seed": cell.seed, **_story(record)})
+
+
+def _study(cell: NoiseCell, candidates: int, validation: str, results: Results) -> None:
+    """Do the rank study under one validation set; its rows are added to the results."""
+    key = {"noise": cell.noise, "validation": validation, "seed": cell.seed}
+    scores = rank_study(cell, candidates, validation)
+    results.rank_study.extend(key | score for score in scores)
+    results.rank_agreement.append(key | agreement(scores))
+
+
+def _story(record: Record) -> Record:
+    """Summarise a search and the guard's verdict on the finished models."""
+    search, guard = record["search"], record["guard"]
+    return {
+        "winner": search["winner"],
+        "message": search["message"],
+        "kept": search["winner"] if guard is None or guard["better"] else "uniform",
+        "guard": None if guard is None else guard["message"],
+        "unguarded": record.get("unguarded"),
+        "scores": [trial["value"] for trial in search["trials"] if trial["value"] is not None],
+    }
+
+
+def _outcome(record: Record, validation: str) -> dict[str, Any]:
+    """Return a run's accuracy where this validation set chooses the epoch; the first of equal epochs."""
+    chosen = max(record["history"], key=lambda epoch: epoch["accuracy"][VALIDATION[validation]])
+    return {
+        "last": record["history"][-1]["accuracy"]["test"],
+        "best": chosen["accuracy"]["test"],
+        "search_seconds": record["search"]["seconds"] if "search" in record else 0.0,
+        "train_seconds": record["seconds"],
+        "extra_forward_backward": record["extra_forward_backward"],
+    }
