@@ -25,7 +25,6 @@ from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finished_record, write_record
 from drawstream.tools.training.finetune import flush_denormals
 from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.methods.methods import PLAIN
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
@@ -146,7 +145,7 @@ class Cell:
         model = setup.build(recipe.seed)
         loss = criterion(model) if criterion is not None else None
         tested: dict[str, Any] = {"evaluate": self.sets, "select": "held_out", "criterion": loss}
-        told = {"tracked": tracker is not None, "method": PLAIN, "about": model_identity(setup.model)}
+        told = {"tracked": tracker is not None, "about": model_identity(setup.model)}
         identity = training_identity(model, self.loader, recipe, **tested, **told)
         finished = finished_record(folder / "run.json", "train", identity)
         if finished is not None:

@@ -150,24 +150,23 @@ def noise(
 
     Example: drawstream bench noise --data digits --json noise.json; drawstream bench noise --seeds 0,1,2
     """
-    from drawstream.tools.bench.noise.bench import METHODS, run, start
+    from drawstream.tools.bench.noise.grid import METHODS, NoiseGrid, run, start
 
     folder = out or Path("runs") / f"noise-{data}"
-    asked: dict[str, Any] = {
-        "noise": list(numbers("noise", levels)),
-        "methods": METHODS if methods is None else methods.split(","),
-        "seeds": whole("seeds", seeds),
-        "validation": validation.split(","),
-        "candidates": candidates,
-    }
+    grid = NoiseGrid(
+        noise=numbers("noise", levels),
+        methods=METHODS if methods is None else tuple(methods.split(",")),
+        seeds=tuple(whole("seeds", seeds)),
+        validation=tuple(validation.split(",")),
+        candidates=candidates,
+    )
     if dry_run:
         from drawstream.tools.estimate.bench import estimate_noise
         from drawstream.tools.estimate.stages import tell
 
-        plan, asked["methods"] = start(data, *asked.values())
-        tell(estimate_noise(plan, data, folder, source=source, **asked), json_path)
+        tell(estimate_noise(start(data), data, folder, grid, source=source), json_path)
         return
-    _write(json_path, run(data, folder, source=source, **asked))
+    _write(json_path, run(data, folder, grid, source=source))
 
 
 @app.command()
@@ -195,23 +194,22 @@ def transfer(
     """
     from dataclasses import replace
 
-    from drawstream.tools.bench.transfer import run
+    from drawstream.tools.bench.transfer import MODELS, TransferGrid, run
     from drawstream.tools.demo import PLANS
 
-    changes: dict[str, Any] = {} if trials is None else {"trials": trials}
-    if epochs is not None and data in PLANS:
-        changes["recipe"] = replace(PLANS[data].recipe, epochs=epochs)
-    result = run(
-        data,
-        out or Path("runs") / f"transfer-{data}",
-        source=model,
-        targets=None if targets is None else targets.split(","),
-        noise=noise,
-        seeds=whole("seeds", seeds),
-        files=source,
-        **changes,
+    if data not in MODELS:
+        raise ValueError(f"no plan for {data!r}: give one of {', '.join(MODELS)}")
+    source_model, target_models = MODELS[data]
+    grid = TransferGrid(
+        model or source_model,
+        target_models if targets is None else tuple(targets.split(",")),
+        noise,
+        tuple(whole("seeds", seeds)),
     )
-    _write(json_path, result)
+    changes: dict[str, Any] = {} if trials is None else {"trials": trials}
+    if epochs is not None:
+        changes["recipe"] = replace(PLANS[data].recipe, epochs=epochs)
+    _write(json_path, run(data, out or Path("runs") / f"transfer-{data}", grid, files=source, **changes))
 
 
 @app.command()
@@ -309,26 +307,26 @@ def auto(
     """
     from dataclasses import replace
 
-    from drawstream.tools.bench.auto.bench import METHODS, SETTINGS, run, start
+    from drawstream.tools.bench.auto.grid import METHODS, SETTINGS, AutoGrid, run
+    from drawstream.tools.bench.cell import start_plan
 
+    if data not in SETTINGS:
+        raise ValueError(f"no plan for {data!r}: give one of {', '.join(SETTINGS)}")
     given = {"epochs": epochs, "population": population, "first": explore_after}
-    usual = SETTINGS.get(data)
-    settings = usual and replace(usual, **{name: value for name, value in given.items() if value is not None})
+    grid = AutoGrid(
+        replace(SETTINGS[data], **{name: value for name, value in given.items() if value is not None}),
+        numbers("noise", levels),
+        METHODS if methods is None else tuple(methods.split(",")),
+        tuple(whole("seeds", seeds)),
+    )
     folder = out or Path("runs") / f"auto-{data}"
-    asked: dict[str, Any] = {
-        "noise": numbers("noise", levels),
-        "methods": METHODS if methods is None else methods.split(","),
-        "seeds": whole("seeds", seeds),
-    }
     if dry_run:
         from drawstream.tools.estimate.bench import estimate_schedules
         from drawstream.tools.estimate.stages import tell
 
-        plan = start(data, *asked.values())
-        assert settings is not None
-        tell(estimate_schedules(plan, data, folder, settings=settings, source=source, **asked), json_path)
+        tell(estimate_schedules(start_plan(data), data, folder, grid, source=source), json_path)
         return
-    _write(json_path, run(data, folder, settings=settings, source=source, **asked))
+    _write(json_path, run(data, folder, grid, source=source))
 
 
 @app.command()

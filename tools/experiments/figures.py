@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from drawstream.tools.experiments.compare import Spread
 from drawstream.tools.experiments.results import Entry
-from drawstream.tools.report.figures.training import Figure, axes
+from drawstream.tools.report.figures.training import BLUE, Figure, axes
+from drawstream.tools.training.methods.table import METHODS
 
-__all__ = ["Style", "by_name", "seeds_figure", "trace"]
+__all__ = ["Style", "by_name", "seeds_figure", "style_of", "title_of", "trace"]
 
 
 class Style(NamedTuple):
@@ -16,6 +17,19 @@ class Style(NamedTuple):
     colour: str
     symbol: str = "circle"
     dash: str = "solid"
+
+
+def style_of(method: str, /) -> Style:
+    """Return the style of a method: its own of the table of methods; controls are dashed, unknown names dotted."""
+    found = METHODS.get(method)
+    if found is None:
+        return Style(BLUE, "circle-open", "dot")
+    return Style(found.colour, found.marker, "dash" if found.control else "solid")
+
+
+def title_of(method: str, /) -> str:
+    """Return a method's name in tables and pages."""
+    return METHODS[method].title if method in METHODS else method
 
 
 def trace(
@@ -64,13 +78,19 @@ def by_name(title: str, count: int, /, *, row: int = 26, **more: Any) -> Figure:
 
 
 def seeds_figure(
-    entries: Sequence[Entry], key: str, title: str, /, name: Callable[[Entry], str], style: Callable[[str], Style]
+    entries: Sequence[Entry],
+    key: str,
+    title: str,
+    /,
+    *,
+    names: Sequence[str],
+    style: Callable[[str], Style] = style_of,
 ) -> Figure:
-    """Return a row per entry: a point per seed, and mean and deviation as a bar with whiskers."""
+    """Return a row per entry under its name: a point per seed, and mean and deviation as a bar with whiskers."""
     data = []
-    for entry in entries:
-        own, label, values, spread = style(entry.method), name(entry), entry.values(key), entry.spread(key)
-        label = label.replace(" (", "<br>(")
+    for entry, name in zip(entries, names, strict=True):
+        own, values, spread = style(entry.method), entry.values(key), entry.spread(key)
+        label = name.replace(" (", "<br>(")
         points, hover = [(value, label) for value in values.values()], "seed %{customdata}: %{x:.2f} %"
         data.append(trace(label, points, own, hover=hover, told=list(values)))
         bar, hover = Style(own.colour, "line-ns-open"), "mean %{x:.2f} %"

@@ -16,7 +16,6 @@ from drawstream.tools.report.pages.schedule import SearchedSchedule, schedule_bl
 __all__ = ["summarise", "tables", "verdicts", "write_page"]
 
 Record = dict[str, Any]
-STYLES = {"uniform": Style(ORANGE), "best-of": Style(GRAY)}  # the controls; all others are blue
 CONTROLS = {"uniform": "plain training of the same steps", "best-of": "the best of as many plain trainings"}
 NOTES = (
     "uniform: one plain training. best-of: the best of as many independent plain trainings as a search has children, "
@@ -26,6 +25,11 @@ NOTES = (
     "set. Seconds and work (forward + 2 × backward rows, uniform = 1) are all that a method needs, search included; "
     "not counted are the evaluations after each epoch."
 )
+
+
+def _style(method: str) -> Style:
+    """Controls are orange and gray, all others blue."""
+    return Style({"uniform": ORANGE, "best-of": GRAY}.get(method, BLUE))
 
 
 def _work(entry: Entry, entries: Sequence[Entry]) -> float | None:
@@ -101,13 +105,8 @@ def _results(entries: Sequence[Entry]) -> list[str]:
     """A table and a figure for each noise level."""
     parts = []
     for block, table in zip(blocks(entries), tables(entries), strict=True):
-        figure = seeds_figure(
-            block,
-            "last",
-            "Accuracy on the test set (%)",
-            name=lambda entry: entry.method,
-            style=lambda method: STYLES.get(method, Style(BLUE)),
-        )
+        names = [entry.method for entry in block]
+        figure = seeds_figure(block, "last", "Accuracy on the test set (%)", names=names, style=_style)
         chart = page.chart(figure, "Accuracy after the last epoch: a point per seed, mean and deviation as a bar.")
         parts.append(page.heading(table.title) + page.table(table.head, table.rows) + chart)
     return parts

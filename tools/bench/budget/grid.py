@@ -20,7 +20,7 @@ import torch
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.workers.engines import spread
 from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.tools.bench.asked import check_distinct, check_names
+from drawstream.tools.bench.checks import check_distinct, check_names
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.runs.config import use_config

@@ -4,31 +4,32 @@ uniform/ ──tracker──▶ features/ ──▶ search-swift-clean/, …
 uniform/ and swift-clean/ ──▶ swift-clean/guard.json, which of the two is kept
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream
-from drawstream.tools.bench.cell import VALIDATION, Cell, MakeCriterion, Record
+from drawstream.tools.bench.cell import VALIDATION, Cell, Record
 from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job
 from drawstream.tools.runs.record import finished_record, write_record
 from drawstream.tools.training.finetune import FineTune, fine_tuning
 from drawstream.tools.training.guard import compare_finished
-from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced
 from drawstream.tools.training.methods.sampling import Sampling
+from drawstream.tools.training.methods.table import METHODS
 
 __all__ = ["NoiseCell", "right_rows", "without_highest"]
 
-BURN_IN = 0.18  # of the epochs: 18 of 100 in MentorNet's code
 TRUSTED = 1000  # rows of the validation set that L2RW has, as many as in its paper
 
 Probabilities = NDArray[np.float64]
@@ -54,13 +55,7 @@ class NoiseCell(Cell):
             }
         if method == "clean-only":
             return {method: self.train(method, right_rows(self.setup.data))}
-        criteria: dict[str, MakeCriterion] = {
-            "reed-soft": lambda _: Reed("soft"),
-            "reed-hard": lambda _: Reed("hard"),
-            "mentornet": lambda _: SelfPaced(burn_in=round(BURN_IN * self.plan.recipe.epochs)),
-            "l2rw": lambda model: self._learned_weights(model, validation),
-        }
-        return {method: self.train(names[0], criterion=criteria[method])}
+        return {method: self.train(names[0], criterion=lambda model: self._loss(method, model, validation))}
 
     def uniform(self) -> Record:
         """Train uniformly; the tracker's averages go to `features`."""
@@ -98,7 +93,7 @@ class NoiseCell(Cell):
         return trained | {"history": kept["history"], **told}
 
     def features(self, method: str, /) -> Path:
-        """Return a search's features: the tracker's averages over the uniform run, or for the paper its last model's."""
+        """Return a search's features: the tracker's over the uniform run; of `swift-paper` its last model's."""
         self.uniform()
         if method != PAPER:
             return self.folder / "features"
@@ -134,16 +129,28 @@ class NoiseCell(Cell):
             objective.loader.close()
             objective.held_out.close()
 
-    def _learned_weights(self, model: nn.Module, validation: str) -> LearnedWeights:
-        """L2RW that trusts the first rows of a validation set, which are balanced over the classes."""
+    def _loss(self, method: str, model: nn.Module, validation: str) -> nn.Module:
+        """Build the loss of a method; its builder takes what it needs."""
+        build = METHODS[method].builder()
+        given: dict[str, Callable[[], Any]] = {
+            "model": lambda: model,
+            "trusted": lambda: self._trusted(validation),
+            "epochs": lambda: self.plan.recipe.epochs,
+            "global_batch": lambda: self.plan.batch_size,
+            "seed": lambda: self.seed,
+        }
+        loss: nn.Module = build(**{name: given[name]() for name in signature(build).parameters})
+        return loss
+
+    def _trusted(self, validation: str) -> tuple[Tensor, Tensor]:
+        """Images and labels of the first rows of a validation set, which are balanced over the classes."""
         images, labels = [], []
         for batch in self.sets[VALIDATION[validation]]:
             images.append(batch.images)
             labels.append(batch.labels)
             if sum(map(len, labels)) >= TRUSTED:
                 break
-        trusted = torch.cat(images)[:TRUSTED], torch.cat(labels)[:TRUSTED]
-        return LearnedWeights(model, *trusted, batch_size=self.plan.batch_size, seed=self.seed)
+        return torch.cat(images)[:TRUSTED], torch.cat(labels)[:TRUSTED]
 
 
 def without_highest(loss: NDArray[np.float32], share: float, /) -> Probabilities:

@@ -28,7 +28,6 @@ METHODS = (
     *("uniform", "swift", "swift-cgf", "swift-random", "swift-reinforce"),
     *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet", "clean-only"),
 )
-LABELS = {"mentornet": "self-paced (MentorNet PD)", "clean-only": "clean-only (oracle)"}
 STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
 
 
@@ -37,11 +36,6 @@ def folders(method: str, validation: str, /) -> list[str]:
     if method == "drop":
         return [f"drop-{share:g}" for share in DROPPED]
     return [f"{method}-{validation}"] if method in SEARCHES or method == "l2rw" else [method]
-
-
-def label(method: str, /) -> str:
-    """Return a method's name in tables."""
-    return LABELS.get(method, method)
 
 
 def expand(names: Sequence[str], /) -> list[str]:

@@ -8,30 +8,22 @@ from typing import Any
 import numpy as np
 
 from drawstream.samplers.files.atomic import write_atomically
-from drawstream.tools.bench.noise.methods import STOPPED, label
+from drawstream.tools.bench.noise.methods import METHODS, STOPPED
 from drawstream.tools.bench.noise.results import Finding
 from drawstream.tools.experiments.compare import signed
-from drawstream.tools.experiments.figures import Style, seeds_figure, trace
+from drawstream.tools.experiments.figures import Style, seeds_figure, style_of, title_of, trace
 from drawstream.tools.experiments.results import Entry
 from drawstream.tools.experiments.table import Table, number, table_of
 from drawstream.tools.report.figures.training import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes
 from drawstream.tools.report.pages import page
 
 Row = dict[str, Any]
-STYLES = {
-    "uniform": Style(ORANGE, "circle", "dash"),
+STYLES = {  # of what the table of methods does not hold
     STOPPED: Style(ORANGE, "circle-open", "dot"),
-    "swift": Style(BLUE),
     "swift-cgf": Style(BLUE, "diamond", "dash"),
     "swift-random": Style(PURPLE, "square"),
     "swift-reinforce": Style(PURPLE, "triangle-up", "dash"),
-    "reed-soft": Style(GRAY, "triangle-up-open", "dot"),
-    "reed-hard": Style(GRAY, "triangle-down-open", "dash"),
-    "l2rw": Style(GREEN, "diamond-open", "dash"),
-    "mentornet": Style(GRAY, "square-open"),
-    "clean-only": Style(GRAY, "star", "dashdot"),
 }
-DROP, OTHER = Style(GREEN, "cross"), Style(BLUE, "circle-open", "dot")
 AGENTS = ("swift", "swift-cgf", "swift-random", "swift-reinforce")
 SPAN = 0.4  # of a level's step in the figure over levels, over which its methods stand side by side
 LAST = "Test accuracy after the last epoch (%)"
@@ -44,7 +36,7 @@ NOTES = (
 
 
 def _style(method: str) -> Style:
-    return STYLES.get(method, DROP if method.startswith("drop") else OTHER)
+    return STYLES.get(method) or style_of("drop" if method.startswith("drop") else method)
 
 
 def where(setting: Row, /) -> str:
@@ -102,8 +94,8 @@ def write_page(
     levels = [over_levels([each for each in findings if each.entry.setting["validation"] == name]) for name in judges]
     parts += _section("Accuracy and share of wrong labels", levels)
     for table, block in zip(tables(findings), _blocks(findings), strict=True):
-        names = {id(each.entry): each.name for each in block}
-        figure = seeds_figure([each.entry for each in block], "last", LAST, lambda entry: names[id(entry)], _style)  # noqa: B023
+        entries, names = [each.entry for each in block], [each.name for each in block]
+        figure = seeds_figure(entries, "last", LAST, names=names, style=_style)
         chart = page.chart(figure, "A point per seed; mean and standard deviation as a bar.")
         parts.append(page.section(table.title, page.table(table.head, table.rows), page.folded("As a figure", chart)))
     parts += _section("Result and cost of the search", [cost_figure(block) for block in _blocks(findings)])
@@ -133,14 +125,14 @@ def over_levels(findings: Sequence[Finding], /) -> tuple[Figure, str] | None:
         return None
     lines: dict[str, list[Entry]] = {}
     for each in findings:
-        if each.entry.method in STYLES or each.hindsight:
+        if each.entry.method in (*STYLES, *METHODS) or each.hindsight:
             lines.setdefault("drop" if each.hindsight else each.entry.method, []).append(each.entry)
     step = min(b - a for a, b in pairwise(levels)) * SPAN / max(len(lines), 1)
     data = []
     for place, (method, entries) in enumerate(lines.items()):
         shift = (place - (len(lines) - 1) / 2) * step
         points = [(entry.setting["noise"] + shift, entry.mean("last")) for entry in entries]
-        name = "drop (best share in hindsight)" if method == "drop" else label(method)
+        name = "drop (best share in hindsight)" if method == "drop" else title_of(method)
         spreads = [entry.spread("last") for entry in entries]
         data.append(trace(name, points, _style(method), lines=True, spreads=spreads, hover=f"{name}: %{{y:.2f}} %"))
     layout = axes("Share of wrong labels", LAST, height=460)
@@ -159,7 +151,7 @@ def cost_figure(block: Sequence[Finding], /) -> tuple[Figure, str] | None:
         return None
     data = []
     for each in [each for each in block if each.entry.method in (STOPPED, "clean-only")] + searched:
-        name, spread = label(each.entry.method), each.entry.spread("last")
+        name, spread = title_of(each.entry.method), each.entry.spread("last")
         point = (each.search_cost or 0.0, spread.mean)
         data.append(trace(name, [point], _style(each.entry.method), spreads=[spread], hover=f"{name}: %{{y:.2f}} %"))
     lengths = [each for each in searched if each.entry.method == "swift" or each.entry.method[6:].isdigit()]
@@ -193,8 +185,8 @@ def agent_figures(searches: Sequence[Row], /) -> list[tuple[Figure, str]]:
         for method in (name for name in AGENTS if name in {search["method"] for search in block}):
             scores = [search["scores"] for search in block if search["method"] == method]
             best = np.maximum.accumulate([each[: min(map(len, scores))] for each in scores], axis=1).mean(axis=0)
-            hover = f"{label(method)}, %{{x}} candidates: %{{y:.2f}}"
-            line = trace(label(method), list(enumerate(best.tolist(), 1)), _style(method), lines=True, hover=hover)
+            hover = f"{title_of(method)}, %{{x}} candidates: %{{y:.2f}}"
+            line = trace(title_of(method), list(enumerate(best.tolist(), 1)), _style(method), lines=True, hover=hover)
             line["line"] |= {"shape": "hv", "width": 2}
             data.append(line | {"mode": "lines"})
         layout = axes("Candidates", "Best score so far (%)", height=380, showlegend=True)
@@ -206,7 +198,7 @@ def agent_figures(searches: Sequence[Row], /) -> list[tuple[Figure, str]]:
 
 def _stories(searches: Sequence[Row]) -> str:
     columns = {
-        "Search": lambda each: label(each["method"]),
+        "Search": lambda each: title_of(each["method"]),
         "Noise": lambda each: f"{each['noise']:g}",
         "Validation": lambda each: each["validation"],
         "Seed": lambda each: str(each["seed"]),

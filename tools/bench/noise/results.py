@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drawstream.tools.bench.noise.methods import label
 from drawstream.tools.experiments.compare import Difference
+from drawstream.tools.experiments.figures import title_of
 from drawstream.tools.experiments.results import Entry, Row, blocks, control_of, entries_of
 
 __all__ = ["Finding", "findings_of"]
@@ -34,7 +34,7 @@ class Finding:
     @property
     def name(self) -> str:
         """Name in tables."""
-        return label(self.entry.method) + (" (best share in hindsight)" if self.hindsight else "")
+        return title_of(self.entry.method) + (" (best share in hindsight)" if self.hindsight else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for the JSON result."""

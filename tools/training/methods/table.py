@@ -198,12 +198,18 @@ _ENTRIES = (
         marker="triangle-up",
         **_CORESET,
     ),
-    Method(name="drop", given="bench"),
-    Method(name="reed-soft", build=f"{_HERE}.robust:reed_soft", **_LOSS),
-    Method(name="reed-hard", build=f"{_HERE}.robust:reed_hard", **_LOSS),
-    Method(name="l2rw", build=f"{_HERE}.robust:learned", **_LOSS),
-    Method(name="mentornet", build=f"{_HERE}.robust:self_paced", label="self-paced (MentorNet PD)", **_LOSS),
-    Method(name="clean-only", given="bench", label="clean-only (oracle)"),
+    Method(name="drop", given="bench", colour=GRAY, marker="cross"),
+    Method(name="reed-soft", marker="triangle-up-open", build=f"{_HERE}.robust:reed_soft", **_LOSS),
+    Method(name="reed-hard", marker="triangle-down-open", build=f"{_HERE}.robust:reed_hard", **_LOSS),
+    Method(name="l2rw", marker="diamond-open", build=f"{_HERE}.robust:learned", **_LOSS),
+    Method(
+        name="mentornet",
+        build=f"{_HERE}.robust:self_paced",
+        label="self-paced (MentorNet PD)",
+        marker="square-open",
+        **_LOSS,
+    ),
+    Method(name="clean-only", given="bench", label="clean-only (oracle)", colour=GRAY, marker="star"),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}
 

@@ -7,33 +7,25 @@ import numpy as np
 import pytest
 
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools import demo
-from drawstream.tools.bench.auto import bench
-from drawstream.tools.bench.auto import cell as auto_cell
-from drawstream.tools.bench.auto.bench import METHODS, format_table, run, summarise, verdicts
-from drawstream.tools.bench.auto.cell import Settings
+from drawstream.tools.bench.auto import grid as auto_grid
+from drawstream.tools.bench.auto.cell import METHODS, Settings
+from drawstream.tools.bench.auto.grid import AutoGrid, run
+from drawstream.tools.bench.auto.page import summarise, tables, verdicts
 from drawstream.tools.cli.app import main
+from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.report import build as report
 from drawstream.tools.report.pages.schedule import SearchedSchedule, reward_words
 from drawstream.tools.report.schedules import Spread
 
 SMALL = Settings(epochs=3, population=2, interval=5, first=1, permutations=1, reward_rows=40)
 STEPS = 3 * (400 // 32)  # 400 rows, batches of 32, the last one left out
+NUMBERS = ("method", "noise", "seed", "last", "best", "forward", "backward")
 
 
 @pytest.fixture(autouse=True)
-def small_plan(monkeypatch):
-    """3 epochs of 2 children on 400 digits."""
-    plan = replace(demo.PLANS["digits"], limit=500, holdout=100)
-    monkeypatch.setitem(demo.PLANS, "digits", plan)
-    monkeypatch.setitem(bench.SETTINGS, "digits", SMALL)
-
-
-def numbers(result):
-    return [
-        {key: row[key] for key in ("method", "noise", "seed", "last", "best", "forward", "backward")}
-        for row in result["rows"]
-    ]
+def small_plan(shrink, monkeypatch):
+    shrink(monkeypatch)
+    monkeypatch.setitem(auto_grid.SETTINGS, "digits", SMALL)
 
 
 def test_all_methods_at_the_command_line(tmp_path, capsys):
@@ -42,24 +34,21 @@ def test_all_methods_at_the_command_line(tmp_path, capsys):
     result = json.loads(path.read_text())
     rows = {row["method"]: row for row in result["rows"]}
     assert tuple(rows) == METHODS
-    assert {"method", "noise", "seed", "last", "best", "seconds", "forward", "backward"} < set(rows["uniform"])
+    assert {*NUMBERS, "seconds"} < set(rows["uniform"])
     trained, rewards = STEPS * 32, 2 * 9 * 40  # an epoch of 12 batches has 3 intervals
-    assert (rows["uniform"]["forward"], rows["uniform"]["backward"]) == (trained, trained)
-    assert (rows["best-of"]["forward"], rows["best-of"]["backward"]) == (2 * trained, 2 * trained)
-    for name in ("random", "mixture"):
-        assert (rows[name]["forward"], rows[name]["backward"]) == (2 * trained + rewards, 2 * trained)
-        assert rows[name]["reward_forward"] == rewards
-    for name in ("static", "replay", "replay-other"):  # what they need first is in them
-        assert (rows[name]["forward"], rows[name]["backward"]) == (3 * trained + rewards, 3 * trained)
-        assert rows[name]["seconds"] > rows["mixture"]["seconds"]
-    for key in ("last", "best"):
-        assert rows["replay"][key] == rows["mixture"][key]
+    work = {"uniform": (trained, trained), "best-of": (2 * trained, 2 * trained)}
+    work |= dict.fromkeys(("random", "mixture"), (2 * trained + rewards, 2 * trained))
+    later = dict.fromkeys(("static", "replay", "replay-other"), (3 * trained + rewards, 3 * trained))
+    assert {name: (row["forward"], row["backward"]) for name, row in rows.items()} == work | later
+    assert rows["random"]["reward_forward"] == rows["mixture"]["reward_forward"] == rewards
+    assert all(rows[name]["seconds"] > rows["mixture"]["seconds"] for name in later)  # what they need first is in them
+    assert all(rows["replay"][key] == rows["mixture"][key] for key in ("last", "best"))
     cell = tmp_path / "noise-0.4/seed-0"
-    runs = [json.loads((cell / f"uniform-{k}/run.json").read_text())["history"] for k in (0, 1)]
-    assert rows["uniform"]["last"] == runs[0][-1]["accuracy"]["test"]
-    ends = [history[-1]["accuracy"] for history in runs]
+    records = [json.loads((cell / f"uniform-{k}/run.json").read_text()) for k in (0, 1)]
+    ends = [record["history"][-1]["accuracy"] for record in records]
+    assert rows["uniform"]["last"] == ends[0]["test"]
     assert rows["best-of"]["last"] == max(ends, key=lambda each: each["held_out"])["test"]
-    assert len({json.loads((cell / f"uniform-{k}/run.json").read_text())["seed"] for k in (0, 1)}) == 2
+    assert records[0]["seed"] != records[1]["seed"]
     assert [each["identical"] for each in result["searches"]] == [True, True]
     assert len(Schedule.open(cell / "search-mixture/schedule.arrow").epoch(0)) == STEPS // 3 * 32
     shown = capsys.readouterr().out
@@ -73,75 +62,48 @@ def test_all_methods_at_the_command_line(tmp_path, capsys):
     assert "Count against loss" in (tmp_path / "report.html").read_text()
 
 
-def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch):
-    options = {"noise": [0.4], "methods": ["uniform", "mixture", "static"]}
-    whole = run("digits", tmp_path / "whole", **options)
-    train, calls = auto_cell.train, 0
-
-    def killed(*arguments, on_epoch, **keywords):
-        """Stops the second training, the replay, after its second epoch."""
-        nonlocal calls
-        calls += 1
-
-        def stop(epoch):
-            on_epoch(epoch)
-            if calls == 2 and epoch.epoch == 1:
-                raise KeyboardInterrupt
-
-        return train(*arguments, on_epoch=stop, **keywords)
-
-    monkeypatch.setattr(auto_cell, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run("digits", tmp_path / "part", **options)
-    resumed = run("digits", tmp_path / "part", **options)
-    assert numbers(resumed) == numbers(whole)
-    calls = 0
-    assert run("digits", tmp_path / "part", **options)["rows"] == resumed["rows"]
-    assert calls == 0  # what is finished is read
+def test_a_killed_benchmark_goes_on_to_the_same_rows(goes_on, tmp_path):
+    grid = AutoGrid(SMALL, (0.4,), ("uniform", "mixture", "static"))
+    numbers = lambda result: [{key: row[key] for key in NUMBERS} for row in result["rows"]]  # noqa: E731
+    goes_on(lambda out: run("digits", out, grid), numbers, 2)  # the replay
     with pytest.raises(ValueError, match="another output folder"):
-        run("digits", tmp_path / "part", **options, settings=replace(SMALL, epochs=2))
+        run("digits", tmp_path / "part", replace(grid, settings=replace(SMALL, epochs=2)))
 
 
 def row(method, seed, last, forward=10, backward=10):
-    times = {"seconds": 2.0, "train_seconds": 1.0, "reward_forward": 0}
-    return {"method": method, "noise": 0.4, "seed": seed, "last": last, "best": last, "forward": forward,
-            "backward": backward, **times}  # fmt: skip
+    values = {"last": last, "best": last, "seconds": 2.0, "train_seconds": 1.0, "reward_forward": 0}
+    return Row(method, {"noise": 0.4}, seed, values | {"forward": forward, "backward": backward})
 
 
 def test_work_and_table():
-    rows = [
-        row("uniform", 0, 70.0),
-        row("uniform", 1, 74.0),
-        row("random", 0, 80.0, 50, 40),
-        row("random", 1, 80.0, 50, 40),
-    ]
-    uniform, random = summarise(rows)
-    assert uniform["work"] == 1
-    assert random["work"] == pytest.approx(130 / 30)
-    assert uniform["last"] == 72
-    assert uniform["last_std"] == pytest.approx(8**0.5)
-    shown = format_table([uniform, random])
-    assert "72.00 ± 2.83" in shown
-    assert "4.3×" in shown
+    rows = [row("uniform", 0, 70.0), row("uniform", 1, 74.0)]
+    entries = entries_of([*rows, row("random", 0, 80.0, 50, 40), row("random", 1, 80.0, 50, 40)])
+    uniform, random = summarise(entries)
+    assert (uniform["work"], random["work"]) == (1, pytest.approx(130 / 30))
+    assert (uniform["last"], uniform["last_std"]) == (72, pytest.approx(8**0.5))
+    (table,) = tables(entries)
+    assert "72.00 ± 2.83" in table.text() and "4.3 ×" in table.text()
 
 
 def test_words_claim_what_the_interval_bears_out():
-    seeds = range(4)
-    rows = [row("uniform", seed, 70.0 + seed) for seed in seeds]
-    rows += [row("best-of", seed, 70.1 + 1.02 * seed) for seed in seeds]
-    rows += [row("random", seed, 71.0 + seed + 0.1 * (seed % 2)) for seed in seeds]
-    rows += [row("static", seed, 69.0 + seed + 0.1 * (seed % 2)) for seed in seeds]
-    rows += [row("mixture", seed, 70.0 + seed + (-1) ** seed) for seed in seeds]
-    rows += [row("replay", seed, 70.0 + seed + (-1) ** seed) for seed in seeds]
-    against_uniform, at_best_epoch, against_best, _ = verdicts(rows)
+    lasts = {
+        "uniform": lambda s: 70.0 + s,
+        "best-of": lambda s: 70.1 + 1.02 * s,
+        "random": lambda s: 71.0 + s + 0.1 * (s % 2),
+        "static": lambda s: 69.0 + s + 0.1 * (s % 2),
+        "mixture": lambda s: 70.0 + s + (-1) ** s,
+        "replay": lambda s: 70.0 + s + (-1) ** s,
+    }
+    rows = [row(name, seed, last(seed)) for name, last in lasts.items() for seed in range(4)]
+    against_uniform, at_best_epoch, against_best, _ = verdicts(entries_of(rows))
     assert at_best_epoch == against_uniform.replace("last epoch", "best epoch")  # the same numbers here
-    helps, harms, rest = against_uniform.split("; ")
-    assert "random (+1.05" in helps and "best-of (+0.13" in helps
-    assert "static (-0.95" in harms
-    assert "mixture (+0.00" in rest and "replay" not in rest
-    assert "best of as many plain trainings" in against_best and "uniform (" not in against_best
-    single, _ = verdicts([each for each in rows if each["seed"] == 0 and each["method"] in ("uniform", "random")])
-    assert "helps: none" in single and "random (+1.00, one seed)" in single
+    found = dict(part.split(": ", 1) for part in against_uniform.split("points: ")[1].split("; "))
+    assert "random +1.05" in found["better"] and "best-of +0.13" in found["better"]
+    assert "static −0.95" in found["worse"]
+    assert "mixture +0.00" in found["not shown to differ"] and "replay" not in against_uniform
+    assert "best of as many plain trainings" in against_best and "uniform +" not in against_best
+    single, _ = verdicts(entries_of([each for each in rows if each.seed == 0 and each.method in ("uniform", "random")]))
+    assert "better" not in single and "random +1.00 (one seed)" in single
 
 
 def test_words_on_rewards():
@@ -160,20 +122,21 @@ def test_words_on_rewards():
     assert "and +0.02 on the other images" in told
 
 
-def test_bad_arguments_are_named(tmp_path):
-    for options, text in (
-        ({"methods": ["dynamic"]}, "unknown methods 'dynamic': give some of uniform, best-of"),
-        ({"seeds": [0, 0]}, "seeds must be given and differ"),
-        ({"noise": [1.0]}, "0 <= noise < 1"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            run("digits", tmp_path, **{"noise": [0.0], **options})
-    with pytest.raises(ValueError, match="no plan for 'cifar'"):
-        run("cifar", tmp_path, noise=[0.0])
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--methods", "dynamic"], "unknown methods 'dynamic': give some of uniform, best-of"),
+        (["--seeds", "0,0"], "seeds must be given and differ"),
+        (["--noise", "1"], "0 <= noise < 1"),
+        (["--data", "cifar"], "no plan for 'cifar'"),
+    ],
+)
+def test_bad_arguments_are_named(refused, arguments, text):
+    refused("auto", ["--data", "digits", *arguments], text)
 
 
 def test_a_search_whose_files_are_gone_is_refused(tmp_path):
-    run("digits", tmp_path, noise=[0.4], methods=["mixture"])
+    run("digits", tmp_path, AutoGrid(SMALL, (0.4,), ("mixture",)))
     record = tmp_path / "noise-0.4/seed-0/search-mixture/auto.json"
     search = SearchedSchedule.open(record)
     assert search.counts.sum() == STEPS * 32

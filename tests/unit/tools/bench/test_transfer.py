@@ -1,30 +1,26 @@
 """The transfer study: whose sampler each run follows, its table, and that a killed one goes on."""
 
 import json
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from drawstream.features import FeatureTable
 from drawstream.samplers import IndexStream, SwiftSampler
-from drawstream.tools import demo
-from drawstream.tools.bench.noise import bench as noise
-from drawstream.tools.bench.transfer import METHODS, format_table, run, summarise
-from drawstream.tools.cli.app import main
+from drawstream.tools.bench.transfer import METHODS, TransferGrid, run, summarise, tables
+from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.transfer import carry
 
+GRID = TransferGrid("mlp", ("mlp-64",), seeds=(3,))
+
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory):
+def studied(tmp_path_factory, shrink):
     """One seed of a small plan, the folder and the result: 400 digits, two epochs, four candidates."""
     with pytest.MonkeyPatch.context() as patch:
-        few = {"limit": 500, "holdout": 100, "confirm_top": 1, "fine_tune": Recipe(1, 0.02), "confirm": Recipe(1, 0.02)}
-        patch.setitem(demo.PLANS, "digits", replace(demo.PLANS["digits"], recipe=Recipe(2, 0.05), **few))
-        patch.setitem(noise.CHANGED, "digits", {"trials": 4, "confirm_seeds": 2})
+        shrink(patch, recipe=Recipe(2, 0.05))
         out = tmp_path_factory.mktemp("transfer")
-        yield out, run("digits", out, targets=["mlp-64"], seeds=[3])
+        yield out, run("digits", out, GRID)
 
 
 def test_rows(studied):
@@ -33,7 +29,7 @@ def test_rows(studied):
     assert [(row["target"], row["method"]) for row in rows] == [
         ("mlp", "uniform"), ("mlp", "own"), *(("mlp-64", method) for method in METHODS)
     ]  # fmt: skip
-    assert [row["gain"] for row in rows if row["method"] == "uniform"] == [0, 0]
+    assert [each["gain"]["points"] for each in result["summary"] if each["method"] == "uniform"] == [0, 0]
     for row in rows:
         assert row["source"] == "mlp" and row["seed"] == 3 and row["noise"] == 0.4
         record = json.loads((out / f"seed-3/{row['target']}/{row['method']}/run.json").read_text())
@@ -67,7 +63,7 @@ def test_a_finished_study_is_read_and_an_unfinished_one_goes_on(studied, capsys)
     run_of_frozen = out / "seed-3/mlp-64/frozen/run.json"
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("run.json") if path != run_of_frozen}
     run_of_frozen.unlink()
-    again = run("digits", out, targets=["mlp-64"], seeds=[3])
+    again = run("digits", out, GRID)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     timeless = [{key: row[key] for key in row if key != "train_seconds"} for row in again["rows"]]
     assert timeless == [{key: row[key] for key in row if key != "train_seconds"} for row in result["rows"]]
@@ -76,18 +72,19 @@ def test_a_finished_study_is_read_and_an_unfinished_one_goes_on(studied, capsys)
 
 def test_summary_and_table():
     rows = [
-        {"source": "a", "target": "b", "method": method, "seed": seed, "last": last, "best": 80.0, "gain": last - 70,
-         "ess": 0.5, "wrong": 10.0, "winner": winner, "search_seconds": 1.0, "train_seconds": 2.0}
+        Row(method, {"source": "a", "target": "b", "noise": 0.4}, seed, {"last": last, "best": 80.0, "ess": 0.5,
+            "wrong": 10.0, "winner": winner, "search_seconds": 1.0, "train_seconds": 2.0})
         for method, values, winner in (("uniform", (70, 70), None), ("refit", (72, 78), "uniform"))
         for seed, last in enumerate(values)
     ]  # fmt: skip
-    summary = summarise(rows)
-    assert (summary[1]["last"], summary[1]["gain"], summary[1]["better"]) == (75, 5, 2)
-    assert summary[1]["gain_std"] == pytest.approx(np.std([2, 8], ddof=1))
-    text = format_table(summary)
-    assert "75.00 ± 4.24" in text and "+5.00 ± 4.24" in text and "2/2" in text
-    assert "refit *" in text and "their sampler is the uniform one" in text
-    assert "±" not in format_table(summarise(rows[::2]))
+    summary = summarise(entries_of(rows))
+    assert (summary[1]["last"], summary[1]["gain"]["points"], summary[1]["gain"]["higher"]) == (75, 5, 2)
+    assert summary[1]["kept_uniform"] == 2
+    (table,) = tables(entries_of(rows))
+    text = table.text()
+    assert "75.00 ± 4.24" in text and "+5.00 (−33.12 to +43.12), higher at 2/2" in text
+    assert "refit *" in text and "some searches kept uniform" in text
+    assert "±" not in tables(entries_of(rows[::2]))[0].text()
 
 
 @pytest.mark.parametrize(
@@ -95,11 +92,9 @@ def test_summary_and_table():
     [
         (["--data", "letters"], "no plan for 'letters'"),
         (["--targets", "mlp"], "also from the source mlp"),
-        (["--seeds", "0,0"], "distinct `seeds >= 0`"),
+        (["--seeds", "0,0"], "seeds must be given and differ"),
         (["--noise", "1"], "`0 <= noise < 1`"),
     ],
 )
-def test_bad_options(options, text, capsys, tmp_path):
-    assert main(["bench", "transfer", "-o", str(tmp_path / "out"), *options]) == 2
-    assert text in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_bad_options(refused, options, text):
+    refused("transfer", options, text)
