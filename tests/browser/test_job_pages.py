@@ -6,9 +6,9 @@ import pytest
 from safetensors.torch import save_file
 
 from drawstream.tools import demo as demos
-from drawstream.tools.bench.auto import bench as auto_bench
-from drawstream.tools.bench.auto.bench import Settings
-from drawstream.tools.bench.noise import bench as noise_bench
+from drawstream.tools.bench.auto import grid as auto_grid
+from drawstream.tools.bench.auto.cell import Settings
+from drawstream.tools.bench.noise import grid as noise_grid
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import build_model
@@ -39,9 +39,9 @@ def small():
             demos.PLANS["digits"], limit=500, holdout=100, trials=4, confirm_top=1, confirm_seeds=2, **recipes
         )
         patch.setitem(demos.PLANS, "digits", plan)
-        patch.setitem(noise_bench.CHANGED, "digits", {"trials": 4, "confirm_seeds": 2})
+        patch.setitem(noise_grid.CHANGED, "digits", {"trials": 4, "confirm_seeds": 2})
         settings = Settings(epochs=2, population=2, interval=5, first=1, permutations=1, reward_rows=40)
-        patch.setitem(auto_bench.SETTINGS, "digits", settings)
+        patch.setitem(auto_grid.SETTINGS, "digits", settings)
         yield
 
 

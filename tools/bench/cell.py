@@ -179,7 +179,7 @@ class Cell:
                 "stream": self.loader.stream.fingerprint,
                 "criterion": repr(loss),
                 "recipe": asdict(recipe),
-                "batch_size": setup.batch_size,
+                "global_batch": setup.global_batch,
                 "identity": identity,
                 "history": [asdict(epoch) for epoch in run.history],
                 "seconds": run.seconds,

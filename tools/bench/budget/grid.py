@@ -1,149 +1,55 @@
-"""The grid of budgeted training: its points, one run of each, and the runs spread over processes or a Ray cluster.
+"""Budgeted training: does anything beat uniform draws at equal measured compute?
 
-    OUT/data, OUT/test                          catalogs of a named data set
-    OUT/AUGMENT-SCHEDULE/METHOD-B/seed-S/       run.json of a run that is finished, checkpoint.pt of one that is not
-A run depends on its point and on what all runs have in common, not on the process that made it or on how many there
-were: each has the same number of torch threads, as sums of floating-point numbers differ with it.
+Every method trains from the same initial weights with the same model, batches and learning rates; budgets,
+augmentations, schedules and seeds are crossed. The loop counts the rows that go forward and backward. After the grid
+`unif` is run at the compute that the other methods turned out to take, so that each of them has a control of its own.
+
+    last     test accuracy after the last epoch, per cent
+    best     test accuracy at the evaluated epoch that the held-out rows chose, per cent
+    seconds  of training; evaluation and what had to be trained beforehand left out
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards.catalog import FILE
+from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.workers.engines import spread
-from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.tools.bench.checks import check_distinct, check_names
-from drawstream.tools.jobs.features import features_job
-from drawstream.tools.jobs.train import train_job
-from drawstream.tools.runs.config import use_config
-from drawstream.tools.runs.record import read_record
-from drawstream.tools.training.finetune import flush_denormals
-from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.methods.plan import Budget
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.setup import AUGMENT, Device, Setup
-
-__all__ = [
-    "BUDGETS",
-    "CONTROL",
-    "FULL",
-    "METHODS",
-    "SCHEDULES",
-    "Common",
-    "Grid",
-    "Point",
-    "Task",
-    "finished",
-    "run_point",
-    "run_tasks",
-    "stages",
-]
-
-CONTROL, FULL = "unif", "full"
-METHODS = (
-    FULL,
+from drawstream.tools.bench.budget.cell import (
     CONTROL,
-    "scan",
-    "p",
-    "c",
-    "p-paper",
-    "c-paper",
-    "sb",
-    "osgd",
-    "dlis",
-    "rho",
-    "infobatch",
-    "coreset-random",
-    "coreset-forgetting",
-    "coreset-k_center",
+    FULL,
+    IRREDUCIBLE,
+    METHODS,
+    SCHEDULES,
+    TABLE,
+    Common,
+    Point,
+    Task,
+    finished,
+    run_point,
 )
+from drawstream.tools.bench.budget.claims import claims
+from drawstream.tools.bench.budget.page import headline, tables, write_page
+from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
+from drawstream.tools.bench.checks import check_distinct, check_names
+from drawstream.tools.demo import PLANS, hold_data, source_and_test
+from drawstream.tools.experiments.results import Row
+from drawstream.tools.runs.config import used_config
+from drawstream.tools.runs.identity import model_identity
+from drawstream.tools.runs.record import before, conclude, hold_identity
+from drawstream.tools.training.setup import AUGMENT, Device
+
+__all__ = ["BUDGETS", "EVALUATIONS", "MAIN", "Grid", "common_of", "remember", "run"]
+
 BUDGETS = (0.05, 0.1, 0.2, 0.3, 0.5)
-SCHEDULES = ("linear", "step")
-
-IRREDUCIBLE = "irreducible"  # the run that `rho` needs; no method
-CHOSEN = ("coreset-forgetting", "coreset-k_center")  # by a trained model
-SHORTER = ("scan", "infobatch")  # B T epochs in place of T
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One run: what differs between runs.
-
-    Attributes:
-        method: Of `METHODS`; `full` is uniform training at B = 1.
-        budget: B in (0, 1].
-        augment: Name of an augmentation.
-        schedule: Of the learning rate.
-        seed: Of weights and orders.
-    """
-
-    method: str
-    budget: float
-    augment: str
-    schedule: str
-    seed: int
-
-    @property
-    def folder(self) -> Path:
-        """Return the run's folder, relative to the bench's."""
-        return Path(f"{self.augment}-{self.schedule}") / f"{self.method}-{self.budget:g}" / f"seed-{self.seed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Common:
-    """Settings that all runs of a bench share.
-
-    Attributes:
-        catalog: Training rows.
-        held_out: Rows that choose the best epoch.
-        test: Rows that report; None: the held-out rows do.
-        model: Name of the model.
-        batch_size: Rows per step.
-        recipe: Of a full training; each run has its own seed and schedule.
-        evaluations: Times that a run is evaluated, evenly over its epochs, the last one included.
-        threads: Of torch, for every run.
-        device: `cpu` or `gpu`.
-    """
-
-    catalog: Path
-    held_out: Path
-    test: Path | None
-    model: str
-    batch_size: int
-    recipe: Recipe
-    evaluations: int
-    threads: int
-    device: Device = "cpu"
-
-    def setup(self, augment: str, /) -> Setup:
-        """Training and judging rows."""
-        files = (self.catalog, self.model, self.held_out, self.test)
-        return Setup(*files, self.batch_size, augment, self.device)
-
-    def recipe_of(self, point: Point, /) -> Recipe:
-        """The recipe of a full training with the schedule and seed of a point."""
-        own: dict[str, Any] = {"schedule": point.schedule, "seed": point.seed}
-        return replace(self.recipe, **own)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A run to be made, in a form that can travel to another process; `config` is that of the command's config file."""
-
-    common: Common
-    point: Point
-    out: Path
-    config: dict[str, Any] = field(default_factory=dict)
+MAIN = tuple(name for name in METHODS if not TABLE[name].slow)
+EVALUATIONS = 5  # of a run: the 15 000 rows that judge it cost as much as 5000 rows of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +73,14 @@ class Grid:
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("augments", AUGMENT), ("schedules", SCHEDULES)):
             check_names(name, getattr(self, name), known)
-        check_distinct(**asdict(self))
+        check_distinct(budgets=self.budgets, seeds=self.seeds)
         if not all(0 < budget <= 1 for budget in self.budgets) or min(self.seeds) < 0:
             raise ValueError(
                 f"`0 < budget <= 1` and `seeds >= 0` must hold, but got {list(self.budgets)} and {list(self.seeds)}"
             )
 
     def points(self) -> list[Point]:
-        """All points, seed by seed.
+        """Return all points, seed by seed.
 
         The methods take turns in an order of its own for every seed, so that none always pays for its predecessor.
         """
@@ -187,136 +93,153 @@ class Grid:
                 points += [Point(method, budget, *place, seed) for budget in self.budgets for method in order]
         return points
 
+    def missing(self, out: Path, /) -> list[Point]:
+        """Return the points that are not finished in a folder; controls, whose budgets come last, are not among them."""
+        return [point for point in self.points() if finished(out, point) is None]
 
-def finished(out: Path, point: Point, /) -> Record | None:
-    """The record of a point's run; None where it is not finished."""
-    path = out / point.folder / "run.json"
-    return read_record(path, "train") if path.exists() else None
-
-
-def stages(points: Sequence[Point], /) -> list[list[Point]]:
-    """The points in parts: each needs at most what those before it leave behind, and its runs do not need each other.
-
-    RHO-loss needs the losses of a model trained on the held-out rows, one for each seed; the core-sets that are chosen
-    by a trained model take the full training of their seed, augmentation and schedule.
-    """
-    seeds = dict.fromkeys(point.seed for point in points if point.method == "rho")
-    others = [Point(IRREDUCIBLE, 1.0, "none", SCHEDULES[0], seed) for seed in seeds]
-    chosen = [point for point in points if point.method in CHOSEN]
-    return [others, [point for point in points if point not in chosen], chosen]
+    def stages(self) -> list[list[Point]]:
+        """Return the points in parts: each needs at most what the parts before it leave behind."""
+        points = self.points()
+        others = dict.fromkeys(each.needs for each in points if each.needs and each.needs.method == IRREDUCIBLE)
+        after = [each for each in points if each.needs and each.needs.method == FULL]
+        return [list(others), [each for each in points if each not in after], after]
 
 
-def run_point(task: Task, /) -> Record:
-    """Make a run, or read it if it is finished, and give its row."""
-    torch.set_num_threads(task.common.threads)
-    use_config(task.config)
-    flush_denormals()
-    _compile()
-    common, point, folder = task.common, task.point, task.out / task.point.folder
-    if point.method == IRREDUCIBLE:
-        return _irreducible(task)
-    record = finished(task.out, point)
-    if record is None:
-        recipe = common.recipe_of(point)
-        epochs = recipe.epochs if point.method not in SHORTER else max(1, round(point.budget * recipe.epochs))
-        record = train_job(
-            common.setup(point.augment),
-            recipe,
-            _sampling(task),
-            folder,
-            method=point.method,
-            track=folder / "features" if point.method == FULL else None,
-            every=max(1, epochs // common.evaluations),
-        )
-    rows = len(Catalog.open(common.catalog))
-    return {
-        **asdict(point),
-        "last": record["result"]["last"],
-        "best": record["result"]["best"],
-        **{key: record[key] for key in ("seconds", "forward", "backward", "count_entropy", "effective_budget")},
-        "prepare_budget": _beforehand(task, rows),
-        "effective_rows": math.exp(record["count_entropy"]) / rows,
-    }
-
-
-@cache
-def _compile() -> None:
-    """Use every sampler and selector once, so that no run of this process pays for compiling or loading its kernels."""
-    ids, scores = np.arange(8), np.ones(8)
-    for learner in (PSGD(8), CSGD(8), PSGD(8, paper=True), InfoBatch(8, epochs=2)):
-        learner.observe(ids, np.zeros((8, 2), np.float32), ids % 2)
-        learner.reduce()
-        stream = learner.stream(0) if isinstance(learner, InfoBatch) else IndexStream(learner, mode="subset", draws=4)
-        stream.epoch(1)[:]
-    for selector in (SelectiveBackprop(budget=0.5), OrderedSGD(), DLIS(memory=0.0), RHOLoss(scores)):
-        for step in range(2):
-            selector.select(scores, epoch=1, step=step, ids=ids)
-    IndexStream(8, draws=4).epoch(0)[:]
-
-
-def _sampling(task: Task) -> Sampling:
-    """How the rows of a point are drawn."""
-    point, out = task.point, task.out
-    name = point.method.removesuffix("-paper")
-    budget = Budget(point.budget, paper=point.method.endswith("-paper"))
-    full = out / _source(point).folder
-    match name:
-        case "full":
-            return Sampling(CONTROL, budget=budget)
-        case "rho" | "coreset-forgetting":
-            return Sampling(name, full / "features", budget=budget)
-        case "coreset-k_center":
-            return Sampling(name, budget=budget, score_weights=full / "last.safetensors")
-    return Sampling(name, budget=budget)
-
-
-def _source(point: Point) -> Point:
-    """The run that must be finished before this one can begin."""
-    if point.method == "rho":
-        return Point(IRREDUCIBLE, 1.0, "none", SCHEDULES[0], point.seed)
-    return replace(point, method=FULL, budget=1.0)
-
-
-def _beforehand(task: Task, rows: int) -> float:
-    """Work of what had to be trained before the run, as a part of a full training; `rho` also scores all rows once."""
-    if task.point.method not in (*CHOSEN, "rho"):
-        return 0.0
-    record = finished(task.out, _source(task.point))
-    assert record is not None
-    work: float = record["forward"] + 2 * record["backward"] + (rows if task.point.method == "rho" else 0)
-    return work / (3 * rows * task.common.recipe.epochs)
-
-
-def _irreducible(task: Task) -> Record:
-    """Train on the held-out rows, and take the losses of the training rows."""
-    common, folder = task.common, task.out / task.point.folder
-    recipe = common.recipe_of(task.point)
-    rows = replace(common.setup("none"), held_out=None, test=None)
-    train_job(replace(rows, catalog=common.held_out), recipe, Sampling(CONTROL), folder)
-    features_job(rows, folder / "last.safetensors", folder / "features")
-    return {}
-
-
-def run_tasks(tasks: Sequence[Task], /, *, processes: int, engine: str) -> Iterator[Record]:
-    """Make the runs and give their rows, in the order of the tasks.
+def common_of(
+    data: str,
+    out: Path,
+    /,
+    *,
+    source: Path | None = None,
+    held_out: Path | None = None,
+    test: Path | None = None,
+    threads: int = 1,
+    device: Device = "cpu",
+    **changed: Any,
+) -> Common:
+    """Return the settings that all runs share, from a demo plan (its data is packed into `out`) or from a catalog.
 
     Args:
-        tasks: All of them can be made at once; those that are finished cost a look at their record.
-        processes: Runs at a time on this machine; each process takes the next run when it has finished one.
-        engine: `local`, `ray` or `ray:ADDRESS`; Ray's nodes must see all folders under the same paths.
+        data: Name of a plan, or the folder of a training catalog.
+        out: Folder of the bench.
+        source: Folder of Fashion-MNIST's files, where it is not Debian's.
+        held_out: Catalog that chooses epochs, for a catalog.
+        test: Catalog that reports, for a catalog; None: the held-out one.
+        threads: Of torch, for every run.
+        device: `cpu` or `gpu`.
+        **changed: `model`, `global_batch`, `epochs` and `lr` where they are not None; by default the plan's, and for a
+            catalog those of Fashion-MNIST's.
 
     Raises:
-        ValueError: An unknown engine, no process, or a folder that holds another run.
+        ValueError: No such plan or catalog, or nothing to judge by.
+    """
+    plan = PLANS.get(data, PLANS["fashion-mnist"])
+    if data in PLANS:
+        _pack(data, out, source)
+        judges: tuple[Path, Path, Path | None] = (out / "data/train", out / "data/holdout", out / "test")
+    elif not (Path(data) / FILE).exists():
+        raise ValueError(f"{data!r} is neither one of {', '.join(PLANS)} nor the folder of a catalog ({FILE})")
+    elif held_out is None:
+        raise ValueError(f"{data}: rows to judge by are missing: give --held-out, and --test if there is one")
+    else:
+        judges = Path(data), held_out, test
+    given = {key: value for key, value in changed.items() if value is not None}
+    recipe = replace(plan.recipe, **{key: given[key] for key in ("epochs", "lr") if key in given})
+    model, batch = given.get("model", plan.model), given.get("global_batch", plan.batch_size)
+    return Common(*judges, model, batch, recipe, min(EVALUATIONS, recipe.epochs), threads, device)
+
+
+def _pack(data: str, out: Path, source: Path | None) -> None:
+    """Write the catalogs of a named data set, as far as they are not there; one division for all seeds."""
+    train, test = source_and_test(data, source, 0)
+    sizes: dict[str, Any] = {"limit": PLANS[data].limit, "holdout": PLANS[data].holdout}
+    hold_data(out, data, source, **sizes)
+    if not (out / "test" / FILE).exists():
+        pack(test, out / "test", encoding="raw", seed=0)
+    if not (out / "data/train" / FILE).exists():
+        pack(train, out / "data", encoding="raw", seed=0, **sizes)
+
+
+def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine: str = "local") -> dict[str, Any]:
+    """Make every run that is missing, print a table, and write `budget.json` and `budget.html` into `out`.
+
+    What a killed benchmark finished is kept when it is started again, also with a larger grid; an unfinished run goes
+    on after its last epoch.
+
+    Args:
+        common: Data and recipe.
+        grid: What is run.
+        out: Folder of all runs.
+        processes: Runs at a time on this machine; the times depend on it.
+        engine: Where the runs are made: `local`, `ray` or `ray:ADDRESS`; Ray's nodes must see all folders under the
+            same paths.
+
+    Returns:
+        `rows`, one per run; `summary`: over the seeds; `comparisons` at equal measured compute, and the `verdict` in
+        words; `checks` of times; `claims` of the paper beside what was found.
+
+    Raises:
+        ValueError: `out` holds a benchmark with other settings, or a bad engine.
         WorkerError: A run was lost again and again.
     """
-    if tasks:
-        local, common = engine == "local", tasks[0].common
-        yield from spread(
-            run_point,
-            tasks,
-            workers=processes if local else None,
-            engine=engine,
-            threads=0 if local else common.threads,
-            device=common.device,
-            name=lambda task: str(task.point.folder),
-        )
+    remember(common, out, processes=processes, engine=engine)
+    placed = {"workers": processes if engine == "local" else None, "engine": engine}
+    rows = [row for stage in grid.stages() for row in _make(common, stage, out, placed)]
+    controls = [
+        Point(CONTROL, budget, *place, seed)
+        for seed in grid.seeds
+        for *place, budget in control_budgets(findings_of(rows))
+    ]
+    rows += _make(common, controls, out, placed)
+    findings = findings_of(rows)
+    costs, stated, verdict = checks(findings), claims(findings), headline(findings)
+    print(*(table.text() for table in tables(findings)), sep="\n\n")
+    print(*(each.line for each in costs), sep="\n")
+    print(f"times: {common.threads} thread(s) per run, {processes} run(s) at a time")
+    print(*(f"paper: {claim}\n  here: {ours}" for claim, ours in stated.items()), *verdict, sep="\n")
+    page = out / "budget.html"
+    write_page(page, findings, costs, common=common, processes=processes)
+    result: dict[str, Any] = {
+        "rows": [row.as_dict() for row in rows],
+        "summary": [each.summary() for each in findings],
+        "comparisons": [each.comparison() for each in findings if each.gain],
+        "checks": [each.as_dict() for each in costs],
+        "claims": [{"paper": claim, "here": ours} for claim, ours in stated.items()],
+        "verdict": verdict,
+        "processes": processes,
+        "engine": engine.partition(":")[0],
+    }
+    record = conclude(out / "budget.json", "budget", {**result, "common": asdict(common), "page": page})
+    return {**result, "page": str(page), **before(record)}
+
+
+def _make(common: Common, points: Sequence[Point], out: Path, placed: dict[str, Any]) -> Iterator[Row]:
+    """Yield the rows of points, made as far as they are missing; a line is printed for each."""
+    tasks = [Task(common, point, out, used_config().get("config", {})) for point in points]
+    where = {"threads": common.threads, "device": common.device, "name": _folder_of}
+    for number, (point, values) in enumerate(zip(points, spread(run_point, tasks, **placed, **where), strict=True), 1):
+        told = f"{number}/{len(points)} {point.augment}, {point.schedule}, seed {point.seed}: {point.method}"
+        if values:
+            place = {"budget": point.budget, "augment": point.augment, "schedule": point.schedule}
+            yield Row(point.method, place, point.seed, values)
+            told += f" B = {point.budget:g}: last {values['last']:.2f}, best {values['best']:.2f}, measured budget "
+            told += f"{values['effective_budget']:.3f}, {values['seconds']:.1f} s"
+        print(told, flush=True)
+
+
+def _folder_of(task: Task) -> str:
+    return str(task.point.folder)
+
+
+def remember(common: Common, out: Path, /, *, processes: int, engine: str) -> None:
+    """Note in `out` what all its runs have in common, or compare with what is noted there.
+
+    Device, threads, processes and engine are part of it: they decide the times, which are compared.
+    """
+    places = {"catalog": common.catalog, "held_out": common.held_out, "test": common.test}
+    settings: dict[str, Any] = {key: value and Catalog.open(value).fingerprint for key, value in places.items()}
+    settings |= model_identity(common.model) | {"recipe": asdict(common.recipe)}
+    settings |= {key: getattr(common, key) for key in ("global_batch", "evaluations", "device", "threads")}
+    kind = engine.partition(":")[0]
+    settings |= {"engine": kind, "processes": processes if kind == "local" else None}  # Ray runs what it has room for
+    hold_identity(out / "common.json", "budget-common", settings)
