@@ -390,7 +390,7 @@ def demo(
     chosen = whole("seeds", seeds)
     folder = out or Path("runs") / f"demo-{data}"
     if dry_run:
-        from drawstream.tools.estimate.bench import estimate_demo
+        from drawstream.tools.estimate.demo import estimate_demo
         from drawstream.tools.estimate.stages import tell
 
         tell(estimate_demo(data, folder, source=source, noise=noise, seeds=chosen), json_path)

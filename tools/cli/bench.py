@@ -161,7 +161,7 @@ def noise(
         candidates=candidates,
     )
     if dry_run:
-        from drawstream.tools.estimate.bench import estimate_noise
+        from drawstream.tools.bench.estimates import estimate_noise
         from drawstream.tools.estimate.stages import tell
 
         tell(estimate_noise(start(data), data, folder, grid, source=source), json_path)
@@ -234,7 +234,7 @@ def budget(
     test: Annotated[Path | None, typer.Option(help="Catalog that reports, for a catalog.")] = None,
     model: Annotated[str | None, typer.Option(help="As for training; by default the data set's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of a full training; by default the data set's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step; by default the data set's.")] = None,
+    global_batch: Annotated[int | None, typer.Option(help="Images per step; by default the data set's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at the start; by default the data set's.")] = None,
     processes: Annotated[
         int | None, typer.Option(help="Runs at a time; by default one per core or, on a GPU, one.")
@@ -254,8 +254,8 @@ def budget(
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
     """
-    from drawstream.tools.bench.budget.bench import MAIN, common_of, run
-    from drawstream.tools.bench.budget.grid import METHODS, Grid
+    from drawstream.tools.bench.budget.cell import METHODS
+    from drawstream.tools.bench.budget.grid import MAIN, Grid, common_of, run
 
     folder = out or Path("runs") / f"budget-{Path(data).name}"
     grid = Grid(
@@ -266,10 +266,10 @@ def budget(
         seeds=tuple(whole("seeds", seeds)),
     )
     at_once = processes or (1 if device == "gpu" else len(os.sched_getaffinity(0)))
-    given: dict[str, Any] = {"model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "device": device}
+    given: dict[str, Any] = {"model": model, "epochs": epochs, "global_batch": global_batch, "lr": lr, "device": device}
     given |= {"source": source, "held_out": held_out, "test": test, "threads": threads}
     if dry_run:
-        from drawstream.tools.estimate.bench import estimate_budget
+        from drawstream.tools.bench.estimates import estimate_budget
         from drawstream.tools.estimate.stages import tell
 
         tell(estimate_budget(data, grid, folder, processes=at_once, engine=engine, **given), json_path)
@@ -321,10 +321,10 @@ def auto(
     )
     folder = out or Path("runs") / f"auto-{data}"
     if dry_run:
-        from drawstream.tools.estimate.bench import estimate_schedules
+        from drawstream.tools.bench.estimates import estimate_auto
         from drawstream.tools.estimate.stages import tell
 
-        tell(estimate_schedules(start_plan(data), data, folder, grid, source=source), json_path)
+        tell(estimate_auto(start_plan(data), data, folder, grid, source=source), json_path)
         return
     _write(json_path, run(data, folder, grid, source=source))
 

@@ -19,14 +19,13 @@ over uniform with ResNet-18 on CIFAR-100.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
 from drawstream.tools.bench.cell import Record, start_plan
-from drawstream.tools.bench.checks import check_names, check_noise
+from drawstream.tools.bench.checks import check_names, check_noise, noise_folders
 from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.report.pages.schedule import SearchedSchedule
 from drawstream.tools.runs.record import before, conclude
@@ -59,6 +58,10 @@ class AutoGrid:
         check_names("methods", self.methods, METHODS)
         check_noise(self.noise, self.seeds)
 
+    def folders(self, out: Path, /) -> dict[tuple[float, int], Path]:
+        """Return the folder of every noise level and seed."""
+        return noise_folders(out, self.noise, self.seeds)
+
 
 def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) -> dict[str, Any]:
     """Run the grid, print a table, and write `bench-auto.json` and the page `auto.html` into `out`.
@@ -82,8 +85,8 @@ def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) 
     plan = start_plan(data)
     rows: list[Row] = []
     searches: list[Record] = []
-    for level, seed in product(grid.noise, grid.seeds):
-        cell = AutoCell(out / f"noise-{level:g}" / f"seed-{seed}", plan, level, seed, grid.settings)
+    for (level, seed), folder in grid.folders(out).items():
+        cell = AutoCell(folder, plan, level, seed, grid.settings)
         cell.pack(data, source)
         for method in grid.methods:
             row = Row(method, {"noise": level}, seed, cell.outcome(method))

@@ -94,7 +94,7 @@ class Grid:
         return points
 
     def missing(self, out: Path, /) -> list[Point]:
-        """Return the points that are not finished in a folder; controls, whose budgets come last, are not among them."""
+        """Return the points that are not finished in a folder; controls are not among them."""
         return [point for point in self.points() if finished(out, point) is None]
 
     def stages(self) -> list[list[Point]]:

@@ -16,12 +16,11 @@ on the validation set serves both.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from drawstream.tools.bench.cell import VALIDATION, Record, start_plan
-from drawstream.tools.bench.checks import check_names, check_noise
+from drawstream.tools.bench.checks import check_names, check_noise, noise_folders
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise.page import agreement_line, tables, write_page
@@ -65,9 +64,7 @@ class NoiseGrid:
 
     def folders(self, out: Path, /) -> dict[tuple[float, int], Path]:
         """Return the folder of every noise level and seed."""
-        return {
-            (level, seed): out / f"noise-{level:g}" / f"seed-{seed}" for level, seed in product(self.noise, self.seeds)
-        }
+        return noise_folders(out, self.noise, self.seeds)
 
 
 @dataclass(frozen=True, slots=True)
