@@ -145,7 +145,7 @@ class Cell:
         model = setup.build(recipe.seed)
         loss = criterion(model) if criterion is not None else None
         tested: dict[str, Any] = {"evaluate": self.sets, "select": "held_out", "criterion": loss}
-        told = {"tracked": tracker is not None, "about": model_identity(setup.model)}
+        told: dict[str, Any] = {"tracked": tracker is not None, "about": model_identity(setup.model)}
         identity = training_identity(model, self.loader, recipe, **tested, **told)
         finished = finished_record(folder / "run.json", "train", identity)
         if finished is not None:

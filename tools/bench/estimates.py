@@ -1,6 +1,6 @@
 """Estimated cost of the benchmarks: the missing cells of a grid, as parts of one training that is probed."""
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ __all__ = ["estimate_auto", "estimate_budget", "estimate_noise"]
 
 def estimate_noise(plan: Plan, data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None) -> Estimate:
     """Estimate the benchmark of label noise; arguments are those of its `run`."""
-    runs: Counter[str] = Counter()
+    runs: defaultdict[str, float] = defaultdict(float)
     share = plan.fine_tune.epochs * plan.share / plan.recipe.epochs  # of a training, for a candidate
     confirming = (plan.confirm or plan.recipe).epochs / plan.recipe.epochs * (plan.confirm_top + 1) * plan.confirm_seeds
     for (level, _), folder in grid.folders(out).items():
@@ -51,7 +51,7 @@ def estimate_auto(plan: Plan, data: str, out: Path, grid: AutoGrid, /, *, source
 
 def estimate_budget(data: str, grid: Grid, out: Path, /, *, processes: int, engine: str, **given: Any) -> Estimate:
     """Estimate the benchmark of budgeted training; arguments are those of its `common_of` and `run`."""
-    runs: Counter[str] = Counter()
+    runs: defaultdict[str, float] = defaultdict(float)
     for point in grid.missing(out):
         runs[point.method] += point.budget
     with scratch_folder(out) as scratch:

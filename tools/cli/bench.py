@@ -150,7 +150,8 @@ def noise(
 
     Example: drawstream bench noise --data digits --json noise.json; drawstream bench noise --seeds 0,1,2
     """
-    from drawstream.tools.bench.noise.grid import METHODS, NoiseGrid, run, start
+    from drawstream.tools.bench.noise.grid import NoiseGrid, run, start
+    from drawstream.tools.bench.noise.methods import METHODS
 
     folder = out or Path("runs") / f"noise-{data}"
     grid = NoiseGrid(
@@ -254,6 +255,7 @@ def budget(
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
     """
+    from drawstream.pipeline.workers.engines import check_engine
     from drawstream.tools.bench.budget.cell import METHODS
     from drawstream.tools.bench.budget.grid import MAIN, Grid, common_of, run
 
@@ -265,6 +267,7 @@ def budget(
         schedules=tuple(schedules.split(",")),
         seeds=tuple(whole("seeds", seeds)),
     )
+    check_engine(engine)
     at_once = processes or (1 if device == "gpu" else len(os.sched_getaffinity(0)))
     given: dict[str, Any] = {"model": model, "epochs": epochs, "global_batch": global_batch, "lr": lr, "device": device}
     given |= {"source": source, "held_out": held_out, "test": test, "threads": threads}
@@ -307,7 +310,8 @@ def auto(
     """
     from dataclasses import replace
 
-    from drawstream.tools.bench.auto.grid import METHODS, SETTINGS, AutoGrid, run
+    from drawstream.tools.bench.auto.cell import METHODS
+    from drawstream.tools.bench.auto.grid import SETTINGS, AutoGrid, run
     from drawstream.tools.bench.cell import start_plan
 
     if data not in SETTINGS:

@@ -1,6 +1,6 @@
 """The AutoSampling benchmark as text and as one page: the verdict, every number, and the figures of its searches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,22 +114,21 @@ def _results(entries: Sequence[Entry]) -> list[str]:
 
 def _searches(searches: Sequence[Record]) -> str:
     """A line for each search: is the choice above noise, does a replay end with the same weights, what took time."""
-    spreads = {
-        "Spread between children": "between",
-        "Noise of a reward": "binomial",
-        "Chosen above mean": "gain",
-        "… on other images": "repeated",
-        "Correlation": "agreement",
+    columns: dict[str, Callable[[Record], str]] = {
+        "Search": lambda each: f"{each['method']}, {each['noise']:.0%}, seed {each['seed']}",
+        "Spread between children": _spread("between"),
+        "Noise of a reward": _spread("binomial"),
+        "Chosen above mean": _spread("gain"),
+        "… on other images": _spread("repeated"),
+        "Correlation": _spread("agreement"),
+        "Weights after replay": lambda each: "the same" if each["identical"] else "DIFFERENT",
+        "Rewards and cloning": lambda each: f"{each['evaluate_and_clone_share']:.1%}",
+        "Writing": lambda each: f"{each['write_share']:.2%}",
     }
-    table = table_of(
-        searches,
-        {
-            "Search": lambda each: f"{each['method']}, {each['noise']:.0%}, seed {each['seed']}",
-            **{name: lambda each, key=key: number((each["spread"] or {}).get(key)) for name, key in spreads.items()},
-            "Weights after replay": lambda each: "the same" if each["identical"] else "DIFFERENT",
-            "Rewards and cloning": lambda each: f"{each['evaluate_and_clone_share']:.1%}",
-            "Writing": lambda each: f"{each['write_share']:.2%}",
-        },
-    )
+    table = table_of(searches, columns)
     note = "Spreads and advantages in points of accuracy; shares of the time of the search."
-    return page.paragraph(note, kind="soft") + page.table(table.head, table.rows)
+    return page.table(table.head, table.rows) + page.paragraph(note, kind="soft")
+
+
+def _spread(key: str) -> Callable[[Record], str]:
+    return lambda each: number((each["spread"] or {}).get(key))

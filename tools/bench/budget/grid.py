@@ -27,7 +27,6 @@ from drawstream.tools.bench.budget.cell import (
     IRREDUCIBLE,
     METHODS,
     SCHEDULES,
-    TABLE,
     Common,
     Point,
     Task,
@@ -43,6 +42,7 @@ from drawstream.tools.experiments.results import Row
 from drawstream.tools.runs.config import used_config
 from drawstream.tools.runs.identity import model_identity
 from drawstream.tools.runs.record import before, conclude, hold_identity
+from drawstream.tools.training.methods.table import METHODS as TABLE
 from drawstream.tools.training.setup import AUGMENT, Device
 
 __all__ = ["BUDGETS", "EVALUATIONS", "MAIN", "Grid", "common_of", "remember", "run"]
@@ -186,9 +186,9 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
     placed = {"workers": processes if engine == "local" else None, "engine": engine}
     rows = [row for stage in grid.stages() for row in _make(common, stage, out, placed)]
     controls = [
-        Point(CONTROL, budget, *place, seed)
+        Point(CONTROL, budget, augment, schedule, seed)
         for seed in grid.seeds
-        for *place, budget in control_budgets(findings_of(rows))
+        for augment, schedule, budget in control_budgets(findings_of(rows))
     ]
     rows += _make(common, controls, out, placed)
     findings = findings_of(rows)
@@ -216,8 +216,13 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
 def _make(common: Common, points: Sequence[Point], out: Path, placed: dict[str, Any]) -> Iterator[Row]:
     """Yield the rows of points, made as far as they are missing; a line is printed for each."""
     tasks = [Task(common, point, out, used_config().get("config", {})) for point in points]
-    where = {"threads": common.threads, "device": common.device, "name": _folder_of}
-    for number, (point, values) in enumerate(zip(points, spread(run_point, tasks, **placed, **where), strict=True), 1):
+    where: dict[str, Any] = {
+        "threads": common.threads,
+        "device": common.device,
+        "name": lambda task: str(task.point.folder),
+    }
+    found = spread(run_point, tasks, **placed, **where) if tasks else ()
+    for number, (point, values) in enumerate(zip(points, found, strict=True), 1):
         told = f"{number}/{len(points)} {point.augment}, {point.schedule}, seed {point.seed}: {point.method}"
         if values:
             place = {"budget": point.budget, "augment": point.augment, "schedule": point.schedule}
@@ -225,10 +230,6 @@ def _make(common: Common, points: Sequence[Point], out: Path, placed: dict[str, 
             told += f" B = {point.budget:g}: last {values['last']:.2f}, best {values['best']:.2f}, measured budget "
             told += f"{values['effective_budget']:.3f}, {values['seconds']:.1f} s"
         print(told, flush=True)
-
-
-def _folder_of(task: Task) -> str:
-    return str(task.point.folder)
 
 
 def remember(common: Common, out: Path, /, *, processes: int, engine: str) -> None:

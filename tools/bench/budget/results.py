@@ -181,8 +181,8 @@ def checks(findings: Sequence[Finding], /) -> list[Check]:
     ratios: dict[str, list[float]] = {}
     for entry in entries:
         control = control_of(entry, entries, CONTROL)
-        for row in entry.rows if control and entry.method in LIMITS else ():
-            for other in (each for each in control.rows if each.seed == row.seed):
+        for row in entry.rows if entry.method in LIMITS else ():
+            for other in (each for each in (control.rows if control else ()) if each.seed == row.seed):
                 ratio = row.values["seconds"] / other.values["seconds"]
                 if "per counted row" in LIMITS[entry.method][0]:
                     ratio *= other.values["effective_budget"] / row.values["effective_budget"]

@@ -54,7 +54,7 @@ def tables(findings: Sequence[Finding], /) -> list[Table]:
                 "last epoch": lambda each: str(each.entry.spread("last")),
                 "best epoch": lambda each: str(each.entry.spread("best")),
                 "gain (95 % interval)": lambda each: each.gain.text() if each.gain else "",
-                "gain, best epoch": lambda each: signed(each.best_gain and each.best_gain.mean),
+                "gain, best epoch": lambda each: signed(each.best_gain.mean) if each.best_gain else "",
                 "gap closed": lambda each: "" if each.gap_closed is None else f"{each.gap_closed:.0%}",
                 "search ÷ training": lambda each: f"{each.search_cost:.2f}" if each.search_cost else "",
                 "train s": lambda each: f"{each.entry.mean('train_seconds'):.1f}",

@@ -1,20 +1,26 @@
 """What the rows of the budget benchmark are taken to say: controls, the verdict, costs, claims, the page."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
-from drawstream.tools.bench.budget.cell import METHODS
+from drawstream.tools.bench.budget.cell import METHODS, Common
 from drawstream.tools.bench.budget.claims import claims
 from drawstream.tools.bench.budget.grid import Grid
 from drawstream.tools.bench.budget.page import (
+    coreset_figure,
+    evenness_figure,
     headline,
     pareto_figure,
+    schedule_figures,
     tables,
+    write_page,
 )
 from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
 from drawstream.tools.experiments.results import Row
+from drawstream.tools.training.loop import Recipe
 
 N, T = 1000, 10
 
@@ -153,3 +159,31 @@ def test_figures_show_the_uniform_control(findings, linear):
     pareto, _ = pareto_figure(linear)
     control = pareto["data"][0]
     assert control["name"] == "unif, full"
+    assert control["x"] == sorted(control["x"])
+    assert control["x"][-1] == 1
+    assert {trace["name"] for trace in pareto["data"][1:]} == set(METHODS) - {"unif", "full"}
+    fixed, _ = coreset_figure(linear)
+    assert fixed["data"][0]["name"] == "unif"
+    assert fixed["layout"]["shapes"]  # the full training
+    assert coreset_figure([each for each in linear if each.method == "unif"]) is None
+    small = [each for each in linear if each.budget == 0.3]
+    even, _ = evenness_figure(small)
+    assert even["data"][0]["y"].count("unif") == 1
+    ((schedules, _),) = filter(None, schedule_figures([each for each in findings if each.budget == 0.3]))
+    assert [len(trace["x"]) for trace in schedules["data"]] == [14, 14]
+    assert schedule_figures(small) == [None]
+
+
+def test_the_page_holds_the_verdict_the_control_and_every_number(findings, tmp_path):
+    common = Common(tmp_path, tmp_path, tmp_path, "mlp", 32, Recipe(T, 0.05), 5, 1)
+    write_page(tmp_path / "budget.html", findings, checks(findings), common=common, processes=2)
+    page = (tmp_path / "budget.html").read_text()
+    text = page.partition("<script>")[0]
+    assert headline(findings)[0] in text
+    assert "The control of a method is uniform drawing" in text
+    assert all(f">{each.method}</th>" in text for each in findings)
+    assert "2 run(s) at a time" in text
+    charts = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert len(charts) == 8
+    assert all(json.loads(chart)["data"] for chart in charts)
+    assert "src=" not in text.replace("img-src", "")
