@@ -1,4 +1,4 @@
-"""What the paper on budgeted training says beside what was found here.
+"""Claims of the paper on budgeted training beside what was found here.
 
 "How Important is Importance Sampling for Deep Budgeted Training?" (Arazo et al., BMVC 2021): ResNet-18 on CIFAR-10 and
 CIFAR-100, 200 epochs, budgets 0.2, 0.3 and 0.5, 3 runs.
