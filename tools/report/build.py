@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drawstream.samplers.files.atomic import write_atomically
+from drawstream.tools.report import page
 from drawstream.tools.report.data import read_data
 from drawstream.tools.report.folders import name_folders
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.left_out import DAMAGED, LeftOut
-from drawstream.tools.report.pages import page
 from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance
 from drawstream.tools.report.pages.result import history_sections, result_section
 from drawstream.tools.report.pages.schedule import SearchedSchedule, read_schedules, schedule_sections

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drawstream.tools.report import page
 from drawstream.tools.report.groups import Group, controls_of, unlike_seeds
-from drawstream.tools.report.pages import page
 
 __all__ = ["cautions", "differences"]
 

@@ -487,7 +487,7 @@ def test_cases(path):
 
 @pytest.mark.parametrize(("rule", "shape"), [("exif", (96, 48, 3)), ("stored", (48, 96, 3))])
 def test_a_gallery_shows_images_as_they_are_trained_on(tmp_path, rule, shape):
-    from drawstream.tools.report.pages.gallery import _pixels
+    from drawstream.tools.report.gallery import _pixels
 
     catalog = indexed(tmp_path / "data", ["webp_prefix_6.webp"], rule)
     data = np.frombuffer(images()["webp_prefix_6.webp"], np.uint8)

@@ -23,8 +23,8 @@ from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.names import LONGEST, check_keys, check_name, check_paths, number_names, printable
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.cli.app import main
-from drawstream.tools.report.pages.gallery import Picture
-from drawstream.tools.report.pages.page import gallery
+from drawstream.tools.report.gallery import Picture
+from drawstream.tools.report.page import gallery
 
 PNG = encode(np.arange(36, dtype=np.uint8).reshape(6, 6), "png", quality=95)[0]
 ACTING = (

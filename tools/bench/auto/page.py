@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.experiments.compare import relations
 from drawstream.tools.experiments.figures import Style, seeds_figure
 from drawstream.tools.experiments.results import Entry, blocks, control_of
 from drawstream.tools.experiments.table import Table, number, table_of
+from drawstream.tools.report import page
 from drawstream.tools.report.figures.training import BLUE, GRAY, ORANGE
-from drawstream.tools.report.pages import page
 from drawstream.tools.report.pages.schedule import SearchedSchedule, schedule_blocks
 
 __all__ = ["summarise", "tables", "verdicts", "write_page"]
@@ -97,8 +96,7 @@ def write_page(out: Path, title: str, entries: Sequence[Entry], searches: Sequen
         images = images and not mixture
     if searches:
         parts.append(page.section("All searches", _searches(searches)))
-    with write_atomically(out) as temporary:
-        temporary.write_text(page.document(title, *parts), encoding="utf-8")
+    page.write_page(out, title, *parts)
 
 
 def _results(entries: Sequence[Entry]) -> list[str]:

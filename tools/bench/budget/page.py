@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.bench.budget.cell import CONTROL, FULL, Common
 from drawstream.tools.bench.budget.claims import claims
 from drawstream.tools.bench.budget.results import UNIFORM, Check, Finding
 from drawstream.tools.experiments.figures import Style, by_name, style_of, trace
 from drawstream.tools.experiments.table import NONE, Table, table_of
+from drawstream.tools.report import page
 from drawstream.tools.report.figures.training import BLUE, ORANGE, Figure, axes
-from drawstream.tools.report.pages import page
 
 __all__ = ["headline", "tables", "write_page"]
 
@@ -109,7 +108,8 @@ def write_page(
     verdict, *details = headline(findings)
     found, recipe, blocks = claims(findings), common.recipe, _blocks(findings)
     stated = page.table(("The paper (ResNet-18 on CIFAR-10 and CIFAR-100)", "Here"), found.items(), text=True)
-    text = page.document(
+    page.write_page(
+        path,
         "Budgeted training: is anything better than uniform draws?",
         page.paragraph(verdict, kind="verdict"),
         *map(page.paragraph, details),
@@ -140,8 +140,6 @@ def write_page(
             "All numbers", *(page.heading(each.title) + page.table(each.head, each.rows) for each in tables(findings))
         ),
     )
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 Charted = tuple[Figure, str] | None  # a figure and its caption

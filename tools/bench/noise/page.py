@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED
 from drawstream.tools.bench.noise.results import Finding
 from drawstream.tools.experiments.compare import signed
 from drawstream.tools.experiments.figures import Style, seeds_figure, style_of, title_of, trace
 from drawstream.tools.experiments.results import Entry
 from drawstream.tools.experiments.table import Table, number, table_of
+from drawstream.tools.report import page
 from drawstream.tools.report.figures.training import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axes
-from drawstream.tools.report.pages import page
 
 Row = dict[str, Any]
 STYLES = {  # of what the table of methods does not hold
@@ -105,8 +104,7 @@ def write_page(
     lines = [page.paragraph(agreement_line(each)) for each in rank_agreement]
     ranks = [_rank_figure(block) for block in _by_place(rank_study)]
     parts += _section("Does fine-tuning rank as training does?", ranks, *lines)
-    with write_atomically(path) as temporary:
-        temporary.write_text(page.document("Training on wrong labels", *parts), encoding="utf-8")
+    page.write_page(path, "Training on wrong labels", *parts)
 
 
 def _section(title: str, figures: Sequence[tuple[Figure, str] | None], *more: str) -> list[str]:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from drawstream.pipeline.secrets import shown
+from drawstream.tools.report import page
 from drawstream.tools.report.groups import Group
-from drawstream.tools.report.pages import page
 from drawstream.tools.report.pages.schedule import SearchedSchedule
 from drawstream.tools.report.records import SearchRecord, TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from drawstream.tools.report import page
 from drawstream.tools.report.comparison import Difference, Entry, compare, pairs_of, signed, verdicts
 from drawstream.tools.report.differences import cautions, differences
 from drawstream.tools.report.figures.training import history_figure, result_figure
 from drawstream.tools.report.groups import Group
-from drawstream.tools.report.pages import page
 from drawstream.tools.report.records import SearchRecord
 
 __all__ = ["history_sections", "result_section"]

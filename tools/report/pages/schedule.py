@@ -18,10 +18,10 @@ from drawstream.pipeline import Catalog
 from drawstream.pipeline.shards.remote import is_url
 from drawstream.samplers.files.system import raise_unless_file
 from drawstream.samplers.orders.schedule import Schedule
+from drawstream.tools.report import page
 from drawstream.tools.report.figures.schedule import loss_figure, rewards_figure, segments_figure, spread_figure
+from drawstream.tools.report.gallery import pictures
 from drawstream.tools.report.left_out import LeftOut
-from drawstream.tools.report.pages import page
-from drawstream.tools.report.pages.gallery import pictures
 from drawstream.tools.report.schedules import (
     Spread,
     children_spread,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from drawstream.tools.report import page
 from drawstream.tools.report.figures.search import percentiles_figure, progress_figure, trials_figure
 from drawstream.tools.report.figures.training import (
     confirmation_figure,
@@ -9,8 +10,7 @@ from drawstream.tools.report.figures.training import (
     marginals_figure,
     plane_figures,
 )
-from drawstream.tools.report.pages import page
-from drawstream.tools.report.pages.gallery import extremes, pictures
+from drawstream.tools.report.gallery import extremes, pictures
 from drawstream.tools.report.records import SearchRecord
 from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
 from drawstream.tools.report.searches import (

@@ -22,8 +22,8 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import SwiftSampler, effective_sample_size
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import Entry, compare, difference, verdicts
+from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed, pictures
 from drawstream.tools.report.groups import groups_of
-from drawstream.tools.report.pages.gallery import FRAME, Picture, extremes, framed, pictures
 from drawstream.tools.report.records import read_records
 from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
 from drawstream.tools.runs.record import write_json, write_record
