@@ -19,7 +19,7 @@ from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli.app import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-OPTIONS = ["--model", "mlp", "--epochs", 6, "--batch-size", 24, "--seed", 7, "--interval", 5, "--explore-after", 2]
+OPTIONS = ["--model", "mlp", "--epochs", 6, "--global-batch", 24, "--seed", 7, "--interval", 5, "--explore-after", 2]
 OPTIONS += ["--permutations", 1, "--reward", "loss", "--reward-rows", 50]  # ties are rare among losses
 
 

@@ -13,9 +13,9 @@ from drawstream.tools.training.models import build_model
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SMALLER = {  # what a test adds to each command, to be done in seconds
-    "train": "--model mlp --epochs 4 --batch-size 32",
+    "train": "--model mlp --epochs 4 --global-batch 32",
     "features": "--model mlp",
-    "search": "--model mlp --batch-size 32 --epochs 4 --trials 5 --confirm-top 1 --confirm-seeds 2",
+    "search": "--model mlp --global-batch 32 --epochs 4 --trials 5 --confirm-top 1 --confirm-seeds 2",
 }
 
 

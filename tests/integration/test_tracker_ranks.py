@@ -85,7 +85,7 @@ def test_training_on_two_processes_tracks_as_one_does(tmp_path):
     for ranks in (1, 2):
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
         out = tmp_path / f"run-{ranks}"
-        options = ["--model", "mlp", "--epochs", "3", "--batch-size", "64", "--track", str(out / "features")]
+        options = ["--model", "mlp", "--epochs", "3", "--global-batch", "64", "--track", str(out / "features")]
         job = ["-m", "drawstream.tools.cli", "train", str(data), "-o", str(out), *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, *launch, *job], check=True, timeout=120, env=environment, capture_output=True)

@@ -28,7 +28,7 @@ def train(data, out, processes, *options):
     """Three epochs; 402 rows leave a last batch of 18, which three ranks share with fill."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "drawstream.tools.cli", "train", data.train, "-o", out, "--held-out", data.holdout]
-    command += ["--model", "mlp", "--epochs", 3, "--batch-size", 24, "--seed", 7, *options]
+    command += ["--model", "mlp", "--epochs", 3, "--global-batch", 24, "--seed", 7, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr

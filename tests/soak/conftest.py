@@ -104,9 +104,9 @@ def inputs(tmp_path_factory):
 def commands(inputs, out):
     """Arguments of every command that writes, each into `out`."""
     train, held = inputs.data / "train", inputs.data / "holdout"
-    model, short = ["--model", "mlp"], ["--epochs", 4, "--batch-size", 32]
+    model, short = ["--model", "mlp"], ["--epochs", 4, "--global-batch", 32]
     swift = ["--agent", "random", "--transform", "cdf", "--trials", 5, "--confirm-top", 1, "--confirm-seeds", 2]
-    swift += ["--epochs", 1, "--start", inputs.weights, "--held-out", held, "--batch-size", 32, "--catalog", train]
+    swift += ["--epochs", 1, "--start", inputs.weights, "--held-out", held, "--global-batch", 32, "--catalog", train]
     auto = ["--population", 2, "--interval", 4, "--reward-rows", 50]
     drawn = ["--column", "weight", "--epochs", "0:4"]
     budget = ["--held-out", held, *model, "--epochs", 4, "--batch-size", 32, "--seeds", 0, "--schedules", "linear"]

@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from drawstream.tools.cli.options import DryRun
 from drawstream.tools.runs.bounds import numbers, whole
 from drawstream.tools.runs.record import write_result
 
 app = typer.Typer(help="Benchmarks, side by side with peers in one run.", no_args_is_help=True, rich_markup_mode=None)
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check all that the job needs, estimate time, disk and memory, write nothing."),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as one JSON object.")]
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import typer
 
-from drawstream.tools.cli.options import Json, place
+from drawstream.tools.cli.options import ResultOptions, place
+from drawstream.tools.runs.options import argument
 from drawstream.tools.runs.record import finish
 
 if TYPE_CHECKING:
@@ -42,22 +43,26 @@ class Check:
     text: str
 
 
-def doctor(
-    catalog: Annotated[str | None, typer.Argument(help="Also read images of this catalog (folder or URL).")] = None,
-    json_path: Json = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(ResultOptions):
+    """Options of `doctor`."""
+
+    catalog: str | None = argument("Also read images of this catalog (folder or URL).", None)
+
+
+def doctor(given: DoctorOptions) -> None:
     """Check that everything works on this machine; exit 1 when something must be mended first.
 
     Example: drawstream doctor data/train
     """
     checks = []
-    for check in examine(catalog):
+    for check in examine(given.catalog):
         mark = {"ok": "ok  ", "note": "note", "bad": "BAD "}[check.verdict]
         print(f"{mark}  {check.name:12} {check.text}", flush=True)
         checks.append(check)
     bad = sum(check.verdict == "bad" for check in checks)
     result = {"checks": [asdict(check) for check in checks], "bad": bad}
-    finish(result, json_path, f"{len(checks)} checks, {bad} bad" if bad else "all is well")
+    finish(result, given.json_path, f"{len(checks)} checks, {bad} bad" if bad else "all is well")
     if bad:
         raise typer.Exit(1)
 

@@ -1,34 +1,30 @@
 """`drawstream features`: score a catalog (the command `extract`, which needs no name), and look at what came out."""
 
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from drawstream.pipeline.shards.names import printable
 from drawstream.tools.cli.options import (
-    CatalogArg,
-    Channels,
-    Device,
-    DryRun,
-    Engine,
-    Json,
-    Model,
-    Out,
-    one_of,
-    setup_of,
-    words,
+    CATALOG,
+    EngineOptions,
+    JobOptions,
+    JoinOptions,
+    ModelOptions,
+    ResultOptions,
+    run_job,
 )
-from drawstream.tools.runs.bounds import pair
+from drawstream.tools.runs.options import FEW, MANY, SEED, SOME, argument, command, option, pick
 from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs.record import BEFORE, finish, write_record
 
 if TYPE_CHECKING:
     from drawstream.features import FeatureTable
     from drawstream.features.table.describe import Description
+    from drawstream.tools.jobs.features import Extracted
 
 _BAR = 40  # characters of the longest bar
 
@@ -60,64 +56,60 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Table = Annotated[Path, typer.Argument(help="Folder of a feature table.")]
-Join = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--join", help="File with more columns, by sample_id or key (and crop): .csv, .parquet, …; repeatable."
-    ),
-]
-Catalog = Annotated[str | None, typer.Option(help="The catalog that the features were made from.")]
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(ResultOptions):
+    """A feature table, and its catalog."""
+
+    table: Path = argument("Folder of a feature table.")
+    catalog: str | None = option(None, "Catalog that the features were made from.")
 
 
-def open_table(path: Path, join: list[Path] | None, catalog: str | None = None) -> "FeatureTable":
-    """Open a table with what is joined, and say what of that was left out."""
-    from drawstream.features import FeatureTable
-    from drawstream.pipeline import Catalog
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(CheckOptions, JoinOptions):
+    """A feature table with what is joined to it."""
 
-    opened = FeatureTable.open(path, join=join or (), catalog=Catalog.open(catalog) if catalog else None)
-    tell_notes(notes_of(opened))
-    return opened
+    def open(self) -> "FeatureTable":
+        """Open the table, and say what was left out of the joined files."""
+        from drawstream.features import FeatureTable
+        from drawstream.pipeline import Catalog
+
+        catalog = Catalog.open(self.catalog) if self.catalog else None
+        opened = FeatureTable.open(self.table, join=self.join, catalog=catalog)
+        tell_notes(notes_of(opened))
+        return opened
 
 
-@app.command()
-def extract(
-    catalog: CatalogArg,
-    out: Out,
-    weights: Annotated[Path, typer.Option(help=".safetensors, or a checkpoint of plain tensors.")],
-    model: Model = "cnn",
-    grad_norm: Annotated[
-        str,
-        typer.Option(
-            autocompletion=words("last", "logit", "full"),
-            help="last: of the last linear layer; logit: of the logits; full: of all parameters (slow).",
-        ),
-    ] = "last",
-    head: Annotated[str | None, typer.Option(help="Name of the last linear layer; found by itself without.")] = None,
-    measures: Annotated[str | None, typer.Option(help="Comma list; by default all.")] = None,
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(help="Your own, as module:function(logits, targets, activations) -> dict of columns; repeatable."),
-    ] = None,
-    crops: Annotated[int, typer.Option(help="Random crops per image, each a row; 0: the whole image.")] = 0,
-    crop_seed: Annotated[int, typer.Option(help="Seed of the crops.")] = 0,
-    crop_scale: Annotated[str, typer.Option(help="Area range of the crops, parts of the image.")] = "0.08,1",
-    crop_ratio: Annotated[str, typer.Option(help="Aspect range of the crops, width / height.")] = "0.75,1.3333333",
-    crop_flip: Annotated[bool, typer.Option(help="Mirror half of the crops.")] = True,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 256,
-    amp: Annotated[
-        str,
-        typer.Option(autocompletion=words("off", "bf16", "fp16"), help="Forward passes in bf16 or fp16; off: float32."),
-    ] = "off",
-    channels_last: Annotated[bool, typer.Option(help="Memory format of model and images.")] = False,
-    grad_memory: Annotated[int, typer.Option(help="MiB for the gradients of --grad-norm full.")] = 256,
-    engine: Engine = "local",
-    channels: Channels = None,
-    device: Device = "cpu",
-    dry_run: DryRun = False,
-    json_path: Json = None,
-) -> None:
-    """Score every image once: loss, renormed entropy, gradient norm, probability of the target, correct.
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(ModelOptions, EngineOptions, JobOptions):
+    """Options of `features`."""
+
+    catalog: str = argument(CATALOG)
+    weights: Path = option(..., "Weights of the model: .safetensors, or a checkpoint of plain tensors.")
+    grad_norm: Literal["last", "logit", "full"] = option(
+        "last", "Norm of the gradient of the last linear layer, of the logits, or of all parameters (full: slow)."
+    )
+    head: str | None = option(None, "Name of the last linear layer; by default it is found.")
+    measures: tuple[str, ...] | None = option(None, "Measures to take, comma list; by default all.")
+    measure: list[str] = option(
+        [], "Take your own, module:function(logits, targets, activations) -> dict of columns; repeatable."
+    )
+    crops: int = option(0, "Random crops per image, each a row; 0: the whole image.", within=FEW)
+    crop_seed: int = option(0, "Seed of the crops.", within=SEED)
+    crop_scale: tuple[float, float] = option((0.08, 1.0), "Area range of the crops, parts of the image.", within=FEW)
+    crop_ratio: tuple[float, float] = option(
+        (0.75, 1.3333333), "Aspect range of the crops, width / height.", within=FEW
+    )
+    crop_flip: bool = option(True, "Mirror half of the crops.")
+    batch_size: int = option(256, "Images per forward pass.", within=MANY)
+    amp: Literal["off", "bf16", "fp16"] = option("off", "Run forward passes in bf16 or fp16; off: float32.")
+    channels_last: bool = option(False, "Store model and images channels last.")
+    grad_memory: int = option(256, "MiB for the gradients of --grad-norm full.", within=SOME)
+
+
+@command(app, ExtractOptions)
+def extract(given: ExtractOptions) -> None:
+    """Score every image once: loss, entropy over the wrong classes, gradient norm, probability of the target, correct.
 
     A killed extraction goes on when started again.
 
@@ -128,68 +120,53 @@ def extract(
     from drawstream.features import Crops, Scoring
     from drawstream.features.custom import load_measure
     from drawstream.features.measures import chosen_measures
+    from drawstream.tools.estimate.training import estimate_extraction
     from drawstream.tools.jobs.features import features_job
-    from drawstream.tools.runs.record import BEFORE, read_record, write_record
-    from drawstream.tools.training.ranks import join_ranks, leave_ranks
+    from drawstream.tools.training.ranks import join_ranks
 
-    ranks = join_ranks(device)
-    setup = setup_of(catalog, model, device, ranks.world_size, ranks=ranks, channels=channels)
-    names = chosen_measures(measures.split(",") if measures else None, setup.data.num_classes)
-    scoring = Scoring(
-        measures=(*names, *(load_measure(each) for each in measure or ())),
-        grad_norm=one_of("grad-norm", grad_norm),
-        head=head,
-        crops=Crops(crops, crop_seed, crop_flip) if crops else None,
-        batch_size=batch_size,
-        amp=one_of("amp", amp),
-        channels_last=channels_last,
-        grad_memory=grad_memory << 20,
-    )
+    ranks = join_ranks(given.device)
+    setup = given.setup(global_batch=ranks.world_size, ranks=ranks)
+    names = chosen_measures(given.measures, setup.data.num_classes)
+    measures = (*names, *(load_measure(each) for each in given.measure))
+    crops = Crops(given.crops, given.crop_seed, given.crop_flip) if given.crops else None
+    scoring = pick(Scoring, given, measures=measures, crops=crops, grad_memory=given.grad_memory << 20)
     if crops:
-        law = {"scale": pair("crop-scale", crop_scale), "ratio": pair("crop-ratio", crop_ratio)}
-        scoring = replace(scoring, transform=replace(setup.transforms[1], **law))
-    if dry_run:
-        from drawstream.tools.estimate.stages import tell
-        from drawstream.tools.estimate.training import estimate_extraction
+        law = replace(setup.transforms[1], scale=given.crop_scale, ratio=given.crop_ratio)
+        scoring = replace(scoring, transform=law)
+    job = (setup, given.weights, given.out, scoring)
+    found = run_job(
+        given,
+        ranks,
+        lambda: estimate_extraction(*job, engine=given.engine),
+        lambda _: features_job(*job, engine=given.engine),
+    )
+    if found is not None:
+        _record(found, given)
 
-        estimate = estimate_extraction(setup, weights, out, scoring, engine=engine)
-        leave_ranks()
-        if ranks.writes:
-            tell(estimate, json_path)
-        return
-    table, before = features_job(setup, weights, out, scoring, engine=engine)
-    leave_ranks()
-    if not ranks.writes:
-        return
-    result: dict[str, Any] = {
-        "features": str(out),
-        "rows": len(table),
-        "columns": list(table.names),
-        "provenance": table.provenance,
-    }
-    if before is not None:
-        result |= {"finished": before, **BEFORE}
-    out = out.absolute()  # the record lies beside the folder: all readers of Parquet take a folder of parts alone
+
+def _record(found: "Extracted", given: ExtractOptions) -> None:
+    """Record the extraction beside its folder: all readers of Parquet take a folder of parts alone."""
+    table, out = found.table, given.out.absolute()
+    result = {"features": str(given.out), "rows": len(table), "columns": list(table.names)}
+    result["provenance"] = table.provenance
+    if found.before is not None:
+        result |= {"finished": found.before, **BEFORE}
     record = out.with_name(f"{out.name}.features.json")
     try:
-        if before is None or not record.exists():
+        if found.before is None or not record.exists():
             write_record(record, "features", {**result, "features": out})
     except PermissionError as error:  # a folder that somebody made for us; the parts say what made them
         typer.echo(f"note: no record of the command: {error.filename}: {error.strerror}", err=True)
-    earlier = out / "features.json"  # where earlier versions wrote it
-    with suppress(ValueError):  # a file of the user's own
-        read_record(earlier, "features")
-        earlier.unlink()
-    finish(result, json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
+    finish(result, given.json_path, f"{len(table)} rows, {', '.join(table.names)}: {out}")
 
 
-@app.command()
-def info(table: Table, join: Join = None, catalog: Catalog = None, json_path: Json = None) -> None:
+@command(app, TableOptions)
+def info(given: TableOptions) -> None:
     """Show what a table holds and what made it: rows, parts, columns, provenance, fingerprint.
 
     Example: drawstream features info features
     """
-    opened = open_table(table, join, catalog)
+    opened = given.open()
     size = sum(part.path.stat().st_size for part in opened.parts)
     types = {name: str(kind) for name, kind in opened.parts[0].types.items()}
     types |= {name: "float32" for joined in opened.joined for name in joined.columns}
@@ -206,11 +183,11 @@ def info(table: Table, join: Join = None, catalog: Catalog = None, json_path: Js
         *(f"column {name}: {kind}" for name, kind in types.items()),
         *(f"{key}: {value}" for key, value in opened.provenance.items()),
     ]
-    finish(result, json_path, "\n".join(lines))
+    finish(result, given.json_path, "\n".join(lines))
 
 
-@app.command()
-def check(table: Table, catalog: Catalog = None, json_path: Json = None) -> None:
+@command(app, CheckOptions)
+def check(given: CheckOptions) -> None:
     """Read every part, value and id of a table; exit 1 when something is wrong.
 
     Example: drawstream features check features --catalog data/train
@@ -218,31 +195,33 @@ def check(table: Table, catalog: Catalog = None, json_path: Json = None) -> None
     from drawstream.features.table.check import check_table
     from drawstream.pipeline import Catalog
 
+    catalog = Catalog.open(given.catalog) if given.catalog else None
     with Progress("check", "parts") as progress:
-        findings = check_table(table, Catalog.open(catalog) if catalog else None, progress=progress.update)
+        findings = check_table(given.table, catalog, progress=progress.update)
     for finding in findings:
         print(printable(finding.message))
-    finish({"findings": [asdict(finding) for finding in findings]}, json_path, f"{table}: {len(findings)} findings")
+    result = {"findings": [asdict(finding) for finding in findings]}
+    finish(result, given.json_path, f"{given.table}: {len(findings)} findings")
     if findings:
         raise typer.Exit(1)
 
 
-@app.command()
-def describe(table: Table, join: Join = None, catalog: Catalog = None, json_path: Json = None) -> None:
+@command(app, TableOptions)
+def describe(given: TableOptions) -> None:
     """Describe every column: range, mean, quantiles, ties, a histogram; exit 1 when one is not finite.
 
     Example: drawstream features describe features --join faces.parquet
     """
     from drawstream.features.table.describe import describe as run
 
-    opened = open_table(table, join, catalog)
+    opened = given.open()
     found = []
     with Progress("describe", "columns") as progress:
         for done, column in enumerate(run(opened), start=1):
             found.append(column)
             progress.update(done, len(opened.names))
     result = {"rows": len(opened), "columns": [asdict(column) for column in found]}
-    finish(result, json_path, "\n\n".join(_text(column) for column in found))
+    finish(result, given.json_path, "\n\n".join(_text(column) for column in found))
     if any(column.bad for column in found):
         raise typer.Exit(1)
 

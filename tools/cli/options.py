@@ -1,23 +1,26 @@
-"""Shared parts of the commands: option types, and the conversion of strings to a job's arguments."""
+"""Options that several commands share, and what is made of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
+from drawstream.tools.runs.options import FEW, MANY, SEED, SOME, Options, option, pick
 
+if TYPE_CHECKING:
+    from drawstream.tools.runs.hooks import Hook
+    from drawstream.tools.training.ranks import Ranks
+    from drawstream.tools.training.recipe import Recipe
+    from drawstream.tools.training.setup import Setup
 
-def words(*known: str) -> Callable[[str], list[str]]:
-    """Return an option's shell completion: values starting with the typed text; file names if none match."""
-
-    def begun(incomplete: str) -> list[str]:
-        return [word for word in known if word.startswith(incomplete)]
-
-    return begun
+CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…)."
+MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "timm:")
+ORIENTATION = "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
+ENGINES = ("local", "ray", "ray:")
 
 
 def _new_file(path: Path | None) -> Path | None:
-    """Refuse a place for `--json` before the work, not behind it."""
+    """Refuse a place for `--json` before the work, not after it."""
     if path is not None and path.is_dir():
         raise ValueError(f"--json {path}: is a folder: name a file")
     if path is not None and path.exists() and not path.is_file():
@@ -25,98 +28,115 @@ def _new_file(path: Path | None) -> Path | None:
     return path
 
 
-Json = Annotated[
-    Path | None, typer.Option("--json", callback=_new_file, help="Write the result there as one JSON object.")
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
-CatalogArg = Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL (s3://…, https://…).")]
-HeldOut = Annotated[str | None, typer.Option(help="Catalog that chooses (best epoch, best sampler); never trained on.")]
-Model = Annotated[
-    str,
-    typer.Option(
-        autocompletion=words("mlp", "cnn", "resnet8", "resnet20", "resnet18", "timm:"),
-        help="mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.",
-    ),
-]
-Channels = Annotated[
-    int | None,
-    typer.Option(help="1 or 3; 3 loads gray images as RGB. By default 3 where one of the sets or the model needs it."),
-]
-Device = Annotated[str, typer.Option(autocompletion=words("cpu", "gpu"), help="cpu or gpu.")]
-Engine = Annotated[
-    str,
-    typer.Option(
-        autocompletion=words("local", "ray", "ray:"), help="local, ray (a cluster on this machine) or ray:ADDRESS."
-    ),
-]
-Batch = Annotated[int, typer.Option(help="Images per training step.")]
-Tensorboard = Annotated[bool, typer.Option(help="Write scalars for TensorBoard, into OUT/tensorboard.")]
-HookNames = Annotated[
-    list[str] | None, typer.Option("--hook", help="Your own hook, as module:factory, called with OUT; repeatable.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
-Orientation = Annotated[
-    str,
-    typer.Option(
-        autocompletion=words("exif", "stored"),
-        help="exif: images are turned as their first EXIF block says; stored: they stay as stored (torchvision, timm).",
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Check all that the job needs, estimate time, disk and memory, write nothing."),
-]
-LearningRate = Annotated[float, typer.Option(help="Learning rate at the start.")]
-Annealing = Annotated[
-    str,
-    typer.Option(
-        autocompletion=words("cosine", "linear", "step", "constant"), help="cosine, linear, step or constant."
-    ),
-]
-WeightDecay = Annotated[float, typer.Option(help="L2 penalty.")]
-TrainingAmp = Annotated[
-    str,
-    typer.Option("--amp", autocompletion=words("off", "bf16"), help="Train and evaluate in bf16; off: float32."),
-]
-Augment = Annotated[
-    str,
-    typer.Option(
-        autocompletion=words("none", "standard", "randaugment", "mixup", "ricap"),
-        help="none, standard (random crops and flips; large images always have them), or with more on top: "
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(Options):
+    """Options of every command."""
+
+    json_path: Path | None = option(
+        None, "Write the result to this file as one JSON object.", "--json", check=_new_file
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRunOptions(ResultOptions):
+    """Options of commands that can be tried first."""
+
+    dry_run: bool = option(
+        False, "Check all that the job needs, estimate time, disk and memory, write nothing.", "--dry-run"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(DryRunOptions):
+    """Options of jobs that write a folder."""
+
+    out: Path = option(..., "Folder to write.", "--out", "-o")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchedOptions(JobOptions):
+    """Options of jobs that hooks follow."""
+
+    tensorboard: bool = option(False, "Write scalars for TensorBoard into OUT/tensorboard.")
+    hook: list[str] = option([], "Call your own hook, module:factory, with OUT; repeatable.", "--hook")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(Options):
+    """Where workers run."""
+
+    engine: str = option("local", "Run on local, ray (a cluster on this machine) or ray:ADDRESS.", known=ENGINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Model and device of a job."""
+
+    model: str = option("cnn", "Use mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.", known=MODELS)
+    channels: int | None = option(
+        None,
+        "Load images with 1 or 3 channels (gray as RGB). By default 3 where one of the sets or the model needs it.",
+        within=FEW,
+    )
+    device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.")
+
+    def setup(self, **others: Any) -> "Setup":
+        """Data and model of the job; `others` are further arguments of `Setup`."""
+        from drawstream.tools.training.finetune import flush_denormals
+        from drawstream.tools.training.setup import Setup
+
+        flush_denormals()
+        given = {name: getattr(self, name, None) for name in ("catalog", "held_out", "test")}
+        return pick(Setup, self, **{name: value and place(value) for name, value in given.items()}, **others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOptions(ModelOptions):
+    """Data and steps of a job that trains."""
+
+    held_out: str | None = option(None, "Choose on this catalog (best epoch, best sampler); it is never trained on.")
+    global_batch: int = option(128, "Images per training step, over all ranks.", within=MANY)
+    augment: Literal["none", "standard", "randaugment", "mixup", "ricap"] = option(
+        "none",
+        "Augment by standard (random crops and flips; large images always have them), or with more on top: "
         "randaugment, mixup or ricap.",
-    ),
-]
-Frozen = Annotated[
-    bool,
-    typer.Option(
-        "--frozen/--refit", help="A sampler of another table: keep its tables, or rebuild them of these rows (default)."
-    ),
-]
+    )
+    seed: int = option(0, "Seed of everything that is drawn.", within=SEED)
 
 
-def refuse_unused(context: typer.Context, names: Iterable[str], goes_with: str) -> None:
-    """Refuse options of the command line that would do nothing.
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(Options):
+    """How a model is trained."""
 
-    Raises:
-        ValueError: One of the parameters is given; `goes_with` says what it is for.
-    """
-    for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ValueError(f"--{name.replace('_', '-')} goes with {goes_with}: leave it out")
+    epochs: int = option(20, "Passes over the data or stream.", within=SOME)
+    lr: float = option(0.05, "Learning rate at the start.", within=SOME)
+    schedule: Literal["cosine", "linear", "step", "constant"] = option("cosine", "Schedule of the learning rate.")
+    weight_decay: float = option(5e-4, "L2 penalty.", within=SOME)
+    amp: Literal["off", "bf16"] = option("off", "Train and evaluate in bf16; off: float32.")
+
+    def recipe(self) -> "Recipe":
+        """How to train, as the loop takes it."""
+        from drawstream.tools.training.recipe import Recipe
+
+        return pick(Recipe, self, amp=self.amp == "bf16")
 
 
-def setup_of(catalog: str, model: str, device: str, batch_size: int, **given: Any) -> Any:
-    """Data and model of a job, as `Setup` takes them."""
-    from drawstream.tools.training.finetune import flush_denormals
-    from drawstream.tools.training.setup import Setup
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions(Options):
+    """Files that are joined to a feature table."""
 
-    if device not in ("cpu", "gpu"):
-        raise ValueError(f"--device must be cpu or gpu, but got {device!r}")
-    flush_denormals()
-    for name in ("held_out", "test"):
-        given[name] = place(given[name]) if given.get(name) else None
-    return Setup(place(catalog), model, device=one_of("device", device), global_batch=batch_size, **given)
+    join: list[Path] = option(
+        [], "Join columns of this file by sample_id or key (and crop): .csv, .parquet, …; repeatable.", "--join"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenOptions(Options):
+    """How a sampler of another table is taken."""
+
+    frozen: bool = option(
+        False, "Keep the tables of a sampler of another table, or rebuild them from these rows.", "--frozen/--refit"
+    )
 
 
 def place(catalog: str) -> Path | str:
@@ -126,13 +146,28 @@ def place(catalog: str) -> Path | str:
     return catalog if is_url(catalog) else Path(catalog)
 
 
-def one_of(_name: str, value: str) -> Any:
-    """A string option whose values the callee checks."""
-    return value
+def run_job(
+    given: JobOptions,
+    ranks: "Ranks",
+    estimate: Callable[[], Any],
+    job: Callable[[Sequence["Hook"]], Any],
+    /,
+) -> Any:
+    """Run a job with its hooks, or estimate it; return its result, or None where nothing is left to say."""
+    from drawstream.tools.runs.hooks import check_hooks, load_hooks
+    from drawstream.tools.training.ranks import leave_ranks
 
+    watched = {"tensorboard": given.tensorboard} if isinstance(given, WatchedOptions) else {}
+    names = given.hook if isinstance(given, WatchedOptions) else ()
+    if given.dry_run:
+        from drawstream.tools.estimate.stages import tell
 
-def in_bf16(amp: str) -> bool:
-    """Whether to train in bfloat16; float16 would need its loss scaled, which the reference loop does not do."""
-    if amp not in ("off", "bf16"):
-        raise ValueError(f"--amp must be off or bf16 in training, but got {amp!r}")
-    return amp == "bf16"
+        check_hooks(names, **watched)
+        found = estimate()
+        leave_ranks()
+        if ranks.writes:
+            tell(found, given.json_path)
+        return None
+    result = job(load_hooks(given.out, names, **watched) if ranks.writes else [])
+    leave_ranks()
+    return result if ranks.writes else None

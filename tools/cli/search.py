@@ -1,33 +1,28 @@
-"""`drawstream search`: find samplers."""
+"""`drawstream search`: a Swift Sampler (`swift`), or a schedule by a population of children (`auto`)."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
-from typer import Context
 
-from drawstream.tools.cli.auto import auto
-from drawstream.tools.cli.features import Join
 from drawstream.tools.cli.options import (
-    Augment,
-    Batch,
-    Channels,
-    Device,
-    DryRun,
-    Engine,
-    HeldOut,
-    HookNames,
-    Json,
-    Model,
-    Out,
-    Seed,
-    Tensorboard,
-    refuse_unused,
-    setup_of,
-    words,
+    CATALOG,
+    EngineOptions,
+    JoinOptions,
+    RecipeOptions,
+    TrainedOptions,
+    WatchedOptions,
+    run_job,
 )
+from drawstream.tools.runs.options import COUNT, FEW, MANY, SOME, argument, command, option
 from drawstream.tools.runs.record import finish
+
+if TYPE_CHECKING:
+    from drawstream.tools.training.finetune import FineTuning
+    from drawstream.tools.training.setup import Setup
+
+app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
 
 # The protocol of the Swift Sampler's paper (its §3.4): candidates one after the other, each fine-tuned for 5 epochs
 # over all rows; the best one observed is taken. No designed starts, no floor of the effective sample size, no guard.
@@ -38,172 +33,200 @@ PAPER: dict[str, Any] = {
     "segments": 4,
     "agent": "gp",
     "trials": 40,
-    "batch": 1,
+    "round": 1,
     "starts": False,
     "min_ess": 0.0,
     "fine_tune_epochs": 5.0,
     "confirm_top": 0,
 }
-TUNING = ("start", "held_out", "confirm", "epochs", "lr", "fine_tune_epochs", "fine_tune_lr", "batch_size", "augment")
-RECIPES: dict[str, Mapping[str, Any]] = {"default": {}, "paper": PAPER}
+DECIDING = ("transform", "space", "segments", "agent", "trials", "round", "starts", "min_ess", "kappa", "confirm_top")
+TUNING = ("start", "held_out", "confirm", "epochs", "lr", "fine_tune_epochs", "fine_tune_lr", "global_batch", "augment")
+AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 
 
-def settled(context: Context, recipe: str, given: Mapping[str, Any], /) -> dict[str, Any]:
-    """The command's parameters with those of the recipe in place.
+@dataclass(frozen=True, kw_only=True)
+class SwiftOptions(TrainedOptions, JoinOptions, EngineOptions, WatchedOptions):
+    """Options of `search swift`."""
 
-    Args:
-        context: Of the command: it knows what the command line said.
-        recipe: Of `RECIPES`.
-        given: Parameters by name.
+    table: Path = argument("Folder of a feature table.")
+    catalog: str = option(..., "Catalog that the features were made from.")
+    start: Path | None = option(None, "Fine-tune candidates from these weights of uniform training.")
+    objective: str | None = option(None, "Score by your own module:function, instead of fine-tuning.")
+    protocol: Literal["default", "paper"] = option(
+        "default", "Search by the defaults, or by the paper's exact protocol."
+    )
+    features: tuple[str, ...] = option(("loss", "entropy"), "Columns the sampler reads, comma list.")
+    transform: Literal["cgf", "cdf"] = option("cgf", "Transform of the features; cgf is the paper's.")
+    space: Literal["reduced", "paper10"] = option("reduced", "Space of the candidates.")
+    segments: int = option(4, "Segments of H.", within=FEW)
+    agent: str = option("gp", f"Propose by {', '.join(AGENTS)}; gp is the paper's.", known=AGENTS)
+    trials: int = option(40, "Candidates to score.", within=SOME)
+    round: int = option(4, "Candidates to propose at once, which can run in parallel.", within=FEW)
+    starts: bool = option(True, "Begin with designed candidates.")
+    min_ess: float = option(0.3, "Least effective sample size, as a share of the rows.", within=FEW)
+    kappa: float = option(1.0, "Weight of the deviation in UCB.", within=SOME)
+    fine_tune_epochs: float = option(0.25, "Epochs of a candidate; a part of one will do.", within=SOME)
+    fine_tune_lr: float = option(0.02, "Learning rate of a candidate.", within=SOME)
+    confirm: Literal["finetune", "scratch"] = option(
+        "finetune", "Confirm by fine-tuning for longer with other seeds, or by training from scratch."
+    )
+    epochs: int | None = option(None, "Epochs of a confirmation run; by default 2, or 20 from scratch.", within=SOME)
+    lr: float | None = option(None, "Learning rate of a confirmation run; by default 0.02, or 0.05.", within=SOME)
+    confirm_top: int = option(3, "Candidates to confirm; 0: take the best observed.", within=SOME)
+    confirm_seeds: int = option(3, "Seeds of the confirmation.", within=FEW)
+    workers: int | None = option(
+        None, "Candidates to score at once; by default 1, on Ray as many as there is room for.", within=COUNT
+    )
+    storage: str | None = option(None, "Optuna URL of a study that several processes share; by default OUT/study.db.")
+    study: str = option("swift", "Name of the study in the storage.")
 
-    Raises:
-        ValueError: No such recipe, or the command line says something else.
-    """
-    if recipe not in RECIPES:
-        raise ValueError(f"--recipe must be one of {', '.join(RECIPES)}, but got {recipe!r}")
-    for name, value in RECIPES[recipe].items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and given[name] != value:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"--recipe {recipe} has {option} {value}, but got {given[name]}: leave one of them out")
-    return {**given, **RECIPES[recipe]}
+    def followed(self, name: str) -> Any:
+        """The value of an option under the protocol.
+
+        Raises:
+            ValueError: The command line says something else than the protocol.
+        """
+        given = getattr(self, name)
+        if self.protocol == "default" or name not in PAPER:
+            return given
+        if name in self.typed and given != PAPER[name]:
+            said = f"--protocol paper has --{name.replace('_', '-')} {PAPER[name]}"
+            raise ValueError(f"{said}, but got {given}: leave one of them out")
+        return PAPER[name]
 
 
-app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
-app.command()(auto)
-
-
-@app.command()
-def swift(
-    context: typer.Context,
-    table: Annotated[Path, typer.Argument(help="Folder of a feature table.")],
-    out: Out,
-    catalog: Annotated[str, typer.Option(help="The catalog that the features were made from.")],
-    join: Join = None,
-    model: Model = "cnn",
-    held_out: HeldOut = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Weights of uniform training, from which candidates fine-tune.")
-    ] = None,
-    objective: Annotated[str | None, typer.Option(help="Your own, as module:function; instead of fine-tuning.")] = None,
-    recipe: Annotated[
-        str, typer.Option(autocompletion=words("default", "paper"), help="default, or paper: its exact protocol.")
-    ] = "default",
-    columns: Annotated[str, typer.Option("--features", help="Columns the sampler reads, comma list.")] = "loss,entropy",
-    transform: Annotated[str, typer.Option(autocompletion=words("cgf", "cdf"), help="cgf (the paper) or cdf.")] = "cgf",
-    space: Annotated[
-        str, typer.Option(autocompletion=words("reduced", "paper10"), help="reduced or paper10.")
-    ] = "reduced",
-    segments: Annotated[int, typer.Option(help="Segments of H.")] = 4,
-    agent: Annotated[
-        str,
-        typer.Option(
-            autocompletion=words("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler"),
-            help="gp (the paper), random, reinforce, optuna:TPESampler or optuna:GPSampler.",
-        ),
-    ] = "gp",
-    trials: Annotated[int, typer.Option(help="Candidates to score.")] = 40,
-    batch: Annotated[int, typer.Option(help="Candidates proposed at once, which can run in parallel.")] = 4,
-    starts: Annotated[bool, typer.Option(help="Begin with designed candidates.")] = True,
-    min_ess: Annotated[float, typer.Option(help="Least effective sample size, as a share of the rows.")] = 0.3,
-    kappa: Annotated[float, typer.Option(help="Weight of the deviation in UCB.")] = 1.0,
-    fine_tune_epochs: Annotated[float, typer.Option(help="Epochs of a candidate; a part of one will do.")] = 0.25,
-    fine_tune_lr: Annotated[float, typer.Option(help="Learning rate of a candidate.")] = 0.02,
-    confirm: Annotated[
-        str,
-        typer.Option(
-            autocompletion=words("finetune", "scratch"), help="finetune: for longer, with other seeds; or scratch."
-        ),
-    ] = "finetune",
-    epochs: Annotated[int | None, typer.Option(help="Of a confirmation run; by default 2, or 20 from scratch.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Of a confirmation run; by default 0.02, or 0.05.")] = None,
-    confirm_top: Annotated[int, typer.Option(help="Candidates to confirm; 0: the best observed is taken.")] = 3,
-    confirm_seeds: Annotated[int, typer.Option(help="Seeds of the confirmation.")] = 3,
-    workers: Annotated[
-        int | None, typer.Option(help="Candidates at once; by default 1, on Ray as many as there is room for.")
-    ] = None,
-    engine: Engine = "local",
-    storage: Annotated[
-        str | None, typer.Option(help="Optuna URL of a study that several processes share; by default OUT/study.db.")
-    ] = None,
-    study: Annotated[str, typer.Option(help="Name of the study in the storage.")] = "swift",
-    batch_size: Batch = 128,
-    seed: Seed = 0,
-    augment: Augment = "none",
-    channels: Channels = None,
-    device: Device = "cpu",
-    tensorboard: Tensorboard = False,
-    hook: HookNames = None,
-    dry_run: DryRun = False,
-    json_path: Json = None,
-) -> None:
+@command(app, SwiftOptions)
+def swift(given: SwiftOptions) -> None:
     """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
 
     Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
         --model cnn --start runs/uniform/last.safetensors
     """
     from drawstream.search import load_objective
+    from drawstream.tools.estimate.search import estimate_swift
     from drawstream.tools.jobs.search import search_job
-    from drawstream.tools.runs.hooks import check_hooks, load_hooks
-    from drawstream.tools.training.finetune import FineTuning
-    from drawstream.tools.training.loop import Recipe
+    from drawstream.tools.training.ranks import Ranks
 
-    options = settled(
-        context,
-        recipe,
-        {
-            "transform": transform,
-            "space": space,
-            "segments": segments,
-            "agent": agent,
-            "trials": trials,
-            "batch": batch,
-            "starts": starts,
-            "min_ess": min_ess,
-            "kappa": kappa,
-            "fine_tune_epochs": fine_tune_epochs,
-            "confirm_top": confirm_top,
-            "confirm_seeds": confirm_seeds,
-        },
-    )
+    options = {name: given.followed(name) for name in (*DECIDING, "confirm_seeds", "fine_tune_epochs")}
     length = options.pop("fine_tune_epochs")
-    if objective is not None:
-        refuse_unused(context, TUNING, "fine-tuning, which an --objective of your own takes the place of")
+    if given.objective is not None:
+        given.refuse_typed(TUNING, "fine-tuning, which an --objective of your own takes the place of")
     elif options["confirm_top"] == 0:
-        refuse_unused(context, ("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
-    setup = setup_of(catalog, model, device, batch_size, held_out=held_out, augment=augment, channels=channels)
-    if objective is None and start is None:
-        raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
-    score: Any
-    if objective is not None:
-        score = load_objective(objective)
-    else:
-        assert start is not None
-        if confirm not in ("finetune", "scratch"):
-            raise ValueError(f"--confirm must be finetune or scratch, but got {confirm!r}")
-        scratch = confirm == "scratch"
-        if length == 0:
-            raise ValueError(f"--fine-tune-epochs must be above 0, but got {length}")
-        if length > 1 and length != round(length):
-            raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {length}")
-        short = Recipe(max(1, round(length)), fine_tune_lr, seed=seed)
-        usual = (20, 0.05) if scratch else (2, fine_tune_lr)
-        longer = Recipe(usual[0] if epochs is None else epochs, usual[1] if lr is None else lr)
-        score = FineTuning(setup, start, short, longer, min(1.0, length), scratch, table)
-        _ = score.built  # what does not fit is told before the search begins
-    options["features"] = columns.split(",")
-    running = {"storage": storage, "study_name": study, "workers": workers, "engine": engine}
-    known: dict[str, Any] = {"seed": seed, "options": options, "join": join or (), "running": running}
-    known["spec"] = objective or ""
-    if dry_run:
-        from drawstream.tools.estimate.search import estimate_swift
-        from drawstream.tools.estimate.stages import tell
+        given.refuse_typed(("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
+    setup = given.setup()
+    score: Any = load_objective(given.objective) if given.objective else _fine_tuning(given, setup, length)
+    options |= {"features": list(given.features), "batch": options.pop("round")}
+    running = {"storage": given.storage, "study_name": given.study, "workers": given.workers, "engine": given.engine}
+    known: dict[str, Any] = {"seed": given.seed, "options": options, "join": given.join, "running": running}
+    known["spec"] = given.objective or ""
+    record = run_job(
+        given,
+        Ranks(),
+        lambda: estimate_swift(setup, given.table, score if given.objective else score.built, given.out, **known),
+        lambda hooks: search_job(setup, given.table, score, given.out, **known, hooks=hooks),
+    )
+    if record is not None:
+        kept = "the uniform sampler" if record["winner"] == "uniform" else "this sampler"
+        finish(record, given.json_path, f"{record['message']}; {kept} is in {given.out / 'sampler.json'}")
 
-        check_hooks(hook or (), tensorboard=tensorboard)
-        built = score.built if isinstance(score, FineTuning) else score
-        tell(estimate_swift(setup, table, built, out, **known), json_path)
-        return
-    hooks = load_hooks(out, hook or (), tensorboard=tensorboard)
-    record = search_job(setup, table, score, out, **known, hooks=hooks)
-    kept = "the uniform sampler" if record["winner"] == "uniform" else "this sampler"
-    finish(record, json_path, f"{record['message']}; {kept} is in {out / 'sampler.json'}")
+
+def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTuning":
+    """The built-in objective; what does not fit is told before the search begins."""
+    from drawstream.tools.training.finetune import FineTuning
+    from drawstream.tools.training.recipe import Recipe
+
+    if given.start is None:
+        raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
+    if length == 0:
+        raise ValueError(f"--fine-tune-epochs must be above 0, but got {length}")
+    if length > 1 and length != round(length):
+        raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {length}")
+    scratch = given.confirm == "scratch"
+    epochs, lr = (20, 0.05) if scratch else (2, given.fine_tune_lr)
+    longer = Recipe(epochs if given.epochs is None else given.epochs, lr if given.lr is None else given.lr)
+    short = Recipe(max(1, round(length)), given.fine_tune_lr, seed=given.seed)
+    score = FineTuning(setup, given.start, short, longer, min(1.0, length), scratch, given.table)
+    _ = score.built
+    return score
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoOptions(TrainedOptions, RecipeOptions, WatchedOptions):
+    """Options of `search auto`."""
+
+    catalog: str = argument(CATALOG)
+    held_out: str = option(..., "Take rewards on this catalog; it chooses, so it is never the test set.")
+    exploration: Literal["mixture", "random", "uniform"] = option(
+        "mixture", "Explore by mixture (the paper), random (exploitation only) or uniform (plain training)."
+    )
+    population: int | None = option(None, "Children to train; 4, or 1 with uniform exploration.", within=COUNT)
+    interval: int = option(20, "Batches between two evaluations.", within=MANY)
+    explore_after: int | None = option(
+        None, "Epochs before the first exploration; a twelfth, as in the paper: 20 of 240.", within=SOME
+    )
+    permutations: int = option(3, "Full permutations of the data in a cycle, N_u.", within=FEW)
+    beta: float = option(1.0, "Smoothing factor, at least 1.", within=SOME)
+    count_smoothing: Literal["log_count", "log_relative", "literal"] = option(
+        "log_count", "Smooth the counts of draws by this rule."
+    )
+    estimate: Literal["cycle", "run"] = option(
+        "cycle", "Count the rows of a cycle, or of the run, for the distribution."
+    )
+    reward: Literal["accuracy", "loss"] = option("accuracy", "Reward children by accuracy, or loss (its negative).")
+    reward_rows: int = option(1000, "Held-out images that a reward is taken on, drawn once.", within=MANY)
+    second_score: bool = option(
+        False, "Score the children on the other held-out images too: how much of the choice is luck?"
+    )
+
+
+@command(app, AutoOptions)
+def auto(given: AutoOptions) -> None:
+    """Search a schedule with a population: the best child's rows of every interval, its weights cloned into all.
+
+    Writes schedule.arrow (replays exactly), distribution.parquet (to draw from, or for another model), last.safetensors
+    and auto.json. Costs as many trainings as there are children, and the rewards. A killed search goes on when started
+    again.
+
+    Example: drawstream search auto data/train -o auto --held-out data/holdout --population 4 --epochs 20
+
+    Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
+    """
+    from drawstream.tools.estimate.search import estimate_auto
+    from drawstream.tools.jobs.auto import auto_job
+    from drawstream.tools.training.ranks import join_ranks
+
+    first = max(1, round(given.epochs / 12)) if given.explore_after is None else given.explore_after
+    if given.exploration == "mixture" and first >= given.epochs:
+        raise ValueError(
+            "--explore-after must be less than --epochs, or the mixture never explores, but got "
+            f"{first} and {given.epochs}"
+        )
+    names = ("exploration", "interval", "permutations", "beta", "estimate")
+    options = {name: getattr(given, name) for name in names} | {"smoothing": given.count_smoothing}
+    options["population"] = given.population or (1 if given.exploration == "uniform" else 4)
+    options["first"] = first
+    ranks = join_ranks(given.device)
+    setup = given.setup(ranks=replace(ranks, rank=0, world_size=1))  # a child trains on whole batches, by itself
+    job = (setup, given.recipe(), given.out)
+    rewards: dict[str, Any] = {name: getattr(given, name) for name in ("reward", "reward_rows", "second_score")}
+    rewards |= {"options": options, "ranks": ranks}
+    record = run_job(
+        given, ranks, lambda: estimate_auto(*job, **rewards), lambda hooks: auto_job(*job, **rewards, hooks=hooks)
+    )
+    if record is not None:
+        finish(record, given.json_path, f"{summary(record)}: {given.out / 'schedule.arrow'}")
+
+
+def summary(record: dict[str, Any], /) -> str:
+    """One line on a finished search."""
+    seconds, rewards = record["seconds"], record["rewards"]
+    total = sum(seconds.values())
+    share = {part: spent / max(total, 1e-9) for part, spent in seconds.items()}
+    children = len(rewards[0])
+    last = abs(max(each for each in rewards[-1] if each is not None))
+    reward = f"accuracy {last:.2f} %" if record["reward"]["kind"] == "accuracy" else f"loss {last:.4f}"
+    return (
+        f"{record['auto']['exploration']}, {children} {'child' if children == 1 else 'children'}, {len(rewards)} "
+        f"intervals in {total:.1f} s ({share['evaluate']:.1%} evaluating on {record['reward']['rows']} images, "
+        f"{share['clone']:.1%} cloning, {share['write']:.2%} writing); last reward: {reward}"
+    )

@@ -1,48 +1,137 @@
-"""`drawstream index` and `drawstream verify`: shards and their catalog."""
+"""`drawstream pack`, `index` and `verify`: shards and their catalog."""
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import typer
 
 from drawstream.pipeline.shards.names import printable
-from drawstream.tools.cli.options import DryRun, Json, Orientation, words
+from drawstream.tools.cli.options import DryRunOptions, ResultOptions
+from drawstream.tools.runs.options import COUNT, FEW, ROWS, SEED, Options, argument, option
 from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import finish, write_result
+from drawstream.tools.runs.record import finish, write_record, write_result
 
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core, fewer for small data.")]
+_WORKERS = "Processes to run; by default one per core, fewer for small data."
 
 
-def index(
-    shards: Annotated[list[Path], typer.Argument(help="WebDataset tars, or a folder of them.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the catalog; by default beside the shards.")
-    ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(help="Extension of the image member, such as jpg or input.jpg; may be repeated. By default any."),
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=words("cls", "txt", "json", "json:KEY", "none"),
-            help="Member with the label: cls, txt, json, json:PATH.TO.KEY, another extension, or none for no labels. "
-            "By default the first of cls, json, txt that a sample has.",
-        ),
-    ] = None,
-    skip_empty: Annotated[bool, typer.Option(help="Leave out samples without image or label, and count them.")] = False,
-    skip_bad: Annotated[
-        Path | None, typer.Option(help="Leave out samples whose image cannot be read, and list them there (JSON).")
-    ] = None,
-    orientation: Orientation = "exif",
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier catalog.")] = False,
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    json_path: Json = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """How images are taken."""
+
+    orientation: Literal["exif", "stored"] = option(
+        "exif", "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
+    )
+    skip_bad: Path | None = option(None, "Leave out images that cannot be read, and list them in this file (JSON).")
+    overwrite: bool = option(False, "Replace an earlier catalog.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(ImageOptions, DryRunOptions):
+    """Options of `pack`."""
+
+    source: Path = argument("IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy.")
+    out: Path = argument("Folder to write: shards and catalog.parquet.")
+    encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
+    quality: int = option(95, "Quality of newly encoded JPEGs.", within=FEW)
+    split: Literal["train", "test"] = option("train", "Take this part of an IDX folder.")
+    limit: int | None = option(None, "Rows to take, class-balanced.", within=ROWS)
+    holdout: int = option(
+        0, "Rows to split off into a second catalog (OUT/train, OUT/holdout); `train --held-out` takes it.", within=ROWS
+    )
+    label_noise: float = option(0.0, "Share of each class to relabel into the others.", within=FEW)
+    noise_seed: int = option(0, "Seed of the relabelling.", within=SEED)
+    seed: int = option(0, "Seed of everything that is drawn.", within=SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(ImageOptions, DryRunOptions):
+    """Options of `index`."""
+
+    shards: list[Path] = argument("WebDataset tars, or a folder of them.")
+    out: Path | None = option(None, "Folder of the catalog; by default beside the shards.", "--out", "-o")
+    image: list[str] = option(
+        [], "Extension of the image member, such as jpg or input.jpg; repeatable. By default any."
+    )
+    label: str | None = option(
+        None,
+        "Member with the label: cls, txt, json, json:PATH.TO.KEY, another extension, or none for no labels. "
+        "By default the first of cls, json, txt that a sample has.",
+        known=("cls", "txt", "json", "json:KEY", "none"),
+    )
+    skip_empty: bool = option(False, "Leave out samples without image or label, and count them.")
+    workers: int | None = option(None, _WORKERS, within=COUNT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(ResultOptions):
+    """Options of `verify`."""
+
+    catalog: str = argument("Folder with catalog.parquet, or its URL.")
+    quarantine: Path | None = option(None, "Write the rows that must not be used to this file (JSON).")
+    quick: bool = option(False, "Check hashes, headers, labels and checksums only: decode no image.")
+    workers: int | None = option(None, _WORKERS, within=COUNT)
+
+
+def pack(given: PackOptions) -> None:
+    """Write images as WebDataset shards with a catalog; files that are not taken are counted.
+
+    Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
+    """
+    from drawstream.pipeline import open_source
+    from drawstream.pipeline.shards.pack import BadImagesError, PackResult, check_pack, holds_pack
+    from drawstream.pipeline.shards.pack import pack as run
+    from drawstream.pipeline.shards.staging import check_target
+    from drawstream.tools.jobs.pack import finished_before, list_bad, tell_source
+
+    out, skip_bad = given.out, given.skip_bad
+    opened = open_source(given.source, split=given.split)
+    told = tell_source(opened)
+    options: dict[str, Any] = {name: getattr(given, name) for name in ("encoding", "quality", "limit", "holdout")}
+    if given.dry_run:
+        check_target(out, replaceable=given.overwrite and holds_pack(out))
+        rows = check_pack(opened, **options)
+        text = f"a dry run, nothing was written: {rows} images would be packed into {out}"
+        finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, given.json_path, text)
+        return
+    more = ("orientation", "label_noise", "noise_seed", "seed", "overwrite")
+    options |= {name: getattr(given, name) for name in more} | {"skip_bad": skip_bad is not None}
+
+    def record(done: PackResult, folder: Path) -> None:
+        parts = {"train": done.train, "holdout": done.holdout}
+        for part in filter(None, parts.values()):
+            places = {name: path and os.path.relpath(path, part) for name, path in parts.items()}
+            write_record(folder / part.relative_to(out) / "catalog.json", "pack", asdict(done) | told | places)
+        if skip_bad is not None:
+            inside = skip_bad.absolute().is_relative_to(out.absolute())  # the folder takes its name behind this
+            place = folder / skip_bad.absolute().relative_to(out.absolute()) if inside else skip_bad
+            list_bad(place, given.source, done.bad)
+
+    try:
+        with Progress("pack", "images") as progress:
+            packed = run(opened, out, **options, progress=progress.update, finish=record)
+    except BadImagesError as error:
+        write_result({"bad": [asdict(each) for each in error.bad], **told}, given.json_path)
+        raise
+    before = ""
+    if not packed.ran:
+        packed, before = finished_before(packed)
+        if skip_bad is not None:
+            list_bad(skip_bad, given.source, packed.bad)
+    places = {"train": str(packed.train), "holdout": str(packed.holdout) if packed.holdout else None}
+    held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
+    text = f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled"
+    if packed.bad:
+        text += f"; {len(packed.bad)} that cannot be read were left out: {skip_bad}"
+    if not packed.ran:
+        text = f"finished before{before}, nothing ran (--overwrite packs anew): {text}"
+    finish(asdict(packed) | told | places, given.json_path, text)
+
+
+def index(given: IndexOptions) -> None:
     """Make the catalog of existing WebDataset shards.
 
     Every sample needs one image and a label (.cls, .json or .txt); shard and key of what is wrong are named, and what
@@ -57,17 +146,19 @@ def index(
     from drawstream.pipeline.shards.labels import Selection
     from drawstream.pipeline.shards.pack import BadImagesError
     from drawstream.tools.jobs.pack import list_bad
-    from drawstream.tools.runs.record import write_record
 
-    chosen = [each for part in image or () for each in part.split(",")]
-    selection = Selection(tuple(chosen), label, skip_empty, skip_bad is not None)
-    one_or_all = shards[0] if len(shards) == 1 else shards
-    if dry_run:
-        paths, root = check_index(one_or_all, out=out, overwrite=overwrite)
+    skip_bad = given.skip_bad
+    extensions = tuple(each for part in given.image for each in part.split(","))
+    selection = Selection(extensions, given.label, given.skip_empty, skip_bad is not None)
+    shards = given.shards[0] if len(given.shards) == 1 else given.shards
+    if given.dry_run:
+        paths, root = check_index(shards, out=given.out, overwrite=given.overwrite)
         text = f"a dry run, nothing was written: {len(paths)} shards would be indexed into {root}"
-        finish({"job": "index", "dry_run": True, "out": str(root), "shards": len(paths)}, json_path, text)
+        found = {"job": "index", "dry_run": True, "out": str(root), "shards": len(paths)}
+        finish(found, given.json_path, text)
         return
     result: dict[str, Any] = {}
+    lines: list[str] = []
 
     def record(done: IndexResult) -> None:
         counts: dict[str, Any] = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
@@ -78,38 +169,24 @@ def index(
             list_bad(skip_bad, done.catalog.parent, done.bad)
         write_record(done.catalog.parent / "catalog.json", "index", {**result, "catalog": done.catalog})
 
-    lines: list[str] = []
+    options: dict[str, Any] = {name: getattr(given, name) for name in ("out", "orientation", "overwrite", "workers")}
     try:
         with Progress("index", "shards") as progress:
-            run(
-                one_or_all,
-                out=out,
-                selection=selection,
-                orientation=orientation,
-                overwrite=overwrite,
-                workers=workers,
-                progress=_with_rate(progress, "samples"),
-                finish=record,
-            )
+            rate = _with_rate(progress, "samples")
+            run(shards, selection=selection, progress=rate, finish=record, **options)
     except BadImagesError as error:
-        write_result({"bad": [asdict(each) for each in error.bad]}, json_path)
+        write_result({"bad": [asdict(each) for each in error.bad]}, given.json_path)
         raise
     for line in lines:
         print(printable(line))
-    classes = "{classes} classes" if result["classes"] else "no labels"
-    text = f"{{rows}} images in {{shards}} shards, {classes}: {{catalog}}".format(**result)
+    classes = f"{result['classes']} classes" if result["classes"] else "no labels"
+    text = f"{result['rows']} images in {result['shards']} shards, {classes}: {result['catalog']}"
     if result["bad"]:
         text += f"; {len(result['bad'])} that cannot be read were left out: {skip_bad}"
-    finish(result, json_path, text)
+    finish(result, given.json_path, text)
 
 
-def verify(
-    catalog: Annotated[str, typer.Argument(help="Folder with catalog.parquet, or its URL.")],
-    quarantine: Annotated[Path | None, typer.Option(help="Write the rows that must not be used there (JSON).")] = None,
-    quick: Annotated[bool, typer.Option(help="Hashes, headers, labels and checksums only: decode no image.")] = False,
-    workers: Workers = None,
-    json_path: Json = None,
-) -> None:
+def verify(given: VerifyOptions) -> None:
     """Check shards, members, labels and decoding against the catalog; all damage is listed, a line each.
 
     Exit 0 when all is well, 1 when something is damaged (catalog.parquet too), 2 when there is nothing to check.
@@ -122,36 +199,35 @@ def verify(
     from drawstream.pipeline.verify import verify as run
 
     try:
-        opened = Catalog.open_rows(catalog)
+        opened = Catalog.open_rows(given.catalog)
     except AlteredCatalogError as error:
         print(printable(error))
         damage = {"kind": "catalog", "shard": None, "row": None, "key": None, "message": str(error)}
-        finish({"findings": [damage], "rows": None}, json_path, "nothing checked: the catalog is damaged")
+        finish({"findings": [damage], "rows": None}, given.json_path, "nothing checked: the catalog is damaged")
         raise typer.Exit(1) from None
     notes: list[Note] = []
     with Progress("verify", "images") as progress:
         rate = _with_rate(progress, "images")
         findings = run(
             opened,
-            pixels=not quick,
-            workers=workers,
+            pixels=not given.quick,
+            workers=given.workers,
             progress=lambda done, total: rate(done, total, done),
             note=notes.append,
         )
     for line in (*(finding.message for finding in findings), *(note.message for note in notes)):
         print(printable(line))
-    listed = None if quarantine is None else write_quarantine(quarantine, opened, findings)
+    listed = None if given.quarantine is None else write_quarantine(given.quarantine, opened, findings)
+    names = ("kind", "shard", "row", "key", "message")
     result = {
-        "findings": [
-            {"kind": f.kind, "shard": f.shard, "row": f.row, "key": f.key, "message": f.message} for f in findings
-        ],
+        "findings": [{name: getattr(finding, name) for name in names} for finding in findings],
         "notes": [asdict(note) for note in notes],
         "rows": len(opened),
-        "quarantine": None if quarantine is None else str(quarantine),
+        "quarantine": given.quarantine and str(given.quarantine),
         "quarantined": listed,
     }
-    held = "" if quarantine is None else f"; {listed} images not to be used: {quarantine}"
-    finish(result, json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
+    held = "" if given.quarantine is None else f"; {listed} images not to be used: {given.quarantine}"
+    finish(result, given.json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
     if findings:
         raise typer.Exit(1)
 

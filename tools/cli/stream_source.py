@@ -1,24 +1,20 @@
 """Sources of `drawstream stream`: a sampler over a table, a file of weights, a recorded schedule, or plain rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
-from drawstream.samplers import IndexStream, SwiftSampler, effective_sample_size
-from drawstream.samplers.files.weights_file import read_weights
-from drawstream.samplers.orders.schedule import Schedule, is_schedule
-from drawstream.samplers.swift.sampler import is_sampler
-from drawstream.tools.runs.progress import notes_of
-from drawstream.tools.training.transfer import carry
+from drawstream.tools.cli.options import FrozenOptions, JoinOptions, ResultOptions
+from drawstream.tools.runs.options import ROWS, SEED, argument, option
+from drawstream.tools.runs.progress import notes_of, tell_notes
 
-__all__ = ["StreamSource", "is_sampler", "is_schedule", "open_source"]
-
+if TYPE_CHECKING:
+    from drawstream.pipeline import Catalog
+    from drawstream.samplers import IndexStream
+    from drawstream.samplers.orders.schedule import Schedule
 
 MOST_EPOCHS = 10**6  # of a command
 
@@ -31,26 +27,26 @@ class StreamSource:
         stream: The stream.
         weights: What it draws by, float (N,); None for plain rows and schedules.
         schedule: The recorded orders; None elsewhere.
-        catalog: Fingerprint of the catalog its rows belong to; "" where that is not known.
+        fingerprint: Of the catalog its rows belong to; "" where that is not known.
         whole_images: Whether row i is image i of the catalog (false for crops of a feature table).
         notes: What was assumed of the user's files, or left out of them, one sentence each.
     """
 
-    stream: IndexStream
+    stream: "IndexStream"
     weights: NDArray[np.floating[Any]] | None = None
-    schedule: Schedule | None = None
-    catalog: str = ""
+    schedule: "Schedule | None" = None
+    fingerprint: str = ""
     whole_images: bool = True
     notes: tuple[str, ...] = ()
 
     def effective_rows(self, epoch: int) -> tuple[float, int]:
         """Kish's effective sample size and the number of rows that are never drawn (of a schedule: in that epoch)."""
-        if self.schedule is not None:
-            counts = self.schedule.counts(epoch)
-            return effective_sample_size(counts.astype(np.float64)), int((counts == 0).sum())
-        if self.weights is None:
+        from drawstream.samplers import effective_sample_size
+
+        weights = self.weights if self.schedule is None else self.schedule.counts(epoch).astype(np.float64)
+        if weights is None:
             return float(self.stream.rows), 0
-        return effective_sample_size(self.weights), self.weights.size - int(np.count_nonzero(self.weights))
+        return effective_sample_size(weights), weights.size - int(np.count_nonzero(weights))
 
     def epochs(self, text: str, /) -> range:
         """Epochs named as `3`, `0:3`, or `:` for all of a schedule.
@@ -73,63 +69,92 @@ class StreamSource:
             raise ValueError(f"{self.schedule.path} holds the epochs 0:{self.schedule.epochs}, but got {text!r}")
         return range(first, last)
 
+    def check_catalog(self, catalog: "Catalog", /) -> None:
+        """Check that the rows are those of the catalog.
 
-def open_source(
-    source: Path | None,
-    /,
-    *,
-    rows: int | None = None,
-    table: Path | None = None,
-    join: Sequence[Path] = (),
-    catalog: str | Path | None = None,
-    frozen: bool = False,
-    column: str | None = None,
-    mode: str | None = None,
-    seed: int = 0,
-    draws: int | None = None,
-    window: int | None = None,
-) -> StreamSource:
-    """Open a stream.
+        Raises:
+            ValueError: They are of another one.
+        """
+        if self.fingerprint and self.fingerprint != catalog.fingerprint:
+            raise ValueError(
+                f"{catalog.path}: catalog {catalog.fingerprint[:12]}, but the stream's rows are those of "
+                f"{self.fingerprint[:12]}: give that one"
+            )
+        if self.whole_images and len(catalog) != self.stream.rows:
+            raise ValueError(
+                f"{catalog.path}: {len(catalog)} images, but the stream has {self.stream.rows} rows: "
+                "give the catalog of these rows"
+            )
 
-    Args:
-        source: `sampler.json`, a schedule (.arrow), or weights (`samplers.weights_file`); None with `rows`.
-        rows: Number of rows, all alike.
-        table: Feature table that a sampler reads.
-        join: Files whose columns are joined to it.
-        catalog: Whose rows are drawn; needed where a file names samples by their keys.
-        frozen: Keep the sampler's own tables where it was fitted on another table, instead of a refit.
-        column: Column of a file of weights.
-        mode: Mode of the stream.
-        seed: Its seed.
-        draws: Positions per epoch.
-        window: Its window.
 
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: Not exactly one of source and rows, or the files do not fit each other or the options.
-    """
-    if (source is None) == (rows is None):
-        raise ValueError("a stream needs one source: sampler.json with --table, weights, a schedule.arrow, or --rows N")
-    options: dict[str, Any] = {"mode": mode, "seed": seed, "draws": draws, "window": window}
-    if source is None:
-        assert rows is not None
-        return StreamSource(IndexStream(rows, **options))
-    given = None if catalog is None else Catalog.open(catalog)
-    if is_sampler(source) or (table is not None and source.suffix == ".json"):
-        if table is None:
-            raise ValueError(f"{source}: a sampler needs the feature table whose rows it weighs: give --table")
-        opened = FeatureTable.open(table, join=join, catalog=given if join else None)
-        sampler = carry(SwiftSampler.load(source), opened, frozen=frozen)
-        weights = sampler.probabilities(opened.columns(*sampler.features))
-        whole = opened.windows is None and np.array_equal(opened.sample_id, np.arange(len(opened)))
-        stream = IndexStream(weights, **options)
-        of = opened.provenance["catalog"]
-        return StreamSource(stream, weights, catalog=of, whole_images=whole, notes=tuple(notes_of(opened)))
-    if table is not None:
-        raise ValueError(f"--table goes with a sampler.json, but the source is {source}: leave it out")
-    if is_schedule(source):
-        schedule = Schedule.open(source)
-        return StreamSource(IndexStream(schedule, **options), schedule=schedule, catalog=schedule.catalog)
-    found = read_weights(source, column=column, catalog=given)
-    stream = IndexStream(found.values, **options)
-    return StreamSource(stream, found.values, catalog=found.catalog, notes=found.notes)
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
+    """A stream: its source, mode and seed."""
+
+    source: Path | None = argument(
+        "sampler.json (with --table), schedule.arrow, or weights: .csv, .parquet, .npy, .json, … or a folder.", None
+    )
+    rows: int | None = option(None, "Number of rows, all alike; instead of a source.", within=ROWS)
+    table: Path | None = option(None, "Feature table that a sampler.json reads.")
+    column: str | None = option(None, "Column of a file of weights; by default weight.")
+    mode: Literal["permutation", "stratified", "multinomial", "subset"] | None = option(None, "Mode of the stream.")
+    seed: int = option(0, "Seed of the orders.", within=SEED)
+    draws: int | None = option(None, "Positions per epoch; by default the number of rows.", within=ROWS)
+    window: int | None = option(None, "Keep neighbours within about so many positions.", within=ROWS)
+    catalog: str | None = option(None, "Catalog that the rows belong to.")
+
+    def open(self) -> tuple[StreamSource, "Catalog | None"]:
+        """Open the stream and its catalog, and say what was assumed of the user's files.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: Not exactly one of source and rows, or the files do not fit each other or the options.
+        """
+        from drawstream.pipeline import Catalog
+
+        catalog = None if self.catalog is None else Catalog.open(self.catalog)
+        opened = self._source(catalog)
+        if catalog is not None:
+            opened.check_catalog(catalog)
+        tell_notes(opened.notes)
+        return opened, catalog
+
+    def _source(self, catalog: "Catalog | None") -> StreamSource:
+        from drawstream.samplers import IndexStream
+        from drawstream.samplers.files.weights_file import read_weights
+        from drawstream.samplers.orders.schedule import Schedule, is_schedule
+        from drawstream.samplers.swift.sampler import is_sampler
+
+        if (self.source is None) == (self.rows is None):
+            raise ValueError(
+                "a stream needs one source: sampler.json with --table, weights, a schedule.arrow, or --rows N"
+            )
+        how: dict[str, Any] = {name: getattr(self, name) for name in ("mode", "seed", "draws", "window")}
+        if self.source is None:
+            assert self.rows is not None
+            return StreamSource(IndexStream(self.rows, **how))
+        if is_sampler(self.source) or (self.table is not None and self.source.suffix == ".json"):
+            return self._weighed(self.source, catalog, how)
+        if self.table is not None:
+            raise ValueError(f"--table goes with a sampler.json, but the source is {self.source}: leave it out")
+        if is_schedule(self.source):
+            schedule = Schedule.open(self.source)
+            return StreamSource(IndexStream(schedule, **how), schedule=schedule, fingerprint=schedule.catalog)
+        found = read_weights(self.source, column=self.column, catalog=catalog)
+        stream = IndexStream(found.values, **how)
+        return StreamSource(stream, found.values, fingerprint=found.catalog, notes=found.notes)
+
+    def _weighed(self, sampler: Path, catalog: "Catalog | None", how: dict[str, Any]) -> StreamSource:
+        """The stream of a sampler over a table."""
+        from drawstream.features import FeatureTable
+        from drawstream.samplers import IndexStream, SwiftSampler
+        from drawstream.tools.training.transfer import carry
+
+        if self.table is None:
+            raise ValueError(f"{sampler}: a sampler needs the feature table whose rows it weighs: give --table")
+        table = FeatureTable.open(self.table, join=self.join, catalog=catalog if self.join else None)
+        carried = carry(SwiftSampler.load(sampler), table, frozen=self.frozen)
+        weights = carried.probabilities(table.columns(*carried.features))
+        whole = table.windows is None and np.array_equal(table.sample_id, np.arange(len(table)))
+        notes = tuple(notes_of(table))
+        return StreamSource(IndexStream(weights, **how), weights, None, table.provenance["catalog"], whole, notes)

@@ -10,10 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
-
-import typer
 
 from drawstream.pipeline.secrets import without_secrets
 from drawstream.tools.report.board import Board
@@ -22,16 +20,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 
 
-def serve(
-    runs: Annotated[Path, typer.Argument(help="Folder with runs and searches, at any depth.")],
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets everybody on the network read the page.")
-    ] = LOOPBACK[0],
-) -> None:
-    """Follow trainings and searches in the browser: progress, curves, the best so far; Ctrl-C ends it.
+def serve(runs: Path, port: int, host: str, /) -> None:
+    """Serve the page about the jobs below a folder until Ctrl-C; port 0 takes a free one.
 
-    Example: drawstream serve runs
+    Raises:
+        ValueError: No such folder, or the address cannot be listened on.
     """
     if not runs.is_dir():
         raise ValueError(f"{runs}: no such folder; give the folder that jobs write to")

@@ -22,6 +22,8 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from drawstream.tools.runs.options import RENAMED
+
 Defaults = dict[str, Any]
 OPTION = "--config"
 _used: dict[str, Any] = {}  # what records keep: the content of the file that this process' command was given
@@ -136,6 +138,9 @@ def _of_command(content: Defaults, command: Any, path: Path, above: tuple[str, .
     for key, value in content.items():
         parameter = names.get(key)
         where = f"{path}: [{'.'.join(above)}] {key}"
+        new = RENAMED.get(f"--{key}", "").removeprefix("--")
+        if parameter is None and new in names:
+            raise ValueError(f"{where} is {new} now")
         if parameter is None or key in ("help", "h"):
             raise ValueError(f"{where}: {' '.join(above)} has no such option{_nearest(key, names)}")
         if isinstance(value, dict):

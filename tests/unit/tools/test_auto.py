@@ -135,7 +135,7 @@ def run(*arguments):
 
 def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys):
     begin = ["search", "auto", digits.train, "--held-out", digits.held_out, "--model", "mlp", "--epochs", 2]
-    begin += ["--batch-size", 64, "--interval", 3, "-o", tmp_path / "auto"]
+    begin += ["--global-batch", 64, "--interval", 3, "-o", tmp_path / "auto"]
     assert run(*begin, "--json", tmp_path / "auto.json") == 0
     text = capsys.readouterr().out
     assert "mixture, 4 children, 6 intervals in" in text and "evaluating on 100 images" in text and "accuracy" in text

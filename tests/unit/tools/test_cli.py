@@ -109,9 +109,9 @@ def test_train(fails, digits, scored, tmp_path):
     out = tmp_path / "run"
     fails("no catalog|catalog.parquet", "train", tmp_path, "-o", out)
     fails("unknown model 'nope'", "train", digits.train, "-o", out, "--model", "nope")
-    fails("must be cosine", "train", digits.train, "-o", out, "--schedule", "exp")
-    fails("--device must be cpu or gpu", "train", digits.train, "-o", out, "--device", "tpu")
-    fails("global_batch >= 1", "train", digits.train, "-o", out, "--batch-size", 0)
+    fails("'exp' is not one of 'cosine'", "train", digits.train, "-o", out, "--schedule", "exp")
+    fails("'--device': 'tpu' is not one of 'cpu', 'gpu'", "train", digits.train, "-o", out, "--device", "tpu")
+    fails("global_batch >= 1", "train", digits.train, "-o", out, "--global-batch", 0)
     fails("training set itself", "train", digits.train, "-o", out, "--held-out", digits.train)
     fails("give both", "train", digits.train, "-o", out, "--table", scored / "table")
     sampler = ("--sampler", tmp_path / "none.json", "--table", scored / "table")
@@ -120,7 +120,7 @@ def test_train(fails, digits, scored, tmp_path):
 
 
 def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits, tmp_path):
-    options = (digits.train, "--model", "mlp", "--epochs", 2, "--batch-size", 100, "--lr", 0.1, "--test", digits.test)
+    options = (digits.train, "--model", "mlp", "--epochs", 2, "--global-batch", 100, "--lr", 0.1, "--test", digits.test)
     ends = {}
     for amp in ("off", "bf16"):
         assert cli("train", *options, "-o", tmp_path / amp, "--amp", amp)[0] == 0
@@ -128,20 +128,12 @@ def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits
         assert ends[amp]["recipe"]["amp"] is (amp == "bf16")
     assert ends["off"]["history"][-1]["loss"] != ends["bf16"]["history"][-1]["loss"]
     np.testing.assert_allclose(*(end["history"][-1]["loss"] for end in ends.values()), rtol=0.05)
-    fails(
-        "--amp must be off or bf16 in training, but got 'fp16'",
-        "train",
-        *options,
-        "-o",
-        tmp_path / "x",
-        "--amp",
-        "fp16",
-    )
+    fails("'fp16' is not one of 'off', 'bf16'", "train", *options, "-o", tmp_path / "x", "--amp", "fp16")
     assert not (tmp_path / "x").exists()
 
 
 def test_a_finished_run_is_kept_and_another_refused(cli, fails, digits, tmp_path):
-    command = ("train", digits.train, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--batch-size", 64)
+    command = ("train", digits.train, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--global-batch", 64)
     assert cli(*command)[0] == 0
     before = (tmp_path / "run/run.json").read_bytes()
     assert cli(*command)[0] == 0
@@ -154,7 +146,7 @@ def test_features(fails, digits, scored, tmp_path):
     command = ("features", digits.train, "-o", out, "--model", "mlp")
     fails("no such file", *command, "--weights", tmp_path / "none.safetensors")
     fails("unknown measure 'losss'", *command, "--weights", weights, "--measures", "losss")
-    fails("must be last, logit or full", *command, "--weights", weights, "--grad-norm", "x")
+    fails("'x' is not one of 'last', 'logit', 'full'", *command, "--weights", weights, "--grad-norm", "x")
     state = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict()
     save_file({name: torch.full_like(value, torch.nan) for name, value in state.items()}, tmp_path / "nan.safetensors")
     fails("is nan for sample", *command, "--weights", tmp_path / "nan.safetensors")
@@ -229,7 +221,7 @@ def test_verify_lists_damage_and_exits_1(cli, digits, tmp_path, capsys):
 
 
 def test_the_demo_names_what_it_needs(fails, tmp_path):
-    fails("no demo on 'cifar'", "demo", "--data", "cifar", "-o", tmp_path / "d")
+    fails("'cifar' is not one of 'digits'", "demo", "--data", "cifar", "-o", tmp_path / "d")
     fails("seeds must be", "demo", "--seeds", "1,1", "-o", tmp_path / "d")
     fails("--source", "demo", "--data", "fashion-mnist", "--source", tmp_path / "none", "-o", tmp_path / "d")
     assert not (tmp_path / "d").exists()
@@ -278,7 +270,7 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
         (["--sampler", "w.csv", "--join", "x.csv"], "--join goes with a --table, but --sampler is w.csv: leave it out"),
         (["--sampler", "p", "--column", "loss"], "--column goes with weights or rho, but --sampler is p: leave it out"),
         (["--sampler", "p", "--join", "x.csv"], "--join goes with a --table, but --sampler is p: leave it out"),
-        (["--sampler", "p", "--table", "t"], "or your own sampler, but --sampler is p: leave it out"),
+        (["--sampler", "p", "--table", "t"], "--table goes with a sampler.json, your own sampler, rho"),
         (["--sampler", "p", "--mode", "subset"], "or your own sampler, but --sampler is p: leave it out"),
         (["--frozen"], "--frozen goes with a sampler.json, but there is none"),
     ],

@@ -33,12 +33,12 @@ def test_options_of_a_nested_command_and_the_command_line_wins(run):
 
 
 def test_arguments_lists_and_the_record(run, digits, tmp_path):
-    config = f'[train]\ncatalog = "{digits.train}"\nout = "run"\nmodel = "mlp"\nepochs = 1\nbatch-size = 50\n'
+    config = f'[train]\ncatalog = "{digits.train}"\nout = "run"\nmodel = "mlp"\nepochs = 1\nglobal-batch = 50\n'
     config += f'[features]\ncatalog = "{digits.train}"\nout = "table"\nmodel = "mlp"\n'
     config += 'measures = ["loss", "correct"]\nweights = "run/last.safetensors"\n'
     assert run(config, "train", "--epochs", 2)[0] == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
-    assert record["recipe"]["epochs"] == 2 and record["config"]["train"]["batch-size"] == 50
+    assert record["recipe"]["epochs"] == 2 and record["config"]["train"]["global-batch"] == 50
     assert record["command"] == ["drawstream", "--config", "job.toml", "train", "--epochs", "2"]
     status, out, _ = run(config, "features", "extract")
     assert status == 0 and "500 rows, loss, correct" in out
@@ -54,6 +54,7 @@ def test_arguments_lists_and_the_record(run, digits, tmp_path):
         ("[search]\nagent = 3", "job.toml: agent is an option: give it below [search.swift]"),
         ("train = 3", "job.toml: train is a command: give its options in a table [train]"),
         ("[train.epochs]\nx = 3", "job.toml: [train] epochs: must be a value, but is a table"),
+        ("[train]\nbatch-size = 3", "job.toml: [train] batch-size is global-batch now"),
         ("[train]\nhelp = true", "job.toml: [train] help: train has no such option"),
         ("[train", "job.toml: not readable as TOML"),
         (f"a = {'[' * 1500}{']' * 1500}", "job.toml: not readable as TOML: lists and objects may lie 100 levels deep"),

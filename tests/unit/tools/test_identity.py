@@ -32,29 +32,29 @@ from drawstream.tools.training.setup import Setup
 # Every option of the four jobs that go on, or are found finished: True where another value may give another result.
 SHARED = {"json_path": False, "dry_run": False, "device": False, "out": False, "help": False}
 WATCHED = {"hook": False, "tensorboard": False}
-TRAINED = {"catalog": True, "model": True, "held_out": True, "lr": True, "batch_size": True, "seed": True}
+TRAINED = {"catalog": True, "model": True, "held_out": True, "lr": True, "global_batch": True, "seed": True}
 TRAINED |= {"augment": True, "epochs": True, "channels": True}
 DECIDES = {
     "train": {
         **SHARED, **WATCHED, **TRAINED, "schedule": True, "weight_decay": True, "amp": True, "test": True,
-        "sampler": True, "budget": True, "paper": True, "warmup": True, "table": True, "column": True, "join": True,
-        "frozen": True, "mode": True, "crop_filter": True, "score_weights": True, "score_model": True,
+        "sampler": True, "budget": True, "paper": True, "uniform_epochs": True, "table": True, "column": True,
+        "join": True, "frozen": True, "mode": True, "crop_filter": True, "score_weights": True, "score_model": True,
         "crop_factor": True, "quarantine": True,
         "track": True,  # whether, not where
         # These decide what becomes of a bad image: a run that was stopped by one goes on with others.
         "checksum": False, "on_bad": False, "max_bad": False,
     },
     "search swift": {
-        **SHARED, **WATCHED, **TRAINED, "table": True, "join": True, "start": True, "objective": True, "recipe": True,
-        "columns": True, "transform": True, "space": True, "segments": True, "agent": True, "trials": True,
-        "batch": True, "starts": True, "min_ess": True, "kappa": True, "fine_tune_epochs": True, "fine_tune_lr": True,
+        **SHARED, **WATCHED, **TRAINED, "table": True, "join": True, "start": True, "objective": True, "protocol": True,
+        "features": True, "transform": True, "space": True, "segments": True, "agent": True, "trials": True,
+        "round": True, "starts": True, "min_ess": True, "kappa": True, "fine_tune_epochs": True, "fine_tune_lr": True,
         "confirm": True, "confirm_top": True, "confirm_seeds": True,
         "workers": False, "engine": False, "storage": False, "study": False,
     },
     "search auto": {
         **SHARED, **WATCHED, **TRAINED, "schedule": True, "weight_decay": True, "amp": True, "exploration": True,
         "population": True, "interval": True, "explore_after": True, "permutations": True, "beta": True,
-        "smoothing": True, "estimate": True, "reward": True, "reward_rows": True, "second_score": True,
+        "count_smoothing": True, "estimate": True, "reward": True, "reward_rows": True, "second_score": True,
     },
     "features": {
         **SHARED, "catalog": True, "channels": True,
@@ -65,8 +65,8 @@ DECIDES = {
         "engine": False,
     },
 }  # fmt: skip
-COMMON = ("--model", "mlp", "--batch-size", 50)
-SWIFT = ("--trials", 3, "--batch", 1, "--agent", "random", "--min-ess", 0.1, "--transform", "cdf", "--seed", 1)
+COMMON = ("--model", "mlp", "--global-batch", 50)
+SWIFT = ("--trials", 3, "--round", 1, "--agent", "random", "--min-ess", 0.1, "--transform", "cdf", "--seed", 1)
 FEW = ("--confirm-top", 1, "--confirm-seeds", 2, "--epochs", 1)
 
 
@@ -119,23 +119,23 @@ def run(*arguments):
 
 CHANGES = {
     "train": [
-        ("--model", "cnn"), ("--held-out", "TEST"), ("--test", "TEST"), ("--lr", 0.1), ("--batch-size", 100),
+        ("--model", "cnn"), ("--held-out", "TEST"), ("--test", "TEST"), ("--lr", 0.1), ("--global-batch", 100),
         ("--seed", 1), ("--augment", "standard"), ("--augment", "mixup"), ("--epochs", 2), ("--schedule", "linear"),
         ("--weight-decay", 0), ("--amp", "bf16"), ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5),
         ("--track", "TRACK"), ("--channels", 3),
     ],
     "search swift": [
-        ("--model", "cnn"), ("--held-out", "TEST"), ("--start", "OTHER"), ("--lr", 0.1), ("--batch-size", 100),
+        ("--model", "cnn"), ("--held-out", "TEST"), ("--start", "OTHER"), ("--lr", 0.1), ("--global-batch", 100),
         ("--seed", 2), ("--augment", "mixup"), ("--augment", "standard"), ("--epochs", 3), ("--trials", 4),
-        ("--features", "entropy"), ("--segments", 3), ("--space", "paper10"), ("--kappa", 2.0), ("--batch", 2),
+        ("--features", "entropy"), ("--segments", 3), ("--space", "paper10"), ("--kappa", 2.0), ("--round", 2),
         ("--min-ess", 0.2), ("--fine-tune-epochs", 0.5), ("--fine-tune-lr", 0.03), ("--confirm", "scratch"),
         ("--confirm-top", 2), ("--confirm-seeds", 3), ("--no-starts",), ("--transform", "cgf"),
     ],
     "search auto": [
-        ("--model", "cnn"), ("--held-out", "TEST"), ("--lr", 0.1), ("--batch-size", 100), ("--seed", 1),
+        ("--model", "cnn"), ("--held-out", "TEST"), ("--lr", 0.1), ("--global-batch", 100), ("--seed", 1),
         ("--augment", "standard"), ("--epochs", 2), ("--schedule", "linear"), ("--weight-decay", 0),
         ("--amp", "bf16"), ("--population", 3), ("--interval", 5), ("--beta", 2), ("--permutations", 2),
-        ("--smoothing", "literal"), ("--estimate", "run"), ("--reward", "loss"), ("--reward-rows", 60),
+        ("--count-smoothing", "literal"), ("--estimate", "run"), ("--reward", "loss"), ("--reward-rows", 60),
         ("--second-score",),
     ],
     "features": [
@@ -196,7 +196,7 @@ def kill_after(monkeypatch, steps):
 SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in (("--epochs", 4), ("--lr", 0.2))]
 
 
-@pytest.mark.parametrize("change", [("--batch-size", 25), ("--held-out", "TEST"), *SLOW])
+@pytest.mark.parametrize("change", [("--global-batch", 25), ("--held-out", "TEST"), *SLOW])
 def test_a_killed_training_goes_on_as_itself_alone(jobs, tmp_path, monkeypatch, capsys, change):
     sets = ("--held-out", jobs.digits.held_out)
     command = ("train", jobs.digits.train, "-o", tmp_path / "run", *COMMON, "--epochs", 3, *sets)
@@ -207,14 +207,14 @@ def test_a_killed_training_goes_on_as_itself_alone(jobs, tmp_path, monkeypatch, 
     assert run(*command, *(jobs.digits.test if each == "TEST" else each for each in change)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     name = {"--epochs": "recipe.epochs", "--lr": "recipe.lr"}.get(change[0], change[0][2:].replace("-", "_"))
-    assert f"checkpoint.pt: this job was started with {name.replace('batch_size', 'global_batch')} " in line
+    assert f"checkpoint.pt: this job was started with {name} " in line
     assert line.count(", not ") == 1
     assert line.endswith("give another output folder (-o)")
     assert run(*command) == 0
     assert len(json.loads((tmp_path / "run/run.json").read_text())["history"]) == 3
 
 
-CHANGED = [("--fine-tune-lr", 0.05), ("--batch-size", 25), ("--augment", "mixup"), ("--held-out", "TEST")]
+CHANGED = [("--fine-tune-lr", 0.05), ("--global-batch", 25), ("--augment", "mixup"), ("--held-out", "TEST")]
 CHANGED += [("--start", "OTHER"), ("--trials", 9), ("--fine-tune-epochs", 1)]
 
 
@@ -391,9 +391,9 @@ def test_a_loss_of_torch_counts_with_its_smoothing(digits, tmp_path):
 def test_a_default_that_is_typed_is_the_same_job(jobs, tmp_path, capsys):
     command = ("train", jobs.digits.train, "-o", tmp_path / "p", *COMMON, "--epochs", 1, "--sampler", "p")
     assert run(*command) == 0
-    assert run(*command, "--warmup", 1) == 0
+    assert run(*command, "--uniform-epochs", 1) == 0
     assert "nothing was run" in capsys.readouterr().err
-    assert run(*command, "--warmup", 2) == 2
+    assert run(*command, "--uniform-epochs", 2) == 2
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
     import drawstream.tools.cli.search as recipes
 
     monkeypatch.setitem(recipes.PAPER, "trials", 5)  # of 40: the agent's time
-    assert swift(digits, table, "s", "--recipe", "paper", "--kappa", 2) == 0
+    assert swift(digits, table, "s", "--protocol", "paper", "--kappa", 2) == 0
     assert "has the best score" in capsys.readouterr().out
     record = read_record(tmp_path / "s/search.json", "search")
     assert record["options"] | {"trials": 40} == {
@@ -95,9 +95,9 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--recipe", "paper", "--batch", 4), "--recipe paper has --batch 1, but got 4: leave one of them out"),
-        (("--recipe", "paper", "--starts"), "--recipe paper has --starts False, but got True"),
-        (("--recipe", "prose"), "--recipe must be one of default, paper, but got 'prose'"),
+        (("--protocol", "paper", "--round", 4), "--protocol paper has --round 1, but got 4: leave one of them out"),
+        (("--protocol", "paper", "--starts"), "--protocol paper has --starts False, but got True"),
+        (("--protocol", "prose"), "'--protocol': 'prose' is not one of 'default', 'paper'"),
         (("--agent", "tpe"), "agent must be one of gp, random, reinforce"),
         (("--workers", 0), "--workers must be in [1, 10000], but got 0"),
         (("--engine", "slurm"), "engine must be local, ray or ray:ADDRESS"),
@@ -116,7 +116,7 @@ def test_bad_options_are_one_line(digits, table, capsys, options, text):
     "options",
     [
         ("--start", "w"), ("--confirm", "scratch"), ("--epochs", 2), ("--lr", 0.1), ("--fine-tune-epochs", 1),
-        ("--fine-tune-lr", 0.1), ("--batch-size", 64), ("--augment", "mixup"), ("--held-out", "h"),
+        ("--fine-tune-lr", 0.1), ("--global-batch", 64), ("--augment", "mixup"), ("--held-out", "h"),
     ],
 )  # fmt: skip
 def test_options_of_fine_tuning_are_not_taken_with_an_objective(digits, table, capsys, options):

@@ -175,7 +175,7 @@ def test_a_schedule_and_weights_in_arrow_are_told_apart(tmp_path):
         ("show {npy} --table {table}", "--table goes with a sampler.json"),
         ("show {folder}/none.npy", "no such file"),
         ("show --rows 10 --mode stratified --window 9", "window >= 1024 must hold, but got 9"),
-        ("show --rows 10 --mode sideways", "mode must be one of"),
+        ("show --rows 10 --mode sideways", "'--mode': 'sideways' is not one of 'permutation'"),
         ("show --rows 100000000000000000000", "--rows must be in [0, 100000000000]"),
         ("show --rows 10 --epoch -1", "--epoch must be in [0, 18446744073709551615], but got -1"),
         ("show {npy} --mode subset", "draws <= rows with positive weight must hold"),

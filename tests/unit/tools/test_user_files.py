@@ -57,7 +57,7 @@ def test_a_stream_of_any_file_is_that_of_the_weights(name, files, digits, tmp_pa
 def test_a_shuffled_file_with_keys_trains_as_the_ordered_one(files, digits, tmp_path, capsys):
     runs = {}
     for name in ("w.npy", "w.csv", "w.json"):
-        options = ("--sampler", files / name, "--model", "mlp", "--batch-size", 50, "--epochs", 1)
+        options = ("--sampler", files / name, "--model", "mlp", "--global-batch", 50, "--epochs", 1)
         run(tmp_path, "train", digits.train, "-o", tmp_path / name, *options)
         runs[name] = load_file(tmp_path / name / "last.safetensors")
         assert ("its rows are taken in their order" in capsys.readouterr().err) == (name == "w.npy")

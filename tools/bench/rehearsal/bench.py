@@ -65,7 +65,7 @@ def way(rows: int, /, *, classes: int, seed: int) -> list[Stage]:
         return ours(f"train {name}", given, [f"runs/{name}"])
 
     search = ("search", "swift", "features", "-o", "search", *sets, "--start", "runs/uniform/last.safetensors", *seeded)
-    few = ("--trials", str(TRIALS), "--batch", str(TRIALS), "--fine-tune-epochs", str(SHARE), "--transform", "cdf")
+    few = ("--trials", str(TRIALS), "--round", str(TRIALS), "--fine-tune-epochs", str(SHARE), "--transform", "cdf")
     least = ("--confirm-top", "1", "--confirm-seeds", str(RUNS // 2), "--epochs", "1")
     pack = ("pack", "images", "data", "--holdout", str(held), "--label-noise", str(NOISE), *seeded)
     weights = ("--weights", "runs/uniform/last.safetensors")

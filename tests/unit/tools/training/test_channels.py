@@ -137,7 +137,7 @@ def test_large_gray_images_are_trained_on_and_a_small_model_is_said_to_be_slow(d
         () if command == "train" else ("--held-out", data / "gray-png", "--exploration", "uniform", "--reward-rows", 8)
     )
     status = run(
-        *words, data / "large", "-o", tmp_path / "run", "--model", "cnn", "--epochs", 1, "--batch-size", 8, *more
+        *words, data / "large", "-o", tmp_path / "run", "--model", "cnn", "--epochs", 1, "--global-batch", 8, *more
     )
     err = capsys.readouterr().err
     assert status == 0, err

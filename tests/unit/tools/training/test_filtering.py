@@ -20,7 +20,7 @@ def run(*command):
 def plain(digits, tmp_path_factory):
     """A run, and a sampler that wants low losses."""
     out = tmp_path_factory.mktemp("filtering")
-    common = (digits.train, "--model", "mlp", "--batch-size", 64, "--augment", "standard")
+    common = (digits.train, "--model", "mlp", "--global-batch", 64, "--augment", "standard")
     assert run(*common, "-o", out / "plain", "--epochs", 2)[0] == 0
     fit = SwiftFit({"loss": np.linspace(1.2, 2.8, 999)}, features=("loss",), mass=None, transform="cdf")
     fit.sampler(SwiftParams((1.0,), (0.5,), (1.0, 0.5, 0.01))).save(out / "sampler.json")

@@ -139,7 +139,7 @@ def record(path, *, epochs, catalog):
 @pytest.fixture
 def run(digits, tmp_path):
     def go(*options, out="run", epochs=2):
-        base = ["train", digits.train, "-o", tmp_path / out, "--model", "mlp", "--batch-size", 50, "--epochs", epochs]
+        base = ["train", digits.train, "-o", tmp_path / out, "--model", "mlp", "--global-batch", 50, "--epochs", epochs]
         return main([str(part) for part in (*base, *options)])
 
     return go
@@ -186,7 +186,7 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
         (("--sampler", "pp"), "the sampler must be a file or one of unif"),
         (("--sampler", "unif", "--budget", "0"), "`0 < budget <= 1` must hold, but got 0"),
         (("--sampler", "sb", "--paper"), "--paper goes with p or c, but --sampler is sb: leave it out"),
-        (("--warmup", "2"), "--uniform-epochs goes with p or c, but there is none: leave it out"),
+        (("--uniform-epochs", "2"), "--uniform-epochs goes with p or c, but there is none: leave it out"),
         (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
         (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),
         (("--sampler", "rho", "--column", "clean"), "needs a feature table with a column clean"),

@@ -84,7 +84,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def train(digits, name, out, *options):
-    base = ["train", str(digits.train), "-o", out, "--model", "mlp", "--batch-size", "50", "--epochs", "3"]
+    base = ["train", str(digits.train), "-o", out, "--model", "mlp", "--global-batch", "50", "--epochs", "3"]
     return main([*base, "--sampler", name, *options])
 
 

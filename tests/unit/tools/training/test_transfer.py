@@ -12,7 +12,7 @@ from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.tools.cli.app import main
-from drawstream.tools.cli.stream_source import open_source
+from drawstream.tools.cli.stream_source import StreamOptions
 from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.transfer import carry
@@ -61,7 +61,10 @@ def test_training_refits_by_default(tables, catalog):
     assert np.abs(frozen - refitted).max() > 1e-3
     own = [Sampling(tables / "a.json", tables / "a", frozen=each).probabilities(setup) for each in (True, False)]
     np.testing.assert_array_equal(*own)
-    streams = [open_source(tables / "a.json", table=tables / "b", frozen=each).weights for each in (True, False)]
+    streams = [
+        StreamOptions(source=tables / "a.json", table=tables / "b", frozen=each).open()[0].weights
+        for each in (True, False)
+    ]
     np.testing.assert_array_equal(streams, [frozen, refitted])
 
 

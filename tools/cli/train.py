@@ -1,0 +1,101 @@
+"""`drawstream train`: the reference loop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from drawstream.tools.cli.options import (
+    CATALOG,
+    FrozenOptions,
+    JoinOptions,
+    RecipeOptions,
+    TrainedOptions,
+    WatchedOptions,
+    run_job,
+)
+from drawstream.tools.runs.options import FEW, MANY, SOME, argument, option, pick
+from drawstream.tools.runs.record import finish
+from drawstream.tools.training.methods.table import METHODS, method_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainedOptions, RecipeOptions, JoinOptions, FrozenOptions, WatchedOptions):
+    """Options of `train`."""
+
+    catalog: str = argument(CATALOG)
+    test: str | None = option(None, "Report on this catalog; it never chooses.")
+    sampler: str | None = option(
+        None,
+        "Draw by a sampler.json, a schedule, weights (.csv, .parquet, .npy, .json, …), a method "
+        f"({', '.join(method_names())}), or your own module:factory. By default uniformly.",
+        known=method_names,
+    )
+    budget: float = option(1.0, "Train for this part of the full run, in (0, 1].", within=FEW)
+    paper: bool = option(False, "Draw p and c as in the paper's text, not as in its authors' code.")
+    uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p and c; 1.", within=SOME)
+    table: Path | None = option(None, "Read the sampler's features from this table.")
+    column: str | None = option(
+        None, "Column of a file of weights (weight), or of the table with rho's irreducible losses (loss)."
+    )
+    mode: Literal["stratified", "multinomial", "subset"] = option("stratified", "Mode of a sampler's stream.")
+    track: Path | None = option(
+        None, "Write a feature table of averages over this training to this folder, at no extra pass."
+    )
+    crop_filter: Path | None = option(None, "Choose the crops of each step by this sampler.json.")
+    score_weights: Path | None = option(
+        None, "Weights of the model that scores those crops, or that embeds for coreset-k_center."
+    )
+    score_model: str | None = option(None, "Name of that model, if it is another than --model.")
+    crop_factor: int = option(2, "Crops to draw for each one trained on.", within=FEW)
+    checksum: Literal["always", "first", "never"] = option("always", "Check images against the catalog.")
+    on_bad: Literal["raise", "substitute"] = option(
+        "raise", "On a bad image, raise an error or substitute another draw."
+    )
+    max_bad: int = option(100, "Most images to substitute.", within=MANY)
+    quarantine: Path | None = option(None, "Do not read the images of this list of `drawstream verify`.")
+
+
+def train(given: TrainOptions) -> None:
+    """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
+
+    Example: drawstream train data/train -o runs/uniform --held-out data/holdout --test data-test --epochs 20
+
+    Three tenths of that run: … --sampler p --budget 0.3 --schedule linear --augment ricap
+
+    On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
+    """
+    from drawstream.pipeline import Reading
+    from drawstream.tools.estimate.training import estimate_training
+    from drawstream.tools.jobs.train import train_job
+    from drawstream.tools.training.methods.filtering import filtering_of
+    from drawstream.tools.training.methods.plan import Budget
+    from drawstream.tools.training.methods.sampling import Sampling, sampler_of
+    from drawstream.tools.training.ranks import join_ranks
+
+    method = METHODS.get(given.sampler or "")
+    embedding = given.score_weights if method and "score_weights" in method.options else None
+    scoring = None if embedding else given.score_weights
+    filtering = filtering_of(given.crop_filter, scoring, given.score_model, given.crop_factor)
+    recipe, budget = given.recipe(), Budget(given.budget, given.paper, given.uniform_epochs)
+    ranks = join_ranks(given.device)
+    setup = given.setup(ranks=ranks, reading=pick(Reading, given))
+    source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join)}
+    sampling = pick(Sampling, given, **source, budget=budget, score_weights=embedding)
+    job = (setup, recipe, sampling, given.out)
+    extra: dict[str, Any] = {"track": given.track, "filtering": filtering}
+    record = run_job(
+        given, ranks, lambda: estimate_training(*job, **extra), lambda hooks: train_job(*job, **extra, hooks=hooks)
+    )
+    if record is not None:
+        finish(record, given.json_path, f"{_summary(record)}: {given.out}")
+
+
+def _summary(record: dict[str, Any]) -> str:
+    text = f"{record['method']}, {record['recipe']['epochs']} epochs in {record['seconds']:.1f} s"
+    text += f", {record['wait_share']:.1%} of it waiting for data; effective budget {record['effective_budget']:.3f}"
+    if record["bad_samples"]:
+        text += f"; {len(record['bad_samples'])} bad images were substituted (listed in run.json)"
+    if "result" in record:
+        r = record["result"]
+        text = f"{r['set']} top-1: last epoch {r['last']:.2f} %, best epoch {r['best']:.2f} %; {text}"
+    return text
