@@ -14,7 +14,8 @@ the epoch is below 2^-(k+1) draws gets width 0.
 """
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -27,6 +28,7 @@ __all__ = ["check_weights", "effective_sample_size", "integer_widths"]
 
 _DIGITS = 40  # rounding errors of a float64 quotient (2^-53) stay below half a unit for rows of up to 2^12 draws
 _SUM_BLOCK = 4096
+_NOWHERE = np.empty(0, dtype=np.int64)
 TOO_LONG = "draws < 2**61 must hold, but got {draws}: draw shorter epochs"
 SMALLEST_SUM, LARGEST_SUM = 1e-280, 1e280
 
@@ -106,26 +108,55 @@ def integer_widths(weights: NDArray[np.floating[Any]], draws: int, out: NDArray[
     if not SMALLEST_SUM < total < LARGEST_SUM:  # the scale is free: keep it away from the ends of float64
         weights = weights / weights.max()
         total = sum_exactly(weights)
-    for digits in unit_digits(draws):
+    for rounding in roundings(weights, total, draws, out):
+        if spread(rounding.residual, rounding.extra, rounding.share, rounding.digits, out)[0] == 0:
+            break
+    return rounding.digits
+
+
+class Rounding(NamedTuple):
+    """A way to round weights to widths.
+
+    Attributes:
+        digits: k.
+        scale: width of a weight of 1, before it is rounded.
+        residual: units that the rounded widths lack (negative: have too many).
+        share: units of the residual for each fractional width (`spread`).
+        extra: how many of them take one more.
+    """
+
+    digits: int
+    scale: float
+    residual: int
+    share: int
+    extra: int
+
+
+def roundings(
+    weights: NDArray[np.floating[Any]], total: float, draws: int, out: NDArray[np.int64] | None = None, /
+) -> Iterator[Rounding]:
+    """Yield the roundings of M draws, finest unit first; ask for another where no row can take up the residual.
+
+    Args:
+        weights: float32 or float64 (N,).
+        total: their sum.
+        draws: M >= 1.
+        out: int64 (N,), rounded widths are written there.
+
+    Raises:
+        ValueError: M >= 2^61.
+    """
+    for digits in range(min(_DIGITS, 62 - draws.bit_length()), 0, -1):
         whole = draws << digits
-        rounded, fractional = _round_all(weights, whole / total, digits, out)
-        residual = whole - rounded
-        share, extra = divmod(abs(residual), max(1, fractional))
-        if spread(residual, extra, share, digits, out)[0] == 0:
-            return digits
+        scale = whole / total
+        sums = map_pieces(
+            weights.size,
+            lambda i, j: round_widths(weights[i:j], scale, digits, _NOWHERE if out is None else out[i:j]),  # noqa: B023
+        )
+        residual = whole - sum(part for part, _ in sums)
+        share, extra = divmod(abs(residual), max(1, sum(fractional for _, fractional in sums)))
+        yield Rounding(digits, scale, residual, share, extra)
     raise ValueError(TOO_LONG.format(draws=draws))
-
-
-def unit_digits(draws: int, /) -> range:
-    """The digits k to try for M draws, finest unit first; another one where no row could take up the residual."""
-    return range(min(_DIGITS, 62 - draws.bit_length()), 0, -1)
-
-
-def _round_all(
-    weights: NDArray[np.floating[Any]], scale: float, digits: int, out: NDArray[np.int64]
-) -> tuple[int, int]:
-    sums = map_pieces(out.size, lambda i, j: round_widths(weights[i:j], scale, digits, out[i:j]))
-    return sum(total for total, _ in sums), sum(fractional for _, fractional in sums)
 
 
 def sum_exactly(values: NDArray[np.floating[Any]], /) -> float:
@@ -133,20 +164,6 @@ def sum_exactly(values: NDArray[np.floating[Any]], /) -> float:
     sums: NDArray[np.float64] = np.empty(-(-values.size // _SUM_BLOCK), dtype=np.float64)
     map_pieces(values.size, lambda i, j: sum_by_block(values[i:j], sums[i // _SUM_BLOCK : -(-j // _SUM_BLOCK)]))
     return float(add_corrected(sums))
-
-
-def most_digits(rows: int, draws: int, /) -> int:
-    """Binary digits behind the point for N rows and M draws.
-
-    Raises:
-        ValueError: too many rows for this number of draws (N >= 2^k).
-    """
-    digits = min(_DIGITS, 62 - draws.bit_length())
-    if digits < 1 or rows >= 1 << digits:
-        raise ValueError(
-            f"rows < 2**(62 - bits of draws) must hold, but got {rows} rows and {draws} draws: draw shorter epochs"
-        )
-    return digits
 
 
 @njit(cache=True, nogil=True)
@@ -186,12 +203,13 @@ def add_corrected(values: NDArray[np.float64]) -> Any:
 
 @njit(cache=True, nogil=True)
 def round_widths(weights: NDArray[np.floating[Any]], scale: float, digits: int, out: NDArray[np.int64]) -> Any:
-    """Round weights * scale into `out`; return the sum and how many are no multiple of 2^digits."""
+    """Round weights * scale, into `out` if it has room; return the sum and how many are no multiple of 2^digits."""
     mask = (np.int64(1) << digits) - np.int64(1)
     total, fractional = np.int64(0), 0
     for i in range(weights.size):
         width = np.int64(np.rint(np.float64(weights[i]) * scale))
-        out[i] = width
+        if out.size:
+            out[i] = width
         total += width
         fractional += (width & mask) != 0
     return total, fractional

@@ -16,7 +16,7 @@ of them) hold all rows.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
 from drawstream.samplers.methods.state import check_array, check_identity
 from drawstream.samplers.methods.visits import Total, Visits
+from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle, shuffle
 from drawstream.samplers.orders.stream import IndexStream
 
@@ -184,30 +185,14 @@ class Kept:
         """Hash of rows and weights."""
         return digest_array(self.kept) + digest_array(self.below) + self.weight.hex()
 
-    def draw_epoch(self, seed: int, epoch: int, /) -> "KeptEpoch":
-        """The order of an epoch."""
-        return KeptEpoch(self, shuffle(self.draws, "infobatch", seed, epoch))
+    def draw_epoch(self, seed: int, epoch: int, /) -> Draws:
+        """Return the order of an epoch."""
+        return Draws(partial(self._fill, shuffle(self.draws, "infobatch", seed, epoch)), self._importance)
 
+    def _fill(self, places: Shuffle, start: int, out: NDArray[np.int64]) -> None:
+        places.fill(start, out)
+        out[:] = self.kept[out]
 
-@dataclass(frozen=True, slots=True)
-class KeptEpoch:
-    """The order of one epoch; see `Kept`.
-
-    Attributes:
-        law: the kept rows and their weights.
-        places: which of them stands at each position.
-    """
-
-    law: Kept
-    places: Shuffle
-
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
-        self.places.fill(start, out)
-        out[:] = self.law.kept[out]
-
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """The weights w of the given rows, float32."""
-        law = self.law
-        below = law.below[np.searchsorted(law.kept, rows)]
-        return np.where(below, np.float32(law.weight), np.float32(1.0))
+    def _importance(self, _start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        below = self.below[np.searchsorted(self.kept, rows)]
+        return np.where(below, np.float32(self.weight), np.float32(1.0))

@@ -16,16 +16,15 @@ __all__ = ["build_guide", "locate"]
 
 
 def build_guide(starts: NDArray[np.int64], total: int, /) -> tuple[NDArray[np.int32], int]:
-    """The guide table with two to four entries per block, and its shift."""
+    """Return the guide table, with two to four entries per block, and its shift."""
     shift = max(0, total.bit_length() - (2 * starts.size).bit_length())
     guide = np.empty(((total - 1) >> shift) + 2, dtype=np.int32)
-    fill_guide(starts, shift, guide)
+    _fill(starts, shift, guide)
     return guide, shift
 
 
 @njit(cache=True, nogil=True)
-def fill_guide(starts: NDArray[np.int64], shift: int, guide: NDArray[np.int32]) -> None:
-    """Fill the guide in one walk over the blocks."""
+def _fill(starts: NDArray[np.int64], shift: int, guide: NDArray[np.int32]) -> None:
     block = 0
     for g in range(guide.size):
         point = np.int64(g) << shift
@@ -36,7 +35,7 @@ def fill_guide(starts: NDArray[np.int64], shift: int, guide: NDArray[np.int32]) 
 
 @njit(cache=True, nogil=True)
 def locate(point: int, starts: NDArray[np.int64], guide: NDArray[np.int32], shift: int) -> Any:
-    """The last block that begins at or before a point: bisection between two neighbouring guide entries."""
+    """Return the last block that begins at or before a point: bisection between two neighbouring guide entries."""
     g = point >> shift
     low, high = np.int64(guide[g]), np.int64(guide[g + 1])
     while low < high:

@@ -14,7 +14,7 @@ is favoured by more than N 2^-64, at 10^8 rows too.
 Memory: 8 bytes per row for the table, which is made where the widths lay, 4 for the weights 1 / (N P).
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,33 +22,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.parallel import map_pieces
 from drawstream.samplers.weights import integer_widths
 
 __all__ = ["Multinomial"]
 
 _BATCH = 256  # draws worked on together
-
-
-@dataclass(frozen=True, slots=True)
-class MultinomialEpoch:
-    """The draws of one epoch; see `Multinomial`.
-
-    Attributes:
-        law: tables of the law.
-        keys: uint64 (2,), of the 64 bits of each position.
-    """
-
-    law: "Multinomial"
-    keys: NDArray[np.uint64]
-
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
-        draw_rows(start, self.keys, self.law.table, self.law.digits, self.law.bits, out)
-
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """1 / (N P) of the given rows, float32."""
-        return self.law.inverse[rows]
 
 
 class Multinomial:
@@ -85,12 +65,18 @@ class Multinomial:
         return self.table.nbytes + self.inverse.nbytes
 
     def digest(self) -> str:
-        """Hash of the law."""
+        """Return the hash of the law."""
         return digest_array(self.table)
 
-    def draw_epoch(self, seed: int, epoch: int, /) -> MultinomialEpoch:
-        """The draws of one epoch."""
-        return MultinomialEpoch(self, derive_keys(2, "multinomial", seed, epoch))
+    def draw_epoch(self, seed: int, epoch: int, /) -> Draws:
+        """Return the draws of one epoch."""
+        return Draws(partial(self._fill, derive_keys(2, "multinomial", seed, epoch)), self._importance)
+
+    def _fill(self, keys: NDArray[np.uint64], start: int, out: NDArray[np.int64]) -> None:
+        draw_rows(start, keys, self.table, self.digits, self.bits, out)
+
+    def _importance(self, _start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.inverse[rows]
 
 
 @njit(cache=True, nogil=True)

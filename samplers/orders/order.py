@@ -7,28 +7,38 @@ Notation
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, overload
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 
-__all__ = ["Batches", "Draws", "Order", "Sequential"]
+__all__ = ["Batches", "Draws", "Order", "Sequential", "ones"]
 
 
-class Draws(Protocol):
-    """Order of one epoch, made by a mode."""
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The draws of one epoch, made by a mode.
 
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out`."""
+    Attributes:
+        fill: called with a position and an array, writes the rows from that position on into it (int64).
+        importance: called with a position and the rows from there on (int64), returns their 1 / (N P), float32.
+    """
 
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """1 / (N P) of `rows`, which stand at positions start, start + 1, …; float32."""
+    fill: Callable[[int, NDArray[np.int64]], None]
+    importance: Callable[[int, NDArray[np.int64]], NDArray[np.float32]]
+
+
+def ones(_start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+    """Return the importance of rows (n,) that all have the same probability, float32 (n,)."""
+    return np.ones(rows.size, dtype=np.float32)
 
 
 class Order:
-    """The order of one epoch: an immutable view, computed where it is looked at.
+    """The order of one epoch: a view that cannot change, computed where it is looked at.
 
     `len(order)` is the epoch length M, `order[a:b]` the rows at positions a … b-1 (int64), `order[i]` one row (int).
 
@@ -63,7 +73,7 @@ class Order:
         return int(self._rows(position, position + 1)[0])
 
     def weights(self, start: int, stop: int, /) -> NDArray[np.float32]:
-        """Importance weights 1 / (N P) of the rows at positions start … stop-1.
+        """Return the importance weights 1 / (N P) of the rows at positions start … stop-1.
 
         Returns:
             float32 (stop - start,). Averaged over the draws of an epoch, weight times value is an unbiased estimate of
@@ -72,7 +82,7 @@ class Order:
 
         Raises:
             TypeError: start or stop is no whole number.
-        ValueError: not 0 <= start <= stop <= M.
+            ValueError: not 0 <= start <= stop <= M.
         """
         start, stop = whole_number(start, "start"), whole_number(stop, "stop")
         if not 0 <= start <= stop <= self._length:
@@ -93,12 +103,12 @@ class Batches(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, /) -> Order:
-        """The order of an epoch."""
+        """Return the order of an epoch."""
 
     def batch(
         self, epoch: int, step: int, /, *, global_batch: int, rank: int = 0, world_size: int = 1
     ) -> NDArray[np.int64]:
-        """The rows of one rank in one step.
+        """Return the rows of one rank in one step.
 
         Args:
             epoch: number of the epoch, >= 0.
@@ -118,7 +128,7 @@ class Batches(ABC):
         return self.epoch(epoch)[slice(*self.span(step, global_batch=global_batch, rank=rank, world_size=world_size))]
 
     def span(self, step: int, /, *, global_batch: int, rank: int = 0, world_size: int = 1) -> tuple[int, int]:
-        """Positions [start, stop) of one rank in one step; arguments and errors as `batch`."""
+        """Return the positions [start, stop) of one rank in one step; arguments and errors as `batch`."""
         step, global_batch = whole_number(step, "step"), whole_number(global_batch, "global_batch")
         rank, world_size = whole_number(rank, "rank"), whole_number(world_size, "world_size")
         if not 0 <= rank < world_size:
@@ -165,16 +175,11 @@ class Sequential(Batches):
         return hashlib.blake2b(repr((self.mode, self.start, self.rows)).encode(), digest_size=16).hexdigest()
 
     def epoch(self, epoch: int, /) -> Order:  # noqa: ARG002 - the same for all
-        """The order of an epoch: always the same."""
-        return Order(self, self.draws)
+        """Return the order of an epoch: always the same."""
+        return Order(Draws(self._fill, ones), self.draws)
 
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+    def _fill(self, start: int, out: NDArray[np.int64]) -> None:
         out[:] = np.arange(self.start + start, self.start + start + out.size)
-
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """Ones, float32, one for each of `rows`."""
-        return np.ones(rows.size, dtype=np.float32)
 
     def __repr__(self) -> str:
         return f"Sequential({self.start}, {self.rows})"

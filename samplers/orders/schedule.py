@@ -3,8 +3,7 @@
 File: Arrow IPC, record batches of up to 2^20 positions that do not cross epochs, all epochs equally long. Columns
 `row` int64 and `weight` float32 (1 / (N P) of the draw; 1 where the recorder knew none). Schema metadata, all text:
 `drawstream.schedule` format version, `rows` N, `draws` M, `catalog` fingerprint of the catalog or "", where the
-recorder gave one, `provenance`, a JSON object, and since format 2 `seal`: xxh3-128 over all of it. It is held against
-the file at every open (6 GB/s). Files of format 1 have none and are read as they are.
+recorder gave one, `provenance`, a JSON object, and `seal`: xxh3-128 over all of it, checked at every open (6 GB/s).
 
     write_schedule("auto.arrow", (stream.epoch(e) for e in range(90)), rows=stream.rows, catalog=catalog.fingerprint)
     stream = IndexStream(Schedule.open("auto.arrow", catalog=catalog.fingerprint))
@@ -17,6 +16,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.documents import parse_json
 from drawstream.samplers.files.system import raise_unless_file
 from drawstream.samplers.orders.counts import count_rows
-from drawstream.samplers.orders.order import Order
+from drawstream.samplers.orders.order import Draws, Order
 
 __all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
 
-_VERSION, _UNSEALED = "2", "1"
+_VERSION = "2"
 _SEAL = "seal"
 _KEY = "drawstream.schedule"
 _PIECE = 1 << 20
@@ -95,7 +95,7 @@ def write_schedule(
 
 
 def _begin_seal(metadata: Mapping[str, str]) -> "xxhash.xxh3_128":
-    """Hash of the metadata; rows and weights of each record batch are added in turn."""
+    """Begin a hash with the metadata; rows and weights of each record batch are added in turn."""
     return xxhash.xxh3_128(json.dumps(dict(sorted(metadata.items()))).encode())
 
 
@@ -162,7 +162,7 @@ class Schedule:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
             found = metadata.get(_KEY, "none")
-            if found in (_VERSION, _UNSEALED):
+            if found == _VERSION:
                 self._take(reader, metadata)
         except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise_unless_file(error, self.path)
@@ -173,9 +173,11 @@ class Schedule:
             raise ValueError(
                 f"{self.path}: schedule format {found} is newer than {_VERSION}, which this drawstream reads: upgrade"
             )
-        if found not in (_VERSION, _UNSEALED):
-            raise ValueError(f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}")
-        if found == _VERSION and (actual := self._seal(metadata)) != metadata.get(_SEAL):
+        if found != _VERSION:
+            raise ValueError(
+                f"{self.path} must be a schedule of format {_VERSION}, but its format is {found}: record it again"
+            )
+        if (actual := self._seal(metadata)) != metadata.get(_SEAL):
             raise ValueError(
                 f"{self.path}: its content has the hash {actual}, but it says {metadata.get(_SEAL)!r}: the file was "
                 "damaged or altered: copy it again, or record it anew"
@@ -186,7 +188,7 @@ class Schedule:
             raise ValueError(f"{self.path} must hold whole epochs of {self.draws} draws, but is cut short")
 
     def _take(self, reader: pa.RecordBatchFileReader, metadata: dict[str, str]) -> None:
-        """Numbers of the metadata, and views of the columns in the file."""
+        """Take the numbers of the metadata, and views of the columns in the file."""
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self.rows, self.draws, self.catalog = int(metadata["rows"]), int(metadata["draws"]), metadata["catalog"]
         self.provenance: dict[str, Any] = parse_json(metadata.get("provenance", "{}").encode(), finite=False)
@@ -219,25 +221,38 @@ class Schedule:
         return schedule
 
     def digest(self) -> str:
-        """Hash of all recorded rows."""
+        """Return the hash of all recorded rows."""
         state = hashlib.blake2b(digest_size=16)
         for part in self._rows:
             state.update(np.ascontiguousarray(part).view(np.uint8).data)
         return state.hexdigest()
 
-    def read_rows(self, epoch: int, start: int, out: NDArray[np.int64], /) -> None:
-        """Copy the rows at positions start, start + 1, … of an epoch into `out` (int64).
+    def epoch(self, epoch: int, /) -> Order:
+        """Return the recorded order of an epoch.
 
         Raises:
-            ValueError: the file holds a row outside [0, N).
+            ValueError: the epoch is not recorded.
         """
+        return Order(self.draw_epoch(0, epoch), self.draws)
+
+    def draw_epoch(self, _seed: int, epoch: int, /) -> Draws:
+        """Return the draws of a recorded epoch, whatever the seed; errors as `epoch`."""
+        epoch = whole_number(epoch, "epoch")
+        if not 0 <= epoch < self.epochs:
+            raise ValueError(
+                f"0 <= epoch < {self.epochs} must hold for schedule {self.path}, but got {epoch}: record more"
+            )
+        return Draws(partial(self._fill, epoch), partial(self._importance, epoch))
+
+    def _fill(self, epoch: int, start: int, out: NDArray[np.int64]) -> None:
         self._copy(self._rows, epoch, start, out)
         if out.size and (out.min() < 0 or out.max() >= self.rows):
             raise ValueError(f"rows must be in [0, {self.rows}), but {self.path} holds others: the file is damaged")
 
-    def read_weights(self, epoch: int, start: int, out: NDArray[np.float32], /) -> None:
-        """Copy the weights at positions start, start + 1, … of an epoch into `out` (float32)."""
+    def _importance(self, epoch: int, start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        out = np.empty(rows.size, dtype=np.float32)
         self._copy(self._weights, epoch, start, out)
+        return out
 
     def _copy(
         self, parts: list[NDArray[np.generic]], epoch: int, start: int, out: NDArray[np.int64] | NDArray[np.float32]
@@ -249,25 +264,8 @@ class Schedule:
             out[done : done + part.size] = part
             done += part.size
 
-    def epoch(self, epoch: int, /) -> Order:
-        """The recorded order of an epoch.
-
-        Raises:
-            ValueError: the epoch is not recorded.
-        """
-        return Order(self.draw_epoch(0, epoch), self.draws)
-
-    def draw_epoch(self, _seed: int, epoch: int, /) -> "Recorded":
-        """The draws of a recorded epoch, whatever the seed; errors as `epoch`."""
-        epoch = whole_number(epoch, "epoch")
-        if not 0 <= epoch < self.epochs:
-            raise ValueError(
-                f"0 <= epoch < {self.epochs} must hold for schedule {self.path}, but got {epoch}: record more"
-            )
-        return Recorded(self, epoch)
-
     def counts(self, epoch: int | None = None, /) -> NDArray[np.int64]:
-        """Times each row comes in one epoch, or in all of them, int64 (rows,)."""
+        """Count how often each row comes in one epoch, or in all of them, int64 (rows,)."""
         epochs = range(self.epochs) if epoch is None else [epoch]
         total = np.zeros(self.rows, dtype=np.int64)
         for number in epochs:
@@ -297,31 +295,8 @@ class Schedule:
         return Schedule, (self.path,)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The draws of one recorded epoch.
-
-    Attributes:
-        schedule: the file.
-        number: which of its epochs.
-    """
-
-    schedule: Schedule
-    number: int
-
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
-        self.schedule.read_rows(self.number, start, out)
-
-    def importance(self, start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """The recorded weights at positions start, start + 1, …, float32."""
-        out = np.empty(rows.size, dtype=np.float32)
-        self.schedule.read_weights(self.number, start, out)
-        return out
-
-
 def is_schedule(source: Path, /) -> bool:
-    """Whether a file is a recorded schedule.
+    """Check whether a file is a recorded schedule.
 
     Raises:
         ValueError: It has the name of an Arrow file and is none.

@@ -53,7 +53,7 @@ class Shuffle:
 
 
 def shuffle(size: int, /, *parts: int | str) -> Shuffle:
-    """The permutation of [0, size) that belongs to the given key parts (see `derive_keys`)."""
+    """Return the permutation of [0, size) that belongs to key parts (see `derive_keys`)."""
     if size <= EXACT_SIZE:
         table = np.arange(size, dtype=np.int64)
         key0, key1 = derive_keys(2, "exact shuffle", *parts)

@@ -19,7 +19,7 @@ joint probability of two rows of one block is lower than that of strangers (at M
 Memory: 8 bytes per row for widths, 0.5 for block starts, 0.5 for the guide table.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import derive_keys, digest_array, high_product, random_bits
 from drawstream.samplers.orders.guide import build_guide, locate
+from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle
 from drawstream.samplers.orders.window import Windows, arrange
 from drawstream.samplers.parallel import map_pieces
@@ -38,42 +39,12 @@ __all__ = ["Stratified"]
 BLOCK = 16  # rows per block: 16 four-bit places make one order a single word
 ORDERS = 1024  # 8 KiB, within the first-level cache
 PICK = np.uint64(64 - 10)  # the leading bits that choose one of them
+Words = NDArray[np.uint64]
 _BATCH = 128  # slots looked up together: their blocks fill 16 KiB
 
 
-@dataclass(frozen=True, slots=True)
-class StratifiedEpoch:
-    """The draws of one epoch; see `Stratified`.
-
-    Attributes:
-        law: tables of the law.
-        slots: pi, which slot each position draws.
-        offset: in [0, 2^k).
-        keys: uint64 (2,), of the order within each block.
-        orders: uint64 (1024,), orders of 16 rows, a four-bit place each.
-    """
-
-    law: "Stratified"
-    slots: Shuffle | Windows
-    offset: int
-    keys: NDArray[np.uint64]
-    orders: NDArray[np.uint64]
-
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
-        law = self.law
-        self.slots.fill(start, out)
-        find_rows(self.offset, law.digits, law.widths, law.starts, law.guide, law.shift, self.keys, self.orders, out)
-
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """1 / (N P) of the given rows, float32."""
-        law = self.law
-        whole = (law.draws << law.digits) / law.rows
-        return (whole / law.widths[rows]).astype(np.float32)
-
-
 class Stratified:
-    """Tables of the stratified law, built once from checked weights.
+    """The stratified law over widths in memory, built once from checked weights.
 
     Args:
         weights: float32 or float64 (N,), checked.
@@ -81,36 +52,54 @@ class Stratified:
         window: positions shuffled among one another; 0 for all (`arrange`).
     """
 
-    __slots__ = ("digits", "draws", "guide", "rows", "shift", "starts", "widths", "window")
+    digits: int
 
     def __init__(self, weights: NDArray[np.floating[Any]], draws: int, window: int = 0, /) -> None:
         self.rows, self.draws, self.window = weights.size, draws, window
+        self._build(weights)
+
+    def _build(self, weights: NDArray[np.floating[Any]]) -> None:
         self.widths: NDArray[np.int64] = np.zeros(-(-self.rows // BLOCK) * BLOCK, dtype=np.int64)
-        self.digits = integer_widths(weights, draws, self.widths[: self.rows])
-        self.starts: NDArray[np.int64] = np.empty(self.widths.size // BLOCK, dtype=np.int64)
-        map_pieces(self.widths.size, lambda i, j: sum_blocks(self.widths[i:j], self.starts[i // BLOCK : j // BLOCK]))
-        self.starts[1:] = np.cumsum(self.starts[:-1])
-        self.starts[0] = 0
-        self.guide, self.shift = build_guide(self.starts, draws << self.digits)
+        self.digits = integer_widths(weights, self.draws, self.widths[: self.rows])
+        starts: NDArray[np.int64] = np.empty(self.widths.size // BLOCK, dtype=np.int64)
+        map_pieces(self.widths.size, lambda i, j: sum_blocks(self.widths[i:j], starts[i // BLOCK : j // BLOCK]))
+        starts[1:] = np.cumsum(starts[:-1])
+        starts[0] = 0
+        self._tables = self.widths, starts, *build_guide(starts, self.draws << self.digits)
 
     @property
     def nbytes(self) -> int:
         """Bytes held between epochs."""
-        return self.widths.nbytes + self.starts.nbytes + self.guide.nbytes
+        return sum(part.nbytes for part in self._tables if isinstance(part, np.ndarray))
 
     def digest(self) -> str:
-        """Hash of the law."""
+        """Return the hash of the law."""
         return digest_array(self.widths)
 
-    def draw_epoch(self, seed: int, epoch: int, /) -> StratifiedEpoch:
-        """The draws of one epoch."""
+    def draw_epoch(self, seed: int, epoch: int, /) -> Draws:
+        """Return the draws of one epoch."""
         keys = derive_keys(5, "stratified", seed, epoch)
         orders = np.empty(ORDERS, dtype=np.uint64)
         draw_orders(keys[:2], orders)
+        slots = arrange(self.draws, self.window, "stratified", seed, epoch)
         offset = int(keys[2]) & ((1 << self.digits) - 1)
-        return StratifiedEpoch(
-            self, arrange(self.draws, self.window, "stratified", seed, epoch), offset, keys[3:], orders
-        )
+        return Draws(partial(self._fill, slots, (offset, keys[3:], orders)), self._importance)
+
+    def _fill(
+        self, slots: Shuffle | Windows, drawn: tuple[int, Words, Words], start: int, out: NDArray[np.int64]
+    ) -> None:
+        slots.fill(start, out)
+        self._find_rows(*drawn, out)
+
+    def _importance(self, _start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return ((self.draws << self.digits) / self.rows / self._widths_of(rows)).astype(np.float32)
+
+    def _find_rows(self, offset: int, keys: Words, orders: Words, slots: NDArray[np.int64]) -> None:
+        """Turn slots (n,) into the rows under their points, in place."""
+        find_rows(offset, self.digits, *self._tables, keys, orders, slots)
+
+    def _widths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.widths[rows]
 
 
 @njit(cache=True, nogil=True)

@@ -36,7 +36,7 @@ from drawstream.samplers.orders.multinomial import Multinomial
 from drawstream.samplers.orders.order import Batches, Draws, Order
 from drawstream.samplers.orders.permutation import Permutation
 from drawstream.samplers.orders.stratified import Stratified
-from drawstream.samplers.orders.stratified_on_disk import Paged
+from drawstream.samplers.orders.stratified_on_disk import StratifiedOnDisk
 from drawstream.samplers.orders.subset import Subset
 from drawstream.samplers.orders.window import MIN_WINDOW
 from drawstream.samplers.weights import TOO_LONG, check_single
@@ -186,7 +186,7 @@ class IndexStream(Batches):
         if self.mode == "permutation":
             return Permutation(self.rows, self.draws, self.window)
         if self.mode == "stratified" and isinstance(weights, np.memmap):
-            return Paged(weights, self.draws, self.window)
+            return StratifiedOnDisk(weights, self.draws, self.window)
         checked = np.ones(self.rows, dtype=np.float32) if weights is None else weights
         if isinstance(checked, np.memmap):
             checked = check_single(checked)

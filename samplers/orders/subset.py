@@ -19,7 +19,7 @@ ones and sorts the few at the limit. The logarithm is a series in +, *, / alone,
 Memory: 8 bytes per row for P, a quarter byte for bitmap and counts.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import count_ones, derive_keys, digest_array, random_bits
 from drawstream.samplers.orders.guide import build_guide, locate
+from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle
 from drawstream.samplers.orders.window import Windows, arrange
 from drawstream.samplers.parallel import map_pieces
@@ -35,43 +36,11 @@ from drawstream.samplers.weights import sum_exactly
 
 __all__ = ["Subset"]
 
+_Tables = tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int32], int]
 _WORDS = 8  # words of the bitmap per block, one cache line
 _MANY_ROWS = 1 << 16  # from here on bins of 1/64 octave (18 leading bits of a float64), below 1/4 octave (14 bits)
 _MANTISSA = np.int64((1 << 52) - 1)
 _EXPONENT_ONE = np.int64(1023 << 52)
-
-
-@dataclass(frozen=True, slots=True)
-class SubsetEpoch:
-    """The rows of one epoch; see `Subset`.
-
-    Attributes:
-        law: probabilities of the rows.
-        ranks: pi, which of the chosen rows stands at each position.
-        chosen: uint64 (ceil(N / 512) * 8,), the bitmap.
-        starts: int64 (B,), chosen rows before each block of 512.
-        guide: int32 (G + 1,), where the search for the block of a rank begins (`build_guide`).
-        shift: bits of a rank that the guide leaves out.
-        tau: arrival of the first row left out.
-    """
-
-    law: "Subset"
-    ranks: Shuffle | Windows
-    chosen: NDArray[np.uint64]
-    starts: NDArray[np.int64]
-    guide: NDArray[np.int32]
-    shift: int
-    tau: float
-
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
-        self.ranks.fill(start, out)
-        select_rows(self.chosen, self.starts, self.guide, self.shift, out)
-
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """(M / N) / (probability that the row is in, given tau), float32: 1 / (N P) of a draw without replacement."""
-        law = self.law
-        return (law.draws / law.rows / -np.expm1(-law.p[rows] * self.tau)).astype(np.float32)
 
 
 class Subset:
@@ -105,20 +74,27 @@ class Subset:
         return self.p.nbytes
 
     def digest(self) -> str:
-        """Hash of the law."""
+        """Return the hash of the law."""
         return digest_array(self.p)
 
-    def draw_epoch(self, seed: int, epoch: int, /) -> SubsetEpoch:
+    def draw_epoch(self, seed: int, epoch: int, /) -> Draws:
         """Run the race of one epoch."""
         keys = derive_keys(2, "subset", seed, epoch)
         chosen = np.zeros(-(-self.rows // (64 * _WORDS)) * _WORDS, dtype=np.uint64)
         tau = self._mark(keys, chosen)
         starts = np.empty(chosen.size // _WORDS, dtype=np.int64)
         count_blocks(chosen, starts)
-        guide, shift = build_guide(starts, self.draws)
-        return SubsetEpoch(
-            self, arrange(self.draws, self.window, "subset", seed, epoch), chosen, starts, guide, shift, tau
-        )
+        ranks = arrange(self.draws, self.window, "subset", seed, epoch)
+        tables = chosen, starts, *build_guide(starts, self.draws)
+        return Draws(partial(self._fill, ranks, tables), partial(self._importance, tau))
+
+    def _fill(self, ranks: Shuffle | Windows, tables: _Tables, start: int, out: NDArray[np.int64]) -> None:
+        ranks.fill(start, out)
+        select_rows(*tables, out)
+
+    def _importance(self, tau: float, _start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (M / N) / (probability that the row is in, given tau): 1 / (N P) of a draw without replacement."""
+        return (self.draws / self.rows / -np.expm1(-self.p[rows] * tau)).astype(np.float32)
 
     def _mark(self, keys: NDArray[np.uint64], chosen: NDArray[np.uint64]) -> float:
         """Set the bits of the first M rows to arrive; return the arrival of the next one."""
@@ -134,13 +110,14 @@ class Subset:
         rows, arrivals = np.concatenate([row for row, _ in late]), np.concatenate([arrival for _, arrival in late])
         missing = self.draws - (int(before[limit]) - rows.size)
         by_arrival = np.argsort(arrivals, kind="stable")
-        mark(rows[by_arrival[:missing]], chosen)
+        early = rows[by_arrival[:missing]].astype(np.uint64)
+        np.bitwise_or.at(chosen, early >> np.uint64(6), np.uint64(1) << (early & np.uint64(63)))
         return float(arrivals[by_arrival[missing]])
 
 
 @njit(cache=True, nogil=True)
 def exponential(row: int, keys: NDArray[np.uint64]) -> Any:
-    """Standard exponential of a row: -log of a uniform number in (0, 1], to about 1e-15 relative."""
+    """Return the standard exponential of a row: -log of a uniform number in (0, 1], to about 1e-15 relative."""
     bits = random_bits(row, keys[0], keys[1]) >> np.uint64(11)
     pattern = np.float64((np.float64(bits) + 1.0) * 2.0**-53).view(np.int64)
     exponent = (pattern >> np.int64(52)) - np.int64(1023)
@@ -168,25 +145,12 @@ def count_arrivals(first: int, p: NDArray[np.float64], keys: NDArray[np.uint64],
 
 @njit(cache=True, nogil=True)
 def mark_early(
-    first: int,
-    p: NDArray[np.float64],
-    keys: NDArray[np.uint64],
-    shift: int,
-    limit: int,
-    chosen: NDArray[np.uint64],
+    first: int, p: NDArray[np.float64], keys: NDArray[np.uint64], shift: int, limit: int, chosen: NDArray[np.uint64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Set the bits of the rows first, first + 1, … that arrive in bins before `limit`.
+    """Set the bits of the rows first, first + 1, … that arrive in bins before `limit`; `first` is a multiple of 64.
 
-    Args:
-        first: number of the first row, a multiple of 64.
-        p: float64 (n,), their probabilities.
-        keys: uint64 (2,).
-        shift: right shift from an arrival's float bits to its bin.
-        limit: bin of the first row left out.
-        chosen: uint64 bitmap, from the word of the first row on.
-
-    Returns:
-        The rows of the bin `limit`, int64, and their arrivals, float64.
+    The bin of an arrival is its float bits, shifted right; that of the first row left out is `limit`. Return the rows
+    of this bin, and their arrivals. The bitmap `chosen` begins with the word of the first row.
     """
     rows = np.empty(p.size, dtype=np.int64)
     arrivals = np.empty(p.size, dtype=np.float64)
@@ -205,15 +169,8 @@ def mark_early(
 
 
 @njit(cache=True, nogil=True)
-def mark(rows: NDArray[np.int64], chosen: NDArray[np.uint64]) -> None:
-    """Set the bits of the given rows."""
-    for row in rows:
-        chosen[row >> 6] |= np.uint64(1) << np.uint64(row & 63)
-
-
-@njit(cache=True, nogil=True)
 def count_blocks(chosen: NDArray[np.uint64], starts: NDArray[np.int64]) -> None:
-    """Number of chosen rows before each block of 512."""
+    """Write the number of chosen rows before each block of 512."""
     total = np.int64(0)
     for block in range(starts.size):
         starts[block] = total

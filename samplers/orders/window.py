@@ -65,7 +65,7 @@ class Windows:
 
 
 def arrange(size: int, window: int, /, *parts: int | str) -> Shuffle | Windows:
-    """The arrangement of [0, size) that belongs to the key parts: by windows, or one shuffle when window is 0."""
+    """Return the arrangement of [0, size) that belongs to key parts: by windows, or one shuffle when window is 0."""
     if not window or window >= size:
         return shuffle(size, *parts)
     run = window // _RUNS

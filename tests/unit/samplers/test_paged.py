@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import drawstream.samplers.orders.stratified_on_disk as paged_module
 from drawstream.samplers import IndexStream
-from drawstream.samplers.orders.stratified_on_disk import Paged
+from drawstream.samplers.orders.stratified_on_disk import StratifiedOnDisk
 
 
 def on_disk(folder, weights):
@@ -32,7 +32,7 @@ def test_order_and_weights_equal_those_in_memory(tmp_path, rows, draws, power, d
     weights[random.integers(rows)] = 1
     mapped = on_disk(tmp_path, weights)
     paged = IndexStream(mapped, draws=draws, seed=seed, window=window)
-    assert isinstance(paged._law, Paged)
+    assert isinstance(paged._law, StratifiedOnDisk)
     held = IndexStream(weights, draws=draws, seed=seed, window=window)
     assert paged.fingerprint == held.fingerprint
     near, far = paged.epoch(2), held.epoch(2)
@@ -45,7 +45,7 @@ def test_order_and_weights_equal_those_in_memory(tmp_path, rows, draws, power, d
 def test_the_unit_falls_as_in_memory(tmp_path):
     unit = 2.0**-40
     weights = np.concatenate([np.full(1000, 1 + 0.3 * unit), [1 - unit, 2 - 299 * unit]])
-    paged = Paged(on_disk(tmp_path, weights), 1003)
+    paged = StratifiedOnDisk(on_disk(tmp_path, weights), 1003)
     assert paged.digits == 39
     near, far = IndexStream(on_disk(tmp_path, weights), draws=1003), IndexStream(weights, draws=1003)
     np.testing.assert_array_equal(near.epoch(0)[:], far.epoch(0)[:])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import drawstream.samplers.files.weights_file as weights_file
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
-from drawstream.samplers.orders.stratified_on_disk import Paged
+from drawstream.samplers.orders.stratified_on_disk import StratifiedOnDisk
 from drawstream.search.auto.record import write_distribution
 
 
@@ -48,7 +48,7 @@ def test_the_stream_is_that_of_the_same_weights_in_memory(tmp_path, kind, rows, 
     assert isinstance(mapped, np.memmap)
     assert mapped.dtype == dtype
     near, far = IndexStream(mapped, seed=3), IndexStream(weights, seed=3)
-    assert isinstance(near._law, Paged)
+    assert isinstance(near._law, StratifiedOnDisk)
     np.testing.assert_array_equal(near.epoch(1)[:], far.epoch(1)[:])
     np.testing.assert_array_equal(near.epoch(1).weights(0, rows), far.epoch(1).weights(0, rows))
     assert near.fingerprint == far.fingerprint
