@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.pipeline import Loader
-from drawstream.samplers.orders.order import Order
+from drawstream.samplers.orders.order import Draws, Order, ones
 from drawstream.tools.training.loop import Recipe, autocast, descend, make_optimizer
 
 __all__ = ["Kept", "ModelChild", "Reward", "Streamed", "reward_of"]
@@ -89,15 +89,10 @@ class _Interval:
 
     def epoch(self, _epoch: int, /) -> Order:
         """The order, of which only the interval is known."""
-        return Order(self, self._start + self._interval.size)
+        return Order(Draws(self._fill, ones), self._start + self._interval.size)
 
-    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
-        """Write the rows at positions start, start + 1, … into `out` (int64)."""
+    def _fill(self, start: int, out: NDArray[np.int64]) -> None:
         out[:] = self._interval[start - self._start :][: out.size]
-
-    def importance(self, _start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """Ones, float32."""
-        return np.ones(rows.size, dtype=np.float32)
 
 
 class ModelChild:
