@@ -21,7 +21,7 @@ from drawstream.tools.jobs.train import train_job
 from drawstream.tools.report.build import write_report
 from drawstream.tools.runs.identity import file_hash
 from drawstream.tools.runs.record import before, conclude, hold_identity
-from drawstream.tools.training.finetune import FineTune, fine_tuning, flush_denormals
+from drawstream.tools.training.finetune import FineTune, flush_denormals
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.methods.sampling import Sampling
@@ -133,7 +133,7 @@ def search_of(plan: Plan, setup: Setup, start: Path, seed: int, /) -> tuple[Fine
     """Objective and options of a seed's search, from the weights `start`."""
     fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
     second = plan.confirm or plan.recipe
-    objective = fine_tuning(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
+    objective = FineTune(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
     confirm = {"confirm_top": plan.confirm_top, "confirm_seeds": plan.confirm_seeds}
     return objective, {"transform": "cdf", "trials": plan.trials, **confirm}
 

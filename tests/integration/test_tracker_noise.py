@@ -13,6 +13,7 @@ from drawstream.samplers import IndexStream
 from drawstream.tools.cli.app import main
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.setup import Setup
 
@@ -66,7 +67,7 @@ def test_averages_separate_wrong_labels(data, one_thread):
     loader = setup.training_loader()
     loader.replace_stream(IndexStream(ROWS, seed=0))
     trackers = Several([Tracker(ROWS), Tracker(ROWS, until=10), Tracker(ROWS, since=EPOCHS - 1)])
-    train(setup.build(0), loader, Recipe(EPOCHS, 0.05), tracker=trackers)
+    train(setup.build(0), loader, Recipe(EPOCHS, 0.05), parts=LoopParts(tracker=trackers))
     averaged, early, last = (auc(tracker.columns()["loss"], wrong) for tracker in trackers)
     assert averaged > 0.97 and early > 0.98
     assert last < averaged - 0.05
@@ -126,7 +127,14 @@ def test_a_killed_training_tracks_as_an_undisturbed_one(data, tmp_path, one_thre
 
         tracker, loader = Tracker(ROWS), setup.training_loader()
         try:
-            train(setup.build(0), loader, Recipe(4), tracker=tracker, checkpoint=checkpoint, on_epoch=on_epoch)
+            train(
+                setup.build(0),
+                loader,
+                Recipe(4),
+                parts=LoopParts(tracker=tracker),
+                checkpoint=checkpoint,
+                on_epoch=on_epoch,
+            )
         except StopError:
             return None
         return tracker.state_dict()["tensors"]
@@ -136,13 +144,19 @@ def test_a_killed_training_tracks_as_an_undisturbed_one(data, tmp_path, one_thre
     resumed = go(tmp_path / "c.pt")
     assert all(value.equal(whole[name]) for name, value in resumed.items())
     with pytest.raises(ValueError, match="rows 1000, but here it is 9"):
-        train(setup.build(0), setup.training_loader(), Recipe(4), tracker=Tracker(9), checkpoint=tmp_path / "c.pt")
+        train(
+            setup.build(0),
+            setup.training_loader(),
+            Recipe(4),
+            parts=LoopParts(tracker=Tracker(9)),
+            checkpoint=tmp_path / "c.pt",
+        )
     train(setup.build(0), setup.training_loader(), Recipe(1), checkpoint=tmp_path / "untracked.pt")
     with pytest.raises(ValueError, match="started with tracked False, not True"):
         train(
             setup.build(0),
             setup.training_loader(),
             Recipe(1),
-            tracker=Tracker(ROWS),
+            parts=LoopParts(tracker=Tracker(ROWS)),
             checkpoint=tmp_path / "untracked.pt",
         )

@@ -24,7 +24,8 @@ from drawstream.tools.runs.identity import model_identity, training_identity
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finished_record, write_record
 from drawstream.tools.training.finetune import flush_denormals
-from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.loop import Evaluation, Recipe, train
+from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
@@ -144,9 +145,8 @@ class Cell:
         self.loader.replace_stream(stream)
         model = setup.build(recipe.seed)
         loss = criterion(model) if criterion is not None else None
-        tested: dict[str, Any] = {"evaluate": self.sets, "select": "held_out", "criterion": loss}
-        told: dict[str, Any] = {"tracked": tracker is not None, "about": model_identity(setup.model)}
-        identity = training_identity(model, self.loader, recipe, **tested, **told)
+        how: dict[str, Any] = {"parts": LoopParts(criterion=loss, tracker=tracker), "evaluation": Evaluation(self.sets)}
+        identity = training_identity(model, self.loader, recipe, **how, about=model_identity(setup.model))
         finished = finished_record(folder / "run.json", "train", identity)
         if finished is not None:
             return finished
@@ -155,9 +155,8 @@ class Cell:
                 model,
                 self.loader,
                 recipe,
-                **tested,
+                **how,
                 checkpoint=folder / "checkpoint.pt",
-                tracker=tracker,
                 identity=identity,
                 on_epoch=lambda epoch: progress.update(
                     epoch.epoch + 1, recipe.epochs, f"test {epoch.accuracy['test']:.2f} %"

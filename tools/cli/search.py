@@ -19,7 +19,7 @@ from drawstream.tools.runs.options import COUNT, FEW, MANY, SOME, argument, comm
 from drawstream.tools.runs.record import finish
 
 if TYPE_CHECKING:
-    from drawstream.tools.training.finetune import FineTuning
+    from drawstream.tools.training.finetune import FineTune
     from drawstream.tools.training.setup import Setup
 
 app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
@@ -122,7 +122,7 @@ def swift(given: SwiftOptions) -> None:
     record = run_job(
         given,
         Ranks(),
-        lambda: estimate_swift(setup, given.table, score if given.objective else score.built, given.out, **known),
+        lambda: estimate_swift(setup, given.table, score, given.out, **known),
         lambda hooks: search_job(setup, given.table, score, given.out, **known, hooks=hooks),
     )
     if record is not None:
@@ -130,9 +130,9 @@ def swift(given: SwiftOptions) -> None:
         finish(record, given.json_path, f"{record['message']}; {kept} is in {given.out / 'sampler.json'}")
 
 
-def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTuning":
+def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTune":
     """The built-in objective; what does not fit is told before the search begins."""
-    from drawstream.tools.training.finetune import FineTuning
+    from drawstream.tools.training.finetune import FineTune
     from drawstream.tools.training.recipe import Recipe
 
     if given.start is None:
@@ -145,8 +145,8 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTun
     epochs, lr = (20, 0.05) if scratch else (2, given.fine_tune_lr)
     longer = Recipe(epochs if given.epochs is None else given.epochs, lr if given.lr is None else given.lr)
     short = Recipe(max(1, round(length)), given.fine_tune_lr, seed=given.seed)
-    score = FineTuning(setup, given.start, short, longer, min(1.0, length), scratch, given.table)
-    _ = score.built
+    score = FineTune(setup, given.start, short, longer, min(1.0, length), scratch, given.table)
+    score.open()
     return score
 
 

@@ -65,8 +65,7 @@ def estimate_demo(data: str, out: Path, /, *, source: Path | None, noise: float,
         draw = np.random.default_rng(0)
         columns = {name: draw.random(len(setup.data), dtype=np.float32) for name in ("loss", "entropy")}
         searching, notes = estimate_candidates(columns, objective, scratch / "search", options, running={})
-        objective.loader.close()
-        objective.held_out.close()
+        objective.close()
     parts = {"uniform": training, "features": scoring, "search": searching, "sampler": training}
     stages = [replace(stage, name=f"{name}: {stage.name}") for name, found in parts.items() for stage in found]
     notes += ["packing is not in the time"]

@@ -113,7 +113,7 @@ def estimate_candidates(
         notes.append("your own objective is not called in a dry run: its time is not known")
         return (*stages, *(Stage(name, None, 0, peak_rss(), "unknown") for name in names)), notes
     at_once = min(running.get("workers") or 1, options.get("batch", 4))
-    judged = evaluation_seconds(objective.build(0), objective.held_out, objective.search.amp)
+    judged = evaluation_seconds(objective.setup.build(0), objective.held_out, objective.search.amp)
     for name, count, stage in zip(names, (left, runs), stages_of_search, strict=True):
         steps = objective.steps(stage)
         seconds = steps * made_up.probe.unit_seconds + judged if made_up.probe.count else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drawstream.features import Scoring, ShardScorer, Tracker
+from drawstream.features import Scoring, ShardScorer
 from drawstream.features.extraction import lacking_shards
 from drawstream.features.table.part import write_part
 from drawstream.pipeline import Loader
@@ -43,20 +43,19 @@ def estimate_training(
         training.close()
         return finished("train", out / "run.json")
     epochs, rows, model = training.recipe.epochs, len(setup.data), training.model
-    tracker = Tracker(rows) if track is not None else None
     with scratch_folder(out, ["checkpoint.pt"]) as scratch:
         done = _epochs_of(scratch / "checkpoint.pt")
         with Probe(steps=False, ranks=setup.ranks.world_size) as probe:
-            training.run(model, scratch / "checkpoint.pt", tracker=tracker, on_step=probe.step)
-    left, copies = epochs - done, 2 if training.evaluate else 1
+            training.run(scratch / "checkpoint.pt", on_step=probe.step)
+    left, copies = epochs - done, 2 if training.evaluation.sets else 1
     basis = f"measured: {probe.count} steps; × {left} epochs of {len(training.loader)} batches"
     stages = [
         Stage("start", probe.start_seconds, 0, peak_rss(), "measured: until the first step"),
         Stage(f"{left} epochs", left * probe.unit_seconds, 0, peak_rss(), basis),
     ]
-    if training.evaluate:
-        each = sum(evaluation_seconds(model, held, training.recipe.amp) for held in training.evaluate.values())
-        basis = f"measured: part of {', '.join(training.evaluate)}; × {left} epochs"
+    if training.evaluation.sets:
+        each = sum(evaluation_seconds(model, held, training.recipe.amp) for held in training.evaluation.sets.values())
+        basis = f"measured: part of {', '.join(training.evaluation.sets)}; × {left} epochs"
         stages.append(Stage("evaluation", left * each, 0, peak_rss(), basis))
     kept = copies * state_bytes(model) + RECORD + EPOCH_RECORD * epochs + (TRACKED * rows if track else 0)
     spare = 2 * (state_bytes(model, momentum=True) + state_bytes(model) * (copies - 1) + 8 * rows)

@@ -26,7 +26,7 @@ from drawstream.tools.runs.record import (
     tell_finished,
     write_record,
 )
-from drawstream.tools.training.loop import Epoch, Recipe, Run, train
+from drawstream.tools.training.loop import Epoch, Evaluation, Recipe, Run, train
 from drawstream.tools.training.methods.filtering import Filtering
 from drawstream.tools.training.methods.plan import TrainingPlan
 from drawstream.tools.training.methods.sampling import Sampling
@@ -46,9 +46,8 @@ class Training:
         model: Freshly built.
         loader: Of the training stream.
         crops: Chooses among the crops that the loader gives, if anything does.
-        evaluate: Loaders of the held-out sets.
+        evaluation: Held-out sets.
         full: Rows that a full run trains on.
-        every: Evaluations are after each `every`-th epoch.
         record: Of the finished run, where there is one.
     """
 
@@ -59,41 +58,35 @@ class Training:
     model: nn.Module
     loader: Loader
     crops: CropFilter | None
-    evaluate: dict[str, Loader]
+    evaluation: Evaluation
     full: int
-    every: int = 1
     record: dict[str, Any] | None = None
 
     def run(
         self,
-        model: nn.Module,
         checkpoint: Path,
         /,
         *,
-        tracker: Tracker | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> Run:
         """Train; arguments as `train`'s."""
         return train(
-            model,
+            self.model,
             self.loader if self.crops is None else self.crops,
             self.recipe,
-            evaluate=self.evaluate,
-            select=_chooser(self.evaluate),
-            checkpoint=checkpoint,
-            ranks=self.setup.ranks,
-            tracker=tracker,
-            every=self.every,
             parts=self.planned.parts,
+            evaluation=self.evaluation,
+            checkpoint=checkpoint,
             identity=self.settings["identity"],
+            ranks=self.setup.ranks,
             on_epoch=on_epoch,
             on_step=on_step,
         )
 
     def close(self) -> None:
         """Free the loaders."""
-        for each in (self.loader, *self.evaluate.values()):
+        for each in (self.loader, *self.evaluation.sets.values()):
             each.close()
 
 
@@ -111,7 +104,7 @@ def prepare_training(
 ) -> Training:
     """Open and check what `train_job` runs; arguments and errors are its own. Writes nothing."""
     sampling.refuse_unused()
-    evaluate = setup.evaluation_loaders()
+    evaluation = Evaluation(setup.evaluation_loaders(), every)
     factor = filtering.factor if filtering else 1
     rows = crop_rows(sampling.table, setup)
     if rows is not None and track is not None:
@@ -121,17 +114,15 @@ def prepare_training(
     loader.replace_stream(planned.stream)
     full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    planned = replace(planned, parts=replace(planned.parts, mix=setup.mix(recipe.seed)))
+    tracker = None if track is None else Tracker(len(setup.data))
+    planned = replace(planned, parts=replace(planned.parts, mix=setup.mix(recipe.seed), tracker=tracker))
     model = setup.build(recipe.seed)
     identity = training_identity(
         model,
         loader if crops is None else crops,
         recipe,
-        evaluate=evaluate,
-        every=every,
-        select=_chooser(evaluate),
-        tracked=track is not None,
         parts=planned.parts,
+        evaluation=evaluation,
         about={
             **model_identity(setup.model),
             "augment": setup.augment,
@@ -161,11 +152,11 @@ def prepare_training(
         "crop_filter": filtering.as_dict() if filtering else None,
         "identity": identity,
     }
-    files = ("last.safetensors", *(["best.safetensors"] if evaluate else []))
+    files = ("last.safetensors", *(["best.safetensors"] if evaluation.sets else []))
     record = finished_record(out / "run.json", "train", identity, files)
     if record is not None and track is not None:
         _require_tracked(out, record, track, len(setup.data.shards))
-    return Training(setup, recipe, planned, settings, model, loader, crops, evaluate, full, every, record)
+    return Training(setup, recipe, planned, settings, model, loader, crops, evaluation, full, record)
 
 
 def train_job(
@@ -206,8 +197,7 @@ def train_job(
             tell_finished(out / "run.json", training.record["finished"])
         return training.record | BEFORE
     recipe, settings, loader = training.recipe, training.settings, training.loader
-    tracker = Tracker(len(setup.data)) if track is not None else None
-    model = training.model
+    tracker, model = training.planned.parts.tracker, training.model
     watch = Hooks(out, hooks, writes=setup.ranks.writes)
     quiet = not setup.ranks.writes
     with ExitStack() as writing, Progress(f"train {settings['method']}", "epochs", quiet=quiet) as progress:
@@ -221,7 +211,7 @@ def train_job(
         def step(done: float) -> None:
             progress.update(done, recipe.epochs)
 
-        run = training.run(model, out / "checkpoint.pt", tracker=tracker, on_epoch=show, on_step=step)
+        run = training.run(out / "checkpoint.pt", on_epoch=show, on_step=step)
     results = _results(run, time.perf_counter() - begin) | {
         "forward": run.forward + training.planned.forward,
         "backward": run.backward,
@@ -252,11 +242,6 @@ def _require_tracked(out: Path, record: Mapping[str, Any], track: Path, parts: i
         raise ValueError(f"{run}: this training is finished, and its --track was {there}: name that folder, or copy it")
     for part in range(parts):
         require_there(part_path(track, part), run)
-
-
-def _chooser(evaluate: Mapping[str, Loader]) -> str | None:
-    """The set that decides the best epoch: the held-out one, where there is one."""
-    return next(iter(evaluate), None)
 
 
 def _results(run: Run, wall: float) -> dict[str, Any]:

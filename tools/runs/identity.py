@@ -26,7 +26,7 @@ from drawstream.pipeline.identity import plain
 from drawstream.pipeline.reading.quarantine import read_quarantine
 from drawstream.samplers.hashing import digest_array
 from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
-from drawstream.tools.training.recipe import Recipe
+from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe
 
 __all__ = [
     "file_hash",
@@ -49,12 +49,8 @@ def training_identity(
     recipe: Recipe,
     /,
     *,
-    evaluate: Mapping[str, Loader] | None = None,
-    every: int = 1,
-    select: str | None = None,
-    tracked: bool = False,
-    criterion: nn.Module | None = None,
     parts: LoopParts = NO_PARTS,
+    evaluation: Evaluation = NO_EVALUATION,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the identity of a training.
@@ -63,22 +59,18 @@ def training_identity(
         model: Freshly built: its names and shapes count; its values follow from the seed.
         loader: Of the training stream.
         recipe: How to train.
-        evaluate: Loaders of the sets that choose and report.
-        every: Evaluations are after each `every`-th epoch.
-        select: Set that decides the best epoch.
-        tracked: Whether a tracker observes the steps.
-        criterion: Loss other than cross-entropy.
         parts: What is done beside drawing.
+        evaluation: Sets that choose and report.
         about: What the job adds.
     """
     made = {
         "recipe": asdict(recipe),
         **loader_identity(loader),
-        **{name: held.catalog.fingerprint for name, held in (evaluate or {}).items()},
-        "every": every,
-        "select": select,
-        "tracked": tracked,
-        "loss": _loss_identity(criterion),
+        **{name: held.catalog.fingerprint for name, held in evaluation.sets.items()},
+        "every": evaluation.every,
+        "select": evaluation.select,
+        "tracked": parts.tracker is not None,
+        "loss": _loss_identity(parts.criterion),
         "learner": part_identity(parts.learner),
         "selector": part_identity(parts.selector),
         "weighted": parts.weighted,

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from drawstream.features.shard_scorer import require_classes
-from drawstream.features.tracker import Tracker
 from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
 from drawstream.tools.runs.identity import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
@@ -26,9 +25,9 @@ from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights
 from drawstream.tools.training.methods.selective import Chooser, Step
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.recipe import Recipe, autocast
+from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe, autocast
 
-__all__ = ["Epoch", "Recipe", "Run", "autocast", "descend", "make_optimizer", "top1", "train"]
+__all__ = ["Epoch", "Evaluation", "Recipe", "Run", "autocast", "descend", "make_optimizer", "top1", "train"]
 
 
 def train(
@@ -37,17 +36,13 @@ def train(
     recipe: Recipe,
     /,
     *,
-    evaluate: Mapping[str, Loader] | None = None,
-    every: int = 1,
-    select: str | None = None,
+    parts: LoopParts = NO_PARTS,
+    evaluation: Evaluation = NO_EVALUATION,
     checkpoint: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    ranks: Ranks | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[float], None] | None = None,
-    ranks: Ranks | None = None,
-    tracker: Tracker | None = None,
-    criterion: nn.Module | None = None,
-    parts: LoopParts = NO_PARTS,
-    identity: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a model in place.
 
@@ -58,112 +53,99 @@ def train(
         model: Gives logits (n, classes).
         loader: Batches of the training stream; its epoch is set here.
         recipe: How to train.
-        evaluate: Loaders of held-out sets by name; top-1 is taken on each after an epoch.
-        every: Evaluate after each `every`-th epoch, and after the last.
-        select: Name of the set whose accuracy decides the best epoch.
-        checkpoint: File that is rewritten after every epoch; if it is there, training goes on from it.
-        on_epoch: Called after each epoch.
-        on_step: Called after each step with the epochs done, a part of one included.
-        ranks: The processes that train together; rank 0 writes the checkpoint.
-        tracker: Observes every step; its state is part of the checkpoint.
-        criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
-            buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
         parts: What is done beside drawing from the stream; their state is part of the checkpoint.
+        evaluation: Held-out sets.
+        checkpoint: File that is rewritten after every epoch; if it is there, training resumes from it.
         identity: What decides the result, kept in the checkpoint; a checkpoint of another one is refused. None: that of
             the arguments here (`training_identity`).
+        ranks: The processes that train together; rank 0 writes the checkpoint.
+        on_epoch: Called after each epoch.
+        on_step: Called after each step with the epochs done, a part of one included.
 
     Raises:
         ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
             or a criterion is given mixed images.
     """
-    if criterion is not None and parts.mix is not None:
-        raise ValueError(f"{criterion} judges rows of one label, but {parts.mix} gives several: leave out one of them")
-    ranks = ranks or Ranks()
-    optimizer = make_optimizer(model, recipe)
-    chooser = None
-    if parts.selector is not None:
-        chooser = Chooser(parts.selector, model, loader.catalog, ranks, global_batch=parts.global_batch, amp=recipe.amp)
-    states: dict[str, Stateful | None] = {
-        "model": model,
-        "optimizer": optimizer,
-        "tracker": tracker,
-        "loss": criterion,
-        "sampler": None if parts.learner is None else AsTensors(parts.learner),
-        "selector": chooser,
-    }
-    if checkpoint is not None and identity is None:
-        identity = training_identity(
-            model,
-            loader,
-            recipe,
-            evaluate=evaluate,
-            every=every,
-            select=select,
-            tracked=tracker is not None,
-            criterion=criterion,
-            parts=parts,
+    if parts.criterion is not None and parts.mix is not None:
+        raise ValueError(
+            f"{parts.criterion} judges rows of one label, but {parts.mix} gives several: leave out one of them"
         )
+    ranks = ranks or Ranks()
+    if checkpoint is not None and identity is None:
+        identity = training_identity(model, loader, recipe, parts=parts, evaluation=evaluation)
+    loop = _Loop(model, loader, recipe, parts, ranks, on_step)
     source = loader.loader if isinstance(loader, CropFilter) else loader
     rows = source.stream.rows
-    run = load_checkpoint(checkpoint, identity or {}, states) or Run(counts=torch.zeros(rows, dtype=torch.int64))
-    loop = _Loop(model, loader, recipe, ranks, optimizer, tracker, criterion, parts, chooser, on_step)
+    run = load_checkpoint(checkpoint, identity or {}, loop.states) or Run(counts=torch.zeros(rows, dtype=torch.int64))
     for epoch in range(len(run.history), recipe.epochs):
         begin = time.perf_counter()
-        work = Work(torch.zeros(rows, dtype=torch.int64, device=next(model.parameters()).device))
+        work = Work(torch.zeros(rows, dtype=torch.int64, device=loop.device))
         mean, wait = loop.run_epoch(epoch, work)
         seconds = time.perf_counter() - begin
         if not math.isfinite(mean):
             raise ValueError(f"the training loss is {mean} in epoch {epoch}: lower the learning rate (now {recipe.lr})")
         work.reduce(ranks)
         run.counts += work.counts.cpu()
-        due = (epoch + 1) % every == 0 or epoch + 1 == recipe.epochs
-        accuracy = {
-            name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in (evaluate or {}).items() if due
-        }
-        lr = optimizer.param_groups[0]["lr"]
+        due = (epoch + 1) % evaluation.every == 0 or epoch + 1 == recipe.epochs
+        sets = evaluation.sets if due else {}
+        accuracy = {name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
+        lr = loop.optimizer.param_groups[0]["lr"]
         run.history.append(Epoch(epoch, mean, lr, accuracy, seconds, wait, work.forward, work.backward))
-        if select in accuracy and _is_best(run, select):
+        if evaluation.select in accuracy and _is_best(run, evaluation.select):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        save_checkpoint(checkpoint, identity or {}, run, states, writes=ranks.writes)
+        save_checkpoint(checkpoint, identity or {}, run, loop.states, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
     return run
 
 
 class _Loop:
-    """The parts of a run at work, epoch by epoch."""
+    """The objects of a run, epoch by epoch."""
 
     def __init__(
         self,
         model: nn.Module,
         loader: Loader | CropFilter,
         recipe: Recipe,
-        ranks: Ranks,
-        optimizer: torch.optim.Optimizer,
-        tracker: Tracker | None,
-        criterion: nn.Module | None,
         parts: LoopParts,
-        chooser: Chooser | None,
+        ranks: Ranks,
         on_step: Callable[[float], None] | None,
     ) -> None:
-        self.model, self.loader, self.recipe, self.ranks, self.optimizer = model, loader, recipe, ranks, optimizer
-        self.tracker, self.criterion, self.parts, self.chooser = tracker, criterion, parts, chooser
-        self.on_step = on_step
+        self.model, self.loader, self.recipe, self.parts, self.ranks = model, loader, recipe, parts, ranks
+        self.on_step, self.optimizer = on_step, make_optimizer(model, recipe)
+        self.chooser = None
+        if parts.selector is not None:
+            more = {"global_batch": parts.global_batch, "amp": recipe.amp}
+            self.chooser = Chooser(parts.selector, model, loader.catalog, ranks, **more)
+        self.states: dict[str, Stateful | None] = {
+            "model": model,
+            "optimizer": self.optimizer,
+            "tracker": parts.tracker,
+            "loss": parts.criterion,
+            "sampler": None if parts.learner is None else AsTensors(parts.learner),
+            "selector": self.chooser,
+        }
         self.parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
         self.device = next(model.parameters()).device
-        self.weighted = parts.weighted or chooser is not None
-        self.plain = criterion is None and parts.mix is None and not self.weighted
+        self.weighted = parts.weighted or self.chooser is not None
+        self.plain = parts.criterion is None and parts.mix is None and not self.weighted
 
     def run_epoch(self, epoch: int, work: Work) -> tuple[float, float]:
         """Train for an epoch; the mean loss over the ranks, and the seconds of waiting for the loader."""
-        self._begin(epoch)
+        self.loader.set_epoch(epoch)
+        if self.parts.tracker is not None:
+            self.parts.tracker.set_epoch(epoch)
+        self.model.train()
         before = self._beside()
         total, count, wait = torch.zeros((), device=self.device), 0.0, 0.0
         length = len(self.loader) if self.chooser is None else self.chooser.length(len(self.loader))
         for step in self._steps(epoch, work):
             batch = step.batch
-            mixed = self._mixed(step, epoch)
+            mixed = None
+            if self.parts.mix is not None:
+                at = {"epoch": epoch, "step": step.at, "rank": self.ranks.rank}
+                mixed = self.parts.mix(batch.images, batch.labels, **at)
             with autocast(self.device, self.recipe.amp):
                 logits = self.parallel(batch.images if mixed is None else mixed.images)
                 if step.at == 0:
@@ -171,7 +153,7 @@ class _Loop:
                 loss, weights = self._loss(step, logits, mixed, epoch)
             descend(self.optimizer, loss, self.recipe.lr_at((epoch * length + step.at) / (self.recipe.epochs * length)))
             work.trained(batch.ids, weights)
-            for observer in (self.tracker, self.parts.learner):
+            for observer in (self.parts.tracker, self.parts.learner):
                 if observer is not None:
                     observer.observe(batch.ids, logits, batch.labels, batch.weights)
             total += loss.detach() * step.share
@@ -183,16 +165,10 @@ class _Loop:
         work.add(before, self._beside())
         return float(self.ranks.total(total)) / max(count * self.ranks.world_size, 1), wait
 
-    def _begin(self, epoch: int) -> None:
-        self.loader.set_epoch(epoch)
-        if self.tracker is not None:
-            self.tracker.set_epoch(epoch)
-        self.model.train()
-
     def _end(self) -> None:
         """Bring together what the ranks saw."""
-        if self.tracker is not None:
-            self.tracker.reduce()
+        if self.parts.tracker is not None:
+            self.parts.tracker.reduce()
         if self.parts.learner is not None:
             self.parts.learner.reduce(None if self.ranks.world_size == 1 else self._total)
         if self.chooser is not None:
@@ -205,7 +181,9 @@ class _Loop:
     def _beside(self) -> tuple[int, int]:
         """Rows that went forward and backward for a crop filter or for a loss's own weights so far, on this rank."""
         scored = self.loader.metrics["rows_scored"] if isinstance(self.loader, CropFilter) else 0
-        forward, backward = self.criterion.work.tolist() if isinstance(self.criterion, LearnedWeights) else (0, 0)
+        forward, backward = (
+            self.parts.criterion.work.tolist() if isinstance(self.parts.criterion, LearnedWeights) else (0, 0)
+        )
         return scored + forward, backward
 
     def _steps(self, epoch: int, work: Work) -> Iterator[Step]:
@@ -215,11 +193,6 @@ class _Loop:
             return self.chooser.steps(given, work, epoch=epoch, batches=len(self.loader))
         return (Step(batch, waited, at, len(batch.labels)) for at, (batch, waited) in enumerate(given))
 
-    def _mixed(self, step: Step, epoch: int) -> Mixed | None:
-        if self.parts.mix is None:
-            return None
-        return self.parts.mix(step.batch.images, step.batch.labels, epoch=epoch, step=step.at, rank=self.ranks.rank)
-
     def _loss(self, step: Step, logits: Tensor, mixed: Mixed | None, epoch: int) -> tuple[Tensor, Tensor]:
         """The mean loss, and weights (n,) that are 0 for rows without a part in it."""
         batch = step.batch
@@ -227,8 +200,8 @@ class _Loop:
             return _mean_loss(logits, batch, self.ranks), batch.weights
         if mixed is not None:
             losses = mixed.loss(logits, reduction="none")
-        elif self.criterion is not None:
-            losses = self.criterion(logits, batch, epoch)
+        elif self.parts.criterion is not None:
+            losses = self.parts.criterion(logits, batch, epoch)
         else:
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
         weights = batch.weights

@@ -25,6 +25,7 @@ from drawstream.tools.cli import app as cli
 from drawstream.tools.runs.hooks import Journal
 from drawstream.tools.runs.identity import loader_identity, objective_identity
 from drawstream.tools.training.loop import train
+from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
@@ -380,7 +381,13 @@ def test_a_loss_of_torch_counts_with_its_smoothing(digits, tmp_path):
 
     def go(smoothing):
         criterion = Rows(reduction="none", label_smoothing=smoothing)
-        train(setup.build(0), setup.training_loader(), Recipe(2), checkpoint=tmp_path / "c.pt", criterion=criterion)
+        train(
+            setup.build(0),
+            setup.training_loader(),
+            Recipe(2),
+            checkpoint=tmp_path / "c.pt",
+            parts=LoopParts(criterion=criterion),
+        )
 
     go(0.1)
     go(0.1)

@@ -23,7 +23,7 @@ from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, S
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job
 from drawstream.tools.runs.record import finished_record, write_record
-from drawstream.tools.training.finetune import FineTune, fine_tuning
+from drawstream.tools.training.finetune import FineTune
 from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.methods.sampling import Sampling
 from drawstream.tools.training.methods.table import METHODS
@@ -105,7 +105,7 @@ class NoiseCell(Cell):
         """Return what scores a candidate on a validation set, from the last weights of the uniform run."""
         plan, paper = self.plan, method == PAPER
         epochs = PAPER_EPOCHS if paper else plan.fine_tune.epochs
-        return fine_tuning(
+        return FineTune(
             self.setups[validation],
             self.folder / "uniform/last.safetensors",
             replace(plan.fine_tune, epochs=epochs, seed=self.seed),
@@ -126,8 +126,7 @@ class NoiseCell(Cell):
         try:
             return search_job(self.setups[validation], table, objective, out, seed=self.seed, options=options)
         finally:
-            objective.loader.close()
-            objective.held_out.close()
+            objective.close()
 
     def _loss(self, method: str, model: nn.Module, validation: str) -> nn.Module:
         """Build the loss of a method; its builder takes what it needs."""

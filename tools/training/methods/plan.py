@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
-from drawstream.features import FeatureTable
+from drawstream.features import FeatureTable, Tracker
 from drawstream.pipeline import RICAP, Mixup
 from drawstream.pipeline.place import Stream
 from drawstream.samplers import BatchSelector, IndexStream
@@ -47,6 +48,9 @@ class LoopParts:
         weighted: Multiply the losses by the weights of the stream.
         mix: Mixes the images of a step. Learner and tracker then see the logits of the mixed image with the label of
             the row itself.
+        criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
+            buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
+        tracker: Observes every step.
     """
 
     learner: Learner | None = None
@@ -54,6 +58,8 @@ class LoopParts:
     global_batch: int = 0
     weighted: bool = False
     mix: Mixup | RICAP | None = None
+    criterion: nn.Module | None = None
+    tracker: Tracker | None = None
 
 
 NO_PARTS = LoopParts()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drawstream.samplers import IndexStream
-from drawstream.tools.training.loop import Recipe, top1, train
+from drawstream.tools.training.loop import Evaluation, Recipe, top1, train
 from drawstream.tools.training.setup import Setup
 
 
@@ -52,7 +52,7 @@ def test_bad_recipes_are_refused(change, text):
 def test_training_learns_and_reports_last_and_best(setup):
     sets = setup.evaluation_loaders()
     model = setup.build(0)
-    run = train(model, setup.training_loader(), Recipe(epochs=12, lr=0.1), evaluate=sets, select="held_out")
+    run = train(model, setup.training_loader(), Recipe(epochs=12, lr=0.1), evaluation=Evaluation(sets))
     held_out = [epoch.accuracy["held_out"] for epoch in run.history]
     assert len(run.history) == 12
     assert run.best_epoch == max(range(12), key=lambda e: (held_out[e], -e))
@@ -95,9 +95,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(setup, tmp_path):
         loader.replace_stream(IndexStream(len(setup.data), seed=4))
         model = setup.build(4)
         try:
-            run = train(
-                model, loader, recipe, evaluate=sets, select="held_out", checkpoint=checkpoint, on_epoch=on_epoch
-            )
+            run = train(model, loader, recipe, evaluation=Evaluation(sets), checkpoint=checkpoint, on_epoch=on_epoch)
         except StopError:
             return None
         return run, model.state_dict()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from drawstream.pipeline import Batch
 from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced, learned_weights
 from drawstream.tools.training.setup import Setup
 
@@ -151,7 +152,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(digits, tmp_path, name):
             setup.training_loader(),
             Recipe(epochs=4),
             checkpoint=checkpoint,
-            criterion=criterion,
+            parts=LoopParts(criterion=criterion),
             on_epoch=on_epoch,
         )
         return [epoch.loss for epoch in run.history], model.state_dict()
@@ -167,15 +168,27 @@ def test_a_stopped_run_goes_on_to_the_same_weights(digits, tmp_path, name):
 
 def test_a_checkpoint_of_another_loss_is_refused(digits, tmp_path):
     setup, path = Setup(digits.train, "mlp", global_batch=64), tmp_path / "checkpoint.pt"
-    train(setup.build(0), setup.training_loader(), Recipe(epochs=1), checkpoint=path, criterion=Reed("soft"))
+    train(
+        setup.build(0),
+        setup.training_loader(),
+        Recipe(epochs=1),
+        checkpoint=path,
+        parts=LoopParts(criterion=Reed("soft")),
+    )
     for other in (None, Reed("hard")):
         with pytest.raises(ValueError, match=r"started with loss 'Reed\(soft, beta=0.95\)', not .*another output"):
-            train(setup.build(0), setup.training_loader(), Recipe(epochs=1), checkpoint=path, criterion=other)
+            train(
+                setup.build(0),
+                setup.training_loader(),
+                Recipe(epochs=1),
+                checkpoint=path,
+                parts=LoopParts(criterion=other),
+            )
 
 
 def test_cross_entropy_as_a_criterion_is_the_default(digits):
     setup = Setup(digits.train, "mlp", global_batch=64)
     default, given = setup.build(0), setup.build(0)
     a = train(default, setup.training_loader(), Recipe(epochs=2))
-    b = train(given, setup.training_loader(), Recipe(epochs=2), criterion=Reed("soft", 1.0))
+    b = train(given, setup.training_loader(), Recipe(epochs=2), parts=LoopParts(criterion=Reed("soft", 1.0)))
     assert [e.loss for e in a.history] == pytest.approx([e.loss for e in b.history], rel=1e-4)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from drawstream.pipeline import RICAP, Mixup
 from drawstream.samplers import DLIS, PSGD, IndexStream, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.tools.training.loop import Recipe, descend, make_optimizer, train
+from drawstream.tools.training.loop import Evaluation, Recipe, descend, make_optimizer, train
 from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
 from drawstream.tools.training.methods.robust import Reed
 from drawstream.tools.training.methods.table import METHODS
@@ -297,7 +297,7 @@ def test_learners_see_the_mixed_image_and_the_label_of_the_row(setup, mix):
 
 def test_a_loss_of_one_label_refuses_mixed_images(setup):
     with pytest.raises(ValueError, match=r"Reed\(soft, beta=0.95\) judges rows of one label, but Mixup"):
-        go(setup, IndexStream(ROWS), LoopParts(mix=Mixup()), Recipe(1), criterion=Reed("soft"))
+        go(setup, IndexStream(ROWS), LoopParts(mix=Mixup(), criterion=Reed("soft")), Recipe(1))
 
 
 def test_selectors_score_images_that_are_not_mixed(setup):
@@ -323,7 +323,7 @@ def test_scoring_leaves_batchnorm_alone(setup, digits):
 
 def test_evaluation_is_not_work(digits):
     setup = Setup(digits.train, "mlp", digits.held_out, digits.test, global_batch=50)
-    run, _ = go(setup, IndexStream(ROWS), LoopParts(), Recipe(2), evaluate=setup.evaluation_loaders())
+    run, _ = go(setup, IndexStream(ROWS), LoopParts(), Recipe(2), evaluation=Evaluation(setup.evaluation_loaders()))
     assert (run.forward, run.backward) == (1000, 1000)
     assert run.effective_budget(2 * ROWS) == 1.0 and run.effective_budget(2 * ROWS, before=300) == 1.1
     assert run.count_entropy == pytest.approx(np.log(ROWS)) and run.counts.tolist() == [2] * ROWS
