@@ -116,8 +116,8 @@ class _Loop:
         self.on_step, self.optimizer = on_step, make_optimizer(model, recipe)
         self.chooser = None
         if parts.selector is not None:
-            more = {"global_batch": parts.global_batch, "amp": recipe.amp}
-            self.chooser = Chooser(parts.selector, model, loader.catalog, ranks, **more)
+            given = (parts.selector, model, loader.catalog, ranks)
+            self.chooser = Chooser(*given, global_batch=parts.global_batch, amp=recipe.amp)
         self.states: dict[str, Stateful | None] = {
             "model": model,
             "optimizer": self.optimizer,
