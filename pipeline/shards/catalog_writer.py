@@ -1,4 +1,4 @@
-"""A catalog while it is being made: rows are added one by one, then the file is written in one step."""
+"""Write a catalog: rows are added one by one, then the file is written in one step."""
 
 import json
 import os
@@ -32,13 +32,15 @@ from drawstream.pipeline.shards.keys import shard_stems, with_stems
 from drawstream.pipeline.shards.names import check_keys, check_name
 from drawstream.samplers.files.atomic import write_atomically
 
+_IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width", TURN)
+
 
 @dataclass(slots=True)
-class Draft:
+class CatalogWriter:
     """Rows of a catalog to be.
 
-    Three laws hold for every row, whoever adds it: keys that are added to one draft are unique and pass ``check_name``,
-    and raw images are all of one shape.
+    Three laws hold for every row, whoever adds it: keys are unique and pass ``check_name``, and raw images are all of
+    one shape.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -64,7 +66,7 @@ class Draft:
             raise ValueError(f"key {key!r} must be unique, but another image has it already: rename one of them")
         check_name(key, what="key")
         if info.encoding == "raw":
-            self._must_be_alike(key, (info.height, info.width, info.channels))
+            self._check_raw(key, (info.height, info.width, info.channels))
         self._seen.add(key)
         self.keys.append(key)
         self.channels = max(self.channels, info.channels)
@@ -73,14 +75,14 @@ class Draft:
         values = mark, ENCODINGS.index(info.encoding), info.height, info.width, info.orientation
         self.images.extend((*place, *values))
 
-    def append(self, other: "Draft", shard: int, /) -> None:
-        """Add the rows of a draft of another shard, of that number; it may have keys that are here, too.
+    def append(self, other: "CatalogWriter", shard: int, /) -> None:
+        """Add the rows of another shard, of that number; it may have keys that are here, too.
 
         Raises:
             ValueError: Raw images of another shape.
         """
         if other._raw:
-            self._must_be_alike(*other._raw)
+            self._check_raw(*other._raw)
         self.keys += other.keys
         images = np.array(other.images, np.int64).reshape(-1, len(_IMAGE))
         images[:, 0] = shard
@@ -91,13 +93,11 @@ class Draft:
         """Return the shard of a row."""
         return self.images[len(_IMAGE) * row]
 
-    def _must_be_alike(self, key: str, shape: tuple[int, int, int]) -> None:
+    def _check_raw(self, key: str, shape: tuple[int, int, int]) -> None:
         first, expected = self._raw = self._raw or (key, shape)
         if shape != expected:
-            raise ValueError(
-                f"raw images must all be of one shape, but {key!r} has {shape} and {first!r} has {expected}: "
-                "store them as png or jpeg"
-            )
+            law = f"raw images must all be of one shape, but {key!r} has {shape} and {first!r} has {expected}"
+            raise ValueError(f"{law}: store them as png or jpeg")
 
     def save(
         self,
@@ -131,10 +131,8 @@ class Draft:
         if not self.keys:
             raise ValueError(f"{path}: a catalog must have rows, but got none")
         if self._raw and self._raw[1][2] != self.channels:
-            raise ValueError(
-                f"{path}: raw images must be as deep as the others, but {self._raw[0]!r} is gray and others are not: "
-                "store them as png or jpeg"
-            )
+            law = f"raw images must be as deep as the others, but {self._raw[0]!r} is gray and others are not"
+            raise ValueError(f"{path}: {law}: store them as png or jpeg")
         for name in classes:
             check_name(name, what="class name")
         table = np.frombuffer(self.images, dtype=np.int64).reshape(-1, len(_IMAGE))
@@ -183,6 +181,3 @@ class Draft:
             raise ValueError(f"{path}: keys in several shards must differ with the shards' names: rename a shard")
         check_keys(keys)
         return keys, "stem/key"
-
-
-_IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width", TURN)

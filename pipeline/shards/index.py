@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import dali_image
 from drawstream.pipeline.decoding.exif import check_rule
-from drawstream.pipeline.left_out import LeftOut
+from drawstream.pipeline.left_out import BadImage, BadImagesError, LeftOut
 from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard, hash_file
-from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.labels import (
     BY_DEFAULT,
     CLEAN,
@@ -34,12 +33,14 @@ from drawstream.pipeline.shards.labels import (
     UnreadableImageError,
 )
 from drawstream.pipeline.shards.names import number_names
-from drawstream.pipeline.shards.pack import BadImage, BadImagesError
 from drawstream.pipeline.shards.tar import COMPRESSED, Remarks, Sample, mapped, samples
 from drawstream.pipeline.workers.engines import spread, suitable_workers
 
 Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _OWN = re.compile(r"catalog\.(parquet|json)|.*\.idx|\..*", re.DOTALL)  # files beside shards that nobody misses
+_TARS = "*.[tT][aA][rR]"
+_FEW = 64  # samples of a shard that a dry run looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class IndexResult:
 class _Part:
     """Rows that one shard adds to the catalog."""
 
-    draft: Draft = field(default_factory=Draft)
+    rows: CatalogWriter = field(default_factory=CatalogWriter)
     labels: Labels = field(default_factory=list)
     clean: Labels = field(default_factory=list)
     texts: int = 0  # labels that are names from .txt, which nobody chose
@@ -81,7 +82,7 @@ class _Part:
 
 
 def index(
-    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    shards: Paths,
     /,
     *,
     out: str | os.PathLike[str] | None = None,
@@ -90,6 +91,7 @@ def index(
     orientation: str = "exif",
     overwrite: bool = False,
     workers: int | None = 1,
+    dry_run: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
     finish: Callable[[IndexResult], None] | None = None,
 ) -> Path:
@@ -105,6 +107,7 @@ def index(
         workers: Processes that read shards at once; None: as many as there are cores and work for them. The catalog is
             the same with any number. With more than one the main module of a program must be guarded by
             ``if __name__ == "__main__"``.
+        dry_run: Check the options and the first samples of every shard, and write nothing.
         progress: Called after every shard as ``progress(shards_done, shards_in_all, samples_done)``.
         finish: Called as ``finish(result)``, right before the Parquet file is written.
 
@@ -118,104 +121,63 @@ def index(
             are named.
     """
     check_rule(orientation)
-    paths, root = check_index(shards, out=out, overwrite=overwrite)
-    file = root / FILE
+    paths, root = _check_paths(shards, out, overwrite)
     if workers is None:
         workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
-    whole = _Whole(root, left_out=_beside(paths, shards))
-    tasks = [(path, selection, orientation) for path in paths]
-    for done, part in enumerate(spread(_index_shard, tasks, workers=workers)):
-        whole.add(paths[done], part)
+    rows, left_out, taken = CatalogWriter(), _beside(paths, shards), list[tuple[Path, _Part]]()
+    bad: list[BadImage] = []
+    tasks = [(path, selection, orientation, _FEW if dry_run else None) for path in paths]
+    for done, (path, part) in enumerate(zip(paths, spread(_index_shard, tasks, workers=workers), strict=True), 1):
+        left_out.merge(part.left_out)
+        bad += part.bad
+        if part.rows.keys:
+            try:
+                rows.append(part.rows, len(taken))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+            part.rows = CatalogWriter()  # its rows are in `rows`
+            taken.append((path, part))
+        else:
+            left_out.add("shards without a whole sample", path.name)
         if progress:
-            progress(done + 1, len(paths), len(whole.draft.keys))
-    if whole.bad and not (selection.skip_bad and whole.draft.keys):
-        skip = "" if selection.skip_bad else ", or leave such samples out (--skip-bad LIST.json)"
-        remedy = f"replace them by .jpg, .png or .webp members{skip}"
-        left = ": no sample is left" if selection.skip_bad else ""
-        raise BadImagesError(f"{root}{left}", whole.bad, remedy, of_shards=True)
-    if not whole.draft.keys:
-        law = f"no sample has an image and a label: {'; '.join(whole.left_out.lines)}"
-        raise ValueError(f"{root}: {law}: give other shards, or choose the members with --image and --label")
+            progress(done, len(paths), len(rows.keys))
+    _check_taken(rows, bad, left_out, root, skip_bad=selection.skip_bad)
+    if dry_run:
+        return root / FILE
     names: tuple[str, ...] = ()
     numbers = truth = None
     if selection.labelled:
-        names = tuple(classes) if classes else _class_names([*whole.labels, *whole.clean], root)
-        numbers, truth = whole.numbers(names)
-    notes = (*whole.notes, *_equal_shards(whole.paths, whole.shards), *_many_classes(numbers, whole.texts, root))
+        names, numbers, truth = _class_numbers(taken, rows, classes, root)
+    notes = _notes(taken, numbers, root)
     root.mkdir(parents=True, exist_ok=True)
     if finish:
-        notes += () if dali_image.parser() else (dali_image.WITHOUT,)
-        rows = len(whole.draft.keys)
-        finish(IndexResult(file, rows, len(whole.shards), len(names), whole.left_out, notes, tuple(whole.bad)))
-    provenance = {"by": "index"} | selection.as_json()
-    form: dict[str, Any] = {"classes": names, "provenance": provenance, "orientation": orientation}
-    whole.draft.save(file, numbers, truth, shards=whole.shards, **form)
-    return file
+        notes += [] if dali_image.parser() else [dali_image.WITHOUT]
+        counts = len(rows.keys), len(taken), len(names)
+        finish(IndexResult(root / FILE, *counts, left_out, tuple(notes), tuple(bad)))
+    rows.save(
+        root / FILE,
+        numbers,
+        truth,
+        shards=[Shard(Path(os.path.relpath(path, root)).as_posix(), part.size, part.hash) for path, part in taken],
+        classes=names,
+        provenance={"by": "index"} | selection.as_json(),
+        orientation=orientation,
+    )
+    return root / FILE
 
 
-@dataclass(slots=True)
-class _Whole:
-    """The shards that were read, one after the other."""
-
-    root: Path
-    left_out: LeftOut
-    draft: Draft = field(default_factory=Draft)
-    paths: list[Path] = field(default_factory=list)
-    shards: list[Shard] = field(default_factory=list)
-    labels: list[Labels] = field(default_factory=list)
-    clean: list[Labels] = field(default_factory=list)
-    texts: int = 0
-    notes: list[str] = field(default_factory=list)
-    bad: list[BadImage] = field(default_factory=list)
-
-    def add(self, path: Path, part: _Part) -> None:
-        """Add a shard, unless no sample of it was taken."""
-        self.left_out.merge(part.left_out)
-        self.bad += part.bad
-        if not part.draft.keys:
-            self.left_out.add("shards without a whole sample", path.name)
-            return
-        try:
-            self.draft.append(part.draft, len(self.shards))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        self.paths.append(path)
-        self.shards.append(Shard(Path(os.path.relpath(path, self.root)).as_posix(), part.size, part.hash))
-        self.labels.append(part.labels)
-        self.texts += part.texts
-        if len(part.clean):
-            self.clean.append(part.clean)
-        if part.unended is not None:
-            law = f"no end-of-archive mark at byte {part.unended}, behind a whole member"
-            self.notes.append(f"{path}: {law}: taken; if the file was cut there, copy it again")
-
-    def numbers(self, names: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Return labels and true labels as class numbers."""
-        rows, noisy = len(self.draft.keys), sum(map(len, self.clean))
-        if noisy not in (0, rows):
-            raise ValueError(f"{self.root}: .{CLEAN} must be in every sample or in none, but got {noisy} of {rows}")
-        truth = _numbers(self.clean, names, self.draft, self.paths) if noisy else None
-        return _numbers(self.labels, names, self.draft, self.paths), truth
-
-
-def check_index(
-    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    /,
-    *,
-    out: str | os.PathLike[str] | None,
-    overwrite: bool,
-) -> tuple[list[Path], Path]:
-    """The shards that `index` would read, and the folder of the catalog; arguments are its own, errors as `index`."""
-    paths = _paths(shards)
-    twice = [name for name, count in Counter(os.path.normpath(path.absolute()) for path in paths).items() if count > 1]
-    if twice:
-        raise ValueError(f"{twice[0]}: shard is given twice: name it once")
-    root = Path(out) if out is not None else _common_folder(paths)
-    if (root / FILE).exists() and not overwrite:
-        raise ValueError(
-            f"{root / FILE}: exists already: name another folder, or allow it to be overwritten (--overwrite)"
-        )
-    return paths, root
+def _check_taken(
+    rows: CatalogWriter, bad: Sequence[BadImage], left_out: LeftOut, root: Path, *, skip_bad: bool
+) -> None:
+    """Refuse bad images, unless they are skipped and leave something, and shards without samples."""
+    if bad and not (skip_bad and rows.keys):
+        other = "" if skip_bad else ", or leave such samples out (--skip-bad LIST.json)"
+        left = ": no sample is left" if skip_bad else ""
+        remedy = f"replace them by .jpg, .png or .webp members{other}"
+        raise BadImagesError(f"{root}{left}", bad, remedy, of_shards=True)
+    if not rows.keys:
+        law = f"no sample has an image and a label: {'; '.join(left_out.lines)}"
+        raise ValueError(f"{root}: {law}: give other shards, or choose the members with --image and --label")
 
 
 def write_idx(catalog: Catalog, shard: int, path: str | os.PathLike[str], /) -> None:
@@ -233,7 +195,7 @@ def write_idx(catalog: Catalog, shard: int, path: str | os.PathLike[str], /) -> 
 
 
 def idx_lines(catalog: Catalog, shard: int, /) -> list[str]:
-    """The lines of a shard's index, one per row in the catalog's order; errors as `write_idx`."""
+    """Return the lines of a shard's index, one per row in the catalog's order; errors as `write_idx`."""
     tar = catalog.shard_path(shard)
     lines = []
     known = {catalog.member_key(row) for row in range(*catalog.shard_rows(shard))}
@@ -241,11 +203,10 @@ def idx_lines(catalog: Catalog, shard: int, /) -> list[str]:
         for sample in samples(data, tar):
             if sample.key not in known:  # left out as the catalog was made
                 continue
-            parts = []
-            for extension, member in sample.members.items():
+            for member in sample.members.values():
                 if re.search(r"\s", member.name):
                     raise ValueError(f"{tar}: member {member.name!r}: an .idx file cannot hold white space: rename it")
-                parts.append(f"{extension} {member.offset} {member.size} {member.name}")
+            parts = [f"{end} {member.offset} {member.size} {member.name}" for end, member in sample.members.items()]
             lines.append(" ".join(parts))
     return lines
 
@@ -255,85 +216,87 @@ def write_lines(path: Path, lines: Sequence[str], /) -> None:
     path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]), encoding="utf-8")
 
 
-def _paths(shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+def _check_paths(shards: Paths, out: str | os.PathLike[str] | None, overwrite: bool) -> tuple[list[Path], Path]:
+    """Return the shards to read and the folder of the catalog; refuse what cannot be."""
     if not isinstance(shards, str | os.PathLike):
         paths = [Path(shard) for shard in shards]
     elif Path(shards).is_dir():
-        entries = sorted(Path(shards).iterdir())
-        paths = [entry for entry in entries if entry.suffix.lower() == ".tar" and not entry.name.startswith(".")]
-        packed = [entry for entry in entries if COMPRESSED.search(entry.name) and not entry.name.startswith(".")]
-        if packed:
+        entries = [entry for entry in sorted(Path(shards).iterdir()) if not entry.name.startswith(".")]
+        paths = [entry for entry in entries if entry.suffix.lower() == ".tar"]
+        if packed := [entry for entry in entries if COMPRESSED.search(entry.name)]:
             others = f" (and {len(packed) - 1} others)" if len(packed) > 1 else ""
-            raise ValueError(
-                f"{packed[0]}{others}: shard is compressed, its images cannot be reached by offset: decompress it "
-                "(gunzip, unzstd …), or give the shards to index by name"
-            )
+            law = f"{packed[0]}{others}: shard is compressed, its images cannot be reached by offset"
+            raise ValueError(f"{law}: decompress it (gunzip, unzstd …), or give the shards to index by name")
     else:
         paths = [Path(shards)]
     if not paths:
-        below = next(Path(str(shards)).rglob("*.[tT][aA][rR]"), None)
+        below = next(Path(str(shards)).rglob(_TARS), None)
         hint = f", such as {below}" if below else ""
         raise FileNotFoundError(f"{shards}: no shards: give a folder with .tar files, or the files{hint}")
-    return paths
+    twice = [name for name, count in Counter(os.path.normpath(path.absolute()) for path in paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]}: shard is given twice: name it once")
+    folders = sorted({path.parent for path in paths})
+    if out is None and len(folders) > 1:
+        raise ValueError(f"shards lie in several folders ({folders[0]}, {folders[1]}, …): say where the catalog goes")
+    root = folders[0] if out is None else Path(out)
+    if (root / FILE).exists() and not overwrite:
+        remedy = "name another folder, or allow it to be overwritten (--overwrite)"
+        raise ValueError(f"{root / FILE}: exists already: {remedy}")
+    return paths, root
 
 
-def _beside(paths: Sequence[Path], shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> LeftOut:
+def _beside(paths: Sequence[Path], shards: Paths) -> LeftOut:
     """Return the entries of a folder of shards that are not indexed."""
     left_out = LeftOut()
     if isinstance(shards, str | os.PathLike) and Path(shards).is_dir():
         for entry in sorted(Path(shards).iterdir()):
             if entry in paths or _OWN.fullmatch(entry.name):
                 continue
-            inside = sum(1 for _ in islice(entry.rglob("*.[tT][aA][rR]"), 1000)) if entry.is_dir() else 0
+            inside = sum(1 for _ in islice(entry.rglob(_TARS), 1000)) if entry.is_dir() else 0
             if inside:
-                left_out.add("shards in folders below, give them by name", f"{entry.name}/", inside)
+                left_out.add("shards in folders below, give them by name", f"{entry.name}/", count=inside)
             else:
                 left_out.add("other files and folders beside the shards", entry.name)
     return left_out
 
 
-def _equal_shards(paths: Sequence[Path], shards: Sequence[Shard]) -> list[str]:
-    """A line for each shard that has the same bytes as an earlier one."""
-    first: dict[str, Path] = {}
+def _notes(taken: Sequence[tuple[Path, _Part]], numbers: NDArray[np.int64] | None, root: Path) -> list[str]:
+    """Say which tars lack their end, which shards are equal, and whether labels hardly repeat.
+
+    Raises:
+        ValueError: Labels hardly repeat, and all are texts of .txt members that nobody chose.
+    """
     notes = []
-    for path, shard in zip(paths, shards, strict=True):
-        if first.setdefault(shard.hash, path) != path:
-            notes.append(f"{path}: has the same bytes as {first[shard.hash]}: all its samples come twice")
+    for path, part in taken:
+        if part.unended is not None:
+            law = f"no end-of-archive mark at byte {part.unended}, behind a whole member"
+            notes.append(f"{path}: {law}: taken; if the file was cut there, copy it again")
+    first: dict[str, Path] = {}
+    for path, part in taken:
+        if first.setdefault(part.hash, path) != path:
+            notes.append(f"{path}: has the same bytes as {first[part.hash]}: all its samples come twice")
+    classes = 0 if numbers is None else len(np.unique(numbers))
+    if numbers is not None and classes >= 4 and classes * 2 > len(numbers):
+        text = f"{classes} classes in {len(numbers)} samples: are the labels captions or numbers of samples?"
+        if sum(part.texts for _, part in taken) == len(numbers):
+            remedy = "--label txt takes .txt as class names, --label none indexes without labels"
+            raise ValueError(f"{root}: {text} {remedy}")
+        notes.append(f"{text} --label chooses another source, --label none indexes without labels")
     return notes
 
 
-def _many_classes(numbers: NDArray[np.int64] | None, texts: int, root: Path) -> list[str]:
-    """A line where labels hardly repeat.
-
-    Raises:
-        ValueError: All of them are texts of .txt members that nobody chose.
-    """
-    classes = 0 if numbers is None else len(np.unique(numbers))
-    if numbers is None or classes < 4 or classes * 2 <= len(numbers):
-        return []
-    text = f"{classes} classes in {len(numbers)} samples: are the labels captions or numbers of samples?"
-    if texts == len(numbers):
-        raise ValueError(f"{root}: {text} --label txt takes .txt as class names, --label none indexes without labels")
-    return [f"{text} --label chooses another source, --label none indexes without labels"]
-
-
-def _common_folder(paths: Sequence[Path]) -> Path:
-    folders = sorted({path.parent for path in paths})
-    if len(folders) > 1:
-        raise ValueError(f"shards lie in several folders ({folders[0]}, {folders[1]}, …): say where the catalog goes")
-    return folders[0]
-
-
-def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
-    """Read one shard."""
-    path, selection, rule = task
+def _index_shard(task: tuple[Path, Selection, str, int | None]) -> _Part:
+    """Read one shard, or its first samples."""
+    path, selection, rule, most = task
     part, remarks = _Part(), Remarks()
     labels: list[Label] = []
     clean: list[Label] = []
     unused: Counter[str] = Counter()
     with mapped(path) as data:
-        part.hash = hash_file(path)  # reads all of it first: a failing disk is an error here, and no signal in the map
-        walk = samples(data, path, remarks)
+        if most is None:
+            part.hash = hash_file(path)  # reads all of it first: a failing disk is an error here, no signal in the map
+        walk = islice(samples(data, path, remarks), most)
         for sample in walk:
             try:
                 used = _add(part, sample, data, selection, (labels, clean), rule)
@@ -343,10 +306,10 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
             except EmptySampleError as error:
                 if remarks.unended is not None:  # this is the last one
                     law = f"damaged or truncated tar after byte {remarks.unended}"
-                    raise ValueError(
-                        f"{path}: {law}: no end-of-archive mark there, and the last sample, {sample.key!r}, has no "
-                        "image or no label: copy the shard again"
-                    ) from None
+                    lost = (
+                        f"no end-of-archive mark there, and the last sample, {sample.key!r}, has no image or no label"
+                    )
+                    raise ValueError(f"{path}: {law}: {lost}: copy the shard again") from None
                 if not selection.skip_empty:
                     deque(walk, maxlen=0)  # perhaps the rest of it stands apart, which is refused
                     raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
@@ -355,11 +318,11 @@ def _index_shard(task: tuple[Path, Selection, str]) -> _Part:
             except ValueError as error:
                 raise ValueError(f"{path}: sample {sample.key!r}: {error}") from None
             unused.update(extension for extension in sample.members if extension not in used)
-        if not part.draft.keys and not part.bad and not selection.skip_empty:
+        if not part.rows.keys and not part.bad and not selection.skip_empty:
             raise ValueError(f"{path}: no samples in this shard: leave it out, or index with --skip-empty")
         part.left_out.merge(remarks.passed)
         for extension, count in unused.items():
-            part.left_out.add(f"members .{extension}", path.name, count)
+            part.left_out.add(f"members .{extension}", path.name, count=count)
         part.unended, part.labels, part.clean = remarks.unended, _compact(labels), _compact(clean)
         part.size = len(data)
         return part
@@ -373,11 +336,11 @@ def _add(
     labels: tuple[list[Label], list[Label]],
     rule: str,
 ) -> tuple[str, ...]:
-    """Add a sample, its label and the one before noise; returns the extensions that were used."""
+    """Add a sample, its label and the one before noise; return the extensions that were used."""
     extension = selection.image_extension(sample)
     label = selection.label_of(sample, data) if selection.labelled else None
     truth = selection.clean_of(sample, data)
-    part.draft.add(sample.key, 0, *selection.image_of(sample, data, rule=rule))
+    part.rows.add(sample.key, 0, *selection.image_of(sample, data, rule=rule))
     if label is None:
         return (extension,)
     for each, values in zip((label, truth), labels, strict=True):
@@ -385,8 +348,7 @@ def _add(
             values.append(each)
     chosen = selection.label_extension(sample)
     part.texts += selection.label is None and chosen == "txt" and isinstance(label, str)
-    other = selection.contradiction(sample, label, data)
-    if other:
+    if other := selection.contradiction(sample, label, data):
         reason = f"labels of .{other} that say something else than the one that was taken"
         part.left_out.add(f"{reason} (--label {other} takes them)", sample.key)
     return extension, chosen, CLEAN
@@ -394,9 +356,41 @@ def _add(
 
 def _compact(labels: list[Label]) -> Labels:
     """Numbers as an array: eight bytes each, also on their way from one process to another."""
-    if any(isinstance(label, str) for label in labels):
-        return labels
-    return np.array(labels, dtype=np.int64)
+    return labels if any(isinstance(label, str) for label in labels) else np.array(labels, dtype=np.int64)
+
+
+def _class_numbers(
+    taken: Sequence[tuple[Path, _Part]], rows: CatalogWriter, classes: Sequence[str] | None, root: Path
+) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64] | None]:
+    """Return class names, labels and true labels as class numbers."""
+    labels, clean = [part.labels for _, part in taken], [part.clean for _, part in taken if len(part.clean)]
+    names = tuple(classes) if classes else _class_names([*labels, *clean], root)
+    if (noisy := sum(map(len, clean))) not in (0, len(rows.keys)):
+        law = f".{CLEAN} must be in every sample or in none, but got {noisy} of {len(rows.keys)}"
+        raise ValueError(f"{root}: {law}")
+
+    def numbers(parts: Sequence[Labels]) -> NDArray[np.int64]:
+        number: dict[Label, int] = {name: c for c, name in enumerate(names)}
+        found = np.concatenate(
+            [
+                part
+                if isinstance(part, np.ndarray)
+                else np.array([label if isinstance(label, int) else number.get(label, -1) for label in part], np.int64)
+                for part in parts
+            ]
+        )
+        outside = np.flatnonzero((found < 0) | (found >= len(names)))
+        if len(outside):
+            at = int(outside[0])
+            label = next(islice(chain.from_iterable(parts), at, None))
+            law = f"label must be one of {len(names)} classes"
+            got = repr(label) if isinstance(label, str) else int(label)
+            where = f"{taken[rows.shard(at)][0]}: sample {rows.keys[at]!r}"
+            raise ValueError(f"{where}: {law}, but got {got}: repair it, or give more class names")
+        return found
+
+    truth = numbers(clean) if noisy else None
+    return names, numbers(labels), truth
 
 
 def _class_names(labels: Sequence[Labels], root: Path) -> tuple[str, ...]:
@@ -407,33 +401,12 @@ def _class_names(labels: Sequence[Labels], root: Path) -> tuple[str, ...]:
             return number_names(max(int(part.max()) for part in numbers), sum(map(len, numbers)))
         except ValueError as error:
             raise ValueError(f"{root}: {error}") from None
-    if not numbers and all(isinstance(label, str) for part in names for label in part):
-        return tuple(sorted({str(label) for part in names for label in part}))
     every = list(chain.from_iterable(labels))
-    number = next(int(label) for label in every if not isinstance(label, str))
+    number = next((int(label) for label in every if not isinstance(label, str)), None)
+    if number is None:
+        return tuple(sorted(set(map(str, every))))
     name = next(label for label in every if isinstance(label, str))
     raise ValueError(
         f"{root}: labels must all be numbers or all be names, but got both, such as {number} and {name!r}: repair "
         "them, or choose one source of labels with --label"
     )
-
-
-def _numbers(parts: Sequence[Labels], classes: Sequence[str], draft: Draft, paths: Sequence[Path]) -> NDArray[np.int64]:
-    """Labels as class numbers, each within the classes."""
-    number: dict[Label, int] = {name: c for c, name in enumerate(classes)}
-    numbers = np.concatenate([part if isinstance(part, np.ndarray) else _looked_up(part, number) for part in parts])
-    (outside,) = np.nonzero((numbers < 0) | (numbers >= len(classes)))
-    if len(outside):
-        at = int(outside[0])
-        key, shard = draft.keys[at], draft.shard(at)
-        label = next(islice(chain.from_iterable(part for part in parts), at, None))
-        law = f"label must be one of {len(classes)} classes"
-        got = repr(label) if isinstance(label, str) else int(label)
-        raise ValueError(f"{paths[shard]}: sample {key!r}: {law}, but got {got}: repair it, or give more class names")
-    return numbers
-
-
-def _looked_up(labels: Sequence[Label], number: dict[Label, int]) -> NDArray[np.int64]:
-    """Class numbers of names, -1 where a name is unknown."""
-    looked_up = [label if isinstance(label, int) else number.get(label, -1) for label in labels]
-    return np.array(looked_up, dtype=np.int64)

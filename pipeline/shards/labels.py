@@ -102,13 +102,11 @@ class Selection:
             UnreadableImageError: It has one of a format that loaders do not decode.
             ValueError: It has several.
         """
-        wanted = self.images
-        found = [extension for extension in sample.members if extension in wanted]
+        found = [extension for extension in sample.members if extension in self.images]
+        law = f"must have one image (.{', .'.join(self.images)}), but got .{', .'.join(found or sample.members)}"
         if len(found) > 1:
-            law = f"must have one image (.{', .'.join(wanted)}), but got .{', .'.join(found)}"
             raise ValueError(f"{law}: choose one with --image {found[0]}")
         if not found:
-            law = f"must have one image (.{', .'.join(wanted)}), but got .{', .'.join(sample.members)}"
             others = [each for each in sample.members if f".{each.rpartition('.')[2]}" in ENDINGS]
             known = next((each for each in others if each.rpartition(".")[2] in EXTENSIONS), None)
             if others and not known and not self.image:
@@ -121,13 +119,7 @@ class Selection:
         return found[0]
 
     def image_of(self, sample: Sample, data: mmap.mmap, /, *, rule: str = "exif") -> tuple[int, bytes, ImageInfo]:
-        """Read the image of a sample: where it begins, its bytes, and what ``probe`` says of them.
-
-        Raises:
-            EmptySampleError: It has none, or an empty one.
-            UnreadableImageError: It cannot be read.
-            ValueError: It has several.
-        """
+        """Read the image of a sample: where it begins, its bytes, what ``probe`` says; errors as ``image_extension``."""
         member = sample.members[self.image_extension(sample)]
         image = data[member.offset : member.offset + member.size]
         try:
@@ -136,11 +128,7 @@ class Selection:
             raise UnreadableImageError(str(error)) from None
 
     def label_extension(self, sample: Sample, /) -> str:
-        """Return the extension of a sample's label member.
-
-        Raises:
-            EmptySampleError: It has none.
-        """
+        """Return the extension of a sample's label member; ``EmptySampleError`` where it has none."""
         wanted = LABELS if self.label is None else (self.label.partition(":")[0],)
         found = next((extension for extension in wanted if extension in sample.members), None)
         if found is not None:
@@ -176,9 +164,9 @@ class Selection:
         except EmptySampleError:
             return self.skip_empty
         except UnreadableImageError:
-            return self.skip_bad or self.skip_empty  # the latter of catalogs that were made before there was the former
+            return self.skip_bad
         except ValueError:
-            return False
+            pass
         return False
 
     def clean_of(self, sample: Sample, data: mmap.mmap, /) -> Label | None:
@@ -189,8 +177,7 @@ class Selection:
         """Return another source that names another label of the same kind, where none was chosen."""
         found = [(extension, "") for extension in LABELS if extension in sample.members][1:]
         keys = [("json", KEYS[1])] if "json" in sample.members else []  # an object may have both keys
-        others = {None: found + keys, "json": keys}.get(self.label, [])
-        for extension, key in others:
+        for extension, key in {None: found + keys, "json": keys}.get(self.label, []):
             try:
                 other = read_label(sample, extension, data, path=key)
             except ValueError:  # no label: a caption, or other metadata
@@ -206,12 +193,8 @@ BY_DEFAULT = Selection()
 def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str = "") -> Label:
     """Read the label in one member: a class number or name.
 
-    Args:
-        sample: The sample.
-        extension: Of the member.
-        data: The mapped tar.
-        path: Keys that lead to it in JSON, with dots between them; without, a member ``json`` holds it itself or is an
-            object with one of ``KEYS``.
+    ``path`` holds the keys that lead to it in JSON, with dots between them; without, a member ``json`` holds it itself
+    or is an object with one of ``KEYS``.
 
     Raises:
         EmptySampleError: Nothing there.
@@ -230,7 +213,7 @@ def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str 
     where = f".{extension}"
     if structured and text.strip():
         value, where = _at(value, path.split(".") if path else [], extension)
-    return _as_label(value, where, raw)
+    return as_label(value, where, raw)
 
 
 def _at(value: Any, keys: list[str], extension: str) -> tuple[Any, str]:
@@ -241,9 +224,8 @@ def _at(value: Any, keys: list[str], extension: str) -> tuple[Any, str]:
         if key is None:
             some = [name for name in value if re.search("class|label|target|categor|cls", name, re.IGNORECASE)]
             remedy = f"name another with --label {extension}:{some[0] if some else 'KEY'}, or --label none"
-            raise ValueError(
-                f"{where} {_LAW}, or an object with {' or '.join(KEYS)}, but its keys are {_listed(value)}: {remedy}"
-            )
+            law = f"{where} {_LAW}, or an object with {' or '.join(KEYS)}"
+            raise ValueError(f"{law}, but its keys are {_listed(value)}: {remedy}")
         return value[key], f"{key!r} in {where}"
     while keys:
         if isinstance(value, dict) and ".".join(keys) in value:  # a key that has dots itself
@@ -265,7 +247,7 @@ def _listed(keys: Collection[str]) -> str:
     return f"{shown}{', …' if len(keys) > 12 else ''}" if keys else "none"
 
 
-def _as_label(value: Any, where: str, raw: bytes) -> Label:
+def as_label(value: Any, where: str, raw: bytes) -> Label:
     """Return a class number or name, or refuse what is neither."""
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "":

@@ -1,11 +1,6 @@
-"""Who writes in a folder, and folders that appear whole or not at all.
-
-A writer holds flock on a hidden file that names it, so the lock dies with its owner, however that ends, and two
-writers at once are refused.
-"""
+"""Write locks of folders, and folders that appear whole or not at all."""
 
 import errno
-import fcntl
 import os
 import shutil
 import socket
@@ -13,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from filelock import FileLock, Timeout
+
+from drawstream.samplers.files.system import fault_of, system_fault
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # a file system without locks
 
 
 @contextmanager
 def claimed(folder: Path, /, *, lock: Path | None = None) -> Iterator[None]:
-    """Hold the folder's write lock; create the folder if needed.
+    """Hold the folder's write lock, which dies with its process; create the folder if needed.
 
     Args:
         folder: Folder to write.
@@ -29,20 +28,31 @@ def claimed(folder: Path, /, *, lock: Path | None = None) -> Iterator[None]:
     """
     lock = lock or folder / ".lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _claim(lock, folder)
+    held = FileLock(lock, timeout=0)
     try:
+        held.acquire()
+    except Timeout:
+        owner = "unknown"
+        with suppress(OSError):
+            owner = lock.read_text(errors="replace").strip() or owner
+        raise ValueError(f"{folder}: another process ({owner}) is writing there: wait for it") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        with suppress(OSError):  # a full disk: the lock has no name
+            lock.write_text(f"{os.getpid()} on {socket.gethostname()}\n")
         yield
     finally:
         lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        held.release()
 
 
 @contextmanager
 def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Path]:
     """Give a new folder to fill; on a clean exit it takes the target's name, on an error it is removed.
 
-    What a killed process left behind in the hidden folder ``.NAME.partial`` is cleared by the next one; two at once are
-    refused.
+    The folder is ``.NAME.partial``; the next writer removes what a killed one left there.
 
     Args:
         target: Where the folder goes. Missing or empty, unless ``replaceable``.
@@ -61,13 +71,13 @@ def staged_folder(target: Path, /, *, replaceable: bool = False) -> Iterator[Pat
             _rename(partial, target)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
-                raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
+            if isinstance(error, OSError) and fault_of(error) == "full" and error.filename is None:
+                raise system_fault(error, target) from error
             raise
 
 
 def check_target(target: Path, /, *, replaceable: bool) -> Path:
-    """The absolute path of a folder that may be made or replaced.
+    """Return the absolute path of a folder that may be made or replaced.
 
     Raises:
         ValueError: It is filled, or a file.
@@ -76,35 +86,9 @@ def check_target(target: Path, /, *, replaceable: bool) -> Path:
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file: name a folder")
     if not replaceable and target.is_dir() and any(target.iterdir()):
-        raise ValueError(
-            f"{target}: folder is not empty: name another one, or allow it to be overwritten (--overwrite)"
-        )
+        remedy = "name another one, or allow it to be overwritten (--overwrite)"
+        raise ValueError(f"{target}: folder is not empty: {remedy}")
     return target
-
-
-def _claim(lock: Path, folder: Path) -> int:
-    """A descriptor of the file, locked; one that its owner removed meanwhile is no lock any more."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 80).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise ValueError(f"{folder}: another process ({owner}) is writing there: wait for it") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
-                os.close(descriptor)
-                raise
-        try:
-            if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                os.ftruncate(descriptor, 0)
-                with suppress(OSError):  # the disk is full: it goes without a name
-                    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode())
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
 
 
 def _rename(partial: Path, target: Path) -> None:

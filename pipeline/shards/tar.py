@@ -20,39 +20,36 @@ from drawstream.samplers.errors import DrawstreamError
 
 BLOCK = 512  # bytes; headers and data begin at multiples of it
 NAME = 100  # bytes of the longest plain name
-_LARGEST = 8**11 - 1  # bytes, in eleven octal digits
-_PATTERN = tarfile.TarInfo()  # mode 0444, no owner, no time: as `pack` writes
-_PATTERN.mode = 0o444
-_MADE = _PATTERN.tobuf(tarfile.PAX_FORMAT)
-_OWNER, _TIME, _REST = _MADE[100:124], _MADE[136:148], _MADE[156:]
-_FIXED = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
 _PLAIN = re.compile(
     rb"(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 0\0{100}"
     rb"ustar(?:\00000|  \0).{64}(?:[0-7]{7}\0|\0{8}){2}\0{155}",
     re.DOTALL,
 )
+AS_TAR = "write the samples as a sorted tar (tar --sort=name -cf NEW.tar -C FOLDER .)"
+_COPY = "copy the shard again"
+_MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
+_MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
+COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|lzo|lz|z|br)|tgz|tbz2?|txz|tzst|taz|tlz)$", re.IGNORECASE)
+_PACKED = (  # gzip, compress, pack, bzip2, xz, lzma, lzip, zstd, lz4 and its older form, lzop, snappy
+    *(b"\x1f\x8b", b"\x1f\x9d", b"\x1f\xa0", b"BZh", b"\xfd7zXZ", b"]\0\0", b"LZIP", b"\x28\xb5\x2f\xfd"),
+    *(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18", b"\x89LZO", b"\xff\x06\0\0sNaPpY"),
+)
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
+_NO_FILE = "it holds no image or label: write the tar without it (tar --exclude)"
+_LINKED = "store the file itself (tar --dereference --hard-dereference)"
+_KINDS = {
+    tarfile.SYMTYPE: ("a symbolic link", _LINKED),
+    tarfile.LNKTYPE: ("a hard link", _LINKED),
+    tarfile.FIFOTYPE: ("a pipe", _NO_FILE),
+    tarfile.CHRTYPE: ("a device", _NO_FILE),
+    tarfile.BLKTYPE: ("a device", _NO_FILE),
+    b"D": ("a folder's listing of an incremental backup", "write the tar without --listed-incremental"),
+    b"M": ("a part of a file that began in another volume", "join the volumes: write the tar without --multi-volume"),
+}
 
 
-def write_plain(name: str, size: int, /) -> bytes | None:
-    """Return a ustar header, mode 0444, no owner, 512 bytes; None if plain ustar cannot hold it."""
-    if not (name.isascii() and 0 < len(name) <= NAME and size <= _LARGEST) or "\0" in name:
-        return None
-    text, digits = name.encode(), b"%011o" % size
-    total = _FIXED + sum(text) + sum(digits)
-    return b"".join((text.ljust(NAME, b"\0"), _OWNER, digits, b"\0", _TIME, b"%06o\0 " % total, _REST))
-
-
-def write_header(name: str, size: int, /) -> bytes:
-    """The same, plain or not: the blocks that webdataset's TarWriter writes."""
-    if (plain := write_plain(name, size)) is not None:
-        return plain
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o444
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-def read_plain(block: bytes, /) -> tuple[str, int] | None:
-    """Name and size of a header of 512 bytes; None where it is not plain, or damaged."""
+def read_ustar(block: bytes, /) -> tuple[str, int] | None:
+    """Return name and size of a plain ustar header of 512 bytes; None where it is another, or damaged."""
     if len(block) != BLOCK or not (match := _PLAIN.match(block, NAME)):
         return None
     text = block[:NAME].rstrip(b"\0")
@@ -64,24 +61,8 @@ def read_plain(block: bytes, /) -> tuple[str, int] | None:
     return text.decode(), int(match[1], 8)
 
 
-AS_TAR = "write the samples as a sorted tar (tar --sort=name -cf NEW.tar -C FOLDER .)"
-MOST_ZEROS = 64 << 20  # bytes behind the end mark: tar pads to records of kilobytes, and a sparse file has no end
-MISLED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
-COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|lzo|lz|z|br)|tgz|tbz2?|txz|tzst|taz|tlz)$", re.IGNORECASE)
-_PACKED = (  # gzip, compress, pack, bzip2, xz, lzma, lzip, zstd, lz4 and its older form, lzop, snappy
-    *(b"\x1f\x8b", b"\x1f\x9d", b"\x1f\xa0", b"BZh", b"\xfd7zXZ", b"]\0\0", b"LZIP", b"\x28\xb5\x2f\xfd"),
-    *(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18", b"\x89LZO", b"\xff\x06\0\0sNaPpY"),
-)
-_META = re.compile(r"__[^/]*__($|/)")  # webdataset skips these
-
-
 class DamagedTarError(DrawstreamError):
-    """A tar that does not run from header to header to its end.
-
-    Args:
-        message: What is wrong, with the file.
-        at: The byte where the walk stopped.
-    """
+    """A tar that does not run from header to header to its end; ``at`` is the byte where the walk stopped."""
 
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)
@@ -134,7 +115,7 @@ def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Empty, compressed, or no regular file (a pipe, a device, a folder).
+        ValueError: Empty, compressed, another archive, or no regular file (a pipe, a device, a folder).
     """
     if not shard.is_file():
         if shard.exists():
@@ -145,20 +126,15 @@ def mapped(shard: Path, /) -> Iterator[mmap.mmap]:
         if not head:
             raise ValueError(f"{shard}: shard is empty: copy it again")
         if not is_header(head):  # a member's name may begin with such bytes, too
-            _check_kind(head, shard)
+            frame = head[1:4] == b"\x2a\x4d\x18" and head[:1] in b"PQRSTUVWXYZ[\\]^_"  # zstd and lz4 skip such a one
+            if frame or head.startswith(_PACKED) or COMPRESSED.search(shard.name):
+                law = "shard is compressed, its images cannot be reached by offset"
+                raise ValueError(f"{shard}: {law}: decompress it (gunzip, unxz, unzstd, lz4 -d …)")
+            if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
+                remedy = f"unpack it and {AS_TAR}; folders of images per class can be packed (drawstream pack)"
+                raise ValueError(f"{shard}: is a zip, 7z or rar archive and no tar: {remedy}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
-
-
-def _check_kind(head: bytes, shard: Path) -> None:
-    """Refuse compressed tars and other archives by their first bytes."""
-    frame = head[1:4] == b"\x2a\x4d\x18" and head[:1] in b"PQRSTUVWXYZ[\\]^_"  # zstd and lz4 skip such a one
-    if frame or head.startswith(_PACKED) or COMPRESSED.search(shard.name):
-        law = "shard is compressed, its images cannot be reached by offset"
-        raise ValueError(f"{shard}: {law}: decompress it (gunzip, unxz, unzstd, lz4 -d …)")
-    if head.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!")):
-        remedy = f"unpack it and {AS_TAR}; folders of images per class can be packed (drawstream pack)"
-        raise ValueError(f"{shard}: is a zip, 7z or rar archive and no tar: {remedy}")
 
 
 def samples(data: mmap.mmap, shard: Path, /, remarks: Remarks | None = None) -> Iterator[Sample]:
@@ -166,22 +142,17 @@ def samples(data: mmap.mmap, shard: Path, /, remarks: Remarks | None = None) -> 
 
     Hidden files and ``__meta__`` names or folders are passed over.
 
-    Args:
-        data: The mapped tar.
-        shard: Its name, for messages.
-        remarks: Is told what was passed over.
-
     Raises:
         ValueError: A damaged or truncated tar, members of a key that are not adjacent, a member that comes twice, or a
             name that ``check_name`` refuses.
     """
+    remarks = remarks or Remarks()
     seen: dict[str, Sample] = {}
     current: Sample | None = None
     for member in members(data, shard, remarks=remarks):
         parts = split_name(member.name)
         if parts is None:
-            if remarks is not None:
-                remarks.passed.add("members that belong to no sample", shortened(member.name))
+            remarks.passed.add("members that belong to no sample", shortened(member.name))
             continue
         key, extension = parts
         try:
@@ -235,7 +206,7 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks
         ValueError: Something else than plain files and folders in it, or a name that is not UTF-8.
     """
     end = begin  # where the next header must be
-    while plain := read_plain(data[end : end + BLOCK]):
+    while plain := read_ustar(data[end : end + BLOCK]):
         begin, (name, size) = end + BLOCK, plain
         if begin + size > len(data):  # cut: tarfile says so
             break
@@ -248,7 +219,7 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks
             tar = tar or tarfile.open(fileobj=data, mode="r:")  # noqa: SIM115 (nothing to close: the map is the caller's)
             info = tar.next()
             tar.members.clear()  # tarfile keeps them all
-        except MISLED as error:  # RecursionError: a chain of headers that each say that the next one is long
+        except _MISLED as error:  # RecursionError: a chain of headers that each say that the next one is long
             head = f"; it begins with {bytes(data[:16])!r}, is it a tar?" if end == 0 else ""
             law = f"damaged or truncated tar after byte {end} ({str(error) or type(error).__name__}{head})"
             raise DamagedTarError(f"{shard}: {law}: copy the shard again", end) from None
@@ -263,14 +234,7 @@ def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks
 
 
 def survey(data: mmap.mmap, shard: Path, /) -> tuple[list[Member], list[DamagedTarError]]:
-    """Walk a tar past its damage: every member that can still be found, and every place that is damaged.
-
-    After a damaged header the walk goes on at the next block that is a header by its checksum.
-
-    Args:
-        data: The mapped tar.
-        shard: Its name, for messages.
-    """
+    """Find every member and every damaged place of a mapped tar; behind one the walk goes on at the next header."""
     found: list[Member] = []
     damage: list[DamagedTarError] = []
     begin: int | None = 0
@@ -280,10 +244,11 @@ def survey(data: mmap.mmap, shard: Path, /) -> tuple[list[Member], list[DamagedT
             break
         except DamagedTarError as error:
             damage.append(error)
-            begin = _next_header(data, max(begin, error.at) + BLOCK)
+            first = -(-max(begin, error.at) // BLOCK) * BLOCK + BLOCK
+            places = range(first, len(data), BLOCK)
+            begin = next((at for at in places if is_header(data[at : at + BLOCK])), None)
         except ValueError as error:  # a link, or a name that is not UTF-8, where the catalog's maker saw none
-            at = found[-1].offset if found else 0
-            damage.append(DamagedTarError(str(error), at))
+            damage.append(DamagedTarError(str(error), found[-1].offset if found else 0))
             break
     return found, damage
 
@@ -297,60 +262,42 @@ def is_header(block: bytes, /) -> bool:
     return len(block) == BLOCK and written == sum(block) - sum(block[148:156]) + 8 * 32
 
 
-def _next_header(data: mmap.mmap, begin: int) -> int | None:
-    for at in range(-(-begin // BLOCK) * BLOCK, len(data), BLOCK):
-        if is_header(data[at : at + BLOCK]):
-            return at
-    return None
-
-
 def _check_end(data: mmap.mmap, shard: Path, end: int, remarks: Remarks | None) -> None:
     """Hold the bytes after the last member against an archive's end: zeros, a block of them at least, or nothing."""
-    block = data[end : end + BLOCK]
-    if len(block) < BLOCK and end > 0 and not block.strip(b"\0"):
-        if remarks is not None:
+    block, rest = data[end : end + BLOCK], len(data) - end
+    empty = not block.strip(b"\0")
+    if rest < BLOCK and end > 0 and empty:
+        if remarks:
             remarks.unended = end
         return
-    if end == 0 and block.strip(b"\0"):
-        law = f"damaged or truncated at byte 0, it begins with {bytes(data[:16])!r}"
-        raise DamagedTarError(f"{shard}: {law}: is it a tar? Copy the shard again, or leave it out", end)
-    if len(block) < BLOCK:
-        raise DamagedTarError(f"{shard}: truncated inside a header at byte {end}: copy the shard again", end)
-    if block.strip(b"\0"):
-        raise DamagedTarError(f"{shard}: damaged header at byte {end}: copy the shard again", end)
-    if len(data) - end > MOST_ZEROS:
-        law = f"{len(data) - end} bytes after the end-of-archive mark at byte {end}"
-        raise DamagedTarError(f"{shard}: {law}: copy the shard again", end)
-    for at in range(end, len(data), 1 << 20):
-        if data[at : at + (1 << 20)].strip(b"\0"):
-            law = f"data after the end-of-archive mark at byte {end}"
-            remedy = "copy the shard again; if tars were joined, unpack it with tar --ignore-zeros and write it anew"
-            raise DamagedTarError(f"{shard}: {law}: {remedy}", end)
-
-
-_NO_FILE = "it holds no image or label: write the tar without it (tar --exclude)"
-_LINKED = "store the file itself (tar --dereference --hard-dereference)"
-_KINDS = {
-    tarfile.SYMTYPE: ("a symbolic link", _LINKED),
-    tarfile.LNKTYPE: ("a hard link", _LINKED),
-    tarfile.FIFOTYPE: ("a pipe", _NO_FILE),
-    tarfile.CHRTYPE: ("a device", _NO_FILE),
-    tarfile.BLKTYPE: ("a device", _NO_FILE),
-    b"D": ("a folder's listing of an incremental backup", "write the tar without --listed-incremental"),
-    b"M": ("a part of a file that began in another volume", "join the volumes: write the tar without --multi-volume"),
-}
+    if end == 0 and not empty:
+        remedy = "is it a tar? Copy the shard again, or leave it out"
+        law = f"damaged or truncated at byte 0, it begins with {bytes(data[:16])!r}: {remedy}"
+    elif rest < BLOCK:
+        law = f"truncated inside a header at byte {end}: {_COPY}"
+    elif not empty:
+        law = f"damaged header at byte {end}: {_COPY}"
+    elif rest > _MOST_ZEROS:
+        law = f"{rest} bytes after the end-of-archive mark at byte {end}: {_COPY}"
+    elif any(data[at : at + (1 << 20)].strip(b"\0") for at in range(end, len(data), 1 << 20)):
+        remedy = f"{_COPY}; if tars were joined, unpack it with tar --ignore-zeros and write it anew"
+        law = f"data after the end-of-archive mark at byte {end}: {remedy}"
+    else:
+        return
+    raise DamagedTarError(f"{shard}: {law}", end)
 
 
 def _member(info: tarfile.TarInfo, length: int, shard: Path, at: int) -> Member:
+    name = shortened(info.name)
     if not info.isreg() or info.issparse():
         what, remedy = _KINDS.get(info.type, (f"of type {info.type!r}", _NO_FILE))
         if info.issparse():
             what, remedy = "a sparse file", "store it whole (tar without --sparse)"
-        raise ValueError(f"{shard}: member {shortened(info.name)} is {what}: {remedy}")
+        raise ValueError(f"{shard}: member {name} is {what}: {remedy}")
     if info.offset_data + info.size > length:
-        raise DamagedTarError(f"{shard}: truncated inside member {shortened(info.name)}: copy the shard again", at)
+        raise DamagedTarError(f"{shard}: truncated inside member {name}: {_COPY}", at)
     try:
         info.name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{shard}: member name {shortened(info.name)} must be UTF-8: rename it") from None
+        raise ValueError(f"{shard}: member name {name} must be UTF-8: rename it") from None
     return Member(info.name, info.offset_data, info.size)

@@ -14,7 +14,7 @@ import pytest
 
 from drawstream.pipeline.decoding.image import ImageInfo
 from drawstream.pipeline.shards.catalog import Catalog, Shard, seal
-from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import ArraySource, open_source
@@ -130,9 +130,9 @@ def test_draws():
 @pytest.fixture
 def unlabelled(tmp_path):
     """A catalog without labels, images as they are stored, keys in two shards, and a column of a newer version."""
-    draft = Draft()
+    draft = CatalogWriter()
     for shard in (0, 1):
-        part = Draft()
+        part = CatalogWriter()
         for row in range(3):
             part.add(f"{row}", 0, 512 * row, b"x" * (8 + row), ImageInfo("png", 4, 5, 3))
         draft.append(part, shard)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from drawstream.pipeline.decoding.image import ImageInfo, decode, encode, probe
 from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard
-from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 from drawstream.pipeline.shards.pack import pack
@@ -105,10 +105,10 @@ keys_of_a_shard = st.lists(st.text("ab/0ü. -", min_size=1, max_size=3), min_siz
 @given(st.lists(keys_of_a_shard, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=60)
 def test_keys_lead_to_their_rows_with_and_without_the_stem(shards):
-    draft, found = Draft(), []
+    draft, found = CatalogWriter(), []
     with tempfile.TemporaryDirectory() as folder:
         for number, keys in enumerate(shards):
-            part = Draft()
+            part = CatalogWriter()
             for i, key in enumerate(keys):
                 part.add(key, 0, 16 * i, b"x" * 16, ImageInfo("png", 2, 2, 1))
             draft.append(part, number)

@@ -119,10 +119,10 @@ def lying_catalog(folder, images, kind, size=(40, 60)):
     from drawstream.pipeline import Catalog
     from drawstream.pipeline.decoding.image import ImageInfo
     from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
-    from drawstream.pipeline.shards.catalog_writer import Draft
+    from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 
     path = write_tar(folder / "a.tar", [(f"{i}.{kind}", image) for i, image in enumerate(images)])
-    draft = Draft()
+    draft = CatalogWriter()
     with tarfile.open(path) as tar:
         for i, (member, image) in enumerate(zip(tar, images, strict=True)):
             draft.add(str(i), 0, member.offset_data, image, ImageInfo(kind, *size, 3))

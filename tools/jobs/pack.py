@@ -1,19 +1,16 @@
 """Messages of `drawstream pack` beside its result: skipped files and bad images."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from drawstream.pipeline.left_out import BadImage
 from drawstream.pipeline.shards.names import printable
-from drawstream.pipeline.shards.pack import BadImage, PackResult
+from drawstream.pipeline.shards.pack import PackResult
 from drawstream.pipeline.sources.folder import FolderSource
 from drawstream.pipeline.sources.source import ArraySource, Source
-from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.runs.record import read_record
 
-__all__ = ["finished_before", "list_bad", "tell_source"]
+__all__ = ["finished_before", "tell_source"]
 
 
 def tell_source(source: Source, /) -> dict[str, Any]:
@@ -34,10 +31,3 @@ def finished_before(packed: PackResult, /) -> tuple[PackResult, str]:
     record = read_record(path, "pack")
     bad = tuple(BadImage(each["key"], each["path"], each["reason"]) for each in record.get("bad", []))
     return replace(packed, bad=bad), f" at {record['finished']}"
-
-
-def list_bad(path: Path, source: Path, bad: Sequence[BadImage], /) -> None:
-    """Write the list of images that cannot be read: JSON with key, path and reason of each."""
-    content = {"format": 1, "source": str(source), "bad": [asdict(each) for each in bad]}
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -13,9 +13,10 @@ from PIL import Image
 
 from drawstream.pipeline import Catalog, RemoteError
 from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.left_out import BadImagesError
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.labels import Selection
-from drawstream.pipeline.shards.pack import BadImagesError, pack
+from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import ArraySource, open_source
 from drawstream.pipeline.verify import verify
 from drawstream.tools.cli.app import main

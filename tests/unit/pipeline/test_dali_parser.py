@@ -13,7 +13,7 @@ from drawstream.pipeline.decoding.image import ImageInfo
 from drawstream.pipeline.reading import read_ahead as feed
 from drawstream.pipeline.reading.refused import Headers
 from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
-from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.samplers import Sequential
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -38,7 +38,7 @@ def of_size(jpeg, height, width):
 
 def catalog_of(folder, images, kind="jpeg", size=(40, 60)):
     """A sealed catalog that says of every image what is true of a few."""
-    shard, draft, at = folder / "a.tar", Draft(), 0
+    shard, draft, at = folder / "a.tar", CatalogWriter(), 0
     for i, image in enumerate(images):
         draft.add(str(i), 0, at, image, ImageInfo(kind, *size, 3))
         at += len(image)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from drawstream.pipeline import Catalog, open_source
 from drawstream.pipeline.decoding.image import decode
-from drawstream.pipeline.shards.pack import BadImagesError, pack
+from drawstream.pipeline.left_out import BadImagesError
+from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.convert import as_known, looks_like_image
 from drawstream.pipeline.sources.source import ArraySource
 from drawstream.pipeline.verify import verify

@@ -11,7 +11,8 @@ from webdataset.writer import TarWriter
 
 from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.shards.tar import BLOCK, NAME, mapped, members, read_plain, samples, write_plain
+from drawstream.pipeline.shards.tar import BLOCK, NAME, mapped, members, read_ustar, samples
+from drawstream.pipeline.shards.tar_writer import write_ustar
 
 NAMES = st.one_of(
     st.text("ab1./_-~ ", min_size=1, max_size=NAME + 20),
@@ -27,12 +28,12 @@ def by_tarfile(name, size):
 
 @given(NAMES, st.one_of(st.integers(0, 10**6), st.integers(8**11 - 2, 8**11 + 2)))
 def test_what_is_plain_is_what_tarfile_writes(name, size):
-    written = write_plain(name, size)
+    written = write_ustar(name, size)
     if not name.isascii() or len(name) > NAME or size >= 8**11:
         assert written is None
         return
     assert written == by_tarfile(name, size)
-    assert read_plain(written) == (None if name.endswith("/") else (name, size))
+    assert read_ustar(written) == (None if name.endswith("/") else (name, size))
 
 
 @given(st.text("abc/.", min_size=1, max_size=30), st.integers(0, 10**6), st.integers(0, BLOCK - 1), st.integers(1, 255))
@@ -50,10 +51,10 @@ def assert_read_alike(block, at, change):
     """Whether the header with this change was read here."""
     block = bytearray(block)
     block[at] ^= change
-    assert read_plain(bytes(block)) is None or 148 <= at < 156
+    assert read_ustar(bytes(block)) is None or 148 <= at < 156
     total = sum(block) - sum(block[148:156]) + 256
     block[148:156] = b"%06o\0 " % total  # a forger mends the sum
-    found = read_plain(bytes(block))
+    found = read_ustar(bytes(block))
     if found is not None:
         info = tarfile.TarInfo.frombuf(bytes(block), "utf-8", "surrogateescape")
         assert (info.name, info.size) == found and info.isreg() and not info.issparse()
@@ -64,11 +65,11 @@ def test_every_kind_of_header_but_files_is_left_to_tarfile():
     for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.AREGTYPE, tarfile.GNUTYPE_SPARSE):
         info = tarfile.TarInfo("a")
         info.type = kind
-        assert read_plain(info.tobuf(tarfile.GNU_FORMAT)) is None
-    assert read_plain(bytes(BLOCK)) is None and read_plain(by_tarfile("a", 1)[:-1]) is None
+        assert read_ustar(info.tobuf(tarfile.GNU_FORMAT)) is None
+    assert read_ustar(bytes(BLOCK)) is None and read_ustar(by_tarfile("a", 1)[:-1]) is None
     gnu = tarfile.TarInfo("a.cls")
     gnu.size, gnu.mtime, gnu.uname = 7, 1_700_000_000, "me"
-    assert read_plain(gnu.tobuf(tarfile.GNU_FORMAT)) == read_plain(gnu.tobuf(tarfile.USTAR_FORMAT)) == ("a.cls", 7)
+    assert read_ustar(gnu.tobuf(tarfile.GNU_FORMAT)) == read_ustar(gnu.tobuf(tarfile.USTAR_FORMAT)) == ("a.cls", 7)
 
 
 class Named(ArraySource):
@@ -105,7 +106,7 @@ def test_members_are_the_same_with_and_without_the_short_way(tmp_path_factory, f
     path.write_bytes(buffer.getvalue())
     with mapped(path) as data, pytest.MonkeyPatch.context() as patch:
         short = _walk(data, path)
-        patch.setattr("drawstream.pipeline.shards.tar.read_plain", lambda _: None)
+        patch.setattr("drawstream.pipeline.shards.tar.read_ustar", lambda _: None)
         assert short == _walk(data, path)
 
 

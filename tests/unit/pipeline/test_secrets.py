@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawstream.pipeline.secrets import shown, without_secrets
-from drawstream.pipeline.shards.labels import _as_label
+from drawstream.pipeline.shards.labels import as_label
 from drawstream.pipeline.shards.tar import split_name
 
 S = "hUnTer2"
@@ -97,7 +97,7 @@ def test_any_password_without_space_is_hidden(more, tail):
 
 def _label(text):
     with pytest.raises(ValueError, match="4096 bytes"):
-        _as_label(text, ".cls", text.encode())
+        as_label(text, ".cls", text.encode())
 
 
 PIECES = ["token-", "a", "a=", "token=a ", "a-token_", "http", "http://", "//", "…", "'s3://a@", "(x://?", "k-="]

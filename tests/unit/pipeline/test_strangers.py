@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from drawstream.pipeline import Catalog, open_source
 from drawstream.pipeline.decoding.image import MOST_PIXELS, ImageInfo, encode, probe
 from drawstream.pipeline.shards.catalog import FILE, AlteredCatalogError, Shard, hash_file
-from drawstream.pipeline.shards.catalog_writer import Draft
+from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.names import LONGEST, check_keys, check_name, check_paths, number_names, printable
 from drawstream.pipeline.shards.pack import pack
@@ -256,7 +256,7 @@ def catalog_of(folder, rows, **changes):
     """A sealed catalog of an own writer, its rows (offset, size, height, width) as they are given."""
     path = folder / "a.tar"
     path.write_bytes(bytes(10_000))
-    draft = Draft()
+    draft = CatalogWriter()
     for i, (_, _, height, width) in enumerate(rows):
         draft.add(changes.get("key", str(i)), 0, 0, bytes(10), ImageInfo("png", height, width, 3))
     for i, (offset, size, _, _) in enumerate(rows):
