@@ -119,7 +119,7 @@ class Selection:
         return found[0]
 
     def image_of(self, sample: Sample, data: mmap.mmap, /, *, rule: str = "exif") -> tuple[int, bytes, ImageInfo]:
-        """Read the image of a sample: where it begins, its bytes, what ``probe`` says; errors as ``image_extension``."""
+        """Read the image of a sample: its place, its bytes, what ``probe`` says; errors as ``image_extension``."""
         member = sample.members[self.image_extension(sample)]
         image = data[member.offset : member.offset + member.size]
         try:
