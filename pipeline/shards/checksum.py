@@ -5,17 +5,17 @@ A member of more than `WIDE` bytes has the low half of XXH3-64 (seed 0), which t
 Python side `catalog_file.checksum_of` calls.
 """
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
-import xxhash
 from llvmlite import binding
 from numba import njit, types
 from numpy.typing import NDArray
 
 from drawstream.pipeline.shards.catalog_file import WIDE
 
-binding.load_library_permanently(xxhash._xxhash.__file__)
+binding.load_library_permanently(import_module("xxhash._xxhash").__file__)
 if not binding.address_of_symbol("XXH3_64bits"):  # LLVM would end the process
     raise ImportError("drawstream needs xxhash with its C functions: pip install --force-reinstall xxhash")
 _xxh32: Any = types.ExternalFunction("XXH32", types.uint32(types.voidptr, types.uintp, types.uint32))
