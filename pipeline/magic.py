@@ -42,33 +42,29 @@ _KINDS: tuple[tuple[bytes, int, str], ...] = (  # bytes, where they stand, what 
     (b"\x89PNG", 0, "a PNG with a damaged header"),
     (b"WEBP", 8, "a WebP with a damaged header"),
 )
-_PAGES = (b"<!doctype html", b"<html", b"<head", b"<body")
-LOOKED = 512  # first bytes that are looked at
+_LOOKED = 512  # first bytes that are looked at
 
 
 def describe(data: bytes | memoryview, /) -> str:
     """Say what a file is that is no readable image: "it is a GIF image"."""
-    head = bytes(data[:LOOKED])
-    return f"it is {_kind(head)}"
+    return f"it is {_kind(bytes(data[:_LOOKED]))}"
 
 
 def _kind(head: bytes) -> str:
     if not head:
         return "empty"
-    found = next((kind for mark, at, kind in _KINDS if head[at : at + len(mark)] == mark), None)
-    if found:
+    if found := next((kind for mark, at, kind in _KINDS if head[at : at + len(mark)] == mark), None):
         return found
-    if not head.strip(b"\0"):
-        return "filled with zeros"
-    if re.match(rb"P[1-3]\s+(#|\d+\s+\d+\s)", head):
-        return "a plain (ASCII) Netpbm image, of which only the binary kinds P5 and P6 are read"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith(_PAGES):
-        return "an HTML page"
-    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
-        return "an SVG drawing"
-    if start.startswith(b"<?xml"):
-        return "an XML document"
-    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
-        return "a text file"
-    return "of no kind that is known here"
+    xml = start.startswith(b"<?xml")
+    tests = {
+        "filled with zeros": not head.strip(b"\0"),
+        "a plain (ASCII) Netpbm image, of which only the binary kinds P5 and P6 are read": re.match(
+            rb"P[1-3]\s+(#|\d+\s+\d+\s)", head
+        ),
+        "an HTML page": start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")),
+        "an SVG drawing": start.startswith(b"<svg") or (xml and b"<svg" in start),
+        "an XML document": xml,
+        "a text file": all(byte >= 32 or byte in b"\t\n\r\f" for byte in head),
+    }
+    return next((kind for kind, holds in tests.items() if holds), "of no kind that is known here")

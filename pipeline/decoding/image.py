@@ -18,15 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from drawstream.pipeline.decoding import dali_image
-from drawstream.pipeline.decoding.exif import (
-    SIDEWAYS,
-    UPRIGHT,
-    check_rule,
-    elsewhere,
-    orientation,
-    png_chunks,
-    turn,
-)
+from drawstream.pipeline.decoding.exif import SIDEWAYS, UPRIGHT, check_rule, elsewhere, orientation, png_chunks, turn
 from drawstream.pipeline.decoding.quiet import no_warnings
 from drawstream.pipeline.magic import describe
 from drawstream.samplers.files.system import fault_behind
@@ -78,8 +70,7 @@ def probe(data: bytes | memoryview, /, *, rule: str = "exif") -> ImageInfo:
     kind, mode, width, height, turned, doubt = _by_pillow(data, lambda image: _header(image, data, rule))
     _check_size(height, width)
     if mode.startswith(("I", "F")):
-        law = f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it"
-        raise ValueError(f"{law}: store it with 8 bits")
+        raise ValueError(f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it: store it with 8 bits")
     encoding = "jpeg" if kind == "MPO" else kind.lower()  # MPO: a JPEG with further pictures behind it
     size = (width, height) if turned >= SIDEWAYS else (height, width)
     info = ImageInfo(encoding, *size, 1 if mode in GRAY_MODES else 3, orientation=turned)
@@ -165,7 +156,14 @@ def encode(
         image = pixels
     elif encoding == "keep":
         encoding = "raw"
-    data = _netpbm(image) if encoding == "raw" else _compressed(image, encoding, quality)
+    if encoding == "raw":
+        kind = b"P5" if image.ndim == 2 else b"P6"
+        data = b"%s\n%d %d\n255\n%s" % (kind, image.shape[1], image.shape[0], image.tobytes())
+    else:
+        buffer = io.BytesIO()
+        options = {"quality": quality, "subsampling": 0 if quality >= 95 else 2} if encoding == "jpeg" else {}
+        Image.fromarray(image).save(buffer, encoding, **options)
+        data = buffer.getvalue()
     return data, probe(data)
 
 
@@ -224,18 +222,6 @@ def _check_parser(data: bytes | memoryview, info: ImageInfo, expected: tuple[str
         raise ValueError(f"{law}, but got {found} and {expected}: store the image anew")
 
 
-def _netpbm(image: NDArray[np.uint8]) -> bytes:
-    kind = b"P5" if image.ndim == 2 else b"P6"
-    return b"%s\n%d %d\n255\n%s" % (kind, image.shape[1], image.shape[0], image.tobytes())
-
-
-def _compressed(image: NDArray[np.uint8], encoding: str, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    options = {"quality": quality, "subsampling": 0 if quality >= 95 else 2} if encoding == "jpeg" else {}
-    Image.fromarray(image).save(buffer, encoding, **options)
-    return buffer.getvalue()
-
-
 def _probe_netpbm(head: bytes, length: int) -> ImageInfo:
     match = _NETPBM.match(head)
     if not match:
@@ -246,10 +232,8 @@ def _probe_netpbm(head: bytes, length: int) -> ImageInfo:
     if top != 255:
         raise ValueError(f"Netpbm image must have maximum 255, but got maximum {top}: scale its values to 0 … 255")
     if length != info.start + height * width * info.channels:
-        raise ValueError(
-            f"Netpbm image must have {height} × {width} × {info.channels} bytes after its header, "
-            f"but got {length - info.start}: store one whole picture in a file"
-        )
+        law = f"Netpbm image must have {height} × {width} × {info.channels} bytes after its header"
+        raise ValueError(f"{law}, but got {length - info.start}: store one whole picture in a file")
     return info
 
 

@@ -18,6 +18,7 @@ from drawstream.pipeline.secrets import shown
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FILE,
+    HASHED,
     METADATA,
     RAW,
     SEAL,
@@ -28,7 +29,6 @@ from drawstream.pipeline.shards.catalog_file import (
     column_array,
     encoding_codes,
     fingerprint,
-    flat_keys,
     frozen,
     hash_file,
     read_file,
@@ -112,11 +112,18 @@ class Catalog:
         Raises:
             FileNotFoundError: No catalog there, or a shard is missing.
             RemoteError: A remote catalog cannot be downloaded.
-            ValueError: Not a catalog, a newer format, a missing column, rows that contradict the metadata, or a shard
+            ValueError: Not a catalog, another format, a missing column, rows that contradict the metadata, or a shard
                 of another length.
         """
         catalog = cls.open_rows(path)
-        catalog._check_shards()
+        for i, shard in enumerate(catalog.shards if catalog.remote is None else ()):
+            tar = catalog.shard_path(i)
+            if not tar.is_file():
+                law = f"shard {tar} is missing: copy it there, or pack or index anew"
+                raise FileNotFoundError(f"{catalog.path}: {law}")
+            if (size := tar.stat().st_size) != shard.size:
+                law = f"shard has {size} bytes, its catalog says {shard.size}: copy it again, or index anew"
+                raise ValueError(f"{tar}: {law}")
         return catalog
 
     @classmethod
@@ -128,26 +135,23 @@ class Catalog:
         """
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = read_file(file)
-        shards = meta["shards"]
-        columns = {name: column_array(table, name) for name in table.column_names if name not in ("key", "encoding")}
+        columns: dict[str, Any] = {
+            name: column_array(table, name) for name in table.column_names if name not in ("key", "encoding")
+        }
         columns.setdefault("label", frozen(np.zeros(table.num_rows, np.int64)))
+        starts = np.searchsorted(columns["shard"], np.arange(len(meta["shards"]) + 1))
+        given = ("shards", "orientation", "label_kind", "key_form", "channels", "fingerprint", "provenance")
         catalog = cls(
             path=file,
             remote=remote,
-            shards=shards,
-            orientation=meta["orientation"],
-            label_kind=meta["label_kind"],
-            key_form=meta["key_form"],
             fields=tuple(meta["fields"]),
             classes=tuple(meta["classes"]),
-            channels=meta["channels"],
-            fingerprint=meta["fingerprint"],
-            provenance=meta["provenance"],
             clean_label=columns.pop("clean_label", None),
             turn=columns.pop(TURN, None),
             encoding_codes=encoding_codes(table, file),
-            _keys=flat_keys(table["key"]),
-            _starts=frozen(np.searchsorted(columns["shard"], np.arange(len(shards) + 1)).astype(np.int64)),
+            _keys=table["key"].cast(pa.large_string()).combine_chunks(),
+            _starts=frozen(starts.astype(np.int64)),
+            **{name: meta[name] for name in given},
             **columns,
         )
         catalog._check_rows()
@@ -155,7 +159,7 @@ class Catalog:
             check_keys(catalog._keys)
             if catalog.key_form == "stem/key":
                 catalog._other_keys()
-            check_paths([shard.path for shard in shards], remote=remote is not None)
+            check_paths([shard.path for shard in catalog.shards], remote=remote is not None)
             for name in catalog.classes:
                 check_name(name, what="class name")
         except ValueError as error:
@@ -166,55 +170,32 @@ class Catalog:
 
     def _check_rows(self) -> None:
         """Hold rows against metadata and fingerprint."""
-        file = self.path
-        actual = fingerprint(
-            self.shards,
-            {name: getattr(self, name) for name in ("shard", "offset", "size", "checksum", "label", "height", "width")},
-            self._keys,
-            self.encoding_codes,
-            orientation=self.orientation,
-            label_kind=self.label_kind,
-        )
-        if actual != self.fingerprint:
-            raise AlteredCatalogError(
-                f"{file}: the fingerprint of the rows is {actual}, the file says {self.fingerprint}: "
-                "the catalog was altered; pack or index the data anew"
-            )
-        require(bool((np.diff(self.shard) >= 0).all()), file, "the shard column must never decrease")
-        listed = self.shard[0] >= 0 and self.shard[-1] < len(self.shards)
-        require(bool(listed), file, "shards must be in the list")
+        file, raw = self.path, self.encoding_codes == RAW
+        hashed = {name: getattr(self, name) for name in HASHED}
+        rule = {"orientation": self.orientation, "label_kind": self.label_kind}
+        actual = fingerprint(self.shards, hashed, self._keys, self.encoding_codes, **rule)
+        law = f"the fingerprint of the rows is {actual}, the file says {self.fingerprint}: the catalog was altered"
+        require(actual == self.fingerprint, file, law)
+        require((np.diff(self.shard) >= 0).all(), file, "the shard column must never decrease")
+        require(self.shard[0] >= 0 and self.shard[-1] < len(self.shards), file, "shards must be in the list")
         ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
         inside = (self.offset >= 0) & (self.size > 0) & (self.size <= ends) & (self.offset <= ends - self.size)
-        require(bool(inside.all()), file, "every image must lie inside its shard")
+        require(inside.all(), file, "every image must lie inside its shard")
         apart = (self.offset[1:] >= self.offset[:-1] + self.size[:-1]) | (self.shard[1:] > self.shard[:-1])
-        require(bool(apart.all()), file, "images of a shard must follow one another and not overlap")
-        sides = (self.height >= 1) & (self.width >= 1)
+        require(apart.all(), file, "images of a shard must follow one another and not overlap")
         pixels = self.height.astype(np.int64) * self.width  # of 31 bits each
-        sound = sides & (pixels <= MOST_PIXELS)
-        require(bool(sound.all()), file, f"every image must have 1 … {MOST_PIXELS} pixels")
-        whole = (self.encoding_codes != RAW) | (self.size == pixels * self.channels)
-        require(bool(whole.all()), file, "a raw image must have height × width × channels bytes")
+        sound = (self.height >= 1) & (self.width >= 1) & (pixels <= MOST_PIXELS)
+        require(sound.all(), file, f"every image must have 1 … {MOST_PIXELS} pixels")
+        whole = ~raw | (self.size == pixels * self.channels)
+        require(whole.all(), file, "a raw image must have height × width × channels bytes")
         if self.turn is not None:
             law = "only encoded images of a catalog with the orientation exif can be turned, as 1 … 8 say"
-            least, most = (self.turn < 1) | (self.turn > 8), (self.turn != 1) & (self.encoding_codes == RAW)
-            require(self.orientation == "exif" and not (least | most).any(), file, law)
+            wrong = (self.turn < 1) | (self.turn > 8) | ((self.turn != 1) & raw)
+            require(self.orientation == "exif" and not wrong.any(), file, law)
         require(self.label_kind == "class" or not self.classes, file, "there must be no classes without labels")
         for labels in (self.label, self.clean_label) if self.label_kind == "class" else ():
-            known = labels is None or bool(((labels >= 0) & (labels < self.num_classes)).all())
+            known = labels is None or ((labels >= 0) & (labels < self.num_classes)).all()
             require(known, file, f"labels must lie in 0 … {self.num_classes - 1}")
-
-    def _check_shards(self) -> None:
-        """Hold the shards on disk against the metadata."""
-        file = self.path
-        for i, shard in enumerate(self.shards if self.remote is None else ()):
-            tar = self.shard_path(i)
-            if not tar.is_file():
-                raise FileNotFoundError(f"{file}: shard {tar} is missing: copy it there, or pack or index anew")
-            size = tar.stat().st_size
-            if size != shard.size:
-                raise ValueError(
-                    f"{tar}: shard has {size} bytes, its catalog says {shard.size}: copy it again, or index anew"
-                )
 
     def __len__(self) -> int:
         return len(self.label)
@@ -291,9 +272,8 @@ class Catalog:
             ValueError: Its samples have no labels.
         """
         if self.label_kind == "none":
-            raise ValueError(
-                f"{self.path}: has no labels, but {what} needs classes: index it with --label cls, txt or json:KEY"
-            )
+            remedy = "index it with --label cls, txt or json:KEY"
+            raise ValueError(f"{self.path}: has no labels, but {what} needs classes: {remedy}")
 
     def shard_path(self, shard: int, /) -> Path:
         """Where a local shard lies on disk.
@@ -320,7 +300,7 @@ class Catalog:
 
 
 def _download(url: str) -> tuple[Path, str]:
-    """A fresh copy of a remote catalog file, and the URL of the folder that it came from."""
+    """Copy a remote catalog file to the cache; return the copy and the URL of the folder that it came from."""
     is_file = url.partition("?")[0].endswith(".parquet")
     root = parent(url) if is_file else join(url, ".")
     url = url if is_file else join(url, FILE)
@@ -329,7 +309,7 @@ def _download(url: str) -> tuple[Path, str]:
     if len(data) > MOST:
         raise RemoteError(f"{shown(url)}: a catalog must have at most {MOST} bytes: check the address")
     file = cache_folder() / "catalogs" / name / FILE
-    part = file.with_name(f"{FILE}.{os.getpid()}-{get_ident()}.part")
+    part = file.with_name(f"{FILE}.{os.getpid()}-{get_ident()}.part")  # threads may open one catalog at once
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
@@ -337,23 +317,19 @@ def _download(url: str) -> tuple[Path, str]:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise RemoteError(
-            f"{file}: the copy of {shown(url)} cannot be written ({error.strerror}): "
-            "let XDG_CACHE_HOME name a folder with room that you may write to"
-        ) from None
+        law = f"the copy of {shown(url)} cannot be written ({error.strerror})"
+        remedy = "let XDG_CACHE_HOME name a folder with room that you may write to"
+        raise RemoteError(f"{file}: {law}: {remedy}") from None
     return file, root
 
 
 def _locate(path: Path) -> Path:
-    """The Parquet file that a path names, or an error that helps."""
+    """Return the Parquet file that a path names."""
     if path.is_file():
         return path
     if (path / FILE).is_file():
         return path / FILE
     if (path / "train" / FILE).is_file():
         raise FileNotFoundError(f"{path}: holds two catalogs: open {path / 'train'} or {path / 'holdout'}")
-    if path.is_dir():
-        raise FileNotFoundError(
-            f"{path}: no {FILE} in this folder: make one with `drawstream pack` or `drawstream index`"
-        )
-    raise FileNotFoundError(f"{path}: no such catalog: make one with `drawstream pack` or `drawstream index`")
+    law = f"no {FILE} in this folder" if path.is_dir() else "no such catalog"
+    raise FileNotFoundError(f"{path}: {law}: make one with `drawstream pack` or `drawstream index`")

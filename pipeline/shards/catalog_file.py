@@ -57,26 +57,23 @@ FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
 TURN = "turn"
-LABEL_KINDS = ("class", "none")
-KEY_FORMS = ("key", "stem/key")
 METADATA = b"drawstream"
 SEAL = b"drawstream-hash"
 SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("checksum", pa.uint32()),
-        ("label", pa.int64()),
-        ("clean_label", pa.int64()),
-        ("encoding", pa.dictionary(pa.int8(), pa.string())),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-    ]
+    {
+        "key": pa.string(),
+        "shard": pa.int32(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "checksum": pa.uint32(),
+        "label": pa.int64(),
+        "clean_label": pa.int64(),
+        "encoding": pa.dictionary(pa.int8(), pa.string()),
+        "height": pa.int32(),
+        "width": pa.int32(),
+    }
 )
-
-
+HASHED = ("shard", "offset", "size", "checksum", "label", "height", "width")  # columns of the fingerprint, in its order
 _KINDS = {
     "format": int,
     "fingerprint": str,
@@ -89,6 +86,7 @@ _KINDS = {
     "key_form": str,
     "fields": list,
 }
+_KNOWN = {"orientation": RULES, "label_kind": ("class", "none"), "key_form": ("key", "stem/key")}
 _REMEDY = "pack or index the data anew"
 
 
@@ -129,30 +127,24 @@ def fingerprint(
 
     Args:
         shards: The tars.
-        columns: ``shard``, ``offset``, ``size``, ``checksum``, ``height``, ``width``, and ``label`` where there are
-            labels, (rows,) each.
+        columns: Those of ``HASHED``, (rows,) each; no label where there are none.
         keys: pyarrow large_string (rows,).
         codes: int8 (rows,), positions in ``ENCODINGS``.
         orientation: ``exif`` or ``stored``.
-        label_kind: One of ``LABEL_KINDS``.
+        label_kind: ``class`` or ``none``.
 
     Returns:
         32 hex digits of xxh3-128.
     """
-    state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n".encode())
-    state.update(f"{orientation} {label_kind}\n".encode())
+    state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n{orientation} {label_kind}\n".encode())
     for shard in shards:
         state.update(f"{shard.hash} {shard.size}\n".encode())
-    for name in ("shard", "offset", "size", "checksum", "label", "height", "width"):
-        if name == "label" and label_kind == "none":
-            continue
-        width = SCHEMA.field(name).type.bit_width // 8
-        kind = "u" if name == "checksum" else "i"
-        state.update(np.ascontiguousarray(columns[name], dtype=f"<{kind}{width}").data)
+    for name in HASHED:
+        if name != "label" or label_kind != "none":
+            kind = np.dtype(SCHEMA.field(name).type.to_pandas_dtype()).newbyteorder("<")
+            state.update(np.ascontiguousarray(columns[name], dtype=kind).data)
     state.update(np.ascontiguousarray(codes).data)
-    lengths, text = _text(keys)
-    state.update(lengths.data)
-    state.update(text)
+    _update_texts(state, keys)
     return state.hexdigest()
 
 
@@ -201,26 +193,25 @@ def _update(state: Any, column: Any) -> None:
         values = array.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False)
         state.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)
     else:  # texts and bytes; Arrow refuses others
-        whole = pa.large_string() if pa.types.is_string(kind) else pa.large_binary()
-        lengths, text = _text(array.cast(whole).fill_null("" if pa.types.is_string(kind) else b""))
-        state.update(lengths.data)
-        state.update(text)
+        whole, nothing = (pa.large_string(), "") if pa.types.is_string(kind) else (pa.large_binary(), b"")
+        _update_texts(state, array.cast(whole).fill_null(nothing))
 
 
-def _text(array: Any) -> tuple[NDArray[np.int64], memoryview]:
-    """Length of each of the texts, int64 (rows,), and their bytes one after the other."""
+def _update_texts(state: Any, array: Any) -> None:
+    """Hash the length of each of the texts, then their bytes."""
     _, offsets, text = array.buffers()
     bounds = np.frombuffer(offsets, dtype="<i8")[array.offset : array.offset + len(array) + 1]
-    return np.diff(bounds), memoryview(text or b"")[bounds[0] : bounds[-1]]
+    state.update(np.diff(bounds).data)
+    state.update(memoryview(text or b"")[bounds[0] : bounds[-1]])
 
 
 def checksum_of(data: bytes | memoryview, /) -> int:
-    """The checksum of an image's bytes: XXH32, or the low half of XXH3-64 of more than ``WIDE`` bytes; seed 0."""
+    """Return the checksum of an image: XXH32, or the low half of XXH3-64 of more than ``WIDE`` bytes; seed 0."""
     return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF if len(data) > WIDE else xxhash.xxh32_intdigest(data)
 
 
 def hash_file(path: Path | int, /) -> str:
-    """xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open.
+    """Return xxh3-128 of a file, 32 hex digits; a descriptor is read from where it stands and left open.
 
     Raises:
         OSError: The file cannot be opened; or twice not be read, the error then names the byte.
@@ -251,7 +242,7 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
 
     Raises:
         AlteredCatalogError: Not a catalog, or altered.
-        ValueError: A newer format, or a kind of it that this version does not know.
+        ValueError: Another format, or a kind of it that this version does not know.
     """
     try:
         rows, size = pq.read_metadata(file).num_rows, file.stat().st_size
@@ -261,11 +252,15 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
         metadata, copy = table.schema.metadata or {}, pq.read_metadata(file).metadata or {}
         meta = json.loads(metadata[METADATA])
     except KeyError:
-        raise AlteredCatalogError(
-            f"{file}: not a catalog: the file has no {METADATA.decode()!r} metadata; {_REMEDY}"
-        ) from None
-    except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
-        raise _unreadable(file, error) from None
+        law = f"not a catalog: the file has no {METADATA.decode()!r} metadata"
+        raise AlteredCatalogError(f"{file}: {law}; {_REMEDY}") from None
+    except MemoryError as error:  # a damaged file may claim any size
+        law = f"does not fit into memory ({str(error) or 'no more is there'})"
+        raise AlteredCatalogError(f"{file}: {law}: free memory, or {_REMEDY}") from None
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise_unless_file(error, file)
+        text = (str(error).splitlines() or [""])[0]
+        raise AlteredCatalogError(f"{file}: not a catalog: {text}; {_REMEDY}") from None
     meta = _checked(meta, file)
     require(table.num_rows > 0, file, "a catalog must have rows")
     for column in SCHEMA:
@@ -288,23 +283,24 @@ def _checked(meta: Any, file: Path) -> dict[str, Any]:
         remedy = "upgrade drawstream" if version > FORMAT else _REMEDY
         raise ValueError(f"{file}: catalog format must be {FORMAT}, but got {version}: {remedy}")
     try:
-        sound = all(isinstance(meta[name], kind) for name, kind in _KINDS.items())
-        meta["shards"] = tuple(
+        shards = tuple(
             Shard(str(each["path"]), int(each["size"]), str(each["hash"]), str(each["stem"])) for each in meta["shards"]
         )
-        sound = sound and all(isinstance(name, str) for name in (*meta["classes"], *meta["fields"]))
-        sound = sound and meta["channels"] in (1, 3)
-        sound = sound and all(0 <= shard.size < 1 << 62 for shard in meta["shards"])
+        sound = (
+            all(isinstance(meta[name], kind) for name, kind in _KINDS.items())
+            and all(isinstance(name, str) for name in (*meta["classes"], *meta["fields"]))
+            and meta["channels"] in (1, 3)
+            and all(0 <= shard.size < 1 << 62 for shard in shards)
+        )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         sound = False
     if not sound:
         raise AlteredCatalogError(f"{file}: not a catalog: its metadata must hold {', '.join(_KINDS)}; {_REMEDY}")
-    for name, known in (("orientation", RULES), ("label_kind", LABEL_KINDS), ("key_form", KEY_FORMS)):
+    for name, known in _KNOWN.items():
         if meta[name] not in known:
             law = f"{name} of a catalog must be one of {', '.join(known)}"
             raise ValueError(f"{file}: {law}, but got {shortened(meta[name])}: upgrade drawstream")
-    checked: dict[str, Any] = meta
-    return checked
+    return {**meta, "shards": shards}
 
 
 def _check_column(table: pa.Table, column: pa.Field, label_kind: str, file: Path) -> None:
@@ -332,27 +328,18 @@ def _seal_of(table: pa.Table, file: Path) -> str:
         raise ValueError(f"{file}: columns of a newer kind: {kinds}: upgrade drawstream") from None
 
 
-def _unreadable(file: Path, error: Exception) -> AlteredCatalogError:
-    """Return the error for a failure of Parquet's reader; raise one that is not the file's fault."""
-    if isinstance(error, MemoryError):  # a damaged file may claim any size
-        law = f"does not fit into memory ({str(error) or 'no more is there'})"
-        return AlteredCatalogError(f"{file}: {law}: free memory, or {_REMEDY}")
-    raise_unless_file(error, file)
-    return AlteredCatalogError(f"{file}: not a catalog: {(str(error).splitlines() or [''])[0]}; {_REMEDY}")
-
-
 def encoding_codes(table: pa.Table, file: Path, /) -> NDArray[np.int8]:
     """Return the positions of a catalog's encodings in ``ENCODINGS``, int8 (rows,)."""
     try:
         names = table["encoding"].cast(pa.string())
     except pa.ArrowException as error:
-        raise AlteredCatalogError(f"{file}: damaged encoding column ({error}): pack or index the data anew") from None
+        raise AlteredCatalogError(f"{file}: damaged encoding column ({error}): {_REMEDY}") from None
     codes = pc.index_in(names, value_set=pa.array(ENCODINGS)).combine_chunks()
     require(codes.null_count == 0, file, f"encoding must be one of {', '.join(ENCODINGS)}")
     return frozen(codes.to_numpy(zero_copy_only=False).astype(np.int8))
 
 
-def require(law: bool, file: Path, text: str, /) -> None:
+def require(law: bool | np.bool_, file: Path, text: str, /) -> None:
     """Refuse a catalog that breaks a law.
 
     Raises:
@@ -371,10 +358,3 @@ def frozen(array: NDArray[Any], /) -> NDArray[Any]:
     """Make an array read-only and return it."""
     array.flags.writeable = False
     return array
-
-
-def flat_keys(column: Any, /) -> Any:
-    """Return a key column as one array with 64-bit offsets."""
-    return pa.concat_arrays(
-        [pa.array([], pa.large_string()), *(chunk.cast(pa.large_string()) for chunk in column.chunks)]
-    )

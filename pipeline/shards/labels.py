@@ -248,7 +248,12 @@ def _listed(keys: Collection[str]) -> str:
 
 
 def as_label(value: Any, where: str, raw: bytes) -> Label:
-    """Return a class number or name, or refuse what is neither."""
+    """Return a class number or name.
+
+    Raises:
+        EmptySampleError: Nothing there, or a missing value.
+        ValueError: Neither a number nor a name.
+    """
     value = value.strip() if isinstance(value, str) else value
     if value is None or value == "":
         raise EmptySampleError(f"{where} {_LAW}, but got {raw[:40]!r}: repair it, or leave it out (--skip-empty)")

@@ -52,9 +52,9 @@ class Remote:
     def __post_init__(self) -> None:
         if self.mode not in ("cache", "ranges"):
             raise ValueError(f"`mode` must be cache or ranges, but got {self.mode!r}")
-        for name, value, least in (("limit", self.limit, 1), ("connections", self.connections, 1)):
-            if value is not None and value < least:
-                raise ValueError(f"`{name} >= {least}` must hold, but got {value}")
+        for name, value in (("limit", self.limit), ("connections", self.connections)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name} >= 1` must hold, but got {value}")
         if self.retries < 0 or not self.timeout > 0:
             raise ValueError(f"`retries >= 0` and `timeout > 0` must hold, but got {self.retries} and {self.timeout}")
 
@@ -147,31 +147,32 @@ class Transfer:
     async def _one(
         self, system: Any, gate: asyncio.Semaphore, url: str, start: int | None, stop: int | None, most: int
     ) -> bytes:
-        path = system._strip_protocol(url)
-        for attempt in range(self._remote.retries + 1):
+        path, attempts = system._strip_protocol(url), self._remote.retries + 1
+        for attempt in range(attempts):
+            if attempt:
+                self._count("retries", 1)
+                pause = min(PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
             try:
                 async with gate:
                     data = await asyncio.wait_for(_read(system, path, start, stop, most), self._remote.timeout)
                 if stop is not None and len(data) < stop - (start or 0):
                     raise EOFError(f"{len(data)} of {stop - (start or 0)} bytes came")
             except Exception as error:
-                why = _permanent(error, url)
-                if why:
+                if why := _permanent(error, url):
                     raise RemoteError(f"{shown(url)}: {why}") from None
-                last, lacking = _brief(error, url), error
+                last = error
             else:
-                with self._lock:
-                    self._counts["bytes_downloaded"] += len(data)
+                self._count("bytes_downloaded", len(data))
                 return data
-            if attempt < self._remote.retries:
-                with self._lock:
-                    self._counts["retries"] += 1
-                await asyncio.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311
-        _raise_of_process(lacking, url)
-        raise RemoteError(
-            f"{shown(url)}: could not be read in {self._remote.retries + 1} attempts ({last}): "
-            "check the connection, then start again"
-        )
+        if isinstance(last, OSError) and fault_of(last) == "process":  # of this process, as one on its open files
+            raise system_fault(last, shown(url)) from None
+        law = f"could not be read in {attempts} attempts ({_brief(last, url)})"
+        raise RemoteError(f"{shown(url)}: {law}: check the connection, then start again")
+
+    def _count(self, name: str, more: int) -> None:
+        with self._lock:
+            self._counts[name] += more
 
 
 async def _read(system: Any, path: str, start: int | None, stop: int | None, most: int) -> bytes:
@@ -203,21 +204,13 @@ def _file_system(root: str) -> Any:
     import fsspec
 
     try:
-        system, _ = fsspec.core.url_to_fs(root)
+        return fsspec.core.url_to_fs(root)[0]
     except ImportError as error:
-        raise RemoteError(
-            f"{shown(root)}: a package for such URLs is missing ({_brief(error, root)}): "
-            "`pip install 'drawstream[remote]'` brings those for http and s3"
-        ) from None
+        law = f"a package for such URLs is missing ({_brief(error, root)})"
+        remedy = "`pip install 'drawstream[remote]'` brings those for http and s3"
+        raise RemoteError(f"{shown(root)}: {law}: {remedy}") from None
     except ValueError as error:
         raise RemoteError(f"{shown(root)}: {_brief(error, root)}: use a URL that fsspec knows") from None
-    return system
-
-
-def _raise_of_process(error: Exception, url: str) -> None:
-    """Raise an error that speaks of this process and not of the server, as one on its open files."""
-    if isinstance(error, OSError) and fault_of(error) == "process":
-        raise system_fault(error, shown(url)) from None
 
 
 def _permanent(error: Exception, url: str) -> str | None:

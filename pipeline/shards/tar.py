@@ -62,7 +62,12 @@ def read_ustar(block: bytes, /) -> tuple[str, int] | None:
 
 
 class DamagedTarError(DrawstreamError):
-    """A tar that does not run from header to header to its end; ``at`` is the byte where the walk stopped."""
+    """A tar that does not run from header to header to its end.
+
+    Args:
+        message: What is wrong, with the file.
+        at: The byte where the walk stopped.
+    """
 
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)

@@ -30,9 +30,7 @@ _FORMATS = (  # of Pillow
 _FOREIGN_FORMATS = ("DCX", "EPS", "FITS", "FLI", "FTEX", "GBR", "PIXAR", "WMF", "XVTHUMB")
 _UNMARKED = {".tga": "TGA", ".icb": "TGA", ".vda": "TGA", ".vst": "TGA"}  # known by their endings alone
 _SUBFILE, _BITS_PER_SAMPLE, _COMPRESSION = 254, 258, 259  # TIFF tags
-_CHECKED = {  # compressions of TIFF whose decoders report damage, or that are none
-    1, 5, 8, 32773, 32946, 34925, 50000,
-}  # fmt: skip
+_CHECKED = {1, 5, 8, 32773, 32946, 34925, 50000}  # compressions of TIFF whose decoders report damage, or none
 _NETPBM = re.compile(rb"P([1-6])" + rb"\s+(?:#[^\n]*\n\s*)*(\d+)" * 2)
 _MAXIMUM = re.compile(rb"\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 _NEXT = re.compile(rb"\sP[1-6]\s")  # of a plain (ASCII) Netpbm file
@@ -95,12 +93,9 @@ def as_known(data: bytes, /, *, suffix: str = "") -> bytes:
     if data.startswith((b"\xff\xd8", b"\x89PNG")) or is_webp(data[:12]):
         return data
     unmarked = _UNMARKED.get(suffix.lower())
+    formats = [*_FORMATS, *([unmarked] if unmarked else [])]
     try:
-        # Pillow warns of odd metadata, which leave the image as it is
-        with (
-            no_warnings(),
-            Image.open(io.BytesIO(data), formats=[*_FORMATS, *([unmarked] if unmarked else [])]) as image,
-        ):
+        with no_warnings(), Image.open(io.BytesIO(data), formats=formats) as image:  # Pillow warns of odd metadata
             _check(image, data)
             turned = orientation(image, data)
             image.getexif()[ORIENTATION] = UPRIGHT  # else Pillow turns a TIFF while it loads it
@@ -125,9 +120,8 @@ def _check(image: Any, data: bytes) -> None:
         what = {"TIFF": "pages", "GIF": "frames", "AVIF": "frames", "PSD": "layers"}.get(image.format, "pictures")
         raise ValueError(f"a {image.format} of {frames} {what}: store one of them as PNG")
     if not 1 <= image.width * image.height <= MOST_PIXELS:
-        raise ValueError(
-            f"an image must have 1 … {MOST_PIXELS} pixels, but its header says {image.height} × {image.width}"
-        )
+        law = f"an image must have 1 … {MOST_PIXELS} pixels"
+        raise ValueError(f"{law}, but its header says {image.height} × {image.width}")
     bits: Any = (8,)
     if image.format == "TIFF":
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, (8,))

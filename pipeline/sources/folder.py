@@ -64,12 +64,13 @@ class FolderSource:
         if not classes:
             labelled = any(entry.suffix.lower() in _LABELS for entry in folder.iterdir())
             other = f"; samples with labels beside them are indexed: {AS_TAR}" if labelled else ""
-            raise ValueError(
-                f"{folder}: no IDX or NumPy files and no class folders in it: "
-                f"give a folder that holds one subfolder of images per class{other}"
-            )
+            remedy = f"give a folder that holds one subfolder of images per class{other}"
+            raise ValueError(f"{folder}: no IDX or NumPy files and no class folders in it: {remedy}")
         found = [sorted(_walk(str(folder / name), folder, left_out, (_place(folder),))) for name in classes]
-        _check_filled([folder / name for name, files in zip(classes, found, strict=True) if not files])
+        if empty := [str(folder / name) for name, files in zip(classes, found, strict=True) if not files]:
+            others = f" (and {len(empty) - _NAMED} others)" if len(empty) > _NAMED else ""
+            law = f"{', '.join(empty[:_NAMED])}{others}: class folder without .jpg, .png or other images"
+            raise ValueError(f"{law}: remove it or fill it")
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
         files = tuple(Path(file) for each in found for file in each)
         notes = _notes(folder, classes, files)
@@ -144,10 +145,8 @@ def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, in
         elif (content := kind_of(Path(entry.path), _head(Path(entry.path)), ending)) == "taken":
             yield entry.path
         elif content:
-            left_out.add(
-                f"images of a kind that is not taken, convert them to PNG ({ending or 'no ending'})",
-                _short(entry, root),
-            )
+            reason = f"images of a kind that is not taken, convert them to PNG ({ending or 'no ending'})"
+            left_out.add(reason, _short(entry, root))
         else:
             beside = ending in _LABELS and entry.name.partition(".")[0] in images
             law = ", which are not read: the labels are the names of the class folders" if beside else ""
@@ -185,14 +184,6 @@ def _head(file: Path) -> bytes:
         if fault_of(error) not in ("file", "access"):
             raise system_fault(error, file) from None
         return b""
-
-
-def _check_filled(empty: list[Path]) -> None:
-    """Refuse class folders without images."""
-    if empty:
-        others = f" (and {len(empty) - _NAMED} others)" if len(empty) > _NAMED else ""
-        names = ", ".join(str(folder) for folder in empty[:_NAMED])
-        raise ValueError(f"{names}{others}: class folder without .jpg, .png or other images: remove it or fill it")
 
 
 def _notes(folder: Path, classes: list[str], files: tuple[Path, ...]) -> tuple[str, ...]:

@@ -84,37 +84,28 @@ class ArraySource:
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
-        if images.dtype != np.uint8:
-            raise ValueError(
-                f"{self.name}: images must be uint8, but got {images.dtype}: scale them to 0 … 255 and convert"
-            )
-        if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape[1:]:
-            raise ValueError(
-                f"{self.name}: images must be (rows, height, width) or (rows, height, width, 1 or 3), "
-                f"but got {images.shape}{_shape_remedy(images.shape)}"
-            )
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            remedy = "one-hot labels as argmax(1), others as reshape(-1)" if labels.ndim == 2 else "by np.unique"
-            raise ValueError(
-                f"{self.name}: labels must be integers (rows,), but got {labels.dtype} {labels.shape}: "
-                f"give class numbers from 0 ({remedy})"
-            )
-        if len(images) != len(labels) or len(images) == 0:
-            raise ValueError(
-                f"{self.name}: images and labels must be as many and not none, "
-                f"but got {len(images)} images and {len(labels)} labels: give those of one split, in one order"
-            )
+        shape = images.shape
         try:
+            if images.dtype != np.uint8:
+                raise ValueError(f"images must be uint8, but got {images.dtype}: scale them to 0 … 255 and convert")
+            if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
+                law = "images must be (rows, height, width) or (rows, height, width, 1 or 3)"
+                raise ValueError(f"{law}, but got {shape}: {_shape_remedy(shape)}")
+            if labels.ndim != 1 or labels.dtype.kind not in "iu":
+                remedy = "one-hot labels as argmax(1), others as reshape(-1)" if labels.ndim == 2 else "by np.unique"
+                law = f"labels must be integers (rows,), but got {labels.dtype} {labels.shape}"
+                raise ValueError(f"{law}: give class numbers from 0 ({remedy})")
+            if len(images) != len(labels) or len(images) == 0:
+                got = f"{len(images)} images and {len(labels)} labels: give those of one split, in one order"
+                raise ValueError(f"images and labels must be as many and not none, but got {got}")
             classes = tuple(self.classes) or number_names(int(labels.max()), len(labels))
+            if labels.min() < 0 or labels.max() >= len(classes):
+                got = f"{labels.min()} … {labels.max()}"
+                raise ValueError(f"labels must lie in 0 … {len(classes) - 1}, but got {got}")
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
-        if labels.min() < 0 or labels.max() >= len(classes):
-            raise ValueError(
-                f"{self.name}: labels must lie in 0 … {len(classes) - 1}, but got {labels.min()} … {labels.max()}"
-            )
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "labels", labels.astype(np.int64))
-        object.__setattr__(self, "classes", classes)
+        for name, value in (("images", images), ("labels", labels.astype(np.int64)), ("classes", classes)):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -174,21 +165,13 @@ def open_source(
 
 
 def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
-    """Read one IDX file of uint8, gzipped or not.
-
-    Args:
-        file: The file; gzip is recognised by its first bytes.
-        dims: How many dimensions it must have.
-
-    Returns:
-        uint8 array.
+    """Read one IDX file of uint8 with so many dimensions, gzipped (by its first bytes) or not.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: Truncated, another magic number, or another length than the header says.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+    _check_present(file)
     data = file.read_bytes()
     if data[:2] == b"\x1f\x8b":
         data = _inflated(data, file)
@@ -198,7 +181,7 @@ def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
     actual = int.from_bytes(data[:4], "big")
     if len(data) < 4 + 4 * dims or actual != magic:
         law = f"IDX magic number must be 0x{magic:08x} (uint8, {dims}-d), but got 0x{actual:08x}"
-        raise ValueError(f"{file}: {law}{_idx_remedy(actual, dims)}")
+        raise ValueError(f"{file}: {law}: {_idx_remedy(actual, dims)}")
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dims, 4))
     length = 4 + 4 * dims + math.prod(shape)
     if len(data) != length:
@@ -207,24 +190,22 @@ def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
 
 
 def _idx_remedy(magic: int, dims: int) -> str:
-    """Return the remedy for an IDX file with such a magic number."""
     kind, actual = magic >> 8, magic & 0xFF
     if kind == IDX_UINT8 and {actual, dims} == {1, 3}:
-        return ": images and labels have changed their names: rename the files"
+        return "images and labels have changed their names: rename the files"
     if kind in (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E) and 0 < actual < 9:
-        return ": read it yourself, and np.savez('new.npz', images=…, labels=…) with uint8 images and integer labels"
-    return ": it is no IDX file, or damaged: fetch it again"
+        return "read it yourself, and np.savez('new.npz', images=…, labels=…) with uint8 images and integer labels"
+    return "it is no IDX file, or damaged: fetch it again"
 
 
 def _shape_remedy(shape: tuple[int, ...]) -> str:
-    """Return the remedy for images of such a shape."""
     if len(shape) == 4 and shape[1] in (1, 3):
-        return ": put the channels last, images.transpose(0, 2, 3, 1)"
+        return "put the channels last, images.transpose(0, 2, 3, 1)"
     if len(shape) == 4 and shape[3] == 4:
-        return ": leave alpha out, images[..., :3]"
+        return "leave alpha out, images[..., :3]"
     if len(shape) == 2:
-        return ": give flat rows their size, images.reshape(rows, height, width); a single image as images[None]"
-    return ": bring them into such a shape"
+        return "give flat rows their size, images.reshape(rows, height, width); a single image as images[None]"
+    return "bring them into such a shape"
 
 
 def _inflated(data: bytes, file: Path) -> bytes:
@@ -254,13 +235,11 @@ def _idx_prefix(path: Path, split: str) -> Path | None:
         if _idx_candidates(prefix, "images", 3) or _idx_candidates(prefix, "labels", 1):
             return prefix
     if path.is_dir() and (found := sorted(path.glob("*-images?idx3-ubyte*"))):
-        prefixes = {prefix: name for name, each in IDX_PREFIXES.items() for prefix in each}
-        other = prefixes.get(found[0].name.partition("-images")[0])
+        there = found[0].name.partition("-images")[0]
+        other = next((name for name, prefixes in IDX_PREFIXES.items() if there in prefixes), None)
         remedy = f"take them with --split {other}" if other else "give the path up to -images"
-        raise FileNotFoundError(
-            f"{path}: holds IDX files, but none of split {split!r}: "
-            f"expected {IDX_PREFIXES[split][0]}-images-idx3-ubyte.gz, but got {found[0].name}: {remedy}"
-        )
+        law = f"holds IDX files, but none of split {split!r}: expected {IDX_PREFIXES[split][0]}-images-idx3-ubyte.gz"
+        raise FileNotFoundError(f"{path}: {law}, but got {found[0].name}: {remedy}")
     return None
 
 
@@ -278,26 +257,26 @@ def _idx_file(prefix: Path, part: str, dims: int) -> Path:
 
 def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
     """Read ``images`` and ``labels`` of an archive."""
-    _present(path)
+    _check_present(path)
+    needed, arrays = {"images", "labels"}, dict[str, Any]()
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            alone = isinstance(archive, np.ndarray)
-            if not alone:
+            names = set() if isinstance(archive, np.ndarray) else set(archive.files)
+            if names:
                 _check_archive(archive)
-            missing = {"images", "labels"} - set(() if alone else archive.files)
-            others = [] if alone else sorted(set(archive.files) - {"images", "labels"})
-            arrays = {name: archive[name] for name in ("images", "labels") if name not in missing}
+                arrays = {name: archive[name] for name in needed & names}
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
-    if alone:
+    if isinstance(archive, np.ndarray):
         raise ValueError(f"{path}: holds one array, as np.save writes it: np.savez({path.name!r}, images=…, labels=…)")
-    if missing:
-        held = ", ".join(sorted([*arrays, *others])[:_NAMED]) + (", …" if len(others) > _NAMED else "")
-        lacks = f"{' and '.join(sorted(missing))} {'is' if len(missing) == 1 else 'are'} missing"
+    if missing := sorted(needed - names):
+        held = ", ".join(sorted(names)[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        lacks = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         law = f"must hold images and labels, but {lacks} among its arrays ({held})"
         raise ValueError(f"{path}: {law}: a = np.load({path.name!r}); np.savez('new.npz', images=a[…], labels=a[…])")
-    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), _beside(others), (path,))
+    beside = _beside(sorted(names - needed))
+    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), beside, (path,))
 
 
 def _others(folder: Path, parts: Sequence[Path]) -> LeftOut:
@@ -306,8 +285,8 @@ def _others(folder: Path, parts: Sequence[Path]) -> LeftOut:
 
 def _beside(names: Sequence[str]) -> LeftOut:
     left_out = LeftOut()
-    for name in names:
-        left_out.add("files or arrays beside images and labels", name)
+    if names:
+        left_out.add("files or arrays beside images and labels", *names, count=len(names))
     return left_out
 
 
@@ -327,7 +306,7 @@ def _check_archive(archive: Any) -> None:
 
 def _open_npy(path: Path) -> NDArray[Any]:
     """Map an array, so that a subset of a large file costs only its own rows."""
-    _present(path)
+    _check_present(path)
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
     except UNREADABLE as error:
@@ -338,7 +317,7 @@ def _open_npy(path: Path) -> NDArray[Any]:
     return array
 
 
-def _present(path: Path) -> None:
+def _check_present(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
 

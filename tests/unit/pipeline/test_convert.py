@@ -163,12 +163,7 @@ def test_every_file_is_taken_or_counted_under_its_reason(tmp_path):
         "d.spider": b"x",
         "e.im": b"x",
     }
-    others = {
-        "a.bin": b"\0",
-        "b.dat": b"\0\0\1\0" + bytes(40),
-        "d.rgb": bytes(300),
-        "e.h": b"#define A 1",
-    }
+    others = {"a.bin": b"\0", "b.dat": b"\0\0\1\0" + bytes(40), "d.rgb": bytes(300), "e.h": b"#define A 1"}
     for name, data in (taken | foreign | others).items():
         write(tmp_path / "in", **{f"a__{name}": data})
     source = open_source(tmp_path / "in")

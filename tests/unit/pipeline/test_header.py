@@ -14,10 +14,7 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.tar import BLOCK, NAME, mapped, members, read_ustar, samples
 from drawstream.pipeline.shards.tar_writer import write_ustar
 
-NAMES = st.one_of(
-    st.text("ab1./_-~ ", min_size=1, max_size=NAME + 20),
-    st.text("aü雪./", min_size=1, max_size=40),
-)
+NAMES = st.one_of(st.text("ab1./_-~ ", min_size=1, max_size=NAME + 20), st.text("aü雪./", min_size=1, max_size=40))
 
 
 def by_tarfile(name, size):

@@ -219,7 +219,7 @@ def test_the_first_damaged_shard_is_named_whoever_meets_it_first(tmp_path):
 
 def test_a_worker_at_least(tmp_path):
     tar = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.png", PNG))
-    with pytest.raises(ValueError, match="workers must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"workers.*but got 0"):
         index(tar, workers=0)
     assert len(Catalog.open(index(tar, workers=None))) == 1
 

@@ -104,8 +104,7 @@ PIECES = ["token-", "a", "a=", "token=a ", "a-token_", "http", "http://", "//", 
 
 
 @pytest.mark.parametrize(
-    ("read", "piece"),
-    [*((shown, piece) for piece in PIECES), (split_name, "a/"), (split_name, "_"), (_label, "1")],
+    ("read", "piece"), [*((shown, piece) for piece in PIECES), (split_name, "a/"), (split_name, "_"), (_label, "1")]
 )
 def test_time_grows_with_the_length_of_a_text_alone(read, piece):
     def seconds(size):

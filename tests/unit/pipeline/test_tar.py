@@ -100,17 +100,7 @@ def test_every_cut_is_found(tmp_path):
         last = list(members(data, path))[-1]
     end = -(-(last.offset + last.size) // 512) * 512
     assert end - (last.offset + last.size) > 2  # there is padding to cut
-    for length in [
-        1,
-        511,
-        512,
-        600,
-        1025,
-        1535,
-        last.offset,
-        last.offset + 1,
-        last.offset + last.size - 1,
-    ]:
+    for length in [1, 511, 512, 600, 1025, 1535, last.offset, last.offset + 1, last.offset + last.size - 1]:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"a\.tar: (damaged or )?truncated|a\.tar: damaged"):
             walk(path)
