@@ -82,23 +82,23 @@ def pack(given: PackOptions) -> None:
     Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
     """
     from drawstream.pipeline import open_source
-    from drawstream.pipeline.shards.pack import BadImagesError, PackResult, check_pack, holds_pack
+    from drawstream.pipeline.left_out import BadImagesError, list_bad
+    from drawstream.pipeline.shards.pack import PackResult
     from drawstream.pipeline.shards.pack import pack as run
-    from drawstream.pipeline.shards.staging import check_target
-    from drawstream.tools.jobs.pack import finished_before, list_bad, tell_source
+    from drawstream.tools.jobs.pack import finished_before, tell_source
 
     out, skip_bad = given.out, given.skip_bad
     opened = open_source(given.source, split=given.split)
     told = tell_source(opened)
-    options: dict[str, Any] = {name: getattr(given, name) for name in ("encoding", "quality", "limit", "holdout")}
+    passed = ("encoding", "quality", "orientation", "limit", "holdout", "label_noise", "noise_seed", "seed")
+    options: dict[str, Any] = {name: getattr(given, name) for name in passed}
+    options |= {"overwrite": given.overwrite, "skip_bad": skip_bad is not None}
     if given.dry_run:
-        check_target(out, replaceable=given.overwrite and holds_pack(out))
-        rows = check_pack(opened, **options)
+        planned = run(opened, out, dry_run=True, **options)
+        rows = planned.rows + planned.holdout_rows
         text = f"a dry run, nothing was written: {rows} images would be packed into {out}"
         finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, given.json_path, text)
         return
-    more = ("orientation", "label_noise", "noise_seed", "seed", "overwrite")
-    options |= {name: getattr(given, name) for name in more} | {"skip_bad": skip_bad is not None}
 
     def record(done: PackResult, folder: Path) -> None:
         parts = {"train": done.train, "holdout": done.holdout}
@@ -141,22 +141,15 @@ def index(given: IndexOptions) -> None:
 
     Images with captions (img2dataset): drawstream index /data/cc3m --label none
     """
-    from drawstream.pipeline.shards.index import IndexResult, check_index
+    from drawstream.pipeline.left_out import BadImagesError, list_bad
+    from drawstream.pipeline.shards.index import IndexResult
     from drawstream.pipeline.shards.index import index as run
     from drawstream.pipeline.shards.labels import Selection
-    from drawstream.pipeline.shards.pack import BadImagesError
-    from drawstream.tools.jobs.pack import list_bad
 
     skip_bad = given.skip_bad
     extensions = tuple(each for part in given.image for each in part.split(","))
     selection = Selection(extensions, given.label, given.skip_empty, skip_bad is not None)
     shards = given.shards[0] if len(given.shards) == 1 else given.shards
-    if given.dry_run:
-        paths, root = check_index(shards, out=given.out, overwrite=given.overwrite)
-        text = f"a dry run, nothing was written: {len(paths)} shards would be indexed into {root}"
-        found = {"job": "index", "dry_run": True, "out": str(root), "shards": len(paths)}
-        finish(found, given.json_path, text)
-        return
     result: dict[str, Any] = {}
     lines: list[str] = []
 
@@ -169,14 +162,19 @@ def index(given: IndexOptions) -> None:
             list_bad(skip_bad, done.catalog.parent, done.bad)
         write_record(done.catalog.parent / "catalog.json", "index", {**result, "catalog": done.catalog})
 
-    options: dict[str, Any] = {name: getattr(given, name) for name in ("out", "orientation", "overwrite", "workers")}
+    passed = ("out", "orientation", "overwrite", "workers", "dry_run")
+    options: dict[str, Any] = {name: getattr(given, name) for name in passed}
     try:
         with Progress("index", "shards") as progress:
             rate = _with_rate(progress, "samples")
-            run(shards, selection=selection, progress=rate, finish=record, **options)
+            file = run(shards, selection=selection, progress=rate, finish=record, **options)
     except BadImagesError as error:
         write_result({"bad": [asdict(each) for each in error.bad]}, given.json_path)
         raise
+    if given.dry_run:
+        text = f"a dry run, nothing was written: the first samples of every shard would be indexed into {file.parent}"
+        finish({"job": "index", "dry_run": True, "out": str(file.parent)}, given.json_path, text)
+        return
     for line in lines:
         print(printable(line))
     classes = f"{result['classes']} classes" if result["classes"] else "no labels"
