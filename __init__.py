@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.torch_sampler import StreamBatchSampler as StreamBatchSampler
     from drawstream.pipeline.torch_sampler import StreamSampler as StreamSampler
     from drawstream.pipeline.verify import verify as verify
+    from drawstream.pipeline.workers.engines import Workers as Workers
     from drawstream.pipeline.workers.pool import WorkerError as WorkerError
     from drawstream.samplers.errors import DrawstreamError as DrawstreamError
     from drawstream.samplers.files.weights_file import map_weights as map_weights
@@ -100,9 +101,12 @@ if TYPE_CHECKING:
     from drawstream.search.objective import ObjectiveError as ObjectiveError
     from drawstream.search.objective import Trial as Trial
     from drawstream.search.objective import load_objective as load_objective
+    from drawstream.search.swift.agent import Proposals as Proposals
+    from drawstream.search.swift.guard import Guard as Guard
     from drawstream.search.swift.search import SearchResult as SearchResult
     from drawstream.search.swift.search import search_swift as search_swift
     from drawstream.search.swift.study import StorageError as StorageError
+    from drawstream.search.swift.study import Study as Study
     from drawstream.search.swift.study import StudyMismatch as StudyMismatch
     from drawstream.tools.runs.hooks import Hook as Hook
     from drawstream.tools.training.methods.plan import LoopParts as LoopParts

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from drawstream.features.table.part import part_path, read_provenance, remove_ab
 from drawstream.features.table.table import FeatureTable
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.secrets import shown
-from drawstream.pipeline.workers.engines import check_engine, open_workers
+from drawstream.pipeline.workers.engines import Workers, open_workers
 from drawstream.pipeline.workers.pool import ATTEMPTS, WorkerError
 
 PULSE = 0.5  # seconds between a worker's reports
@@ -55,8 +55,7 @@ def extract_features(
     /,
     *,
     model_name: str,
-    engine: str = "local",
-    threads: int | None = None,
+    workers: Workers = Workers(),
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> FeatureTable:
@@ -72,10 +71,7 @@ def extract_features(
             the workers, which must be able to import its class.
         out: Folder of the table, on this machine; made where missing.
         model_name: How the model was named by the user; part of the provenance.
-        engine: "local", "ray" (the cluster that this program has joined, that of `RAY_ADDRESS`, or a new one on this
-            machine) or "ray:ADDRESS".
-        threads: DALI's here; cores per worker on Ray, by default as many as torch uses here, or all of the smallest
-            node if it has fewer.
+        workers: This process, with that many DALI threads, or those of a Ray cluster.
         progress: Called after each batch, on Ray twice a second for each worker; rows of a shard that was lost are
             taken back.
         **options: Fields of `Scoring`.
@@ -88,12 +84,12 @@ def extract_features(
     scoring = Scoring(**options)
     made = provenance(catalog, model, scoring, model_name=model_name)
     shards = missing_shards(catalog, out, made)
-    if check_engine(engine)[0] == "local":
-        with ShardScorer(catalog, model, scoring, threads=threads) as scorer:
+    if workers.local:
+        with ShardScorer(catalog, model, scoring, threads=workers.threads) as scorer:
             write_shards(scorer, shards, out, made, progress=progress)
     else:
         remote = RemoteScorer.of(catalog, model, scoring)
-        write_shards_on_ray(catalog, remote, shards, out, made, engine=engine, threads=threads, progress=progress)
+        write_shards_on_ray(catalog, remote, shards, out, made, workers=workers, progress=progress)
     return FeatureTable.open(out)
 
 
@@ -240,8 +236,7 @@ def write_shards_on_ray(
     made: Mapping[str, Any],
     /,
     *,
-    engine: str,
-    threads: int | None = None,
+    workers: Workers,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Score these shards on the cluster and write their parts here; the rows of all others count as done.
@@ -257,7 +252,8 @@ def write_shards_on_ray(
     rows = [0 if shard in name else (stop - start) * each for shard, (start, stop) in enumerate(bounds)]
     left, failures = set(shards), Counter[int]()
     options: dict[str, Any] = {"what": "the model", "name": name.__getitem__, "device": scorer.scoring.device}
-    with open_workers(scorer, engine=engine, workers=len(shards), threads=threads, **options) as pool:
+    most = min(workers.count or len(shards), len(shards))
+    with open_workers(scorer, replace(workers, count=most), **options) as pool:
         for shard in shards:
             pool.start(shard)
         while left:

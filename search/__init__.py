@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from drawstream.search.objective import load_objective as load_objective
     from drawstream.search.paired import PairedTest as PairedTest
     from drawstream.search.paired import paired_test as paired_test
+    from drawstream.search.swift.agent import Proposals as Proposals
     from drawstream.search.swift.agent import SwiftAgent as SwiftAgent
     from drawstream.search.swift.guard import ConfirmationRecord as ConfirmationRecord
+    from drawstream.search.swift.guard import Guard as Guard
     from drawstream.search.swift.search import SearchResult as SearchResult
     from drawstream.search.swift.search import search_swift as search_swift
     from drawstream.search.swift.space import Space as Space
+    from drawstream.search.swift.study import Study as Study
     from drawstream.search.swift.study import StudyMismatch as StudyMismatch
     from drawstream.search.swift.study import TrialRecord as TrialRecord
 else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from drawstream.features.named import load_factory, users_code
 from drawstream.pipeline.secrets import describe
-from drawstream.pipeline.workers.engines import open_workers
-from drawstream.pipeline.workers.pool import Workers
+from drawstream.pipeline.workers.engines import Workers, open_workers
+from drawstream.pipeline.workers.pool import Pool
 from drawstream.samplers.errors import DrawstreamError
 
 Stage = Literal["search", "confirm"]
@@ -103,27 +103,10 @@ def run(objective: Objective, task: tuple[NDArray[np.float64], Trial], /) -> Out
     return Outcome(trial, score, time.perf_counter() - begin)
 
 
-@contextmanager
-def open_objective(objective: Objective, /, *, engine: str = "local", workers: int | None = None) -> Iterator[Workers]:
-    """The workers that run an objective: tasks are (probabilities, trial), results `Outcome`.
-
-    Raises:
-        ValueError: As `open_workers`.
-    """
+def open_objective(objective: Objective, workers: Workers, /) -> AbstractContextManager[Pool]:
+    """Open workers for an objective, as `open_workers`: tasks are (probabilities, trial), results `Outcome`."""
     device = str(getattr(objective, "device", "cpu"))
-    with open_workers(
-        partial(run, objective), engine=engine, workers=workers, device=device, what="the objective", name=_name
-    ) as pool:
-        yield pool
-
-
-def outcome_of(workers: Workers, /) -> Outcome:
-    """Wait for one of the runs to end."""
-    answer = workers.next()
-    if answer.error is not None:
-        raise answer.error
-    outcome: Outcome = answer.value
-    return outcome
+    return open_workers(partial(run, objective), workers, device=device, what="the objective", name=_name)
 
 
 def _name(task: tuple[NDArray[np.float64], Trial]) -> str:

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from drawstream.pipeline.workers.pool import Answer, ThisProcess, Workers
+from drawstream.pipeline.workers.pool import Answer, Engine, Pool, ThisProcess
 from drawstream.pipeline.workers.processes import Processes
 from drawstream.pipeline.workers.ray import RayActors, joined
 
@@ -14,59 +15,69 @@ Result = TypeVar("Result")
 WORTH = 64 << 20  # bytes of shards that keep a process busy for longer than the 3 s in which it starts
 
 
-def check_engine(engine: str, workers: int | None = None, /) -> tuple[str, str | None]:
-    """Kind and address of an engine.
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where work is done.
+
+    Attributes:
+        count: Workers at once; by default 1, on Ray as many as there is room for.
+        engine: "local", "ray" (the cluster that this program has joined, that of `RAY_ADDRESS`, or a new one on this
+            machine) or "ray:ADDRESS".
+        threads: Torch's, and cores, of each worker. By default those of this process divided among local workers; on
+            Ray as many as torch uses here, or all of the smallest node if it has fewer. 0 leaves torch alone.
 
     Raises:
         ValueError: There is no such engine, or a bad number of workers.
     """
-    kind, _, address = engine.partition(":")
-    if kind not in ("local", "ray") or (kind == "local" and engine != "local"):
-        raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {engine!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers >= 1 must hold, but got {workers}")
-    return kind, address or None
+
+    count: int | None = None
+    engine: str = "local"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray") and not self.engine.startswith("ray:"):
+            raise ValueError(f"the engine must be local, ray or ray:ADDRESS, but got {self.engine!r}")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"workers >= 1 must hold, but got {self.count}")
+
+    @property
+    def local(self) -> bool:
+        """Whether they run on this machine."""
+        return self.engine == "local"
 
 
 @contextmanager
 def open_workers(
     function: Callable[[Any], Any],
+    workers: Workers,
     /,
     *,
-    engine: str = "local",
-    workers: int | None = None,
-    threads: int | None = None,
     device: str = "cpu",
     what: str = "the function",
     name: Callable[[Any], str] = str,
-) -> Iterator[Workers]:
-    """Open the workers of an engine; they end on leaving, also those at work.
+) -> Iterator[Pool]:
+    """Open workers; they end on leaving, also those at work.
 
     Args:
         function: Takes a task and returns its result; a generator yields progress before. For several workers it must
             be picklable, as its tasks and answers: a function of a module, or an object of a class of one.
-        engine: "local", "ray" (the cluster of `RAY_ADDRESS`, or a new one on this machine) or "ray:ADDRESS".
-        workers: At once; by default 1, on Ray as many as there is room for.
-        threads: Torch's, and cores, of each worker. By default those of this process divided among local workers; on
-            Ray as many as torch uses here, or all of the smallest node if it has fewer. 0 leaves torch alone.
+        workers: How many, and where.
         device: "gpu" gives each worker on Ray a GPU.
         what: The function in messages.
         name: The name of a task in messages.
 
     Raises:
-        ValueError: An argument breaks its law, the function cannot be sent, or no cluster answers or has room.
+        ValueError: The function cannot be sent, or no cluster answers or has room.
     """
-    kind, address = check_engine(engine, workers)
-    if kind == "ray":
-        with (
-            joined(address) as ray,
-            closing(Workers(RayActors(ray, function, workers, threads, device, what), name)) as pool,
-        ):
-            yield pool
-    elif workers is None or workers == 1:
-        yield Workers(ThisProcess(function), name)
-    else:
-        with closing(Workers(Processes(function, workers, threads, what), name)) as pool:
+    engine: Engine
+    with nullcontext() if workers.local else joined(workers.engine[4:] or None) as ray:
+        if ray:
+            engine = RayActors(ray, function, workers.count, workers.threads, device, what)
+        elif workers.count is None or workers.count == 1:
+            engine = ThisProcess(function)
+        else:
+            engine = Processes(function, workers.count, workers.threads, what)
+        with closing(Pool(engine, name)) as pool:
             yield pool
 
 
@@ -108,7 +119,7 @@ def spread(
         WorkerError: A task's workers died too often, as they do where memory runs out; a RuntimeError.
     """
     most = None if workers is None else min(workers, max(1, len(tasks)))
-    with open_workers(function, engine=engine, workers=most, threads=threads, device=device, name=name) as pool:
+    with open_workers(function, Workers(most, engine, threads), device=device, name=name) as pool:
         for task in tasks:
             pool.start(task)
         ended: dict[int, Answer] = {}

@@ -89,7 +89,7 @@ class Engine(Protocol):
         """End all workers."""
 
 
-class Workers:
+class Pool:
     """The workers of one function; they start when they are needed.
 
     Attributes:

@@ -4,7 +4,7 @@ Candidates are numbered 0, 1, 2, … and belong to rounds; those of one round ar
 same time, in any order, on any machine. A proposal is a function of (seed, number, points and scores of the rounds
 before) alone: no state is kept. So one worker, several, and a search that was killed and goes on propose the same.
 
-    round 0                  rounds 1, 2, … of `batch` candidates
+    round 0                  rounds 1, 2, … of `round` candidates
     designed or random       see the points and scores of all rounds before
 """
 
@@ -17,10 +17,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.search.swift import gp, optuna_agents, reinforce
-from drawstream.search.swift.space import Point, Space
+from drawstream.search.swift.space import Point, Space, SpaceName
 
 AGENTS = ("gp", "random", "reinforce", *(optuna_agents.PREFIX + name for name in optuna_agents.STATELESS))
 FIRST_RANDOM = 4  # scores before the first model, where designed starts do not give them
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Settings of the candidates of a search.
+
+    Attributes:
+        trials: Completed trials (40: Tab. 9 of the paper); designed starts count, degenerate candidates do not.
+        agent: "gp" (Gaussian process and UCB, the paper's); its comparators in Fig. 3, "random" (uniform points of the
+            cube) and "reinforce"; or "optuna:TPESampler", "optuna:GPSampler".
+        space: "reduced" (8 dimensions for 2 features, 4 segments) or "paper10".
+        segments: Segments of H (4: Tab. 8 of the paper).
+        round: Candidates proposed at once, which can run in parallel (the paper has 1).
+        starts: Whether the designed starts of the space come first.
+        kappa: Weight of the standard deviation in UCB.
+        min_ess: Least effective sample size of a candidate, as a share of the rows (0.3: fine-tuning over-rates tiny
+            clean subsets).
+        seed: Seed of the proposals and of the runs.
+    """
+
+    trials: int = 40
+    agent: str = "gp"
+    space: SpaceName = "reduced"
+    segments: int = 4
+    round: int = 4
+    starts: bool = True
+    kappa: float = 1.0
+    min_ess: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.agent not in AGENTS:
+            raise ValueError(f"agent must be one of {', '.join(AGENTS)}, but got {self.agent!r}")
+        if not (self.kappa >= 0 and math.isfinite(self.kappa)):
+            raise ValueError(f"kappa >= 0 must hold, but got {self.kappa}")
+        if not 0 <= self.min_ess <= 1:
+            raise ValueError(f"0 <= min_ess <= 1 must hold, but got {self.min_ess}")
+        for name in ("trials", "round"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} >= 1 must hold, but got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,40 +81,23 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class SwiftAgent:
-    """Designed starts first, then what the agent of the name proposes.
+    """Proposes the candidates: designed starts first, then those of the agent.
 
     Attributes:
         space: The cube.
-        seed: Seed of all proposals.
-        agent: "gp" (Gaussian process and UCB, the paper's); its comparators in Fig. 3, "random" (uniform points of the
-            cube) and "reinforce"; or "optuna:TPESampler", "optuna:GPSampler".
-        kappa: Weight of the standard deviation in UCB.
-        starts: Whether the designed starts of the space come first.
-        batch: Candidates of a round; the paper has 1.
+        proposals: Agent, seed, and the rest; its space is not read.
     """
 
     space: Space
-    seed: int = 0
-    agent: str = "gp"
-    kappa: float = 1.0
-    starts: bool = True
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        if self.agent not in AGENTS:
-            raise ValueError(f"agent must be one of {', '.join(AGENTS)}, but got {self.agent!r}")
-        if not (self.kappa >= 0 and math.isfinite(self.kappa)):
-            raise ValueError(f"kappa >= 0 must hold, but got {self.kappa}")
-        if self.batch < 1:
-            raise ValueError(f"batch >= 1 must hold, but got {self.batch}")
+    proposals: Proposals = Proposals()
 
     def round_of(self, number: int, /) -> tuple[int, int]:
         """First candidate of the round of candidate `number`, and first of the next round."""
         opening = len(self._starts()) or FIRST_RANDOM
         if number < opening:
             return 0, opening
-        first = opening + (number - opening) // self.batch * self.batch
-        return first, first + self.batch
+        first = opening + (number - opening) // self.proposals.round * self.proposals.round
+        return first, first + self.proposals.round
 
     def propose(self, number: int, history: History, /) -> list[Point]:
         """The points of the round of this candidate.
@@ -85,22 +108,21 @@ class SwiftAgent:
         """
         first, stop = self.round_of(number)
         assert len(history.scores) == first, "the rounds before are the history"
-        dimensions = len(self.space.names)
-        random = [np.random.default_rng([self.seed, 2, k]).random(dimensions) for k in range(first, stop)]
+        agent, seed, dimensions = self.proposals.agent, self.proposals.seed, len(self.space.names)
+        random = [np.random.default_rng([seed, 2, k]).random(dimensions) for k in range(first, stop)]
         if first == 0:
             return self._starts() or random
-        if self.agent == "random" or np.isfinite(history.scores).sum() < FIRST_RANDOM:
+        if agent == "random" or np.isfinite(history.scores).sum() < FIRST_RANDOM:
             return random
         points, scores, count = history.points, history.filled(), stop - first
-        if self.agent == "reinforce":
-            rounds = range(self.round_of(0)[1], first + 1, self.batch)
-            return list(reinforce.draw(*reinforce.policy(points, scores, rounds), count, seed=[self.seed, 4, first]))
-        seed = int(np.random.default_rng([self.seed, 3, first]).integers(2**31))
-        if self.agent == "gp":
-            return list(gp.suggest(points, scores, seed=seed, kappa=self.kappa, count=count))
-        return list(
-            optuna_agents.suggest(self.agent.removeprefix(optuna_agents.PREFIX), points, scores, seed=seed, count=count)
-        )
+        if agent == "reinforce":
+            rounds = range(self.round_of(0)[1], first + 1, self.proposals.round)
+            return list(reinforce.draw(*reinforce.policy(points, scores, rounds), count, seed=[seed, 4, first]))
+        seed = int(np.random.default_rng([seed, 3, first]).integers(2**31))
+        if agent == "gp":
+            return list(gp.suggest(points, scores, seed=seed, kappa=self.proposals.kappa, count=count))
+        name = agent.removeprefix(optuna_agents.PREFIX)
+        return list(optuna_agents.suggest(name, points, scores, seed=seed, count=count))
 
     def _starts(self) -> list[Point]:
-        return self.space.starts() if self.starts else []
+        return self.space.starts() if self.proposals.starts else []

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import optuna
@@ -29,18 +28,35 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t as student
 
-from drawstream.pipeline.workers.pool import Workers
 from drawstream.samplers import SwiftFit
-from drawstream.search.objective import Trial, outcome_of, usable
+from drawstream.search.objective import Outcome, Trial, usable
 from drawstream.search.swift import gp
-from drawstream.search.swift.rounds import history_of, run_seed
+from drawstream.search.swift.rounds import Rounds, history_of, run_seed
 from drawstream.search.swift.space import Space
-from drawstream.search.swift.study import TrialRecord, record_of, settled_trials
+from drawstream.search.swift.study import TrialRecord, record_of, records_of, settled_trials
 
 UNIFORM = -1  # number of the control in records and in Trial.number
 LEVEL = 0.05  # chance that noise alone lets a candidate win
 FLOOR = 1e-6  # least difference, relative to the size of the scores, where they have no noise
 NEAR = 0.02  # candidates closer than this in total variation are one
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Settings of the confirmation.
+
+    Attributes:
+        confirm_top: Candidates that are confirmed; 0 takes the best observed one, without any guard, as in the paper.
+        confirm_seeds: Seeds of the confirmation, the same for every candidate.
+    """
+
+    confirm_top: int = 3
+    confirm_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("confirm_top", 0), ("confirm_seeds", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} >= {least} must hold, but got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,23 @@ class Verdict:
 
     winner: int | None
     message: str
+
+
+def confirm(rounds: Rounds, guard: Guard, /) -> tuple[Verdict, list[ConfirmationRecord]]:
+    """Run the best candidates of a finished search again, and decide.
+
+    Raises:
+        ObjectiveError: The objective raised.
+        ValueError: The objective gives the control no finite score.
+    """
+    if guard.confirm_top == 0:
+        return unguarded(records_of(rounds.study)), []
+    smooth = rounds.agent.proposals.agent == "gp"
+    candidates = best_candidates(rounds.study, rounds.agent.space, rounds.fit, top=guard.confirm_top, smooth=smooth)
+    if not candidates:
+        return Verdict(None, "no candidate beats uniform: none differs from it"), []
+    records = run_confirmation(rounds, candidates, seeds=guard.confirm_seeds)
+    return decide(records), records
 
 
 def best_candidates(
@@ -112,21 +145,14 @@ def runs_of(candidates: int, seeds: int, /) -> int:
 
 
 def run_confirmation(
-    study: optuna.Study,
-    candidates: Mapping[int, NDArray[np.float64]],
-    workers: Workers,
-    /,
-    *,
-    seed: int,
-    seeds: int,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    rounds: Rounds, candidates: Mapping[int, NDArray[np.float64]], /, *, seeds: int
 ) -> list[ConfirmationRecord]:
     """Run the control and each candidate under the same seeds; runs that the study already holds are not repeated.
 
     Raises:
-        ObjectiveError: The objective raised.
         ValueError: The objective gives the control no finite score.
     """
+    study, pool, seed = rounds.study, rounds.pool, rounds.agent.proposals.seed
     rows = next(iter(candidates.values())).size
     runs = {UNIFORM: np.full(rows, 1 / rows), **candidates}
     trials = [Trial(number, run_seed(seed, 1, index), "confirm") for number in runs for index in range(seeds)]
@@ -134,11 +160,11 @@ def run_confirmation(
     done = len(trials) - len(waiting)
     under_way = 0
     while waiting or under_way:
-        while waiting and under_way < workers.size:
+        while waiting and under_way < pool.size:
             trial = waiting.popleft()
-            workers.start((runs[trial.number], trial))
+            pool.start((runs[trial.number], trial))
             under_way += 1
-        outcome = outcome_of(workers)
+        outcome: Outcome = pool.next().value
         under_way -= 1
         done += 1
         if outcome.error is not None:
@@ -148,9 +174,9 @@ def run_confirmation(
         study.set_user_attr(_key(outcome.trial), [score, outcome.seconds])
         if outcome.trial.number == UNIFORM and score is None:
             break
-        if progress is not None:
+        if rounds.progress is not None:
             record = ConfirmationRecord(outcome.trial.number, outcome.trial.seed, score, outcome.seconds)
-            progress({"stage": "confirm", "done": done, "runs": len(trials), **asdict(record)})
+            rounds.progress({"stage": "confirm", "done": done, "runs": len(trials), **asdict(record)})
     stored = study.user_attrs
     records = [ConfirmationRecord(t.number, t.seed, *stored[_key(t)]) for t in trials if _key(t) in stored]
     for record in records:

@@ -20,10 +20,10 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from drawstream.pipeline.secrets import describe
-from drawstream.pipeline.workers.pool import Workers
+from drawstream.pipeline.workers.pool import Pool
 from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.swift.sampler import effective_share, require_share
-from drawstream.search.objective import Outcome, Trial, outcome_of, usable
+from drawstream.search.objective import Outcome, Trial, usable
 from drawstream.search.swift.agent import History, SwiftAgent
 from drawstream.search.swift.space import Point, Space
 from drawstream.search.swift.study import TWICE, StudyMismatch, by_candidate, fail_orphans, is_settled, owner, record_of
@@ -46,20 +46,16 @@ class Rounds:
         study: Opened.
         agent: Proposes.
         fit: Feature table: candidates to probabilities.
-        workers: Run the objective.
-        trials: Completed candidates that are asked for.
-        min_ess: Least effective sample size, as a share of the rows.
+        pool: Runs the objective.
         mark: Hash of the settings, which every trial carries: two processes that created a study at the same moment
             may have set different ones.
-        progress: Told after every trial.
+        progress: Called after every trial.
     """
 
     study: optuna.Study
     agent: SwiftAgent
     fit: SwiftFit
-    workers: Workers
-    trials: int
-    min_ess: float
+    pool: Pool
     mark: str = ""
     progress: Progress | None = None
     _running: dict[int, int] = field(default_factory=dict)  # candidate to trial number, of this process
@@ -75,11 +71,11 @@ class Rounds:
         try:
             while True:
                 fail_orphans(self.study)
-                while len(self._running) < self.workers.size and self._open():
+                while len(self._running) < self.pool.size and self._open():
                     pass
                 if self._running:
-                    self._settle(outcome_of(self.workers))
-                elif self._completed(self._taken()) >= self.trials:
+                    self._settle(self.pool.next().value)
+                elif self._completed(self._taken()) >= self.agent.proposals.trials:
                     return
                 else:
                     time.sleep(PATIENCE)
@@ -106,7 +102,8 @@ class Rounds:
     def _open(self) -> bool:
         """Take the next candidate, if there is one whose turn it is."""
         taken = self._taken()
-        if sum(trial.state in (TrialState.COMPLETE, TrialState.RUNNING) for trial in taken.values()) >= self.trials:
+        sure = sum(trial.state in (TrialState.COMPLETE, TrialState.RUNNING) for trial in taken.values())
+        if sure >= self.agent.proposals.trials:
             return False
         number = next(k for k in count() if k not in taken)
         first, _ = self.agent.round_of(number)
@@ -132,7 +129,7 @@ class Rounds:
             notes["params"] = asdict(params)
             probabilities = self.fit.probabilities(params)
             notes["ess"] = effective_share(probabilities)
-            require_share(probabilities, self.min_ess)
+            require_share(probabilities, self.agent.proposals.min_ess)
         except DegenerateSampler as error:
             state = TrialState.PRUNED
             notes |= {"outcome": "degenerate", "note": str(error)}
@@ -150,7 +147,7 @@ class Rounds:
             self._report(trial.number)
         else:
             self._running[number] = trial.number
-            self.workers.start((probabilities, Trial(number, run_seed(self.agent.seed, 0, number), "search")))
+            self.pool.start((probabilities, Trial(number, run_seed(self.agent.proposals.seed, 0, number), "search")))
 
     def _settle(self, outcome: Outcome) -> None:
         trial = self._running.pop(outcome.trial.number)
@@ -185,7 +182,7 @@ class Rounds:
         trials = self.study.get_trials(deepcopy=False)
         taken = by_candidate(trials)
         best = max((t.value for t in taken.values() if t.value is not None), default=None)
-        event = {"stage": "search", "done": self._completed(taken), "trials": self.trials, "best": best}
+        event = {"stage": "search", "done": self._completed(taken), "trials": self.agent.proposals.trials, "best": best}
         self.progress(event | asdict(record_of(trials[trial])))
 
 

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,23 @@ class TrialRecord:
     note: str
     propose_seconds: float = 0.0
     trial: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The study of a search; it is refused if another search has begun it.
+
+    Attributes:
+        storage: Optuna URL such as "sqlite:///study.db"; None keeps the study in memory.
+        name: Name in the storage.
+        provenance: JSON-able notes on the data (catalog fingerprint, model hash), kept in the sampler.
+        identity: JSON-able, what decides the objective's scores (data, model, recipe).
+    """
+
+    storage: str | None = None
+    name: str = "swift"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager

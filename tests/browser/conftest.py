@@ -15,7 +15,7 @@ from drawstream.features import FeatureTable
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.search import search_swift
+from drawstream.search import Proposals, search_swift
 from drawstream.tools.report.build import write_report
 from drawstream.tools.runs.record import write_record
 
@@ -135,7 +135,7 @@ def write_search(folder, seed=0, classes=()):
         return 50 + 40 * float(probabilities[~noisy].sum()) + 0.01 * (trial.seed % 7)
 
     names = ("loss", "entropy")
-    options = {"features": names, "transform": "cdf", "mass": None, "trials": 6, "agent": "random", "min_ess": 0.2}
+    options = {"features": names, "transform": "cdf", "mass": None, "proposals": Proposals(6, "random", min_ess=0.2)}
     found = search_swift(table.columns(*names), objective, **options)
     found.sampler.save(folder / "sampler.json")
     trials = [

@@ -23,6 +23,7 @@ from drawstream.tools.training.models import build_model
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
+from drawstream.pipeline.workers.engines import Workers
 from drawstream.pipeline.workers.pool import WorkerError
 
 DIGITS = load_digits()
@@ -87,8 +88,8 @@ def whole(catalog, tmp_path_factory):
 
 
 def on_cluster(cluster, catalog, model, out, **options):
-    engine = f"ray:{cluster.address}"
-    return extract(catalog, model, out, model_name="conv", engine=engine, batch_size=50, threads=1, **options)
+    workers = Workers(engine=f"ray:{cluster.address}", threads=1)
+    return extract(catalog, model, out, model_name="conv", workers=workers, batch_size=50, **options)
 
 
 class Once:
@@ -203,8 +204,7 @@ import sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from drawstream.features import extract_features
-from drawstream.pipeline import Catalog
+from drawstream import Catalog, Workers, extract_features
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -215,8 +215,8 @@ def progress(p):
     print(p.done, flush=True)
     time.sleep(0.3)
 
-extract_features(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name="conv", engine="ray:" + sys.argv[3],
-                 batch_size=50, threads=1, progress=progress)
+extract_features(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name="conv", batch_size=50,
+                 progress=progress, workers=Workers(engine="ray:" + sys.argv[3], threads=1))
 """
 
 

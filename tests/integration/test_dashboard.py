@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from drawstream.search import search_swift
+from drawstream.search import Proposals, Study, search_swift
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, while they load
@@ -21,10 +21,8 @@ def storage(tmp_path_factory):
     search_swift(
         {"loss": loss, "entropy": loss[::-1].copy(), "grad_norm": loss},
         lambda p, trial: float(p[loss < 0.5].sum()),
-        trials=6,
-        agent="random",
-        storage=url,
-        study_name="mine",
+        proposals=Proposals(6, "random"),
+        study=Study(url, "mine"),
     )
     return url
 

@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import json, os, signal, sys
 import numpy as np
-from drawstream.search import search_swift
+from drawstream.search import Proposals, Study, search_swift
 
 storage, agent, journal, kill_at = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 rng = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def objective(p, trial):
         os.kill(os.getpid(), signal.SIGKILL)
     return float(p[loss < 0.9].sum()) + 0.02 * np.random.default_rng(trial.seed).standard_normal()
 
-result = search_swift(columns, objective, trials=7, agent=agent, storage=storage or None)
+result = search_swift(columns, objective, proposals=Proposals(7, agent), study=Study(storage or None))
 print(json.dumps({
     "params": [r.params.values for r in result.trials if r.state == "complete"],
     "values": [r.value for r in result.trials if r.state == "complete"],

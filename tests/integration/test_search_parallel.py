@@ -13,6 +13,7 @@ PROGRAM = """
 import json, os, sys, time
 import numpy as np
 from drawstream.search import search_swift
+from drawstream.tools.jobs.search import search_keywords
 
 rng = np.random.default_rng(0)
 LOSS = rng.exponential(size=300).astype(np.float32)
@@ -26,7 +27,7 @@ def objective(p, trial):
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
-    result = search_swift(COLUMNS, objective, trials=9, **options)
+    result = search_swift(COLUMNS, objective, **search_keywords({"trials": 9, **options}))
     done = [r for r in result.trials if r.state == "complete"]
     print(json.dumps({
         "trials": [[r.number, r.params.values, r.params.ends, r.value] for r in done],

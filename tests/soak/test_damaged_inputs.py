@@ -18,7 +18,7 @@ from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
-from drawstream.search import search_swift
+from drawstream.search import Guard, Proposals, Study, search_swift
 from drawstream.search.auto.record import Recorder
 from drawstream.search.auto.run import Progressed
 from drawstream.search.auto.run import load_checkpoint as load_search
@@ -90,8 +90,8 @@ def test_study(damages, tmp_path):
     path = tmp_path / "study.db"
 
     def search():
-        tail = {"transform": "cdf", "agent": "random", "trials": 3, "confirm_top": 1, "confirm_seeds": 2}
-        return search_swift(columns, lambda p, _: float(p[:40].sum()), storage=f"sqlite:///{path}", **tail).winner
+        few = {"proposals": Proposals(3, "random"), "guard": Guard(1, 2), "study": Study(f"sqlite:///{path}")}
+        return search_swift(columns, lambda p, _: float(p[:40].sum()), transform="cdf", **few).winner
 
     search()
     damages("study.db", path, search)

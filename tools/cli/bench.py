@@ -258,7 +258,7 @@ def budget(
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
     """
-    from drawstream.pipeline.workers.engines import check_engine
+    from drawstream.pipeline.workers.engines import Workers
     from drawstream.tools.bench.budget.cell import METHODS
     from drawstream.tools.bench.budget.grid import MAIN, Grid, common_of, run
 
@@ -270,7 +270,7 @@ def budget(
         schedules=tuple(schedules.split(",")),
         seeds=tuple(whole("seeds", seeds)),
     )
-    check_engine(engine)
+    Workers(engine=engine)  # refuses what is no engine
     at_once = processes or (1 if device == "gpu" else len(os.sched_getaffinity(0)))
     given: dict[str, Any] = {"model": model, "epochs": epochs, "global_batch": global_batch, "lr": lr, "device": device}
     given |= {"source": source, "held_out": held_out, "test": test, "threads": threads}

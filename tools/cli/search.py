@@ -115,7 +115,7 @@ def swift(given: SwiftOptions) -> None:
         given.refuse_typed(("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
     setup = given.setup()
     score: Any = load_objective(given.objective) if given.objective else _fine_tuning(given, setup, length)
-    options |= {"features": list(given.features), "batch": options.pop("round")}
+    options["features"] = list(given.features)
     running = {"storage": given.storage, "study_name": given.study, "workers": given.workers, "engine": given.engine}
     known: dict[str, Any] = {"seed": given.seed, "options": options, "join": given.join, "running": running}
     known["spec"] = given.objective or ""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline.secrets import shown
-from drawstream.pipeline.workers.engines import check_engine
+from drawstream.pipeline.workers.engines import Workers
 from drawstream.search import Trial, children_of, search_swift
 from drawstream.search.auto.plan import Plan
 from drawstream.search.objective import Stage as SearchStage
@@ -21,7 +21,7 @@ from drawstream.tools.estimate.probe import LIMIT, Probe, ProbeDone, scratch_fol
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, peak_rss
 from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
 from drawstream.tools.jobs.auto import FILES, auto_job
-from drawstream.tools.jobs.search import prepare_search
+from drawstream.tools.jobs.search import prepare_search, search_keywords
 from drawstream.tools.training.child import Reward
 from drawstream.tools.training.finetune import FineTune
 from drawstream.tools.training.loop import Recipe
@@ -69,7 +69,7 @@ def estimate_swift(
 ) -> Estimate:
     """Check and estimate `search_job`; arguments and errors are its own; an objective of one's own is not run."""
     prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
-    check_engine(running["engine"], running["workers"])
+    Workers(running["workers"], running["engine"])  # refuses what is no engine
     if prepared.record is not None:
         return finished("search swift", out / "search.json")
     given = {**options, "seed": seed, "provenance": prepared.provenance, "identity": prepared.settings["identity"]}
@@ -87,7 +87,7 @@ def estimate_candidates(
     *,
     running: Mapping[str, Any],
 ) -> tuple[tuple[Stage, ...], list[str]]:
-    """Return stages and notes of a search over these columns; `options` are keywords of `search_swift`."""
+    """Return stages and notes of a search over these columns; `options` are those of `search_keywords`."""
     notes, trials = [], options.get("trials", 40)
     storage, told = running.get("storage"), {"done": 0}
     if storage is not None:
@@ -96,9 +96,9 @@ def estimate_candidates(
     with scratch_folder(out, [] if storage else ["study.db"]) as scratch:
         study = {"storage": sqlite_url(scratch / "study.db"), "study_name": running.get("study_name", "swift")}
         with suppress(ProbeDone):
-            search_swift(columns, made_up, progress=told.update, **options, **study)
+            search_swift(columns, made_up, progress=told.update, **search_keywords({**options, **study}))
         quick = {**options, "trials": 1, "agent": "random", "starts": False, "min_ess": 0.0, "confirm_top": 0}
-        search_swift(columns, lambda *_: 0.0, **quick).sampler.save(scratch / "sampler.json")
+        search_swift(columns, lambda *_: 0.0, **search_keywords(quick)).sampler.save(scratch / "sampler.json")
         disk = folder_size(scratch) + TRIAL_RECORD * trials
     there = max(0, told["done"] - made_up.done) if made_up.done else trials
     left, runs = trials - there, runs_of(options.get("confirm_top", 3), options.get("confirm_seeds", 3))
@@ -112,7 +112,7 @@ def estimate_candidates(
     if objective is None:
         notes.append("your own objective is not called in a dry run: its time is not known")
         return (*stages, *(Stage(name, None, 0, peak_rss(), "unknown") for name in names)), notes
-    at_once = min(running.get("workers") or 1, options.get("batch", 4))
+    at_once = min(running.get("workers") or 1, options.get("round", 4))
     judged = evaluation_seconds(objective.setup.build(0), objective.held_out, objective.search.amp)
     for name, count, stage in zip(names, (left, runs), stages_of_search, strict=True):
         steps = objective.steps(stage)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from drawstream.features.custom import call_measure
 from drawstream.samplers import IndexStream
-from drawstream.search import Trial, search_swift
+from drawstream.search import Guard, Proposals, Trial, search_swift
 
 WORDS, VOCABULARY, BATCH, LR = 16, 1000, 64, 0.01
 
@@ -153,9 +153,8 @@ def run(*, limit: int, shuffled: float, epochs: int, trials: int, confirm_seeds:
         features=["frequency", "perplexity"],
         mass=None,
         transform="cdf",
-        trials=trials,
-        confirm_top=2,
-        confirm_seeds=confirm_seeds,
+        proposals=Proposals(trials),
+        guard=Guard(confirm_top=2, confirm_seeds=confirm_seeds),
     )
     print(f"  {found.message}")
     p = found.probabilities

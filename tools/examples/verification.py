@@ -39,7 +39,7 @@ from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.shards.catalog import FILE
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, Sequential
-from drawstream.search import Trial, search_swift
+from drawstream.search import Guard, Proposals, Trial, search_swift
 
 TRAINED, CHOOSING, REPORTED = range(6), (6, 7), (8, 9)  # classes
 BATCH, LR, EPOCHS, FEATURE_EPOCHS = 32, 0.05, 12, 4  # features early: later the wrong labels are learned by heart
@@ -179,10 +179,8 @@ def run(out: Path, *, noise: float, trials: int, seeds: int) -> dict[str, Any]:
             partial(score, folder=folder),
             mass=None,
             transform="cdf",
-            trials=trials,
-            seed=seed,
-            confirm_top=2,
-            confirm_seeds=3,
+            proposals=Proposals(trials, seed=seed),
+            guard=Guard(confirm_top=2),
         )
         wrong = catalog.clean_label is not None and catalog.label != catalog.clean_label
         found["winners"].append(result.winner)

@@ -11,7 +11,7 @@ from drawstream.features import FeatureTable, Scoring, ShardScorer
 from drawstream.features.extraction import RemoteScorer, missing_shards, write_shards, write_shards_on_ray
 from drawstream.features.options import provenance
 from drawstream.features.table.table import part_path
-from drawstream.pipeline.workers.engines import check_engine
+from drawstream.pipeline.workers.engines import Workers
 from drawstream.tools.runs.identity import model_identity
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import tell_finished
@@ -41,7 +41,7 @@ class Extracted(NamedTuple):
 
 def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, *, engine: str) -> Extraction:
     """Open and check what `features_job` runs; arguments and errors are its own. Writes nothing."""
-    if check_engine(engine)[0] == "ray" and setup.ranks.world_size > 1:
+    if not Workers(engine=engine).local and setup.ranks.world_size > 1:
         raise ValueError("the Ray engine starts its own workers: start it without torchrun")
     model = setup.build(0, trained=False)
     load_weights(model, weights)
@@ -86,7 +86,7 @@ def features_job(
                 missing,
                 out,
                 made,
-                engine=engine,
+                workers=Workers(engine=engine),
                 progress=lambda p: progress.update(p.done, p.rows),
             )
         return Extracted(FeatureTable.open(out), None)

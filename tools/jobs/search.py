@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from drawstream.features import FeatureTable
 from drawstream.pipeline.identity import plain
+from drawstream.pipeline.workers.engines import Workers
 from drawstream.search import Objective, search_swift
-from drawstream.search.swift.study import sqlite_url
+from drawstream.search.swift.agent import Proposals
+from drawstream.search.swift.guard import Guard
+from drawstream.search.swift.study import Study, sqlite_url
 from drawstream.tools.runs.hooks import Hook, Hooks
 from drawstream.tools.runs.identity import objective_identity
 from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
@@ -94,10 +97,10 @@ def search_job(
         objective: Scores probabilities.
         out: Folder of the search.
         seed: Of proposals and runs.
-        options: Keywords of `search_swift`.
+        options: Of the search, by name (`search_keywords`).
         join: Files whose columns are joined to the table.
         spec: The `module:function` that names the objective, if any.
-        running: Keywords of `search_swift` that change nothing that it finds: storage, study_name, workers, engine.
+        running: Options that change nothing that it finds: storage, study_name, workers, engine.
         hooks: Follow the search.
     """
     prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
@@ -125,16 +128,9 @@ def search_job(
             else:
                 progress.update(event["done"], event["runs"], "confirming")
 
-        result = search_swift(
-            prepared.columns,
-            objective,
-            seed=seed,
-            progress=show,
-            provenance=prepared.provenance,
-            identity=settings["identity"],
-            **options,
-            **how,
-        )
+        story = {"provenance": prepared.provenance, "identity": settings["identity"]}
+        keywords = search_keywords({**options, **how, **story, "seed": seed})
+        result = search_swift(prepared.columns, objective, progress=show, **keywords)
     result.sampler.save(out / "sampler.json")
     record = write_record(
         record_path,
@@ -154,12 +150,24 @@ def search_job(
     return record
 
 
+def search_keywords(options: Mapping[str, Any], /) -> dict[str, Any]:
+    """Keywords of `search_swift` from options by name: its own, and the fields of their dataclasses."""
+    names = {"workers": "count", "study_name": "name"}
+    left = {names.get(name, name): value for name, value in options.items()}
+    kinds: dict[str, type] = {"proposals": Proposals, "guard": Guard, "workers": Workers, "study": Study}
+    grouped = {}
+    for group, kind in kinds.items():
+        found = [each.name for each in fields(kind) if each.name in left]
+        grouped[group] = kind(**{name: left.pop(name) for name in found})
+    return left | grouped
+
+
 def _settled(options: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of `search_swift` that decide its result, defaults filled in."""
+    """The options that decide the result of `search_swift`, defaults filled in; the seed stands beside them."""
     known = inspect.signature(search_swift).parameters
-    beside = ("storage", "study_name", "workers", "engine", "seed", "progress", "provenance", "identity")
-    usual = {name: each.default for name, each in known.items() if each.kind is each.KEYWORD_ONLY}
-    return {name: options.get(name, value) for name, value in usual.items() if name not in beside}
+    usual = {name: known[name].default for name in ("features", "mass", "transform")}
+    settled = usual | asdict(Proposals()) | asdict(Guard()) | options
+    return {name: value for name, value in settled.items() if name != "seed"}
 
 
 def _mass(options: dict[str, Any]) -> list[str]:

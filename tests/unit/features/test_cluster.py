@@ -15,7 +15,8 @@ from drawstream.features.options import provenance
 from drawstream.features.shard_scorer import ShardScorer
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.workers.pool import ThisProcess, WorkerError, Workers
+from drawstream.pipeline.workers.engines import Workers
+from drawstream.pipeline.workers.pool import Pool, ThisProcess, WorkerError
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 DIGITS = load_digits()
@@ -81,8 +82,8 @@ def test_a_shard_that_fails_is_tried_three_times(catalog, tmp_path, monkeypatch,
         return (yield from remote(shard))
 
     @contextmanager
-    def here(function, /, *, name, **_):
-        yield Workers(ThisProcess(fail), name)
+    def here(_function, _workers, /, *, name, **_):
+        yield Pool(ThisProcess(fail), name)
 
     monkeypatch.setattr(extraction, "open_workers", here)
     remote, made = RemoteScorer.of(catalog, MODEL, SCORING), provenance(catalog, MODEL, SCORING, model_name="linear")
@@ -90,7 +91,13 @@ def test_a_shard_that_fails_is_tried_three_times(catalog, tmp_path, monkeypatch,
 
     def write():
         write_shards_on_ray(
-            catalog, remote, shards, tmp_path, made, engine="ray", progress=lambda p: seen.append(p.done)
+            catalog,
+            remote,
+            shards,
+            tmp_path,
+            made,
+            workers=Workers(engine="ray"),
+            progress=lambda p: seen.append(p.done),
         )
 
     if kept:

@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.pipeline.workers import engines as module
+from drawstream.pipeline.workers import engines
 from drawstream.pipeline.workers.engines import spread
-from drawstream.pipeline.workers.pool import ATTEMPTS, Answer, WorkerError, Workers
+from drawstream.pipeline.workers.pool import ATTEMPTS, Answer, Pool, WorkerError
 from drawstream.pipeline.workers.ray import RayActors, joined, places_of
 
-open_workers = functools.partial(module.open_workers, threads=0)  # tasks here need no torch
+
+def open_workers(function, /, workers=None, engine="local", **options):
+    return engines.open_workers(function, engines.Workers(workers, engine, threads=0), **options)  # without torch
 
 
 def double(task):
@@ -287,7 +289,7 @@ def test_every_task_ends_once_or_the_reason_is_told(data, size):
         return deed
 
     ray = FakeRay(fate, size)
-    pool = Workers(RayActors(ray, double, None, 1, "cpu", "it"), "task {}".format)
+    pool = Pool(RayActors(ray, double, None, 1, "cpu", "it"), "task {}".format)
     try:
         assert results(pool, "abcd").keys() == set("abcd")
     except WorkerError as error:
@@ -300,6 +302,6 @@ def test_every_task_ends_once_or_the_reason_is_told(data, size):
 
 
 def test_a_cluster_on_which_nothing_starts_is_told():
-    pool = Workers(RayActors(FakeRay(lambda what: what != "place", 2), double, None, 1, "cpu", "it"))
+    pool = Pool(RayActors(FakeRay(lambda what: what != "place", 2), double, None, 1, "cpu", "it"))
     with pytest.raises(WorkerError, match="no worker could start within 300 s: see `ray status`"):
         results(pool, [0])

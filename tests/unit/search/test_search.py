@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from drawstream.samplers import SwiftParams
-from drawstream.search import ObjectiveError, StudyMismatch, search_swift
+from drawstream.search import ObjectiveError, StudyMismatch
 from drawstream.search.swift.study import open_study, sqlite_url
 
 ROWS = 400
@@ -39,8 +39,8 @@ def completed(result):
     return [r for r in result.trials if r.state == "complete"]
 
 
-def test_a_better_sampler_wins(columns, low):
-    result = search_swift(columns, low, trials=12, agent="random", provenance={"catalog": "c0ffee"})
+def test_a_better_sampler_wins(search, columns, low):
+    result = search(columns, low, trials=12, agent="random", provenance={"catalog": "c0ffee"})
     assert result.winner == "swift"
     assert len(completed(result)) == 12
     assert result.probabilities[columns["loss"] < 0.5].mean() > 1.2 / ROWS
@@ -56,55 +56,55 @@ def test_a_better_sampler_wins(columns, low):
     assert winner.params == result.sampler.params
 
 
-def test_noise_gives_the_uniform_sampler(columns):
-    result = search_swift(columns, noise, trials=8, agent="random")
+def test_noise_gives_the_uniform_sampler(search, columns):
+    result = search(columns, noise, trials=8, agent="random")
     assert result.winner == "uniform"
     assert "no candidate beats uniform beyond noise" in result.message
     assert result.sampler.params == SwiftParams.uniform()
     np.testing.assert_array_equal(result.probabilities, np.full(ROWS, 1 / ROWS))
 
 
-def test_without_a_guard_the_best_observed_is_taken(columns, low):
-    result = search_swift(columns, low, trials=8, agent="random", confirm_top=0)
+def test_without_a_guard_the_best_observed_is_taken(search, columns, low):
+    result = search(columns, low, trials=8, agent="random", confirm_top=0)
     best = max(completed(result), key=lambda r: r.value)
     assert result.sampler.params == best.params
     assert result.confirmation == []
     assert result.message == f"trial {best.number} has the best score, {best.value:.6g}: taken without a guard"
 
 
-def test_only_uniform_was_tried(columns, low):
-    result = search_swift(columns, low, trials=1, agent="random")
+def test_only_uniform_was_tried(search, columns, low):
+    result = search(columns, low, trials=1, agent="random")
     assert result.winner == "uniform"
     assert result.message == "no candidate beats uniform: none differs from it"
     assert result.confirmation == []
 
 
-def test_the_model_beats_random_points(columns, low):
+def test_the_model_beats_random_points(search, columns, low):
     best = {
-        agent: max(r.value for r in completed(search_swift(columns, low, trials=16, agent=agent, seed=3)))
+        agent: max(r.value for r in completed(search(columns, low, trials=16, agent=agent, seed=3)))
         for agent in ("gp", "random")
     }
     assert best["gp"] > best["random"]
 
 
-def test_designed_starts_come_first_and_can_be_left_out(columns, low):
-    with_starts = search_swift(columns, low, trials=4, agent="random")
+def test_designed_starts_come_first_and_can_be_left_out(search, columns, low):
+    with_starts = search(columns, low, trials=4, agent="random")
     assert with_starts.trials[0].params.values == (1, 1, 1, 1, 1)
     assert with_starts.trials[3].params.values[0] == 0
-    without = search_swift(columns, low, trials=4, agent="gp", starts=False)
+    without = search(columns, low, trials=4, agent="gp", starts=False)
     assert all(r.params.canonical() != SwiftParams.uniform() for r in without.trials)
 
 
 @pytest.mark.parametrize("space", ["reduced", "paper10"])
 @pytest.mark.parametrize("transform", ["cgf", "cdf"])
-def test_degenerate_candidates_never_reach_the_objective(columns, space, transform):
+def test_degenerate_candidates_never_reach_the_objective(search, columns, space, transform):
     seen = []
 
     def objective(p, trial):
         seen.append(1 / (ROWS * np.square(p).sum()))
         return p.max()  # rewards what is degenerate
 
-    result = search_swift(
+    result = search(
         columns, objective, trials=8, agent="random", space=space, transform=transform, min_ess=0.7, segments=6
     )
     pruned = [r for r in result.trials if r.state == "pruned"]
@@ -115,21 +115,21 @@ def test_degenerate_candidates_never_reach_the_objective(columns, space, transfo
     assert all(r.ess >= 0.7 and r.note == "" for r in completed(result))
 
 
-def test_the_model_does_not_insist_on_degenerate_candidates(columns):
-    result = search_swift(columns, lambda p, t: p.max(), trials=10, min_ess=0.6)
+def test_the_model_does_not_insist_on_degenerate_candidates(search, columns):
+    result = search(columns, lambda p, t: p.max(), trials=10, min_ess=0.6)
     assert len([r for r in result.trials if r.state == "pruned"]) < 20
 
 
-def test_a_floor_that_nothing_passes_is_an_error(columns, low):
+def test_a_floor_that_nothing_passes_is_an_error(search, columns, low):
     with pytest.raises(ValueError, match=r"100 candidates in a row gave no score.*effective sample size >= 1 of"):
-        search_swift(columns, low, trials=5, agent="random", min_ess=1.0)
+        search(columns, low, trials=5, agent="random", min_ess=1.0)
 
 
-def test_a_score_of_nan_fails_the_trial_and_the_search_goes_on(columns, low):
+def test_a_score_of_nan_fails_the_trial_and_the_search_goes_on(search, columns, low):
     def objective(p, trial):
         return math.nan if trial.stage == "search" and p[columns["loss"].argmax()] > 1 / ROWS else low(p, trial)
 
-    result = search_swift(columns, objective, trials=6, agent="random")
+    result = search(columns, objective, trials=6, agent="random")
     failed = [r for r in result.trials if r.state == "failed"]
     assert len(completed(result)) == 6
     assert failed
@@ -137,16 +137,16 @@ def test_a_score_of_nan_fails_the_trial_and_the_search_goes_on(columns, low):
     assert len({r.params for r in result.trials}) == len(result.trials)  # none was tried twice
 
 
-def test_the_control_must_have_a_score(columns, low):
+def test_the_control_must_have_a_score(search, columns, low):
     with pytest.raises(ValueError, match="uniform control gives no finite score"):
-        search_swift(columns, lambda p, t: math.nan if t.stage == "confirm" else low(p, t), trials=3, agent="random")
+        search(columns, lambda p, t: math.nan if t.stage == "confirm" else low(p, t), trials=3, agent="random")
 
 
 def url(tmp_path):
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
-def test_an_error_leaves_the_study_intact_and_resuming_gives_the_same(columns, low, tmp_path):
+def test_an_error_leaves_the_study_intact_and_resuming_gives_the_same(search, columns, low, tmp_path):
     calls = []
 
     def broken(p, trial):
@@ -162,12 +162,12 @@ def test_an_error_leaves_the_study_intact_and_resuming_gives_the_same(columns, l
     stops = []
     for _ in range(3):
         with pytest.raises(ObjectiveError, match="RuntimeError: disk full; the study is intact") as stop:
-            search_swift(columns, broken, **options)
+            search(columns, broken, **options)
         stops.append(str(stop.value))
     assert "at trial 2 (stage 'search'" in stops[0]
     assert "stage 'confirm'" in stops[2]
-    resumed = search_swift(columns, broken, **options)
-    whole = search_swift(columns, low_by_seed, trials=9, agent="random")
+    resumed = search(columns, broken, **options)
+    whole = search(columns, low_by_seed, trials=9, agent="random")
     assert [(r.params, r.value) for r in completed(resumed)] == [(r.params, r.value) for r in completed(whole)]
     assert [(r.seed, r.value) for r in resumed.confirmation] == [(r.seed, r.value) for r in whole.confirmation]
     assert resumed.sampler.params == whole.sampler.params
@@ -177,28 +177,28 @@ def test_an_error_leaves_the_study_intact_and_resuming_gives_the_same(columns, l
     assert all("disk full" in r.note for r in failed)
 
 
-def test_a_finished_study_runs_nothing_and_a_larger_budget_goes_on(columns, low, tmp_path):
+def test_a_finished_study_runs_nothing_and_a_larger_budget_goes_on(search, columns, low, tmp_path):
     def never(p, trial):
         raise AssertionError("ran again")
 
     options = {"agent": "random", "storage": url(tmp_path), "provenance": {"a tuple": (1, 2)}}
-    first = search_swift(columns, low, trials=5, **options)
-    second = search_swift(columns, never, trials=5, **options)
+    first = search(columns, low, trials=5, **options)
+    second = search(columns, never, trials=5, **options)
     assert second.trials == first.trials
     assert second.confirmation == first.confirmation
     assert second.message == first.message
-    more = search_swift(columns, low, trials=7, **options)
+    more = search(columns, low, trials=7, **options)
     assert more.trials[: len(first.trials)] == first.trials
     assert len(completed(more)) == 7
 
 
-def test_suggestions_depend_on_the_study_alone(columns, low, tmp_path):
+def test_suggestions_depend_on_the_study_alone(search, columns, low, tmp_path):
     """A search in parts, each in a new agent, proposes what one search proposes."""
-    whole = search_swift(columns, low, trials=7)
+    whole = search(columns, low, trials=7)
     for trials in (2, 5, 6, 7):
-        parts = search_swift(columns, low, trials=trials, storage=url(tmp_path))
+        parts = search(columns, low, trials=trials, storage=url(tmp_path))
     assert [r.params for r in parts.trials] == [r.params for r in whole.trials]
-    other = search_swift(columns, low, trials=7, seed=1)
+    other = search(columns, low, trials=7, seed=1)
     assert [r.params for r in other.trials] != [r.params for r in whole.trials]
 
 
@@ -211,41 +211,41 @@ def test_suggestions_depend_on_the_study_alone(columns, low, tmp_path):
         ({"provenance": {"catalog": "b"}}, "with provenance.catalog 'a', not 'b': give another"),
     ],
 )
-def test_a_study_of_other_settings_is_refused(columns, low, tmp_path, change, text):
+def test_a_study_of_other_settings_is_refused(search, columns, low, tmp_path, change, text):
     options = {"trials": 1, "agent": "random", "storage": url(tmp_path), "provenance": {"catalog": "a"}}
-    search_swift(columns, low, **options)
+    search(columns, low, **options)
     with pytest.raises(StudyMismatch, match=text):
-        search_swift(columns, low, **(options | change))
+        search(columns, low, **(options | change))
 
 
-def test_a_study_of_other_data_is_refused(columns, low, tmp_path):
-    search_swift(columns, low, trials=1, agent="random", storage=url(tmp_path))
+def test_a_study_of_other_data_is_refused(search, columns, low, tmp_path):
+    search(columns, low, trials=1, agent="random", storage=url(tmp_path))
     with pytest.raises(StudyMismatch, match=r"with columns [0-9a-f]{12}, not [0-9a-f]{12}: give another"):
-        search_swift(columns | {"loss": columns["loss"] + 1}, low, trials=1, agent="random", storage=url(tmp_path))
+        search(columns | {"loss": columns["loss"] + 1}, low, trials=1, agent="random", storage=url(tmp_path))
     storage = optuna.storages.RDBStorage(url(tmp_path))
     optuna.create_study(storage=storage, study_name="else").add_trial(optuna.trial.create_trial(value=1.0))
     storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(StudyMismatch, match="trials of another search"):
-        search_swift(columns, low, trials=1, storage=url(tmp_path), study_name="else")
+        search(columns, low, trials=1, storage=url(tmp_path), study_name="else")
 
 
-def test_processes_that_create_a_study_at_once_with_other_settings_notice_it(columns, low, tmp_path):
+def test_processes_that_create_a_study_at_once_with_other_settings_notice_it(search, columns, low, tmp_path):
     """The second one set its settings behind the first one's, whose trial is there: it is not taken for its own."""
-    search_swift(columns, low, trials=1, agent="random", storage=url(tmp_path), identity={"lr": 1})
+    search(columns, low, trials=1, agent="random", storage=url(tmp_path), identity={"lr": 1})
     storage = optuna.storages.RDBStorage(url(tmp_path))
     study = optuna.load_study(storage=storage, study_name="swift")
     study.set_user_attr("settings", study.user_attrs["settings"] | {"identity": {"lr": 2}})
     with pytest.raises(StudyMismatch, match="trial 0 belongs to a search with other settings: give another study name"):
-        search_swift(columns, low, trials=2, agent="random", storage=url(tmp_path), identity={"lr": 2})
+        search(columns, low, trials=2, agent="random", storage=url(tmp_path), identity={"lr": 2})
     assert len(study.trials) == 1
     storage.remove_session()
     storage.engine.dispose()
 
 
-def test_progress_tells_every_run(columns, low):
+def test_progress_tells_every_run(search, columns, low):
     told = []
-    result = search_swift(columns, low, trials=5, agent="random", progress=told.append)
+    result = search(columns, low, trials=5, agent="random", progress=told.append)
     search = [t for t in told if t["stage"] == "search"]
     assert len(search) == len(result.trials)
     assert search[-1]["done"] == search[-1]["trials"] == 5
@@ -262,16 +262,16 @@ def test_progress_tells_every_run(columns, low):
         ({"min_ess": 2}, "0 <= min_ess <= 1"),
         ({"agent": "tpe"}, "agent must be"),
         ({"kappa": -1}, "kappa >= 0"),
-        ({"batch": 0}, "batch >= 1"),
+        ({"round": 0}, "round >= 1"),
         ({"features": ("lost",)}, "no column 'lost'"),
         ({"storage": "sqlite:////no/such/folder/study.db"}, "cannot open the study storage 'sqlite:////no/such"),
         ({"provenance": {"when": object()}}, "provenance must be plain JSON"),
         ({"storage": "nonsense"}, "cannot open the study storage 'nonsense'"),
     ],
 )
-def test_bad_arguments(columns, low, change, text):
+def test_bad_arguments(search, columns, low, change, text):
     with pytest.raises(ValueError, match=text):
-        search_swift(columns, low, **change)
+        search(columns, low, **change)
 
 
 @pytest.mark.parametrize("name", ["100%20%{x}", "what? #1", "größe-図 [1]"])

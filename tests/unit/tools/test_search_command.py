@@ -85,7 +85,7 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
     record = read_record(tmp_path / "s/search.json", "search")
     assert record["options"] | {"trials": 40} == {
         "features": ["loss", "entropy"], "transform": "cgf", "space": "paper10", "segments": 4, "agent": "gp",
-        "trials": 40, "batch": 1, "starts": False, "min_ess": 0.0, "kappa": 2.0, "confirm_top": 0, "confirm_seeds": 3,
+        "trials": 40, "round": 1, "starts": False, "min_ess": 0.0, "kappa": 2.0, "confirm_top": 0, "confirm_seeds": 3,
     }  # fmt: skip
     best = max(record["trials"], key=lambda trial: trial["value"] or 0)
     assert record["winner"] == "swift" and record["confirmation"] == []

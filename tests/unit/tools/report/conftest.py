@@ -11,7 +11,7 @@ from drawstream.features import FeatureTable
 from drawstream.features.table.table import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.search import search_swift
+from drawstream.search import Proposals, search_swift
 from drawstream.tools.runs.record import write_record
 
 ROWS = 400
@@ -46,9 +46,7 @@ def search(folder: Path, *, prefers_clean: bool, features: Sequence[str] = ("los
         features=features,
         transform="cdf",
         mass=None,
-        trials=8,
-        agent="random",
-        min_ess=0.2,
+        proposals=Proposals(8, "random", min_ess=0.2),
     )
     found.sampler.save(folder / "sampler.json")
     trials = [
