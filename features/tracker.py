@@ -27,8 +27,9 @@ from torch import Tensor
 
 from drawstream.features.table.part import part_path, read_provenance, remove_abandoned, require_same, write_part
 from drawstream.features.table.table import FeatureTable
-from drawstream.features.visits import IGNORED, LEARNED, MEASURES, UNIT, Array, fold, measure_visits, scatter
+from drawstream.features.visits import LEARNED, Array, add_last, fold
 from drawstream.pipeline import Catalog
+from drawstream.samplers.methods.visits import IGNORED, MEASURES, UNIT, add_visits, measure
 
 FORMAT = 1
 _PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for
@@ -323,9 +324,10 @@ class Tracker:
     def _add(self, batch: tuple[Tensor, ...], position: int) -> None:
         ids, z, y = (value.cpu().contiguous().numpy() for value in batch)
         values = np.empty((len(MEASURES) + 1, len(ids)))
-        bad = measure_visits(ids, z, y, self.rows, values)
+        bad = measure(ids, z, y, self.rows, False, values)
         if bad < 0:
-            scatter(ids, values, position, self._sums, self._last)
+            add_visits(ids, values, self._sums)
+            add_last(ids, values[-1], position, self._last)
             return
         where = f"in epoch {self._epoch}"
         if not 0 <= ids[bad] < self.rows:

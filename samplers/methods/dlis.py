@@ -13,7 +13,7 @@ Drawing is on while the average is above the cost ratio (algorithm 1 of the pape
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numba import njit
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.methods.selection import Selected, check_scores
-from drawstream.samplers.methods.state import check_identity
+from drawstream.samplers.methods.selection import Selected, all_rows, check_scores
+from drawstream.samplers.methods.state import Stateful
 
 __all__ = ["DLIS"]
 
 
-class DLIS:
+class DLIS(Stateful):
     """Importance sampling that switches itself on; a `BatchSelector`.
 
         >>> from drawstream import DLIS
@@ -50,6 +50,7 @@ class DLIS:
     """
 
     scores: Literal["grad_norm"] = "grad_norm"
+    _kept: ClassVar[Mapping[str, str]] = {"gain": "gain"}
 
     def __init__(self, *, factor: int = 3, memory: float = 0.9, seed: int = 0) -> None:
         factor, seed = whole_number(factor, "factor"), whole_number(seed, "seed")
@@ -64,17 +65,17 @@ class DLIS:
 
     @property
     def cost(self) -> float:
-        """Cost of a drawn step over that of a plain one, (f + 3) / 3."""
+        """Return the cost of a drawn step over that of a plain one, (f + 3) / 3."""
         return (self.factor + 3) / 3
 
     @property
     def active(self) -> bool:
-        """Whether the next batch is drawn from."""
+        """Return whether the next batch is drawn from."""
         return self.gain > self.cost
 
     @property
     def before(self) -> bool:
-        """Whether the scores must come from a pass before the training pass: while active."""
+        """Return whether the scores must come from a pass before the training pass: while active."""
         return self.active
 
     def select(self, scores: Any, /, *, epoch: int, step: int, ids: Any = None) -> Selected:  # noqa: ARG002 - one surface
@@ -97,24 +98,11 @@ class DLIS:
         drawn = self.active
         self.gain = self.memory * self.gain + (1.0 - self.memory) * gain
         if not drawn:
-            return Selected(np.arange(found.size), np.ones(found.size, dtype=np.float32))
+            return all_rows(found.size)
         key0, key1 = derive_keys(2, "dlis", self.seed, epoch, step)
         numbers = np.empty(max(1, found.size // self.factor))
         fill_uniform(key0, key1, numbers)
         return draw_weighted(shares, numbers)
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of the state: numbers; the same on every rank."""
-        return {**self._identity(), "gain": self.gain}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where `state_dict` was called.
-
-        Raises:
-            ValueError: the state is of another selector; both sides are shown.
-        """
-        check_identity(state, self._identity())
-        self.gain = float(state["gain"])
 
     def _identity(self) -> dict[str, Any]:
         return {"selector": "dlis", "factor": self.factor, "memory": self.memory, "seed": self.seed}

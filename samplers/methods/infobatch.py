@@ -17,7 +17,7 @@ of them) hold all rows.
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import njit
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
-from drawstream.samplers.methods.state import check_array, check_identity
 from drawstream.samplers.methods.visits import Total, Visits
 from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle, shuffle
@@ -36,7 +35,7 @@ __all__ = ["InfoBatch"]
 _FORMAT = 1
 
 
-class InfoBatch:
+class InfoBatch(Visits):
     """InfoBatch: a stream per epoch, of a length of its own.
 
         >>> from drawstream import InfoBatch
@@ -58,38 +57,29 @@ class InfoBatch:
         ValueError: an argument is out of range.
     """
 
+    _kept: ClassVar[Mapping[str, str]] = {"scores": "_scores", "pending": "sums"}
+
     def __init__(self, rows: int, /, *, epochs: int, ratio: float = 0.5, share: float = 0.875, seed: int = 0) -> None:
-        rows, epochs, seed = whole_number(rows, "rows"), whole_number(epochs, "epochs"), whole_number(seed, "seed")
+        epochs, seed = whole_number(epochs, "epochs"), whole_number(seed, "seed")
         if epochs < 1 or not 0 <= ratio < 1 or not 0 <= share <= 1:
             raise ValueError(
                 f"epochs >= 1, 0 <= ratio < 1 and 0 <= share <= 1 must hold, but got {epochs=}, {ratio=} and {share=}"
             )
         derive_keys(1, seed)
-        self.rows, self.epochs, self.ratio, self.share, self.seed = rows, epochs, float(ratio), float(share), seed
-        self._visits = Visits(rows, loss=True)
-        self._scores: NDArray[np.int64] = np.full(rows, -1, dtype=np.int64)
+        super().__init__(rows, loss=True)
+        self.epochs, self.ratio, self.share, self.seed = epochs, float(ratio), float(share), seed
+        self._scores: NDArray[np.int64] = np.full(self.rows, -1, dtype=np.int64)
 
     def __repr__(self) -> str:
         return f"InfoBatch({self.rows} rows, ratio {self.ratio})"
 
-    def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
-        """Take note of a batch of this rank; it counts from the next `reduce` on. Errors as `Visits.observe`.
-
-        Args:
-            ids: int (n,), rows of the batch, each in [0, rows).
-            logits: float (n, K).
-            labels: int (n,), in [0, K).
-            weights: float (n,), 1/(N P) of the draws; rows of weight 0 only fill up the batch and do not count.
-        """
-        self._visits.observe(ids, logits, labels, weights)
-
     def reduce(self, total: Total | None = None, /) -> None:
         """End an epoch: each row seen in it takes the (mean) loss of its visits there; `total` and errors as `PSGD`."""
-        sums, visits = self._visits.take(total).T
+        sums, visits = self.take(total).T
         np.floor_divide(sums, visits, out=self._scores, where=visits > 0)
 
     def below_mean(self) -> NDArray[np.bool_]:
-        """Whether each row's last loss lies below the mean over the rows seen, bool (rows,); never for unseen rows."""
+        """Return whether a row's last loss lies below the mean over the rows seen, bool (rows,); False for unseen."""
         seen = self._scores >= 0
         count = int(np.count_nonzero(seen))
         if count == 0:
@@ -99,38 +89,27 @@ class InfoBatch:
         return seen & (self._scores <= (total - 1) // count)
 
     def epoch_rows(self, epoch: int, /) -> NDArray[np.int64]:
-        """The rows of an epoch under the state of now, int64, sorted.
+        """Return the rows of an epoch under the state of now, int64, sorted.
 
         Raises:
             ValueError: the epoch is negative.
         """
-        return self._kept(epoch)[0]
+        return self._choose(epoch)[0]
 
     def stream(self, epoch: int, /) -> IndexStream:
-        """The stream of an epoch under the state of now; `stream.epoch(epoch)` is its order, whose weights are w.
+        """Return the stream of an epoch under the state of now; `stream.epoch(epoch)` is its order, with weights w.
 
         Raises:
             ValueError: the epoch is negative.
         """
-        rows, below = self._kept(epoch)
+        rows, below = self._choose(epoch)
         return IndexStream(Kept(rows, below, self.rows, 1.0 / (1.0 - self.ratio)), seed=self.seed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of the state: numbers and int64 arrays; per rank within an epoch, as for `PSGD`."""
-        return {**self._identity(), "scores": self._scores.copy(), "pending": self._visits.sums.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where `state_dict` was called; errors as `PSGD`."""
-        check_identity(state, self._identity())
-        scores = check_array(state, "scores", self._scores)
-        pending = check_array(state, "pending", self._visits.sums)
-        self._scores, self._visits.sums = scores.copy(), pending.copy()
 
     def _identity(self) -> dict[str, Any]:
         options = {"epochs": self.epochs, "ratio": self.ratio, "share": self.share, "seed": self.seed}
         return {"format": _FORMAT, "sampler": "infobatch", "rows": self.rows, **options}
 
-    def _kept(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _choose(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The rows of an epoch, sorted, and whether each of them lies below the mean."""
         epoch = whole_number(epoch, "epoch")
         if epoch < 0:
@@ -182,7 +161,7 @@ class Kept:
         return self.kept.nbytes + self.below.nbytes
 
     def digest(self) -> str:
-        """Hash of rows and weights."""
+        """Return the hash of rows and weights."""
         return digest_array(self.kept) + digest_array(self.below) + self.weight.hex()
 
     def draw_epoch(self, seed: int, epoch: int, /) -> Draws:

@@ -16,14 +16,13 @@ here it is added afterwards in both.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.methods.state import check_array, check_identity
 from drawstream.samplers.methods.visits import FULL, UNIT, Total, Visits
 from drawstream.samplers.weights import sum_exactly
 
@@ -33,7 +32,7 @@ _LEAST = 1e-10  # probability, relative to the mean, of a row of importance 0: B
 _FORMAT = 1
 
 
-class PSGD:
+class PSGD(Visits):
     """p-SGD: rows drawn by their mean 1 − p_y. A row sampler for `IndexStream`.
 
         >>> from drawstream import IndexStream
@@ -56,29 +55,19 @@ class PSGD:
     """
 
     name = "p"
+    _kept: ClassVar[Mapping[str, str]] = {"epochs": "_epochs", "totals": "_totals", "pending": "sums"}
 
     def __init__(self, rows: int, /, *, uniform_epochs: int = 1, paper: bool = False, smoothing: bool = True) -> None:
-        rows, uniform_epochs = whole_number(rows, "rows"), whole_number(uniform_epochs, "uniform_epochs")
-        if uniform_epochs < 0:
+        super().__init__(rows, loss=False)
+        self.uniform_epochs, self.paper = whole_number(uniform_epochs, "uniform_epochs"), bool(paper)
+        self.smoothing = bool(smoothing)
+        if self.uniform_epochs < 0:
             raise ValueError(f"uniform_epochs >= 0 must hold, but got {uniform_epochs}")
-        self.rows, self.uniform_epochs, self.paper, self.smoothing = rows, uniform_epochs, bool(paper), bool(smoothing)
-        self._visits = Visits(rows, loss=False)
-        self._totals: NDArray[np.int64] = np.zeros((rows, 2), dtype=np.int64)
+        self._totals: NDArray[np.int64] = np.zeros((self.rows, 2), dtype=np.int64)
         self._epochs = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.rows} rows, {self._epochs} epochs)"
-
-    def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
-        """Take note of a batch of this rank; it counts from the next `reduce` on. Errors as `Visits.observe`.
-
-        Args:
-            ids: int (n,), rows of the batch, each in [0, rows).
-            logits: float (n, K).
-            labels: int (n,), in [0, K).
-            weights: float (n,), 1/(N P) of the draws; rows of weight 0 only fill up the batch and do not count.
-        """
-        self._visits.observe(ids, logits, labels, weights)
 
     def reduce(self, total: Total | None = None, /) -> None:
         """End an epoch: add up what all ranks observed.
@@ -89,18 +78,18 @@ class PSGD:
         Raises:
             ValueError: `total` gave an array of another shape or type.
         """
-        self._totals += self._visits.take(total)
+        self._totals += self.take(total)
         np.minimum(self._totals, FULL, out=self._totals)
         self._epochs += 1
 
     def importance(self) -> NDArray[np.float64]:
-        """Importance of each row before smoothing, float64 (rows,): m; 0 where nothing is known of any row."""
+        """Return the importance of each row before smoothing, float64 (rows,): m; 0 where nothing is known."""
         mean = np.empty(self.rows)
         fill_means(self._totals, self._epochs if self.paper else 0, mean)
         return mean
 
     def probabilities(self, epoch: int, /) -> NDArray[np.float64]:
-        """Probabilities of the rows in an epoch, float64 (rows,), sum 1; uniform while all importances are 0."""
+        """Return the probabilities of rows in an epoch, float64 (rows,), sum 1; uniform while all importances are 0."""
         early = whole_number(epoch, "epoch") < self.uniform_epochs
         weights = np.zeros(self.rows) if early or self._epochs == 0 else self.importance()
         total = sum_exactly(weights)
@@ -108,30 +97,6 @@ class PSGD:
             return np.full(self.rows, 1.0 / self.rows)
         smooth(weights, total / self.rows if self.smoothing else 0.0, 2.0 * total if self.smoothing else total)
         return weights
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of the state: numbers and int64 arrays.
-
-        Within an epoch each rank has visits of its own, and each must save and restore its state; after `reduce` the
-        states of all ranks are equal, and that of rank 0 serves all.
-        """
-        return {
-            **self._identity(),
-            "epochs": self._epochs,
-            "totals": self._totals.copy(),
-            "pending": self._visits.sums.copy(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where `state_dict` was called, within an epoch or between two: the same steps give the same state.
-
-        Raises:
-            ValueError: the state is of another sampler (both sides are shown), or damaged.
-        """
-        check_identity(state, self._identity())
-        totals = check_array(state, "totals", self._totals)
-        pending = check_array(state, "pending", self._visits.sums)
-        self._epochs, self._totals, self._visits.sums = int(state["epochs"]), totals.copy(), pending.copy()
 
     def _identity(self) -> dict[str, Any]:
         options = {"uniform_epochs": self.uniform_epochs, "paper": self.paper, "smoothing": self.smoothing}
@@ -148,7 +113,7 @@ class CSGD(PSGD):
     name = "c"
 
     def importance(self) -> NDArray[np.float64]:
-        """Importance of each row before smoothing, float64 (rows,): m (1 − m)."""
+        """Return the importance of each row before smoothing, float64 (rows,): m (1 − m)."""
         mean = super().importance()
         mean *= 1.0 - mean
         return mean

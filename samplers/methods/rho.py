@@ -6,7 +6,6 @@ Notation
     f     factor: of n rows given the n / f with the largest l − v are trained on; 10 in the paper
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +14,13 @@ from numpy.typing import ArrayLike
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import digest_array
 from drawstream.samplers.methods.selection import Selected, check_scores, select_largest
-from drawstream.samplers.methods.state import check_identity
+from drawstream.samplers.methods.state import Stateful
 from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["RHOLoss"]
 
 
-class RHOLoss:
+class RHOLoss(Stateful):
     """RHO-loss selection; a `BatchSelector`. Nothing is drawn and nothing learnt.
 
         >>> from drawstream import RHOLoss
@@ -70,14 +69,5 @@ class RHOLoss:
             )
         return select_largest(losses - self.irreducible[rows], max(1, losses.size // self.factor))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the settings that decide the choice, as plain values."""
+    def _identity(self) -> dict[str, Any]:
         return {"selector": "rho", "factor": self.factor, "irreducible": digest_array(self.irreducible)}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Check that a run whose `state_dict` this is goes on with the same irreducible losses.
-
-        Raises:
-            ValueError: it does not; both sides are shown.
-        """
-        check_identity(state, self.state_dict())

@@ -19,7 +19,7 @@ of them to `select` on every rank. Each then makes the same choice, bit for bit,
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numba import njit
@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.methods.state import check_array, check_identity
+from drawstream.samplers.methods.state import Stateful, check_array
 from drawstream.samplers.methods.visits import to_array
 
-__all__ = ["BatchSelector", "OrderedSGD", "Selected", "SelectiveBackprop", "check_scores"]
+__all__ = ["BatchSelector", "OrderedSGD", "Selected", "SelectiveBackprop", "all_rows", "check_scores", "select_largest"]
 
 _ACCURACIES = (80.0, 90.0, 95.0, 99.5)  # percent: default of Kawaguchi and Lu, AISTATS 2020
 
@@ -53,15 +53,15 @@ class BatchSelector(Protocol):
 
     @property
     def factor(self) -> int:
-        """Rows given per row trained."""
+        """Number of rows given per row trained."""
 
     @property
     def scores(self) -> Literal["loss", "grad_norm"]:
-        """Which scores to give."""
+        """Name of the scores to give."""
 
     @property
     def before(self) -> bool:
-        """Whether the scores must come from a pass before the training pass."""
+        """Return whether the scores must come from a pass before the training pass."""
 
     def select(self, scores: Any, /, *, epoch: int, step: int, ids: Any) -> Selected:
         """Choose rows of the global batch.
@@ -74,13 +74,13 @@ class BatchSelector(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the state."""
+        """Return a copy of the state."""
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Go on where `state_dict` was called."""
 
 
-class SelectiveBackprop:
+class SelectiveBackprop(Stateful):
     """Selective backprop: keep a row with probability F(loss)^b, F its rank among the last losses (Jiang et al., 2019).
 
         >>> from drawstream import SelectiveBackprop
@@ -133,7 +133,7 @@ class SelectiveBackprop:
         remember(losses, self._losses, self._seen)
         self._seen += losses.size
         if epoch == 0 or self.power == 0.0:
-            return _all(losses.size)
+            return all_rows(losses.size)
         key0, key1 = derive_keys(2, "selective backprop", self.seed, epoch, step)
         known = self._losses[: min(self._seen, self.history)]
         indices = np.empty(losses.size, dtype=np.int64)
@@ -141,7 +141,7 @@ class SelectiveBackprop:
         return Selected(kept, np.ones(kept.size, dtype=np.float32))
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the state: numbers and a float64 array; the same on every rank."""
+        """Return a copy of the state: numbers and a float64 array; the same on every rank."""
         return {**self._identity(), "seen": self._seen, "losses": self._losses[: min(self._seen, self.history)].copy()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -150,7 +150,7 @@ class SelectiveBackprop:
         Raises:
             ValueError: the state is of another selector (both sides are shown), or damaged.
         """
-        check_identity(state, self._identity())
+        super().load_state_dict(state)
         seen = int(state["seen"])
         known = self._losses[: min(seen, self.history)]
         known[:] = check_array(state, "losses", known)
@@ -160,7 +160,7 @@ class SelectiveBackprop:
         return {"selector": "sb", "budget": self.budget, "history": self.history, "seed": self.seed}
 
 
-class OrderedSGD:
+class OrderedSGD(Stateful):
     """Ordered SGD: train on the q largest losses of the batch (Kawaguchi and Lu, AISTATS 2020).
 
         >>> from drawstream import OrderedSGD
@@ -177,6 +177,7 @@ class OrderedSGD:
     factor = 1
     scores: Literal["loss"] = "loss"
     before = False
+    _kept: ClassVar[Mapping[str, str]] = {"halvings": "halvings"}
 
     def __init__(self) -> None:
         self.halvings = 0
@@ -205,18 +206,12 @@ class OrderedSGD:
         losses = check_scores(scores)
         return select_largest(losses, max(1, losses.size >> self.halvings))
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of the state: numbers."""
-        return {"selector": "osgd", "halvings": self.halvings}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where `state_dict` was called; errors as `SelectiveBackprop`."""
-        check_identity(state, {"selector": "osgd"})
-        self.halvings = int(state["halvings"])
+    def _identity(self) -> dict[str, Any]:
+        return {"selector": "osgd"}
 
 
 def check_scores(scores: Any, /) -> NDArray[np.float64]:
-    """Scores of a batch, float64 (n,).
+    """Return the scores of a batch, float64 (n,).
 
     Raises:
         ValueError: no scores, or not finite.
@@ -231,12 +226,13 @@ def check_scores(scores: Any, /) -> NDArray[np.float64]:
 
 
 def select_largest(scores: NDArray[np.float64], count: int, /) -> Selected:
-    """The `count` places with the largest scores, rising; of equal ones the first."""
+    """Return the `count` places with the largest scores, rising; of equal ones the first."""
     order = np.argsort(-scores, kind="stable")
     return Selected(np.sort(order[:count]), np.ones(count, dtype=np.float32))
 
 
-def _all(count: int) -> Selected:
+def all_rows(count: int, /) -> Selected:
+    """Keep all places of a batch, with weight 1."""
     return Selected(np.arange(count, dtype=np.int64), np.ones(count, dtype=np.float32))
 
 
@@ -256,7 +252,7 @@ def keep_by_rank(
     key1: Any,
     indices: NDArray[np.int64],
 ) -> int:
-    """Write the places kept into `indices` (n,), rising; how many."""
+    """Write the places kept into `indices` (n,), rising; return how many."""
     kept = 0
     for i in range(losses.size):
         below = 0

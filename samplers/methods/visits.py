@@ -1,15 +1,17 @@
-"""Measure rows during training: one measure per visit, added up as integers until the epoch ends.
+"""Measure rows during training: measures per visit, added up as integers until the epoch ends.
 
 Notation
     z, y    logits, float32 (n, C), and targets, int64 (n,), of the n rows of a batch
     visit   one row in one batch with a weight > 0; rows of weight 0 (fill of the last batch) do not count
     e_j     exp(z_j − max z), in [0, 1]
-    x       measure of a visit: uncertainty 1 − p_y = Σ_{j≠y} e_j / Σ e_j,
-            or loss −log p_y = max z − z_y + log Σ e_j, nats
-    sums    int64 (N, 2): Σ x of a row in units of 2^-36 (1.5e-11), every x rounded to a unit; and its visits
+    x       measure: uncertainty 1 − p_y = Σ_{j≠y} e_j / Σ e_j, loss −log p_y = max z − z_y + log Σ e_j, nats;
+            or all four of METHODS §1, from the largest wrong logit z_k: g_j = z_k − z_j, e_j = exp(−g_j),
+            s = Σ_{j≠y,k} e_j, m = z_k − z_y + log(1 + s): loss = log(1 + exp(m)), 1 − p_y = 1 / (1 + exp(−m))
+    sums    int64 (N, K + 1): Σ x of a row for K measures in units of 2^-36 (1.5e-11), every x rounded to a unit; visits
 
 Integers add up the same in any order: batches, ranks and restarts change no bit. A visit counts up to 2^14, a sum is
-never above 2^61, so that the sums of two epochs fit an int64.
+never above 2^61, so that the sums of two epochs fit an int64. Rows are measured one by one: torch gives the tail of a
+tensor other last digits than its middle, so that a row would come out differently in a batch of another size.
 """
 
 from collections.abc import Callable
@@ -20,20 +22,24 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
+from drawstream.samplers.methods.state import Stateful
 
-__all__ = ["FULL", "UNIT", "Total", "Visits", "to_array"]
+__all__ = ["FULL", "IGNORED", "MEASURES", "UNIT", "Total", "Visits", "add_visits", "measure", "to_array"]
 
+MEASURES = ("loss", "entropy", "grad_norm", "uncertainty")
 UNIT = 2.0**-36
 FULL = 1 << 61
+IGNORED = -(1 << 62)  # id of a row that does not count
 _ROUNDING = 1.5 * 2.0**52  # added to a float64, it leaves the nearest integer in the low bits
 _WORK = 1 << 12  # exponentials at a time: 32 KiB
 _CEILING = 2.0**14  # nats of one visit; training has diverged there
 
+Array = NDArray[Any]
 Total = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 def to_array(value: Any, dtype: Any, /) -> NDArray[Any]:
-    """An array of the given type, in C order, from an array or a tensor; a tensor on a GPU is waited for.
+    """Return an array of the given type, in C order, from an array or a tensor; a tensor on a GPU is waited for.
 
     Raises:
         TypeError: whole numbers are wanted and others given.
@@ -47,7 +53,7 @@ def to_array(value: Any, dtype: Any, /) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-class Visits:
+class Visits(Stateful):
     """The visits of one epoch so far, of this rank.
 
     Args:
@@ -59,41 +65,42 @@ class Visits:
     """
 
     def __init__(self, rows: int, /, *, loss: bool) -> None:
-        rows = whole_number(rows, "rows")
-        if rows < 1:
+        self.rows, self._loss = whole_number(rows, "rows"), loss
+        if self.rows < 1:
             raise ValueError(f"rows >= 1 must hold, but got {rows}")
-        self.rows, self.loss = rows, loss
-        self.sums: NDArray[np.int64] = np.zeros((rows, 2), dtype=np.int64)
+        self.sums: NDArray[np.int64] = np.zeros((self.rows, 2), dtype=np.int64)
 
     def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
-        """Add a batch, all of it or, where an error is raised, nothing.
+        """Take note of a batch of this rank, or of nothing where an error is raised; it counts from `reduce` on.
 
         Args:
             ids: int64 (n,), in [0, N); a row that comes twice is two visits.
             logits: float (n, C >= 2), of the training forward pass; arrays or tensors, here and below.
             labels: int64 (n,), in [0, C).
-            weights: float (n,); rows of weight 0 do not count, all others count once.
+            weights: float (n,), 1/(N P) of the draws; rows of weight 0 only fill up the batch, all others count once.
 
         Raises:
             ValueError: shapes do not fit, ids or labels are out of range, or logits are not finite.
         """
         rows, z, y = to_array(ids, np.int64), to_array(logits, np.float32), to_array(labels, np.int64)
         n = rows.size
-        counted = np.empty(0, np.float32) if weights is None else to_array(weights, np.float32)
+        counted = None if weights is None else to_array(weights, np.float32)
         fits = rows.shape == y.shape == (n,) and z.ndim == 2 and len(z) == n and z.shape[1] > 1
-        if not fits or (weights is not None and counted.shape != (n,)):
+        if not fits or (counted is not None and counted.shape != (n,)):
             raise ValueError(
                 f"ids (n,), logits (n, C >= 2), labels (n,) and weights (n,) must fit, but got {rows.shape}, "
-                f"{z.shape}, {y.shape} and {None if weights is None else counted.shape}"
+                f"{z.shape}, {y.shape} and {None if counted is None else counted.shape}"
             )
-        x = np.empty(n)
-        bad = measure(rows, z, y, counted, self.rows, self.loss, x)
+        if counted is not None:
+            rows = np.where(counted > 0, rows, IGNORED)
+        x = np.empty((1, n))
+        bad = measure(rows, z, y, self.rows, self._loss, x)
         if bad >= 0:
             raise ValueError(self._fault(int(rows[bad]), int(y[bad]), z.shape[1]))
         add_visits(rows, x, self.sums)
 
     def take(self, total: Total | None = None, /) -> NDArray[np.int64]:
-        """End the epoch: the sums, int64 (N, 2), added up over the ranks by `total`; begin a new one.
+        """End the epoch: return the sums, int64 (N, 2), added up over the ranks by `total`, and begin a new one.
 
         Raises:
             ValueError: `total` gave an array of another shape or type.
@@ -116,36 +123,35 @@ class Visits:
 
 
 @njit(cache=True, nogil=True)
-def measure(
-    ids: NDArray[np.int64],
-    z: NDArray[np.float32],
-    y: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    rows: int,
-    loss: bool,
-    x: NDArray[np.float64],
-) -> int:
-    """Write the measures of visits into `x` (n,), NaN for none; weights (n,) or (0,). The first faulty row, or -1."""
+def measure(ids: Array, z: Array, y: Array, rows: int, loss: bool, values: Array) -> int:
+    """Write the measure of visits into `values` (1, n), or all four and correctness (5, n); NaN for none.
+
+    Return the first faulty row, or -1.
+    """
     n, classes = z.shape
+    whole = len(values) > 1
     block = max(1, min(n, _WORK // classes))
     e = np.empty((block, classes))
     for first in range(0, n, block):
         last = min(n, first + block)
         for i in range(first, last):
-            x[i] = 0.0 if weights.size == 0 or weights[i] > 0 else np.nan
-            right = 0 <= ids[i] < rows and 0 <= y[i] < classes
-            if x[i] == 0.0 and not (right and lower(z[i], e[i - first])):
-                return i
+            values[0, i] = 0.0 if ids[i] != IGNORED else np.nan
+            if values[0, i] == 0.0:
+                right = 0 <= ids[i] < rows and 0 <= y[i] < classes
+                if not (right and (lower_wrong(z[i], y[i], e[i - first]) if whole else lower(z[i], e[i - first]))):
+                    return i
         exponentiate(e.ravel())
         for i in range(first, last):
-            if x[i] == 0.0:
-                x[i] = read_loss(z[i], e[i - first], y[i]) if loss else read_uncertainty(e[i - first], y[i])
+            if values[0, i] == 0.0 and whole:
+                read_all(z[i], e[i - first], y[i], values[:, i])
+            elif values[0, i] == 0.0:
+                values[0, i] = read_loss(z[i], e[i - first], y[i]) if loss else read_uncertainty(e[i - first], y[i])
     return -1
 
 
 @njit(cache=True, nogil=True)
 def lower(z: NDArray[np.float32], e: NDArray[np.float64]) -> bool:
-    """Write z_j − max z into `e` (C,); whether all are finite."""
+    """Write z_j − max z into `e` (C,); return whether all are finite."""
     top, bottom = z[0], z[0]
     for value in z:
         top = max(top, value)
@@ -158,8 +164,45 @@ def lower(z: NDArray[np.float32], e: NDArray[np.float64]) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def lower_wrong(z: Array, y: int, e: Array) -> bool:
+    """Write z_j − z_k into `e` (C,), k the largest logit but y, and 0 for y; return whether all are finite."""
+    k = 1 if y == 0 else 0
+    for j in range(z.size):
+        if j != y and z[j] > z[k]:
+            k = j
+    finite = True
+    for j in range(z.size):
+        finite &= np.isfinite(z[j])
+        e[j] = 0.0 if j == y else np.float64(z[j]) - np.float64(z[k])
+    return bool(finite)
+
+
+@njit(cache=True, nogil=True)
+def read_all(z: Array, e: Array, y: int, values: Array) -> None:
+    """Write loss, entropy over the wrong classes, norm of the logits' gradient, uncertainty and correctness (5,)."""
+    k = 1 if y == 0 else 0
+    while k == y or e[k] < 1.0:
+        k += 1
+    own, top = np.float64(z[y]), np.float64(z[k])
+    s, spread, squares = 0.0, 0.0, 1.0
+    for j in range(z.size):
+        if j != y and j != k:
+            s += e[j]
+            spread += e[j] * (top - z[j])
+            squares += e[j] * e[j]
+    m = top - own + np.log1p(s)
+    small = np.exp(-abs(m))
+    uncertainty = (1.0 if m > 0.0 else small) / (1.0 + small)
+    values[0] = max(m, 0.0) + np.log1p(small)
+    values[1] = np.log1p(s) + spread / (1.0 + s)
+    values[2] = uncertainty * np.sqrt(1.0 + squares / (1.0 + s) ** 2)
+    values[3] = uncertainty
+    values[4] = own > top or (own == top and y < k)
+
+
+@njit(cache=True, nogil=True)
 def read_uncertainty(e: NDArray[np.float64], y: int) -> float:
-    """1 − p_y from e_j = exp(z_j − max z) (C,), without a difference of near numbers."""
+    """Return 1 − p_y from e_j = exp(z_j − max z) (C,), without a difference of near numbers."""
     rest = 0.0
     for j in range(e.size):
         rest += 0.0 if j == y else e[j]
@@ -168,7 +211,7 @@ def read_uncertainty(e: NDArray[np.float64], y: int) -> float:
 
 @njit(cache=True, nogil=True)
 def read_loss(z: NDArray[np.float32], e: NDArray[np.float64], y: int) -> float:
-    """−log p_y from logits and e_j = exp(z_j − max z) (C,), nats; precise near 0 too."""
+    """Return −log p_y from logits and e_j = exp(z_j − max z) (C,), nats; precise near 0 too."""
     top = 0
     for j in range(z.size):
         if z[j] > z[top]:
@@ -206,10 +249,11 @@ def exponentiate(x: NDArray[np.float64]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def add_visits(ids: NDArray[np.int64], x: NDArray[np.float64], sums: NDArray[np.int64]) -> None:
-    """Add measures to the sums of their rows; NaN counts as no visit."""
+def add_visits(ids: Array, values: Array, sums: Array) -> None:
+    """Add K measures (K or more, n) of visits to the sums of their rows (N, K + 1)."""
     for i in range(ids.size):
-        if x[i] == x[i]:
+        if ids[i] != IGNORED:
             row = sums[ids[i]]
-            row[0] = min(row[0] + np.int64(min(x[i], _CEILING) / UNIT + 0.5), FULL)
-            row[1] += 1
+            for k in range(row.size - 1):
+                row[k] = min(row[k] + np.int64(min(values[k, i], _CEILING) / UNIT + 0.5), FULL)
+            row[-1] += 1

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drawstream.features import Tracker
-from drawstream.features.visits import CORRECT, IGNORED, LEARNED, UNIT, fold, measure_visits, scatter
+from drawstream.features.visits import CORRECT, LEARNED, add_last, fold
+from drawstream.samplers.methods.visits import IGNORED, UNIT, add_visits, measure
 
 ROWS, CLASSES = 7, 3
 
@@ -62,7 +63,7 @@ def test_the_state_is_what_the_definition_says(visits):
         total, seen, flips, learned, before, last = [0] * 4, 0, 0, False, False, -1
         for epoch, (ids, z, y) in enumerate(visits):
             values = np.empty((5, len(ids)))
-            assert measure_visits(ids, z, y, ROWS, values) == -1
+            assert measure(ids, z, y, ROWS, False, values) == -1
             mine = np.flatnonzero(ids == row)
             if not mine.size:
                 continue
@@ -90,8 +91,9 @@ def test_visits_of_ranks_add_up_in_any_order(visits, ranks, random):
             for i in order if parts > 1 else sorted(order):
                 ids, z, y = (column[i : i + 1] for column in columns)
                 values, rank = np.empty((5, 1)), random.randrange(parts)
-                assert measure_visits(ids, z, y, ROWS, values) == -1
-                scatter(ids, values, i, sums[rank], last[rank])
+                assert measure(ids, z, y, ROWS, False, values) == -1
+                add_visits(ids, values, sums[rank])
+                add_last(ids, values[-1], i, last[rank])
             fold(epoch, sums.sum(0), last.max(0), *arrays, 0.5)
         return [array.tolist() for array in arrays]
 

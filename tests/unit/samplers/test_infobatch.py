@@ -72,7 +72,7 @@ def test_the_estimate_is_unbiased_over_seeds():
     total = np.zeros(40)
     for seed in range(2000):
         pruning = with_losses(losses, seed=seed)
-        rows, below = pruning._kept(1)
+        rows, below = pruning._choose(1)
         total[rows] += np.where(below, 2, 1)
     assert abs(total / 2000 - 1).max() < 4.5 / np.sqrt(2000)
 
