@@ -31,11 +31,9 @@ def plain(identity: Identity, /) -> dict[str, Any]:
 
 
 def difference(theirs: Identity | None, mine: Identity, /) -> str:
-    """Return what differs, both sides of each: `recipe.lr 0.1, not 0.05; global_batch 64, not 128`; "" where nothing.
+    """Return what differs from an earlier job, both sides of each: `recipe.lr 0.1, not 0.05`; "" where nothing.
 
-    Args:
-        theirs: Of the job that was started earlier; None where that version kept none.
-        mine: Of the job that is started now.
+    An earlier version kept no identity: there `theirs` is None.
     """
     if theirs is None:
         return "an earlier version, which kept no identity of its jobs"
@@ -45,13 +43,7 @@ def difference(theirs: Identity | None, mine: Identity, /) -> str:
 
 
 def refuse_other(where: object, theirs: Identity | None, mine: Identity, /, remedy: str = ANOTHER) -> None:
-    """Refuse to go on with a job of another identity.
-
-    Args:
-        where: The file or study that holds it.
-        theirs: As for `difference`.
-        mine: As for `difference`.
-        remedy: What to do.
+    """Refuse to go on with a job of another identity, which the file or study `where` holds.
 
     Raises:
         ValueError: They differ; one line shows both sides of what differs.

@@ -81,11 +81,7 @@ def plain(data: NDArray[np.uint8], /) -> bool:
 
 
 def pixels(data: bytes | memoryview, channels: int, /) -> NDArray[np.uint8]:
-    """Pixels as the loader decodes them on the CPU, not turned: uint8 (height, width), or (height, width, 3).
-
-    Args:
-        data: A file that ``parse`` takes.
-        channels: 1 or 3.
+    """Decode a file that ``parse`` takes as the loader does on the CPU, not turned: uint8 (height, width[, 3]).
 
     Raises:
         ValueError: DALI cannot decode it.

@@ -84,14 +84,9 @@ def probe(data: bytes | memoryview, /, *, rule: str = "exif") -> ImageInfo:
 
 
 def decode(data: bytes | memoryview, /, *, rule: str = "exif") -> NDArray[np.uint8]:
-    """Decode an image file as the loader does on the CPU; with Pillow where DALI is not installed.
+    """Decode an image file as the loader does on the CPU, or with Pillow where DALI is not installed.
 
-    Args:
-        data: The file.
-        rule: Of orientation, as ``probe``.
-
-    Returns:
-        uint8 (height, width) for grayscale, else (height, width, 3).
+    Pixels are uint8 (height, width) for grayscale, else (height, width, 3); ``rule`` is that of ``probe``.
 
     Raises:
         ValueError: The file is damaged or of another kind.
@@ -102,13 +97,8 @@ def decode(data: bytes | memoryview, /, *, rule: str = "exif") -> NDArray[np.uin
 def judge(data: bytes | memoryview, info: ImageInfo, /) -> tuple[NDArray[np.uint8], bool]:
     """Decode an image file as the loader does on the CPU, and hold the pixels against Pillow's.
 
-    Args:
-        data: The file.
-        info: What ``probe`` says of it.
-
     Returns:
-        Pixels, turned: uint8 (height, width) for grayscale, else (height, width, 3). Whether metadata that are passed
-        over (XMP, a raw profile) would turn them otherwise.
+        The pixels of ``decode``. Whether metadata that are passed over (XMP, a raw profile) would turn them otherwise.
 
     Raises:
         ValueError: It does not decode, or to other pixels: more than one level apart (16-bit colour is rounded).
@@ -131,7 +121,7 @@ def judge(data: bytes | memoryview, info: ImageInfo, /) -> tuple[NDArray[np.uint
 def encode(
     image: bytes | NDArray[np.uint8], encoding: str, /, *, quality: int, rule: str = "exif"
 ) -> tuple[bytes, ImageInfo]:
-    """Bring an image into the form a shard stores.
+    """Bring an image into the form a shard stores: the member's bytes and what its header says.
 
     A file that already has the encoding keeps its bytes, whatever its quality; it is decoded all the same, to find out
     whether it can be.
@@ -141,9 +131,6 @@ def encode(
         encoding: ``raw``, ``png``, ``jpeg``, or ``keep``: files as they are, pixels as raw.
         quality: Of a new JPEG, 1 … 100.
         rule: Of orientation, as ``probe``.
-
-    Returns:
-        The member's bytes and what its header says.
 
     Raises:
         ValueError: Unreadable bytes.

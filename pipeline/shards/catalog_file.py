@@ -132,9 +132,6 @@ def fingerprint(
         codes: int8 (rows,), positions in ``ENCODINGS``.
         orientation: ``exif`` or ``stored``.
         label_kind: ``class`` or ``none``.
-
-    Returns:
-        32 hex digits of xxh3-128.
     """
     state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n{orientation} {label_kind}\n".encode())
     for shard in shards:
@@ -162,9 +159,6 @@ def seal(
         names: The columns that the file has.
         clean: int64 (rows,), true labels, or None.
         further: Names and values (pyarrow arrays, nulls allowed) of the columns that ``SCHEMA`` does not have.
-
-    Returns:
-        32 hex digits of xxh3-128.
     """
     state = xxhash.xxh3_128(metadata)
     state.update("".join(f"\n{name}" for name in names).encode())

@@ -50,14 +50,7 @@ class CatalogWriter:
     _seen: set[str] = field(default_factory=set)
 
     def add(self, key: str, shard: int, offset: int, data: bytes, info: ImageInfo, /) -> None:
-        """Add a row.
-
-        Args:
-            key: Its name.
-            shard: Number of its shard.
-            offset: Byte of the image member in the shard.
-            data: The image member's bytes.
-            info: What ``probe`` says of them.
+        """Add a row: an image member of these bytes, at this byte of its shard; ``info`` is what ``probe`` says of it.
 
         Raises:
             ValueError: The key is taken or acts where it is shown, or a raw image of another shape than the first.
@@ -111,7 +104,7 @@ class CatalogWriter:
         provenance: Mapping[str, Any],
         orientation: str = "exif",
     ) -> str:
-        """Write the catalog under a temporary name, flush it to disk and rename it.
+        """Write the catalog under a temporary name, flush it to disk and rename it; return its fingerprint.
 
         Args:
             path: The Parquet file.
@@ -121,9 +114,6 @@ class CatalogWriter:
             classes: Class names.
             provenance: JSON values that say how the catalog was made.
             orientation: The rule by which images are turned, ``exif`` or ``stored``.
-
-        Returns:
-            The fingerprint.
 
         Raises:
             ValueError: No rows, gray raw images beside colour ones, or keys that stay alike with their shards' stems.

@@ -19,11 +19,7 @@ from drawstream.pipeline.shards.names import shortened
 
 
 def shard_stems(paths: Sequence[str], /) -> list[str]:
-    """Return a name of each shard that no other has: file name, or path below their common folder, without ``.tar``.
-
-    Args:
-        paths: Absolute, of the shards.
-    """
+    """Return a name of each shard that no other has: file name, or path below their common folder, without ``.tar``."""
     names = [PurePosixPath(path).name for path in paths]
     if len(set(map(_without_tar, names))) < len(paths):
         common = os.path.commonpath([PurePosixPath(path).parent for path in paths])
@@ -37,24 +33,13 @@ def _without_tar(name: str) -> str:
 
 
 def with_stems(keys: Any, shard: NDArray[np.integer[Any]], stems: Sequence[str], /) -> Any:
-    """Return the keys as ``stem/key``: pyarrow large_string (rows,).
-
-    Args:
-        keys: pyarrow large_string (rows,), as the shards have them.
-        shard: Integers (rows,), the shard of each.
-        stems: Of the shards.
-    """
+    """Return the keys, large_string (rows,), as ``stem/key``; ``shard`` is the shard of each, ``stems`` the shards'."""
     before = pa.array(stems, pa.large_string()).take(pa.array(shard))
     return pc.binary_join_element_wise(before, keys, pa.scalar("/", pa.large_string()))
 
 
 def without_stems(keys: Any, starts: NDArray[np.int64], stems: Sequence[str], /) -> Any:
-    """Return keys as the shards have them: the inverse of ``with_stems``.
-
-    Args:
-        keys: pyarrow large_string (rows,), ``stem/key`` each.
-        starts: int64 (shards + 1,), first row of each shard.
-        stems: Of the shards.
+    """Return keys as the shards have them: the inverse of ``with_stems``; ``starts`` holds each shard's first row.
 
     Raises:
         ValueError: A key that does not begin with its shard's stem.
@@ -69,10 +54,7 @@ def without_stems(keys: Any, starts: NDArray[np.int64], stems: Sequence[str], /)
 
 
 def as_texts(keys: Any, /) -> Any:
-    """Return keys of a user as a pyarrow large_string (n,).
-
-    Args:
-        keys: A sequence of texts, or a pyarrow array or column of them.
+    """Return keys of a user, a sequence of texts or a pyarrow array or column, as a pyarrow large_string (n,).
 
     Raises:
         TypeError: Not texts.

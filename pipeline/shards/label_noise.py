@@ -14,17 +14,10 @@ _ORDER, _NOISE = 1, 2  # purposes
 
 
 def stratified_order(labels: NDArray[np.int64], /, *, seed: int) -> NDArray[np.int64]:
-    """A random order of the rows in which every prefix holds each class in its share.
+    """Return a random order of the rows, int64 (rows,), in which every prefix holds each class in its share.
 
     Row of rank r (random, 0-based) in its class gets time (r + U) / n_c with U uniform in [0, 1); the order sorts by
     time. So the first ``n`` rows hold ``n · n_c / rows`` of class c to within a few, for every ``n``.
-
-    Args:
-        labels: int64 (rows,).
-        seed: ≥ 0.
-
-    Returns:
-        int64 (rows,), a permutation.
     """
     generator = _generator(seed, _ORDER)
     shuffled = np.argsort(generator.random(len(labels)), kind="stable")

@@ -34,10 +34,7 @@ def check_name(name: str, /, *, what: str = "name", remedy: str = "rename it") -
 
 
 def check_keys(keys: Any, /) -> None:
-    """Hold every key of a catalog against the law of names; quick where all is plain ASCII.
-
-    Args:
-        keys: pyarrow large_string (rows,).
+    """Hold every key of a catalog, large_string (rows,), against the law of names; quick where all is plain ASCII.
 
     Raises:
         ValueError: One of them is refused, or is not UTF-8.

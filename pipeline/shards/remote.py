@@ -110,14 +110,10 @@ class Transfer:
         return dict(self._counts)
 
     def get(self, parts: Sequence[tuple[str, int | None, int | None]], /, *, most: int = MOST) -> list[bytes]:
-        """Read bytes [start, stop) of files; None is the beginning or the end.
+        """Read bytes [start, stop) of files, given as (URL, start, stop); None is the beginning or the end.
 
         A server that serves no ranges sends more than was asked for: such replies are returned whole, and one byte of
         what exceeds `most`, for the caller to notice; the rest is not read.
-
-        Args:
-            parts: URL, start and stop of each.
-            most: Bytes of one reply that can be right.
 
         Raises:
             RemoteError: One of them cannot be had, at once or after all retries.

@@ -198,13 +198,7 @@ def split_name(name: str, /) -> tuple[str, str] | None:
 
 
 def members(data: mmap.mmap, shard: Path, /, *, begin: int = 0, remarks: Remarks | None = None) -> Iterator[Member]:
-    """Walk a tar from header to header; GNU and PAX long names are understood.
-
-    Args:
-        data: The mapped tar.
-        shard: Its name, for messages.
-        begin: Byte of the first header to read.
-        remarks: Is told where the end mark is missing.
+    """Walk a mapped tar from the header at ``begin`` to its end; GNU and PAX long names are understood.
 
     Raises:
         DamagedTarError: Damaged or truncated; names the byte.

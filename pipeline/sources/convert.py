@@ -47,13 +47,7 @@ def looks_like_image(head: bytes, /) -> bool:
 
 
 def kind_of(file: Path, head: bytes, suffix: str, /) -> Literal["taken", "foreign", ""]:
-    """Say whether a file of any name is an image that is taken, one of another kind, or none.
-
-    Args:
-        file: The file.
-        head: Its first ``HEAD`` bytes.
-        suffix: Of its name, lower case, with the dot.
-    """
+    """Say whether a file is an image that is taken, one of another kind, or none; ``head`` is its first ``HEAD`` bytes."""
     if suffix in FOREIGN:
         return "foreign"
     if looks_like_image(head):
@@ -81,11 +75,8 @@ def is_webp(head: bytes, /) -> bool:
 def as_known(data: bytes, /, *, suffix: str = "") -> bytes:
     """Return a JPEG, PNG or WebP as it is, another image that Pillow reads as PNG, and anything else as it is.
 
-    The PNG has the same pixels, without alpha and not turned; the orientation is kept as EXIF.
-
-    Args:
-        data: The file.
-        suffix: Of its name, with the dot; ``.tga`` files have no mark of their own.
+    The PNG has the same pixels, without alpha and not turned; the orientation is kept as EXIF. ``.tga`` files have no
+    mark of their own and are known by their ``suffix``.
 
     Raises:
         ValueError: Several frames or pages, other than 8 bits a channel, too many pixels, or damaged.
