@@ -12,10 +12,9 @@ shards from end to end meets mixed classes. The same input gives the same shards
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,7 +121,7 @@ class _Part:
     origin: dict[str, Any]
 
 
-_Member = Callable[[], tuple[bytes, ImageInfo]]  # gives a member's bytes and what its header says, or raises ValueError
+_Member = Future[tuple[bytes, ImageInfo]]  # a member's bytes and what its header says
 _Written = tuple[CatalogWriter, NDArray[np.int64], list[Shard]]  # rows, which of the part's they are, shards
 
 
@@ -317,7 +316,7 @@ def _write(
             tick()
             key = source.key(row)
             try:
-                data, info = member()
+                data, info = member.result()
             except ValueError as error:
                 path = str(source.files[row]) if isinstance(source, FolderSource) else key
                 bad.append(BadImage(key, path, str(error)))
@@ -344,7 +343,7 @@ def _write(
 
 
 def _encoded(source: Source, rows: NDArray[np.int64], options: PackOptions) -> Iterator[tuple[int, _Member]]:
-    """Rows in their order, each with what gives its member; files are decoded in threads, some rows ahead.
+    """Rows in their order, each with its member; files are decoded in threads, some rows ahead.
 
     The source is read in one thread: one that a user wrote may not bear more.
     """
@@ -360,25 +359,18 @@ def _encoded(source: Source, rows: NDArray[np.int64], options: PackOptions) -> I
 
 def _begun(source: Source, row: int, options: PackOptions, pool: Executor) -> _Member:
     """Read a row and begin to encode it; pixels at once, for their array may be the source's own."""
-    job = partial(_encode, options)
+    form: dict[str, Any] = {"quality": options.quality, "rule": options.orientation}
+    member: _Member = Future()
     try:
         image = source.read(row)
         if isinstance(image, bytes):
-            return pool.submit(job, image).result
-        member = job(image)
+            return pool.submit(encode, image, options.encoding, **form)
+        member.set_result(encode(image, options.encoding, **form))
     except RemoteError:  # of a user's own source: the network is at fault and no image
         raise
     except ValueError as error:
-        return partial(_raise, error)
-    return lambda: member
-
-
-def _encode(options: PackOptions, image: bytes | NDArray[np.uint8]) -> tuple[bytes, ImageInfo]:
-    return encode(image, options.encoding, quality=options.quality, rule=options.orientation)
-
-
-def _raise(error: ValueError) -> NoReturn:
-    raise error
+        member.set_exception(error)
+    return member
 
 
 def _extension(info: ImageInfo) -> str:

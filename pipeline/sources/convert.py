@@ -47,7 +47,7 @@ def looks_like_image(head: bytes, /) -> bool:
 
 
 def kind_of(file: Path, head: bytes, suffix: str, /) -> Literal["taken", "foreign", ""]:
-    """Say whether a file is an image that is taken, one of another kind, or none; ``head`` is its first ``HEAD`` bytes."""
+    """Say whether a file, with these first ``HEAD`` bytes, is an image that is taken, one of another kind, or none."""
     if suffix in FOREIGN:
         return "foreign"
     if looks_like_image(head):

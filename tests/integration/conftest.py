@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource
+from drawstream.pipeline import ArraySource, Loader
 from drawstream.pipeline.reading import cache
 from drawstream.pipeline.shards import remote
 from drawstream.pipeline.shards.pack import pack
+from drawstream.samplers import IndexStream
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -117,3 +118,31 @@ def server(packed):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "cache/drawstream/shards"
+
+
+@pytest.fixture(scope="session")
+def batches():
+    """Load a catalog of 300 rows; gives ids, labels and pixels of every batch, and the loader's metrics."""
+
+    def load(catalog, epochs=1, **options):
+        loader = Loader(catalog, IndexStream(300, seed=1), batch_size=16, **options)
+        found = []
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
+            found += [(batch.ids.tolist(), batch.labels.tolist(), batch.images.numpy().tobytes()) for batch in loader]
+        loader.close()
+        return found, loader.metrics
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def names():
+    """Names in a cache folder, without its lock."""
+    return lambda folder: sorted(path.name for path in folder.iterdir() if path.name != "lock")
+
+
+@pytest.fixture(scope="session")
+def whole_names():
+    """Names of a catalog's shards in the cache."""
+    return lambda catalog: sorted(f"{shard.hash}-{shard.size}.tar" for shard in catalog.shards)

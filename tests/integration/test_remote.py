@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Reading, Remote, RemoteError
+from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Reading, Remote, RemoteError
 from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.reading import ranges
 from drawstream.pipeline.reading.cache import CachedShards
@@ -29,7 +29,6 @@ from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.remote import Transfer
 from drawstream.pipeline.verify import verify
-from drawstream.samplers import IndexStream
 from drawstream.tools.runs.record import write_record
 
 DIGITS = load_digits()
@@ -39,27 +38,9 @@ HOW = {"cache": Remote(), "tight": Remote(limit=2 * 112_640 + 5), "ranges": Remo
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def batches(catalog, epochs=1, **options):
-    loader = Loader(catalog, IndexStream(300, seed=1), batch_size=16, **options)
-    found = []
-    for epoch in range(epochs):
-        loader.set_epoch(epoch)
-        found += [(batch.ids.tolist(), batch.labels.tolist(), batch.images.numpy().tobytes()) for batch in loader]
-    loader.close()
-    return found, loader.metrics
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
-
-
-def whole_names(catalog):
-    return sorted(f"{shard.hash}-{shard.size}.tar" for shard in catalog.shards)
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
-def test_same_batches_as_from_disk(server, packed, folder, how, threads):
+def test_same_batches_as_from_disk(server, packed, folder, how, threads, batches, names, whole_names):
     expected, _ = batches(Catalog.open(packed), epochs=2)
     catalog = Catalog.open(server.url)
     assert catalog.remote == server.url and len(catalog) == 300 and not server.seen
@@ -100,7 +81,7 @@ def test_ranges_fetch_what_is_asked_for(server, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["cache", "ranges"])
 @pytest.mark.parametrize("faults", [[503, 500, 429], ["cut", "cut"], ["hang"], [408, "cut", "hang", 502]], ids=str)
-def test_passing_failures_are_borne(server, packed, mode, faults):
+def test_passing_failures_are_borne(server, packed, mode, faults, batches):
     expected, _ = batches(Catalog.open(packed))
     server.faults.extend(faults)
     patience = 1.5 if "hang" in faults else 30  # on a busy machine an honest answer may take a while
@@ -121,7 +102,7 @@ def test_lasting_failures_are_told_at_once(server, mode, status, text):
 
 
 @pytest.mark.parametrize("mode", ["cache", "ranges"])
-def test_retries_are_bounded(server, mode):
+def test_retries_are_bounded(server, mode, batches):
     server.always = 503
     catalog = Catalog.open(server.url)
     text = r"shard-00000\d.tar: could not be read in 4 attempts \(503 Service Unavailable\): check the connection"
@@ -161,7 +142,7 @@ def test_credentials_stay_out_of_messages(server, tmp_path, capsys, monkeypatch)
     assert not [text for text in texts if re.search("me:|secret|token|hidden", text)]
 
 
-def test_wrong_bytes_never_become_a_shard(server, folder):
+def test_wrong_bytes_never_become_a_shard(server, folder, names):
     server.always = "flip"
     catalog = Catalog.open(server.url)
     with pytest.raises(RemoteError, match=rf"^{server.url}/shard-000002.tar: hash must be .*also when loaded anew"):
@@ -199,7 +180,7 @@ def test_a_copy_that_went_bad_is_replaced(server, folder):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_verify_looks_at_remote_shards(server, folder, tmp_path, workers):
+def test_verify_looks_at_remote_shards(server, folder, tmp_path, workers, names, whole_names):
     server.folder = shutil.copytree(server.folder, tmp_path / "served")
     catalog = Catalog.open(server.url)
     assert verify(catalog, workers=workers) == [] and names(folder) == whole_names(catalog)
@@ -250,7 +231,7 @@ def test_a_shard_of_another_length(server, packed, tmp_path):
         ShardFiles(catalog, remote=Remote(folder=tmp_path / "new")).read(np.array([0]))
 
 
-def test_a_server_without_ranges(server, packed):
+def test_a_server_without_ranges(server, packed, batches):
     expected, _ = batches(Catalog.open(packed))
     server.ranges = False
     catalog = Catalog.open(server.url)
@@ -275,7 +256,7 @@ def test_the_oldest_go_first(server, folder):
         os.close(descriptor)
 
 
-def test_a_partial_file_nobody_works_on_makes_room(server, folder):
+def test_a_partial_file_nobody_works_on_makes_room(server, folder, names):
     catalog = Catalog.open(server.url)
     size = catalog.shards[0].size
     folder.mkdir(parents=True)

@@ -18,31 +18,13 @@ from drawstream.pipeline import Catalog, Loader, Reading, Remote, RemoteError
 from drawstream.pipeline.reading import cache
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers import Sequential
 from drawstream.tools.cli.app import main
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 CHUNK = 1 << 14
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-def batches(catalog, epochs=1, **options):
-    loader = Loader(catalog, IndexStream(300, seed=1), batch_size=16, **options)
-    found = []
-    for epoch in range(epochs):
-        loader.set_epoch(epoch)
-        found += [(batch.ids.tolist(), batch.labels.tolist(), batch.images.numpy().tobytes()) for batch in loader]
-    loader.close()
-    return found, loader.metrics
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
-
-
-def whole_names(catalog):
-    return sorted(f"{shard.hash}-{shard.size}.tar" for shard in catalog.shards)
 
 
 READ = """
@@ -86,7 +68,7 @@ def test_processes_share_one_download(server, packed, processes):
     assert Counter(server.seen).most_common(1)[0][1] == 1 and len(server.downloads()) == 6
 
 
-def test_a_killed_download_is_gone_on_with(server, folder):
+def test_a_killed_download_is_gone_on_with(server, folder, batches, names, whole_names):
     server.pace = 0.001
     process = python(READ, server.url, "{}")
     deadline = time.monotonic() + 60
@@ -107,7 +89,7 @@ def test_a_killed_download_is_gone_on_with(server, folder):
     assert min(begun) == have  # the first shard went on where it had stopped
 
 
-def test_a_resumed_download_of_wrong_bytes_starts_over(server, folder):
+def test_a_resumed_download_of_wrong_bytes_starts_over(server, folder, names):
     catalog = Catalog.open(server.url)
     shard = catalog.shards[0]
     folder.mkdir(parents=True)
@@ -119,7 +101,7 @@ def test_a_resumed_download_of_wrong_bytes_starts_over(server, folder):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(server, folder):
+def test_killed_again_and_again(server, folder, batches, names):
     """Several processes in one folder with room for half, killed at any moment: what is named whole is whole."""
     chance = np.random.default_rng(0)
     server.pace = 0.0002
@@ -142,7 +124,7 @@ def test_killed_again_and_again(server, folder):
 
 
 @pytest.mark.parametrize("how", ["rlimit", "tmpfs"])
-def test_a_full_disk(server, tmp_path, how):
+def test_a_full_disk(server, tmp_path, how, names):
     place = tmp_path / "place"
     place.mkdir()
     catalog = Catalog.open(server.url)

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import lzma
-import tarfile
 
 import numpy as np
 import pytest
@@ -24,16 +23,6 @@ from drawstream.tools.cli.app import main
 PNG = encode(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), "png", quality=95)[0]
 
 
-def shard(path, *files):
-    with tarfile.open(path, "w") as tar:
-        for name, data in files:
-            data = data.encode() if isinstance(data, str) else data
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 def image(form):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (1, 2, 3)).save(buffer, form)
@@ -41,7 +30,7 @@ def image(form):
 
 
 @pytest.fixture
-def spoilt(tmp_path):
+def spoilt(tmp_path, shard):
     """Two shards: four sound samples, labels 1 0 1 0, and four whose image no loader decodes."""
     first = [("0.png", PNG), ("0.cls", "1"), ("1.jpg", b"<html>"), ("1.cls", "0"), ("2.png", PNG), ("2.cls", "0")]
     second = [("3.cls", "1"), ("3.gif", image("GIF")), ("4.cls", "1"), ("4.png", PNG), ("5.tif", image("TIFF"))]
@@ -70,7 +59,7 @@ def test_all_bad_images_are_named(spoilt, capsys, workers):
         assert [each["key"] for each in json.loads((spoilt / "r.json").read_text())["bad"]] == ["1", "3", "5", "6"]
 
 
-def test_twenty_bad_images_are_shown_and_the_rest_counted(tmp_path):
+def test_twenty_bad_images_are_shown_and_the_rest_counted(tmp_path, shard):
     files = [(f"{i}.{end}", data) for i in range(30) for end, data in (("bmp", image("BMP")), ("cls", "0"))]
     path = shard(tmp_path / "a.tar", *files)
     with pytest.raises(BadImagesError, match=r"30 images cannot be read: .*; and 10 others: replace them") as refused:
@@ -80,7 +69,7 @@ def test_twenty_bad_images_are_shown_and_the_rest_counted(tmp_path):
         index(path, selection=Selection(skip_bad=True))
 
 
-def test_bad_images_are_left_out_and_listed(spoilt, capsys):
+def test_bad_images_are_left_out_and_listed(spoilt, capsys, shard):
     listed = spoilt / "bad.json"
     assert main(["index", str(spoilt), "--skip-bad", str(listed), "--json", str(spoilt / "r.json")]) == 0
     assert f"4 images in 2 shards, 2 classes: {spoilt}" in (out := capsys.readouterr().out)
@@ -106,7 +95,7 @@ def test_a_dry_run_names_the_shard_itself(spoilt, capsys):
     assert not (spoilt / "bad.json").exists()
 
 
-def test_nothing_that_can_be_followed_loses_labels(tmp_path):
+def test_nothing_that_can_be_followed_loses_labels(tmp_path, shard):
     for names, text in (
         (("0.npy", "0.cls"), r"but got \.npy, \.cls: leave such samples out \(--skip-empty\)"),
         (("0.tar",), r"but got \.tar: unpack it and index the tars in it, or leave such samples out"),
@@ -150,7 +139,7 @@ NAMES += ["'s-Hertogenbosch", "rock'n'roll", "3D", "1st", "c/o", "C#", "ten%", "
 
 @pytest.mark.parametrize("text", MISSING)
 @pytest.mark.parametrize("member", ["cls", "json", "txt"])
-def test_missing_values_are_no_classes(tmp_path, member, text):
+def test_missing_values_are_no_classes(tmp_path, member, text, shard):
     content = json.dumps({"label": text}) if member == "json" else f" {text}\n"
     path = shard(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), (f"1.{member}", '"cat"'))
     with pytest.raises(ValueError, match=r"sample '0': .* a missing value: repair it .* leave such samples out"):
@@ -161,20 +150,20 @@ def test_missing_values_are_no_classes(tmp_path, member, text):
 
 
 @pytest.mark.parametrize("text", VALUES)
-def test_structured_values_are_no_classes(tmp_path, text):
+def test_structured_values_are_no_classes(tmp_path, text, shard):
     for member, content in (("cls", text), ("json", json.dumps(text)), ("json", json.dumps({"cls": f" {text} "}))):
         path = shard(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content))
         with pytest.raises(ValueError, match=r"must hold a class number or name, but got .*: give one whole number"):
             index(path)
 
 
-def test_names_that_look_alike_are_classes(tmp_path):
+def test_names_that_look_alike_are_classes(tmp_path, shard):
     files = [(f"{i}.{end}", data) for i, name in enumerate(NAMES) for end, data in (("png", PNG), ("cls", name))]
     catalog = Catalog.open(index(shard(tmp_path / "a.tar", *files)))
     assert [catalog.classes[label] for label in catalog.label] == NAMES
 
 
-def test_two_labels_in_one_object_that_differ_are_told(tmp_path):
+def test_two_labels_in_one_object_that_differ_are_told(tmp_path, shard):
     told = []
     for i, selection in enumerate((Selection(), Selection(label="json"))):
         files = [("0.png", PNG), ("0.json", '{"label": 0, "cls": 1}'), ("1.png", PNG), ("1.json", '{"label": 1}')]
@@ -187,14 +176,14 @@ def test_two_labels_in_one_object_that_differ_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\rb", "a\x1b[1m", "x" * 5000])
-def test_a_label_is_repaired_and_not_renamed(tmp_path, text):
+def test_a_label_is_repaired_and_not_renamed(tmp_path, text, shard):
     with pytest.raises(ValueError, match=r"sample '0': .cls .*: repair it, or choose another source with --label"):
         index(shard(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", text)))
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b"\xef\xbb\xbf", b"null", b"NaN"])
 @pytest.mark.parametrize("member", ["json", "cls", "clean.cls"])
-def test_empty_labels_are_left_out(tmp_path, member, content):
+def test_empty_labels_are_left_out(tmp_path, member, content, shard):
     files = [("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), ("1.cls", "2"), ("1.clean.cls", "0")]
     files += [("0.cls", "1")] if member == "clean.cls" else []
     files.sort()
@@ -221,7 +210,7 @@ def test_empty_labels_are_left_out(tmp_path, member, content):
         lambda data: b"LZIP\1" + data,
     ],
 )
-def test_compressed_shards_are_known_by_their_content(tmp_path, compress):
+def test_compressed_shards_are_known_by_their_content(tmp_path, compress, shard):
     path = shard(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", "1"))
     path.write_bytes(compress(path.read_bytes()))
     with pytest.raises(ValueError, match=r"a\.tar: shard is compressed, .*: decompress it"):
@@ -230,7 +219,7 @@ def test_compressed_shards_are_known_by_their_content(tmp_path, compress):
         index([path])
 
 
-def test_compressed_shards_are_known_by_their_name_too(tmp_path):
+def test_compressed_shards_are_known_by_their_name_too(tmp_path, shard):
     (tmp_path / "a.tar.br").write_bytes(bytes(range(200)) * 9)
     with pytest.raises(ValueError, match="shard is compressed"):
         index(tmp_path / "a.tar.br")
@@ -239,7 +228,7 @@ def test_compressed_shards_are_known_by_their_name_too(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["BZh91", "LZIP", "]", "PK"])
-def test_a_name_that_begins_like_a_compressed_file_is_no_such_file(tmp_path, key):
+def test_a_name_that_begins_like_a_compressed_file_is_no_such_file(tmp_path, key, shard):
     catalog = Catalog.open(index(shard(tmp_path / "a.tar", (f"{key}.png", PNG), (f"{key}.cls", "1"))))
     assert catalog.keys == [key]
 

@@ -34,16 +34,6 @@ def webp():
     return buffer.getvalue()
 
 
-def shard(path, files, form=tarfile.PAX_FORMAT):
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in files:
-            data = data.encode() if isinstance(data, str) else data
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 SAMPLES = {  # key → image, its extension, label member
     "plain": (PHOTO, "jpg", "cls"),
     "UPPER": (PHOTO, "JPG", "CLS"),
@@ -74,8 +64,8 @@ def files():
 @pytest.mark.parametrize(
     "form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["ustar", "gnu", "pax"]
 )
-def test_every_format_and_name(tmp_path, form):
-    path = shard(tmp_path / "a.tar", files(), form)
+def test_every_format_and_name(tmp_path, form, shard):
+    path = shard(tmp_path / "a.tar", *files(), form=form)
     catalog = Catalog.open(index(path))
     assert catalog.keys == list(SAMPLES) and catalog.label.tolist() == list(range(len(SAMPLES)))
     data = path.read_bytes()
@@ -96,8 +86,8 @@ def test_shards_of_webdatasets_own_writer(tmp_path):
     assert verify(catalog) == []
 
 
-def test_several_images_in_a_sample_are_refused(tmp_path):
-    path = shard(tmp_path / "a.tar", [("0.cls", "0"), ("0.jpg", PHOTO), ("0.PNG", PNG)])
+def test_several_images_in_a_sample_are_refused(tmp_path, shard):
+    path = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.jpg", PHOTO), ("0.PNG", PNG))
     with pytest.raises(ValueError, match=r"a\.tar: sample '0': must have one image \(.*\), but got \.jpg, \.png"):
         index(path)
 
@@ -113,9 +103,9 @@ def test_several_images_in_a_sample_are_refused(tmp_path):
     ids=["header", "zeros", "cut within a sample", "two in a row"],
 )
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_where_webdataset_stops_without_a_word_we_say_so(tmp_path, damage, text):
+def test_where_webdataset_stops_without_a_word_we_say_so(tmp_path, damage, text, shard):
     content = [(f"{i}.{end}", data) for i in range(20) for end, data in (("cls", "0"), ("png", PNG))]
-    path = shard(tmp_path / "a.tar", content, tarfile.USTAR_FORMAT)
+    path = shard(tmp_path / "a.tar", *content, form=tarfile.USTAR_FORMAT)
     with tarfile.open(path) as tar:
         at = tar.getmember("10.cls").offset
     whole = path.read_bytes()
@@ -126,13 +116,13 @@ def test_where_webdataset_stops_without_a_word_we_say_so(tmp_path, damage, text)
         index(path)
 
 
-def test_names_that_lead_elsewhere_write_nothing(tmp_path):
+def test_names_that_lead_elsewhere_write_nothing(tmp_path, shard):
     """Nothing is ever unpacked: a name is only a key."""
     names = ["../../evil", "/tmp/evil-absolute", "a/../../b"]
     folder = tmp_path / "deep" / "er"
     folder.mkdir(parents=True)
     content = [(f"{name}.{end}", data) for name in names for end, data in (("cls", "0"), ("png", PNG))]
-    catalog = Catalog.open(index(shard(folder / "a.tar", content)))
+    catalog = Catalog.open(index(shard(folder / "a.tar", *content)))
     assert catalog.keys == names and verify(catalog) == []
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()) == [
         "deep/er/a.tar",
@@ -141,14 +131,14 @@ def test_names_that_lead_elsewhere_write_nothing(tmp_path):
     assert not Path("/tmp/evil-absolute.png").exists()
 
 
-def test_images_too_large_or_deep_are_refused_by_name(tmp_path):
+def test_images_too_large_or_deep_are_refused_by_name(tmp_path, shard):
     bomb = bytearray(PNG)
     bomb[16:24] = struct.pack(">II", 40_000, 25_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(buffer, "png")
     for image, text in ((bytes(bomb), "1000000000 pixels.* exceeds limit"), (buffer.getvalue(), "gray with 16 bits")):
-        path = shard(tmp_path / "a.tar", [("0.cls", "0"), ("0.png", PNG), ("x.cls", "0"), ("x.png", image)])
+        path = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.png", PNG), ("x.cls", "0"), ("x.png", image))
         with pytest.raises(ValueError, match=rf"a\.tar: sample 'x': .*{text}") as caught:
             index(path)
         assert "\n" not in str(caught.value)
@@ -172,9 +162,9 @@ def descendants(process):
 
 @pytest.mark.slow  # processes take seconds to start
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_killed_index_leaves_nothing(tmp_path):
+def test_a_killed_index_leaves_nothing(tmp_path, shard):
     for i in range(4):
-        shard(tmp_path / f"{i}.tar", [(f"{i}.cls", "0"), (f"{i}.png", PNG)])
+        shard(tmp_path / f"{i}.tar", (f"{i}.cls", "0"), (f"{i}.png", PNG))
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     with subprocess.Popen([sys.executable, script, tmp_path, "2"], stdout=subprocess.PIPE) as process:

@@ -1,9 +1,7 @@
 """Catalogs for existing shards: the same rows as pack gives, every kind of label, and bad shards named."""
 
-import io
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +24,6 @@ PHOTO = (Path(sklearn.datasets.__file__).parent / "images" / "china.jpg").read_b
 COLUMNS = ("shard", "offset", "size", "checksum", "label", "clean_label", "encoding_codes", "height", "width")
 
 
-def shard(path, *files):
-    with tarfile.open(path, "w") as tar:
-        for name, data in files:
-            data = data.encode() if isinstance(data, str) else data
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 @pytest.mark.parametrize("encoding", ["raw", "png", "jpeg"])
 def test_equals_the_catalog_of_pack(tmp_path, encoding):
     options = {"encoding": encoding, "label_noise": 0.4, "limit": 500, "shard_rows": 200}
@@ -48,7 +36,7 @@ def test_equals_the_catalog_of_pack(tmp_path, encoding):
     assert [indexed.shard_path(i).resolve() for i in range(3)] == [packed.shard_path(i).resolve() for i in range(3)]
 
 
-def test_labels_of_every_kind(tmp_path):
+def test_labels_of_every_kind(tmp_path, shard):
     a = shard(tmp_path / "a.tar", ("0.cls", "3\n"), ("0.jpg", PHOTO), ("1.json", '{"label": 1}'), ("1.png", PNG))
     b = shard(
         tmp_path / "b.tar", ("2.txt", "2"), ("2.PNG", PNG), ("3.json", "0"), ("3.jpeg", PNG), ("3.txt", "a caption")
@@ -61,7 +49,7 @@ def test_labels_of_every_kind(tmp_path):
     assert catalog.provenance == {"by": "index"}
 
 
-def test_class_names(tmp_path):
+def test_class_names(tmp_path, shard):
     tar = shard(tmp_path / "a.tar", ("0.txt", "zebra"), ("0.png", PNG), ("1.json", '{"cls": "ant"}'), ("1.png", PNG))
     catalog = Catalog.open(index(tar))
     assert catalog.classes == ("ant", "zebra") and catalog.label.tolist() == [1, 0]
@@ -102,7 +90,7 @@ def test_class_names(tmp_path):
         ([("README", "nothing else")], "no samples in this shard"),
     ],
 )
-def test_bad_samples_are_named(tmp_path, files, text):
+def test_bad_samples_are_named(tmp_path, files, text, shard):
     tar = shard(tmp_path / "a.tar", *files)
     with pytest.raises(ValueError, match=text) as caught:
         index(tar)
@@ -110,14 +98,14 @@ def test_bad_samples_are_named(tmp_path, files, text):
     assert not (tmp_path / "catalog.parquet").exists()
 
 
-def test_raw_and_colour_do_not_mix(tmp_path):
+def test_raw_and_colour_do_not_mix(tmp_path, shard):
     raw = b"P5\n8 8\n255\n" + bytes(64)
     tar = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.pgm", raw), ("1.cls", "1"), ("1.jpg", PHOTO))
     with pytest.raises(ValueError, match="raw images must be as deep as the others, but '0' is gray"):
         index(tar)
 
 
-def test_keys_that_restart_in_each_shard_take_its_name(tmp_path):
+def test_keys_that_restart_in_each_shard_take_its_name(tmp_path, shard):
     for name, label in (("a", "0"), ("b", "1")):
         shard(
             tmp_path / f"{name}.tar", ("0.cls", label), ("0.png", PNG), (f"{name}1.cls", label), (f"{name}1.png", PNG)
@@ -131,7 +119,7 @@ def test_keys_that_restart_in_each_shard_take_its_name(tmp_path):
     assert verify(catalog) == []
 
 
-def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path, shard):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         shard(tmp_path / name / "0.tar", ("0.cls", "0"), ("0.png", PNG))
@@ -141,7 +129,7 @@ def test_shards_of_one_name_are_told_apart_by_their_folders(tmp_path):
         assert catalog.keys == ["a/0/0", "b/0/0"] and catalog.member_key(1) == "0" and verify(catalog) == []
 
 
-def test_where_the_catalog_goes(tmp_path):
+def test_where_the_catalog_goes(tmp_path, shard):
     with pytest.raises(FileNotFoundError, match="no shards: give a folder"):
         index(tmp_path)
     (tmp_path / "x").mkdir()
@@ -174,7 +162,7 @@ def test_idx_files_equal_wds2idx(tmp_path):
     assert (tmp_path / "ours.idx").read_text() == (tmp_path / "theirs.idx").read_text()
 
 
-def test_idx_files_refuse_white_space(tmp_path):
+def test_idx_files_refuse_white_space(tmp_path, shard):
     catalog = Catalog.open(index(shard(tmp_path / "a.tar", ("a b.cls", "0"), ("a b.png", PNG))))
     with pytest.raises(ValueError, match=r"member 'a b\.cls': an \.idx file cannot hold white space"):
         write_idx(catalog, 0, tmp_path / "a.idx")
@@ -217,7 +205,7 @@ def test_the_first_damaged_shard_is_named_whoever_meets_it_first(tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_worker_at_least(tmp_path):
+def test_a_worker_at_least(tmp_path, shard):
     tar = shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.png", PNG))
     with pytest.raises(ValueError, match=r"workers.*but got 0"):
         index(tar, workers=0)
@@ -231,13 +219,13 @@ def test_a_worker_at_least(tmp_path):
         ("9" * 30, r"sample '0': \.cls must be a class number below 2⁶³, but got 9{30}: repair it"),
     ],
 )
-def test_class_numbers_without_names_are_bounded(tmp_path, label, text):
+def test_class_numbers_without_names_are_bounded(tmp_path, label, text, shard):
     """A list of their names would fill the memory."""
     with pytest.raises(ValueError, match=text):
         index(shard(tmp_path / "a.tar", ("0.cls", label), ("0.png", PNG)))
 
 
-def test_raw_images_of_two_shapes_in_two_shards_are_refused(tmp_path):
+def test_raw_images_of_two_shapes_in_two_shards_are_refused(tmp_path, shard):
     for name, side in (("a", 8), ("b", 4)):
         raw = b"P5\n8 %d\n255\n" % side + bytes(8 * side)
         shard(tmp_path / f"{name}.tar", (f"{name}.cls", "0"), (f"{name}.pgm", raw))

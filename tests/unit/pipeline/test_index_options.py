@@ -24,16 +24,6 @@ PNG = encode(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), "png", quality=95)
 GRAY = encode(np.zeros((4, 5), np.uint8), "png", quality=95)[0]
 
 
-def shard(path, *files, form=tarfile.PAX_FORMAT):
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in files:
-            data = data.encode() if isinstance(data, str) else data
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 def indexed(*shards, **options):
     """Index with a selection; give the catalog and what was reported."""
     told = []
@@ -118,7 +108,7 @@ def test_keys_that_restart_and_shards_that_are_the_same(case, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["b.tar.gz", "b.tgz", "b.tar.zst", "b.TAR.XZ", "b.tar.bz2"])
-def test_compressed_shards_beside_others_are_refused(tmp_path, name):
+def test_compressed_shards_beside_others_are_refused(tmp_path, name, shard):
     shard(tmp_path / "a.tar", ("0.cls", "0"), ("0.png", PNG))
     (tmp_path / name).write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))
     line = refused(tmp_path)
@@ -129,7 +119,7 @@ def test_compressed_shards_beside_others_are_refused(tmp_path, name):
     assert "c.tar: shard is compressed" in refused(tmp_path, overwrite=True)
 
 
-def test_what_lies_beside_the_shards_is_told(tmp_path):
+def test_what_lies_beside_the_shards_is_told(tmp_path, shard):
     for name in ("a.tar", "b.TAR", "c.Tar"):
         shard(tmp_path / name, (f"{name[0]}.cls", "0"), (f"{name[0]}.png", PNG))
     (tmp_path / "more" / "deep").mkdir(parents=True)
@@ -144,7 +134,7 @@ def test_what_lies_beside_the_shards_is_told(tmp_path):
     ]
 
 
-def test_the_layout_of_img2dataset(tmp_path):
+def test_the_layout_of_img2dataset(tmp_path, shard):
     files = []
     for i in range(3):
         meta = {"caption": "a dog", "url": "https://x/y.jpg", "key": f"{i:09d}", "status": "success", "width": 8}
@@ -160,7 +150,7 @@ def test_the_layout_of_img2dataset(tmp_path):
     assert batch.labels.tolist() == [0, 0, 0] and batch.labels.dtype == torch.int64
 
 
-def test_captions_are_no_classes(tmp_path):
+def test_captions_are_no_classes(tmp_path, shard):
     path = shard(tmp_path / "a.tar", ("0.png", PNG), ("0.txt", "a photo of a dog\n"))
     line = refused(path)
     assert ".txt looks like a caption and no class ('a photo of a dog'): --label txt takes it" in line
@@ -168,7 +158,7 @@ def test_captions_are_no_classes(tmp_path):
     assert catalog.classes == ("a photo of a dog",)
 
 
-def test_many_classes_are_noted(tmp_path):
+def test_many_classes_are_noted(tmp_path, shard):
     files = [(f"{i}.{end}", data) for i in range(6) for end, data in (("txt", f"word{i}"), ("png", PNG))]
     path = shard(tmp_path / "a.tar", *files)
     assert "6 classes in 6 samples: are the labels captions" in refused(path)
@@ -217,7 +207,7 @@ def test_many_classes_are_noted(tmp_path):
         ("json", "{}", "its keys are none"),
     ],
 )
-def test_labels(tmp_path, member, content, expected):
+def test_labels(tmp_path, member, content, expected, shard):
     path = shard(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content))
     if isinstance(expected, str) and expected not in ("golden retriever", "1_000", "n01440764", "cat"):
         line = refused(path)
@@ -249,7 +239,7 @@ def test_labels(tmp_path, member, content, expected):
         (".cls", 1),
     ],
 )
-def test_where_labels_come_from(tmp_path, path, expected):
+def test_where_labels_come_from(tmp_path, path, expected, shard):
     content = {"meta": {"class": 2}, "a.b": 5, "list": [3, 7], "deep": {"dotted.key": 6}}
     tar = shard(
         tmp_path / "a.tar", ("0.png", PNG), ("0.json", json.dumps(content)), ("0.cls", "1"), ("0.left.cls", "4")
@@ -268,7 +258,7 @@ def test_sources_that_name_nothing_are_refused(label):
         Selection(image=("",))
 
 
-def test_labels_in_two_places_that_differ_are_told(tmp_path):
+def test_labels_in_two_places_that_differ_are_told(tmp_path, shard):
     files = [("0.png", PNG), ("0.cls", "0"), ("0.json", '{"label": 1}'), ("0.txt", "a caption")]
     files += [("1.png", PNG), ("1.cls", "1"), ("1.json", '{"label": 1}'), ("1.txt", "1")]
     path = shard(tmp_path / "a.tar", *files)
@@ -280,7 +270,7 @@ def test_labels_in_two_places_that_differ_are_told(tmp_path):
     assert catalog.label.tolist() == [1, 1]
 
 
-def test_images_by_their_extension(tmp_path):
+def test_images_by_their_extension(tmp_path, shard):
     files = [("a.input.jpg", PNG), ("a.target.png", GRAY), ("a.cls", "0"), ("b.input.jpg", PNG), ("b.cls", "1")]
     path = shard(tmp_path / "a.tar", *files)
     line = refused(path)
@@ -298,7 +288,7 @@ def test_images_by_their_extension(tmp_path):
     assert "choose one with --image jpg" in refused(two, image=("png", "jpg"), overwrite=True)
 
 
-def test_empty_samples_are_skipped_and_counted(tmp_path):
+def test_empty_samples_are_skipped_and_counted(tmp_path, shard):
     files = [("0.png", PNG), ("0.cls", "0"), ("1.cls", "1"), ("2.png", PNG), ("3.png", b""), ("3.cls", "1")]
     files += [
         ("4.png", PNG),
@@ -336,7 +326,7 @@ def test_empty_samples_are_skipped_and_counted(tmp_path):
         (b"Q", "of type b'Q': it holds no image or label"),
     ],
 )
-def test_links_and_devices_say_what_to_do(tmp_path, kind, text):
+def test_links_and_devices_say_what_to_do(tmp_path, kind, text, shard):
     path = shard(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", "0"))
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("1.png")
@@ -375,7 +365,7 @@ def test_what_is_no_tar_says_so(tmp_path):
         assert text in refused(tmp_path / "a.tar")
 
 
-def test_the_command_tells_and_records(tmp_path, capsys):
+def test_the_command_tells_and_records(tmp_path, capsys, shard):
     path = shard(tmp_path / "a.tar", ("0.png", PNG), ("0.json", '{"y": {"id": 1}}'), ("1.png", PNG))
     report = tmp_path / "r.json"
     options = ["--label", "json:y.id", "--image", "png,jpg", "--skip-empty", "--json", str(report)]

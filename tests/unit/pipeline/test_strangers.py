@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import io
 import os
 import struct
 import tarfile
@@ -55,15 +54,6 @@ QUIET = (
 )
 
 
-def shard(path, files, form=tarfile.PAX_FORMAT):
-    with tarfile.open(path, "w", format=form, errors="surrogatepass") as tar:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
 def refusal(act, *arguments):
     """The one line with which something is refused."""
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
@@ -74,21 +64,21 @@ def refusal(act, *arguments):
 
 
 @pytest.mark.parametrize("name", ACTING, ids=ascii)
-def test_names_that_act_are_refused(tmp_path, name):
+def test_names_that_act_are_refused(tmp_path, name, shard):
     assert "control or direction" in refusal(check_name, name)
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         if "\0" in name or "\ud800" in name:  # a header cannot hold these as they are
             continue
-        path = shard(tmp_path / "a.tar", [(f"{name}.png", PNG), (f"{name}.cls", b"0")], form)
+        path = shard(tmp_path / "a.tar", (f"{name}.png", PNG), (f"{name}.cls", b"0"), form=form)
         assert "a.tar: member name" in refusal(index, path)
 
 
-def test_other_names_are_keys_and_nothing_else(tmp_path):
+def test_other_names_are_keys_and_nothing_else(tmp_path, shard):
     for name in QUIET:
         check_name(name)
     assert "must have 1 … 4096 bytes, but has 4097" in refusal(check_name, "é" + "x" * (LONGEST - 1))
     assert "must have 1 … 4096 bytes, but has 0" in refusal(check_name, "")
-    path = shard(tmp_path / "a.tar", [("x" * 100_000 + end, data) for end, data in ((".png", PNG), (".cls", b"0"))])
+    path = shard(tmp_path / "a.tar", ("x" * 100_000 + ".png", PNG), ("x" * 100_000 + ".cls", b"0"))
     assert "must have 1 … 4096 bytes, but has 100004" in refusal(index, path)
 
 
@@ -141,7 +131,7 @@ def test_headers_that_announce_headers_end(tmp_path, kind):
     assert "damaged" in refusal(index, tmp_path / "a.tar")
 
 
-def test_what_is_no_regular_file_is_no_shard(tmp_path):
+def test_what_is_no_regular_file_is_no_shard(tmp_path, shard):
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "folder.tar").mkdir()
     (tmp_path / "endless.tar").symlink_to("/dev/zero")
@@ -149,7 +139,7 @@ def test_what_is_no_regular_file_is_no_shard(tmp_path):
         if name != "folder":
             assert "must be a regular file or a link to one" in refusal(index, tmp_path / f"{name}.tar")
         assert "must be a regular file or a link to one" in refusal(index, [tmp_path / f"{name}.tar"])
-    (tmp_path / "zeros.tar").write_bytes(shard(tmp_path / "z", [("a.png", PNG), ("a.cls", b"0")]).read_bytes())
+    (tmp_path / "zeros.tar").write_bytes(shard(tmp_path / "z", ("a.png", PNG), ("a.cls", b"0")).read_bytes())
     os.truncate(tmp_path / "zeros.tar", 1 << 30)  # takes no room
     assert "bytes after the end-of-archive mark" in refusal(index, tmp_path / "zeros.tar")
     (tmp_path / "packed").mkdir()
@@ -170,8 +160,8 @@ def test_what_is_no_regular_file_is_no_shard(tmp_path):
     ],
     ids=["long", "deep", "digits", "infinite", "controls", "huge", "negative"],
 )
-def test_labels_that_would_fill_the_memory(tmp_path, member, data, text):
-    path = shard(tmp_path / "a.tar", [("a.png", PNG), (f"a.{member}", data), ("b.png", PNG), ("b.cls", b"1")])
+def test_labels_that_would_fill_the_memory(tmp_path, member, data, text, shard):
+    path = shard(tmp_path / "a.tar", ("a.png", PNG), (f"a.{member}", data), ("b.png", PNG), ("b.cls", b"1"))
     line = refusal(index, path)
     assert any(part in line for part in text.split("|"))
 
