@@ -12,9 +12,11 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,20 @@ import numpy as np
 import torch
 from torch.utils.data import WeightedRandomSampler
 
-from drawstream.samplers import IndexStream
+from drawstream.samplers import IndexStream, Order
+from drawstream.tools.experiments.table import number, table_of
 
 __all__ = ["missing_systems", "run"]
 
 ROUND_DRAWS = 2_000_000
 SEEK_ROWS = 1024
 TORCH_MOST_ROWS = 1 << 24  # torch.multinomial refuses more categories
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MODES = ("multinomial", "stratified", "subset", "permutation")
+SPDL = "spdl.DistributedRandomSampler"
+REFERENCES = {"× torch": "torch.multinomial", "× numpy": "numpy.Generator.permutation"}
+_PROC = Path("/proc/self")
 
-Draw = Callable[[int], Any]  # round number -> indices
+Draw = Callable[[int], Any]  # number of indices -> so many of them, or one full shuffle
 
 
 def run(
@@ -61,158 +67,129 @@ def run(
 
 
 def missing_systems(rows: Sequence[int], /) -> list[dict[str, Any]]:
-    """Who is not in the table of `run` at these numbers of rows, and why: system, mode, rows, reason."""
+    """Return who is not in the table of `run` at these numbers of rows, and why: system, mode, rows, reason."""
+    refuses = f"refuses more than {TORCH_MOST_ROWS} rows"
     missing = []
     for count in rows:
         if count > TORCH_MOST_ROWS:
             missing += [
-                (name, "multinomial", count, _REFUSES) for name in ("torch.multinomial", "WeightedRandomSampler")
+                (name, "multinomial", count, refuses) for name in ("torch.multinomial", "WeightedRandomSampler")
             ]
         if find_spec("spdl") is None:
-            missing += [(_SPDL, mode, count, "not installed") for mode in ("multinomial", "permutation")]
+            missing += [(SPDL, mode, count, "not installed") for mode in ("multinomial", "permutation")]
     return [dict(zip(("system", "mode", "rows", "reason"), each, strict=True)) for each in missing]
-
-
-_SPDL = "spdl.DistributedRandomSampler"
-_REFUSES = f"refuses more than {TORCH_MOST_ROWS} rows"
 
 
 def _compare(rows: int, rounds: int, seed: int) -> list[dict[str, Any]]:
     weights = np.random.default_rng(seed).random(rows) + 0.01
-    draws = min(rows, ROUND_DRAWS)
-    warm = IndexStream(weights[:2000].copy(), mode="subset", draws=1000)  # compile before the clock starts
-    warm.epoch(0)[:]
-    for mode in ("permutation", "stratified", "multinomial"):
-        IndexStream(2000 if mode == "permutation" else weights[:2000].copy(), mode=mode).epoch(0)[:]
+    for mode in MODES:  # compile before the clock starts
+        _ours(weights[:2000].copy(), seed, mode)[0](1000)
     table, contenders = [], []
-    for (system, mode), build in _systems(weights, draws, seed).items():
+    for (system, mode), build in _systems(weights, seed).items():
         base = _reset_peak()
         began = time.perf_counter()
         try:
-            first, draw, seek = build()
-            first()
+            draw, order = build()
+            draw(1)
         except RuntimeError:  # torch.multinomial knows at most 2^24 rows
             continue
         setup = time.perf_counter() - began
-        count = len(draw(0))
-        peak = _peak()
-        row: dict[str, Any] = {
-            "system": system,
-            "mode": mode,
-            "rows": rows,
-            "draws_per_second": 0.0,
-            "setup_seconds": setup,
-        }
-        row |= {"peak_bytes": None if base is None or peak is None else max(0, peak - base), "seek_seconds": None}
-        if seek is not None:
-            row["seek_seconds"] = _seek_time(seek, rows if system == "drawstream" and mode != "subset" else rows // 2)
+        count = len(draw(min(rows, ROUND_DRAWS)))
+        peak = _memory("VmHWM")
+        row: dict[str, Any] = {"system": system, "mode": mode, "rows": rows}
+        row |= {"draws_per_second": 0.0, "setup_seconds": setup}
+        row["peak_bytes"] = None if base is None or peak is None else max(0, peak - base)
+        row["seek_seconds"] = None if order is None else _seek_time(order)
         if rows > 10 * ROUND_DRAWS:  # tables of several systems at once would not fit: measure now, one after another
-            row["draws_per_second"] = max(_rate(draw, i, count) for i in range(min(rounds, 2)))
+            row["draws_per_second"] = max(_rate(draw, count) for _ in range(min(rounds, 2)))
         else:
             contenders.append((row, draw, count))
         table.append(row)
-        del first, draw, seek
-    for i in range(rounds):
+        del draw, order
+    for _ in range(rounds):
         for row, draw, count in contenders:
-            row["draws_per_second"] = max(row["draws_per_second"], _rate(draw, i, count))
+            row["draws_per_second"] = max(row["draws_per_second"], _rate(draw, count))
     return table
 
 
-Setup = Callable[[], tuple[Any, ...]]  # -> (get the first index, draw a round, read at a position or None)
+def _systems(weights: np.ndarray, seed: int) -> dict[tuple[str, str], Callable[[], tuple[Draw, Order | None]]]:
+    """For each system and mode a function that sets it up: it gives what draws, and ours the order too."""
+    rows = weights.size
 
+    def spdl() -> Any:
+        return partial(import_module("spdl.source").DistributedRandomSampler, rows, rank=0, world_size=1)
 
-def _systems(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[str, str], Setup]:
-    """For each system and mode a function that sets it up."""
-    ours: dict[tuple[str, str], Setup] = {
-        ("drawstream", mode): partial(_ours, weights, draws, seed, mode)
-        for mode in ("multinomial", "stratified", "subset", "permutation")
+    def weighted_spdl() -> Draw:
+        sampler = spdl()
+        return lambda count: list(sampler(num_draws=count, weights=weights))
+
+    def uniform_spdl() -> Draw:
+        sampler = spdl()()
+        return lambda _: list(sampler)
+
+    def numpy_permutation() -> Draw:
+        generator = np.random.default_rng(seed)
+        return lambda _: generator.permutation(rows)
+
+    peers: dict[tuple[str, str], Callable[[], Draw]] = {
+        ("torch.multinomial", "multinomial"): lambda: partial(
+            torch.multinomial, torch.from_numpy(weights), replacement=True
+        ),
+        ("WeightedRandomSampler", "multinomial"): lambda: lambda count: list(WeightedRandomSampler(weights, count)),  # type: ignore[arg-type]
+        ("numpy.Generator.choice", "multinomial"): lambda: partial(
+            np.random.default_rng(seed).choice, rows, p=weights / weights.sum()
+        ),
+        (SPDL, "multinomial"): weighted_spdl,
+        ("torch.randperm", "permutation"): lambda: lambda _: torch.randperm(rows),
+        ("numpy.Generator.permutation", "permutation"): numpy_permutation,
+        (SPDL, "permutation"): uniform_spdl,
     }
-    return ours | _weighted_peers(weights, draws, seed) | _uniform_peers(weights.size, seed)
+    here = {key: build for key, build in peers.items() if key[0] != SPDL or find_spec("spdl") is not None}
+    return {("drawstream", mode): partial(_ours, weights, seed, mode) for mode in MODES} | {
+        key: partial(_peer, build) for key, build in here.items()
+    }
 
 
-def _ours(weights: np.ndarray, draws: int, seed: int, mode: str) -> tuple[Any, ...]:
+def _peer(build: Callable[[], Draw]) -> tuple[Draw, None]:
+    return build(), None
+
+
+def _ours(weights: np.ndarray, seed: int, mode: str) -> tuple[Draw, Order]:
     rows = weights.size
     length = rows // 2 if mode == "subset" else rows
-    stream = IndexStream(rows if mode == "permutation" else weights, mode=mode, seed=seed, draws=length)
-    order = stream.epoch(0)
-    part = min(length, draws)
-    parts = length // part
-    return (
-        lambda: order[0],
-        lambda i: order[i % parts * part : (i % parts + 1) * part],
-        lambda position: order[position : position + SEEK_ROWS],
-    )
+    order = IndexStream(rows if mode == "permutation" else weights, mode=mode, seed=seed, draws=length).epoch(0)
+    part = min(length, ROUND_DRAWS)
+    starts = cycle(range(0, length // part * part, part))  # a round after the other, each from its own place
+
+    def draw(count: int) -> Any:
+        begin = next(starts) if count > 1 else 0
+        return order[begin : begin + min(count, part)]
+
+    return draw, order
 
 
-def _weighted_peers(weights: np.ndarray, draws: int, seed: int) -> dict[tuple[str, str], Setup]:
-    rows = weights.size
-
-    def plain(draw: Callable[[int], Any]) -> tuple[Any, ...]:
-        return (lambda: draw(1)), (lambda _: draw(draws)), None
-
-    def torch_multinomial() -> tuple[Any, ...]:
-        p = torch.from_numpy(weights)
-        return plain(lambda count: torch.multinomial(p, count, replacement=True))
-
-    def weighted_random_sampler() -> tuple[Any, ...]:
-        return plain(lambda count: list(WeightedRandomSampler(weights, count)))  # type: ignore[arg-type]
-
-    def numpy_choice() -> tuple[Any, ...]:
-        generator, p = np.random.default_rng(seed), weights / weights.sum()
-        return plain(lambda count: generator.choice(rows, count, p=p))
-
-    def spdl() -> tuple[Any, ...]:
-        sampler = partial(import_module("spdl.source").DistributedRandomSampler, rows, rank=0, world_size=1)
-        return plain(lambda count: list(sampler(num_draws=count, weights=weights)))
-
-    systems: dict[str, Setup] = {
-        "torch.multinomial": torch_multinomial,
-        "WeightedRandomSampler": weighted_random_sampler,
-        "numpy.Generator.choice": numpy_choice,
-    }
-    if find_spec("spdl") is not None:
-        systems[_SPDL] = spdl
-    return {(name, "multinomial"): setup for name, setup in systems.items()}
-
-
-def _uniform_peers(rows: int, seed: int) -> dict[tuple[str, str], Setup]:
-    def whole(draw: Callable[[], Any]) -> tuple[Any, ...]:
-        return draw, (lambda _: draw()), None
-
-    def spdl() -> tuple[Any, ...]:
-        sampler = import_module("spdl.source").DistributedRandomSampler(rows, rank=0, world_size=1)
-        return whole(lambda: list(sampler))
-
-    systems: dict[str, Setup] = {
-        "torch.randperm": lambda: whole(lambda: torch.randperm(rows)),
-        "numpy.Generator.permutation": lambda: whole(partial(np.random.default_rng(seed).permutation, rows)),
-    }
-    if find_spec("spdl") is not None:
-        systems[_SPDL] = spdl
-    return {(name, "permutation"): setup for name, setup in systems.items()}
-
-
-def _rate(draw: Draw, number: int, count: int) -> float:
+def _rate(draw: Draw, count: int) -> float:
     began = time.perf_counter()
-    draw(number)
+    draw(count)
     return count / (time.perf_counter() - began)
 
 
-def _seek_time(read: Callable[[int], Any], length: int) -> float:
+def _seek_time(order: Order) -> float:
     """Median time to read 1024 indices at a random position."""
     times = []
-    for position in np.random.default_rng(1).integers(0, max(1, length - SEEK_ROWS), 101):
+    for position in np.random.default_rng(1).integers(0, max(1, len(order) - SEEK_ROWS), 101).tolist():
         began = time.perf_counter()
-        read(int(position))
+        order[position : position + SEEK_ROWS]
         times.append(time.perf_counter() - began)
     return float(np.median(times))
 
 
-def _status(key: str) -> int | None:
-    if not _STATUS.exists():
-        return None
-    lines = [line for line in _STATUS.read_text().splitlines() if line.startswith(key)]
-    return int(lines[0].split()[1]) * 1024 if lines else None
+def _memory(key: str) -> int | None:
+    """A line of /proc/self/status in bytes; None where there is none."""
+    with suppress(OSError):
+        lines = [line for line in (_PROC / "status").read_text().splitlines() if line.startswith(key)]
+        return int(lines[0].split()[1]) * 1024 if lines else None
+    return None
 
 
 def _reset_peak() -> int | None:
@@ -222,37 +199,31 @@ def _reset_peak() -> int | None:
     if trim is not None:
         trim(0)
     try:
-        _CLEAR.write_text("5")
+        (_PROC / "clear_refs").write_text("5")
     except OSError:
         return None
-    return _status("VmRSS")
+    return _memory("VmRSS")
 
 
-def _peak() -> int | None:
-    return _status("VmHWM")
+def format_table(table: Sequence[dict[str, Any]], /) -> str:
+    """Return the result as lines of text, speeds also as multiples of torch.multinomial and numpy's permutation."""
+    speeds = {(row["rows"], row["system"]): row["draws_per_second"] for row in table}
 
+    def ratio(name: str) -> Callable[[dict[str, Any]], str]:
+        def text(row: dict[str, Any]) -> str:
+            base = speeds.get((row["rows"], name))
+            return number(base and row["draws_per_second"] / base, ".1f")
 
-def format_table(table: list[dict[str, Any]]) -> str:
-    """The result as lines of text, speeds also as multiples of torch.multinomial and numpy's permutation."""
-    reference = {
-        (row["rows"], row["system"]): row["draws_per_second"]
-        for row in table
-        if row["system"] in ("torch.multinomial", "numpy.Generator.permutation")
+        return text
+
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "system": lambda row: row["system"],
+        "mode": lambda row: row["mode"],
+        "rows": lambda row: str(row["rows"]),
+        "M draws/s": lambda row: f"{row['draws_per_second'] / 1e6:.1f}",
+        **{head: ratio(name) for head, name in REFERENCES.items()},
+        "set-up s": lambda row: f"{row['setup_seconds']:.4f}",
+        "peak MB": lambda row: number(row["peak_bytes"] and row["peak_bytes"] / 1e6, ".0f"),
+        "seek us": lambda row: number(row["seek_seconds"] and row["seek_seconds"] * 1e6, ".0f"),
     }
-    lines = [
-        f"{'rows':>11} {'mode':<12} {'system':<28} {'M draws/s':>9} {'x torch':>8} {'x numpy':>8} "
-        f"{'set-up s':>9} {'peak MB':>8} {'seek us':>8}"
-    ]
-    for row in table:
-        speed = row["draws_per_second"]
-        ratios = [
-            f"{speed / reference[row['rows'], name]:8.1f}" if (row["rows"], name) in reference else f"{'-':>8}"
-            for name in ("torch.multinomial", "numpy.Generator.permutation")
-        ]
-        peak = "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}"
-        seek = "-" if row["seek_seconds"] is None else f"{row['seek_seconds'] * 1e6:.0f}"
-        lines.append(
-            f"{row['rows']:>11} {row['mode']:<12} {row['system']:<28} {speed / 1e6:9.1f} {ratios[0]} {ratios[1]} "
-            f"{row['setup_seconds']:9.4f} {peak:>8} {seek:>8}"
-        )
-    return "\n".join(lines)
+    return table_of(table, columns).text()

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline import Transform
+from drawstream.tools.experiments.table import Columns
 
-__all__ = ["Delivery", "Setting", "System", "alternate", "median_ratio"]
+__all__ = ["SPEEDS", "Delivery", "Setting", "System", "alternate", "median_ratio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,50 +60,56 @@ class System:
     expected: Callable[[int], NDArray[np.int64]] | None = None
     ordered: bool = True
 
+    def round(self, number: int, /) -> float:
+        """Run a round; return images per second.
+
+        Raises:
+            RuntimeError: Other labels than expected: speeds of different work say nothing.
+        """
+        delivery = self.deliver(number)
+        if self.expected is not None and delivery.labels is not None:
+            got, wanted = delivery.labels, self.expected(number)
+            if not self.ordered:
+                got, wanted = np.sort(got), np.sort(wanted)
+            if not np.array_equal(got, wanted):
+                raise RuntimeError(
+                    f"{self.name}: round {number} must deliver {len(wanted)} images that are known, but {len(got)} "
+                    "came, or others: its speed cannot be compared"
+                )
+        return delivery.images / delivery.seconds
+
+
+SPEEDS: Columns[dict[str, Any]] = {  # of the rows that `alternate` returns
+    "images/s": lambda row: f"{row['images_per_second']:,.1f}",
+    "slowest": lambda row: f"{min(row['rounds']):,.1f}",
+    "fastest": lambda row: f"{max(row['rounds']):,.1f}",
+}
+
 
 def alternate(systems: Sequence[System], rounds: int, /) -> list[dict[str, Any]]:
     """Run all systems in turns, after one round each that does not count.
 
     Each round has an order of its own: a system that always follows the same one pays for what that leaves behind, such
-    as worker processes that still wind down. A system that delivers other images than it should ends the benchmark:
-    speeds of different work say nothing.
+    as worker processes that still wind down.
 
     Returns:
         Per system `system`, `batch_size`, `images_per_second` (median over the rounds) and `rounds` (each of them).
 
     Raises:
-        RuntimeError: Other labels than expected.
+        RuntimeError: A system delivers other images than it should.
     """
     speeds: list[list[float]] = [[] for _ in systems]
     orders = np.random.default_rng(0)
     for number in range(rounds + 1):
         for at in orders.permutation(len(systems)).tolist():
-            speeds[at].append(_checked_round(systems[at], number))
+            speeds[at].append(systems[at].round(number))
     return [
-        {
-            "system": system.name,
-            "batch_size": system.batch_size,
-            "images_per_second": statistics.median(speed[1:]),
-            "rounds": speed[1:],
-        }
-        for system, speed in zip(systems, speeds, strict=True)
+        {"system": system.name, "batch_size": system.batch_size, "images_per_second": median, "rounds": counted}
+        for system, (_, *counted) in zip(systems, speeds, strict=True)
+        for median in [statistics.median(counted)]
     ]
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float], /) -> float:
-    """Median over the rounds of the ratio within a round: a machine that is busy for a while hurts both sides."""
+    """Return the median over the rounds of the ratio in a round: a machine that is busy for a while hurts both."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
-
-
-def _checked_round(system: System, number: int) -> float:
-    delivery = system.deliver(number)
-    if system.expected is not None and delivery.labels is not None:
-        got, wanted = delivery.labels, system.expected(number)
-        if not system.ordered:
-            got, wanted = np.sort(got), np.sort(wanted)
-        if not np.array_equal(got, wanted):
-            raise RuntimeError(
-                f"{system.name}: round {number} must deliver {len(wanted)} images that are known, but {len(got)} "
-                "came, or others: its speed cannot be compared"
-            )
-    return delivery.images / delivery.seconds
