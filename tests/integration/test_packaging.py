@@ -48,18 +48,36 @@ def contents(path):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+def test_the_wheel_holds_every_module_but_benchmarks_and_examples(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     shipped = ("__init__.py", "py.typed", "samplers/", "pipeline/", "features/", "search/", "tools/")
+    left = ("tools/bench/", "tools/examples/")  # they stay in the tree
     expected = {
         f"drawstream/{name.replace('tools/testing/', 'testing/')}"
         for name in tracked.splitlines()
-        if name.startswith(shipped) and name.endswith((".py", "py.typed", ".html"))
+        if name.startswith(shipped) and not name.startswith(left)
+        if name.endswith((".py", "py.typed", ".html", ".css", ".js"))
         if (ROOT / name).is_file()
     }
     assert names == expected
+
+
+def test_a_wheel_says_how_to_get_the_benchmarks(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = """
+import sys
+sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in getattr(each, "__module__", "")]
+from drawstream.tools.cli.app import main
+sys.exit(main(["bench", "stream"]))
+"""
+    command, there = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=there)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "source tree" in done.stderr and "pip install -e '.[bench]'" in done.stderr
 
 
 def test_samplers_import_with_numpy_and_numba_alone(wheel, tmp_path):

@@ -24,15 +24,14 @@ from drawstream.tools.cli.signals import (
     signals_as_exceptions,
     stopped,
 )
-from drawstream.tools.runs.bounds import Bounded
-from drawstream.tools.runs.config import read_config
+from drawstream.tools.runs.config import ConfigAnywhere, read_config
 from drawstream.tools.runs.options import RENAMED, command
 
 ABOUT = "Weighted sampling for image training: pack, score, search, train, report."
 
 app = typer.Typer(
     name="drawstream",
-    cls=Bounded,
+    cls=ConfigAnywhere,
     help=ABOUT,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -1,10 +1,22 @@
 """Every number of every command has bounds, and is named where it is out of them."""
 
+from dataclasses import dataclass
+
 import pytest
 import typer
 
 from drawstream.tools.cli.app import app, main
-from drawstream.tools.runs.bounds import leaves
+from drawstream.tools.runs.options import SEED, Options, command, option
+
+
+def leaves(group, above=()):
+    """Name and command of all that do something."""
+    for name, each in group.commands.items():
+        if hasattr(each, "commands"):
+            yield from leaves(each, (*above, name))
+        else:
+            yield " ".join((*above, name)), each
+
 
 COMMANDS = dict(leaves(typer.main.get_command(app)))
 
@@ -53,12 +65,19 @@ def test_so_is_every_number_of_a_list(name, option, capsys):
         assert f"--{option.replace('_', '-')}" in err and err.count("\n") == 1
 
 
-def test_large_seeds_of_a_list_stay_exact():
-    from drawstream.tools.runs.bounds import whole
+@dataclass(frozen=True, kw_only=True)
+class SeedsOptions(Options):
+    seeds: tuple[int, ...] = option((0,), "Seeds.", within=SEED)
 
-    assert whole("seeds", f"{2**64 - 1},1e6") == [2**64 - 1, 10**6]
-    with pytest.raises(ValueError, match=r"--seeds: 0 <= seed < 2\*\*64 must hold, but got -1"):
-        whole("seeds", "-1")
+
+def test_large_seeds_of_a_list_stay_exact():
+    given = []
+    seeded = typer.Typer()
+    command(seeded, SeedsOptions, "seeded")(given.append)
+    seeded([f"--seeds={2**64 - 1},1e6"], standalone_mode=False)
+    assert given[0].seeds == (2**64 - 1, 10**6)
+    with pytest.raises(ValueError, match=r"--seeds must be in \[0, 18446744073709551615\], but got -1"):
+        seeded(["--seeds=-1"], standalone_mode=False)
 
 
 def test_an_export_that_the_disk_cannot_hold(tmp_path, capsys):
