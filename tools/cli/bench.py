@@ -241,7 +241,8 @@ def budget(given: BudgetOptions) -> None:
     at_once = given.processes or (1 if given.device == "gpu" else len(os.sched_getaffinity(0)))
     names = ("model", "epochs", "global_batch", "lr", "device", "source", "held_out", "test", "threads")
     settings = {name: getattr(given, name) for name in names}
-    out, placed = given.folder("budget"), {"processes": at_once, "engine": given.engine}
+    out = given.folder("budget")
+    placed: dict[str, Any] = {"processes": at_once, "engine": given.engine}
     if not _told(given, lambda: estimate_budget(given.data, grid, out, **placed, **settings)):
         write_result(run(common_of(given.data, out, **settings), grid, out, **placed), given.json_path)
 

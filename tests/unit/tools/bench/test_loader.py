@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits
-from typer.testing import CliRunner
 
 import drawstream.tools.bench.loader.peer_worker as worker
 from drawstream.pipeline import Catalog, Transform
@@ -26,7 +25,7 @@ from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights,
 from drawstream.tools.bench.loader.photos import BYTES, HEIGHT, WIDTH, pack_photos
 from drawstream.tools.bench.loader.raw import digits
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System, alternate, median_ratio
-from drawstream.tools.cli.bench import app
+from drawstream.tools.cli.app import main
 
 SETTING = Setting(Transform.large(train=True, size=32), 8, threads=2, prefetch=2, device="cpu")
 IN_PROCESS = [
@@ -213,9 +212,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 def test_command_takes_a_catalog_and_writes_json(tmp_path):
     packed = pack(digits(300), tmp_path / "d").train
     target = tmp_path / "result.json"
-    done = CliRunner().invoke(
-        app, ["loader", "--data", str(packed), "--rounds", "1", "--batch-sizes", "64", "--json", str(target)]
-    )
-    assert done.exit_code == 0, done.output
+    given = ["--data", str(packed), "--rounds", "1", "--batch-sizes", "64", "--json", str(target)]
+    assert main(["bench", "loader", *given]) == 0
     result = json.loads(Path(target).read_text())
     assert set(result) == {"rows", "ratio_to_bare_dali", "command"} and result["rows"][0]["batch_size"] == 64
