@@ -131,13 +131,6 @@ class Cell:
     ) -> Record:
         """Train once from scratch, in the folder `name`; a finished run is read, a killed one goes on.
 
-        Args:
-            name: Of the folder below the cell's.
-            stream: Rows to train on.
-            recipe: How to train; its seed is that of the weights.
-            criterion: Builds the loss; by default the cross-entropy.
-            tracker: Follows the run; its averages go to the cell's `features`.
-
         Raises:
             ValueError: The folder holds a run with other settings.
         """

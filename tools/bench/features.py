@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,13 +27,11 @@ from drawstream.features.extraction import write_shards
 from drawstream.features.options import HALF, Amp, provenance
 from drawstream.pipeline import Catalog, Loader, open_source
 from drawstream.pipeline.loader import SMALL, default_transform
-from drawstream.pipeline.shards.catalog import FILE
 from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources.source import FASHION_MNIST
 from drawstream.samplers import Sequential, SwiftFit, SwiftParams
-from drawstream.tools.bench.loader.photos import pack_photos
-from drawstream.tools.bench.loader.raw import digits
+from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, small_images, write_files
 from drawstream.tools.bench.loader.rounds import Delivery, System, alternate, median_ratio
+from drawstream.tools.experiments.table import Columns, table_of
 from drawstream.tools.training.check_model import check_model
 from drawstream.tools.training.models import ResNet, build_model
 
@@ -59,17 +57,6 @@ def run(
     show: bool = True,
 ) -> dict[str, Any]:
     """Measure all stages, print a table, and return it.
-
-    Args:
-        data: `photos` (JPEGs like ImageNet's), `digits`, `fashion-mnist`, or the path of a catalog's folder.
-        model: Of `build_model`; by default ResNet-18 with ImageNet's stem at 224 pixels, or the CNN on small images.
-        images: Images of a round, at most (a catalog is taken whole).
-        batch_size: Images per forward pass; 32 large or 256 small ones by default.
-        rounds: Alternating rounds after one that does not count.
-        device: Where loader and model run.
-        amp: As in `Scoring`.
-        work: Folder that keeps the photographs for the next run.
-        show: Print the table.
 
     Returns:
         `rows`: per stage `stage`, `rows_per_second` (median) and `rounds` (each); `ratio_to_bound`, the extraction with
@@ -116,28 +103,14 @@ def run(
 
 def _open(data: str | Path, images: int | None, work: Path, scratch: Path) -> Catalog:
     """The catalog to score, made where needed; all in one shard, for shards of real sets hold many batches."""
-    if (Path(data) / FILE).is_file():
-        catalog = Catalog.open(data)
-        catalog.require_labels("scoring")
+    if (catalog := open_catalog(data, "scoring")) is not None:
         return catalog
     if data == "photos":
-        source = open_source(_one_folder(pack_photos(work, images=images or PHOTOS), scratch / "jpegs"))
+        source = open_source(write_files(pack_photos(work, images=images or PHOTOS), scratch / "jpegs"))
     else:
-        count = images or SMALL_IMAGES
-        source = digits(count) if data == "digits" else open_source(FASHION_MNIST if data == "fashion-mnist" else data)
+        source = small_images(data, images or SMALL_IMAGES)
     count = min(images or SMALL_IMAGES, len(source))
     return Catalog.open(pack(source, scratch / "images", limit=count, shard_rows=count).train)
-
-
-def _one_folder(catalog: Catalog, folder: Path) -> Path:
-    """The JPEGs of a catalog as files in folders of ten classes."""
-    for row in range(len(catalog)):
-        path = folder / str(row % 10) / f"{row:08d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with catalog.shard_path(int(catalog.shard[row])).open("rb") as shard:
-            shard.seek(int(catalog.offset[row]))
-            path.write_bytes(shard.read(int(catalog.size[row])))
-    return folder
 
 
 def _model(spec: str | None, catalog: Catalog, *, large: bool) -> nn.Module:
@@ -157,15 +130,16 @@ def _model(spec: str | None, catalog: Catalog, *, large: bool) -> nn.Module:
     return model
 
 
+def _loader(catalog: Catalog, scoring: Scoring) -> Loader:
+    """A loader of all images in order, as a scorer has it."""
+    transform = default_transform(catalog, train=False)
+    rows = Sequential(0, len(catalog))
+    return Loader(catalog, rows, transform=transform, batch_size=scoring.batch_size, device=scoring.device)
+
+
 def _systems(catalog: Catalog, model: nn.Module, scoring: Scoring, scratch: Path, stack: ExitStack) -> list[System]:
     """The stages; each delivers all images once, the crops some times as many rows."""
-    loader = Loader(
-        catalog,
-        Sequential(0, len(catalog)),
-        transform=default_transform(catalog, train=False),
-        batch_size=scoring.batch_size,
-        device=scoring.device,
-    )
+    loader = _loader(catalog, scoring)
     stack.callback(loader.close)
     deeds: dict[str, Callable[[int], int]] = {
         FORWARD: _forward(model, _batch(catalog, scoring), scoring, len(catalog)),
@@ -196,19 +170,9 @@ def _timed(deed: Callable[[int], int]) -> Callable[[int], Delivery]:
 
 def _batch(catalog: Catalog, scoring: Scoring) -> tuple[Tensor, Tensor]:
     """Images and labels of one batch, where the model is."""
-    rows = Sequential(0, len(catalog))
-    loader = Loader(
-        catalog,
-        rows,
-        transform=default_transform(catalog, train=False),
-        batch_size=scoring.batch_size,
-        device=scoring.device,
-    )
-    try:
+    with closing(_loader(catalog, scoring)) as loader:
         first = next(iter(loader))
         return first.images.clone(), first.labels.clone()
-    finally:
-        loader.close()
 
 
 def _forward(model: nn.Module, batch: tuple[Tensor, Tensor], scoring: Scoring, images: int) -> Callable[[int], int]:
@@ -286,29 +250,27 @@ def _tracker_share(model: nn.Module, batch: tuple[Tensor, Tensor], catalog: Cata
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The result as lines of text."""
+    """Return the result as lines of text."""
     rows = {row["stage"]: row["rows_per_second"] for row in result["rows"]}
     harmonic = 1 / (1 / rows[FORWARD] + 1 / rows[LOADER])
-    lines = [
+    columns: Columns[dict[str, Any]] = {
+        "stage": lambda row: row["stage"],
+        "rows/s": lambda row: f"{row['rows_per_second']:,.1f}",
+        "slowest": lambda row: f"{min(row['rounds']):,.1f}",
+        "fastest": lambda row: f"{max(row['rounds']):,.1f}",
+    }
+    shared = (
+        f"loader and model share this CPU, which leaves {harmonic:,.1f} rows/s without any other cost (harmonic "
+        f"bound): extraction reaches {result['ratio_to_harmonic_bound']:.3f} of that\n"
+    )
+    return (
         f"{result['images']} images of {result['data']}, {result['model']}, batch {result['batch_size']}, "
-        f"{result['device']}, {result['threads']} threads",
-        f"{'stage':<26} {'rows/s':>10} {'slowest':>10} {'fastest':>10}",
-        *(
-            f"{row['stage']:<26} {row['rows_per_second']:>10,.1f} {min(row['rounds']):>10,.1f} "
-            f"{max(row['rounds']):>10,.1f}"
-            for row in result["rows"]
-        ),
-        f"extraction of the slower of forward and loader: {result['ratio_to_bound']:.3f} (goal 0.95)",
-    ]
-    if result["device"] == "cpu":
-        lines.append(
-            f"loader and model share this CPU, which leaves {harmonic:,.1f} rows/s without any other cost (harmonic "
-            f"bound): extraction reaches {result['ratio_to_harmonic_bound']:.3f} of that"
-        )
-    lines += [
-        f"time added by the gradient norm (last): {result['grad_norm_cost']:.1%} (goal 3 %)",
-        f"candidate over {result['candidate_rows']:,} rows: {result['candidate_seconds']:.4f} s (goal 0.040)",
-        f"ranks of one feature: {result['cdf_seconds']:.4f} s (goal 0.150)",
-        f"tracker: {result['tracker_share']:.2%} of a training step (goal 1 %)",
-    ]
-    return "\n".join(lines)
+        f"{result['device']}, {result['threads']} threads\n"
+        f"{table_of(result['rows'], columns).text()}\n"
+        f"extraction of the slower of forward and loader: {result['ratio_to_bound']:.3f} (goal 0.95)\n"
+        f"{shared if result['device'] == 'cpu' else ''}"
+        f"time added by the gradient norm (last): {result['grad_norm_cost']:.1%} (goal 3 %)\n"
+        f"candidate over {result['candidate_rows']:,} rows: {result['candidate_seconds']:.4f} s (goal 0.040)\n"
+        f"ranks of one feature: {result['cdf_seconds']:.4f} s (goal 0.150)\n"
+        f"tracker: {result['tracker_share']:.2%} of a training step (goal 1 %)"
+    )

@@ -45,12 +45,6 @@ def run(
 ) -> list[dict[str, Any]]:
     """Measure every system at every number of rows, print a table, and return its rows.
 
-    Args:
-        rows: numbers of rows N.
-        rounds: alternating rounds per number of rows.
-        seed: seed of weights and draws.
-        show: print the table.
-
     Returns:
         One dict per system and N: system, mode, rows, draws_per_second, setup_seconds, peak_bytes, seek_seconds
         (None where the system cannot, or the machine cannot tell).

@@ -75,13 +75,6 @@ def run(data: str, out: Path, grid: TransferGrid, /, *, files: Path | None = Non
 
     What a killed study finished is kept when it is started again; an unfinished run goes on after its last epoch.
 
-    Args:
-        data: Name of a plan of the demo: data, recipe, search.
-        out: Folder of all runs.
-        grid: What is run.
-        files: Folder of Fashion-MNIST's files, where it is not Debian's.
-        changes: Entries of the plan to replace: `trials`, `recipe`, …
-
     Returns:
         `rows`: source, target, method, noise, seed, last, best, ess, wrong, winner, search_seconds, train_seconds; of
         the source itself `uniform` and `own`. `summary`: over the seeds, with the gain over `uniform`.

@@ -310,7 +310,7 @@ def _values(given: Options) -> dict[str, Any]:
 
 
 def _of_data(plans: dict[str, Any], data: str) -> Any:
-    """What belongs to a data set, or an error that names those there are."""
+    """Return the entry of a data set, or name those there are."""
     if data not in plans:
         raise ValueError(f"no plan for {data!r}: give one of {', '.join(plans)}")
     return plans[data]

@@ -68,12 +68,6 @@ def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) 
 
     What a killed benchmark finished is kept when it is started again; an unfinished training or search goes on.
 
-    Args:
-        data: Name of a plan of the demo.
-        out: Folder of all runs.
-        grid: What is run.
-        source: Folder of Fashion-MNIST's files, where it is not Debian's.
-
     Returns:
         `rows`: method, noise, seed, last, best, seconds, forward, backward, and of these reward_forward and
         train_seconds. `summary`: over the seeds. `verdicts`: what helps and what does not, in words. `searches`: what

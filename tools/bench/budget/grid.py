@@ -119,17 +119,6 @@ def common_of(
 ) -> Common:
     """Return the settings that all runs share, from a demo plan (its data is packed into `out`) or from a catalog.
 
-    Args:
-        data: Name of a plan, or the folder of a training catalog.
-        out: Folder of the bench.
-        source: Folder of Fashion-MNIST's files, where it is not Debian's.
-        held_out: Catalog that chooses epochs, for a catalog.
-        test: Catalog that reports, for a catalog; None: the held-out one.
-        threads: Of torch, for every run.
-        device: `cpu` or `gpu`.
-        **changed: `model`, `global_batch`, `epochs` and `lr` where they are not None; by default the plan's, and for a
-            catalog those of Fashion-MNIST's.
-
     Raises:
         ValueError: No such plan or catalog, or nothing to judge by.
     """
@@ -165,14 +154,6 @@ def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine:
 
     What a killed benchmark finished is kept when it is started again, also with a larger grid; an unfinished run goes
     on after its last epoch.
-
-    Args:
-        common: Data and recipe.
-        grid: What is run.
-        out: Folder of all runs.
-        processes: Runs at a time on this machine; the times depend on it.
-        engine: Where the runs are made: `local`, `ray` or `ray:ADDRESS`; Ray's nodes must see all folders under the
-            same paths.
 
     Returns:
         `rows`, one per run; `summary`: over the seeds; `comparisons` at equal measured compute, and the `verdict` in

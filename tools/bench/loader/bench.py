@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from drawstream.pipeline import Catalog, Source, Transform, open_source
-from drawstream.pipeline.shards.catalog import FILE, RAW
+from drawstream.pipeline import Catalog, Transform
+from drawstream.pipeline.shards.catalog import RAW
 from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources.source import FASHION_MNIST
 from drawstream.tools.bench.loader.encoded import compare_encoded, format_encoded
-from drawstream.tools.bench.loader.photos import pack_photos
-from drawstream.tools.bench.loader.raw import compare_raw, digits, format_raw
+from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, small_images
+from drawstream.tools.bench.loader.raw import compare_raw, format_raw
 from drawstream.tools.bench.loader.rounds import Setting
 
 __all__ = ["run"]
@@ -35,17 +34,6 @@ def run(
     show: bool = True,
 ) -> dict[str, Any]:
     """Measure every system, print a table, and return it.
-
-    Args:
-        data: `photos`, `digits`, `fashion-mnist` (Debian's files), or the path of a catalog's folder or of a source.
-        batch_sizes: Of the loader; JPEGs are loaded with the first.
-        images: Images of a round, at most; 2048 photographs or 60 000 small images by default.
-        rounds: Alternating rounds after one that does not count.
-        threads: DALI's worker threads, and the other systems' worker processes.
-        device: Where DALI decodes and transforms JPEGs, and where all systems' batches arrive.
-        work: Folder that keeps the photographs for the next run; by default they go when the run ends.
-        peers_env: Virtual environment of the peers that do not run in this one (`peers` says how to make it).
-        show: Print the table.
 
     Returns:
         What `compare_encoded` or `compare_raw` returns.
@@ -80,12 +68,7 @@ def _open(data: str | Path, images: int | None, work: Path, scratch: Path) -> Ca
     """The catalog to load, made where needed."""
     if data == "photos":
         return pack_photos(work, images=images or PHOTOS)
-    if (Path(data) / FILE).is_file():
-        catalog = Catalog.open(data)
-        catalog.require_labels("the comparison")
+    if (catalog := open_catalog(data, "the comparison")) is not None:
         return catalog
-    small = images or SMALL
-    source: Source = (
-        digits(small) if data == "digits" else open_source(FASHION_MNIST if data == "fashion-mnist" else data)
-    )
-    return Catalog.open(pack(source, scratch / "images", limit=min(small, len(source))).train)
+    source = small_images(data, images or SMALL)
+    return Catalog.open(pack(source, scratch / "images", limit=min(images or SMALL, len(source))).train)

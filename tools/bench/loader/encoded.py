@@ -22,7 +22,8 @@ from drawstream.pipeline import Catalog
 from drawstream.tools.bench.loader.dali_readers import dali_systems
 from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights, weighted_stream
 from drawstream.tools.bench.loader.peers import start_peers
-from drawstream.tools.bench.loader.rounds import Setting, alternate, median_ratio
+from drawstream.tools.bench.loader.rounds import SPEEDS, Setting, alternate, median_ratio
+from drawstream.tools.experiments.table import Columns, table_of
 
 __all__ = ["compare_encoded", "format_encoded"]
 
@@ -41,14 +42,6 @@ def compare_encoded(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure all systems.
-
-    Args:
-        catalog: JPEGs (or other encoded images) whose labels are class numbers in `.cls` members.
-        setting: What all systems have in common.
-        folder: For index files and for the peers' copies.
-        rounds: Alternating rounds after one that does not count.
-        peers_env: Virtual environment of the peers that do not run in this one.
-        seed: Of weights, draws and windows.
 
     Returns:
         `rows`, one per system as of `alternate`, each with `ratio`: median over the rounds of our speed over its own.
@@ -96,12 +89,12 @@ def compare_encoded(
 
 def format_encoded(result: dict[str, Any]) -> str:
     """The result as lines of text."""
-    lines = [f"{'system':<36} {'images/s':>9} {'slowest':>9} {'fastest':>9} {'drawstream / it':>16}"]
-    lines += [
-        f"{row['system']:<36} {row['images_per_second']:>9,.0f} {min(row['rounds']):>9,.0f} "
-        f"{max(row['rounds']):>9,.0f} {row['ratio']:>16.3f}"
-        for row in result["rows"]
-    ]
+    columns: Columns[dict[str, Any]] = {
+        "system": lambda row: row["system"],
+        **SPEEDS,
+        "drawstream / it": lambda row: f"{row['ratio']:.3f}",
+    }
+    lines = [table_of(result["rows"], columns).text()]
     lines += [f"{each['system']}: not measured, {each['reason']}" for each in result["missing"]]
     torch = "" if result["ratio_to_torch"] is None else f", to torch {result['ratio_to_torch']:.2f}"
     lines.append(f"{result['images']} images of {result['mean_bytes']:,.0f} bytes on average")

@@ -60,16 +60,7 @@ def start_peers(
     environment: Path | None,
     seed: int,
 ) -> Iterator[Peers]:
-    """Start the peers' processes, which end with the context.
-
-    Args:
-        catalog: The images.
-        weights: Of the rows, for torch's weighted sampler.
-        setting: What all systems have in common.
-        folder: For files that the processes need, copies of the images in the peers' own formats among them.
-        environment: Virtual environment with the peers that do not run in this one.
-        seed: Of the sampler.
-    """
+    """Start the peers' processes, which end with the context."""
     peers = Peers([], [])
     spec = _write_spec(catalog, weights, setting, folder, seed)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""ImageNet-like JPEGs for the loader benchmark, cut from the photographs that ship inside two packages' wheels.
+"""Images of the benchmarks: digits, files, and JPEGs like ImageNet's from photographs inside two packages' wheels.
 
 ImageNet's training images are about 500×375 pixels and 110 kB. These are of that size, and of about as many bytes:
 windows of eight photographs (scikit-image's and scikit-learn's) at random places, scales and mirrorings. A window that
@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline import ArraySource, Catalog, Source, open_source
+from drawstream.pipeline.shards.catalog import FILE
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources.source import FASHION_MNIST
 
-__all__ = ["pack_photos"]
+__all__ = ["digits", "open_catalog", "pack_photos", "small_images", "write_files"]
 
 WIDTH, HEIGHT = 500, 375  # pixels
 BYTES = 110_000  # of a JPEG: ImageNet's mean
@@ -38,13 +40,45 @@ _SCIKIT_IMAGE = (
 )
 
 
+def open_catalog(path: str | Path, what: str, /) -> Catalog | None:
+    """Return the catalog of a folder, which must have labels for `what`; None where there is none."""
+    if not (Path(path) / FILE).is_file():
+        return None
+    catalog = Catalog.open(path)
+    catalog.require_labels(what)
+    return catalog
+
+
+def small_images(data: str | Path, images: int, /) -> Source:
+    """Return `digits`, repeated to so many, `fashion-mnist` or the source of a path."""
+    return digits(images) if data == "digits" else open_source(FASHION_MNIST if data == "fashion-mnist" else data)
+
+
+def digits(images: int, /) -> Source:
+    """Return scikit-learn's 1 797 digits at 28×28 (pixels tripled, a border of 2), repeated to the wanted number."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    tripled = np.kron((data.images * 15.9375).astype(np.uint8), np.ones((1, 3, 3), np.uint8))
+    pixels = np.pad(tripled, ((0, 0), (2, 2), (2, 2)))
+    return ArraySource(np.resize(pixels, (images, 28, 28)), np.resize(data.target, images))
+
+
+def write_files(catalog: Catalog, folder: Path, /, *, copies: int = 1) -> Path:
+    """Write the images as files in ten class folders, each `copies` times as links to one file; return the folder."""
+    for row in range(len(catalog)):
+        place = folder / f"class-{row % 10}"
+        place.mkdir(parents=True, exist_ok=True)
+        first = place / f"{row:06d}-0.jpg"
+        with catalog.shard_path(int(catalog.shard[row])).open("rb") as shard:
+            first.write_bytes(os.pread(shard.fileno(), int(catalog.size[row]), int(catalog.offset[row])))
+        for copy in range(1, copies):
+            first.with_name(f"{row:06d}-{copy}.jpg").hardlink_to(first)
+    return folder
+
+
 def pack_photos(folder: Path, *, images: int, seed: int = 0) -> Catalog:
     """Make the images and pack them as shards, each with a class of its own, so that a label says which image it is.
-
-    Args:
-        folder: Where the set goes; one that it holds already, of the same number and seed, is taken as it is.
-        images: How many.
-        seed: Of windows, scales, mirroring and noise.
 
     Returns:
         The catalog of eight shards (fewer for fewer images).

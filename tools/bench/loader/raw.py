@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Source, Transform
+from drawstream.pipeline import Catalog, Loader, Reading, Transform
 from drawstream.pipeline.images.graph import build_pipeline
 from drawstream.pipeline.loader import RUN, graph_spec
 from drawstream.samplers import IndexStream
-from drawstream.tools.bench.loader.rounds import Delivery, System, alternate
+from drawstream.tools.bench.loader.rounds import SPEEDS, Delivery, System, alternate
+from drawstream.tools.experiments.table import Columns, table_of
 
-__all__ = ["compare_raw", "digits", "format_raw"]
+__all__ = ["compare_raw", "format_raw"]
 
 OURS = "drawstream"
 
@@ -38,16 +38,6 @@ def compare_raw(catalog: Catalog, batch_sizes: Sequence[int], /, *, rounds: int,
     table = alternate(systems, rounds)
     bare = max(row["images_per_second"] for row in table if row["system"] != OURS)
     return {"rows": table, "ratio_to_bare_dali": table[0]["images_per_second"] / bare}
-
-
-def digits(images: int) -> Source:
-    """Scikit-learn's 1 797 digits at 28×28 (pixels tripled, a border of 2), repeated to the wanted number."""
-    data = load_digits()
-    pixels = np.pad(np.kron((data.images * 15.9375).astype(np.uint8), np.ones((1, 3, 3), np.uint8)), _BORDER)
-    return ArraySource(np.resize(pixels, (images, 28, 28)), np.resize(data.target, images))
-
-
-_BORDER = ((0, 0), (2, 2), (2, 2))
 
 
 def _ours(catalog: Catalog, transform: Transform, batch_size: int, threads: int) -> System:
@@ -86,14 +76,12 @@ def _bare(catalog: Catalog, transform: Transform, batch_size: int, threads: int)
 
 
 def format_raw(result: dict[str, Any]) -> str:
-    """The result as lines of text, speeds also as parts of the fastest bare DALI."""
-    rows = result["rows"]
-    bare = max(row["images_per_second"] for row in rows if row["system"] != OURS)
-    lines = [f"{'system':<22} {'batch':>6} {'images/s':>10} {'slowest':>10} {'fastest':>10} {'of bare DALI':>13}"]
-    for row in rows:
-        speed = row["images_per_second"]
-        lines.append(
-            f"{row['system']:<22} {row['batch_size']:>6} {speed:>10,.0f} {min(row['rounds']):>10,.0f} "
-            f"{max(row['rounds']):>10,.0f} {speed / bare:>13.2f}"
-        )
-    return "\n".join(lines)
+    """Return the result as lines of text, speeds also as parts of the fastest bare DALI."""
+    bare = result["rows"][0]["images_per_second"] / result["ratio_to_bare_dali"]
+    columns: Columns[dict[str, Any]] = {
+        "system": lambda row: row["system"],
+        "batch": lambda row: str(row["batch_size"]),
+        **SPEEDS,
+        "of bare DALI": lambda row: f"{row['images_per_second'] / bare:.2f}",
+    }
+    return table_of(result["rows"], columns).text()

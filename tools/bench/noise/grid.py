@@ -87,12 +87,6 @@ def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None)
 
     What a killed benchmark finished is kept when it is started again; an unfinished run goes on after its last epoch.
 
-    Args:
-        data: Name of a plan of the demo: data, model, recipe, search.
-        out: Folder of all runs.
-        grid: What is run.
-        source: Folder of Fashion-MNIST's files, where it is not Debian's.
-
     Returns:
         `rows`: method, noise, validation, seed, last, best, search_seconds, train_seconds, and the images that went
         forward and backward beside the training steps. `summary`: over the seeds. `searches`: who won, why, what the

@@ -32,11 +32,6 @@ MIN_ESS = 0.3  # as in the search
 def rank_study(cell: NoiseCell, count: int, validation: str, /) -> list[Record]:
     """Score candidates both ways, on the features of the cell's uniform run; finished runs are read.
 
-    Args:
-        cell: Data and runs.
-        count: Candidates, at least 3.
-        validation: Set that scores the fine-tuning, `clean` or `noisy`.
-
     Returns:
         A row for each candidate: candidate, ess, fine_tuned and from_scratch in per cent.
     """

@@ -18,9 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.bench.rehearsal.laws import PARTS, extrapolate, table
+import psutil
+
+from drawstream.tools.bench.rehearsal.laws import PARTS, extrapolate, report
 from drawstream.tools.bench.rehearsal.process import bytes_below, measure
-from drawstream.tools.runs.record import BEFORE, hold_identity, tell_finished, versions, write_json
+from drawstream.tools.runs.record import BEFORE, hold_identity, machine, tell_finished, versions, write_json
 
 HOLDOUT = 10_000  # rows held out, at most; a tenth of the rows where these are few
 CLASSES = 1000  # as ImageNet; fewer where that leaves a class less than 50 rows
@@ -105,12 +107,6 @@ def photo_way(photos: int, /) -> list[Stage]:
 def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0) -> dict[str, Any]:
     """Run what has no figures yet, print the tables, and return them.
 
-    Args:
-        folder: Keeps everything, some 5 kB a row: data, runs, the stages' figures and `rehearsal.json`.
-        rows: Training rows of the full way.
-        photos: Different photographs of the third way; 0 leaves it out.
-        seed: Of images, labels, orders and the search.
-
     Raises:
         ValueError: A stage failed, or the folder holds a rehearsal of another size.
     """
@@ -126,7 +122,7 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
             measured.append(_figures(folder / part, part, stage, f"[{done}/{total}] {part}: {stage.name}"))
     rate = None if not photos else _loaded(folder / "photos" / "load.json")
     result = {
-        "machine": machine(),
+        "machine": _machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": versions(),
         "rows": rows,
@@ -134,7 +130,7 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
         "stages": [each | {"measured": True} for each in measured],
         **extrapolate(measured, photos_per_second=rate),
     }
-    print(table(result))
+    print(report(result))
     file = folder / "rehearsal.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8"))["stages"] == result["stages"]:
         tell_finished(file, datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds"))
@@ -143,15 +139,10 @@ def run(folder: Path, /, *, rows: int, photos: int = MOST_PHOTOS, seed: int = 0)
     return result
 
 
-def machine() -> dict[str, Any]:
-    """Describe the machine: processor, cores, memory, and its load (mean of one minute)."""
-    try:
-        facts = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-        name = next((value.strip() for key, _, value in facts if key.strip() == "model name"), "unknown")
-    except OSError:
-        name = "unknown"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"processor": name, "cores": len(os.sched_getaffinity(0)), "memory": memory, "load": os.getloadavg()[0]}
+def _machine() -> dict[str, Any]:
+    """Processor, cores, memory, and the mean load of one minute."""
+    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total
+    return {"processor": machine()["cpu"], "cores": cores, "memory": memory, "load": os.getloadavg()[0]}
 
 
 def _figures(folder: Path, part: str, stage: Stage, title: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ Notation
 Row i is of class i mod classes: `pack` shuffles. Wrong labels are put in by `pack`, which remembers the right ones.
 """
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -26,14 +25,7 @@ _PROTOTYPES = 1 << 63  # a block that no row has
 
 
 def write_images(folder: Path, /, *, rows: int, classes: int, seed: int = 0) -> None:
-    """Write `images.npy` and `labels.npy`, which `drawstream pack` reads, under a temporary name, and rename them.
-
-    Args:
-        folder: Made; an earlier one is replaced.
-        rows: How many images.
-        classes: How many classes, in turns.
-        seed: Of prototypes and noise; the first rows are the same whatever their number.
-    """
+    """Write `images.npy` and `labels.npy`, which `drawstream pack` reads, under a temporary name, and rename them."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -71,30 +63,11 @@ def _generator(seed: int, block: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, block], np.uint64)))
 
 
-def write_photos(work: Path, folder: Path, /, *, photos: int, copies: int) -> None:
-    """Write photographs like ImageNet's as files in ten class folders, each `copies` times as links to one file.
-
-    Args:
-        work: Keeps their shards, as the loader's benchmark does.
-        folder: To make.
-        photos: Different ones.
-        copies: Of each.
-    """
-    from drawstream.tools.bench.loader.photos import pack_photos
-
-    catalog = pack_photos(work, images=photos)
-    for row in range(photos):
-        place = folder / f"class-{row % 10}"
-        place.mkdir(parents=True, exist_ok=True)
-        first = place / f"{row:06d}-0.jpg"
-        with catalog.shard_path(int(catalog.shard[row])).open("rb") as shard:
-            first.write_bytes(os.pread(shard.fileno(), int(catalog.size[row]), int(catalog.offset[row])))
-        for copy in range(1, copies):
-            first.with_name(f"{row:06d}-{copy}.jpg").hardlink_to(first)
-
-
 if __name__ == "__main__":  # a process of its own, as every stage of the rehearsal
     if sys.argv[1] == "--photos":
-        write_photos(Path(sys.argv[2]), Path(sys.argv[3]), photos=int(sys.argv[4]), copies=int(sys.argv[5]))
+        from drawstream.tools.bench.loader.photos import pack_photos, write_files
+
+        work, folder, photos, copies = sys.argv[2:]
+        write_files(pack_photos(Path(work), images=int(photos)), Path(folder), copies=int(copies))
     else:
         write_images(Path(sys.argv[1]), rows=int(sys.argv[2]), classes=int(sys.argv[3]), seed=int(sys.argv[4]))

@@ -10,9 +10,11 @@ from n1 to n2 (noise, or nothing depends on the rows) the law is "fixed": the la
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from drawstream.tools.experiments.table import Columns, table_of
 
 PARTS = ("eighth", "full")
 IMAGENET, BILLION = 1_281_167, 10**9  # rows
@@ -51,10 +53,6 @@ def fit(rows: tuple[float, float], values: tuple[float, float], /) -> Law:
 
 def extrapolate(stages: Sequence[Figures], /, *, photos_per_second: float | None) -> dict[str, Any]:
     """Laws of all stages, and what they say of ImageNet and of 10^9 rows.
-
-    Args:
-        stages: Figures of `PARTS`, and of `photos` where those were run.
-        photos_per_second: Photographs that the loader decodes; None where that was not measured.
 
     Returns:
         `laws`, `imagenet` and `billion`: per stage what is computed, and by which law.
@@ -111,45 +109,52 @@ def _photographs(
     return entry
 
 
-def table(result: Mapping[str, Any], /) -> str:
-    """All of it as text: what was measured, the laws, what they say."""
+def report(result: Mapping[str, Any], /) -> str:
+    """Return all of it as text: what was measured, the laws, what they say."""
     machine = result["machine"]
-    lines = [
+    measured: Columns[Figures] = {
+        "measured": lambda each: f"{each['part']} {each['stage']}",
+        "rows": lambda each: str(each["rows"]),
+        "s": _number("seconds", 1, ".1f"),
+        "CPU s": _number("cpu", 1, ".1f"),
+        "rows/s": lambda each: f"{each['rows'] / each['seconds']:,.0f}",
+        "held MB": _number("held", 1e-6, ",.0f"),
+        "peak MB": _number("peak", 1e-6, ",.0f"),
+        "disk MB": _number("written", 1e-6, ",.1f"),
+        "silent s": _number("silent", 1, ".1f"),
+        "load": _number("load", 1, ".1f"),
+    }
+    laws: Columns[Figures] = {
+        "computed: laws": lambda each: each["stage"],
+        "s": lambda each: f"{each['seconds']['fixed']:.1f}",
+        "+ µs/row": lambda each: f"{1e6 * each['seconds']['by_row']:.2f}",
+        "MB": lambda each: f"{each['held']['fixed'] / 1e6:,.0f}",
+        "+ B/row": lambda each: f"{each['held']['by_row']:.1f}",
+        "disk B/row": lambda each: f"{each['written']['by_row']:.1f}",
+        "g": lambda each: f"{each['growth']:.2f}{' faster than the rows' if each['steep'] else ''}",
+    }
+    computed: Columns[Figures] = {
+        "time": lambda each: duration(each["seconds"]),
+        "held GB": _number("held", 1e-9, ".2f"),
+        "disk GB": _number("written", 1e-9, ".2f"),
+        "by the law of": lambda each: each["law"] + ("" if each["fits"] else f"; more than {MEMORY / 1e9:.0f} GB"),
+    }
+    name: Columns[Figures] = {"stage": lambda each: each["stage"]}
+    tables = [
+        table_of(result["stages"], measured),
+        table_of(result["laws"], laws),
+        table_of(result["imagenet"], {**name, **computed}, "computed: ImageNet"),
+        table_of(result["billion"], {**name, **computed}, "computed: 10^9 rows"),
+    ]
+    first = (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory'] / 1e9:.0f} GB, "
-        f"load {machine['load']:.1f}, {result['date']}",
-        "",
-        f"{'measured':<22} {'rows':>9} {'s':>8} {'CPU s':>8} {'rows/s':>9} {'held MB':>8} {'peak MB':>8} "
-        f"{'disk MB':>9} {'silent s':>8} {'load':>5}",
-    ]
-    lines += [_line(each) for each in result["stages"]]
-    lines += [
-        "",
-        f"{'computed: laws':<22} {'s':>8} {'+ µs/row':>9} {'MB':>8} {'+ B/row':>9} {'disk B/row':>11} {'g':>6}",
-    ]
-    for law in result["laws"]:
-        seconds, held, written = law["seconds"], law["held"], law["written"]
-        lines.append(
-            f"{law['stage']:<22} {seconds['fixed']:>8.1f} {1e6 * seconds['by_row']:>9.2f} {held['fixed'] / 1e6:>8,.0f} "
-            f"{held['by_row']:>9.1f} {written['by_row']:>11.1f} {law['growth']:>6.2f}"
-            f"{' faster than the rows' if law['steep'] else ''}"
-        )
-    for title, name in (("computed: ImageNet", "imagenet"), ("computed: 10^9 rows", "billion")):
-        lines += ["", f"{title:<22} {'time':>10} {'held GB':>9} {'disk GB':>9}  by the law of"]
-        for each in result[name]:
-            big = "" if each["fits"] else f"; more than {MEMORY / 1e9:.0f} GB of memory: NOT on a normal machine"
-            lines.append(
-                f"{each['stage']:<22} {duration(each['seconds']):>10} {each['held'] / 1e9:>9.2f} "
-                f"{each['written'] / 1e9:>9.2f}  {each['law']}{big}"
-            )
-    return "\n".join(lines)
-
-
-def _line(stage: Figures) -> str:
-    return (
-        f"{stage['part'] + ' ' + stage['stage']:<22} {stage['rows']:>9} {stage['seconds']:>8.1f} {stage['cpu']:>8.1f} "
-        f"{stage['rows'] / stage['seconds']:>9,.0f} {stage['held'] / 1e6:>8,.0f} {stage['peak'] / 1e6:>8,.0f} "
-        f"{stage['written'] / 1e6:>9,.1f} {stage['silent']:>8.1f} {stage['load']:>5.1f}"
+        f"load {machine['load']:.1f}, {result['date']}"
     )
+    return "\n\n".join([first, *(table.text() for table in tables)])
+
+
+def _number(key: str, scale: float, form: str) -> Callable[[Figures], str]:
+    return lambda each: format(each[key] * scale, form)
 
 
 def duration(seconds: float, /) -> str:

@@ -45,11 +45,6 @@ def measure(command: Sequence[str], /, *, cwd: Path, environment: Mapping[str, s
 
     Memory is looked at some times a second, so a peak of the tree that is shorter is missed, but none of a process.
     Without /proc (other systems than Linux) all three are ru_maxrss, which is never below that of this process.
-
-    Args:
-        command: Program and arguments.
-        cwd: Its working folder.
-        environment: Variables beside those of this process.
     """
     begin = time.monotonic()
     process = subprocess.Popen(  # noqa: S603 (the rehearsal's own commands)

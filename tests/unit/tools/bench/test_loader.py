@@ -22,8 +22,7 @@ from drawstream.tools.bench.loader import peers
 from drawstream.tools.bench.loader.bench import run
 from drawstream.tools.bench.loader.dali_readers import dali_systems
 from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights, weighted_stream
-from drawstream.tools.bench.loader.photos import BYTES, HEIGHT, WIDTH, pack_photos
-from drawstream.tools.bench.loader.raw import digits
+from drawstream.tools.bench.loader.photos import BYTES, HEIGHT, WIDTH, digits, pack_photos
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System, alternate, median_ratio
 from drawstream.tools.cli.app import main
 
