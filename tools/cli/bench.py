@@ -231,13 +231,13 @@ def budget(given: BudgetOptions) -> None:
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
     """
-    from drawstream.pipeline.workers.engines import check_engine
+    from drawstream.pipeline.workers.engines import Workers
     from drawstream.tools.bench.budget.cell import METHODS
     from drawstream.tools.bench.budget.grid import MAIN, Grid, common_of, run
     from drawstream.tools.bench.estimates import estimate_budget
 
     grid = pick(Grid, given, methods=METHODS if given.methods == ("all",) else given.methods or MAIN)
-    check_engine(given.engine)
+    Workers(engine=given.engine)  # refuses what is no engine
     at_once = given.processes or (1 if given.device == "gpu" else len(os.sched_getaffinity(0)))
     names = ("model", "epochs", "global_batch", "lr", "device", "source", "held_out", "test", "threads")
     settings = {name: getattr(given, name) for name in names}

@@ -52,7 +52,9 @@ def tables(findings: Sequence[Finding], /) -> list[Table]:
                 "": lambda each: each.name,
                 "last epoch": lambda each: str(each.entry.spread("last")),
                 "best epoch": lambda each: str(each.entry.spread("best")),
-                "gain (95 % interval)": lambda each: each.gain.text() if each.gain else "",
+                "gain (95 % interval)": lambda each: (
+                    each.gain.text() if each.gain and each.entry.method != "uniform" else ""
+                ),
                 "gain, best epoch": lambda each: signed(each.best_gain.mean) if each.best_gain else "",
                 "gap closed": lambda each: "" if each.gap_closed is None else f"{each.gap_closed:.0%}",
                 "search ÷ training": lambda each: f"{each.search_cost:.2f}" if each.search_cost else "",
