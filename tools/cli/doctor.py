@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import psutil
 import typer
 
 from drawstream.tools.cli.options import ResultOptions, place
@@ -20,7 +21,6 @@ from drawstream.tools.runs.record import finish
 if TYPE_CHECKING:
     from drawstream.pipeline import Catalog
 
-Verdict = Literal["ok", "note", "bad"]
 REQUIRED = ("torch", "numpy", "numba", "pyarrow", "scipy", "optuna", "botorch", "plotly", "safetensors")
 OPTIONAL = {
     "ray": "clusters: pip install 'drawstream[cluster]'",
@@ -32,6 +32,7 @@ BUILDS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 READ = 4096  # images of the disk test, at most
 LOADED = 2048  # images of the loader test, at most
 LITTLE = 5 << 30  # bytes of free disk below which long jobs may fail
+MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Check:
     """Result of one check: `ok`, `note` (works without), or `bad` (fix it first), with one line of text."""
 
     name: str
-    verdict: Verdict
+    verdict: Literal["ok", "note", "bad"]
     text: str
 
 
@@ -57,8 +58,7 @@ def doctor(given: DoctorOptions) -> None:
     """
     checks = []
     for check in examine(given.catalog):
-        mark = {"ok": "ok  ", "note": "note", "bad": "BAD "}[check.verdict]
-        print(f"{mark}  {check.name:12} {check.text}", flush=True)
+        print(f"{MARKS[check.verdict]}  {check.name:12} {check.text}", flush=True)
         checks.append(check)
     bad = sum(check.verdict == "bad" for check in checks)
     result = {"checks": [asdict(check) for check in checks], "bad": bad}
@@ -68,62 +68,47 @@ def doctor(given: DoctorOptions) -> None:
 
 
 def examine(catalog: str | None = None, /) -> Iterator[Check]:
-    """All checks, one after the other; those of a catalog where one is given."""
-    yield _system()
+    """Yield all checks, one after the other; those of a catalog if one is given."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    yield Check("system", "ok", f"{system}, {cores} cores, {memory:.0f} GiB memory")
     yield _disk(Path.cwd())
     yield from _packages()
     yield from _torch()
-    for device in ("cpu", "gpu"):
-        found = _dali(device)
-        if found is not None:
-            yield found
+    yield from _dali("cpu")
+    yield from _dali("gpu")
     yield _streams()
     if catalog is not None:
         yield from _catalog(catalog)
 
 
-def _system() -> Check:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return Check("system", "ok", f"{name}, {cores} cores, {memory:.0f} GiB memory")
-
-
 def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
-    writable = os.access(folder, os.W_OK)
     text = f"{free / 2**30:.0f} GiB free in {folder}"
-    if not writable:
+    if not os.access(folder, os.W_OK):
         return Check("disk", "note", f"{text}, which is not writable: give output folders elsewhere")
     return Check("disk", "note" if free < LITTLE else "ok", text)
 
 
 def _packages() -> Iterator[Check]:
-    found, missing = [], []
-    for name in REQUIRED:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            missing.append(name)
+    found = {name: _version(name) for name in (*REQUIRED, *BUILDS, *OPTIONAL)}
+    missing = [name for name in REQUIRED if not found[name]]
     if missing:
         yield Check("packages", "bad", f"missing: {', '.join(missing)}: pip install drawstream again")
-    yield Check("packages", "ok", ", ".join(found))
-    builds = [name for name in BUILDS if _is_installed(name)]
-    if len(builds) > 1:
-        yield Check("DALI", "bad", f"{' and '.join(builds)} share one folder: uninstall both, then install one of them")
+    yield Check("packages", "ok", ", ".join(f"{name} {found[name]}" for name in REQUIRED if found[name]))
+    if all(found[name] for name in BUILDS):
+        yield Check("DALI", "bad", f"{' and '.join(BUILDS)} share one folder: uninstall both, then install one of them")
     for name, use in OPTIONAL.items():
-        try:
-            yield Check(name, "ok", version(name))
-        except PackageNotFoundError:
-            yield Check(name, "note", f"not installed; needed for {use}")
+        yield Check(name, "ok" if found[name] else "note", found[name] or f"not installed; needed for {use}")
 
 
-def _is_installed(name: str) -> bool:
+def _version(name: str) -> str:
+    """Version of a package; empty if it is not installed."""
     try:
-        version(name)
+        return version(name)
     except PackageNotFoundError:
-        return False
-    return True
+        return ""
 
 
 def _torch() -> Iterator[Check]:
@@ -135,42 +120,42 @@ def _torch() -> Iterator[Check]:
     if not torch.cuda.is_available():
         build = f"built for CUDA {torch.version.cuda}, but sees none" if torch.version.cuda else "a CPU build"
         yield Check("GPU", "note", f"none: torch is {build}; everything runs on {torch.get_num_threads()} CPU threads")
-        return
-    for number in range(torch.cuda.device_count()):
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(number)
         yield Check("GPU", "ok", f"{number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
 
 
-def _dali(device: str) -> Check | None:
-    """Run a small graph; None if the device is missing or the CPU check covers it."""
+def _dali(device: Literal["cpu", "gpu"]) -> Iterator[Check]:
+    """Run a small graph; nothing on a GPU that is missing, or if the CPU's check says it all."""
     try:
         import nvidia.dali
     except (ImportError, OSError) as error:
-        if device == "gpu":
-            return None
-        return Check("DALI", "bad", f"cannot be imported ({error}): pip install 'drawstream[cuda13]' (or cuda12)")
+        if device == "cpu":
+            hint = "pip install 'drawstream[cuda13]' (or cuda12)"
+            yield Check("DALI", "bad", f"cannot be imported ({error}): {hint}")
+        return
     if device == "gpu":
         import torch
 
         if not torch.cuda.is_available():
-            return None
+            return
     dali: Any = nvidia.dali  # its stubs do not export all of it
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     try:
         pipe = dali.Pipeline(batch_size=1, num_threads=1, device_id=0 if device == "gpu" else None)
         with pipe:
             given = dali.fn.external_source(source=lambda: [image], dtype=dali.types.UINT8, ndim=3)
-            given = given.gpu() if device == "gpu" else given
-            pipe.set_outputs(dali.fn.flip(given, horizontal=1))
+            pipe.set_outputs(dali.fn.flip(given.gpu() if device == "gpu" else given, horizontal=1))
         pipe.build()
         (out,) = pipe.run()
         got = np.asarray((out.as_cpu() if device == "gpu" else out).as_array())[0]
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
-        return Check(f"DALI {device}", "bad", f"{dali.__version__} cannot run: {first}")
-    if not np.array_equal(got, image[:, ::-1]):
-        return Check(f"DALI {device}", "bad", f"{dali.__version__} gives wrong pixels: install it again")
-    return Check(f"DALI {device}", "ok", f"{dali.__version__} runs")
+        yield Check(f"DALI {device}", "bad", f"{dali.__version__} cannot run: {str(error).strip().splitlines()[0]}")
+        return
+    if np.array_equal(got, image[:, ::-1]):
+        yield Check(f"DALI {device}", "ok", f"{dali.__version__} runs")
+    else:
+        yield Check(f"DALI {device}", "bad", f"{dali.__version__} gives wrong pixels: install it again")
 
 
 def _streams() -> Check:

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from drawstream.pipeline import Catalog
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.shards.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
@@ -66,7 +65,7 @@ def auto_job(
     """
     ranks = ranks or Ranks()
     settings = _settings(setup, recipe, options, reward, reward_rows)
-    settings |= {"second_rows": _second_rows(settings, ranks) if second_score else 0}
+    settings["second_rows"] = _second_rows(settings, ranks) if second_score else 0
     first = setup.build(recipe.seed)
     decides = {
         **model_identity(setup.model),
@@ -76,20 +75,19 @@ def auto_job(
         **{key: settings[key] for key in ("reward", "augment", "recipe", "second_rows")},
     }
     settings["identity"] = plain({"catalog": setup.data.fingerprint, **decides, "auto": settings["auto"]})
-    record_path = out / "auto.json"
-    finished = of_first(ranks, lambda: finished_record(record_path, "auto", settings["identity"], FILES))
+    path = out / "auto.json"
+    finished = of_first(ranks, lambda: finished_record(path, "auto", settings["identity"], FILES))
     if finished is not None:
         if ranks.writes:
-            tell_finished(record_path, finished["finished"])
+            tell_finished(path, finished["finished"])
         return finished | BEFORE  # type: ignore[no-any-return]
-    rows, steps = len(setup.data), len(setup.data) // setup.global_batch
-    begin = time.perf_counter()
+    rows, begin = len(setup.data), time.perf_counter()
     rewarded = settings["reward"]["rows"]
     images, labels = _reward_set(setup, recipe.seed, rewarded + settings["second_rows"])
     held_out, others = (images[:rewarded], labels[:rewarded]), (images[rewarded:], labels[rewarded:])
     source = source_of(setup, recipe.seed)
     mine = len(children_of(ranks, population=options["population"]))
-    about: dict[str, Any] = {"steps": recipe.epochs * steps, "reward": reward}
+    about: dict[str, Any] = {"steps": recipe.epochs * (rows // setup.global_batch), "reward": reward}
     models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
     children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
     group: Group = TwoScores(children, others) if second_score else InTurn(children)
@@ -117,7 +115,6 @@ def auto_job(
             **options,
         )
     trained = int(result.steps.sum()) * setup.global_batch * options["population"]
-    evaluated = result.rewards.size * len(held_out[1])
     record = {
         **settings,
         "schedule": result.schedule,
@@ -129,14 +126,14 @@ def auto_job(
         "seconds": result.seconds,
         "wall_seconds": time.perf_counter() - begin,
         "ranks": ranks.world_size,
-        "forward": trained + evaluated,
+        "forward": trained + result.rewards.size * rewarded,
         "backward": trained,
     }
     if isinstance(group, TwoScores):
         record["second_score"] = {"rows": len(others[1]), "scores": group.scores, "seconds": group.seconds}
     if ranks.writes:
         save_weights(out / "last.safetensors", result.state["model"])
-        record = write_record(record_path, "auto", record)
+        record = write_record(path, "auto", record)
         watch.end(record)
         (out / "checkpoint.pt").unlink(missing_ok=True)
     return ranks.share(record, 0)  # type: ignore[no-any-return]
@@ -152,18 +149,14 @@ def _settings(
         raise ValueError(f"`reward_rows >= 1` must hold, but got {reward_rows}")
     if setup.mix(0) is not None:
         raise ValueError(f"a schedule is searched on images as they are, but {setup.augment} mixes them: give another")
-    held_out = Catalog.open(setup.held_out)
+    held_out = setup.evaluated["held_out"]
     return {
         "seed": recipe.seed,
-        "model": setup.model,
-        "catalog": setup.catalog,
+        **{name: getattr(setup, name) for name in ("model", "catalog", "held_out", "global_batch", "augment")},
         "catalog_fingerprint": setup.data.fingerprint,
-        "held_out": setup.held_out,
         "held_out_fingerprint": held_out.fingerprint,
         "held_out_rows": len(held_out),
         "reward": {"kind": reward, "rows": min(reward_rows, len(held_out))},
-        "global_batch": setup.global_batch,
-        "augment": setup.augment,
         "recipe": asdict(recipe),
         "auto": {**options, "batch_size": setup.global_batch},
     }
@@ -171,15 +164,15 @@ def _settings(
 
 def _second_rows(settings: dict[str, Any], ranks: Ranks) -> int:
     """Held-out images that the reward is not taken on."""
-    others = settings["held_out_rows"] - settings["reward"]["rows"]
-    if others < 1:
+    rows = settings["held_out_rows"]
+    if rows == settings["reward"]["rows"]:
         raise ValueError(
-            "a second score needs held-out images that the reward leaves, but it takes all "
-            f"{settings['held_out_rows']}: give fewer reward rows"
+            f"a second score needs held-out images that the reward leaves, but it takes all {rows}: give fewer "
+            "reward rows"
         )
     if ranks.world_size > 1:
         raise ValueError("a second score is for children of one process: leave out torchrun")
-    return int(others)
+    return int(rows - settings["reward"]["rows"])
 
 
 def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:

@@ -25,9 +25,10 @@ from drawstream.tools.training.setup import Setup
 
 
 class Searching(NamedTuple):
-    """A search, opened and checked: columns and provenance of its table, and its finished record, where there is one.
+    """A search, opened and checked.
 
-    `settings` are what its record says of it, its identity among it.
+    `columns` and `provenance` are its table's, `settings` (with the identity) and `record` (if finished) those of
+    `search.json`.
     """
 
     columns: dict[str, NDArray[np.float32]]
@@ -51,26 +52,19 @@ def prepare_search(
     """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
     table = FeatureTable.open(table_path, join=join, catalog=setup.data)
     tell_notes(notes_of(table))
-    names = list(dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)]))
-    identity = plain(
-        {
-            "seed": seed,
-            "catalog": setup.data.fingerprint,
-            "table": table.fingerprint,
-            "options": _settled(options),
-            "objective": objective_identity(objective, spec),
-        }
-    )
-    settings = {
+    decides: dict[str, Any] = {"seed": seed, "catalog": setup.data.fingerprint, "table": table.fingerprint}
+    decides |= {"options": _settled(options), "objective": objective_identity(objective, spec)}
+    settings: dict[str, Any] = {
         "seed": seed,
         "catalog": setup.catalog,
         "features": table_path,
         "join": list(join),
         "features_fingerprint": table.fingerprint,
         "options": plain(options),
-        "identity": identity,
+        "identity": plain(decides),
     }
-    record = finished_record(out / "search.json", "search", identity, ("sampler.json",))
+    record = finished_record(out / "search.json", "search", settings["identity"], ("sampler.json",))
+    names = dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)])
     columns = {} if record else table.columns(*names)
     return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
 
@@ -104,11 +98,10 @@ def search_job(
         hooks: Follow the search.
     """
     prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
-    record_path = out / "search.json"
+    path, settings = out / "search.json", prepared.settings
     if prepared.record is not None:
-        tell_finished(record_path, prepared.record["finished"])
+        tell_finished(path, prepared.record["finished"])
         return prepared.record | BEFORE
-    settings = prepared.settings
     out.mkdir(parents=True, exist_ok=True)
     how = dict(running or {})
     how["storage"] = how.get("storage") or sqlite_url(out / "study.db")
@@ -118,34 +111,28 @@ def search_job(
     with Progress("search", "runs") as progress:
 
         def show(event: dict[str, Any]) -> None:
-            searching = event["stage"] == "search"
-            values = {"value" if searching else "confirmation": event["value"], "best": event.get("best")}
-            watch.step(event["done"], event["trials"] if searching else event["runs"], values)
+            done, value, best = event["done"], event["value"], event.get("best")
             if event["stage"] == "search":
-                progress.update(
-                    event["done"], event["trials"], f"best so far {event['best']:.2f}" if event["best"] else ""
-                )
+                watch.step(done, event["trials"], {"value": value, "best": best})
+                progress.update(done, event["trials"], f"best so far {best:.2f}" if best else "")
             else:
-                progress.update(event["done"], event["runs"], "confirming")
+                watch.step(done, event["runs"], {"confirmation": value, "best": best})
+                progress.update(done, event["runs"], "confirming")
 
         story = {"provenance": prepared.provenance, "identity": settings["identity"]}
         keywords = search_keywords({**options, **how, **story, "seed": seed})
         result = search_swift(prepared.columns, objective, progress=show, **keywords)
     result.sampler.save(out / "sampler.json")
-    record = write_record(
-        record_path,
-        "search",
-        {
-            **settings,
-            "sampler": out / "sampler.json",
-            "winner": result.winner,
-            "message": result.message,
-            "trials": [asdict(trial) for trial in result.trials],
-            "confirmation": [asdict(run) for run in result.confirmation],
-            "seconds": time.perf_counter() - begin,
-            "spent": result.spent,
-        },
-    )
+    found = {
+        "sampler": out / "sampler.json",
+        "winner": result.winner,
+        "message": result.message,
+        "trials": [asdict(trial) for trial in result.trials],
+        "confirmation": [asdict(run) for run in result.confirmation],
+        "seconds": time.perf_counter() - begin,
+        "spent": result.spent,
+    }
+    record = write_record(path, "search", settings | found)
     watch.end(record)
     return record
 

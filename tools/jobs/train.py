@@ -48,7 +48,7 @@ class Training:
         crops: Chooses among the crops that the loader gives, if anything does.
         evaluation: Held-out sets.
         full: Rows that a full run trains on.
-        record: Of the finished run, where there is one.
+        record: Of the finished run, if there is one.
     """
 
     setup: Setup
@@ -134,20 +134,17 @@ def prepare_training(
     settings = {
         "method": method or sampling.method,
         "seed": recipe.seed,
-        "model": setup.model,
-        "catalog": setup.catalog,
+        **{name: getattr(setup, name) for name in ("model", "catalog", "augment", "global_batch")},
         "catalog_fingerprint": setup.data.fingerprint,
         "sampler": sampling.sampler,
         "features": sampling.table,
         "join": list(sampling.join),
         "frozen": sampling.frozen,
         "sampling": sampling.as_dict(),
-        "augment": setup.augment,
         "stream": loader.stream.fingerprint,
         "transform": plain(setup.transforms[0].as_dict()),
-        "global_batch": setup.global_batch,
         "recipe": asdict(recipe),
-        "evaluation": {name: path for name, path in (("held_out", setup.held_out), ("test", setup.test)) if path},
+        "evaluation": {name: path for name in ("held_out", "test") if (path := getattr(setup, name))},
         "tracked": track,
         "crop_filter": filtering.as_dict() if filtering else None,
         "identity": identity,
@@ -191,47 +188,49 @@ def train_job(
     begin = time.perf_counter()
     asked: dict[str, Any] = {"method": method, "track": track, "filtering": filtering, "every": every}
     training = prepare_training(setup, recipe, sampling, out, **asked)
+    path, ranks = out / "run.json", setup.ranks
     if training.record is not None:
         training.close()
-        if setup.ranks.writes:
-            tell_finished(out / "run.json", training.record["finished"])
+        if ranks.writes:
+            tell_finished(path, training.record["finished"])
         return training.record | BEFORE
-    recipe, settings, loader = training.recipe, training.settings, training.loader
-    tracker, model = training.planned.parts.tracker, training.model
-    watch = Hooks(out, hooks, writes=setup.ranks.writes)
-    quiet = not setup.ranks.writes
+    settings, loader, model, epochs = training.settings, training.loader, training.model, training.recipe.epochs
+    tracker = training.planned.parts.tracker
+    watch = Hooks(out, hooks, writes=ranks.writes)
+    quiet = not ranks.writes
     with ExitStack() as writing, Progress(f"train {settings['method']}", "epochs", quiet=quiet) as progress:
-        of_first(setup.ranks, lambda: writing.enter_context(claimed(out)))
+        of_first(ranks, lambda: writing.enter_context(claimed(out)))
         watch.begin("train", settings)
 
         def show(epoch: Epoch) -> None:
-            progress.update(epoch.epoch + 1, recipe.epochs, _epoch_note(epoch, loader))
-            watch.step(epoch.epoch + 1, recipe.epochs, _epoch_values(epoch, loader))
+            progress.update(epoch.epoch + 1, epochs, _epoch_note(epoch, loader))
+            watch.step(epoch.epoch + 1, epochs, _epoch_values(epoch, loader))
 
         def step(done: float) -> None:
-            progress.update(done, recipe.epochs)
+            progress.update(done, epochs)
 
         run = training.run(out / "checkpoint.pt", on_epoch=show, on_step=step)
+    before = training.planned.forward
     results = _results(run, time.perf_counter() - begin) | {
-        "forward": run.forward + training.planned.forward,
+        "forward": run.forward + before,
         "backward": run.backward,
-        "effective_budget": run.effective_budget(training.full, before=training.planned.forward),
+        "effective_budget": run.effective_budget(training.full, before=before),
         "count_entropy": run.count_entropy,
     }
-    met = {bad.sample_id: asdict(bad) for rank in setup.ranks.gather(loader.bad_samples) for bad in rank}
+    met = {bad.sample_id: asdict(bad) for rank in ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     results |= {} if training.crops is None else {"filtered": training.crops.metrics}
-    if setup.ranks.writes:
+    if ranks.writes:
         save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:
             save_weights(out / "best.safetensors", run.best_state)
         if tracker is not None and track is not None:
             tracker.export(track, setup.data, model_name=setup.model)
-        watch.end(write_record(out / "run.json", "train", {**settings, **results}))
+        watch.end(write_record(path, "train", {**settings, **results}))
         (out / "checkpoint.pt").unlink(missing_ok=True)
-    setup.ranks.wait()
+    ranks.wait()
     training.close()
-    return read_record(out / "run.json", "train")
+    return read_record(path, "train")
 
 
 def _require_tracked(out: Path, record: Mapping[str, Any], track: Path, parts: int) -> None:

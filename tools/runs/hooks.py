@@ -48,10 +48,9 @@ class Hook(Protocol):
 
 
 class Hooks:
-    """Several hooks as one; the journal in the job's folder is always among them."""
+    """Several hooks as one; the journal in the job's folder is always among them. Without `writes` none is called."""
 
     def __init__(self, out: Path, hooks: Sequence[Hook] = (), /, *, writes: bool = True) -> None:
-        """Make it; where this process does not write, nothing is called."""
         self._hooks: list[Hook] = [Journal(out), *hooks] if writes else []
 
     def begin(self, kind: str, settings: Mapping[str, Any], /) -> None:
@@ -84,20 +83,11 @@ class Journal:
         self._state: dict[str, Any] = {}
 
     def begin(self, kind: str, settings: Mapping[str, Any], /) -> None:
-        """Go on with the points of a killed job, where there are some."""
+        """Begin, with the points of a killed job if there are some."""
         title = f"{settings.get('method', '')} seed {settings.get('seed', 0)}".strip()
-        now = time.time()
-        self._state = {
-            "format": FORMAT,
-            "kind": kind,
-            "title": title,
-            "step": 0,
-            "total": 0,
-            "began": now,
-            "process": {"pid": os.getpid(), "host": platform.node()},
-            "points": [],
-        }
-        self._state |= self._earlier(kind)
+        process = {"pid": os.getpid(), "host": platform.node()}
+        self._state = {"format": FORMAT, "kind": kind, "title": title, "step": 0, "total": 0, "began": time.time()}
+        self._state |= {"process": process, "points": []} | self._earlier(kind)
         self._write()
         self._written = 0.0  # the first point is written at once
 
@@ -129,16 +119,16 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        self._written = time.monotonic()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         from drawstream.samplers.files.atomic import write_atomically  # here: it brings Numba, which no help text needs
 
+        self._written = time.monotonic()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(self._path) as temporary:
             temporary.write_text(json.dumps({**self._state, "updated": time.time()}), encoding="utf-8")
 
 
 def read_journal(path: Path, /) -> dict[str, Any] | None:
-    """The journal of a job under way; None where there is none, or none that this version reads."""
+    """Return the journal of a job under way; None where there is none, or none that this version reads."""
     try:
         return open_journal(path)
     except (OSError, ValueError):
@@ -146,7 +136,7 @@ def read_journal(path: Path, /) -> dict[str, Any] | None:
 
 
 def open_journal(path: Path, /) -> dict[str, Any]:
-    """The journal of a job under way.
+    """Return the journal of a job under way.
 
     Raises:
         OSError: As the system gives it.
@@ -205,7 +195,7 @@ def check_hooks(names: Iterable[str], /, *, tensorboard: bool = False) -> None:
 
 
 def load_hooks(out: Path, names: Iterable[str], /, *, tensorboard: bool = False) -> list[Hook]:
-    """Hooks of a command: each of the names is `module:factory`, called with the job's folder.
+    """Make the hooks of a command: each of the names is `module:factory`, called with the job's folder.
 
     Raises:
         ValueError: No such module or factory, or it raises; or TensorBoard is asked for and not installed.

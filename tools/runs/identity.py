@@ -28,18 +28,6 @@ from drawstream.samplers.hashing import digest_array
 from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
 from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe
 
-__all__ = [
-    "file_hash",
-    "loader_identity",
-    "model_identity",
-    "named_identity",
-    "objective_identity",
-    "part_identity",
-    "quarantine_hash",
-    "shapes_hash",
-    "training_identity",
-]
-
 _PLAIN = (bool, int, float, str, type(None))
 
 

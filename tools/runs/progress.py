@@ -38,14 +38,9 @@ class Progress:
         self._alive: threading.Thread | None = None
         self._bar: Bar | None = None
         if sys.stderr.isatty() and not quiet:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            texts = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[rate]", "fields[note]")]
+            columns = (texts[0], BarColumn(), MofNCompleteColumn(), *texts[1:], TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task(title, total=None, rate="", note="")
 
     def __enter__(self) -> Self:

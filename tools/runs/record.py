@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,21 +24,15 @@ from drawstream.tools.runs.config import used_config
 
 FORMAT = 1
 BEFORE = {"finished_before": True}  # of a result that was there before this command
+DECIDING = ("drawstream", "torch", "numpy", "numba", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "botorch", "optuna")
 BESIDE = ("processes", "engine", "page")  # of a benchmark's record: they change no figure
 
 
 def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
     """Write a record and return it; `Path` values become relative to its folder, URLs lose their credentials."""
-    record = {
-        "format": FORMAT,
-        "kind": kind,
-        "command": command(),
-        **used_config(),
-        **content,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
-    }
+    record = {"format": FORMAT, "kind": kind, "command": command(), **used_config(), **content}
+    record |= {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    record |= {"machine": machine(), "versions": versions()}
     record = {key: _kept(key, value, path.parent) for key, value in record.items()}
     write_json(path, record)
     return record
@@ -49,7 +44,7 @@ def command() -> list[str]:
 
 
 def read_record(path: Path, kind: str, /) -> dict[str, Any]:
-    """Read a record back.
+    """Read a record.
 
     Raises:
         ValueError: Missing, damaged, of another kind or a newer format.
@@ -63,12 +58,11 @@ def read_record(path: Path, kind: str, /) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable ({error.strerror})") from None
     if not isinstance(record, dict) or record.get("kind") != kind:
         raise ValueError(f"{path}: not the record of a {kind} job")
-    if not isinstance(record.get("format"), int):
-        raise ValueError(f"{path}: damaged, its format must be a number, but is {record.get('format')!r}")
-    if record["format"] > FORMAT:
-        raise ValueError(
-            f"{path}: format {record['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
-        )
+    number = record.get("format")
+    if not isinstance(number, int):
+        raise ValueError(f"{path}: damaged, its format must be a number, but is {number!r}")
+    if number > FORMAT:
+        raise ValueError(f"{path}: format {number} is newer than {FORMAT}, which this drawstream reads: upgrade")
     return without_secrets(record)  # type: ignore[no-any-return]
 
 
@@ -98,20 +92,9 @@ def write_json(path: Path, value: Any, /) -> None:
 def versions() -> dict[str, str]:
     """Versions of what decides numbers."""
     found = {"python": platform.python_version()}
-    for name in (
-        "drawstream",
-        "torch",
-        "numpy",
-        "numba",
-        "nvidia-dali-cuda130",
-        "nvidia-dali-cuda120",
-        "botorch",
-        "optuna",
-    ):
-        try:
+    for name in DECIDING:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -126,16 +109,15 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _kept(key: str, value: Any, folder: Path) -> Any:
-    """A value as a record has it; an identity, which holds no URL, to the letter."""
+    """Return a value as a record has it; an identity, which holds no URL, to the letter."""
     return value if key == "identity" else without_secrets(_relative(value, folder))
 
 
@@ -152,11 +134,10 @@ def _relative(value: Any, folder: Path) -> Any:
 def finished_record(
     path: Path, kind: str, identity: Mapping[str, Any], /, files: Iterable[str] = ()
 ) -> dict[str, Any] | None:
-    """Return the record of a job that is finished; None where there is none.
+    """Return the record of a finished job; None if there is none.
 
     Raises:
-        ValueError: It is of a job of another identity; both sides are shown. Or one of the `files`, that lie beside it,
-            is gone.
+        ValueError: It is of a job of another identity, and both sides are shown; or one of its `files` is gone.
     """
     if not path.exists():
         return None
@@ -168,11 +149,7 @@ def finished_record(
 
 
 def require_there(file: Path, record: Path, /) -> None:
-    """Refuse to take a job for finished whose file is gone.
-
-    Raises:
-        ValueError: The file is missing.
-    """
+    """Refuse, with a ValueError, to take a job for finished whose file is gone."""
     if not file.exists():
         raise ValueError(f"{file} is missing, but {record.name} says that its job is finished: remove it and run again")
 
@@ -184,11 +161,7 @@ def tell_finished(where: Path, finished: str, /) -> None:
 
 
 def hold_identity(path: Path, kind: str, identity: Mapping[str, Any], /) -> None:
-    """Note in a folder of several jobs what all of them have in common, or compare with what is noted there.
-
-    Raises:
-        ValueError: The folder holds jobs of another identity; both sides are shown.
-    """
+    """Note what the jobs of a folder have in common, or compare with what is noted there; errors as `refuse_other`."""
     if path.exists():
         refuse_other(path, read_record(path, kind).get("identity"), identity)
     else:

@@ -148,4 +148,4 @@ def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys
     assert run(*begin, "--explore-after", 2) == 2
     assert "--explore-after must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
     assert run(*begin, "--reward", "f1") == 2
-    assert "--reward must be accuracy or loss, but got 'f1'" in capsys.readouterr().err
+    assert "'f1' is not one of 'accuracy', 'loss'" in capsys.readouterr().err

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
+from drawstream.tools.cli import __main__ as program
 from drawstream.tools.cli import app as cli
-from drawstream.tools.cli import start
 from drawstream.tools.cli.app import main
 from drawstream.tools.cli.signals import of_system, stopped
 from drawstream.tools.runs.hooks import load_hooks
@@ -190,7 +190,7 @@ def test_a_signal_while_the_command_line_is_imported(
 
     monkeypatch.delitem(sys.modules, "drawstream.tools.cli.app")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    assert start.main() == status
+    assert program.main() == status
     assert signal.signal(signal.SIGINT, signal.default_int_handler) == signal.SIG_DFL  # nothing is left to interrupt
     assert capsys.readouterr().err == f"drawstream: {word}; start the same command again to go on\n"
 

@@ -20,11 +20,9 @@ from drawstream.tools.training.models import build_model
 
 @pytest.fixture(scope="module")
 def written(digits, tmp_path_factory) -> Path:
-    """What the command writes, over what an earlier version left there."""
+    """The folder that the command writes."""
     root = tmp_path_factory.mktemp("written")
     save_file(build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict(), root / "w.safetensors")
-    (root / "f").mkdir()
-    (root / "f/features.json").write_text('{"format": 1, "kind": "features"}')
     command = ["features", digits.train, "-o", root / "f", "--model", "mlp", "--weights", root / "w.safetensors"]
     assert main([str(word) for word in command]) == 0
     return root / "f"
@@ -57,7 +55,7 @@ def test_the_folder_holds_parts_alone_and_the_record_lies_beside_it(written):
 
 
 @pytest.mark.parametrize("command", ["info", "check", "describe"])
-def test_a_record_in_the_folder_as_earlier_versions_wrote_it_is_no_hindrance(written, tmp_path, command):
+def test_a_file_of_ones_own_in_the_folder_is_no_hindrance(written, tmp_path, command):
     (tmp_path / "f").mkdir()
     for path in written.iterdir():
         (tmp_path / "f" / path.name).write_bytes(path.read_bytes())
