@@ -19,26 +19,12 @@ from sklearn.datasets import load_digits
 
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli.app import main
-from drawstream.tools.cli.signals import of_system
+from drawstream.tools.cli.signals import system_error_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        *(
-            f"drawstream.tools.{name}"
-            for name in (
-                "cli",
-                "jobs.train",
-                "jobs.features",
-                "jobs.search",
-                "jobs.auto",
-                "report.build",
-                "training.setup",
-            )
-        ),
-        *("drawstream.pipeline.shards.pack", "drawstream.search", "webdataset", "sqlalchemy", "optuna.storages"),
-    ]
-)
+ROOMS = ("cli", "jobs.train", "jobs.features", "jobs.search", "jobs.auto", "report.build", "training.setup")
+OTHERS = ("drawstream.pipeline.shards.pack", "drawstream.search", "webdataset", "sqlalchemy", "optuna.storages")
+CONTEXT.set_forkserver_preload([*(f"drawstream.tools.{name}" for name in ROOMS), *OTHERS])
 CHILD = """
 import os, signal, sys
 if os.getsid(0) != os.getpid():
@@ -55,7 +41,7 @@ sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, 
 sys.argv = ["drawstream", *told["arguments"]]
 exec(before)
 from drawstream.tools.cli.app import main
-from drawstream.tools.cli.signals import of_system
+from drawstream.tools.cli.signals import system_error_line
 status = main(told["arguments"])
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the program does
 sys.exit(status)
@@ -284,7 +270,7 @@ CLEAR = (
     ValueError,
     OSError,
     RuntimeError,
-)  # one line on the command line; RuntimeError: subclasses; OSError: with a file
+)  # one line; RuntimeError: subclasses; OSError: with a file
 
 
 def damaged(content, rng):
@@ -323,7 +309,7 @@ def damages():
                     found = read()
                 except clear as error:
                     told = str(error).strip() and type(error) is not RuntimeError
-                    told = told and (not isinstance(error, OSError) or of_system(error))
+                    told = told and (not isinstance(error, OSError) or system_error_line(error))
                     assert told, f"{name}, damage {number}: {error!r}"
                     ended[type(error).__name__] += 1
                 except Exception as error:

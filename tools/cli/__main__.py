@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from drawstream.tools.cli.signals import INTERRUPTED, open_standard_streams, signals_as_exceptions, stopped
+from drawstream.tools.cli.signals import INTERRUPTED, open_standard_streams, report_stop, signals_as_exceptions
 
 
 def main() -> int:
@@ -29,9 +29,9 @@ def _run() -> int:
 
         return run()
     except KeyboardInterrupt:
-        return stopped(INTERRUPTED)
+        return report_stop(INTERRUPTED)
     except SystemExit as ended:
-        return stopped(ended.code) if isinstance(ended.code, int) else 1
+        return report_stop(ended.code) if isinstance(ended.code, int) else 1
 
 
 if __name__ == "__main__":

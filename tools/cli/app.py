@@ -16,13 +16,12 @@ from drawstream.pipeline.shards.names import printable
 from drawstream.tools.cli import bench, doctor, features, fit, pages, search, shards, stream, train
 from drawstream.tools.cli.signals import (
     INTERRUPTED,
-    ended_by,
-    flush_output,
-    mute,
-    of_system,
     open_standard_streams,
+    report_stop,
     signals_as_exceptions,
-    stopped,
+    silence_output,
+    system_error_line,
+    user_exit_line,
 )
 from drawstream.tools.runs.config import ConfigAnywhere, read_config
 from drawstream.tools.runs.options import RENAMED, command
@@ -77,7 +76,7 @@ command(app, pages.DemoOptions)(pages.demo)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 damage found, 2 bad input, 130 and 143 stopped."""
+    """Run the command line; return the exit status: 0 done, 1 damage found, 2 bad input, 130 and 143 stopped."""
     # Threads that spin while they wait take the cores from DALI's, or from another job: beside one other busy process
     # on two cores a training step took 129 ms, with this short spin 24; alone 6 both ways. It must be set before torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -86,20 +85,21 @@ def main(arguments: list[str] | None = None) -> int:
         with signals_as_exceptions():
             words = _none_empty(sys.argv[1:] if arguments is None else arguments)
             status = app(args=words, standalone_mode=False)
-            flush_output()
-        return stopped(status) if isinstance(status, int) else 0
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a broken pipe raises here, and not at exit
+        return report_stop(status) if isinstance(status, int) else 0
     except SystemExit as ended:
-        culprit = ended_by(ended)
-        return _fail(culprit) if culprit else stopped(ended.code) if isinstance(ended.code, int) else 0
+        culprit = user_exit_line(ended)
+        return _fail(culprit) if culprit else report_stop(ended.code) if isinstance(ended.code, int) else 0
     except typer.TyperException as error:
         if error.format_message().startswith("Usage:"):  # a group without a command: its help
             print(error.format_message(), file=sys.stderr)
             return 2
         return _fail(_of_parser(error))
     except (typer.Abort, KeyboardInterrupt):
-        return stopped(INTERRUPTED)
+        return report_stop(INTERRUPTED)
     except BrokenPipeError:
-        mute()
+        silence_output()
         return 1
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         message = _one_line(error)
@@ -140,7 +140,7 @@ def _one_line(error: Exception) -> str | None:
     if "no locator available" in str(error):  # Numba's words
         return "no folder for compiled kernels may be written: let NUMBA_CACHE_DIR name one that may"
     if isinstance(error, OSError | MemoryError) or type(error) is RuntimeError:
-        return of_system(error)
+        return system_error_line(error)
     return str(error)
 
 

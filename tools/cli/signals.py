@@ -1,7 +1,7 @@
-"""How a command ends when something stops it: one line and an exit status, never a traceback.
+"""Ends of a command: one line and an exit status, never a traceback.
 
-Ctrl-C gives 130 and SIGTERM 143, after what is under way was closed and cleared; bad input, no room and no permission
-give 2; 1 where nobody reads what is printed any more.
+Ctrl-C gives 130 and SIGTERM 143, after open work was closed and cleared; bad input, no room and no permission give 2; a
+reader that is gone gives 1.
 """
 
 import os
@@ -21,15 +21,12 @@ import typer
 from drawstream.samplers.files.system import fault_behind, fault_of, system_fault
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-AGAIN = 0.05  # seconds after which a signal is heard again that met what must be finished
+RETRY = 0.05  # seconds after which a signal comes again that met code which must finish
 COMPILER = ("numba.core.", "llvmlite.")
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null in place of standard streams that are closed.
-
-    The next file would get their number, and what libraries print would go into it.
-    """
+    """Open /dev/null in place of closed standard streams: the next file would get their number, and what is printed."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -43,34 +40,33 @@ def open_standard_streams() -> None:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block as exceptions do, so that temporary files, locks and workers go with it.
+    """Raise Ctrl-C and SIGTERM as exceptions in the block, so that temporary files, locks and workers go with it.
 
-    Also where the code that the signal met made another error of the exception, as imports of extension modules do.
+    Also where the interrupted code turned the exception into another error, as imports of extension modules do.
     """
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    if threading.current_thread() is not threading.main_thread():
-        usual = {}
-    taken = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
-    heard: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for number, handler in usual.items() if main and signal.getsignal(number) == handler]
+    received: list[int] = []
     timers: list[threading.Timer] = []
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         if not must_be_finished(frame):
             raise _exception(number)
-        again = threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, number))
-        again.daemon = True
-        timers.append(again)
-        again.start()
+        timer = threading.Timer(RETRY, signal.pthread_kill, (threading.main_thread().ident, number))
+        timer.daemon = True
+        timers.append(timer)
+        timer.start()
 
     for number in taken:
-        signal.signal(number, hear)
+        signal.signal(number, receive)
     try:
         yield
     except Exception as error:
-        if not heard:
+        if not received:
             raise
-        raise _exception(heard[0]) from error
+        raise _exception(received[0]) from error
     finally:
         for timer in timers:
             timer.cancel()
@@ -79,7 +75,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
 
 def must_be_finished(frame: FrameType | None) -> bool:
-    """Whether an exception would be lost here, in a finalizer, or leave Numba's lock of its compiler taken for ever."""
+    """Return whether an exception would be lost here, in a finalizer, or leave the lock of Numba's compiler taken."""
     while frame is not None:
         if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__", "").startswith(COMPILER):
             return True
@@ -91,8 +87,8 @@ def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED)
 
 
-def stopped(status: int, /) -> int:
-    """Say so where a signal ended the command; gives the status back."""
+def report_stop(status: int, /) -> int:
+    """Print a line if a signal ended the command; return the status."""
     if status in (INTERRUPTED, TERMINATED):
         how = "interrupted" if status == INTERRUPTED else "terminated"
         again = "" if {"serve", "report"} & set(sys.argv[1:]) else "; start the same command again to go on"
@@ -100,31 +96,24 @@ def stopped(status: int, /) -> int:
     return status
 
 
-def ended_by(ended: SystemExit, /) -> str | None:
-    """One line on code of the user's that ended the process in the middle of a command; None of SIGTERM or typer."""
+def user_exit_line(ended: SystemExit, /) -> str | None:
+    """Return one line on the user's code that ended the process; None for SIGTERM or typer."""
     last = extract_tb(ended.__traceback__)[-1]
     if ended.code == TERMINATED or Path(last.filename).is_relative_to(Path(typer.__file__).parent):  # completion
         return None
-    return (
-        f"{last.filename}:{last.lineno} ended the process (SystemExit {ended.code}): let it return, or raise an error"
-    )
+    place = f"{last.filename}:{last.lineno}"
+    return f"{place} ended the process (SystemExit {ended.code}): let it return, or raise an error"
 
 
-def flush_output() -> None:
-    """Flush the output, so that a broken pipe raises here and not at exit."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def mute() -> None:
+def silence_output() -> None:
     """Redirect output to /dev/null after a broken pipe."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def of_system(error: BaseException, /) -> str | None:
-    """One line on an error of the system that the user can mend; None for one that says neither where nor what."""
+def system_error_line(error: BaseException, /) -> str | None:
+    """Return one line on an error of the system that the user can mend; None if it says neither where nor what."""
     fault = fault_behind(error)
     if fault is None and isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         fault = system_fault(error)

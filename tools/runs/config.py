@@ -15,7 +15,7 @@ once, at the start: records keep what was read then, whatever becomes of the fil
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def used_config() -> dict[str, Any]:
 
 
 def read_config(path: Path, root: Any, /) -> Defaults:
-    """Defaults of all commands, by command and parameter, as the command line's parser takes them.
+    """Return the defaults of all commands, by command and parameter, as the command line's parser takes them.
 
     Args:
         path: The TOML file.
@@ -90,54 +90,50 @@ def read_config(path: Path, root: Any, /) -> Defaults:
         raise ValueError(f"{path}: no such config file") from None
     except OSError as error:
         raise ValueError(f"{path}: not readable: {error.strerror}") from None
-    found = _of_group(content, root, path, ())
+    try:
+        found = _group_defaults(content, root, ())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     use_config(content)
     return found
 
 
-def _of_group(content: Defaults, group: Any, path: Path, above: tuple[str, ...]) -> Defaults:
+def _group_defaults(content: Defaults, group: Any, above: tuple[str, ...]) -> Defaults:
     found: Defaults = {}
-    own = {}
-    for key, value in content.items():
-        command = group.commands.get(key)
-        if command is None:
-            own[key] = value
-        elif not isinstance(value, dict):
-            raise ValueError(f"{path}: {key} is a command: give its options in a table [{'.'.join((*above, key))}]")
-        elif hasattr(command, "commands"):
-            found[key] = _of_group(value, command, path, (*above, key))
-        else:
-            found[key] = _of_command(value, command, path, (*above, key))
+    for key in [each for each in content if each in group.commands]:
+        below, words = group.commands[key], (*above, key)
+        if not isinstance(content[key], dict):
+            raise ValueError(f"{key} is a command: give its options in a table [{'.'.join(words)}]")
+        read = _group_defaults if hasattr(below, "commands") else _command_defaults
+        found[key] = read(content[key], below, words)
+    own = {key: value for key, value in content.items() if key not in group.commands}
     default = getattr(group, "default_command", None)
     if own and default is not None:  # the options of `features` are those of `features extract`
-        found[default] = {**_of_command(own, group.commands[default], path, above), **found.get(default, {})}
+        found[default] = _command_defaults(own, group.commands[default], above) | found.get(default, {})
     elif own:
         unknown = next(iter(own))
-        takers = [] if isinstance(own[unknown], dict) else _takers(unknown, group, above)
+        takers = [] if isinstance(own[unknown], dict) else list(_takers(unknown, group, above))
         if takers:
-            raise ValueError(f"{path}: {unknown} is an option: give it below [{'] or ['.join(takers)}]")
-        raise ValueError(f"{path}: no command {' '.join((*above, unknown))!r}{_nearest(unknown, group.commands)}")
+            raise ValueError(f"{unknown} is an option: give it below [{'] or ['.join(takers)}]")
+        raise ValueError(f"no command {' '.join((*above, unknown))!r}{_nearest(unknown, group.commands)}")
     return found
 
 
-def _takers(option: str, command: Any, above: tuple[str, ...]) -> list[str]:
+def _takers(option: str, group: Any, above: tuple[str, ...]) -> Iterator[str]:
     """Tables of the commands that have an option."""
-    if hasattr(command, "commands"):
-        return [table for key, each in command.commands.items() for table in _takers(option, each, (*above, key))]
-    known = (name for parameter in command.params for name in parameter.opts)
-    return [".".join(above)] if f"--{option}" in known and option != "help" else []
+    for key, each in group.commands.items():
+        if hasattr(each, "commands"):
+            yield from _takers(option, each, (*above, key))
+        elif option != "help" and any(f"--{option}" in parameter.opts for parameter in each.params):
+            yield ".".join((*above, key))
 
 
-def _of_command(content: Defaults, command: Any, path: Path, above: tuple[str, ...]) -> Defaults:
-    names: dict[str, Any] = {}
-    for parameter in command.params:
-        for option in parameter.opts:
-            if not option.startswith("-") or option.startswith("--"):
-                names[option.removeprefix("--")] = parameter
-    found = {}
+def _command_defaults(content: Defaults, command: Any, above: tuple[str, ...]) -> Defaults:
+    named = {name: parameter for parameter in command.params for name in parameter.opts}
+    names = {name.removeprefix("--"): each for name, each in named.items() if name[:1] != "-" or name[:2] == "--"}
+    found: Defaults = {}
     for key, value in content.items():
-        parameter = names.get(key)
-        where = f"{path}: [{'.'.join(above)}] {key}"
+        parameter, where = names.get(key), f"[{'.'.join(above)}] {key}"
         new = RENAMED.get(f"--{key}", "").removeprefix("--")
         if parameter is None and new in names:
             raise ValueError(f"{where} is {new} now")
@@ -145,13 +141,13 @@ def _of_command(content: Defaults, command: Any, path: Path, above: tuple[str, .
             raise ValueError(f"{where}: {' '.join(above)} has no such option{_nearest(key, names)}")
         if isinstance(value, dict):
             raise ValueError(f"{where}: must be a value, but is a table")
-        several = parameter.multiple or parameter.nargs != 1
-        if isinstance(value, list) and not several:
-            value = ",".join(str(each) for each in value)
-        found[parameter.name] = [value] if several and not isinstance(value, list) else value
+        if parameter.multiple or parameter.nargs != 1:
+            found[parameter.name] = value if isinstance(value, list) else [value]
+        else:
+            found[parameter.name] = ",".join(map(str, value)) if isinstance(value, list) else value
     return found
 
 
-def _nearest(word: str, known: Any) -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, list(known), n=1)
     return f": do you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"

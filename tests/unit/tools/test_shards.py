@@ -38,13 +38,7 @@ def test_a_whole_catalog(run, data, tmp_path):
     assert read_quarantine(listed, Catalog.open(data)).tolist() == []
     written = json.loads(result.read_text())
     assert written.pop("command")[0] == "drawstream"
-    assert written == {
-        "findings": [],
-        "notes": [],
-        "rows": 500,
-        "quarantine": str(listed),
-        "quarantined": 0,
-    }
+    assert written == {"findings": [], "notes": [], "rows": 500, "quarantine": str(listed), "quarantined": 0}
 
 
 @pytest.mark.parametrize("options", [(), ("--quick",)])

@@ -225,17 +225,6 @@ def test_crops_have_no_idx(tmp_path, digits, capsys):
     assert "these rows are crops" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["stream", name] for name in ("show", "count", "export", "diff")] + [["bench", "stream"], ["bench", "loader"]],
-)
-def test_every_command_has_help_with_an_example(command, capsys):
-    assert main([*command, "--help"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert f"Example: drawstream {' '.join(command)}" in text
-    assert "--json" in text
-
-
 def test_bench_stream_writes_rows(tmp_path, capsys):
     result = run(tmp_path, "bench", "stream", "--rows", "1e3", "--rounds", 1, "--seeds", "0,1")
     ours = [row for row in result["rows"] if row["system"] == "drawstream"]

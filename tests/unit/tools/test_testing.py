@@ -146,102 +146,91 @@ class Learner:
         self.counts, self.fresh = state["counts"].copy(), state["fresh"].copy()
 
 
-class Impatient(Learner):
-    def probabilities(self, epoch):
-        return 1.0 + self.counts + self.fresh
+def learner(kind=Learner, **parts):
+    return type("Broken", (kind,), parts)
 
 
-class Padded(Learner):
-    def observe(self, ids, logits, labels, weights):
-        np.add.at(self.fresh, np.asarray(ids), 1)
+def keeping(**changes):
+    """A sampler whose state is another one."""
+    return learner(state_dict=lambda self: Learner.state_dict(self) | {n: make(self) for n, make in changes.items()})
 
 
-class PerBatch(Learner):
-    def observe(self, ids, logits, labels, weights):
-        self.fresh[0] += 1
+def padded(self, ids, logits, labels, weights):
+    np.add.at(self.fresh, np.asarray(ids), 1)
 
 
-class Alone(Learner):
-    def reduce(self, total=None):
-        super().reduce()
+def per_batch(self, *_):
+    self.fresh[0] += 1
 
 
-class Floats(Learner):
-    def reduce(self, total=None):
-        super().reduce(None if total is None else lambda mine: total(mine / 2).astype(int))
+def halves(self, total=None):
+    Learner.reduce(self, None if total is None else lambda mine: total(mine / 2).astype(int))
 
 
-class Uneven(Learner):
-    ranks = 0
-
-    def reduce(self, total=None):
-        Uneven.ranks += 1
-        super().reduce(None if total is None or Uneven.ranks % 3 == 0 else total)
+def uneven(self, total=None):
+    type(self).ranks += 1
+    Learner.reduce(self, None if total is None or self.ranks % 3 == 0 else total)
 
 
-class Forgetful(Learner):
-    def state_dict(self):
-        return super().state_dict() | {"counts": self.counts * 0}
+def forgets_the_epoch(self, state):
+    Learner.load_state_dict(self, state)
+    self.fresh[:] = 0
 
 
-class ForgetfulWithin(Learner):
-    def load_state_dict(self, state):
-        super().load_state_dict(state)
-        self.fresh[:] = 0
+def keeps_the_arrays(self, state):
+    self.counts, self.fresh = state["counts"], state["fresh"]
 
 
-class Aliased(Learner):
-    def state_dict(self):
-        return {"counts": self.counts, "fresh": self.fresh.copy()}
+def careless(self, state):
+    self.counts, self.fresh = state["counts"].copy(), state["fresh"].copy()
 
 
-class Kept(Learner):
-    def load_state_dict(self, state):
-        self.counts, self.fresh = state["counts"], state["fresh"]
-
-
-class Pickled(Learner):
-    def state_dict(self):
-        return super().state_dict() | {"kind": Learner}
-
-
-class Careless(Learner):
-    def load_state_dict(self, state):
-        self.counts, self.fresh = state["counts"].copy(), state["fresh"].copy()
-
-
-class Random(Learner):
-    def probabilities(self, epoch):
-        return RNG.random(20)
-
-
-class Negative(Learner):
-    def probabilities(self, epoch):
-        return self.counts - 1
+FORGETFUL_WITHIN = learner(load_state_dict=forgets_the_epoch)
 
 
 def test_sound_samplers_pass():
     check_row_sampler(Learner, within_epoch=True, others=[lambda: Learner(21)])
     check_row_sampler(lambda: PSGD(9), others=[lambda: PSGD(9, paper=True)])
-    check_row_sampler(ForgetfulWithin)  # promises states between epochs only
+    check_row_sampler(FORGETFUL_WITHIN)  # promises states between epochs only
 
 
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        (Impatient, "what is observed counts from `reduce` on: before it, the answer for epoch 0 has"),
-        (Padded, "visits of weight 0 count for nothing: the answer for epoch 1 has"),
-        (PerBatch, "batches change no bit: the answer for epoch 1 has"),
-        (Alone, "all ranks draw the same epoch: rank 1 of 3, epoch 1, has"),
-        (Floats, "ranks add up int64, whose sum has no order: rank . brings float64"),
-        (Forgetful, "restarts between epochs change no bit: the answer for epoch 1 has 1.0 at place"),
-        (ForgetfulWithin, "restarts within epochs change no bit: the answer for epoch 1 has"),
-        (Aliased, r"a state is a copy, .*: the state\['counts'\] has"),
-        (Kept, r"a state is a copy, and stays one where it is loaded: the state\['counts'\] has"),
-        (Pickled, r"numbers, texts and arrays: the state\['kind'\] is type, which a checkpoint does not hold"),
-        (Careless, r"the state of a part with other options is refused: others\[0\], .* takes it"),
-        (Random, "a sampler that is asked twice says the same: the second answer for epoch 0 has"),
-        (Negative, "finite, >= 0, not all 0: they lie between -1 and -1"),
+        (
+            learner(probabilities=lambda self, _: 1.0 + self.counts + self.fresh),
+            "what is observed counts from `reduce` on: before it, the answer for epoch 0 has",
+        ),
+        (learner(observe=padded), "visits of weight 0 count for nothing: the answer for epoch 1 has"),
+        (learner(observe=per_batch), "batches change no bit: the answer for epoch 1 has"),
+        (
+            learner(reduce=lambda self, total=None: Learner.reduce(self)),
+            "all ranks draw the same epoch: rank 1 of 3, epoch 1, has",
+        ),
+        (learner(reduce=halves), "ranks add up int64, whose sum has no order: rank . brings float64"),
+        (
+            keeping(counts=lambda self: self.counts * 0),
+            "restarts between epochs change no bit: the answer for epoch 1 has 1.0 at place",
+        ),
+        (FORGETFUL_WITHIN, "restarts within epochs change no bit: the answer for epoch 1 has"),
+        (keeping(counts=lambda self: self.counts), r"a state is a copy, .*: the state\['counts'\] has"),
+        (
+            learner(load_state_dict=keeps_the_arrays),
+            r"a state is a copy, and stays one where it is loaded: the state\['counts'\] has",
+        ),
+        (
+            keeping(kind=type),
+            r"numbers, texts and arrays: the state\['kind'\] is type, which a checkpoint does not hold",
+        ),
+        (
+            learner(load_state_dict=careless),
+            r"the state of a part with other options is refused: others\[0\], .* takes it",
+        ),
+        (
+            learner(probabilities=lambda *_: RNG.random(20)),
+            "a sampler that is asked twice says the same: the second answer for epoch 0 has",
+        ),
+        (learner(probabilities=lambda self, _: self.counts - 1), "finite, >= 0, not all 0: they lie between -1 and -1"),
         (object, r"a row sampler has probabilities\(epoch\), .* has neither them nor stream\(epoch\)"),
     ],
 )
@@ -253,7 +242,7 @@ def test_a_broken_sampler_is_caught(kind, told):
 def test_ranks_that_do_not_meet_are_caught(monkeypatch):
     monkeypatch.setattr("drawstream.testing.row_samplers._PATIENCE", 0.2)
     with pytest.raises(AssertionError, match="`reduce` calls `total` equally often on every rank"):
-        check_row_sampler(Uneven)
+        check_row_sampler(learner(reduce=uneven, ranks=0))
 
 
 class Sound(OrderedSGD):

@@ -1,7 +1,11 @@
-"""Damaged checkpoints, studies, records and users' own files: a clear error in one line, or what is there is read."""
+"""Every file that drawstream reads, damaged in hundreds of ways: a clear error in one line, or the right result.
+
+`make soak` runs this with 300 damages of each file; how often each ended with an error is printed.
+"""
 
 import gzip
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,43 +17,136 @@ import typer
 from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
-from drawstream.pipeline import open_source
+from drawstream.pipeline import ArraySource, Catalog, open_source
 from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
+from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.samplers import IndexStream, SwiftSampler
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search import Guard, Proposals, Study, search_swift
-from drawstream.search.auto.record import Recorder
+from drawstream.search.auto.record import Recorder, write_distribution
 from drawstream.search.auto.run import Progressed
 from drawstream.search.auto.run import load_checkpoint as load_search
 from drawstream.search.auto.run import save_checkpoint as save_search
-from drawstream.tools.cli.app import app
+from drawstream.tools.cli.app import app, main
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.build import write_report
 from drawstream.tools.runs.config import read_config
-from drawstream.tools.runs.hooks import load_hooks
+from drawstream.tools.runs.hooks import Journal, load_hooks, read_journal
+from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.accounting import Epoch, Run
 from drawstream.tools.training.checkpoint import load_checkpoint, save_checkpoint
 from drawstream.tools.training.loop import Recipe, make_optimizer
-from drawstream.tools.training.models import build_model, load_weights
+from drawstream.tools.training.models import build_model, load_weights, save_weights
 
 pytestmark = pytest.mark.slow
+COUNT = int(os.environ.get("SOAK", "300"))
+CLEAR = (ValueError, FileNotFoundError, RuntimeError)  # one line on the command line; RuntimeError: subclasses
 RECIPE = Recipe(4, 0.05)
 IDENTITY = {"recipe": {"epochs": 4, "lr": 0.05}}
 DIGITS = load_digits()
 PIXELS, LABELS = (DIGITS.images[:40] * 15).astype(np.uint8), DIGITS.target[:40]
 
 
+def mlp():
+    return build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One of each file."""
+    root = tmp_path_factory.mktemp("files")
+    source = ArraySource((DIGITS.images * 15).astype(np.uint8), DIGITS.target)
+    data = pack(source, root / "data", limit=120, shard_rows=60, encoding="png").train
+    catalog = Catalog.open(data)
+    command = ["train", str(data), "-o", str(root / "run"), "--model", "mlp", "--epochs", "1", "--track"]
+    assert main([*command, str(root / "features")]) == 0
+    assert main(["fit", str(root / "features"), "-o", str(root / "sampler.json"), "--transform", "cdf"]) == 0
+    orders = (IndexStream(120, seed=0).epoch(e) for e in range(2))
+    write_schedule(root / "schedule.arrow", orders, rows=120, catalog=catalog.fingerprint)
+    write_distribution(root / "p.parquet", np.arange(1, 121), catalog=catalog.fingerprint, provenance={})
+    write_quarantine(root / "quarantine.json", catalog, [])
+    np.save(root / "p.npy", np.arange(1.0, 121.0))
+    (root / "job.toml").write_text('[train]\nepochs = 3\n[search.swift]\nfeatures = ["loss", "entropy"]\n')
+    journal = Journal(root)
+    journal.begin("train", {"seed": 1})
+    journal.step(1, 2, {"loss": 1.0})
+    return root
+
+
+def images_of(root):
+    return ShardFiles(Catalog.open(root / "data")).read(np.arange(120))[0].tobytes()
+
+
+def catalog_of(root):
+    catalog = Catalog.open(root / "data")
+    return json.dumps([catalog.fingerprint, catalog.classes, catalog.offset.tolist(), catalog.label.tolist()])
+
+
+def columns_of(table):
+    return {name: table.columns(name)[name].tolist() for name in table.names}
+
+
+def first_rows(weights):
+    return IndexStream(weights).epoch(0)[:5]
+
+
+SHARD = "data/shard-000001.tar"
+FILES = {  # file, how it is read, and whether a damage must be noticed
+    "catalog": ("data/catalog.parquet", catalog_of, True),
+    "shard, read": (SHARD, images_of, True),
+    "shard, indexed": (SHARD, lambda root: str(index(root / SHARD, out=root / "again", overwrite=True)), False),
+    "features": ("features/part-00000.parquet", lambda root: columns_of(FeatureTable.open(root / "features")), True),
+    "sampler": ("sampler.json", lambda root: SwiftSampler.load(root / "sampler.json").features, False),
+    "schedule": ("schedule.arrow", lambda root: Schedule.open(root / "schedule.arrow").counts(), False),
+    "weights, parquet": ("p.parquet", lambda root: first_rows(map_weights(root / "p.parquet", column="weight")), False),
+    "weights, npy": ("p.npy", lambda root: first_rows(map_weights(root / "p.npy")), False),
+    "quarantine": (
+        "quarantine.json",
+        lambda root: read_quarantine(root / "quarantine.json", Catalog.open(root / "data")),
+        False,
+    ),
+    "record": ("run/run.json", lambda root: read_record(root / "run/run.json", "train"), False),
+    "model": ("run/last.safetensors", lambda root: load_weights(mlp(), root / "run/last.safetensors"), False),
+    "config": ("job.toml", lambda root: read_config(root / "job.toml", typer.main.get_command(app)), False),
+    "journal": ("progress.json", lambda root: read_journal(root / "progress.json"), False),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_a_project(root, damages, name):
+    path, read, sealed = FILES[name]
+    damages(name, root / path, lambda: read(root), sealed=sealed, count=COUNT, clear=CLEAR)
+
+
 @pytest.fixture(scope="module")
 def copy(soak, tmp_path_factory):
     """The inputs, to be damaged."""
-    folder = tmp_path_factory.mktemp("damaged") / "all"
-    shutil.copytree(soak.root, folder)
-    return folder
+    return shutil.copytree(soak.root, tmp_path_factory.mktemp("damaged") / "all")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        *((each, 0) for each in ("run/run.json", "search/search.json", "auto/auto.json")),
+        *((each, 0) for each in ("auto/schedule.arrow", "auto/distribution.parquet")),
+        *((each, 150) for each in ("search/sampler.json", "features/part-00000.parquet", "data/train/catalog.parquet")),
+    ],
+)
+def test_report_and_serve(damages, copy, tmp_path, name, count):
+    def read():
+        if not count:
+            json.dumps(Board(copy).state())
+        write_report(copy, tmp_path / "report.html")
+
+    damages(f"{name} in report and serve", copy / name, read, count=count)
 
 
 def parts():
-    model = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0)
+    model = mlp()
     optimizer = make_optimizer(model, RECIPE)
     model(torch.zeros(2, 1, 8, 8)).sum().backward()
     optimizer.step()
@@ -95,22 +192,6 @@ def test_study(damages, tmp_path):
 
     search()
     damages("study.db", path, search)
-
-
-@pytest.mark.parametrize(
-    "name", ["run/run.json", "search/search.json", "auto/auto.json", "auto/schedule.arrow", "auto/distribution.parquet"]
-)
-def test_report_and_serve(damages, copy, tmp_path, name):
-    def read():
-        json.dumps(Board(copy).state())
-        write_report(copy, tmp_path / "report.html")
-
-    damages(f"{name} in report and serve", copy / name, read)
-
-
-@pytest.mark.parametrize("name", ["search/sampler.json", "features/part-00000.parquet", "data/train/catalog.parquet"])
-def test_report_of_damaged_files(damages, copy, tmp_path, name):
-    damages(f"{name} in report", copy / name, lambda: write_report(copy, tmp_path / "report.html"), count=150)
 
 
 def test_distribution(damages, copy):
@@ -173,21 +254,16 @@ def test_sources_of_pack(damages, tmp_path):
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_weights(damages, tmp_path, ending):
-    model = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0)
-    path = tmp_path / f"weights.{ending}"
+    model, path = mlp(), tmp_path / f"weights.{ending}"
     if ending == "pt":
         torch.save({"model": model.state_dict()}, path)
     else:
-        from drawstream.tools.training.models import save_weights
-
         save_weights(path, model.state_dict())
     damages(f"weights, {ending}", path, lambda: load_weights(model, path))
 
 
 @pytest.mark.parametrize("key", ["sample_id", "key"])
 def test_joined_file(damages, soak, tmp_path, key):
-    from drawstream.pipeline import Catalog
-
     catalog = Catalog.open(soak.inputs.data / "train")
     ids = list(catalog.keys) if key == "key" else list(range(len(catalog)))
     path = tmp_path / "more.parquet"
@@ -195,7 +271,6 @@ def test_joined_file(damages, soak, tmp_path, key):
     pq.write_table(pa.table(table), path, write_page_checksum=True)
 
     def read():
-        opened = FeatureTable.open(soak.inputs.features, join=[path], catalog=catalog)
-        return {name: opened.columns(name)[name].tolist() for name in opened.names}
+        return columns_of(FeatureTable.open(soak.inputs.features, join=[path], catalog=catalog))
 
     damages(f"joined by {key}", path, read)
