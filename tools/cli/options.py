@@ -33,7 +33,7 @@ class ResultOptions(Options):
     """Options of every command."""
 
     json_path: Path | None = option(
-        None, "Write the result to this file as one JSON object.", "--json", check=_new_file
+        None, "Write the result to this file as one JSON object.", "--json", check=_new_file, decides=False
     )
 
 
@@ -42,7 +42,10 @@ class DryRunOptions(ResultOptions):
     """Options of commands that can be tried first."""
 
     dry_run: bool = option(
-        False, "Check all that the job needs, estimate time, disk and memory, write nothing.", "--dry-run"
+        False,
+        "Check all that the job needs, estimate time, disk and memory, write nothing.",
+        "--dry-run",
+        decides=False,
     )
 
 
@@ -50,22 +53,24 @@ class DryRunOptions(ResultOptions):
 class JobOptions(DryRunOptions):
     """Options of jobs that write a folder."""
 
-    out: Path = option(..., "Folder to write.", "--out", "-o")
+    out: Path = option(..., "Folder to write.", "--out", "-o", decides=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchedOptions(JobOptions):
     """Options of jobs that hooks follow."""
 
-    tensorboard: bool = option(False, "Write scalars for TensorBoard into OUT/tensorboard.")
-    hook: list[str] = option([], "Call your own hook, module:factory, with OUT; repeatable.", "--hook")
+    tensorboard: bool = option(False, "Write scalars for TensorBoard into OUT/tensorboard.", decides=False)
+    hook: list[str] = option([], "Call your own hook, module:factory, with OUT; repeatable.", "--hook", decides=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions(Options):
     """Where workers run."""
 
-    engine: str = option("local", "Run on local, ray (a cluster on this machine) or ray:ADDRESS.", known=ENGINES)
+    engine: str = option(
+        "local", "Run on local, ray (a cluster on this machine) or ray:ADDRESS.", known=ENGINES, decides=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,7 @@ class ModelOptions(Options):
         "Load images with 1 or 3 channels (gray as RGB). By default 3 where one of the sets or the model needs it.",
         within=FEW,
     )
-    device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.")
+    device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.", decides=False)
 
     def setup(self, **others: Any) -> "Setup":
         """Data and model of the job; `others` are further arguments of `Setup`."""

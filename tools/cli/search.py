@@ -75,10 +75,15 @@ class SwiftOptions(TrainedOptions, JoinOptions, EngineOptions, WatchedOptions):
     confirm_top: int = option(3, "Candidates to confirm; 0: take the best observed.", within=SOME)
     confirm_seeds: int = option(3, "Seeds of the confirmation.", within=FEW)
     workers: int | None = option(
-        None, "Candidates to score at once; by default 1, on Ray as many as there is room for.", within=COUNT
+        None,
+        "Candidates to score at once; by default 1, on Ray as many as there is room for.",
+        within=COUNT,
+        decides=False,
     )
-    storage: str | None = option(None, "Optuna URL of a study that several processes share; by default OUT/study.db.")
-    study: str = option("swift", "Name of the study in the storage.")
+    storage: str | None = option(
+        None, "Optuna URL of a study that several processes share; by default OUT/study.db.", decides=False
+    )
+    study: str = option("swift", "Name of the study in the storage.", decides=False)
 
     def followed(self, name: str) -> Any:
         """The value of an option under the protocol.

@@ -47,11 +47,12 @@ class TrainOptions(TrainedOptions, RecipeOptions, JoinOptions, FrozenOptions, Wa
     )
     score_model: str | None = option(None, "Name of that model, if it is another than --model.")
     crop_factor: int = option(2, "Crops to draw for each one trained on.", within=FEW)
-    checksum: Literal["always", "first", "never"] = option("always", "Check images against the catalog.")
+    # the next three decide what becomes of a bad image: a run that was stopped by one goes on with others
+    checksum: Literal["always", "first", "never"] = option("always", "Check images against the catalog.", decides=False)
     on_bad: Literal["raise", "substitute"] = option(
-        "raise", "On a bad image, raise an error or substitute another draw."
+        "raise", "On a bad image, raise an error or substitute another draw.", decides=False
     )
-    max_bad: int = option(100, "Most images to substitute.", within=MANY)
+    max_bad: int = option(100, "Most images to substitute.", within=MANY, decides=False)
     quarantine: Path | None = option(None, "Do not read the images of this list of `drawstream verify`.")
 
 

@@ -40,6 +40,7 @@ class _Said:
         known: Values that the shell completes, where others are allowed too.
         shown: Default in the help text, if not the field's.
         check: Return the value, or refuse it.
+        decides: Another value may give another result; such an option is part of the job's identity.
     """
 
     help: str
@@ -48,6 +49,7 @@ class _Said:
     known: Iterable[str] | Callable[[], Iterable[str]] = ()
     shown: str | None = None
     check: Callable[[Any], Any] | None = None
+    decides: bool = True
 
     def flag(self, name: str) -> str:
         """The option as a message names it."""
@@ -55,7 +57,7 @@ class _Said:
 
 
 def option(default: Any, text: str, *names: str, **said: Any) -> Any:
-    """Make a field an option; a default of `...` requires it. Keywords: within, known, shown, check."""
+    """Make a field an option; a default of `...` requires it. Keywords: within, known, shown, check, decides."""
     return _field(default, _Said(help=text, names=names, **said))
 
 
@@ -103,6 +105,11 @@ def pick(kind: type[Kind], given: Options, /, **others: Any) -> Kind:
     """Make a dataclass from the options that bear its fields' names, and from others."""
     names = [each.name for each in fields(kind) if each.init and hasattr(given, each.name)]  # type: ignore[arg-type]
     return kind(**{name: getattr(given, name) for name in names} | others)
+
+
+def deciding(kind: type[Options], /) -> dict[str, bool]:
+    """Return for every option, by field, whether it decides a job's result."""
+    return {each.name: said.decides for each, said, _ in _options(kind)}
 
 
 def command(app: typer.Typer, kind: type[Options], name: str | None = None) -> Callable[[Any], Any]:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,18 @@ import pytest
 import typer.main
 from safetensors.torch import save_file
 
+from drawstream.features import Scoring
+from drawstream.pipeline import Reading
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli import app as cli
+from drawstream.tools.cli.features import ExtractOptions
+from drawstream.tools.cli.train import TrainOptions
+from drawstream.tools.runs.options import RENAMED
 from drawstream.tools.training.methods.table import method_names
 from drawstream.tools.training.models import build_model
+from drawstream.tools.training.recipe import Recipe
+from drawstream.tools.training.setup import Setup
 
 PROGRAM = Path(sys.executable).with_name("drawstream")
 
@@ -86,6 +94,33 @@ def test_what_is_unknown_names_the_nearest(line, near, capsys):
     assert cli.main(line.split()) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert near in said
+
+
+def test_old_names_of_options_are_refused_with_the_new_one(capsys):
+    tried = set()
+    for words, leaf in COMMANDS.items():
+        known = {name for each in leaf.params for name in each.opts}
+        for old, new in RENAMED.items():
+            if new in known and old not in known:
+                assert cli.main([*words, old, "1"]) == 2
+                assert capsys.readouterr().err == f"drawstream: {old} is {new} now\n"
+                tried.add(old)
+    assert tried == set(RENAMED)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [(TrainOptions, Recipe), (TrainOptions, Reading), (TrainOptions, Setup), (ExtractOptions, Scoring)],
+)
+def test_defaults_are_those_of_what_the_options_make(options, kind):
+    defaults = {each.name: each.default for each in fields(options)}
+    shared = [
+        each for each in fields(kind) if each.name in defaults and each.name not in ("amp", "grad_memory", "crops")
+    ]
+    shared = [each for each in shared if each.default is not MISSING and defaults[each.name] is not MISSING]
+    assert shared and {each.name: each.default for each in shared} == {
+        each.name: defaults[each.name] for each in shared
+    }
 
 
 def complete(shell, *words):

@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-import typer
 from safetensors.torch import load_file, save_file
 
 from drawstream.features.user_code import code_identity
@@ -22,61 +21,32 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools import demo
 from drawstream.tools.cli import app as cli
+from drawstream.tools.cli.features import ExtractOptions
+from drawstream.tools.cli.search import AutoOptions, SwiftOptions
+from drawstream.tools.cli.train import TrainOptions
 from drawstream.tools.runs.hooks import Journal
 from drawstream.tools.runs.identity import loader_identity, objective_identity
+from drawstream.tools.runs.options import deciding
 from drawstream.tools.training.loop import train
 from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
 
-# Every option of the four jobs that go on, or are found finished: True where another value may give another result.
-SHARED = {"json_path": False, "dry_run": False, "device": False, "out": False, "help": False}
-WATCHED = {"hook": False, "tensorboard": False}
-TRAINED = {"catalog": True, "model": True, "held_out": True, "lr": True, "global_batch": True, "seed": True}
-TRAINED |= {"augment": True, "epochs": True, "channels": True}
-DECIDES = {
-    "train": {
-        **SHARED, **WATCHED, **TRAINED, "schedule": True, "weight_decay": True, "amp": True, "test": True,
-        "sampler": True, "budget": True, "paper": True, "uniform_epochs": True, "table": True, "column": True,
-        "join": True, "frozen": True, "mode": True, "crop_filter": True, "score_weights": True, "score_model": True,
-        "crop_factor": True, "quarantine": True,
-        "track": True,  # whether, not where
-        # These decide what becomes of a bad image: a run that was stopped by one goes on with others.
-        "checksum": False, "on_bad": False, "max_bad": False,
-    },
-    "search swift": {
-        **SHARED, **WATCHED, **TRAINED, "table": True, "join": True, "start": True, "objective": True, "protocol": True,
-        "features": True, "transform": True, "space": True, "segments": True, "agent": True, "trials": True,
-        "round": True, "starts": True, "min_ess": True, "kappa": True, "fine_tune_epochs": True, "fine_tune_lr": True,
-        "confirm": True, "confirm_top": True, "confirm_seeds": True,
-        "workers": False, "engine": False, "storage": False, "study": False,
-    },
-    "search auto": {
-        **SHARED, **WATCHED, **TRAINED, "schedule": True, "weight_decay": True, "amp": True, "exploration": True,
-        "population": True, "interval": True, "explore_after": True, "permutations": True, "beta": True,
-        "count_smoothing": True, "estimate": True, "reward": True, "reward_rows": True, "second_score": True,
-    },
-    "features": {
-        **SHARED, "catalog": True, "channels": True,
-        "weights": True, "model": True, "grad_norm": True, "head": True, "measures": True,
-        "measure": True, "crops": True, "crop_seed": True, "crop_scale": True, "crop_ratio": True, "crop_flip": True,
-        "batch_size": True, "amp": True, "channels_last": True,
-        "grad_memory": True,  # it divides the batches of full gradients
-        "engine": False,
-    },
-}  # fmt: skip
+OPTIONS = {"train": TrainOptions, "search swift": SwiftOptions, "search auto": AutoOptions, "features": ExtractOptions}
 COMMON = ("--model", "mlp", "--global-batch", 50)
 SWIFT = ("--trials", 3, "--round", 1, "--agent", "random", "--min-ess", 0.1, "--transform", "cdf", "--seed", 1)
 FEW = ("--confirm-top", 1, "--confirm-seeds", 2, "--epochs", 1)
 
 
-@pytest.mark.parametrize("name", DECIDES)
-def test_of_every_option_it_is_known_whether_it_decides(name):
-    command = typer.main.get_command(cli.app)
-    for word in (*name.split(), *(["extract"] if name == "features" else [])):
-        command = command.commands[word]
-    assert {each.name for each in command.params} | {"help"} == set(DECIDES[name])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_says_whether_it_decides(name):
+    decides = deciding(OPTIONS[name])
+    for changes, told in ((CHANGES[name], True), (BESIDE[name], False)):
+        names = {change[0].removeprefix("--").removeprefix("no-").replace("-", "_") for change in changes if change}
+        assert {decides[each] for each in names} <= {told}, names
+    beside = {"json_path", "dry_run", "device", "out", "hook", "tensorboard", "engine", "workers", "storage", "study"}
+    assert {each for each in decides if not decides[each]} <= beside | {"checksum", "on_bad", "max_bad"}
 
 
 @pytest.fixture(scope="module")
