@@ -8,15 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from drawstream.pipeline.shards.names import printable
-from drawstream.tools.cli.options import (
-    CATALOG,
-    EngineOptions,
-    JobOptions,
-    JoinOptions,
-    ModelOptions,
-    ResultOptions,
-    run_job,
-)
+from drawstream.tools.cli import options
 from drawstream.tools.runs.options import FEW, MANY, SEED, SOME, argument, command, option, pick
 from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
 from drawstream.tools.runs.record import BEFORE, finish, write_record
@@ -58,7 +50,7 @@ app = typer.Typer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(ResultOptions):
+class CheckOptions(options.ResultOptions):
     """A feature table, and its catalog."""
 
     table: Path = argument("Folder of a feature table.")
@@ -66,7 +58,7 @@ class CheckOptions(ResultOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(CheckOptions, JoinOptions):
+class TableOptions(CheckOptions, options.JoinOptions):
     """A feature table with what is joined to it."""
 
     def open(self) -> "FeatureTable":
@@ -81,10 +73,10 @@ class TableOptions(CheckOptions, JoinOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions(ModelOptions, EngineOptions, JobOptions):
+class ExtractOptions(options.ModelOptions, options.EngineOptions, options.JobOptions):
     """Options of `features`."""
 
-    catalog: str = argument(CATALOG)
+    catalog: str = argument(options.CATALOG)
     weights: Path = option(..., "Weights of the model: .safetensors, or a checkpoint of plain tensors.")
     grad_norm: Literal["last", "logit", "full"] = option(
         "last", "Norm of the gradient of the last linear layer, of the logits, or of all parameters (full: slow)."
@@ -134,7 +126,7 @@ def extract(given: ExtractOptions) -> None:
         law = replace(setup.transforms[1], scale=given.crop_scale, ratio=given.crop_ratio)
         scoring = replace(scoring, transform=law)
     job = (setup, given.weights, given.out, scoring)
-    found = run_job(
+    found = options.run_job(
         given,
         ranks,
         lambda: estimate_extraction(*job, engine=given.engine),

@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from drawstream.tools.cli.options import (
-    CATALOG,
-    EngineOptions,
-    JoinOptions,
-    RecipeOptions,
-    TrainedOptions,
-    WatchedOptions,
-    run_job,
-)
+from drawstream.tools.cli import options as shared
 from drawstream.tools.runs.options import COUNT, FEW, MANY, SOME, argument, command, option
 from drawstream.tools.runs.record import finish
 
@@ -45,7 +37,7 @@ AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwiftOptions(TrainedOptions, JoinOptions, EngineOptions, WatchedOptions):
+class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptions, shared.WatchedOptions):
     """Options of `search swift`."""
 
     table: Path = argument("Folder of a feature table.")
@@ -102,7 +94,7 @@ class SwiftOptions(TrainedOptions, JoinOptions, EngineOptions, WatchedOptions):
 
 @command(app, SwiftOptions)
 def swift(given: SwiftOptions) -> None:
-    """Search a Swift Sampler; it is taken only if it beats the uniform control again, in longer runs with other seeds.
+    """Search a Swift Sampler; keep it only if it beats uniform again, in longer runs with other seeds.
 
     Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
         --model cnn --start runs/uniform/last.safetensors
@@ -124,7 +116,7 @@ def swift(given: SwiftOptions) -> None:
     running = {"storage": given.storage, "study_name": given.study, "workers": given.workers, "engine": given.engine}
     known: dict[str, Any] = {"seed": given.seed, "options": options, "join": given.join, "running": running}
     known["spec"] = given.objective or ""
-    record = run_job(
+    record = shared.run_job(
         given,
         Ranks(),
         lambda: estimate_swift(setup, given.table, score, given.out, **known),
@@ -156,10 +148,10 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTun
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoOptions(TrainedOptions, RecipeOptions, WatchedOptions):
+class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOptions):
     """Options of `search auto`."""
 
-    catalog: str = argument(CATALOG)
+    catalog: str = argument(shared.CATALOG)
     held_out: str = option(..., "Take rewards on this catalog; it chooses, so it is never the test set.")
     exploration: Literal["mixture", "random", "uniform"] = option(
         "mixture", "Explore by mixture (the paper), random (exploitation only) or uniform (plain training)."
@@ -215,7 +207,7 @@ def auto(given: AutoOptions) -> None:
     job = (setup, given.recipe(), given.out)
     rewards: dict[str, Any] = {name: getattr(given, name) for name in ("reward", "reward_rows", "second_score")}
     rewards |= {"options": options, "ranks": ranks}
-    record = run_job(
+    record = shared.run_job(
         given, ranks, lambda: estimate_auto(*job, **rewards), lambda hooks: auto_job(*job, **rewards, hooks=hooks)
     )
     if record is not None:

@@ -24,9 +24,6 @@ class StreamSource:
     """A stream and where it came from.
 
     Attributes:
-        stream: The stream.
-        weights: What it draws by, float (N,); None for plain rows and schedules.
-        schedule: The recorded orders; None elsewhere.
         fingerprint: Of the catalog its rows belong to; "" where that is not known.
         whole_images: Whether row i is image i of the catalog (false for crops of a feature table).
         notes: What was assumed of the user's files, or left out of them, one sentence each.

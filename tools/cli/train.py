@@ -4,25 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from drawstream.tools.cli.options import (
-    CATALOG,
-    FrozenOptions,
-    JoinOptions,
-    RecipeOptions,
-    TrainedOptions,
-    WatchedOptions,
-    run_job,
-)
+from drawstream.tools.cli import options
 from drawstream.tools.runs.options import FEW, MANY, SOME, argument, option, pick
 from drawstream.tools.runs.record import finish
 from drawstream.tools.training.methods.table import METHODS, method_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(TrainedOptions, RecipeOptions, JoinOptions, FrozenOptions, WatchedOptions):
+class TrainOptions(
+    options.TrainedOptions, options.RecipeOptions, options.JoinOptions, options.FrozenOptions, options.WatchedOptions
+):
     """Options of `train`."""
 
-    catalog: str = argument(CATALOG)
+    catalog: str = argument(options.CATALOG)
     test: str | None = option(None, "Report on this catalog; it never chooses.")
     sampler: str | None = option(
         None,
@@ -84,7 +78,7 @@ def train(given: TrainOptions) -> None:
     sampling = pick(Sampling, given, **source, budget=budget, score_weights=embedding)
     job = (setup, recipe, sampling, given.out)
     extra: dict[str, Any] = {"track": given.track, "filtering": filtering}
-    record = run_job(
+    record = options.run_job(
         given, ranks, lambda: estimate_training(*job, **extra), lambda hooks: train_job(*job, **extra, hooks=hooks)
     )
     if record is not None:

@@ -47,17 +47,10 @@ def auto_job(
 ) -> dict[str, Any]:
     """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
 
-    Args:
-        setup: Data and model of a child; its held-out set gives the rewards.
-        recipe: How a child is trained; its seed also seeds the orders.
-        out: Folder of the search.
-        options: Keywords of `search_auto`.
-        reward: `accuracy`, per cent, or `loss`, the negative mean cross-entropy in nats.
-        reward_rows: Held-out images that it is taken on, drawn once by the seed.
-        second_score: Also take every child's accuracy on the other held-out images, which choose nothing: it says how
-            much of the choice is luck. For one process.
-        ranks: The processes that share the population; None is this one alone.
-        hooks: Follow the search.
+    The held-out set gives the rewards, `accuracy` (per cent) or `loss` (the negative mean cross-entropy in nats), on
+    `reward_rows` images drawn once by the recipe's seed. `second_score` also takes every child's accuracy on the other
+    held-out images, which choose nothing: it says how much of the choice is luck; for one process. `options` are
+    keywords of `search_auto`; `ranks` share the population.
 
     Raises:
         ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another

@@ -31,7 +31,6 @@ class Extracted(NamedTuple):
     """A finished extraction.
 
     Attributes:
-        table: What was scored.
         before: When it was finished by an earlier run, ISO format; None where this run finished it.
     """
 
@@ -57,12 +56,8 @@ def features_job(
 ) -> Extracted:
     """Score every row of the catalog with a trained model; one Parquet part per shard in `out`.
 
-    Args:
-        setup: Data, model and device; its ranks share the shards.
-        weights: Of the model.
-        out: Folder of the table.
-        scoring: What to score, by default all measures; its device is the setup's, and its transform where it has none.
-        engine: `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
+    The setup's ranks share the shards. `scoring` is by default all measures; its device is the setup's. `engine` is
+    `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
 
     Raises:
         ValueError: As `extract_features`.

@@ -39,16 +39,10 @@ class Training:
     """A training run, opened and checked, before its first step.
 
     Attributes:
-        setup: Data and model.
-        recipe: How to train; its epochs are those of the plan.
         planned: What is drawn, and what is done in the loop.
         settings: What its record says of it, its identity among it.
-        model: Freshly built.
-        loader: Of the training stream.
         crops: Chooses among the crops that the loader gives, if anything does.
-        evaluation: Held-out sets.
         full: Rows that a full run trains on.
-        record: Of the finished run, if there is one.
     """
 
     setup: Setup
@@ -171,16 +165,9 @@ def train_job(
 ) -> dict[str, Any]:
     """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
 
-    Args:
-        setup: Data and model.
-        recipe: How to train; its seed also seeds the stream.
-        sampling: What is drawn, and how much of the full run that the recipe describes.
-        out: Folder of the run.
-        method: Name in reports; by default the sampling's.
-        track: Folder for a feature table of averages over this training.
-        filtering: Chooses among the crops of each step; the stream then draws `factor` times as many.
-        every: Evaluate after each `every`-th epoch, and after the last.
-        hooks: Follow the run.
+    The recipe's seed also seeds the stream. `method` is the name in reports; `track` a folder for a feature table of
+    averages over this training. With `filtering` the stream draws `factor` times as many crops. Evaluations are after
+    each `every`-th epoch, and after the last.
 
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.

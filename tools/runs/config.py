@@ -75,10 +75,6 @@ def used_config() -> dict[str, Any]:
 def read_config(path: Path, root: Any, /) -> Defaults:
     """Return the defaults of all commands, by command and parameter, as the command line's parser takes them.
 
-    Args:
-        path: The TOML file.
-        root: The group of all commands.
-
     Raises:
         ValueError: Not readable, not TOML, or a key that names no command or no option.
     """

@@ -43,13 +43,7 @@ def training_identity(
 ) -> dict[str, Any]:
     """Return the identity of a training.
 
-    Args:
-        model: Freshly built: its names and shapes count; its values follow from the seed.
-        loader: Of the training stream.
-        recipe: How to train.
-        parts: What is done beside drawing.
-        evaluation: Sets that choose and report.
-        about: What the job adds.
+    Of the fresh model names and shapes count, its values follow from the seed; `about` are entries that a job adds.
     """
     made = {
         "recipe": asdict(recipe),
