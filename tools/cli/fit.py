@@ -73,6 +73,7 @@ def _fit(
     """The sampler of these parameters, and P of the rows."""
     from drawstream.samplers import SwiftFit, SwiftParams
     from drawstream.samplers.files.weights_file import map_weights
+    from drawstream.samplers.swift.fit import requested_columns
     from drawstream.samplers.swift.fit_blocks import fit_blocks
     from drawstream.tools.runs.record import command
     from drawstream.tools.training.transfer import origin
@@ -82,8 +83,8 @@ def _fit(
     if file is not None:
         sampler = fit_blocks(table.blocks, file, law, features=names, transform=transform, provenance=noted)
         return sampler, map_weights(file)
-    mass = ["grad_norm"] if transform == "cgf" else []
-    fitted = SwiftFit(table.columns(*dict.fromkeys([*names, *mass])), features=names, transform=transform)
+    columns = table.columns(*dict.fromkeys(requested_columns(names, "grad_norm", transform)))
+    fitted = SwiftFit(columns, features=names, transform=transform)
     return fitted.sampler(law, provenance=noted), fitted.probabilities(law)
 
 

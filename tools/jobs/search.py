@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from drawstream.features import FeatureTable
 from drawstream.pipeline.identity import plain
 from drawstream.pipeline.workers.engines import Workers
+from drawstream.samplers.swift.fit import requested_columns
 from drawstream.search import Objective, search_swift
 from drawstream.search.swift.agent import Proposals
 from drawstream.search.swift.guard import Guard
@@ -64,7 +65,8 @@ def prepare_search(
         "identity": plain(decides),
     }
     record = finished_record(out / "search.json", "search", settings["identity"], ("sampler.json",))
-    names = dict.fromkeys([*options.get("features", ("loss", "entropy")), *_mass(options)])
+    settled = decides["options"]
+    names = dict.fromkeys(requested_columns(settled["features"], settled["mass"], settled["transform"]))
     columns = {} if record else table.columns(*names)
     return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
 
@@ -85,17 +87,9 @@ def search_job(
 ) -> dict[str, Any]:
     """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
 
-    Args:
-        setup: Data; its catalog must be the table's.
-        table_path: Folder of the feature table.
-        objective: Scores probabilities.
-        out: Folder of the search.
-        seed: Of proposals and runs.
-        options: Of the search, by name (`search_keywords`).
-        join: Files whose columns are joined to the table.
-        spec: The `module:function` that names the objective, if any.
-        running: Options that change nothing that it finds: storage, study_name, workers, engine.
-        hooks: Follow the search.
+    `seed` is that of proposals and runs; `options` are those of the search by name (`search_keywords`), and `running`
+    those that change nothing that it finds: storage, study_name, workers, engine. `join` are files whose columns are
+    joined to the table, and `spec` is the `module:function` that names the objective, if any.
     """
     prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
     path, settings = out / "search.json", prepared.settings
@@ -155,8 +149,3 @@ def _settled(options: dict[str, Any]) -> dict[str, Any]:
     usual = {name: known[name].default for name in ("features", "mass", "transform")}
     settled = usual | asdict(Proposals()) | asdict(Guard()) | options
     return {name: value for name, value in settled.items() if name != "seed"}
-
-
-def _mass(options: dict[str, Any]) -> list[str]:
-    mass = options.get("mass", "grad_norm")
-    return [mass] if mass and options.get("transform", "cgf") == "cgf" else []
