@@ -1,14 +1,28 @@
 """Charts of experiments as plotly figures: values with their deviations, a colour and a symbol per method."""
 
+import html
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from drawstream.tools.experiments.compare import Spread
 from drawstream.tools.experiments.results import Entry
-from drawstream.tools.report.figures.training import BLUE, Figure, axes
-from drawstream.tools.training.methods.table import METHODS
+from drawstream.tools.training.methods.table import BLUE, METHODS
 
-__all__ = ["Style", "by_name", "seeds_figure", "style_of", "title_of", "trace"]
+__all__ = [
+    "Figure",
+    "Style",
+    "axes",
+    "by_name",
+    "line",
+    "literal",
+    "rows_figure",
+    "seeds_figure",
+    "style_of",
+    "title_of",
+]
+__all__ += ["trace"]
+
+Figure = dict[str, Any]
 
 
 class Style(NamedTuple):
@@ -70,6 +84,32 @@ def trace(
     return found
 
 
+def line(x: Sequence[Any], y: Sequence[Any], name: str, /, *, hover: str = "", **style: Any) -> Figure:
+    """Return a line of one name; `hover` as in `trace`, by default the name and y; style: color, dash, width, shape."""
+    text = f"{hover or f'{name}: %{{y:.2f}}'}<extra></extra>"
+    found: Figure = {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "line": style}
+    return found | {"hovertemplate": text}
+
+
+def literal(name: object, /) -> str:
+    """Return a name from a record or a catalog as plotly shows it: its charts take some HTML for markup."""
+    return html.escape(str(name), quote=False)
+
+
+def axes(x: str, y: str, /, *, height: int = 360, **more: Any) -> Figure:
+    """Return the layout of a chart with these axis titles, `height` pixels high."""
+    top = 68 if more.get("showlegend", True) else 36  # the tools, and two lines of a legend
+    return {
+        "height": height,
+        "margin": {"l": 50, "r": 12, "t": top, "b": 52},
+        "xaxis": {"title": {"text": x}, "automargin": True, "zeroline": False},
+        "yaxis": {"title": {"text": y}, "automargin": True, "zeroline": False},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "tracegroupgap": 0},
+        "hoverlabel": {"namelength": -1},
+        **more,
+    }
+
+
 def by_name(title: str, count: int, /, *, row: int = 26, **more: Any) -> Figure:
     """Return the layout of a chart with a row per name, the first one on top."""
     layout = axes(title, "", height=110 + row * count, **more)
@@ -86,14 +126,29 @@ def seeds_figure(
     names: Sequence[str],
     style: Callable[[str], Style] = style_of,
 ) -> Figure:
-    """Return a row per entry under its name: a point per seed, and mean and deviation as a bar with whiskers."""
+    """Return a row per entry under its name, as `rows_figure` draws it."""
+    rows = [
+        (name.replace(" (", "<br>("), style(entry.method), list(entry.values(key).items()))
+        for entry, name in zip(entries, names, strict=True)
+    ]
+    return rows_figure(rows, title)
+
+
+def rows_figure(
+    rows: Sequence[tuple[str, Style, Sequence[tuple[int, float]]]], title: str, /, *, row: int = 34
+) -> Figure:
+    """Return a chart with a row per name: a point per seed, and mean and deviation as a bar with whiskers.
+
+    Args:
+        rows: Name, style, and seed and value of every run.
+        title: Title of the x axis.
+        row: Pixels of a row.
+    """
     data = []
-    for entry, name in zip(entries, names, strict=True):
-        own, values, spread = style(entry.method), entry.values(key), entry.spread(key)
-        label = name.replace(" (", "<br>(")
-        points, hover = [(value, label) for value in values.values()], "seed %{customdata}: %{x:.2f} %"
-        data.append(trace(label, points, own, hover=hover, told=list(values)))
-        bar, hover = Style(own.colour, "line-ns-open"), "mean %{x:.2f} %"
-        data.append(trace(label, [(spread.mean, label)], bar, spreads=[spread], across=True, hover=hover))
+    for name, own, values in rows:
+        points, hover = [(value, name) for _, value in values], "seed %{customdata}: %{x:.2f} %"
+        data.append(trace(name, points, own, hover=hover, told=[seed for seed, _ in values]))
+        bar, spread, hover = Style(own.colour, "line-ns-open"), Spread.of(x for x, _ in points), "mean %{x:.2f} %"
+        data.append(trace(name, [(spread.mean, name)], bar, spreads=[spread], across=True, hover=hover))
         data[-1]["marker"] |= {"size": 22, "line": {"width": 2}}
-    return {"data": data, "layout": by_name(title, len(entries), row=34, showlegend=False)}
+    return {"data": data, "layout": by_name(title, len(rows), row=row, showlegend=False)}

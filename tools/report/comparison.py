@@ -1,139 +1,59 @@
-"""Methods side by side over seeds, and the sentence that says what the figures bear out.
+"""Groups of runs beside their uniform control, and the sentences that the numbers bear out.
 
-Differences are paired by seed: d_s = sampler - uniform at seed s, with n seeds in common.
-    interval   mean d ± t s_d / sqrt(n), t Student's 97.5 % quantile with n - 1 degrees of freedom
-A sampler is called better only if this interval lies above zero; one seed has no interval and is never called better.
+Differences are paired by seed, see `experiments.compare`: a method is better only if its interval lies above zero.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Literal
 
-from scipy.stats import t as student
+from drawstream.tools.experiments.compare import Difference, Spread, by_seed, difference, signed
+from drawstream.tools.report.groups import Group, control_of, unlike_seeds
 
-from drawstream.tools.report.groups import Group, controls_of, method_name, unlike_seeds
-
-__all__ = ["Difference", "Entry", "Pair", "compare", "difference", "pairs_of", "signed", "verdicts"]
+__all__ = ["SENTENCES", "Entry", "Pair", "cautions", "compare", "pairs_of", "verdicts"]
 
 Kind = Literal["last", "chosen", "best"]
+KINDS: dict[Kind, str] = {"last": "last epoch", "chosen": "early stopping", "best": "best epoch (oracle)"}
 SENTENCES = 4  # verdicts in full; of more, a summary
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Accuracies of one method, read off in one way.
+    """Accuracies of one group, read in one way.
 
     Attributes:
-        method: As in the records.
+        group: The runs.
         kind: "last" epoch, the epoch "chosen" on the held-out set (early stopping), or the "best" one (an oracle).
         values: Seed and accuracy in per cent of every run.
-        group: Of the runs.
     """
 
-    method: str
+    group: Group
     kind: Kind
     values: tuple[tuple[int, float], ...]
-    group: Group | None = None
 
     @property
     def name(self) -> str:
-        """Return the entry's name on the page."""
-        how = {"last": "last epoch", "chosen": "early stopping", "best": "best epoch (oracle)"}
-        return f"{self.group.name if self.group else method_name(self.method)}, {how[self.kind]}"
+        """Name on the page."""
+        return f"{self.group.name}, {KINDS[self.kind]}"
 
     @property
-    def mean(self) -> float:
-        """Mean over all runs, per cent."""
-        return mean(value for _, value in self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Standard deviation over all runs (n - 1), points; None for a single run."""
-        return stdev(value for _, value in self.values) if len(self.values) > 1 else None
-
-    def by_seed(self) -> dict[int, float]:
-        """Accuracy at every seed; several runs of one seed are averaged."""
-        seeds = sorted({seed for seed, _ in self.values})
-        return {seed: mean(value for other, value in self.values if other == seed) for seed in seeds}
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A method less the control, paired by seed, in points.
-
-    Attributes:
-        mean: Over the seeds in common.
-        interval: 95 %; None for one seed.
-        above: Seeds at which the method is higher.
-        seeds: Seeds in common.
-    """
-
-    mean: float
-    interval: tuple[float, float] | None
-    above: int
-    seeds: int
-
-    @property
-    def relation(self) -> str:
-        """How the method stands to the control, in words that claim no more than the interval."""
-        if self.interval is None:
-            return "above" if self.mean > 0 else "below" if self.mean < 0 else "level with"
-        low, high = self.interval
-        if low > 0:
-            return "better than"
-        if high < 0:
-            return "worse than"
-        return "not shown to be better than" if self.mean > 0 else "not better than"
-
-    @property
-    def figures(self) -> str:
-        """The numbers behind the relation."""
-        if self.interval is None:
-            return f"{signed(self.mean)} points at one seed, which cannot rule out chance"
-        low, high = self.interval
-        return (
-            f"{signed(self.mean)} points on average, 95 % interval {signed(low)} to {signed(high)}, "
-            f"higher at {self.above} of {self.seeds} seeds"
-        )
-
-
-def signed(value: float, /) -> str:
-    """A difference with its sign, one decimal."""
-    return f"{value:+.1f}".replace("-", "−")
+    def spread(self) -> Spread:
+        """Mean and standard deviation over all runs, per cent."""
+        return Spread.of(value for _, value in self.values)
 
 
 def compare(groups: Sequence[Group], /) -> list[Entry]:
-    """Entries of every group with evaluated runs: last, chosen where there is one, best epoch."""
-    entries: list[Entry] = []
+    """Return the entries of every group with evaluated runs; "chosen" only if all its runs have one."""
+    entries = []
     for group in groups:
-        mine = [(run.seed, run.result) for run in group.runs if run.result is not None]
-        chosen = tuple((seed, result.chosen) for seed, result in mine if result.chosen is not None)
-        if mine:
-            last = tuple((seed, result.last) for seed, result in mine)
-            entries.append(Entry(group.method, "last", last, group))
-        if chosen and len(chosen) == len(mine):
-            entries.append(Entry(group.method, "chosen", chosen, group))
-        if mine:
-            best = tuple((seed, result.best) for seed, result in mine)
-            entries.append(Entry(group.method, "best", best, group))
+        results = [(run.seed, run.result) for run in group.runs if run.result is not None]
+        for kind in KINDS:
+            values = [(seed, getattr(result, kind)) for seed, result in results]
+            if values and all(value is not None for _, value in values):
+                entries.append(Entry(group, kind, tuple(values)))
     return entries
-
-
-def difference(method: Entry, control: Entry, /, *, leave: Collection[int] = ()) -> Difference | None:
-    """The paired difference of two entries, seeds to `leave` out; None where they have no other seed in common."""
-    ours, theirs = method.by_seed(), control.by_seed()
-    gaps = [ours[seed] - theirs[seed] for seed in sorted((ours.keys() & theirs.keys()) - set(leave))]
-    if not gaps:
-        return None
-    centre = mean(gaps)
-    interval = None
-    if len(gaps) > 1:
-        half = float(student.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / math.sqrt(len(gaps))
-        interval = (centre - half, centre + half)
-    return Difference(centre, interval, sum(gap > 0 for gap in gaps), len(gaps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,69 +61,112 @@ class Pair:
     """A group beside its control.
 
     Attributes:
-        group: Not uniform sampling.
-        control: Uniform sampling under the same setting; None where there is none.
-        last: After the last epoch less the control after its last one; None without a control or a common seed.
-        best: After the last epoch less the control at its best one.
+        group: Any but a control.
+        control: Uniform sampling under the same setting; None if there is none.
+        last: Last epoch of both compared; None without a control or a common seed.
+        best: Last epoch compared with the control's best one; None likewise.
+        means: Accuracies, per cent: the group's last epoch ("group"), the control's by kind.
     """
 
     group: Group
     control: Group | None
     last: Difference | None
     best: Difference | None
+    means: Mapping[str, float]
 
 
 def pairs_of(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[Pair]:
-    """Every evaluated group other than the controls, beside its control; `judged` as in `Data`."""
-    table = {(id(entry.group), entry.kind): entry for entry in compare(groups)}
-    evaluated = [group for group in groups if (id(group), "last") in table]
+    """Return every evaluated group that is no control, beside its control; `judged` as in `Data`."""
+    table: dict[Group, dict[Kind, Entry]] = {}
+    for entry in compare(groups):
+        table.setdefault(entry.group, {})[entry.kind] = entry
     pairs = []
-    for group in (each for each in evaluated if not each.controls):
-        control = controls_of(group, evaluated)
-        if control is None:
-            pairs.append(Pair(group, None, None, None))
+    for group, mine in table.items():
+        if group.is_control:
             continue
-        ours = table[id(group), "last"]
-        leave = unlike_seeds(group, control, judged)
-        last, best = (difference(ours, table[id(control), kind], leave=leave) for kind in ("last", "best"))
-        pairs.append(Pair(group, control, last, best))
+        control, last, best = control_of(group, list(table)), None, None
+        means = {"group": mine["last"].spread.mean}
+        if control is not None:
+            theirs, leave = table[control], unlike_seeds(group, control, judged)
+            last, best = (
+                difference(by_seed(mine["last"].values), by_seed(theirs[kind].values), leave=leave)
+                for kind in ("last", "best")
+            )
+            means |= {kind: entry.spread.mean for kind, entry in theirs.items()}
+        pairs.append(Pair(group, control, last, best, means))
     return pairs
 
 
-def verdicts(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[str]:
-    """One sentence per group other than the controls, a summary of many, or why nothing can be said."""
-    pairs = pairs_of(groups, judged)
-    if not any(group.controls and any(run.result for run in group.runs) for group in groups):
-        return ["There is no uniform control among these runs, so they cannot say what a sampler is worth."]
+def verdicts(groups: Sequence[Group], pairs: Sequence[Pair], /) -> list[str]:
+    """Return a sentence or two per pair, a summary of many, or why nothing can be said."""
+    if not any(group.is_control and any(run.result for run in group.runs) for group in groups):
+        return ["No uniform run lies here, so nothing tells what a sampler is worth: train one without --sampler."]
     if not pairs:
-        return ["These are runs with uniform sampling only; there is no sampler to compare them with."]
+        return ["All runs draw uniformly; there is no sampler to compare them with."]
     if len(pairs) <= SENTENCES:
-        return [_verdict(pair) for pair in pairs]
-    return [_summary(pairs)]
+        return [_verdict(pair, groups) for pair in pairs]
+    last = Counter(pair.last.relation for pair in pairs if pair.last is not None)
+    best = Counter(pair.best.relation for pair in pairs if pair.best is not None)
+    return [
+        f"{len(pairs)} groups of runs are compared with uniform sampling. After the last epoch {last['better']} are "
+        f"better and {last['worse']} worse; {best['better']} are better than the best epoch of uniform. About one "
+        "comparison in forty looks better by chance where nothing differs."
+    ]
 
 
-def _verdict(pair: Pair) -> str:
-    name = pair.group.name
+def _verdict(pair: Pair, groups: Sequence[Group]) -> str:
+    name, means = pair.group.name, pair.means
     if pair.control is None:
-        return f"{name} has no uniform control with the same settings here, so it is compared with nothing."
+        return f"No uniform run with the settings of {name}{_nearest(pair.group, groups)}; {_remedy(pair.group)}."
+    stopped = f" ({means['chosen']:.1f} % with early stopping)" if "chosen" in means else ""
+    reached = f"With {name} {means['group']:.1f} %, with uniform sampling {means['last']:.1f} %{stopped}."
     if pair.last is None or pair.best is None:
-        last = {id(entry.group): entry.mean for entry in compare([pair.group, pair.control]) if entry.kind == "last"}
-        return (
-            f"{name} reaches {last[id(pair.group)]:.1f} % after the last epoch and uniform "
-            f"{last[id(pair.control)]:.1f} %, but they have no seed in common, so the two cannot be compared."
+        return f"{reached} They have no seed in common, so they are not compared."
+    return f"{reached} After the last epoch: {_told(pair.last)}. Against the best epoch of uniform: {_told(pair.best)}."
+
+
+def _told(found: Difference) -> str:
+    """Return the relation and its numbers, which claim no more than the interval."""
+    points = f"{signed(found.mean, 1)} points"
+    if found.interval is None:
+        return f"{points} at one seed, which cannot rule out chance"
+    low, high = (signed(end, 1) for end in found.interval)
+    return (
+        f"{found.relation}, {points} (95 % interval {low} to {high}), higher at {found.higher} of {found.seeds} seeds"
+    )
+
+
+def _remedy(group: Group) -> str:
+    change = "with --sampler unif" if group.runs[0].budget < 1 else "without --sampler"
+    return f"train one: the same command {change}"
+
+
+def _nearest(group: Group, groups: Sequence[Group]) -> str:
+    """Return the settings in which a group differs from its nearest control."""
+    gaps = []
+    for other in (each for each in groups if each.is_control):
+        differing = {name: value for name, value in group.setting.items() if other.setting.get(name) != value}
+        gaps.append([f"{name} {value} against {other.setting.get(name)}" for name, value in differing.items()])
+    return f" (the nearest differs: {'; '.join(min(gaps, key=len))})" if gaps else ""
+
+
+def cautions(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[str]:
+    """Return a sentence for each reason why runs are not compared."""
+    told = []
+    names = dict.fromkeys(name for group in groups for name in group.setting)
+    values = {name: dict.fromkeys(g.setting[name] for g in groups if name in g.setting) for name in names}
+    unlike = [f"{name}: {', '.join(each)}" for name, each in values.items() if len(each) > 1]
+    if unlike:
+        told.append(
+            f"The runs differ in settings ({'; '.join(unlike)}). Runs with equal settings are averaged over seeds and "
+            "compared with uniform at the same settings."
         )
-    return (
-        f"{name} after its last epoch is {pair.last.relation} uniform after its last epoch "
-        f"({pair.last.figures}), and {pair.best.relation} uniform at its best epoch ({pair.best.figures})."
-    )
-
-
-def _summary(pairs: Sequence[Pair]) -> str:
-    last = [pair.last.relation for pair in pairs if pair.last is not None]
-    best = [pair.best.relation for pair in pairs if pair.best is not None]
-    return (
-        f"{len(pairs)} groups of runs stand beside uniform sampling. Better than uniform after its last epoch: "
-        f"{last.count('better than')}; worse: {last.count('worse than')}; better than uniform at its best epoch: "
-        f"{best.count('better than')}. So many comparisons yield some by chance: about one in forty where nothing "
-        "differs."
-    )
+    for group in (each for each in groups if not each.is_control):
+        control = control_of(group, groups)
+        if control is not None:
+            told += [
+                f"{group.name} and {control.name} were {how} on other data at seed {seed}: their results there are not "
+                "compared."
+                for seed, how in unlike_seeds(group, control, judged).items()
+            ]
+    return told

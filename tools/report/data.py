@@ -1,19 +1,45 @@
-"""The data of the runs: what each data set is called, and whether two runs were trained and judged on the same one."""
+"""The folders and data of a report: their names, and the data sets that runs were trained and judged on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from drawstream.pipeline import Catalog, RemoteError
 from drawstream.pipeline.shards.remote import is_url
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
 
-__all__ = ["Data", "read_data", "source_name"]
+__all__ = ["Data", "name_folders", "read_data", "source_name"]
 
 SPLITS = ("train", "training", "test", "val", "/")
+
+
+def name_folders(folders: Sequence[Path], /) -> list[str]:
+    """Name each folder by the end of its path, as long as it takes to tell them apart; "" for a single one.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: One comes twice, or lies in another: its runs would be counted twice.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder}: no such folder; give the one that `drawstream train`, `search` or `demo` wrote"
+            )
+    whole = [folder.resolve() for folder in folders]
+    for i, folder in enumerate(whole):
+        for j, other in enumerate(whole):
+            if i != j and folder.is_relative_to(other):
+                raise ValueError(
+                    f"{folders[i]} lies in {folders[j]}: its runs would be counted twice: give one of them"
+                )
+    if len(whole) == 1:
+        return [""]
+    for parts in range(1, max(len(folder.parts) for folder in whole) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in whole]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +47,12 @@ class Data:
     """Data sets of some runs.
 
     Attributes:
-        described: Short name and description of every distinct data set that is still there.
+        described: Description by short name, of every distinct data set that is still there.
         names: Short name and number of rows, by fingerprint.
-        judged: Fingerprint (or address) of the data of a run's result, by its record; "" where it is gone.
+        judged: Fingerprint (or address) of the data of a run's result, by its record; "" if it is gone.
     """
 
-    described: Sequence[tuple[str, str]]
+    described: Mapping[str, str]
     names: Mapping[str, str]
     judged: Mapping[Path, str]
 
@@ -37,7 +63,7 @@ def read_data(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows], /, 
     Args:
         runs: Records of trainings.
         samplings: Searches, whose data are open.
-        remote: Whether data on a server are read; if not, they contribute nothing.
+        remote: Read data on a server; if not, they contribute nothing.
 
     Raises:
         ValueError: A catalog is damaged, or a run was trained on other data than lie there now.
@@ -52,19 +78,17 @@ def read_data(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows], /, 
                 "the data was packed anew; train again"
             )
     trained = [catalog for catalog in opened.values() if catalog is not None]
-    described = _describe(trained)
-    names = {each.fingerprint: f"{_describe([each])[0][0]}, {len(each):,} rows" for each in trained}
-    judged = {run.path: _judged(run, opened) for run in runs}
-    return Data(described, names, judged)
+    names = {each.fingerprint: f"{next(iter(_describe([each])))}, {len(each):,} rows" for each in trained}
+    return Data(_describe(trained), names, {run.path: _judged(run, opened) for run in runs})
 
 
 def _judged(run: TrainRecord, opened: dict[str, Catalog | None]) -> str:
     place = run.evaluation
-    if not isinstance(place, Path):  # what lies elsewhere is known by its address
+    if not isinstance(place, Path):  # data on a server are known by their address
         return place or ""
     try:
         catalog = _open(run, place, opened)
-    except ValueError:  # damaged since: the result stands, only what it was measured on cannot be told
+    except ValueError:  # damaged since: the result stands, only its data cannot be told
         return ""
     return "" if catalog is None else catalog.fingerprint
 
@@ -91,21 +115,19 @@ def source_name(catalog: Catalog, /) -> str:
     return next((part for part in reversed(parts) if part not in SPLITS), "".join(parts[-1:]) or "data")
 
 
-def _describe(catalogs: Sequence[Catalog]) -> list[tuple[str, str]]:
-    """Catalogs that differ in their noise only, as those of a demo's seeds, are described as one data set."""
+def _describe(catalogs: Sequence[Catalog]) -> dict[str, str]:
+    """Describe catalogs by name; those that differ in their noise only, as a demo's seeds, are one data set."""
     noises: dict[tuple[str, str], list[float]] = {}
     for catalog in catalogs:
         name = source_name(catalog)
-        what = f"{name}: {len(catalog):,} training images, {catalog.num_classes} classes"
-        known = noises.setdefault((name, what), [])
+        size = f"{name}: {len(catalog):,} training images, {catalog.num_classes} classes"
+        known = noises.setdefault((name, size), [])
         if catalog.clean_label is not None:
             known.append(100 * float((catalog.label != catalog.clean_label).mean()))
-    described = []
-    for (name, what), known in noises.items():
-        if not known:
-            described.append((name, f"{what}, true labels not recorded"))
-            continue
-        low, high = f"{min(known):.2f}", f"{max(known):.2f}"
-        share = low if low == high else f"{low} to {high}"
-        described.append((f"{name}, {np.mean(known):.0f} % label noise", f"{what}, {share} % of the labels wrong"))
+    described: dict[str, str] = {}
+    for (name, size), known in noises.items():
+        share = " to ".join(dict.fromkeys(f"{pick(known):.2f}" for pick in (min, max))) if known else ""
+        noise = f"{share} % of the labels wrong" if known else "true labels not recorded"
+        title = f"{name}, {sum(known) / len(known):.0f} % label noise" if known else name
+        described[title] = f"{described[title]}. {size}, {noise}" if title in described else f"{size}, {noise}"
     return described

@@ -1,4 +1,4 @@
-"""Which runs may be averaged: those that differ in their seed only; and which runs a group may be compared with.
+"""Groups of runs that may be averaged: those that differ in their seed only; and the control of each group.
 
 A group is a method under one setting. Its control is uniform sampling under the same setting: the same model, data,
 epochs, batches, augmentation, budget and evaluation set; in the same folder, if several are given and it has one.
@@ -7,19 +7,19 @@ epochs, batches, augmentation, budget and evaluation set; in the same folder, if
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from drawstream.tools.experiments.figures import title_of
 from drawstream.tools.report.records import TrainRecord
+from drawstream.tools.training.methods.table import METHODS
 
-__all__ = ["CONTROL", "CONTROLS", "Group", "controls_of", "groups_of", "method_name", "settings_of", "unlike_seeds"]
+__all__ = ["Group", "control_of", "groups_of", "unlike_seeds"]
 
-CONTROL = "uniform"
-CONTROLS = (CONTROL, "unif", "full")  # the last two: uniform draws of a budget, and all of it
-NAMES = {CONTROL: "Uniform", "swift": "Swift Sampler"}
-FEWER_EPOCHS = ("scan", "infobatch")  # these spend a budget B on B times the epochs
 DEPTH = 4  # folders above a run whose names may tell it from others
 BARE = ("model", "data")  # settings whose values speak for themselves
+OPTIONS = ("paper", "uniform_epochs", "column")  # of a method, in a record's sampling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,9 +28,9 @@ class Group:
 
     Attributes:
         method: As in the records.
-        folder: Name of the folder given, where the groups of several are kept apart; else empty.
-        setting: What a run must share to be compared, by name.
-        telling: What tells the group from others of its method, for people; empty where nothing need.
+        folder: Name of the folder given, if the groups of several are kept apart; else empty.
+        setting: Settings that a run must share to be compared, by name.
+        telling: Settings that tell the group from others, for people; empty if none need be.
         runs: At least one, by seed.
     """
 
@@ -42,26 +42,74 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Return the group's name on the page."""
-        name = ", ".join(filter(None, (method_name(self.method), self.telling)))
+        """Name on the page."""
+        name = ", ".join(filter(None, (title_of(self.method), self.telling)))
         return f"{self.folder}: {name}" if self.folder else name
 
     @property
-    def controls(self) -> bool:
-        """Whether it is uniform sampling."""
-        return self.method in CONTROLS
+    def is_control(self) -> bool:
+        """True for uniform sampling."""
+        return self.method in METHODS and METHODS[self.method].control
 
 
-def method_name(method: str, /) -> str:
-    """Return a method's name on the page."""
-    return NAMES.get(method, method)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run with the settings that two runs must share to be compared, and the method's own options."""
+
+    record: TrainRecord
+    setting: Mapping[str, str]
+    options: Mapping[str, str]
+    folder: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Runs of one key are of one group, unless their folders tell them apart."""
+        return self.folder, self.record.method, tuple(self.setting.items()), tuple(self.options.items())
 
 
-def settings_of(run: TrainRecord, /, data: str = "") -> dict[str, str]:
-    """Return the settings that two runs must share to be compared, by name; `data` describes the training data."""
+def groups_of(runs: Sequence[TrainRecord], /, data: Mapping[str, str] | None = None) -> list[Group]:
+    """Return the groups: settings in order of the runs, in each of them the control first.
+
+    Args:
+        runs: Records of one folder, or of several.
+        data: Description of the training data by its fingerprint.
+    """
+    names = data or {}
+    found = [
+        _Run(run, _settings(run, names.get(str(run.document.get("catalog_fingerprint")), "")), _options(run), "")
+        for run in runs
+    ]
+    if _are_experiments(found):
+        found = [replace(each, folder=each.record.folder) for each in found]
+    members: dict[tuple[object, ...], list[_Run]] = {}
+    for each in found:
+        members.setdefault(each.key, []).append(each)
+    parts = [part for mine in members.values() for part in _by_place(mine)]
+    firsts = [mine[0] for mine, _ in parts]  # the settings of one are those of all
+    groups = []
+    for mine, place in parts:
+        first = mine[0]
+        near = [each for each in firsts if each.folder == first.folder]
+        alike = [each for each in near if each.record.method == first.record.method]
+        told = [*_told(first.setting, [each.setting for each in near])]
+        told += [*_told(first.options, [each.options for each in alike]), place]
+        records = tuple(sorted((each.record for each in mine), key=lambda run: run.seed))
+        groups.append(Group(first.record.method, first.folder, first.setting, ", ".join(filter(None, told)), records))
+    order = list(dict.fromkeys(tuple(each.setting.items()) for each in firsts))
+    rank = list(dict.fromkeys(each.folder for each in found))
+
+    def place_of(group: Group) -> tuple[Any, ...]:
+        setting = order.index(tuple(group.setting.items()))
+        return setting, rank.index(group.folder), not group.is_control, group.method, group.telling
+
+    return sorted(groups, key=place_of)
+
+
+def _settings(run: TrainRecord, data: str) -> dict[str, str]:
     document = run.document
     recipe = {name: value for name, value in document.get("recipe", {}).items() if name != "seed"}
-    if run.budget < 1 and run.method in FEWER_EPOCHS and isinstance(recipe.get("epochs"), int):
+    fewer = run.method in METHODS and METHODS[run.method].fewer_epochs
+    if run.budget < 1 and fewer and isinstance(recipe.get("epochs"), int):
         recipe["epochs"] = round(recipe["epochs"] / run.budget)
     found = {"model": document.get("model"), "data": data, **recipe, "global batch": document.get("global_batch")}
     found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
@@ -69,112 +117,60 @@ def settings_of(run: TrainRecord, /, data: str = "") -> dict[str, str]:
     return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in found.items()}
 
 
-def _options_of(run: TrainRecord) -> dict[str, str]:
-    """Options of the method itself: runs that differ in them are not averaged, but may be compared."""
-    sampling = run.document.get("sampling", {})
-    found = {name: sampling.get(name) for name in ("paper", "uniform_epochs", "column")}
+def _options(run: TrainRecord) -> dict[str, str]:
+    found = {name: run.document.get("sampling", {}).get(name) for name in OPTIONS}
     found |= {"frozen": run.document.get("frozen"), "crop filter": bool(run.document.get("crop_filter"))}
     return {name: str(value) for name, value in found.items() if value}
 
 
-def groups_of(runs: Sequence[TrainRecord], /, data: Mapping[str, str] | None = None) -> list[Group]:
-    """Runs that differ in their seed only, together; settings in order of the runs, in each of them the control first.
+def _are_experiments(runs: Sequence[_Run]) -> bool:
+    """Return True if each folder given is an experiment: one has several runs, or two have the same seed."""
+    folders = Counter(each.record.folder for each in runs)
+    same = Counter((each.record.seed, each.key) for each in runs)
+    return len(folders) > 1 and max(*folders.values(), *same.values()) > 1
 
-    Args:
-        runs: Of one folder, or of several.
-        data: Description of the training data by its fingerprint.
+
+def _by_place(runs: Sequence[_Run]) -> list[tuple[list[_Run], str]]:
+    """Split runs by the nearest folder's name that tells the runs of every seed apart, and return it with them.
+
+    The seed's number in a name does not count; runs stay together if no seed comes twice, or no name helps.
     """
-    described = data or {}
-    settings = [settings_of(run, described.get(str(run.document.get("catalog_fingerprint")), "")) for run in runs]
-    options = [_options_of(run) for run in runs]
-    folders = [run.folder for run in runs] if _apart(runs, settings, options) else [""] * len(runs)
-    found: dict[tuple[object, ...], list[int]] = {}
-    for i, run in enumerate(runs):
-        key = (tuple(settings[i].items()), folders[i], run.method, tuple(options[i].items()))
-        found.setdefault(key, []).append(i)
-    parts = [part for members in found.values() for part in _by_place(runs, members)]
-    firsts = [members[0] for members, _ in parts]  # the settings of one are those of all
-    groups = []
-    for (members, place), at in zip(parts, firsts, strict=True):
-        near = [i for i in firsts if folders[i] == folders[at]]
-        alike = [i for i in near if runs[i].method == runs[at].method]
-        told = [*_told(settings, at, near), *_told(options, at, alike), place]
-        mine = tuple(sorted((runs[i] for i in members), key=lambda run: run.seed))
-        groups.append(Group(runs[at].method, folders[at], settings[at], ", ".join(filter(None, told)), mine))
-    order = list(dict.fromkeys(tuple(settings[i].items()) for i in firsts))
-    rank = list(dict.fromkeys(folders))
-    return sorted(
-        groups,
-        key=lambda g: (
-            order.index(tuple(g.setting.items())),
-            rank.index(g.folder),
-            not g.controls,
-            g.method,
-            g.telling,
-        ),
-    )
+
+    def twice(labels: Sequence[object]) -> bool:
+        return max(Counter(zip((each.record.seed for each in runs), labels, strict=True)).values()) > 1
+
+    if twice([""] * len(runs)):
+        for parents in zip(*(list(each.record.path.parents)[:DEPTH] for each in runs), strict=False):
+            seeds = [rf"(?<!\d){each.record.seed}(?!\d)" for each in runs]
+            names = [re.sub(seed, "*", parent.name) for seed, parent in zip(seeds, parents, strict=True)]
+            if not twice(names):
+                pairs = list(zip(runs, names, strict=True))
+                return [([each for each, own in pairs if own == name], name) for name in dict.fromkeys(names)]
+    return [(list(runs), "")]
 
 
-def _told(entries: Sequence[Mapping[str, str]], at: int, others: Sequence[int]) -> list[str]:
-    """Describe the settings that distinguish an entry from others."""
+def _told(entry: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the settings that tell an entry from others, as words."""
+    differing = [name for name in entry if len({other.get(name) for other in others}) > 1]
     return [
-        _word(name, value) for name, value in entries[at].items() if len({entries[i].get(name) for i in others}) > 1
+        entry[name] if name in BARE else name if entry[name] == "True" else f"{name.replace('_', ' ')} {entry[name]}"
+        for name in differing
     ]
 
 
-def _apart(
-    runs: Sequence[TrainRecord], settings: Sequence[Mapping[str, str]], options: Sequence[Mapping[str, str]]
-) -> bool:
-    """Whether the folders given are experiments of their own: one has several runs, or two have the same seed."""
-    if len({run.folder for run in runs}) < 2:
-        return False
-    if max(Counter(run.folder for run in runs).values()) > 1:
-        return True
-    same = Counter(
-        (run.method, run.seed, tuple(a.items()), tuple(b.items()))
-        for run, a, b in zip(runs, settings, options, strict=True)
-    )
-    return max(same.values()) > 1
-
-
-def _by_place(runs: Sequence[TrainRecord], members: Sequence[int]) -> list[tuple[list[int], str]]:
-    """Members apart by the nearest folder's name that tells the runs of every seed apart, with that name.
-
-    The number of the seed in a name says nothing; members stay together where no seed comes twice, or no name helps.
-    """
-    if max(Counter(runs[i].seed for i in members).values()) < 2:
-        return [(list(members), "")]
-    for parents in zip(*(list(runs[i].path.parents)[:DEPTH] for i in members), strict=False):
-        names = [
-            re.sub(rf"(?<!\d){runs[i].seed}(?!\d)", "*", parent.name)
-            for i, parent in zip(members, parents, strict=True)
-        ]
-        if max(Counter((runs[i].seed, name) for i, name in zip(members, names, strict=True)).values()) < 2:
-            return [
-                ([i for i, own in zip(members, names, strict=True) if own == name], name)
-                for name in dict.fromkeys(names)
-            ]
-    return [(list(members), "")]
-
-
-def _word(name: str, value: str) -> str:
-    return value if name in BARE else name if value == "True" else f"{name.replace('_', ' ')} {value}"
-
-
-def controls_of(group: Group, groups: Sequence[Group], /) -> Group | None:
-    """The control of a group: uniform sampling under the same setting, of the same folder where that has one."""
-    found = [each for each in groups if each.controls and dict(each.setting) == dict(group.setting)]
-    return next((each for each in found if each.folder == group.folder), found[0] if found else None)
+def control_of(group: Group, groups: Sequence[Group], /) -> Group | None:
+    """Return the control of a group: under the same setting, of the same folder if that has one."""
+    found = [each for each in groups if each.is_control and dict(each.setting) == dict(group.setting)]
+    return min(found, key=lambda each: each.folder != group.folder, default=None)
 
 
 def unlike_seeds(group: Group, control: Group, judged: Mapping[Path, str], /) -> dict[int, str]:
-    """Seeds of both at which the data differ: "trained" on others, or "measured" on others."""
+    """Return the seeds of both at which the data differ: "trained" on others, or "measured" on others."""
     found = {}
     for run in group.runs:
         for other in (each for each in control.runs if each.seed == run.seed):
-            prints = [each.document.get("catalog_fingerprint") for each in (run, other)]
             places = [judged.get(each.path, "") for each in (run, other)]
-            if prints[0] != prints[1]:
+            if run.document.get("catalog_fingerprint") != other.document.get("catalog_fingerprint"):
                 found[run.seed] = "trained"
             elif all(places) and places[0] != places[1]:
                 found[run.seed] = "measured"

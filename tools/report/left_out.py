@@ -1,9 +1,10 @@
-"""Items that a report leaves out, and why: a damaged record, a folder that cannot be read, data on a server.
+"""Records that a report leaves out, and why: a damaged one, a folder that cannot be read, data on a server.
 
 A bad record takes nothing from the others: it is named on the page, on stderr and by the exit status.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,21 +12,22 @@ from typing import TypeVar
 from drawstream.pipeline import RemoteError
 from drawstream.pipeline.secrets import shown
 from drawstream.pipeline.shards.remote import is_url
+from drawstream.samplers.files.system import raise_unless_file
 from drawstream.tools.runs.record import files_below
 
-__all__ = ["DAMAGED", "LeftOut", "reason"]
+__all__ = ["DAMAGED", "LeftOut", "naming"]
 
-# What reading a stranger's record raises: its values may be of any type and size.
+# Errors that a stranger's record raises: its values may be of any type and size.
 DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, OSError, RuntimeError)
 Read = TypeVar("Read")
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """Collects what is left out.
+    """The one reader of records, which collects those that are left out.
 
     Attributes:
-        remote: Whether data on a server may be read.
+        remote: Read data on a server.
         damaged: A line for each record or folder that cannot be read.
         unasked: A line for each record or address that was not read because it lies on a server.
     """
@@ -39,28 +41,47 @@ class LeftOut:
         """All lines, each once."""
         return list(dict.fromkeys([*self.damaged, *self.unasked]))
 
-    def files(self, folder: Path, name: str, /) -> list[Path]:
-        """Files of a name below a folder; a folder in it that cannot be read is left out."""
-        return files_below(folder, name, skip=lambda error: self.damaged.append(f"{error.filename}: {error.strerror}"))
+    def read_all(self, folder: Path, name: str, build: Callable[[Path], Read | None], /) -> list[Read]:
+        """Return `build` of every file of a name below a folder, sorted by path; damaged ones are left out."""
+
+        def skip(error: OSError) -> None:
+            self.damaged.append(f"{error.filename}: {error.strerror}")
+
+        found = [self.read(path, build) for path in files_below(folder, name, skip=skip)]
+        return [each for each in found if each is not None]
 
     def read(self, path: Path, build: Callable[[Path], Read], /) -> Read | None:
         """Return `build` of a record; None if the record is damaged and left out."""
         try:
             return build(path)
         except DAMAGED as error:
-            self.damaged.append(reason(path, error))
+            self.damaged.append(_reason(path, error))
             return None
 
-    def needs(self, path: Path, place: Path | str, /) -> bool:
-        """Whether a record must be left out because its data lie on a server."""
-        if self.remote or not is_url(place):
+    def needs(self, path: Path, place: object, /) -> bool:
+        """Return True if a record must be left out because its data lie on a server."""
+        if self.remote or not isinstance(place, str) or not is_url(place):
             return False
         self.unasked.append(f"{path}: its data lie at {shown(place)} and were not read: --remote allows it")
         return True
 
 
-def reason(path: Path, error: Exception, /) -> str:
-    """One line on a record that cannot be used: of its own values, or of a file that it names."""
+@contextmanager
+def naming(path: Path, /) -> Iterator[None]:
+    """Name the record whose files cannot be used.
+
+    Raises:
+        ValueError: A file is missing or damaged, or does not belong to the others.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise_unless_file(error, path)
+        raise ValueError(f"{path}: a file that it names cannot be used: {error}") from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return one line on a record that cannot be used."""
     text = " ".join((shown(error) or type(error).__name__).split())
     if text.startswith(str(path)):
         return text

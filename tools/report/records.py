@@ -5,7 +5,8 @@ Paths inside a record are relative to its own folder.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from drawstream.pipeline.shards.remote import is_url
 from drawstream.tools.report.left_out import LeftOut
 from drawstream.tools.runs.record import read_record
 
+__all__ = ["Confirmation", "Epoch", "Result", "SearchRecord", "TrainRecord", "TrialPoint", "place_of", "read_records"]
+
 
 @dataclass(frozen=True, slots=True)
-class EpochPoint:
-    """Accuracy after an epoch (numbered from 0), per cent by evaluation set; no set where none was due."""
+class Epoch:
+    """Accuracy after an epoch (numbered from 0), per cent by evaluation set; no set if none was due."""
 
-    epoch: int
+    number: int
     accuracy: Mapping[str, float]
 
 
@@ -30,7 +33,7 @@ class Result:
         evaluated_on: "test" or "held_out".
         last: Accuracy after the last epoch.
         best: Highest accuracy over the epochs of the history, whatever epoch the record calls best.
-        chosen: Accuracy at the epoch that the held-out set chose; None where the run had no other set than this one.
+        chosen: Accuracy at the epoch that the held-out set chose; None if the run had no other set than this one.
     """
 
     evaluated_on: str
@@ -47,13 +50,13 @@ class TrainRecord:
         path: Its `run.json`.
         document: All of it.
         method: "uniform", "swift", or another name.
-        seed: Of the run.
-        result: None where it was not evaluated.
-        history: One point per epoch.
+        seed: Seed of the run.
+        result: None if it was not evaluated.
+        history: One entry per epoch.
         catalog: Folder of the training data, or its URL.
-        evaluation: Folder or URL of the data of its result; None where the record does not say.
+        evaluation: Folder or URL of the data of its result; None if the record does not say.
         budget: Part of the full run, in (0, 1].
-        folder: What the folder given is called, where several were.
+        folder: Name of the folder given, if there are several.
     """
 
     path: Path
@@ -61,7 +64,7 @@ class TrainRecord:
     method: str
     seed: int
     result: Result | None
-    history: tuple[EpochPoint, ...]
+    history: tuple[Epoch, ...]
     catalog: Path | str
     evaluation: Path | str | None
     budget: float
@@ -73,11 +76,11 @@ class TrialPoint:
     """One candidate of a search.
 
     Attributes:
-        number: In order of the proposals.
+        number: Its place in the order of the proposals.
         value: Its score; None unless it completed.
         state: "complete", "pruned" or "failed".
         ess: Effective sample size as a share of the rows.
-        seconds: Of its proposal and its run.
+        seconds: Time of its proposal and its run.
     """
 
     number: int
@@ -88,7 +91,7 @@ class TrialPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfirmationPoint:
+class Confirmation:
     """One run of the guard: trial number (-1: uniform), seed, score (None: not finite)."""
 
     candidate: int
@@ -103,16 +106,16 @@ class SearchRecord:
     Attributes:
         path: Its `search.json`.
         document: All of it.
-        seed: Of the search.
+        seed: Seed of the search.
         catalog: Folder of the data, or its URL.
         features: Folder of the feature table.
         join: Folders of the tables joined to it.
         sampler: The `sampler.json` it wrote.
         winner: "swift" or "uniform".
-        message: Why, in one sentence.
-        trials: In order of their numbers.
+        message: The reason, in one sentence.
+        trials: By number.
         confirmation: The guard's runs.
-        folder: What the folder given is called, where several were.
+        folder: Name of the folder given, if there are several.
     """
 
     path: Path
@@ -125,46 +128,43 @@ class SearchRecord:
     winner: str
     message: str
     trials: tuple[TrialPoint, ...]
-    confirmation: tuple[ConfirmationPoint, ...]
+    confirmation: tuple[Confirmation, ...]
     folder: str = ""
 
 
 def read_records(
     *folders: Path, names: Sequence[str] = ("",), needed: bool = True, left: LeftOut | None = None
 ) -> tuple[list[TrainRecord], list[SearchRecord]]:
-    """All runs and searches below some folders, each sorted by seed, then folder and path.
+    """Return all runs and searches below some folders, each sorted by seed, then folder and path.
 
     Args:
         folders: Where to look.
-        names: What they are called.
-        needed: Whether it is an error that there are none.
-        left: Takes the records that are damaged, of another kind, or of a newer format; by default none is read twice.
+        names: Names of the folders.
+        needed: Refuse a folder without any.
+        left: Takes the records that are damaged, of another kind, or of a newer format.
 
     Raises:
         ValueError: No record in them.
     """
-    left = LeftOut() if left is None else left
+    left = left or LeftOut()
     runs: list[TrainRecord] = []
     searches: list[SearchRecord] = []
     for folder, name in zip(folders, names, strict=True):
-        mine = [left.read(path, _train) for path in left.files(folder, "run.json")]
-        found = [left.read(path, _search) for path in left.files(folder, "search.json")]
-        if needed and not mine and not found:
+        before = len(runs) + len(searches) + len(left.damaged)
+        runs += left.read_all(folder, "run.json", partial(_train, name))
+        searches += left.read_all(folder, "search.json", partial(_search, name))
+        if needed and before == len(runs) + len(searches) + len(left.damaged):
             raise ValueError(f"{folder}: no run.json and no search.json in or below it; there is nothing to report")
-        runs += [replace(run, folder=name) for run in mine if run is not None]
-        searches += [replace(search, folder=name) for search in found if search is not None]
     return sorted(runs, key=lambda run: run.seed), sorted(searches, key=lambda search: search.seed)
 
 
-def _train(path: Path) -> TrainRecord:
+def _train(folder: str, path: Path, /) -> TrainRecord:
     document = read_record(path, "train")
+    _check_objects(document, "recipe", "sampling", "evaluation")
     history = tuple(
-        EpochPoint(int(point["epoch"]), {str(name): finite(value) for name, value in point["accuracy"].items()})
-        for point in document["history"]
+        Epoch(int(each["epoch"]), {str(name): finite(value) for name, value in each["accuracy"].items()})
+        for each in document["history"]
     )
-    for name in ("recipe", "sampling", "evaluation"):
-        if not isinstance(document.get(name, {}), Mapping):
-            raise TypeError(f"its {name} is no object")
     budget = finite(document.get("sampling", {}).get("budget", 1.0))
     if not 0 < budget <= 1:
         raise ValueError(f"its budget must be in (0, 1], but is {budget:g}")
@@ -177,13 +177,61 @@ def _train(path: Path) -> TrainRecord:
         seed=int(document["seed"]),
         result=result,
         history=history,
-        catalog=_place(path, document["catalog"]),
-        evaluation=None if stated is None else _place(path, stated),
+        catalog=place_of(path, document["catalog"]),
+        evaluation=None if stated is None else place_of(path, stated),
         budget=budget,
+        folder=folder,
     )
 
 
-def _place(path: Path, stated: str) -> Path | str:
+def _result(entry: Mapping[str, Any], history: Sequence[Epoch]) -> Result:
+    name = str(entry["set"])
+    picked = [each.accuracy for each in history if each.number == entry["best_epoch"]]
+    chosen = picked[0].get(name) if picked and name != "held_out" and "held_out" in picked[0] else None
+    seen = [each.accuracy[name] for each in history if name in each.accuracy]
+    return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen)
+
+
+def _search(folder: str, path: Path, /) -> SearchRecord:
+    document = read_record(path, "search")
+    _check_objects(document, "options")
+    trials = [
+        TrialPoint(
+            int(each["number"]),
+            _number(each["value"]),
+            str(each["state"]),
+            _number(each.get("ess")),
+            finite(each.get("seconds", 0.0)) + finite(each.get("propose_seconds", 0.0)),
+        )
+        for each in document["trials"]
+    ]
+    return SearchRecord(
+        path=path,
+        document=document,
+        seed=int(document["seed"]),
+        catalog=place_of(path, document["catalog"]),
+        features=_beside(path, document["features"]),
+        join=tuple(_beside(path, each) for each in document.get("join", ())),
+        sampler=_beside(path, document["sampler"]),
+        winner=str(document["winner"]),
+        message=str(document["message"]),
+        trials=tuple(sorted(trials, key=lambda trial: trial.number)),
+        confirmation=tuple(
+            Confirmation(int(each["candidate"]), int(each["seed"]), _number(each["value"]))
+            for each in document["confirmation"]
+        ),
+        folder=folder,
+    )
+
+
+def _check_objects(document: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(document.get(name, {}), Mapping):
+            raise TypeError(f"its {name} must be an object")
+
+
+def place_of(path: Path, stated: str, /) -> Path | str:
+    """Return a URL of a record as it is, and a path of it from the record's folder."""
     return stated if is_url(stated) else _beside(path, stated)
 
 
@@ -194,52 +242,11 @@ def _beside(path: Path, stated: str) -> Path:
 
 
 def finite(value: Any, /) -> float:
-    """A number of a record; NaN and infinity have no place in a chart."""
+    """Return a number of a record; NaN and infinity have no place in a chart."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"a number is {number}")
     return number
-
-
-def _result(entry: Mapping[str, Any], history: Sequence[EpochPoint]) -> Result:
-    name = str(entry["set"])
-    picked = [point.accuracy for point in history if point.epoch == entry["best_epoch"]]
-    chosen = picked[0].get(name) if picked and name != "held_out" and "held_out" in picked[0] else None
-    seen = [point.accuracy[name] for point in history if name in point.accuracy]
-    return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen)
-
-
-def _search(path: Path) -> SearchRecord:
-    document = read_record(path, "search")
-    trials = [
-        TrialPoint(
-            number=int(each["number"]),
-            value=_number(each["value"]),
-            state=str(each["state"]),
-            ess=_number(each.get("ess")),
-            seconds=finite(each.get("seconds", 0.0)) + finite(each.get("propose_seconds", 0.0)),
-        )
-        for each in document["trials"]
-    ]
-    confirmation = [
-        ConfirmationPoint(int(each["candidate"]), int(each["seed"]), _number(each["value"]))
-        for each in document["confirmation"]
-    ]
-    if not isinstance(document.get("options", {}), Mapping):
-        raise TypeError("its options are no object")
-    return SearchRecord(
-        path=path,
-        document=document,
-        seed=int(document["seed"]),
-        catalog=_place(path, document["catalog"]),
-        features=_beside(path, document["features"]),
-        join=tuple(_beside(path, each) for each in document.get("join", ())),
-        sampler=_beside(path, document["sampler"]),
-        winner=str(document["winner"]),
-        message=str(document["message"]),
-        trials=tuple(sorted(trials, key=lambda trial: trial.number)),
-        confirmation=tuple(confirmation),
-    )
 
 
 def _number(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Effect of a recorded schedule on the rows: counts by stage, their entropy, and their relation to the loss.
+"""A schedule search with its data: counts by stage, their entropy, their relation to the loss, and the rewards.
 
 Notation
     N       rows
@@ -10,40 +10,175 @@ Notation
             where some rows are preferred
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
+from drawstream.features import FeatureTable
+from drawstream.pipeline import Catalog
 from drawstream.samplers.orders.counts import entropy
 from drawstream.samplers.orders.schedule import Schedule
+from drawstream.tools.report.left_out import LeftOut, naming
+from drawstream.tools.report.records import place_of
+from drawstream.tools.runs.record import read_record
 
-__all__ = [
-    "STAGES",
-    "Spread",
-    "children_spread",
-    "correlation",
-    "count_stages",
-    "dispersion",
-    "effective_rows",
-    "segment_counts",
-    "stage_epochs",
-]
+__all__ = ["RewardSpread", "SearchedSchedule", "children_spread", "correlation", "count_stages", "dispersion"]
+__all__ += ["effective_rows", "read_schedules", "segment_counts", "stage_epochs"]
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 STAGES = 3  # Fig. 2 of the AutoSampling paper: epochs 80, 160 and 240
 
 
+@dataclass(frozen=True, slots=True)
+class WholeImages:
+    """Places of rows that are the samples themselves."""
+
+    sample_id: NDArray[np.int64]
+    windows: None = None
+    flip: None = None
+
+
+@dataclass(frozen=True)
+class SearchedSchedule:
+    """A schedule search with its data.
+
+    Attributes:
+        path: Its `auto.json`.
+        document: All of it.
+        seed: Seed of the search.
+        catalog: The training data.
+        schedule: The schedule that it recorded.
+        loss: Loss of each row under the final weights, float32 (N,); None without a feature table.
+        epochs: Epochs of each stage.
+        ends: Epochs done at the end of each interval, float64 (intervals,).
+        rewards: float64 (intervals, children); NaN if a child diverged.
+        rows: Held-out images that a reward is taken on.
+        accuracy: True if the reward is an accuracy.
+        again: Accuracies of the same children on rows that did not choose, float64; None if there are none.
+        again_rows: Number of these rows.
+    """
+
+    path: Path
+    document: Mapping[str, Any]
+    seed: int
+    catalog: Catalog
+    schedule: Schedule
+    loss: NDArray[np.float32] | None
+    epochs: Sequence[range]
+    ends: Floats
+    rewards: Floats
+    rows: int
+    accuracy: bool
+    again: Floats | None
+    again_rows: int | None
+
+    @classmethod
+    def open(cls, path: Path, /) -> Self:
+        """Open a record (`auto.json`), the files that it names, and the feature table in the folder `features` beside.
+
+        Raises:
+            ValueError: A file or number is missing or damaged, or they do not belong together.
+        """
+        document = read_record(path, "auto")
+        auto, reward, second = document["auto"], document["reward"], document.get("second_score")
+        accuracy = reward["kind"] == "accuracy"
+        steps, rewards = (np.array(document[name], np.float64) for name in ("steps", "rewards"))
+        if rewards.ndim != 2 or steps.shape != rewards.shape[:1] or not (np.isfinite(steps) & (steps > 0)).all():
+            raise ValueError("steps and rewards do not belong together")
+        if int(reward["rows"]) < 1 or (accuracy and ((rewards < 0) | (rewards > 100)).any()):
+            raise ValueError("rewards must be accuracies in [0, 100] % on at least 1 row")
+        with naming(path):
+            catalog = Catalog.open(place_of(path, document["catalog"]))
+            schedule = Schedule.open(path.parent / document["schedule"], catalog=catalog.fingerprint)
+            features = path.with_name("features")
+            table = FeatureTable.open(features, catalog=catalog) if features.is_dir() else None
+        cycles = {}
+        if auto.get("exploration", "mixture") == "mixture":
+            cycles = {"first": int(auto["first"]), "cycle": int(auto["permutations"]) + 1}
+        return cls(
+            path=path,
+            document=document,
+            seed=int(document["seed"]),
+            catalog=catalog,
+            schedule=schedule,
+            loss=None if table is None else table.columns("loss")["loss"],
+            epochs=stage_epochs(schedule.epochs, **cycles),
+            ends=np.cumsum(steps) / steps.sum() * schedule.epochs,
+            rewards=rewards,
+            rows=int(reward["rows"]),
+            accuracy=accuracy,
+            again=None if second is None else np.array(second["scores"], np.float64).reshape(rewards.shape),
+            again_rows=None if second is None else int(second["rows"]),
+        )
+
+    @cached_property
+    def stages(self) -> Counts:
+        """Times each row comes in each stage, int64 (stages, N)."""
+        return count_stages(self.schedule, self.epochs)
+
+    @property
+    def counts(self) -> Counts:
+        """Times each row comes in the whole run, int64 (N,)."""
+        total: Counts = self.stages.sum(0)
+        return total
+
+    @property
+    def label(self) -> NDArray[np.int64]:
+        """Class of each row as the training sees it, int64 (N,)."""
+        return self.catalog.label
+
+    @property
+    def clean(self) -> NDArray[np.int64] | None:
+        """True class of each row, int64 (N,), if it is known."""
+        return self.catalog.clean_label
+
+    @property
+    def wrong(self) -> NDArray[np.bool_] | None:
+        """True for a wrong label, bool (N,); None if true labels are not known."""
+        return None if self.clean is None else self.label != self.clean
+
+    @property
+    def ratio(self) -> Floats:
+        """Count over the mean count, float64 (N,): N P of the STATIC distribution."""
+        ratio: Floats = self.counts / self.counts.mean()
+        return ratio
+
+    @property
+    def table(self) -> WholeImages:
+        """Rows are samples."""
+        return WholeImages(np.arange(len(self.catalog)))
+
+    def spread(self, start: float = 0.0) -> "RewardSpread | None":
+        """Measure how the children differ after a share `start` of the run; None for one child, or no accuracies."""
+        skipped = int(start * len(self.rewards))
+        rewards, again = self.rewards[skipped:], self.again
+        if not self.accuracy or rewards.shape[1] < 2 or not np.isfinite(rewards).all():
+            return None
+        return children_spread(rewards, self.rows, again=None if again is None else again[skipped:])
+
+
+def read_schedules(folder: Path, left: LeftOut, /) -> list[SearchedSchedule]:
+    """Return every schedule search below a folder, sorted by path; `left` takes those that cannot be used."""
+
+    def build(path: Path) -> SearchedSchedule | None:
+        return None if left.needs(path, read_record(path, "auto").get("catalog")) else SearchedSchedule.open(path)
+
+    return left.read_all(folder, "auto.json", build)
+
+
 def stage_epochs(epochs: int, /, *, first: int = 1, cycle: int = 1) -> list[range]:
-    """Epochs of each stage.
+    """Return the epochs of each stage.
 
     Args:
-        epochs: Of the schedule.
+        epochs: Number of epochs of the schedule.
         first: Epochs before the first exploration.
         cycle: Epochs of a cycle after that, N_u + 1; the last one may be shorter.
     """
@@ -54,22 +189,19 @@ def stage_epochs(epochs: int, /, *, first: int = 1, cycle: int = 1) -> list[rang
 
 
 def count_stages(schedule: Schedule, stages: Sequence[Sequence[int]], /) -> Counts:
-    """c, int64 (stages, rows)."""
-    return np.stack([sum_counts(schedule, epochs) for epochs in stages])
-
-
-def sum_counts(schedule: Schedule, epochs: Sequence[int], /) -> Counts:
-    """Times each row comes in some epochs, int64 (rows,)."""
-    total = np.zeros(schedule.rows, dtype=np.int64)
-    for epoch in epochs:
-        total += schedule.counts(epoch)
-    return total
+    """Return c, int64 (stages, rows)."""
+    counts = np.zeros((len(stages), schedule.rows), dtype=np.int64)
+    for total, epochs in zip(counts, stages, strict=True):
+        for epoch in epochs:
+            total += schedule.counts(epoch)
+    return counts
 
 
 def segment_counts(counts: Counts, /, *, segments: int) -> Floats:
-    """Mean count of a row over that of all rows, float64 (stages, segments); the last stage's counts rank the rows.
+    """Return the mean count of segments over that of all rows, float64 (stages, segments).
 
-    Rows that tie are ranked by a fixed random order, so that a segment is no block of neighbours in the catalog.
+    The last stage's counts rank the rows. Rows that tie are ranked by a fixed random order, so that a segment is no
+    block of neighbours in the catalog.
 
     Args:
         counts: int64 (stages, rows).
@@ -84,24 +216,24 @@ def segment_counts(counts: Counts, /, *, segments: int) -> Floats:
 
 
 def effective_rows(counts: Counts, /) -> float:
-    """exp(H(c)) / N, in (0, 1]."""
+    """Return exp(H(c)) / N, in (0, 1]."""
     return float(np.exp(entropy(counts)) / counts.size)
 
 
 def dispersion(counts: Counts, /) -> float:
-    """D = var(c) / mean(c)."""
+    """Return D = var(c) / mean(c)."""
     return float(counts.var() / counts.mean())
 
 
 def correlation(a: NDArray[Any], b: NDArray[Any], /) -> tuple[float, float] | None:
-    """Pearson's and Spearman's coefficients; None where one side is constant."""
+    """Return Pearson's and Spearman's coefficients; None if one side is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(pearsonr(a, b).statistic), float(spearmanr(a, b).statistic)
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class RewardSpread:
     """Differences between the children of an interval, against the reward's resolution.
 
     Attributes:
@@ -110,7 +242,7 @@ class Spread:
             mean and unit. The children see the same evaluation rows, so their differences are less noisy than this.
         gain: Mean over the intervals of the chosen child's reward less the mean of all children's, per cent. Positive
             whatever the rewards are worth.
-        repeated: The same gain on rows that did not choose; None where no second set was evaluated. The share of `gain`
+        repeated: The same gain on rows that did not choose; None if no second set was evaluated. The share of `gain`
             that it keeps is the children's own, the rest was the luck of the evaluation rows.
         agreement: Pearson correlation, over all children less their interval's mean, of the reward and the second
             score; None likewise.
@@ -123,12 +255,12 @@ class Spread:
     agreement: float | None
 
 
-def children_spread(rewards: Floats, rows: int, /, *, again: Floats | None = None) -> Spread:
+def children_spread(rewards: Floats, rows: int, /, *, again: Floats | None = None) -> RewardSpread:
     """Compare the spread of accuracies between children with the noise of an accuracy.
 
     Args:
         rewards: Accuracy of every child after every interval, per cent, float64 (intervals, children >= 2).
-        rows: Of the set that gave them.
+        rows: Number of rows of the set that gave them.
         again: Accuracy of the same children on other rows, same shape.
 
     Raises:
@@ -141,15 +273,14 @@ def children_spread(rewards: Floats, rows: int, /, *, again: Floats | None = Non
     share = rewards / 100
     chosen = rewards.argmax(1)[:, None]
     centred = rewards - rewards.mean(1, keepdims=True)
-    between = float(np.sqrt(rewards.var(1, ddof=1).mean()))
     repeated = agreement = None
     if again is not None:
         other = again - again.mean(1, keepdims=True)
         repeated = float(np.take_along_axis(other, chosen, 1).mean())
         found = correlation(centred.ravel(), other.ravel())
         agreement = None if found is None else found[0]
-    return Spread(
-        between=between,
+    return RewardSpread(
+        between=float(np.sqrt(rewards.var(1, ddof=1).mean())),
         binomial=float(100 * np.sqrt((share * (1 - share)).mean() / rows)),
         gain=float(np.take_along_axis(centred, chosen, 1).mean()),
         repeated=repeated,

@@ -1,11 +1,11 @@
-"""Searches side by side: what tells them apart, and how fast each one found what it found.
+"""Searches side by side: the facts that tell them apart, and how fast each one found its best.
 
 Notation
     s_k   score of candidate k of a search;  best so far b_k = max(s_0 .. s_k)
     t_k   seconds of the search up to candidate k: proposals and runs one after the other, also of those without a score
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,9 @@ from drawstream.tools.report.records import SearchRecord, TrialPoint
 from drawstream.tools.report.sampled_rows import SampledRows
 
 UNIFORM = 1 - 1e-9  # effective share of the rows from which on a candidate is the uniform one
+AGENTS = {"gp": "GP", "random": "random search", "reinforce": "REINFORCE"}
 Floats = NDArray[np.float64]
+Search = tuple[SearchRecord, SampledRows]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +26,7 @@ class Curve:
     """One search as a line.
 
     Attributes:
-        name: Of the search.
+        name: Name of the search.
         x: Float64 (n,), increasing.
         y: Float64 (n,).
     """
@@ -34,9 +36,9 @@ class Curve:
     y: Floats
 
 
-def group(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /) -> dict[str, list[int]]:
-    """Positions of the searches that differ in their seed only, by what tells them from the others."""
-    facts = [_facts(record, sampling) for record, sampling in zip(searches, samplings, strict=True)]
+def group(searches: Sequence[Search], /) -> dict[str, list[int]]:
+    """Return the positions of the searches that differ in their seed only, by the facts that tell them apart."""
+    facts = [_facts(*search) for search in searches]
     telling = [key for key in facts[0] if len({each[key] for each in facts}) > 1]
     groups: dict[str, list[int]] = {}
     for i, each in enumerate(facts):
@@ -44,16 +46,17 @@ def group(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /)
     return groups
 
 
-def search_names(searches: Sequence[SearchRecord], samplings: Sequence[SampledRows], /) -> list[str]:
+def search_names(searches: Sequence[Search], /) -> list[str]:
     """Name each search by its seed and by its difference from the others."""
-    groups = group(searches, samplings)
+    groups = group(searches) if searches else {}
     kinds = {i: f", {name}" if len(groups) > 1 else "" for name, members in groups.items() for i in members}
-    return [f"seed {record.seed}{kinds[i]}" for i, record in enumerate(searches)]
+    return [f"seed {record.seed}{kinds[i]}" for i, (record, _) in enumerate(searches)]
 
 
 def _facts(record: SearchRecord, sampling: SampledRows) -> dict[str, str]:
     options, sampler = record.document.get("options", {}), sampling.sampler
-    noise = "" if sampling.noisy_before is None else f" with {100 * sampling.noisy_before:.0f} % label noise"
+    noise = "" if sampling.noise is None else f" with {100 * sampling.noise[0]:.0f} % label noise"
+    agent = options.get("agent", "gp")
     return {
         "folder": record.folder,
         "data": source_name(sampling.catalog) + noise,
@@ -61,36 +64,31 @@ def _facts(record: SearchRecord, sampling: SampledRows) -> dict[str, str]:
         "rows": "crops" if sampling.table.windows is not None else "images",
         "features": "+".join(sampler.features),
         "transform": f"T = {sampler.transform}",
-        "agent": {"gp": "GP", "random": "random search", "reinforce": "REINFORCE"}.get(
-            options.get("agent", "gp"), str(options.get("agent"))
-        ),
+        "agent": AGENTS.get(agent, str(agent)),
         "space": str(options.get("space", "reduced")),
     }
 
 
 def by_candidates(record: SearchRecord, /) -> Curve:
-    """Best score so far over the number of candidates scored, from 1."""
+    """Return the best score so far over the number of candidates scored, from 1."""
     scores = [trial.value for trial in record.trials if trial.value is not None]
-    return Curve(_name(record), np.arange(1, len(scores) + 1, dtype=np.float64), _best(scores))
+    return _curve(record, [float(i + 1) for i in range(len(scores))], scores)
 
 
 def by_seconds(record: SearchRecord, /) -> Curve:
-    """Best score so far over t."""
+    """Return the best score so far over t."""
     ends = np.cumsum([trial.seconds for trial in record.trials])
     scored = [(end, trial.value) for end, trial in zip(ends, record.trials, strict=True) if trial.value is not None]
-    return Curve(_name(record), np.array([end for end, _ in scored]), _best([score for _, score in scored]))
+    return _curve(record, [end for end, _ in scored], [score for _, score in scored])
 
 
-def _name(record: SearchRecord) -> str:
-    return f"seed {record.seed}, {record.path.parent.name}"
-
-
-def _best(scores: Sequence[float]) -> Floats:
-    return np.maximum.accumulate(np.array(scores, np.float64)) if scores else np.empty(0)
+def _curve(record: SearchRecord, x: Sequence[float], scores: Sequence[float]) -> Curve:
+    best = np.maximum.accumulate(np.array(scores, np.float64)) if scores else np.empty(0)
+    return Curve(f"seed {record.seed}, {record.path.parent.name}", np.array(x, np.float64), best)
 
 
 def mean_steps(curves: Sequence[Curve], /) -> Curve:
-    """The mean of step functions, where all of them have begun and none has ended; x of any of them."""
+    """Return the mean of step functions, from the last beginning to the first end; x of any of them."""
     low, high = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
     every = np.unique(np.concatenate([curve.x for curve in curves]))
     x = every[(every >= low) & (every <= high)]
@@ -99,15 +97,15 @@ def mean_steps(curves: Sequence[Curve], /) -> Curve:
 
 
 def curves_of(
-    groups: dict[str, list[int]], searches: Sequence[SearchRecord], make: Callable[[SearchRecord], Curve], /
+    groups: Mapping[str, Sequence[int]], searches: Sequence[Search], make: Callable[[SearchRecord], Curve], /
 ) -> dict[str, list[Curve]]:
-    """Curves of every group's searches, without those that scored nothing."""
-    made = {name: [make(searches[i]) for i in members] for name, members in groups.items()}
+    """Return the curves of every group's searches, without those that scored nothing."""
+    made = {name: [make(searches[i][0]) for i in members] for name, members in groups.items()}
     kept = {name: [curve for curve in curves if curve.x.size] for name, curves in made.items()}
     return {name: curves for name, curves in kept.items() if curves}
 
 
 def uniform_score(trials: Sequence[TrialPoint], /) -> float | None:
-    """The search's own score of uniform sampling, where it was a candidate."""
+    """Return the search's own score of uniform sampling, if it was a candidate."""
     scores = [t.value for t in trials if t.value is not None and t.ess is not None and t.ess >= UNIFORM]
     return scores[0] if scores else None

@@ -27,7 +27,8 @@ from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_
 from drawstream.tools.bench.cell import Record, start_plan
 from drawstream.tools.bench.checks import check_names, check_noise, noise_folders
 from drawstream.tools.experiments.results import Row, entries_of
-from drawstream.tools.report.pages.schedule import SearchedSchedule
+from drawstream.tools.report.pages.schedule import words_of
+from drawstream.tools.report.schedules import SearchedSchedule
 from drawstream.tools.runs.record import before, conclude
 
 __all__ = ["SETTINGS", "AutoGrid", "run"]
@@ -116,6 +117,7 @@ def _searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> l
             cell.score_rows()
         search = SearchedSchedule.open(cell.folder / f"search-{name}" / "auto.json")
         spread, late = search.spread(), search.spread(0.5)
+        words = words_of(search)
         seconds, second = search.document["seconds"], search.document["second_score"]["seconds"]
         total = sum(seconds.values()) - second
         where = f"{name}, noise {cell.noise:g}, seed {cell.seed}"
@@ -128,7 +130,7 @@ def _searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> l
                 "identical": same,
                 "spread": None if spread is None else asdict(spread),
                 "late_spread": None if late is None else asdict(late),
-                "words": f"{where}: {search.words}" if search.words else "",
+                "words": f"{where}: {words}" if words else "",
                 "evaluate_and_clone_share": (seconds["evaluate"] + seconds["clone"] - second) / total,
                 "write_share": seconds["write"] / total,
             }

@@ -9,8 +9,9 @@ from drawstream.tools.experiments.figures import Style, seeds_figure
 from drawstream.tools.experiments.results import Entry, blocks, control_of
 from drawstream.tools.experiments.table import Table, number, table_of
 from drawstream.tools.report import page
-from drawstream.tools.report.figures.training import BLUE, GRAY, ORANGE
-from drawstream.tools.report.pages.schedule import SearchedSchedule, schedule_blocks
+from drawstream.tools.report.pages.schedule import schedule_blocks
+from drawstream.tools.report.schedules import SearchedSchedule
+from drawstream.tools.training.methods.table import BLUE, GRAY, ORANGE
 
 __all__ = ["summarise", "tables", "verdicts", "write_page"]
 

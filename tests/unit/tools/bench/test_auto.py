@@ -14,8 +14,8 @@ from drawstream.tools.bench.auto.page import summarise, tables, verdicts
 from drawstream.tools.cli.app import main
 from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.report import build as report
-from drawstream.tools.report.pages.schedule import SearchedSchedule, reward_words
-from drawstream.tools.report.schedules import Spread
+from drawstream.tools.report.pages.schedule import reward_words
+from drawstream.tools.report.schedules import RewardSpread, SearchedSchedule
 
 SMALL = Settings(epochs=3, population=2, interval=5, first=1, permutations=1, reward_rows=40)
 STEPS = 3 * (400 // 32)  # 400 rows, batches of 32, the last one left out
@@ -108,7 +108,8 @@ def test_words_claim_what_the_interval_bears_out():
 
 def test_words_on_rewards():
     def words(between, gain, repeated, agreement=0.5):
-        return reward_words(Spread(between, 1.2, gain, repeated, agreement), 1000, None if repeated is None else 4000)
+        spread = RewardSpread(between, 1.2, gain, repeated, agreement)
+        return reward_words(spread, 1000, None if repeated is None else 4000)
 
     assert "below the noise of one reward" in words(0.5, 0.5, None)
     assert "the children do differ" in words(3.0, 3.0, None)
@@ -116,8 +117,8 @@ def test_words_on_rewards():
     assert "20% of the advantage was the child's own" in words(0.5, 0.5, 0.1)
     assert words(0.5, 0.5, 0.1).endswith("Most of the choice is noise.")
     assert "above the noise" in words(0.5, 0.5, 0.4)
-    late = Spread(0.3, 1.2, 0.25, 0.02, 0.1)
-    told = reward_words(Spread(2.0, 1.2, 2.0, 1.8, 0.9), 1000, 4000, late=late)
+    late = RewardSpread(0.3, 1.2, 0.25, 0.02, 0.1)
+    told = reward_words(RewardSpread(2.0, 1.2, 2.0, 1.8, 0.9), 1000, 4000, late=late)
     assert "In the second half of the run the children differ by 0.30 points, the chosen one was 0.25 above" in told
     assert "and +0.02 on the other images" in told
 

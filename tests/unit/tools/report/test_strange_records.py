@@ -14,23 +14,13 @@ import pytest
 from drawstream.tools.cli.app import main
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.build import write_report
-from drawstream.tools.runs.record import write_record
 
 DEEP = "[" * 1500 + "]" * 1500
 
 
-def run(folder: Path, method: str, seed: int) -> None:
-    """A finished training."""
-    history = [{"epoch": i, "accuracy": {"test": 70.0 + i}} for i in range(2)]
-    content = {"method": method, "seed": seed, "model": "mlp", "catalog": folder / "absent", "global_batch": 32}
-    content |= {"recipe": {"epochs": 2, "lr": 0.1}, "sampling": {"budget": 1.0}, "catalog_fingerprint": "data"}
-    content |= {"history": history, "result": {"set": "test", "last": 71.0, "best": 71.0, "best_epoch": 1}}
-    write_record(folder / "run.json", "train", content | {"seconds": 2.0, "augment": "none"})
-
-
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    run(tmp_path / "runs/good", "uniform", 0)
+def runs(tmp_path: Path, make_run) -> Path:
+    make_run(tmp_path / "runs/good")
     (tmp_path / "runs/bad").mkdir()
     return tmp_path / "runs"
 
@@ -109,8 +99,8 @@ def test_a_closed_file_and_a_closed_folder_are_named(runs: Path, capsys):
     (runs / "closed").chmod(0o700)
 
 
-def test_names_cannot_become_markup_or_stop_the_page(runs: Path):
-    run(runs / "</script><script>alert(1)", "\ud800<img src=x onerror=alert(1)>", 1)
+def test_names_cannot_become_markup_or_stop_the_page(runs: Path, make_run):
+    make_run(runs / "</script><script>alert(1)", "\ud800<img src=x onerror=alert(1)>", 1)
     state = json.dumps(Board(runs).state())
     assert len(json.loads(state)["finished"]) == 2
     assert write_report(runs, runs / "x.html").lines == []
