@@ -143,7 +143,7 @@ def _remedy(group: Group) -> str:
 
 def _nearest(group: Group, groups: Sequence[Group]) -> str:
     """Return the settings in which a group differs from its nearest control."""
-    gaps = []
+    gaps: list[list[str]] = []
     for other in (each for each in groups if each.is_control):
         differing = {name: value for name, value in group.setting.items() if other.setting.get(name) != value}
         gaps.append([f"{name} {value} against {other.setting.get(name)}" for name, value in differing.items()])
