@@ -147,7 +147,8 @@ def _nearest(group: Group, groups: Sequence[Group]) -> str:
     for other in (each for each in groups if each.is_control):
         differing = {name: value for name, value in group.setting.items() if other.setting.get(name) != value}
         gaps.append([f"{name} {value} against {other.setting.get(name)}" for name, value in differing.items()])
-    return f" (the nearest differs: {'; '.join(min(gaps, key=len))})" if gaps else ""
+    gaps.sort(key=len)
+    return f" (the nearest differs: {'; '.join(gaps[0])})" if gaps else ""
 
 
 def cautions(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[str]:
