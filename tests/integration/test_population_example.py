@@ -1,27 +1,19 @@
 """The example of a child of one's own runs as its docstring says, and its children hand on all of their state."""
 
 import copy
+import runpy
 import sys
 
 import numpy as np
-import pytest
 import torch
 
-from drawstream.tools.examples import population
-from drawstream.tools.examples.population import Digits, Member
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+from drawstream.tools.examples.population import Member, digits
 
 
 def test_a_clone_goes_on_as_its_parent_would_have():
-    data = Digits.load(0.4, seed=0)
+    train, held_out, _ = digits(0.4, seed=0)
     first, second = np.random.default_rng(0).integers(0, 1097, (2, 5 * 32))
-    parent, clone = Member(data, 10, seed=0), Member(data, 10, seed=1)
+    parent, clone = (Member(train, held_out, 10, seed) for seed in (0, 1))
     parent.train(first)
     clone.train(second)
     clone.load_state_dict(copy.deepcopy(parent.state_dict()))  # as `InTurn` does: optimizers keep what they are given
@@ -32,9 +24,8 @@ def test_a_clone_goes_on_as_its_parent_would_have():
 
 
 def test_a_short_run(monkeypatch, capsys):
-    torch.set_num_threads(1)
     monkeypatch.setattr(sys, "argv", ["population", "--epochs", "2", "--children", "2", "--seeds", "1"])
-    population.main()
+    runpy.run_module("drawstream.tools.examples.population", run_name="__main__")
     shown = capsys.readouterr().out
     assert "8 intervals, 2 children; replayed, the weights are the same" in shown
     reached = {line.split()[2]: float(line.split()[-2]) for line in shown.splitlines() if "test accuracy" in line}

@@ -1,5 +1,6 @@
 """The example on text runs as its docstring says, and its parts do what they say."""
 
+import runpy
 import sys
 
 import numpy as np
@@ -8,13 +9,6 @@ import torch
 
 from drawstream.features.custom import call_measure
 from drawstream.tools.examples import text
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_sides_share_no_window_and_shuffling_keeps_the_words():
@@ -45,7 +39,7 @@ def test_the_model_sees_no_word_ahead():
 def test_a_short_run(monkeypatch, capsys):
     options = ["--limit", "500", "--epochs", "1", "--trials", "4", "--confirm-seeds", "2", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["text", *options])
-    text.main()
+    runpy.run_module("drawstream.tools.examples.text", run_name="__main__")
     shown = capsys.readouterr().out
     assert "400 training windows of 16 words" in shown
     lines = {line.split()[2]: float(line.split()[-1]) for line in shown.splitlines() if "test perplexity" in line}

@@ -1,7 +1,5 @@
 """The verification example: its measures by definition, its classes kept apart, a short run, and the command line."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -10,14 +8,6 @@ from drawstream.pipeline import Catalog
 from drawstream.search import Trial
 from drawstream.tools.cli.app import main
 from drawstream.tools.examples import verification
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_area_and_accuracy_by_their_definitions():
@@ -63,8 +53,7 @@ def test_the_objective_follows_the_probabilities(tmp_path, monkeypatch):
 
 def test_a_short_run_and_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verification, "EPOCHS", 1)
-    monkeypatch.setattr(sys, "argv", ["verification", "--out", str(tmp_path), "--trials", "3", "--seeds", "1"])
-    verification.main()
+    verification.run(tmp_path, noise=0.4, trials=3, seeds=1)
     shown = capsys.readouterr().out
     assert shown.count("8 against 9") == 4 and "uniform" in shown
     monkeypatch.chdir(tmp_path / "seed-0")

@@ -13,8 +13,7 @@ import numpy as np
 from torch import nn, optim
 from torch.nn import functional as F
 
-from drawstream.pipeline import Catalog, Loader
-from drawstream.samplers import IndexStream
+from drawstream import Catalog, IndexStream, Loader
 from drawstream.tools.examples import missing
 
 try:

@@ -8,6 +8,7 @@ Start it again after a kill: model, optimiser and position come back from the ch
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ from torch import nn, optim
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drawstream.pipeline import Catalog, Loader
-from drawstream.samplers import IndexStream
+from drawstream import Catalog, IndexStream, Loader
 
 EVERY = 5  # steps between checkpoints
 
@@ -50,15 +50,13 @@ def main() -> None:
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Sequential(nn.Flatten(), nn.Linear(pixels, catalog.num_classes)).to(device))
     optimizer = optim.SGD(model.parameters(), lr=0.05)
-    first = 0
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
+    first = steps = 0
     if arguments.checkpoint.exists():
         saved = torch.load(arguments.checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        loader.load_state_dict(saved["loader"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
         first = saved["loader"]["epoch"]
-
-    steps = 0
     for epoch in range(first, arguments.epochs):
         if epoch > first:
             loader.set_epoch(epoch)
@@ -70,13 +68,8 @@ def main() -> None:
             optimizer.step()
             steps += 1
             if steps % EVERY == 0 and rank == 0:
-                state = {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "loader": loader.state_dict(),
-                }
                 draft = arguments.checkpoint.with_suffix(".tmp")
-                torch.save(state, draft)
+                torch.save({name: part.state_dict() for name, part in parts.items()}, draft)
                 draft.replace(arguments.checkpoint)
             if steps == arguments.stop_after:
                 dist.destroy_process_group()

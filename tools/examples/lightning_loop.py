@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
-from drawstream.pipeline import Batch, Catalog, Loader
-from drawstream.samplers import IndexStream
+from drawstream import Batch, Catalog, IndexStream, Loader
 from drawstream.tools.examples import missing
 
 try:
@@ -51,18 +50,24 @@ class Classifier(lightning.LightningModule):
         return optim.SGD(self.parameters(), lr=0.05)
 
 
-def run(catalog: Catalog, epochs: int, /, *, out: Path) -> Classifier:
-    """Train with random weights of the rows; a real job takes them from a sampler."""
+def main() -> None:
+    """Train on small images of a catalog with random weights of the rows; a real job takes them from a sampler."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("catalog", type=Path)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/lightning"))
+    arguments = parser.parse_args()
+    catalog = Catalog.open(arguments.catalog)
     weights = 0.5 + np.random.default_rng(0).random(len(catalog))
     loader = Loader(catalog, IndexStream(weights, seed=0), batch_size=64)
-    height, width = int(catalog.height.max()), int(catalog.width.max())
-    model = Classifier(catalog.channels * height * width, catalog.num_classes)
+    pixels = catalog.channels * int(catalog.height.max()) * int(catalog.width.max())
+    model = Classifier(pixels, catalog.num_classes)
     trainer = lightning.Trainer(
-        max_epochs=epochs,
+        max_epochs=arguments.epochs,
         accelerator="cpu",
         devices=1,
         use_distributed_sampler=False,
-        default_root_dir=out,
+        default_root_dir=arguments.out,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -71,17 +76,6 @@ def run(catalog: Catalog, epochs: int, /, *, out: Path) -> Classifier:
     for epoch, ids in enumerate(model.drawn):
         same = ids == loader.stream.epoch(epoch)[:].tolist()
         print(f"epoch {epoch}: {len(ids)} rows, {'as the stream says' if same else 'NOT the rows of the stream'}")
-    return model
-
-
-def main() -> None:
-    """Train on small images of a catalog."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("catalog", type=Path)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/lightning"))
-    arguments = parser.parse_args()
-    run(Catalog.open(arguments.catalog), arguments.epochs, out=arguments.out)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from torch import Tensor, nn, optim
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from drawstream.pipeline import StreamDataLoader
-from drawstream.samplers import IndexStream
+from drawstream import IndexStream, StreamDataLoader
 
 
 class Digits(Dataset[tuple[Tensor, int]]):
@@ -47,9 +46,8 @@ def main() -> None:
     torch.manual_seed(0)
     digits = Digits()
     weights = np.where(digits.labels >= 8, 4.0, 1.0)
-    loader = StreamDataLoader(  # rank=…, world_size=…
-        digits, IndexStream(weights, seed=0), batch_size=64, num_workers=arguments.workers
-    )
+    stream = IndexStream(weights, seed=0)
+    loader = StreamDataLoader(digits, stream, batch_size=64, num_workers=arguments.workers)  # rank=…, world_size=…
     model = nn.Linear(64, 10)
     optimizer = optim.SGD(model.parameters(), lr=0.05)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}

@@ -2,52 +2,41 @@
 
     python -m drawstream.tools.examples.population
 
-`Member` is all that the search needs: it trains on rows, scores itself on held-out rows, and hands its state on. Its
-state is the model, the optimizer and the learning-rate schedule, for a clone must go on as its parent would have. The
-search writes a schedule; replayed from the same initial weights it gives the weights of the search again, bit by bit,
-and from others it is put beside uniform training on test rows that chose nothing.
+`Member` is all that the search needs: it trains on rows, scores itself on held-out rows, and hands its state on: model,
+optimizer and learning-rate schedule, for a clone must go on as its parent would have. The search writes a schedule;
+replayed from the same initial weights it gives the weights of the search again, bit by bit, and from others it is put
+beside uniform training on test rows that chose nothing.
 """
 
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.samplers import IndexStream
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.search import InTurn, search_auto
+from drawstream import IndexStream, InTurn, Schedule, search_auto
 
 BATCH, LR = 32, 3e-3
+Part = tuple[Tensor, Tensor]  # images float32 (n, 64) and labels int64 (n,)
 
 
-@dataclass(frozen=True, slots=True)
-class Digits:
-    """Images float32 (n, 64) and labels int64 (n,): 1097 rows to train on, 300 for the reward, 400 that only report."""
-
-    train: tuple[Tensor, Tensor]
-    held_out: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-
-    @classmethod
-    def load(cls, noise: float, seed: int) -> "Digits":
-        """Shuffle, divide, and give a share of the training rows a random label."""
-        from sklearn.datasets import load_digits
-
-        data, rng = load_digits(), np.random.default_rng(seed)
-        order = rng.permutation(len(data.target))
-        images = torch.from_numpy((data.data[order] / 8 - 1).astype(np.float32))
-        labels = torch.from_numpy(data.target[order].astype(np.int64))
-        wrong = torch.from_numpy(rng.random(1097) < noise)
-        labels[:1097][wrong] = torch.from_numpy(rng.integers(0, 10, int(wrong.sum())))
-        return cls(*((images[part], labels[part]) for part in (slice(1097), slice(1097, 1397), slice(1397, None))))
+def digits(noise: float, seed: int) -> tuple[Part, Part, Part]:
+    """Shuffle: 1097 rows to train on, a share of them with a random label, 300 for the reward, 400 that report."""
+    data, rng = load_digits(), np.random.default_rng(seed)
+    order = rng.permutation(len(data.target))
+    images = torch.from_numpy((data.data[order] / 8 - 1).astype(np.float32))
+    labels = torch.from_numpy(data.target[order].astype(np.int64))
+    wrong = torch.from_numpy(rng.random(1097) < noise)
+    labels[:1097][wrong] = torch.from_numpy(rng.integers(0, 10, int(wrong.sum())))
+    train, held_out, test = zip(images.split([1097, 300, 400]), labels.split([1097, 300, 400]), strict=True)
+    return train, held_out, test
 
 
 class Transformer(nn.Module):
@@ -70,15 +59,15 @@ class Transformer(nn.Module):
 class Member:
     """One child of the population; also how everything else here is trained."""
 
-    def __init__(self, data: Digits, steps: int, seed: int) -> None:
+    def __init__(self, train: Part, held_out: Part, steps: int, seed: int) -> None:
         torch.manual_seed(seed)
-        self.data, self.model = data, Transformer()
+        self.rows, self.held_out, self.model = train, held_out, Transformer()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.05)
         self.rate = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
     def train(self, rows: NDArray[np.int64], /) -> None:
-        """Batch by batch, in the order given."""
-        images, labels = self.data.train
+        """Train batch by batch, in the order given."""
+        images, labels = self.rows
         for batch in torch.split(torch.from_numpy(rows), BATCH):
             loss = F.cross_entropy(self.model(images[batch]), labels[batch])
             self.optimizer.zero_grad(set_to_none=True)
@@ -88,11 +77,11 @@ class Member:
 
     def evaluate(self) -> float:
         """Accuracy on the held-out rows, per cent."""
-        return self.accuracy(*self.data.held_out)
+        return self.accuracy(*self.held_out)
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Per cent."""
+        """Accuracy, per cent."""
         return 100 * float((self.model(images).argmax(1) == labels).double().mean())
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,50 +94,38 @@ class Member:
             getattr(self, name).load_state_dict(part)
 
 
-def run(out: Path, *, epochs: int, children: int, noise: float, seeds: int) -> dict[str, Any]:
-    """Search, replay, compare; prints as it goes and gives the numbers back."""
+def run(out: Path, *, epochs: int, children: int, noise: float, seeds: int) -> None:
+    """Search, replay and compare; prints as it goes."""
     begin = time.perf_counter()
-    data = Digits.load(noise, seed=0)
-    rows = len(data.train[0])
+    train, held_out, test = digits(noise, seed=0)
+    rows = len(train[0])
     steps = epochs * (rows // BATCH)
-    group = InTurn([Member(data, steps, seed=0) for _ in range(children)])
+    group = InTurn([Member(train, held_out, steps, seed=0) for _ in range(children)])
+    first = max(1, epochs // 5)
     found = search_auto(
-        group,
-        rows,
-        out,
-        population=children,
-        batch_size=BATCH,
-        epochs=epochs,
-        interval=10,
-        first=max(1, epochs // 5),
+        group, rows, out, population=children, batch_size=BATCH, epochs=epochs, interval=10, first=first
     )
     recorded = IndexStream(Schedule.open(found.schedule))
-    plain = IndexStream(rows, seed=0, draws=recorded.draws)
 
     def train_on(stream: IndexStream, seed: int) -> Member:
-        member = Member(data, steps, seed)
+        member = Member(train, held_out, steps, seed)
         for epoch in range(epochs):
-            order = stream.epoch(epoch)
-            member.train(order[0 : len(order)])
+            member.train(stream.epoch(epoch)[:])
         return member
 
     again = train_on(recorded, seed=0).model.state_dict()
     same = all(torch.equal(value, again[name]) for name, value in found.state["model"].items())
     told = "the same" if same else "NOT the same"
     print(f"{len(found.winners)} intervals, {children} children; replayed, the weights are {told}")
-    results: dict[str, list[float]] = {"uniform": [], "replayed": []}
-    for seed in range(1, seeds + 1):
-        for name, stream in (("uniform", plain), ("replayed", recorded)):
-            results[name].append(train_on(stream, seed).accuracy(*data.test))
-    for name, reached in results.items():
+    plain = IndexStream(rows, seed=0, draws=recorded.draws)
+    for name, stream in (("uniform", plain), ("replayed", recorded)):
+        reached = [train_on(stream, seed).accuracy(*test) for seed in range(1, seeds + 1)]
         print(f"  test accuracy, {name:9}{''.join(f'{x:7.2f}' for x in reached)}   mean {np.mean(reached):.2f} %")
     print(f"  {time.perf_counter() - begin:.0f} s")
-    return {"same": same, **results}
 
 
-def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(description="AutoSampling with a training step of one's own.")
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--children", type=int, default=4)
     parser.add_argument("--noise", type=float, default=0.4, help="share of training rows with a random label")
@@ -156,7 +133,3 @@ def main() -> None:
     torch.set_num_threads(1)  # layers this small run no faster on two
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder), **vars(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()

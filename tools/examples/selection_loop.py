@@ -15,8 +15,7 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from drawstream.pipeline import Catalog, Loader
-from drawstream.samplers import IndexStream, OrderedSGD, SelectiveBackprop
+from drawstream import Catalog, IndexStream, Loader, OrderedSGD, SelectiveBackprop
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.training.checkpoint import AsTensors
 from drawstream.tools.training.loop import top1

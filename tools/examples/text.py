@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features.custom import call_measure
-from drawstream.samplers import IndexStream
-from drawstream.search import Guard, Proposals, Trial, search_swift
+from drawstream import Guard, IndexStream, Proposals, Trial, call_measure, search_swift
 
 WORDS, VOCABULARY, BATCH, LR = 16, 1000, 64, 0.01
 
@@ -107,7 +105,7 @@ def corpus_perplexity(model: Model, windows: Tensor) -> float:
 
 
 def train(model: Model, windows: Tensor, stream: IndexStream, epochs: int, lr: float) -> Model:
-    """Plain training; the stream says which windows come when, and that is all a sampler does."""
+    """Train; the stream says which windows come when, and that is all a sampler does."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     steps = len(stream.epoch(0)) // BATCH
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
@@ -125,7 +123,7 @@ def train(model: Model, windows: Tensor, stream: IndexStream, epochs: int, lr: f
 
 
 def run(*, limit: int, shuffled: float, epochs: int, trials: int, confirm_seeds: int, seeds: int) -> dict[str, Any]:
-    """Features, search, and the final comparison; prints as it goes and gives the numbers back."""
+    """Features, search, and the final comparison; prints as it goes and returns the numbers."""
     begin = time.perf_counter()
     text = read_text(limit, shuffled, seed=0)
     rows = len(text.train)
@@ -133,8 +131,8 @@ def run(*, limit: int, shuffled: float, epochs: int, trials: int, confirm_seeds:
     start = train(Model(0), text.train, IndexStream(rows, seed=0), 2 * epochs, LR)
     columns = {"frequency": text.frequency, "perplexity": score(start, text.train)}
     for name, values in columns.items():
-        sides = [float(np.median(values[side])) for side in (~text.shuffled, text.shuffled)]
-        print("  median {}: {:.2f}, of shuffled windows {:.2f}".format(name, *sides))
+        plain, mixed = (float(np.median(values[side])) for side in (~text.shuffled, text.shuffled))
+        print(f"  median {name}: {plain:.2f}, of shuffled windows {mixed:.2f}")
 
     def objective(p: NDArray[np.float64], trial: Trial) -> float:
         """Minus the perplexity on held-out windows: fine-tuned in the search, from scratch in the confirmation."""
@@ -150,34 +148,26 @@ def run(*, limit: int, shuffled: float, epochs: int, trials: int, confirm_seeds:
     found = search_swift(
         columns,
         objective,
-        features=["frequency", "perplexity"],
+        features=[*columns],
         mass=None,
         transform="cdf",
         proposals=Proposals(trials),
         guard=Guard(confirm_top=2, confirm_seeds=confirm_seeds),
     )
-    print(f"  {found.message}")
-    p = found.probabilities
-    print(f"  share of shuffled windows among those drawn: {p[text.shuffled].sum():.0%}")
-    results: dict[str, list[float]] = {"uniform": [], "swift": []}
-    for seed in range(100, 100 + seeds):
-        for name, weights in (("uniform", np.full(rows, 1 / rows)), ("swift", p)):
-            model = train(Model(seed), text.train, IndexStream(weights, mode="stratified", seed=seed), epochs, LR)
-            results[name].append(corpus_perplexity(model, text.test))
-    for name, reached in results.items():
+    drawn = float(found.probabilities[text.shuffled].sum())
+    print(f"  {found.message}\n  share of shuffled windows among those drawn: {drawn:.0%}")
+    results: dict[str, Any] = {"winner": found.winner, "shuffled_drawn": drawn}
+    for name, weights in (("uniform", np.full(rows, 1 / rows)), ("swift", found.probabilities)):
+        streams = {seed: IndexStream(weights, mode="stratified", seed=seed) for seed in range(100, 100 + seeds)}
+        models = [train(Model(seed), text.train, stream, epochs, LR) for seed, stream in streams.items()]
+        reached = results[name] = [corpus_perplexity(model, text.test) for model in models]
         print(f"  test perplexity, {name:8}{''.join(f'{x:8.2f}' for x in reached)}   mean {np.mean(reached):.2f}")
     print(f"  {time.perf_counter() - begin:.0f} s")
-    return {
-        "winner": found.winner,
-        "message": found.message,
-        "shuffled_drawn": float(p[text.shuffled].sum()),
-        **results,
-    }
+    return results
 
 
-def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(description="Swift Sampler on a language model.")
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=6000, help="windows to take of the text")
     parser.add_argument("--shuffled", type=float, default=0.4, help="share of training windows with shuffled words")
     parser.add_argument("--epochs", type=int, default=4)
@@ -186,7 +176,3 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="trainings of the final comparison")
     torch.set_num_threads(1)  # layers this small run no faster on two
     run(**vars(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()

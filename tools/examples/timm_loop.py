@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.samplers import IndexStream
+from drawstream import Catalog, IndexStream, Loader, Transform
 from drawstream.tools.examples import missing
 
 try:

@@ -34,12 +34,20 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features import FeatureTable, extract_features
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
-from drawstream.pipeline.shards.catalog import FILE
-from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, Sequential
-from drawstream.search import Guard, Proposals, Trial, search_swift
+from drawstream import (
+    ArraySource,
+    Catalog,
+    FeatureTable,
+    Guard,
+    IndexStream,
+    Loader,
+    Proposals,
+    Transform,
+    Trial,
+    extract_features,
+    pack,
+    search_swift,
+)
 
 TRAINED, CHOOSING, REPORTED = range(6), (6, 7), (8, 9)  # classes
 BATCH, LR, EPOCHS, FEATURE_EPOCHS = 32, 0.05, 12, 4  # features early: later the wrong labels are learned by heart
@@ -70,22 +78,18 @@ def digits(classes: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     return np.round(data.images[rows] * 15.9375).astype(np.uint8), data.target[rows].astype(np.int64)
 
 
-def read(catalog: Catalog) -> tuple[Tensor, Tensor]:
-    """All images (n, 1, 8, 8) and labels (n,), in the order of the catalog's rows."""
-    loader = Loader(catalog, Sequential(0, len(catalog)), transform=LOOK, batch_size=len(catalog))
+@cache
+def training_rows(folder: Path) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, 8, 8) and labels (n,) that candidates train on, in the order of the catalog's rows."""
+    catalog = Catalog.open(folder / "train")
+    loader = Loader(catalog, transform=LOOK, batch_size=len(catalog))
     (batch,) = loader
     loader.close()
     return batch.images, batch.labels
 
 
-@cache
-def training_rows(folder: Path) -> tuple[Tensor, Tensor]:
-    """Read the rows that candidates train on."""
-    return read(Catalog.open(folder / "train"))
-
-
 def train(model: Embedder, rows: tuple[Tensor, Tensor], stream: IndexStream, epochs: int, lr: float) -> Embedder:
-    """Plain training; the stream says which image comes when, and that is all a sampler does."""
+    """Train; the stream says which image comes when, and that is all a sampler does."""
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = len(stream.epoch(0)) // BATCH
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
@@ -130,11 +134,8 @@ def best_threshold(cosines: NDArray[np.float32], same: NDArray[np.bool_]) -> flo
 
 def trained(folder: Path, p: Probabilities | int, seed: int) -> Embedder:
     """An embedder trained from scratch with the probabilities, or uniformly over so many rows."""
-    return train(Embedder(seed), training_rows(folder), IndexStream(p, mode=_mode(p), seed=seed), EPOCHS, LR)
-
-
-def _mode(p: Probabilities | int) -> str:
-    return "permutation" if isinstance(p, int) else "stratified"
+    mode = "permutation" if isinstance(p, int) else "stratified"
+    return train(Embedder(seed), training_rows(folder), IndexStream(p, mode=mode, seed=seed), EPOCHS, LR)
 
 
 @cache
@@ -158,7 +159,7 @@ def score(probabilities: Probabilities, trial: Trial, folder: Path = Path()) -> 
 
 def prepare(folder: Path, noise: float, seed: int) -> None:
     """Write catalog and features, as far as they are not there."""
-    if not (folder / "train" / FILE).exists():
+    if not (folder / "train/catalog.parquet").exists():
         source = ArraySource(*digits(TRAINED), name="digits")
         pack(source, folder / "train", encoding="raw", label_noise=noise, noise_seed=seed, seed=seed)
     if not (folder / "features").exists():
@@ -167,9 +168,10 @@ def prepare(folder: Path, noise: float, seed: int) -> None:
 
 
 def run(out: Path, *, noise: float, trials: int, seeds: int) -> dict[str, Any]:
-    """Data, search and final comparison under each seed; prints as it goes and gives the numbers back."""
+    """Data, search and final comparison under each seed; prints as it goes and returns the numbers."""
     begin = time.perf_counter()
-    found: dict[str, Any] = {"winners": [], "area": {}, "accuracy": {}, "wrong": []}
+    winners: list[str] = []
+    found: dict[tuple[str, str], list[float]] = {}
     for seed in range(seeds):
         folder = out / f"seed-{seed}"
         prepare(folder, noise, seed)
@@ -182,34 +184,28 @@ def run(out: Path, *, noise: float, trials: int, seeds: int) -> dict[str, Any]:
             proposals=Proposals(trials, seed=seed),
             guard=Guard(confirm_top=2),
         )
+        winners.append(result.winner)
         wrong = catalog.clean_label is not None and catalog.label != catalog.clean_label
-        found["winners"].append(result.winner)
-        found["wrong"].append(float(result.probabilities[wrong].sum()))
-        print(f"seed {seed}: {result.message}; wrong labels {np.mean(wrong):.0%}, drawn {found['wrong'][-1]:.0%}")
+        drawn = float(result.probabilities[wrong].sum())
+        print(f"seed {seed}: {result.message}; wrong labels {np.mean(wrong):.0%}, drawn {drawn:.0%}")
         for name, p in (("uniform", len(catalog)), ("swift", result.probabilities)):
             model = trained(folder, p, 100 + seed)
-            threshold = best_threshold(*pairs(model, CHOOSING))
-            found["area"].setdefault(name, []).append(area(*pairs(model, REPORTED)))
-            found["accuracy"].setdefault(name, []).append(accuracy(*pairs(model, REPORTED), threshold))
-    for what in ("area", "accuracy"):
-        for name, reached in found[what].items():
-            each = "".join(f"{value:8.2f}" for value in reached)
-            spread = f" ± {stdev(reached):.2f}" if len(reached) > 1 else ""
-            print(f"8 against 9, {what:8} {name:8}{each}   mean {np.mean(reached):.2f}{spread}")
+            threshold, reported = best_threshold(*pairs(model, CHOOSING)), pairs(model, REPORTED)
+            found.setdefault(("area", name), []).append(area(*reported))
+            found.setdefault(("accuracy", name), []).append(accuracy(*reported, threshold))
+    for (what, name), reached in sorted(found.items(), reverse=True):
+        each = "".join(f"{value:8.2f}" for value in reached)
+        spread = f" ± {stdev(reached):.2f}" if len(reached) > 1 else ""
+        print(f"8 against 9, {what:8} {name:8}{each}   mean {np.mean(reached):.2f}{spread}")
     print(f"{time.perf_counter() - begin:.0f} s")
-    return found
+    return {"winners": winners, "area": {name: values for (what, name), values in found.items() if what == "area"}}
 
 
-def main() -> None:
-    """Read the command line and run."""
-    parser = argparse.ArgumentParser(description="Swift Sampler with an objective of one's own: verification.")
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/verification"), help="folder of data and features")
     parser.add_argument("--noise", type=float, default=0.4, help="share of training images with a wrong label")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3, help="of data, search and trainings")
     torch.set_num_threads(1)  # layers this small run no faster on two
     run(**vars(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()
