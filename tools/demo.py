@@ -15,6 +15,7 @@ from drawstream.pipeline.shards.label_noise import stratified_order
 from drawstream.pipeline.shards.names import printable
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import FASHION_MNIST
+from drawstream.tools.experiments.table import Table
 from drawstream.tools.jobs.features import features_job
 from drawstream.tools.jobs.search import search_job
 from drawstream.tools.jobs.train import train_job
@@ -29,7 +30,7 @@ from drawstream.tools.training.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoPlan:
     """Training settings of a demo data set, the same for every method.
 
     Attributes:
@@ -63,8 +64,10 @@ class Plan:
 
 DIGITS_TEST = 300  # of 1797 rows; Fashion-MNIST comes with a test set
 PLANS = {
-    "digits": Plan("mlp", None, 400, 32, Recipe(60, 0.05), Recipe(4, 0.02), 1.0, None, 60, 3, 3, threads=1),
-    "fashion-mnist": Plan("cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(1, 0.02), 0.1, Recipe(1, 0.02), 24, 3, 2),
+    "digits": DemoPlan("mlp", None, 400, 32, Recipe(60, 0.05), Recipe(4, 0.02), 1.0, None, 60, 3, 3, threads=1),
+    "fashion-mnist": DemoPlan(
+        "cnn", 25_000, 5_000, 128, Recipe(20, 0.05), Recipe(1, 0.02), 0.1, Recipe(1, 0.02), 24, 3, 2
+    ),
 }
 
 
@@ -90,7 +93,7 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     return {**result, "report": str(report), **before(record)}
 
 
-def start_demo(data: str, seeds: list[int], /) -> Plan:
+def start_demo(data: str, seeds: list[int], /) -> DemoPlan:
     """Check what a demo is asked for, and set torch as its plan says; errors as `run_demo`."""
     if data not in PLANS:
         raise ValueError(f"no demo on {data!r}: give one of {', '.join(PLANS)}")
@@ -129,7 +132,7 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
     return rows
 
 
-def search_of(plan: Plan, setup: Setup, start: Path, seed: int, /) -> tuple[FineTune, dict[str, Any]]:
+def search_of(plan: DemoPlan, setup: Setup, start: Path, seed: int, /) -> tuple[FineTune, dict[str, Any]]:
     """Objective and options of a seed's search, from the weights `start`."""
     fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
     second = plan.confirm or plan.recipe
@@ -141,27 +144,15 @@ def search_of(plan: Plan, setup: Setup, start: Path, seed: int, /) -> tuple[Fine
 def pack_seed(data: str, out: Path, source: Path | None, noise: float, seed: int, /) -> tuple[Setup, Recipe]:
     """Write the catalogs of a seed, as far as they are not there; data and model, and the recipe of its trainings."""
     plan = PLANS[data]
-    _pack(data, out, source, noise, seed, plan)
-    setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
-    return setup, Recipe(plan.recipe.epochs, plan.recipe.lr, seed=seed)
-
-
-def _pack(data: str, out: Path, source: Path | None, noise: float, seed: int, plan: Plan) -> None:
     train, test = source_and_test(data, source, seed)
-    hold_data(out, data, source, seed=seed, noise=noise, limit=plan.limit, holdout=plan.holdout)
+    about: dict[str, Any] = {"seed": seed, "limit": plan.limit, "holdout": plan.holdout}
+    hold_data(out, data, source, noise=noise, **about)
     if not (out / "test" / FILE).exists():
         pack(test, out / "test", encoding="raw", seed=seed)
     if not (out / "data/train" / FILE).exists():
-        pack(
-            train,
-            out / "data",
-            encoding="raw",
-            limit=plan.limit,
-            holdout=plan.holdout,
-            label_noise=noise,
-            noise_seed=seed,
-            seed=seed,
-        )
+        pack(train, out / "data", encoding="raw", label_noise=noise, noise_seed=seed, **about)
+    setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
+    return setup, Recipe(plan.recipe.epochs, plan.recipe.lr, seed=seed)
 
 
 def hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> None:
@@ -207,12 +198,11 @@ def source_and_test(data: str, source: Path | None, seed: int, /) -> tuple[Sourc
 def _table(rows: list[dict[str, Any]]) -> str:
     """Test accuracies of every seed, and their means."""
     seeds = sorted({row["seed"] for row in rows})
-    lines = ["test top-1, %          " + "".join(f"{f'seed {seed}':>9}" for seed in seeds) + f"{'mean':>9}{'std':>7}"]
+    cells = []
     for method in ("uniform", "swift"):
-        for key, text in (("last", "last epoch"), ("best", "best epoch")):
+        for key in ("last", "best"):
             values = [row[key] for seed in seeds for row in rows if row["seed"] == seed and row["method"] == method]
             spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            cells = "".join(f"{value:9.2f}" for value in values)
-            lines.append(f"{method:8} {text:14}{cells}{np.mean(values):9.2f}{spread:7.2f}")
-    lines.append("best epoch: chosen on the held-out set; last epoch: nothing chosen")
-    return "\n".join(lines)
+            cells.append((f"{method}, {key} epoch", *(f"{each:.2f}" for each in (*values, np.mean(values), spread))))
+    head = ("test top-1, %", *(f"seed {seed}" for seed in seeds), "mean", "std")
+    return f"{Table(head, tuple(cells)).text()}\nbest epoch: chosen on the held-out set; last epoch: nothing chosen"

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import torch
 
-from drawstream.tools.examples.population import Member, digits
+from drawstream.tools.examples import population
 
 
 def test_a_clone_goes_on_as_its_parent_would_have():
-    train, held_out, _ = digits(0.4, seed=0)
+    train, held_out, _ = population.digits(0.4, seed=0)
     first, second = np.random.default_rng(0).integers(0, 1097, (2, 5 * 32))
-    parent, clone = (Member(train, held_out, 10, seed) for seed in (0, 1))
+    parent, clone = (population.Member(train, held_out, 10, seed) for seed in (0, 1))
     parent.train(first)
     clone.train(second)
     clone.load_state_dict(copy.deepcopy(parent.state_dict()))  # as `InTurn` does: optimizers keep what they are given
@@ -25,7 +25,7 @@ def test_a_clone_goes_on_as_its_parent_would_have():
 
 def test_a_short_run(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["population", "--epochs", "2", "--children", "2", "--seeds", "1"])
-    runpy.run_module("drawstream.tools.examples.population", run_name="__main__")
+    runpy.run_path(population.__file__, run_name="__main__")
     shown = capsys.readouterr().out
     assert "8 intervals, 2 children; replayed, the weights are the same" in shown
     reached = {line.split()[2]: float(line.split()[-2]) for line in shown.splitlines() if "test accuracy" in line}

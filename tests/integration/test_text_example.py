@@ -39,7 +39,7 @@ def test_the_model_sees_no_word_ahead():
 def test_a_short_run(monkeypatch, capsys):
     options = ["--limit", "500", "--epochs", "1", "--trials", "4", "--confirm-seeds", "2", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["text", *options])
-    runpy.run_module("drawstream.tools.examples.text", run_name="__main__")
+    runpy.run_path(text.__file__, run_name="__main__")
     shown = capsys.readouterr().out
     assert "400 training windows of 16 words" in shown
     lines = {line.split()[2]: float(line.split()[-1]) for line in shown.splitlines() if "test perplexity" in line}

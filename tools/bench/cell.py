@@ -19,7 +19,7 @@ from drawstream.pipeline import Loader
 from drawstream.pipeline.shards.catalog import FILE
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
-from drawstream.tools.demo import PLANS, Plan, hold_data, source_and_test
+from drawstream.tools.demo import PLANS, DemoPlan, hold_data, source_and_test
 from drawstream.tools.runs.identity import model_identity, training_identity
 from drawstream.tools.runs.progress import Progress
 from drawstream.tools.runs.record import finished_record, write_record
@@ -37,7 +37,7 @@ Record = dict[str, Any]
 MakeCriterion = Callable[[nn.Module], nn.Module]  # of the model that is trained
 
 
-def start_plan(data: str, /, **changed: Any) -> Plan:
+def start_plan(data: str, /, **changed: Any) -> DemoPlan:
     """Return a demo's plan with changes, and set torch as it says.
 
     Raises:
@@ -64,7 +64,7 @@ class Cell:
     """
 
     folder: Path
-    plan: Plan
+    plan: DemoPlan
     noise: float
     seed: int
 

@@ -10,7 +10,7 @@ from drawstream.tools.bench.auto.grid import AutoGrid
 from drawstream.tools.bench.budget.grid import Grid, common_of
 from drawstream.tools.bench.noise.grid import NoiseGrid
 from drawstream.tools.bench.noise.methods import SEARCHES, expand, folders
-from drawstream.tools.demo import Plan
+from drawstream.tools.demo import DemoPlan
 from drawstream.tools.estimate.demo import estimate_runs, packed_plan
 from drawstream.tools.estimate.probe import scratch_folder
 from drawstream.tools.estimate.stages import Estimate
@@ -18,7 +18,7 @@ from drawstream.tools.estimate.stages import Estimate
 __all__ = ["estimate_auto", "estimate_budget", "estimate_noise"]
 
 
-def estimate_noise(plan: Plan, data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None) -> Estimate:
+def estimate_noise(plan: DemoPlan, data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None) -> Estimate:
     """Estimate the benchmark of label noise; arguments are those of its `run`."""
     runs: defaultdict[str, float] = defaultdict(float)
     share = plan.fine_tune.epochs * plan.share / plan.recipe.epochs  # of a training, for a candidate
@@ -37,7 +37,7 @@ def estimate_noise(plan: Plan, data: str, out: Path, grid: NoiseGrid, /, *, sour
         return estimate_runs("bench noise", out, setup, plan.recipe, runs)
 
 
-def estimate_auto(plan: Plan, data: str, out: Path, grid: AutoGrid, /, *, source: Path | None) -> Estimate:
+def estimate_auto(plan: DemoPlan, data: str, out: Path, grid: AutoGrid, /, *, source: Path | None) -> Estimate:
     """Estimate the benchmark of AutoSampling; arguments are those of its `run`."""
     cells, population = grid.folders(out).values(), grid.settings.population
     needed = [auto_folders(method, population) for method in grid.methods]

@@ -27,7 +27,7 @@ class Stateful(Protocol):
 
 
 Parts = Mapping[str, Stateful | None]
-FORMAT = 2  # 1 had the recipe and the names of the parts in place of the identity
+FORMAT = 2
 
 
 def save_checkpoint(
@@ -47,16 +47,9 @@ def save_checkpoint(
     states = {name: None if part is None else part.state_dict() for name, part in parts.items()}
     if not writes:
         return
-    content = {
-        "format": FORMAT,
-        "identity": json.dumps(dict(identity)),
-        "history": [asdict(epoch) for epoch in run.history],
-        "best_epoch": run.best_epoch,
-        "best_state": run.best_state,
-        "counts": run.counts.cpu(),
-        "parts": states,
-    }
-    write_plain(path, content)
+    history, counts = [asdict(epoch) for epoch in run.history], run.counts.cpu()
+    content = {"format": FORMAT, "identity": json.dumps(dict(identity)), "history": history, "counts": counts}
+    write_plain(path, content | {"best_epoch": run.best_epoch, "best_state": run.best_state, "parts": states})
 
 
 def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts, /) -> Run | None:
@@ -69,21 +62,14 @@ def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts
         return None
     content = read_plain(path)
     try:
-        return _resumed(path, content, identity, parts)
+        refuse_other(path, json.loads(content["identity"]) if content["format"] == FORMAT else None, identity)
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(content["parts"][name])
+        epochs = [Epoch(**epoch) for epoch in content["history"]]
+        return Run(epochs, content["best_epoch"], content["best_state"], content["counts"])
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged checkpoint ({describe(error)}): {ANOTHER}") from None
-
-
-def _resumed(path: Path, content: Mapping[str, Any], identity: Mapping[str, Any], parts: Parts) -> Run:
-    found = content.get("format", 1)  # the first checkpoints had none
-    if found > FORMAT:
-        raise ValueError(f"{path}: format {found} is newer than {FORMAT}, which this drawstream reads: upgrade")
-    refuse_other(path, None if found < FORMAT else json.loads(content["identity"]), identity)
-    for name, part in parts.items():
-        if part is not None:
-            part.load_state_dict(content["parts"][name])
-    epochs = [Epoch(**epoch) for epoch in content["history"]]
-    return Run(epochs, content["best_epoch"], content["best_state"], content["counts"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from drawstream.pipeline import Loader
 from drawstream.samplers.orders.order import Draws, Order, ones
 from drawstream.tools.training.loop import Recipe, autocast, descend, make_optimizer
+from drawstream.tools.training.setup import EVAL_BATCH
 
 __all__ = ["Kept", "ModelChild", "Reward", "Streamed", "reward_of"]
 
 Reward = Literal["accuracy", "loss"]
-EVAL_BATCH = 512  # images; evaluation keeps no activations
 
 
 class Source(Protocol):

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,27 +85,12 @@ class ResNet(nn.Module):
         return head
 
 
-def resnet8(*, num_classes: int, channels: int) -> nn.Module:
-    """CIFAR ResNet with 8 layers, width 16."""
-    return ResNet((1, 1, 1), 16, num_classes=num_classes, channels=channels)
-
-
-def resnet20(*, num_classes: int, channels: int) -> nn.Module:
-    """CIFAR ResNet-20 (He et al. 2016, §4.2)."""
-    return ResNet((3, 3, 3), 16, num_classes=num_classes, channels=channels)
-
-
-def resnet18(*, num_classes: int, channels: int) -> nn.Module:
-    """ResNet-18 with the stem for small images that the CIFAR tables of the papers use."""
-    return ResNet((2, 2, 2, 2), 64, num_classes=num_classes, channels=channels)
-
-
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
-    "resnet8": resnet8,
-    "resnet20": resnet20,
-    "resnet18": resnet18,
+    "resnet8": partial(ResNet, (1, 1, 1), 16),
+    "resnet20": partial(ResNet, (3, 3, 3), 16),  # of CIFAR: He et al. 2016, §4.2
+    "resnet18": partial(ResNet, (2, 2, 2, 2), 64),  # the stem for small images, as in the papers' tables on CIFAR
 }
 
 
@@ -170,11 +156,8 @@ def load_weights(model: nn.Module, path: Path, /) -> None:
         raise ValueError(f"weights {path}: no such file")
     state: Any
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        plain = path.suffix == ".safetensors"
+        state = load_file(path) if plain else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise_unless_file(error, path)
         reason = (str(error) or "the file ends too early").splitlines()[0]

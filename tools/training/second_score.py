@@ -14,7 +14,7 @@ from drawstream.tools.training.child import ModelChild, reward_of
 __all__ = ["TwoScores"]
 
 
-class TwoScores:
+class TwoScores(InTurn):
     """Children in turn whose accuracy is also taken on a second set; a `Group` of the search.
 
     The second scores are part of the state, so a search that goes on after a kill has those of its first part. They
@@ -30,18 +30,14 @@ class TwoScores:
     """
 
     def __init__(self, children: Sequence[ModelChild], others: tuple[Tensor, Tensor], /) -> None:
-        self._group, self._others = InTurn(children), others
-        self._models = [child.model for child in children]
+        super().__init__(children)
+        self._others, self._models = others, [child.model for child in children]
         self.scores: list[list[float]] = []
         self.seconds = 0.0
 
-    def train(self, rows: NDArray[np.int64], /) -> None:
-        """Train each child on its row of int64 (children, batches * batch size)."""
-        self._group.train(rows)
-
     def evaluate(self) -> NDArray[np.float64]:
         """Rewards, float64 (children,); the second scores are noted."""
-        rewards = self._group.evaluate()
+        rewards = super().evaluate()
         begin = time.perf_counter()
         self.scores.append([reward_of(model, self._others, "accuracy") for model in self._models])
         self.seconds += time.perf_counter() - begin
@@ -50,9 +46,9 @@ class TwoScores:
     def state_dict(self, index: int, /) -> dict[str, Any]:
         """A copy of one child's state, and the second scores so far."""
         second = {"scores": [list(interval) for interval in self.scores], "seconds": self.seconds}
-        return {**self._group.state_dict(index), "second": second}
+        return {**super().state_dict(index), "second": second}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Give one state to all children."""
-        self._group.load_state_dict(state)
+        super().load_state_dict(state)
         self.scores, self.seconds = list(state["second"]["scores"]), state["second"]["seconds"]

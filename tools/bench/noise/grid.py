@@ -26,7 +26,7 @@ from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise.page import agreement_line, tables, write_page
 from drawstream.tools.bench.noise.rank_study import agreement, rank_study
 from drawstream.tools.bench.noise.results import findings_of
-from drawstream.tools.demo import Plan
+from drawstream.tools.demo import DemoPlan
 from drawstream.tools.experiments.results import Row
 from drawstream.tools.runs.record import before, conclude
 
@@ -77,7 +77,7 @@ class Results:
     rank_agreement: list[Record]
 
 
-def start(data: str, /) -> Plan:
+def start(data: str, /) -> DemoPlan:
     """Return the plan of a data set, and set torch as it says."""
     return start_plan(data, **CHANGED.get(data, {}))
 

@@ -56,7 +56,7 @@ def replay(inputs: Inputs, /) -> TrainingPlan:
 def importance(inputs: Inputs, /) -> TrainingPlan:
     """Draw different rows by the importance that p-SGD or c-SGD learns."""
     chosen = inputs.budget.uniform_epochs
-    kind = PSGD if inputs.name == "p" else CSGD
+    kind = PSGD if inputs.name.startswith("p") else CSGD
     learner = kind(inputs.rows, uniform_epochs=1 if chosen is None else chosen, paper=inputs.budget.paper)
     stream = IndexStream(learner, mode="subset", draws=inputs.draws, seed=inputs.seed)
     return TrainingPlan(stream, inputs.epochs, LoopParts(learner))

@@ -17,7 +17,7 @@ _HERE = "drawstream.tools.training.methods"
 Given = Literal["default", "name", "file", "own", "bench"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Method:
     """A method of training: what it draws, and how it is built, shown and counted.
 
@@ -95,9 +95,9 @@ _CORESET: dict[str, Any] = {"build": f"{_NAMED}:coreset"}
 _LOSS: dict[str, Any] = {"given": "bench", "loss": True, "colour": GREEN}
 
 _ENTRIES = (
-    Method(name="uniform", given="default", label="Uniform", options=("crop_filter",), **_UNIFORM),
+    Method("uniform", given="default", label="Uniform", options=("crop_filter",), **_UNIFORM),
     Method(
-        name="swift",
+        "swift",
         build=f"{_NAMED}:weighted",
         given="file",
         label="Swift Sampler",
@@ -105,59 +105,44 @@ _ENTRIES = (
         options=("mode", "table", "join", "frozen", "crop_filter"),
     ),
     Method(
-        name="weights",
-        build=f"{_NAMED}:weighted",
-        given="file",
-        noun="weights",
-        options=("mode", "column", "crop_filter"),
+        "weights", build=f"{_NAMED}:weighted", given="file", noun="weights", options=("mode", "column", "crop_filter")
     ),
-    Method(name="schedule", build=f"{_NAMED}:replay", given="file", noun="a schedule"),
+    Method("schedule", build=f"{_NAMED}:replay", given="file", noun="a schedule"),
     Method(
-        name="module:factory",
+        "module:factory",
         build=f"{_HERE}.own_sampler:own_plan",
         given="own",
         noun="your own sampler",
         options=("mode", "table", "join"),
     ),
-    Method(name="full", given="bench", cost="1", **_UNIFORM),
-    Method(name="unif", help="B N rows, a part of a new permutation", **_UNIFORM),
+    Method("full", given="bench", cost="1", **_UNIFORM),
+    Method("unif", "B N rows, a part of a new permutation", **_UNIFORM),
+    Method("scan", "all rows", build=f"{_NAMED}:scan", fewer_epochs=True, colour=ORANGE, marker="circle-open"),
+    Method("p", **_IMPORTANCE),
+    Method("c", marker="square", **_IMPORTANCE),
+    Method("p-paper", given="bench", slow=True, marker="circle-open", **_IMPORTANCE),
+    Method("c-paper", given="bench", slow=True, marker="square-open", **_IMPORTANCE),
     Method(
-        name="scan",
-        help="all rows",
-        build=f"{_NAMED}:scan",
-        fewer_epochs=True,
-        colour=ORANGE,
-        marker="circle-open",
-    ),
-    Method(name="p", **_IMPORTANCE),
-    Method(name="c", marker="square", **_IMPORTANCE),
-    Method(name="p-paper", given="bench", slow=True, marker="circle-open", **_IMPORTANCE),
-    Method(name="c-paper", given="bench", slow=True, marker="square-open", **_IMPORTANCE),
-    Method(
-        name="sb",
-        help="all rows are scored, about B N are trained on",
+        "sb",
+        "all rows are scored, about B N are trained on",
         build=f"{_NAMED}:selective_backprop",
         cost="B + 1/3",
         colour=PURPLE,
         marker="diamond",
     ),
     Method(
-        name="osgd",
-        help="B N rows, of which the largest losses count",
-        cost="B, see below",
-        marker="triangle-up",
-        **_SELECTED,
+        "osgd", "B N rows, of which the largest losses count", cost="B, see below", marker="triangle-up", **_SELECTED
     ),
     Method(
-        name="dlis",
-        help="B N rows; while it is on, out of 3 B N that are scored",
+        "dlis",
+        "B N rows; while it is on, out of 3 B N that are scored",
         cost="B to 2 B",
         marker="diamond-open",
         **_SELECTED,
     ),
     Method(
-        name="rho",
-        help="B N rows out of 10 B N that are scored",
+        "rho",
+        "B N rows out of 10 B N that are scored",
         options=("table", "join", "column"),
         cost="4.3 B",
         beforehand="a model of other data, and its losses of all rows",
@@ -167,18 +152,18 @@ _ENTRIES = (
         **_SELECTED,
     ),
     Method(
-        name="infobatch",
-        help="all rows but some of those whose loss is below the mean",
+        "infobatch",
+        "all rows but some of those whose loss is below the mean",
         build=f"{_NAMED}:infobatch",
         fewer_epochs=True,
         cost="below B",
         colour=GREEN,
         marker="star",
     ),
-    Method(name="coreset-random", help="the same B N rows", colour=GRAY, **_CORESET),
+    Method("coreset-random", "the same B N rows", colour=GRAY, **_CORESET),
     Method(
-        name="coreset-forgetting",
-        help="the same B N rows, those forgotten most often",
+        "coreset-forgetting",
+        "the same B N rows, those forgotten most often",
         options=("table", "join"),
         beforehand="a full training that is tracked",
         after="full",
@@ -187,8 +172,8 @@ _ENTRIES = (
         **_CORESET,
     ),
     Method(
-        name="coreset-k_center",
-        help="the same B N rows, far from each other",
+        "coreset-k_center",
+        "the same B N rows, far from each other",
         options=("score_weights",),
         cost="B + 1/(3 T)",
         beforehand="a full training, whose embeddings it takes",
@@ -198,18 +183,18 @@ _ENTRIES = (
         marker="triangle-up",
         **_CORESET,
     ),
-    Method(name="drop", given="bench", colour=GRAY, marker="cross"),
-    Method(name="reed-soft", marker="triangle-up-open", build=f"{_HERE}.robust:reed_soft", **_LOSS),
-    Method(name="reed-hard", marker="triangle-down-open", build=f"{_HERE}.robust:reed_hard", **_LOSS),
-    Method(name="l2rw", marker="diamond-open", build=f"{_HERE}.robust:learned", **_LOSS),
+    Method("drop", given="bench", colour=GRAY, marker="cross"),
+    Method("reed-soft", marker="triangle-up-open", build=f"{_HERE}.robust:reed_soft", **_LOSS),
+    Method("reed-hard", marker="triangle-down-open", build=f"{_HERE}.robust:reed_hard", **_LOSS),
+    Method("l2rw", marker="diamond-open", build=f"{_HERE}.robust:learned", **_LOSS),
     Method(
-        name="mentornet",
+        "mentornet",
         build=f"{_HERE}.robust:self_paced",
         label="self-paced (MentorNet PD)",
         marker="square-open",
         **_LOSS,
     ),
-    Method(name="clean-only", given="bench", label="clean-only (oracle)", colour=GRAY, marker="star"),
+    Method("clean-only", given="bench", label="clean-only (oracle)", colour=GRAY, marker="star"),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}
 
