@@ -35,7 +35,7 @@ def digits(noise: float, seed: int) -> tuple[Part, Part, Part]:
     labels = torch.from_numpy(data.target[order].astype(np.int64))
     wrong = torch.from_numpy(rng.random(1097) < noise)
     labels[:1097][wrong] = torch.from_numpy(rng.integers(0, 10, int(wrong.sum())))
-    train, held_out, test = zip(images.split([1097, 300, 400]), labels.split([1097, 300, 400]), strict=True)
+    train, held_out, test = zip(*(torch.split(each, [1097, 300, 400]) for each in (images, labels)), strict=True)
     return train, held_out, test
 
 

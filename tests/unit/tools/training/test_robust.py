@@ -130,65 +130,19 @@ def test_l2rw_gives_wrong_labels_less_weight_counts_its_work_and_keeps_out_of_th
     assert list(criterion.parameters()) == []
 
 
-@pytest.mark.parametrize("name", ["paced", "l2rw"])
-def test_a_stopped_run_goes_on_to_the_same_weights(digits, tmp_path, name):
-    setup = Setup(digits.train, "mlp", digits.held_out, digits.test, global_batch=64)
-    batch = next(iter(setup.evaluation_loaders()["held_out"]))
-
-    class StopError(Exception):
-        pass
-
-    def go(checkpoint, stop_after=None):
-        model = setup.build(4)
-        paced = SelfPaced(decay=0.99)
-        criterion = paced if name == "paced" else LearnedWeights(model, *batch_images, batch_size=32, seed=1)
-
-        def on_epoch(epoch):
-            if epoch.epoch + 1 == stop_after:
-                raise StopError
-
-        run = train(
-            model,
-            setup.training_loader(),
-            Recipe(epochs=4),
-            checkpoint=checkpoint,
-            parts=LoopParts(criterion=criterion),
-            on_epoch=on_epoch,
-        )
-        return [epoch.loss for epoch in run.history], model.state_dict()
-
-    batch_images = (batch.images, batch.labels)
-    losses, expected = go(None)
-    with pytest.raises(StopError):
-        go(tmp_path / "checkpoint.pt", stop_after=2)
-    resumed, weights = go(tmp_path / "checkpoint.pt")
-    assert resumed == losses
-    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+def go(digits, criterion, epochs=1, **options):
+    setup = Setup(digits.train, "mlp", global_batch=64)
+    parts = LoopParts(criterion=criterion)
+    return train(setup.build(0), setup.training_loader(), Recipe(epochs), parts=parts, **options)
 
 
 def test_a_checkpoint_of_another_loss_is_refused(digits, tmp_path):
-    setup, path = Setup(digits.train, "mlp", global_batch=64), tmp_path / "checkpoint.pt"
-    train(
-        setup.build(0),
-        setup.training_loader(),
-        Recipe(epochs=1),
-        checkpoint=path,
-        parts=LoopParts(criterion=Reed("soft")),
-    )
+    go(digits, Reed("soft"), checkpoint=tmp_path / "checkpoint.pt")
     for other in (None, Reed("hard")):
         with pytest.raises(ValueError, match=r"started with loss 'Reed\(soft, beta=0.95\)', not .*another output"):
-            train(
-                setup.build(0),
-                setup.training_loader(),
-                Recipe(epochs=1),
-                checkpoint=path,
-                parts=LoopParts(criterion=other),
-            )
+            go(digits, other, checkpoint=tmp_path / "checkpoint.pt")
 
 
 def test_cross_entropy_as_a_criterion_is_the_default(digits):
-    setup = Setup(digits.train, "mlp", global_batch=64)
-    default, given = setup.build(0), setup.build(0)
-    a = train(default, setup.training_loader(), Recipe(epochs=2))
-    b = train(given, setup.training_loader(), Recipe(epochs=2), parts=LoopParts(criterion=Reed("soft", 1.0)))
-    assert [e.loss for e in a.history] == pytest.approx([e.loss for e in b.history], rel=1e-4)
+    losses = [[epoch.loss for epoch in go(digits, each, 2).history] for each in (None, Reed("soft", 1.0))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -9,7 +9,7 @@ from drawstream.pipeline import RICAP, Mixup
 from drawstream.samplers import DLIS, PSGD, IndexStream, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.tools.training.loop import Evaluation, Recipe, descend, make_optimizer, train
 from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
-from drawstream.tools.training.methods.robust import Reed
+from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced
 from drawstream.tools.training.methods.table import METHODS
 from drawstream.tools.training.setup import Setup
 
@@ -39,12 +39,22 @@ def planned(name, share=0.5, epochs=4, seed=3):
 
 
 def go(setup, stream, parts, recipe, **options):
+    """A run and its model; parts may be made from the model."""
     loader = setup.training_loader()
     loader.replace_stream(stream)
     model = setup.build(recipe.seed)
-    run = train(model, loader, recipe, parts=parts, **options)
+    run = train(model, loader, recipe, parts=parts(model) if callable(parts) else parts, **options)
     loader.close()
     return run, model
+
+
+def by(selector, spy=None, **more):
+    return LoopParts(spy, selector, global_batch=50, **more)
+
+
+def assert_close(model, other):
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def hot(selector):
@@ -81,24 +91,38 @@ class Spy:
         pass
 
 
-@pytest.mark.parametrize("name", ["p", "c", "infobatch", "sb", "osgd", "dlis", "dlis-on", "rho", "mixup"])
-def test_a_stopped_run_goes_on_to_the_same_weights(setup, tmp_path, name):
+OTHERS = {
+    "mixup": lambda *_: LoopParts(mix=Mixup(seed=1)),
+    "paced": lambda *_: LoopParts(criterion=SelfPaced(decay=0.99)),
+    "l2rw": lambda model, trusted: LoopParts(criterion=LearnedWeights(model, *trusted, batch_size=32, seed=1)),
+}
+
+
+@pytest.mark.parametrize("name", ["unif", "p", "c", "infobatch", "sb", "osgd", "dlis", "dlis-on", "rho", *OTHERS])
+def test_a_stopped_run_goes_on_to_the_same_weights(digits, tmp_path, name):
+    setup = Setup(digits.train, "mlp", digits.held_out, global_batch=50)
+    sets = setup.evaluation_loaders()
+    batch = next(iter(sets["held_out"]))
+
     def start():
-        found = planned("unif" if name == "mixup" else name.removesuffix("-on"), 0.7, epochs=5)
+        found = planned("unif" if name in OTHERS else name.removesuffix("-on"), 0.7, epochs=5)
         if name == "dlis-on":
             hot(found.parts.selector)
-        method = LoopParts(mix=Mixup(seed=1)) if name == "mixup" else found.parts
-        return found.stream, method, Recipe(found.epochs, 0.1, seed=3)
+        make = OTHERS.get(name)
+        parts = found.parts if make is None else lambda model: make(model, (batch.images, batch.labels))
+        return setup, found.stream, parts, Recipe(found.epochs, 0.1, seed=3)
 
-    whole, expected = go(setup, *start())
+    def full(**options):
+        return go(*start(), evaluation=Evaluation(sets), **options)
+
+    whole, expected = full()
     with pytest.raises(StopError):
-        go(setup, *start(), checkpoint=tmp_path / "c.pt", on_epoch=stop_after(2))
-    resumed, model = go(setup, *start(), checkpoint=tmp_path / "c.pt")
-    assert [(e.loss, e.forward, e.backward) for e in resumed.history] == [
-        (e.loss, e.forward, e.backward) for e in whole.history
-    ]
-    assert torch.equal(resumed.counts, whole.counts)
+        full(checkpoint=tmp_path / "c.pt", on_epoch=stop_after(2))
+    resumed, model = full(checkpoint=tmp_path / "c.pt")
+    told = [[(e.loss, e.forward, e.backward, e.accuracy) for e in run.history] for run in (resumed, whole)]
+    assert told[0] == told[1] and torch.equal(resumed.counts, whole.counts)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert all(torch.equal(value, resumed.best_state[key]) for key, value in whole.best_state.items())
 
 
 @pytest.mark.parametrize(("first", "then"), [("p", "unif"), ("unif", "p"), ("p", "c"), ("sb", "osgd"), ("sb", "unif")])
@@ -133,10 +157,8 @@ def test_p_draws_an_epoch_by_what_all_epochs_before_showed(setup):
 def test_selective_backprop_at_the_full_budget_is_uniform_training(setup):
     stream = IndexStream(ROWS, seed=3)
     plain, expected = go(setup, stream, LoopParts(), Recipe(3, 0.1))
-    method = LoopParts(selector=SelectiveBackprop(budget=1.0), global_batch=50)
-    run, model = go(setup, stream, method, Recipe(3, 0.1))
-    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    run, model = go(setup, stream, by(SelectiveBackprop(budget=1.0)), Recipe(3, 0.1))
+    assert_close(model, expected)
     assert (run.forward, run.backward) == (2 * plain.forward, plain.backward) == (3000, 1500)
 
 
@@ -146,7 +168,7 @@ def test_selective_backprop_trains_on_full_batches_of_what_it_keeps(setup):
     select = selector.select
     selector.select = lambda scores, **given: kept.append((given["ids"], select(scores, **given))) or kept[-1][1]
     stream = IndexStream(ROWS, seed=3)
-    run, _ = go(setup, stream, LoopParts(spy, selector, global_batch=50), Recipe(3, 0.05))
+    run, _ = go(setup, stream, by(selector, spy), Recipe(3, 0.05))
     chosen = np.concatenate([ids[found.indices] for ids, found in kept])
     trained = torch.cat([batch[0] for batch in spy.seen]).numpy()
     assert all(len(batch[0]) == 50 for batch in spy.seen)
@@ -160,7 +182,7 @@ def test_selective_backprop_trains_on_full_batches_of_what_it_keeps(setup):
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_the_effective_budget_of_selective_backprop_is_a_third_more(setup, share):
     selector = SelectiveBackprop(budget=share, seed=2)
-    method = LoopParts(selector=selector, global_batch=50)
+    method = by(selector)
     run, _ = go(setup, IndexStream(ROWS, seed=3), method, Recipe(21, 1e-6))  # losses of one law
     later = run.history[1:]  # the first epoch keeps all rows
     spent = sum(epoch.forward + 2 * epoch.backward for epoch in later) / (3 * ROWS * len(later))
@@ -173,7 +195,7 @@ def test_ordered_sgd_descends_the_largest_losses(setup):
     selector = OrderedSGD()
     selector.set_accuracy(85)
     stream, recipe = IndexStream(ROWS, seed=3), Recipe(2, 0.05)
-    run, model = go(setup, stream, LoopParts(selector=selector, global_batch=50), recipe)
+    run, model = go(setup, stream, by(selector), recipe)
     by_hand, loader = setup.build(0), setup.training_loader()
     loader.replace_stream(stream)
     optimizer, step, counts = make_optimizer(by_hand, recipe), 0, np.zeros(ROWS, np.int64)
@@ -185,8 +207,7 @@ def test_ordered_sgd_descends_the_largest_losses(setup):
             np.add.at(counts, batch.ids[places].numpy(), 1)
             descend(optimizer, largest.mean(), recipe.lr_at(step / 20))
             step += 1
-    for a, b in zip(model.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert_close(model, by_hand)
     np.testing.assert_array_equal(run.counts, counts)
     assert (run.forward, run.backward) == (1000, 1000)  # all rows of a batch go back through the model
 
@@ -194,7 +215,7 @@ def test_ordered_sgd_descends_the_largest_losses(setup):
 def test_ordered_sgd_is_told_the_accuracy_of_its_training_passes(setup):
     selector, spy, told = OrderedSGD(), Spy(), []
     selector.set_accuracy = told.append
-    go(setup, IndexStream(ROWS, seed=3), LoopParts(spy, selector, global_batch=50), Recipe(2, 0.05))
+    go(setup, IndexStream(ROWS, seed=3), by(selector, spy), Recipe(2, 0.05))
     right = [float((logits.argmax(1) == labels).float().mean()) for _, logits, labels, _ in spy.seen]
     assert told == pytest.approx([100 * np.mean(right[:10]), 100 * np.mean(right[10:])], abs=1e-4)
     assert told[1] > told[0] > 5
@@ -202,10 +223,10 @@ def test_ordered_sgd_is_told_the_accuracy_of_its_training_passes(setup):
 
 def test_dlis_trains_as_many_steps_whether_on_or_off(setup):
     stream = IndexStream(ROWS, seed=3, draws=3 * 250)
-    off, _ = go(setup, stream, LoopParts(selector=DLIS(), global_batch=50), Recipe(2, 1e-6))
+    off, _ = go(setup, stream, by(DLIS()), Recipe(2, 1e-6))
     assert (off.forward, off.backward) == (500, 500)
     assert int(off.counts.max()) <= 2
-    on, _ = go(setup, stream, LoopParts(selector=hot(DLIS()), global_batch=50), Recipe(2, 1e-6))
+    on, _ = go(setup, stream, by(hot(DLIS())), Recipe(2, 1e-6))
     assert (on.forward, on.backward) == (2 * (750 + 250), 500)
     assert int(on.counts.sum()) == 500
 
@@ -214,14 +235,14 @@ def test_rho_trains_on_what_is_above_its_irreducible_loss(setup):
     irreducible = np.full(ROWS, 1e3)
     irreducible[::10] = -1e3  # half as many as are chosen
     selector = RHOLoss(irreducible, factor=5)
-    run, _ = go(setup, IndexStream(ROWS, seed=3, draws=1000), LoopParts(selector=selector, global_batch=50), Recipe(2))
+    run, _ = go(setup, IndexStream(ROWS, seed=3, draws=1000), by(selector), Recipe(2))
     assert (run.forward, run.backward) == (2 * (1000 + 200), 400)
     assert run.counts[::10].tolist() == [4] * 50  # whenever they were drawn
 
 
 def test_a_last_group_that_is_not_full_is_trained_on_too(setup):
     selector = RHOLoss(np.zeros(ROWS), factor=4)
-    run, _ = go(setup, IndexStream(ROWS, seed=3), LoopParts(selector=selector, global_batch=50), Recipe(1))
+    run, _ = go(setup, IndexStream(ROWS, seed=3), by(selector), Recipe(1))
     assert (run.forward, run.backward) == (500 + 125, 125)  # groups of 200, 200 and 100 rows
 
 
@@ -237,26 +258,14 @@ def test_infobatch_multiplies_by_its_weights_and_shortens_epochs(setup):
 
         def epoch(self, epoch):
             order = self.stream.epoch(epoch)
-            return type(
-                "Order",
-                (),
-                {
-                    "__len__": lambda _: ROWS,
-                    "__getitem__": lambda _, at: order[at],
-                    "weights": lambda _, a, b: np.full(b - a, 2, np.float32),
-                },
-            )()
+            parts = {"__len__": lambda _: ROWS, "__getitem__": lambda _, at: order[at]}
+            return type("Order", (), parts | {"weights": lambda _, a, b: np.full(b - a, 2, np.float32)})()
 
-    recipe = Recipe(1, 0.01, "constant", momentum=0.0, weight_decay=0.0)
-    _, doubled = go(setup, Twice(IndexStream(ROWS, seed=3)), LoopParts(weighted=True), recipe)
-    _, expected = go(
-        setup,
-        IndexStream(ROWS, seed=3),
-        LoopParts(),
-        Recipe(1, 0.02, "constant", momentum=0.0, weight_decay=0.0),
-    )
-    for a, b in zip(doubled.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    stream = IndexStream(ROWS, seed=3)
+    once, twice = (Recipe(1, lr, "constant", momentum=0.0, weight_decay=0.0) for lr in (0.01, 0.02))
+    _, doubled = go(setup, Twice(stream), LoopParts(weighted=True), once)
+    _, expected = go(setup, stream, LoopParts(), twice)
+    assert_close(doubled, expected)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "step"])
@@ -291,8 +300,7 @@ def test_learners_see_the_mixed_image_and_the_label_of_the_row(setup, mix):
         losses.append(loss.item())
         descend(optimizer, loss, recipe.lr_at(step / 10))
     assert spy.ends == 1 and run.history[0].loss == pytest.approx(np.mean(losses), rel=1e-5)
-    for a, b in zip(model.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert_close(model, by_hand)
 
 
 def test_a_loss_of_one_label_refuses_mixed_images(setup):
@@ -308,7 +316,7 @@ def test_selectors_score_images_that_are_not_mixed(setup):
         selector.select = lambda given, mix=mix, select=select, **rest: (
             scores.setdefault(mix, given.copy()) is None or select(given, **rest)
         )
-        method = LoopParts(selector=selector, global_batch=50, mix=mix)
+        method = by(selector, mix=mix)
         go(setup, IndexStream(ROWS, seed=3), method, Recipe(1))
     np.testing.assert_array_equal(*scores.values())  # of the first step, before any gradient
 
@@ -316,7 +324,7 @@ def test_selectors_score_images_that_are_not_mixed(setup):
 def test_scoring_leaves_batchnorm_alone(setup, digits):
     resnet = Setup(digits.train, "resnet8", global_batch=50)
     selector = RHOLoss(np.zeros(ROWS), factor=2)
-    _, model = go(resnet, IndexStream(ROWS, seed=3), LoopParts(selector=selector, global_batch=50), Recipe(1))
+    _, model = go(resnet, IndexStream(ROWS, seed=3), by(selector), Recipe(1))
     steps = {int(value) for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     assert steps == {5}  # the training passes, and not the ten that scored
 
