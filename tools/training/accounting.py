@@ -33,10 +33,6 @@ class Work:
     forward: int = 0
     backward: int = 0
 
-    def scored(self, rows: int, /) -> None:
-        """Rows that went forward without gradient."""
-        self.forward += rows
-
     def trained(self, ids: Tensor, weights: Tensor, /) -> None:
         """A batch that went forward and backward; rows of weight 0 have no part in the gradient."""
         self.forward += len(ids)

@@ -91,7 +91,8 @@ def train(
         accuracy = {name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
         lr = loop.optimizer.param_groups[0]["lr"]
         run.history.append(Epoch(epoch, mean, lr, accuracy, seconds, wait, work.forward, work.backward))
-        if evaluation.select in accuracy and _is_best(run, evaluation.select):
+        select = evaluation.select
+        if select in accuracy and (run.best_epoch < 0 or accuracy[select] > run.best(select)):
             run.best_epoch = epoch
             run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         save_checkpoint(checkpoint, identity or {}, run, loop.states, writes=ranks.writes)
@@ -264,12 +265,6 @@ def _mean_of(losses: Tensor, weights: Tensor, ranks: Ranks, *, weighted: bool) -
     if ranks.world_size == 1:
         return losses.mean()
     return losses[real].sum() * ranks.world_size / ranks.total(real.sum())
-
-
-def _is_best(run: Run, select: str) -> bool:
-    """Whether the epoch just recorded beats all before it."""
-    earlier = [epoch.accuracy[select] for epoch in run.history[:-1] if select in epoch.accuracy]
-    return not earlier or run.history[-1].accuracy[select] > max(earlier)
 
 
 def _timed(loader: Loader | CropFilter) -> Iterator[tuple[Batch, float]]:

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -130,24 +130,17 @@ class Setup:
         channels = self.input_channels
         if max(self._largest) > SMALL:
             training, evaluation = (Transform.large(train=train, channels=channels) for train in (True, False))
-            return self._strengthened(training), evaluation
-        found = channel_statistics(self.data, size=self._largest, reading=self.reading)
-        mean, std = (values * (channels // len(values)) for values in found)
-        plain = Transform(self._largest, mean, std)
-        standard = plain if self.augment == "none" else replace(plain, crop="pad", flip=True)
-        return self._strengthened(standard), plain
-
-    def _strengthened(self, standard: Transform) -> Transform:
-        return replace(standard, randaugment=RANDAUGMENT) if self.augment == "randaugment" else standard
+        else:
+            found = channel_statistics(self.data, size=self._largest, reading=self.reading)
+            mean, std = (values * (channels // len(values)) for values in found)
+            evaluation = Transform(self._largest, mean, std)
+            training = evaluation if self.augment == "none" else replace(evaluation, crop="pad", flip=True)
+        return replace(training, randaugment=RANDAUGMENT) if self.augment == "randaugment" else training, evaluation
 
     def mix(self, seed: int) -> Mixup | RICAP | None:
         """Return the mixer of a training batch's images; None without one."""
-        match self.augment:
-            case "mixup":
-                return Mixup(seed=seed)
-            case "ricap":
-                return RICAP(seed=seed)
-        return None
+        kinds: dict[str, type[Mixup] | type[RICAP]] = {"mixup": Mixup, "ricap": RICAP}
+        return kinds[self.augment](seed=seed) if self.augment in kinds else None
 
     def training_loader(self, factor: int = 1, *, rows: FeatureTable | None = None) -> Loader:
         """Over the samples, or the crops of a table, uniformly permuted until its stream is replaced.
@@ -156,11 +149,12 @@ class Setup:
         """
         share = self.global_batch // self.ranks.world_size * factor
         stream = IndexStream(len(self.data) if rows is None else len(rows))
-        return self._loader(self.data, stream, self.transforms[0], share, self.reading, rows)
+        return self._loader(self.data, stream, self.transforms[0], share, reading=self.reading, rows=rows)
 
     def ordered_loader(self) -> Loader:
         """Over the samples in file order, as evaluation sees them."""
-        return self._loader(self.data, Sequential(0, len(self.data)), self.transforms[1], EVAL_BATCH, self.reading)
+        stream = Sequential(0, len(self.data))
+        return self._loader(self.data, stream, self.transforms[1], EVAL_BATCH, reading=self.reading)
 
     def evaluation_loaders(self) -> dict[str, Loader]:
         """Loaders in file order over what there is of `held_out` and `test`.
@@ -181,27 +175,10 @@ class Setup:
             loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], EVAL_BATCH)
         return loaders
 
-    def _loader(
-        self,
-        catalog: Catalog,
-        stream: Stream,
-        transform: Transform,
-        batch_size: int,
-        reading: Reading = Reading(),
-        rows: FeatureTable | None = None,
-    ) -> Loader:
-        ranks = self.ranks
-        return Loader(
-            catalog,
-            stream,
-            rows=rows,
-            transform=transform,
-            batch_size=batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            device="cpu" if self.device == "cpu" else f"gpu:{ranks.local}",
-            reading=reading,
-        )
+    def _loader(self, catalog: Catalog, stream: Stream, transform: Transform, batch_size: int, **more: Any) -> Loader:
+        device = "cpu" if self.device == "cpu" else f"gpu:{self.ranks.local}"
+        more |= {"rank": self.ranks.rank, "world_size": self.ranks.world_size, "device": device}
+        return Loader(catalog, stream, transform=transform, batch_size=batch_size, **more)
 
     def build(self, seed: int, *, trained: bool = True) -> nn.Module:
         """A freshly initialised model on the device; the first one is tried with images of the size and channels.

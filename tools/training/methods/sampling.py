@@ -64,9 +64,8 @@ class Sampling:
     @property
     def method(self) -> str:
         """Return the method's name in reports."""
-        if isinstance(self.sampler, str) and is_own(self.sampler):
-            return self.sampler
-        return self.entry.name
+        entry = self.entry
+        return entry.name if entry.given != "own" else str(self.sampler)
 
     @property
     def entry(self) -> Method:
@@ -79,8 +78,8 @@ class Sampling:
             return METHODS["uniform"]
         if isinstance(self.sampler, str) and is_own(self.sampler):
             return METHODS[OWN]
-        if str(self.sampler) in method_names():
-            return METHODS[str(self.sampler)]
+        if isinstance(self.sampler, str) and self.sampler in method_names():
+            return METHODS[self.sampler]
         path = Path(self.sampler)
         if is_sampler(path):
             return METHODS["swift"]
@@ -177,26 +176,21 @@ class Sampling:
         """
         given = self.entry.given
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
-        one_is_the_default = None if self.budget.uniform_epochs == 1 else self.budget.uniform_epochs
+        early = self.budget.uniform_epochs
         return {
             "sampler": self.method,
             **named_identity("sampler", str(self.sampler) if given == "own" else ""),
             "mode": self.mode if given in ("file", "own") else None,
             "table": None if table is None else table.fingerprint,
             **asdict(self.budget),
-            "uniform_epochs": one_is_the_default,
+            "uniform_epochs": None if early == 1 else early,  # 1 is the default
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a record keeps beside the files."""
-        return {
-            "name": self.method,
-            "budget": self.budget.share,
-            "paper": self.budget.paper,
-            "uniform_epochs": self.budget.uniform_epochs,
-            "column": self.column,
-            "score_weights": None if self.score_weights is None else str(self.score_weights),
-        }
+        budget = {"budget": self.budget.share, "paper": self.budget.paper, "uniform_epochs": self.budget.uniform_epochs}
+        weights = None if self.score_weights is None else str(self.score_weights)
+        return {"name": self.method, **budget, "column": self.column, "score_weights": weights}
 
     def probabilities(self, setup: Setup) -> NDArray[np.float64]:
         """Return P of a sampler.json over the rows of the table, float64.

@@ -192,7 +192,7 @@ class Chooser:
             logits = self._model(batch.images)
         self._model.train()
         require_classes(logits, self._catalog)
-        work.scored(len(batch.ids))
+        work.forward += len(batch.ids)
         return _Scored(batch, self._table(batch, _scores(logits, batch.labels, self.selector.scores)))
 
     def _table(self, batch: Batch, scores: Tensor) -> NDArray[np.float64]:
