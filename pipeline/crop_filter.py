@@ -2,9 +2,9 @@
 
     Loader ──m·B crops──▶ scorer ──features──▶ sampler.score ──τ──▶ Gumbel-top-B ──B crops──▶ training
 
-The scorer comes as an argument, so this file knows no model and no measure: `features.CropScorer` is the one to use.
-On a GPU the crops of the next step are fetched and scored on a CUDA stream of their own while the current step trains;
-on a CPU one thing follows the other. METHODS: "Crops" of Swift Sampler.
+The scorer is an argument, so this file knows no model and no measure: `features.CropScorer` is the one to use. On a GPU
+the next step's crops are fetched and scored on a CUDA stream of their own while the current step trains; on a CPU one
+thing follows the other. METHODS: "Crops" of Swift Sampler.
 """
 
 import time
@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -24,96 +24,82 @@ from torch import Tensor
 
 from drawstream.pipeline.images.draws import key, to_unit
 from drawstream.pipeline.loader import Batch, Loader
+from drawstream.pipeline.place import caller
 from drawstream.pipeline.reading.bad_samples import BadSampleError
 from drawstream.pipeline.reading.plan import Plan
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.hashing import digest_array
 
-_GUMBEL = 9  # purpose of the key, beside those of `draws` (1 to 6) and `augment` (7, 8)
-_QUARTER = 4  # the contrast is between the quarters with the largest and the smallest τ
+_GUMBEL = 9  # purpose of the key, beside those of `draws` (1 to 6) and `mixing` (7, 8)
+_LARGEST = 1 << 20  # denominator of `keep`: 1/3 as a float becomes 1/3 again
 
 
 def kept_of(count: int, share: Fraction, /) -> int:
-    """B = ceil(share · n), exactly: the same on all ranks, for they have equally many crops."""
+    """Return B = ceil(share · n), exactly: the same on all ranks, for they have equally many crops."""
     return -(-count * share.numerator // share.denominator)
 
 
 def gumbel(seed: int, epoch: int, start: int, count: int, /) -> NDArray[np.float64]:
-    """Standard Gumbel noise of positions [start, start + count), (count,); each depends on its position alone."""
+    """Return standard Gumbel noise of positions [start, start + count), (count,); each depends on its position."""
     words = np.random.Philox(key=key(seed, epoch, _GUMBEL), counter=start).random_raw(4 * count)[::4]
     return -np.log(-np.log(to_unit(words) + 2.0**-54))  # the middle of each cell: never 0 nor 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """Rows kept of a step.
+def choose(
+    tau: NDArray[np.float64], real: NDArray[np.bool_], noise: NDArray[np.float64], count: int, /
+) -> tuple[NDArray[np.int64], int]:
+    """Choose the `count` crops with the largest keys.
 
-    Attributes:
-        rows: Places within the batch, int64 (B,), increasing.
-        filled: How many of them have τ = 0: there were too few others.
-    """
-
-    rows: NDArray[np.int64]
-    filled: int
-
-
-def choose(tau: NDArray[np.float64], real: NDArray[np.bool_], noise: NDArray[np.float64], count: int, /) -> Choice:
-    """The `count` crops with the largest keys.
-
-    Where fewer have τ > 0, those with τ = 0 follow, by their noise alone: uniformly. Crops that are not `real`, which
-    only fill up the last batch of an epoch, come last whatever their τ.
+    If fewer have τ > 0, those with τ = 0 follow, by their noise alone: uniformly. Crops that are not `real`, which only
+    fill up the last batch of an epoch, come last whatever their τ.
 
     Args:
         tau: float64 (n,), >= 0, of any scale.
         real: bool (n,), whether the crop counts.
         noise: float64 (n,), standard Gumbel.
         count: B, at most n.
+
+    Returns:
+        Places within the batch, int64 (B,), increasing; how many of them have τ = 0.
     """
     wanted = real & (tau > 0)
     keys = noise + np.log(tau, out=np.zeros(len(tau)), where=wanted)
     order = np.lexsort((-keys, ~wanted, ~real))  # the last one decides first
     rows = np.sort(order[:count])
-    return Choice(rows, int((real & ~wanted)[rows].sum()))
+    return rows, int((real & ~wanted)[rows].sum())
 
 
 class Contrast:
     """How far the choice follows τ, over all steps so far.
 
-    In each step the crops that count are ranked by τ; the mean τ of the highest quarter over that of the lowest is the
-    ratio that was wanted, and the number of crops kept of each the one that came out.
+    In each step the crops that count are ranked by τ. The wanted ratio is the mean τ of the highest quarter over that
+    of the lowest, the realised ratio the crops kept of the one over those of the other.
     """
 
     def __init__(self) -> None:
-        self._tau, self._rows = np.zeros(2), np.zeros(2, np.int64)  # of dropped and kept crops
-        self._wanted, self._kept = np.zeros(2), np.zeros(2, np.int64)  # of the lowest and highest quarter
+        self._tau, self._rows = np.zeros(2), np.zeros(2)  # of dropped and kept crops
+        self._wanted, self._kept = np.zeros(2), np.zeros(2)  # of the lowest and highest quarter
 
     def add(self, tau: NDArray[np.float64], kept: NDArray[np.bool_], /) -> None:
         """Count a step: τ and whether it was kept, of the crops that count, (n,) each."""
-        for which in (0, 1):
+        order, quarter = np.argsort(tau, kind="stable"), -(-len(tau) // 4)
+        for which, rows in enumerate((order[:quarter], order[len(tau) - quarter :])):
             self._tau[which] += tau[kept == which].sum()
             self._rows[which] += np.count_nonzero(kept == which)
-        order, quarter = np.argsort(tau, kind="stable"), -(-len(tau) // _QUARTER)
-        for which, rows in enumerate((order[:quarter], order[len(tau) - quarter :])):
             self._wanted[which] += tau[rows].sum()
             self._kept[which] += np.count_nonzero(kept[rows])
 
     def as_dict(self) -> dict[str, Any]:
-        """Mean τ of what was kept and dropped, and both ratios; None where nothing was, or where one is infinite."""
-        dropped, kept = (_ratio(float(t), int(n)) for t, n in zip(self._tau, self._rows, strict=True))
-        return {
-            "tau_kept": kept,
-            "tau_dropped": dropped,
-            "wanted_ratio": _ratio(float(self._wanted[1]), float(self._wanted[0])),
-            "realised_ratio": _ratio(int(self._kept[1]), int(self._kept[0])),
+        """Return mean τ of what was kept and dropped, and both ratios; None for a division by 0."""
+        (low, high), (few, many) = self._wanted, self._kept
+        parts = {
+            "tau_kept": (self._tau[1], self._rows[1]),
+            "tau_dropped": (self._tau[0], self._rows[0]),
+            "wanted_ratio": (high, low),
+            "realised_ratio": (many, few),
         }
-
-
-def _ratio(above: float, below: float) -> float | None:
-    return above / below if below else None
-
-
-_LARGEST = 1 << 20  # denominator of `keep`: 1/3 as a float becomes 1/3 again
+        return {name: float(above / below) if below else None for name, (above, below) in parts.items()}
 
 
 class Scorer(Protocol):
@@ -128,7 +114,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Begun:
+class _Scored:
     """A batch whose features are on their way.
 
     Attributes:
@@ -136,7 +122,7 @@ class _Begun:
         plan: Of the pass.
         step: Number of the batch in it.
         values: float32 (F + 1, n) on the CPU: the features in the sampler's order, then the weights.
-        events: Around the scoring, on a GPU.
+        events: Around the scoring, on a GPU; empty on a CPU.
         seconds: Spent scoring, on a CPU.
     """
 
@@ -144,12 +130,12 @@ class _Begun:
     plan: Plan
     step: int
     values: Tensor
-    events: tuple[torch.cuda.Event, torch.cuda.Event] | None
+    events: tuple[torch.cuda.Event, ...]
     seconds: float
 
     def wait(self) -> tuple[float, float]:
         """Wait for the values: seconds that scoring took, and those waited for it here."""
-        if self.events is None:
+        if not self.events:
             return self.seconds, self.seconds
         began, (start, end) = time.perf_counter(), self.events
         end.synchronize()
@@ -170,32 +156,29 @@ class _Lane:
         return int(self._stream is not None)
 
     def begin(self) -> None:
-        """Let what was done so far, such as loading the scorer's weights, come before."""
+        """Let earlier work, such as loading the scorer's weights, come before."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
 
     def aside(self) -> AbstractContextManager[object]:
-        """In here work goes to the lane."""
+        """Send the work inside to the lane."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def score(self, batch: Batch, scorer: Scorer, names: tuple[str, ...], /, *, plan: Plan, step: int) -> _Begun:
+    def score(self, batch: Batch, scorer: Scorer, names: tuple[str, ...], /, *, plan: Plan, step: int) -> _Scored:
         """Begin to score a batch; on a GPU this does not wait."""
-        began = time.perf_counter()
+        began, events = time.perf_counter(), []
+        if self._stream is not None:
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+            events[0].record(self._stream)
         with self.aside():
-            start = self._event()
             _keep_for_stream(batch)
-            values = _on_its_way(_stacked(scorer(batch.images, batch.labels), batch, names))
-            end = self._event()
-        events = None if start is None or end is None else (start, end)
-        return _Begun(batch, plan, step, values, events, time.perf_counter() - began)
-
-    def _event(self) -> torch.cuda.Event | None:
-        """The present moment of the side stream."""
-        if self._stream is None:
-            return None
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(self._stream)
-        return event
+            values = _stacked(scorer(batch.images, batch.labels), batch, names)
+            if values.is_cuda:  # there after the event
+                pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+                values = pinned.copy_(values, non_blocking=True)
+        if self._stream is not None:
+            events[1].record(self._stream)
+        return _Scored(batch, plan, step, values, tuple(events), time.perf_counter() - began)
 
 
 class CropFilter:
@@ -263,24 +246,22 @@ class CropFilter:
         self.loader.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield what is kept of the batches of the current epoch: of all of them, or of the rest right after a load.
+        """Yield the kept crops of each batch of the current epoch, or of its rest right after a load.
 
         Raises:
             BadSampleError: As the loader; the batches before it are given first.
             ValueError: The scorer does not give what the sampler reads, or values that are not finite.
         """
-        begun: deque[_Begun] = deque()
+        begun: deque[_Scored] = deque()
         failure: BadSampleError | None = None
-        scoring = self._scoring()
-        while failure is None:
-            try:
-                begun.append(next(scoring))
-            except StopIteration:
-                break
-            except BadSampleError as error:
-                failure = error
-            if len(begun) > self._ahead:
-                yield self._finish(begun.popleft())
+        try:
+            for scored in self._scoring():
+                begun.append(scored)
+                assert self._lane is not None, "the first batch makes it"
+                if len(begun) > self._lane.ahead:
+                    yield self._finish(begun.popleft())
+        except BadSampleError as error:
+            failure = error
         while begun:
             yield self._finish(begun.popleft())
         if failure is not None:
@@ -294,16 +275,23 @@ class CropFilter:
         others) and `batches_filled`; `score_seconds` (on a GPU those of its stream, beside the training) and
         `score_wait_seconds`, for which the loop waited; `tau_kept` and `tau_dropped`, mean τ; `wanted_ratio`, mean τ of
         the quarter of each step with the largest τ over that of the quarter with the smallest, and `realised_ratio`,
-        crops kept of the one over crops kept of the other. A ratio is None where it is infinite.
+        crops kept of the one over crops kept of the other. A ratio is None if it is infinite.
         """
         return {**self._counts, **self._times, **self._contrast.as_dict()}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Values that must be equal in a state and in the filter that loads it, JSON-able."""
+        sampler = fingerprint(self._sampler)
+        own = {"keep": str(self._share), "sampler": sampler, "scorer": self._scorer.fingerprint}
+        return {**self.loader.identity, "crop_filter": own}
+
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state of the loader at the batch yielded last, and what chooses."""
+        """Return the JSON-able state of the loader at the batch yielded last, and what chooses."""
         state = self.loader.state_dict()
         if self._plan is not None and self.loader.plan is self._plan:  # the loader may be a batch ahead
             state["position"] = self._position
-        return {**state, "crop_filter": self._identity()}
+        return {**state, "crop_filter": self.identity["crop_filter"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken. The same crops are kept if batch size and ranks are the same too.
@@ -311,21 +299,12 @@ class CropFilter:
         Raises:
             ValueError: The state belongs to another filter or none; both sides are shown. Or as the loader's.
         """
-        saved, mine = state.get("crop_filter"), self._identity()
+        saved, mine = state.get("crop_filter"), self.identity["crop_filter"]
         if saved != mine:
             raise ValueError(f"this state is of another crop filter: saved {saved!r}, this one has {mine!r}")
         self.loader.load_state_dict(state)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Values that must be equal in a state and in the filter that loads it, JSON-able."""
-        return {**self.loader.identity, "crop_filter": self._identity()}
-
-    def _identity(self) -> dict[str, str]:
-        sampler = fingerprint(self._sampler)
-        return {"keep": str(self._share), "sampler": sampler, "scorer": self._scorer.fingerprint}
-
-    def _scoring(self) -> Iterator[_Begun]:
+    def _scoring(self) -> Iterator[_Scored]:
         """Take the loader's batches, and begin to score each."""
         batches = iter(self.loader)
         batch = next(batches, None)
@@ -334,10 +313,9 @@ class CropFilter:
         plan = self._plan = self.loader.plan
         assert plan is not None, "a loader that has given a batch is in a pass"
         self._position = plan.start
-        if self._lane is None:
-            self._lane = _Lane(batch.images.device)
-        lane, step = self._lane, 0
+        lane = self._lane = self._lane or _Lane(batch.images.device)
         lane.begin()
+        step = 0
         while batch is not None:
             self._counts["batches"] += 1
             self._counts["rows_scored"] += len(batch.ids)
@@ -346,57 +324,53 @@ class CropFilter:
             with lane.aside():
                 batch = next(batches, None)
 
-    @property
-    def _ahead(self) -> int:
-        return 0 if self._lane is None else self._lane.ahead
-
-    def _finish(self, begun: _Begun) -> Batch:
+    def _finish(self, scored: _Scored) -> Batch:
         """Choose from a batch."""
-        took, waited = begun.wait()
+        took, waited = scored.wait()
         self._times["score_seconds"] += took
         self._times["score_wait_seconds"] += waited
-        rows = self._chosen(begun)
+        rows = self._chosen(scored)
         self._counts["rows_kept"] += len(rows)
-        if self._plan is begun.plan:
-            self._position = begun.plan.end(begun.step)
-        batch = begun.batch
+        if self._plan is scored.plan:
+            self._position = scored.plan.end(scored.step)
+        batch = scored.batch
         _keep_for_stream(batch)
         index = torch.from_numpy(rows)
         if batch.images.is_cuda:  # from pageable memory the copy would wait for the training
             index = index.pin_memory().to(batch.images.device, non_blocking=True)
-        return Batch(batch.images[index], batch.labels[index], batch.ids[index], batch.weights[index])
+        return Batch(*(tensor[index] for tensor in _tensors(batch)))
 
-    def _chosen(self, begun: _Begun) -> NDArray[np.int64]:
-        """Places within the batch of what is kept, int64 (B,)."""
-        *features, weights = begun.values.numpy()
-        plan, n, real = begun.plan, len(weights), weights > 0
+    def _chosen(self, scored: _Scored) -> NDArray[np.int64]:
+        """Return the places within the batch to keep, int64 (B,)."""
+        *features, weights = scored.values.numpy()
+        plan, n, real = scored.plan, len(weights), weights > 0
         tau = self._sampler.score(dict(zip(self._sampler.features, features, strict=True)))
-        noise = gumbel(plan.seed, plan.epoch, plan.positions(begun.step)[0], n)
-        choice = choose(tau, real, noise, kept_of(n, self._share))
-        if choice.filled:
-            self._counts["rows_filled"] += choice.filled
+        noise = gumbel(plan.seed, plan.epoch, plan.positions(scored.step)[0], n)
+        rows, filled = choose(tau, real, noise, kept_of(n, self._share))
+        if filled:
+            self._counts["rows_filled"] += filled
             self._counts["batches_filled"] += 1
-            self._warn(begun, int((real & (tau > 0)).sum()), len(choice.rows))
+            self._warn(scored, int((real & (tau > 0)).sum()), len(rows))
         kept = np.zeros(n, np.bool_)
-        kept[choice.rows] = True
+        kept[rows] = True
         self._contrast.add(tau[real], kept[real])
-        return choice.rows
+        return rows
 
-    def _warn(self, begun: _Begun, wanted: int, count: int) -> None:
+    def _warn(self, scored: _Scored, wanted: int, count: int) -> None:
         """Say once per pass that too few crops are wanted."""
-        if self._warned is begun.plan:
+        if self._warned is scored.plan:
             return
-        self._warned = begun.plan
+        self._warned = scored.plan
         warnings.warn(
-            f"epoch {begun.plan.epoch}, step {begun.step}: only {wanted} of {len(begun.batch.ids)} crops have "
+            f"epoch {scored.plan.epoch}, step {scored.step}: only {wanted} of {len(scored.batch.ids)} crops have "
             f"tau > 0, fewer than the {count} to keep; the rest is filled uniformly, here and where it happens again "
             "in this epoch: give more crops per step, or a sampler that wants more of them",
-            stacklevel=5,
+            stacklevel=caller()[1],
         )
 
 
 def fingerprint(sampler: SwiftSampler, /) -> str:
-    """Hash of all that decides τ, 32 hex digits: equal for samplers that score alike, whatever their provenance."""
+    """Return the hash of all that decides τ, 32 hex digits: equal for samplers that score alike."""
     digest = blake2b(repr((sampler.features, sampler.params, sampler.transform)).encode(), digest_size=16)
     for table in (*sampler.tables, sampler.balance):
         for values in (table.x, table.y):
@@ -405,7 +379,7 @@ def fingerprint(sampler: SwiftSampler, /) -> str:
 
 
 def _stacked(columns: Mapping[str, Tensor], batch: Batch, names: tuple[str, ...]) -> Tensor:
-    """The named columns and the batch's weights, float32 (F + 1, n)."""
+    """Stack the named columns and the batch's weights, float32 (F + 1, n)."""
     n = len(batch.ids)
     for name in names:
         if name not in columns:
@@ -415,16 +389,13 @@ def _stacked(columns: Mapping[str, Tensor], batch: Batch, names: tuple[str, ...]
     return torch.stack([*(columns[name].detach().float() for name in names), batch.weights])
 
 
-def _on_its_way(values: Tensor) -> Tensor:
-    """The same on the CPU; from a GPU a copy in pinned memory that is there after an event of the current stream."""
-    if not values.is_cuda:
-        return values
-    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [getattr(batch, field.name) for field in fields(batch)]
 
 
 def _keep_for_stream(batch: Batch) -> None:
     """Tell torch's allocator that the current stream reads these tensors, which another stream may have made."""
     if batch.images.is_cuda:
         stream = torch.cuda.current_stream(batch.images.device)
-        for tensor in (batch.images, batch.labels, batch.ids, batch.weights):
+        for tensor in _tensors(batch):
             tensor.record_stream(stream)

@@ -2,25 +2,23 @@
 
 import reprlib
 from collections.abc import Iterator
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from drawstream.pipeline.place import Stream, draws_of
-from drawstream.pipeline.reading.plan import Plan, steps
-from drawstream.pipeline.torch_sampler import StreamOrder
+from drawstream.pipeline.place import Follower, Place, Stream
+from drawstream.pipeline.reading.plan import Batching, Plan
 from drawstream.samplers import RowSampler
 
 __all__ = ["StreamDataLoader"]
 
 _T = TypeVar("_T", covariant=True)
-_DECIDED = ("shuffle", "sampler", "batch_sampler")  # by the stream
 
 
-class StreamDataLoader(DataLoader[_T]):
+class StreamDataLoader(Follower, DataLoader[_T]):
     """Iterates the batches of one rank; the order is the stream's, whatever the workers, ranks and batch size.
 
     Global batch g holds positions [g·G, (g+1)·G) of the epoch with G = batch_size · world_size; a rank takes its
@@ -63,8 +61,8 @@ class StreamDataLoader(DataLoader[_T]):
         drop_last: bool = False,
         **options: Any,
     ) -> None:
-        rows = _rows(dataset)
-        for name in _DECIDED:
+        self._rows = _rows(dataset)
+        for name in ("shuffle", "sampler", "batch_sampler"):
             if options.pop(name, None) is not None:
                 raise ValueError(
                     f"`{name}` contradicts the stream, which decides the order: leave it out (Lightning's predict and "
@@ -72,55 +70,33 @@ class StreamDataLoader(DataLoader[_T]):
                 )
         if not options.get("in_order", True):
             raise ValueError("`in_order=False` gives batches in no order, so there is no place to save: leave it out")
-        order = _Steps(stream, rows, batch_size=batch_size, rank=rank, world_size=world_size, drop_last=drop_last)
+        batching = Batching(batch_size, rank, world_size, drop_last)
+        self._place = Place("loader", stream, batching, rows=self._rows, what="rows in the dataset")
+        self._order = order = _Steps(self._place)
         super().__init__(dataset, batch_sampler=order, **options)
         # Past torch's guard: Lightning looks here for `set_epoch`, and leaves the division to a `DistributedSampler`.
-        vars(self).update(sampler=order, batch_size=order.batch_size, drop_last=drop_last)
-        self._steps = order
-        self._rows = rows
-        self._running: Plan | None = None  # the pass begun last
+        vars(self).update(sampler=order, batch_size=batching.batch_size, drop_last=drop_last)
         self._last: tuple[Plan, int] | None = None
-
-    @property
-    def stream(self) -> Any:
-        """Which row stands at which position; one that is assigned is followed from the start of the epoch."""
-        return self._steps.stream
-
-    @stream.setter
-    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
-        """Follow another stream over the same rows."""
-        self._steps.stream = stream
 
     @property
     def epoch(self) -> int:
         """Number of the epoch that the next iteration yields."""
-        return self._steps.place.epoch
-
-    def set_epoch(self, epoch: SupportsIndex) -> None:
-        """Choose the epoch of the next iteration, from its start, or from the restored position right after a load.
-
-        Raises:
-            TypeError: The epoch is not a whole number.
-            ValueError: It is negative.
-        """
-        self._steps.set_epoch(epoch)
+        return self._place.epoch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield the batches of the current epoch: all of them, or the rest right after a load."""
-        order = self._steps
-        plan = self._running = order.plan(order.place.start)
-        order.place.begin(plan)
-        order.following = plan
+        place = self._place
+        plan = self._running = self._order.following = place.begin()
         batches = super().__iter__()
-        order.following = None
-        with order.place.leaving(plan):
+        self._order.following = None
+        with place.leaving(plan):
             given = 0
             for step, batch in enumerate(batches):
                 given = step + 1
-                order.place.move(plan, step)
+                place.move(plan, step)
                 self._last = plan, step
                 yield batch
-                order.place.go_on(plan)
+                place.go_on(plan)
                 if self.persistent_workers and self._running is not plan:
                     raise ValueError(
                         "a second loop over this loader took its workers: end one loop before the next, or set "
@@ -143,20 +119,10 @@ class StreamDataLoader(DataLoader[_T]):
         """1/(N·P) of the rows of the batch given last, float32 (n,); 0 for rows that only fill up a last batch."""
         return torch.from_numpy(self._given()[1])
 
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able position: what was given to the loop so far, and what it means; with what the stream has learnt."""
-        return self._steps.place.state(self._identity())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, also with other workers, another batch size or number of ranks.
-
-        Raises:
-            ValueError: The state belongs to another stream or number of rows (both sides are shown), or is no state.
-        """
-        self._steps.place.load(state, self._identity())
-
-    def _identity(self) -> dict[str, Any]:
-        return {**self._steps.identity(), "rows": self._rows}
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Values that must be equal in a state and in the loader that loads it, JSON-able."""
+        return {**super().identity, "rows": self._rows}
 
     def _given(self) -> tuple[Any, Any]:
         if self._last is None:
@@ -165,21 +131,22 @@ class StreamDataLoader(DataLoader[_T]):
         return plan.rows(*plan.positions(step))
 
 
-class _Steps(StreamOrder[list[int]], DistributedSampler[list[int]]):
+class _Steps(Follower, DistributedSampler[list[int]]):
     """The batch sampler of a `StreamDataLoader`, which tells it what to give."""
 
-    owner = "loader"
-    kind = Plan
     following: Plan | None = None
 
-    def set_epoch(self, epoch: SupportsIndex) -> None:
-        """As the loader's."""
-        self.place.set_epoch(epoch)
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.batch_size, self.drop_last = place.batching.batch_size, place.batching.drop_last
+
+    @property
+    def sampler(self) -> "_Steps":
+        """Itself: here Lightning and Accelerate look for `set_epoch`."""
+        return self
 
     def __len__(self) -> int:
-        return steps(
-            draws_of(self.stream, self.place.epoch), self.batch_size * self.world_size, drop_last=self.drop_last
-        )
+        return self._place.steps
 
     def __iter__(self) -> Iterator[list[int]]:
         return self._lists(self.following)

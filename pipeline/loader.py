@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
-from typing import Any, NoReturn, ParamSpec, SupportsIndex
+from typing import Any, NoReturn, ParamSpec
 
 import numpy as np
 import torch
@@ -17,15 +17,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from drawstream.pipeline.images.graph import Geometry, GraphSpec, build_pipeline
+from drawstream.pipeline.images.inputs import Inputs, Rows
 from drawstream.pipeline.images.transform import Transform
-from drawstream.pipeline.numbers import MOST, whole, whole_ranks
-from drawstream.pipeline.place import Place, Stream, draws_of
+from drawstream.pipeline.numbers import MOST, whole
+from drawstream.pipeline.place import Follower, Place, Stream
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSample, BadSampleError, BadSamples, name_sample
 from drawstream.pipeline.reading.metrics import Meter
 from drawstream.pipeline.reading.options import Reading
-from drawstream.pipeline.reading.plan import Plan, steps
+from drawstream.pipeline.reading.plan import Batching, Plan
 from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.reading.read_ahead import ENDING, Feed, Prepared, Reader, Rows, interpreter_ends
+from drawstream.pipeline.reading.read_ahead import ENDING, Feed, Prepared, Reader, interpreter_ends
 from drawstream.pipeline.reading.refused import undecodable
 from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
 from drawstream.samplers import IndexStream, RowSampler
@@ -70,7 +71,7 @@ def _refuse_old_options(init: Callable[P, None], /) -> Callable[P, None]:
     return checked
 
 
-class Loader:
+class Loader(Follower):
     """Iterates the batches of one rank; the order is the stream's and does not depend on ranks, threads or prefetch.
 
     Global batch g holds positions [g·G, (g+1)·G) of the epoch with G = batch_size · world_size; a rank takes its
@@ -128,32 +129,28 @@ class Loader:
         _check_catalog(catalog)
         if rows is not None:
             _check_rows(rows, catalog)
-        self._batch_size = whole("batch_size", batch_size, least=1, below=MOST)
-        self._rank, self._world_size = whole_ranks(rank, world_size)
+        whole("batch_size", batch_size, least=1, below=MOST)
+        batching = Batching(batch_size, rank, world_size, drop_last)
         self._gpu = _gpu_number(device)
         self.catalog = catalog
         self.transform = transform or default_transform(catalog, train=stream is not None)
-        self._rows, self._drop_last, self._reading = rows, drop_last, reading
+        self._rows, self._reading = rows, reading
         self._place = Place(
             "loader",
             stream,
+            batching,
             rows=len(catalog) if rows is None else len(rows.sample_id),
             what="samples in the catalog" if rows is None else "rows in the feature table",
-            batch_size=self._batch_size,
-            rank=self._rank,
-            world_size=self._world_size,
-            drop_last=drop_last,
         )
         self._spec = graph_spec(catalog, rows, self.transform)
         values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
-        group = max(1, RUN // (values * self._batch_size)) if self._spec.raw else 1
-        self._run_size = self._batch_size * group
+        group = max(1, RUN // (values * batching.batch_size)) if self._spec.raw else 1
+        self._run_size = batching.batch_size * group
         self._bad = BadSamples(catalog, reading)
         self._meter = Meter(nvtx=self._gpu is not None)
-        self._files = files = ShardFiles(catalog, checksum=reading.checksum, remote=reading.remote)
-        self._reader = Reader(
-            catalog, rows, self._spec, files, self._bad, self._meter, group=group, threads=reading.read_threads
-        )
+        self._files = ShardFiles(catalog, checksum=reading.checksum, remote=reading.remote)
+        source = Inputs(catalog, self._spec, rows)
+        self._reader = Reader(source, self._files, self._bad, self._meter, group=group, threads=reading.read_threads)
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
         self._process: int | None = None  # the one that has the threads and the graph
         self._closed = False
@@ -168,16 +165,6 @@ class Loader:
         self._place.go(0)
 
     @property
-    def stream(self) -> Any:
-        """Which row stands at which position; one that is assigned is followed from the start of the epoch."""
-        return self._place.stream
-
-    @stream.setter
-    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
-        """Follow another stream over the same rows."""
-        self._place.follow(stream)
-
-    @property
     def epoch(self) -> int:
         """Number of the epoch that the next iteration yields."""
         return self._place.epoch
@@ -187,19 +174,14 @@ class Loader:
         """Which positions the batches of the pass begun last hold; None while none is under way from here."""
         return self._place.plan
 
-    def set_epoch(self, epoch: SupportsIndex) -> None:
-        """Choose the epoch of the next iteration, from its start, or from the restored position right after a load.
-
-        Raises:
-            TypeError: The epoch is not a whole number.
-            ValueError: It is negative.
-        """
-        self._place.set_epoch(epoch)
+    @property
+    def global_batch(self) -> int:
+        """Rows of a step over all ranks."""
+        return self._place.batching.global_batch
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on every rank."""
-        draws = draws_of(self.stream, self.epoch)
-        return steps(draws, self._batch_size * self._world_size, drop_last=self._drop_last)
+        return self._place.steps
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the current epoch: all of them, or the rest right after a load.
@@ -208,8 +190,7 @@ class Loader:
             BadSampleError: An image is damaged or does not decode; the batches before its own are given first.
         """
         self._require_here()
-        plan = self._plan(self._place.start)
-        self._place.begin(plan)
+        plan = self._place.begin()
         if isinstance(self.stream, IndexStream) and self.stream.sets_up_epochs:
             self.stream.prepare(plan.epoch + 1)
         step = 0
@@ -242,30 +223,6 @@ class Loader:
     def bad_samples(self) -> tuple[BadSample, ...]:
         """The samples that were found bad and replaced so far, by row; without those of the quarantine list."""
         return self._bad.met
-
-    @property
-    def global_batch(self) -> int:
-        """Rows of a step over all ranks."""
-        return self._batch_size * self._world_size
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able position: what was seen up to the batch yielded last, and fingerprints of what it means.
-
-        Where the stream changes while it is followed (`IndexStream.update`, a row sampler with a `state_dict`), what it
-        has become is part of it.
-        """
-        return self._place.state(self.identity)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, also with another batch size or number of ranks.
-
-        After the last batch of an epoch the rest is empty: the next loop yields nothing, `set_epoch` goes on.
-
-        Raises:
-            ValueError: The state belongs to another catalog, stream, table or transform; both sides are shown. Or it
-                is no state of a loader.
-        """
-        self._place.load(state, self.identity)
 
     def close(self) -> None:
         """Stop the reading thread and free DALI's buffers; a closed loader gives no more batches."""
@@ -304,11 +261,6 @@ class Loader:
             "stream": self.stream.fingerprint,
             "transform": self.transform.as_dict(),
         }
-
-    def _plan(self, start: int) -> Plan:
-        epoch, stream = self._place.epoch, self.stream
-        ranks = self._rank, self._world_size
-        return Plan(stream.epoch(epoch), stream.seed, epoch, start, self._batch_size, *ranks, self._drop_last)
 
     def _delivered(self, plan: Plan) -> Generator[Batch, None, None]:
         """The batches of a plan; where DALI refuses an image that may be replaced, it begins anew at that run."""

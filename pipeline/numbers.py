@@ -20,17 +20,3 @@ def whole(name: str, value: SupportsIndex, /, *, least: int, below: int | None =
     if below is not None and number >= below:
         raise ValueError(f"`{name} < {below}` must hold, but got {number}")
     return number
-
-
-def whole_ranks(rank: SupportsIndex, world_size: SupportsIndex, /) -> tuple[int, int]:
-    """Return rank and number of processes as ints.
-
-    Raises:
-        TypeError: One is not a whole number.
-        ValueError: Not 0 <= rank < world_size.
-    """
-    ranks = whole("world_size", world_size, least=1)
-    number = whole_number(rank, "`rank`")
-    if not 0 <= number < ranks:
-        raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {number} of {ranks}")
-    return number, ranks

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any, Protocol, SupportsIndex
 
 import torch.distributed as dist
+from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
 from drawstream.pipeline.numbers import whole
 from drawstream.pipeline.packed import packed, unpacked
-from drawstream.pipeline.reading.plan import Order, Plan
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.pipeline.reading.plan import Batching, Order, Plan
+from drawstream.samplers import IndexStream, RowSampler, Sequential
 from drawstream.samplers.orders.stream import require_object
 
 
@@ -47,36 +48,20 @@ class Place:
     `set_epoch` of the epoch of a pass under way, or of a restored one, keeps the position.
 
     Args:
-        owner: The word for whose place it is, in messages: loader or sampler.
-        stream: What to follow; None is every row once, in order.
+        owner: Whose place it is, in messages: loader or sampler.
+        stream: The stream to follow; None is every row once, in order.
+        batching: Batches and ranks.
         rows: Number of rows there are; None for those of the stream.
-        what: What these rows are.
-        batch_size: Rows per batch of this rank.
-        rank: This rank.
-        world_size: Number of processes that the owner counts on.
-        drop_last: Whether a last batch that is not full is left out.
+        what: Name of these rows in messages.
 
     Raises:
         TypeError: The stream is none.
         ValueError: It draws from another number of rows.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        stream: Any,
-        /,
-        *,
-        rows: int | None = None,
-        what: str,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        drop_last: bool,
-    ) -> None:
-        self._owner, self._what, self.epoch = owner, what, 0
-        self._ranks = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
-        self._least = batch_size * world_size if drop_last else world_size  # rows left that make a batch, at least
+    def __init__(self, owner: str, stream: Any, batching: Batching, /, *, rows: int | None = None, what: str) -> None:
+        self._owner, self._what, self.epoch, self.batching = owner, what, 0, batching
+        self._ranks = {name: getattr(batching, name) for name in ("batch_size", "rank", "world_size")}
         self._warned: set[str] = set()
         self.rows = rows if rows is not None else as_stream(stream).rows
         self.follow(stream)
@@ -111,13 +96,12 @@ class Place:
             ValueError: Not 0 <= epoch < 2**64.
         """
         number = whole("epoch", epoch, least=0, below=1 << 64)
-        framework = _outside() in FRAMEWORKS
+        framework = caller()[0] in FRAMEWORKS
         if framework and self._by_hand and number != self.epoch:
             self._warn(
                 "behind",
                 f"set_epoch({self.epoch}) of the {self._owner} is undone: the framework that drives it sets its epoch "
                 f"to {number}: call set_epoch of the loader that the framework gave back",
-                stacklevel=4,
             )
         if self._restored is not None and number != self.epoch:
             self._warn_of_loss(number, framework)
@@ -128,22 +112,20 @@ class Place:
         self._repeats, self._looks, self._by_hand = False, 0, not framework
 
     def _warn_of_loss(self, number: int, framework: bool) -> None:
-        """Warn where the rest of a restored epoch is given up."""
+        """Warn if the rest of a restored epoch is given up."""
         if number < self.epoch:
             self._warn(
                 "back",
                 f"set_epoch({number}) right after a state of epoch {self.epoch} was loaded gives its place up: go on "
                 f"with set_epoch({self.epoch}); Accelerate and Fabric count epochs from 0 in every process, so do not "
                 f"let them prepare the {self._owner}",
-                stacklevel=5,
             )
         rest = draws_of(self.stream, self.epoch) - self.position
-        if number > self.epoch and self.position and rest >= self._least and not framework:
+        if number > self.epoch and self.position and rest >= self.batching.least and not framework:
             self._warn(
                 "rest",
                 f"set_epoch({number}) right after a state within epoch {self.epoch} was loaded leaves out the {rest} "
                 f"rows that are left of it: go on with set_epoch({self.epoch})",
-                stacklevel=5,
             )
 
     @property
@@ -156,18 +138,25 @@ class Place:
         """Where the next pass begins."""
         return self._restored or 0
 
-    def begin(self, plan: Plan, /, *, divided: bool = False) -> None:
+    @property
+    def steps(self) -> int:
+        """Batches of a whole epoch, the same on every rank."""
+        return self.batching.steps(draws_of(self.stream, self.epoch))
+
+    def begin(self, *, divided: bool = False) -> Plan:
         """Begin a pass, from `start`; `divided`: somebody else divides it among processes."""
+        plan = Plan(self.stream.epoch(self.epoch), self.stream.seed, self.epoch, self.start, self.batching)
         if not isinstance(self.stream, Sequential):
             self._look_out(divided)
-        if plan.drop_last and 0 < len(plan.order) < plan.global_batch:
+        whole_batch = self.batching.global_batch
+        if self.batching.drop_last and 0 < len(plan.order) < whole_batch:
             self._warn(
                 "nothing",
                 f"drop_last leaves nothing of an epoch: it has {len(plan.order)} rows, a global batch "
-                f"{plan.global_batch}: lower the batch size, or leave drop_last out",
-                stacklevel=4,
+                f"{whole_batch}: lower the batch size, or leave drop_last out",
             )
         self.position, self.plan, self.runs, self._by_hand = self.start, plan, True, False
+        return plan
 
     def move(self, plan: Plan, step: int, /) -> None:
         """Stand behind a batch of the pass begun last; another pass moves nothing."""
@@ -235,7 +224,7 @@ class Place:
         mine = {key: self._ranks[key] for key in saved}
         if not within or saved == mine:
             return
-        if _outside() in ("lightning", "pytorch_lightning"):
+        if caller()[0] in ("lightning", "pytorch_lightning"):
             raise ValueError(
                 f"this state stands within an epoch, after batches of {saved}, and here it is {mine}: Lightning counts "
                 "batches, so it would leave rows out: resume with the same numbers, or at the end of an epoch"
@@ -247,7 +236,6 @@ class Place:
                 f"this state within an epoch holds what the sampler of rank {saved['rank']} of {saved['world_size']} "
                 f"has learnt, but here is rank {mine['rank']} of {mine['world_size']}: save and load one state per "
                 "rank, or save at the end of an epoch",
-                stacklevel=5,
             )
 
     def _change(self, changes: Any) -> None:
@@ -274,47 +262,90 @@ class Place:
         call = f"call set_epoch(epoch) of the {self._owner} before each epoch"
         if self._repeats and not self.resumed:
             law = f"this is a second pass over epoch {self.epoch}, with the same rows in the same order"
-            self._warn("repeats", f"{law}: {call}", stacklevel=5)
+            self._warn("repeats", f"{law}: {call}")
         elif self._looks > 1:
             law = f"the first batch of epoch {self.epoch} was taken {self._looks} times, and is given once more"
-            self._warn("looks", f"{law}: go on with one iterator in place of next(iter(…)), and {call}", stacklevel=5)
+            self._warn("looks", f"{law}: go on with one iterator in place of next(iter(…)), and {call}")
         if divided or not (dist.is_available() and dist.is_initialized()):
             return
         processes, rank, world_size = dist.get_world_size(), self._ranks["rank"], self._ranks["world_size"]
         if processes != world_size:
-            law = MORE_PROCESSES if processes > world_size else FEWER_PROCESSES
-            text = law.format(processes=processes, owner=self._owner, world_size=world_size)
+            result = "train on the same rows" if processes > world_size else "are left out"
+            text = (
+                f"torch.distributed has {processes} processes, but this {self._owner} was made for "
+                f"world_size={world_size}, so some rows {result}: {REMEDY}"
+            )
         elif rank != dist.get_rank():
             text = f"this {self._owner} was made for rank {rank}, but this process has rank {dist.get_rank()}: {REMEDY}"
         else:
             return
-        self._warn("processes", text, stacklevel=5)
+        self._warn("processes", text)
 
-    def _warn(self, kind: str, text: str, *, stacklevel: int) -> None:
-        """Warn, once for each kind."""
+    def _warn(self, kind: str, text: str) -> None:
+        """Warn the caller outside of this package, once for each kind."""
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(text, stacklevel=stacklevel)
+            warnings.warn(text, stacklevel=caller()[1])
+
+
+class Follower:
+    """A loader or sampler that follows a stream and knows its place in it."""
+
+    _place: Place
+
+    @property
+    def stream(self) -> Any:
+        """Which row stands at which position; one that is assigned is followed from the start of the epoch."""
+        return self._place.stream
+
+    @stream.setter
+    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
+        """Follow another stream over the same rows."""
+        self._place.follow(stream)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Values that must be equal in a state and where it is loaded, JSON-able."""
+        return {"format": 1, "stream": self.stream.fingerprint}
+
+    def set_epoch(self, epoch: SupportsIndex) -> None:
+        """Choose the epoch of the next iteration, from its start, or from the restored position right after a load.
+
+        Raises:
+            TypeError: The epoch is not a whole number.
+            ValueError: It is negative.
+        """
+        self._place.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position up to which batches were given, and fingerprints of what it means; JSON-able.
+
+        Where the stream changes while it is followed (`IndexStream.update`, a row sampler with a `state_dict`), what it
+        has become is part of it.
+        """
+        return self._place.state(self.identity)
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Continue where `state_dict` was taken, also with another batch size, workers or number of ranks.
+
+        After the last batch of an epoch the rest is empty: the next loop yields nothing, `set_epoch` goes on.
+
+        Raises:
+            ValueError: The state belongs to something else (both sides are shown), or is no state.
+        """
+        self._place.load(state, self.identity)
 
 
 FRAMEWORKS = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
 REMEDY = "give rank=torch.distributed.get_rank() and world_size=torch.distributed.get_world_size()"
-MORE_PROCESSES = (
-    "torch.distributed has {processes} processes, but this {owner} was made for world_size={world_size}, so some "
-    f"train on the same rows: {REMEDY}"
-)
-FEWER_PROCESSES = (
-    "torch.distributed has {processes} processes, but this {owner} was made for world_size={world_size}, so some rows "
-    f"are left out: {REMEDY}"
-)
 
 
-def _outside() -> str:
-    """Top-level package of the nearest caller outside of this one."""
-    frame, own = sys._getframe(1), __name__.partition(".")[0]
+def caller() -> tuple[str, int]:
+    """Return the top-level package of the nearest caller outside of this one, and its `stacklevel` for a warning."""
+    frame, own, level = sys._getframe(1), __name__.partition(".")[0], 1
     while (name := frame.f_globals.get("__name__", "").partition(".")[0]) == own and frame.f_back is not None:
-        frame = frame.f_back
-    return str(name)
+        frame, level = frame.f_back, level + 1
+    return str(name), level
 
 
 def as_stream(given: Any, /) -> Any:

@@ -17,7 +17,6 @@ of a sampler together with the batch (tried with 0.11, with workers too).
 
 import sys
 import weakref
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, SupportsIndex, TypeVar
@@ -26,9 +25,9 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DistributedSampler, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from drawstream.pipeline.numbers import whole, whole_ranks
-from drawstream.pipeline.place import FRAMEWORKS, Place, Stream
-from drawstream.pipeline.reading.plan import EvenPlan, Plan
+from drawstream.pipeline.numbers import whole
+from drawstream.pipeline.place import FRAMEWORKS, Follower, Place, Stream
+from drawstream.pipeline.reading.plan import Batching, Plan
 from drawstream.samplers import RowSampler
 
 __all__ = ["StreamBatchSampler", "StreamSampler"]
@@ -37,31 +36,26 @@ _LIBRARIES = ("torch", "torchdata", *FRAMEWORKS)
 _Item = TypeVar("_Item", int, list[int])
 
 
-class StreamOrder(Sampler[_Item]):
-    """The steps of one rank, and where in them it is.
+class _Sampler(Follower, Sampler[_Item]):
+    """A sampler that a DataLoader of the user asks for rows: those of one rank.
 
     Args:
-        stream: what to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. Another one
+        stream: The stream to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. Another one
             over the same rows may be assigned, and is followed from the start of the epoch.
-        rows: number of rows; None for those of the stream.
-        batch_size: rows per step and rank.
-        rank: this rank, in [0, world_size).
-        world_size: number of ranks.
-        drop_last: leave out the last, smaller step. Otherwise every rank gets the same, smaller number of rows, so up
+        batch_size: Rows per step and rank.
+        rank: This rank, in [0, world_size).
+        world_size: Number of ranks.
+        drop_last: Leave out the last, smaller step. Otherwise every rank gets the same, smaller number of rows, so up
             to world_size - 1 draws at the end of an epoch are left out.
 
     Raises:
-        TypeError: a number is no whole one, or the stream is none.
-        ValueError: a number is out of its range, or an epoch has too few draws for one step.
+        TypeError: A number is not a whole one, or the stream is none.
+        ValueError: A number is out of range, or an epoch has too few draws for one step.
     """
-
-    owner = "sampler"
-    kind: type[Plan] = EvenPlan
 
     def __init__(
         self,
-        stream: Stream | RowSampler | ArrayLike | None,
-        rows: int | None = None,
+        stream: Stream | RowSampler | ArrayLike,
         /,
         *,
         batch_size: int,
@@ -69,48 +63,10 @@ class StreamOrder(Sampler[_Item]):
         world_size: int = 1,
         drop_last: bool = False,
     ) -> None:
-        self.batch_size, self.drop_last = whole("batch_size", batch_size, least=1), drop_last
-        self.rank, self.world_size = whole_ranks(rank, world_size)
-        what = "rows in the stream that it was made with" if rows is None else "rows in the dataset"
-        options = {**self._step(), "rank": self.rank}
-        self.place = Place(self.owner, stream, rows=rows, what=what, drop_last=drop_last, **options)
-
-    def _step(self) -> dict[str, int]:
-        return {"batch_size": self.batch_size, "world_size": self.world_size}
-
-    @property
-    def stream(self) -> Any:
-        """Which row stands at which position."""
-        return self.place.stream
-
-    @stream.setter
-    def stream(self, stream: Stream | RowSampler | ArrayLike | None) -> None:
-        """Follow another stream over the same rows."""
-        self.place.follow(stream)
-
-    @property
-    def sampler(self) -> "StreamOrder[_Item]":
-        """Itself: here Lightning and Accelerate look for `set_epoch`."""
-        return self
-
-    def plan(self, start: int, /) -> Plan:
-        """The steps of the epoch from a global position on."""
-        epoch, stream, ranks = self.place.epoch, self.stream, (self.rank, self.world_size)
-        return self.kind(stream.epoch(epoch), stream.seed, epoch, start, self.batch_size, *ranks, self.drop_last)
-
-    def identity(self) -> dict[str, Any]:
-        """Values that must be equal in a state and in the order that loads it, JSON-able."""
-        return {"format": 1, "stream": self.stream.fingerprint}
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[_Item]: ...
-
-
-class _Sampler(StreamOrder[_Item]):
-    """A sampler that a DataLoader of the user asks for rows."""
-
-    def __init__(self, stream: Stream | RowSampler | ArrayLike, /, **options: Any) -> None:
-        super().__init__(stream, **options)
+        batching = Batching(batch_size, rank, world_size, drop_last, even=True)
+        self.batch_size, self.rank, self.world_size = batching.batch_size, batching.rank, batching.world_size
+        self.drop_last = drop_last
+        self._place = Place("sampler", stream, batching, what="rows in the stream that it was made with")
         self._within = 0  # rows given of the step at the place
         self._first = 0  # of them, those given before a restored place
         self._ahead = ""  # who asks for rows before the loop is given them
@@ -122,29 +78,34 @@ class _Sampler(StreamOrder[_Item]):
             )
 
     @property
+    def sampler(self) -> "_Sampler[_Item]":
+        """Itself: here Lightning and Accelerate look for `set_epoch`."""
+        return self
+
+    @property
     def rows(self) -> int:
         """Rows of this rank in an epoch."""
-        steps, rest = divmod(self.stream.draws, self.batch_size * self.world_size)
+        steps, rest = divmod(self.stream.draws, self._place.batching.global_batch)
         return int(steps * self.batch_size + (0 if self.drop_last else rest // self.world_size))
 
     def set_epoch(self, epoch: SupportsIndex) -> None:
         """Go to the start of an epoch; right after `load_state_dict` of the same epoch the place is kept.
 
         Raises:
-            TypeError: the epoch is not a whole number.
-            ValueError: it is negative, or the workers of a DataLoader have already asked for rows of another epoch.
+            TypeError: The epoch is not a whole number.
+            ValueError: It is negative, or the workers of a DataLoader have already asked for rows of another epoch.
         """
         number = whole("epoch", epoch, least=0)
         if self._is_begun():
-            if number == self.place.epoch:
+            if number == self._place.epoch:
                 return
             raise ValueError(
-                f"set_epoch({number}) comes after workers of a DataLoader asked for rows of epoch {self.place.epoch}, "
+                f"set_epoch({number}) comes after workers of a DataLoader asked for rows of epoch {self._place.epoch}, "
                 "as in Lightning when it resumes: use StreamDataLoader(dataset, stream, …), which waits for it"
             )
-        self.place.set_epoch(number)
-        if not self.place.runs:
-            self._within, self._ahead = self._first if self.place.resumed else 0, ""
+        self._place.set_epoch(number)
+        if not self._place.runs:
+            self._within, self._ahead = self._first if self._place.resumed else 0, ""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able: the stream's fingerprint, the epoch, and the global position up to which rows were given.
@@ -152,51 +113,50 @@ class _Sampler(StreamOrder[_Item]):
         Within a step (`StreamSampler` alone) also how many of its rows were given, of which batch size and ranks.
 
         Raises:
-            ValueError: rows were asked for ahead of the loop, so the place is not the loop's.
+            ValueError: Rows were asked for ahead of the loop, so the place is not the loop's.
         """
         if self._ahead:
             raise ValueError(
                 f"a sampler does not know its place, for {self._ahead} before the loop is given them: use "
                 "StreamDataLoader(dataset, stream, batch_size=…, num_workers=…), whose state is exact"
             )
-        return self.place.state(self.identity()) | ({"within": self._within} if self._within else {})
+        return super().state_dict() | ({"within": self._within} if self._within else {})
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Go on where `state_dict` was taken, also with another batch size or number of ranks.
 
         Raises:
-            ValueError: the state belongs to another stream, stands within a step of others, or is no state.
+            ValueError: The state belongs to another stream, stands within a step of others, or is no state.
         """
         within = state.get("within", 0) if isinstance(state, Mapping) else 0
         if within or type(within) is not int:
-            saved = {name: state.get(name) for name in self._step()}
-            if saved != self._step() or not (type(within) is int and 0 < within < self.batch_size):
+            mine = {"batch_size": self.batch_size, "world_size": self.world_size}
+            saved = {name: state.get(name) for name in mine}
+            if saved != mine or not (type(within) is int and 0 < within < self.batch_size):
                 raise ValueError(
-                    f"this state stands within a step, after {within} rows of {saved}, and here it is {self._step()}: "
+                    f"this state stands within a step, after {within} rows of {saved}, and here it is {mine}: "
                     "resume with the same numbers, or save between two batches"
                 )
-        self.place.load(state, self.identity())
+        super().load_state_dict(state)
         self._within = self._first = within
         self._ahead = ""
 
     def _begin(self) -> tuple[Plan, int]:
         """The plan of the pass that begins, and how many rows of its first step were given before."""
         divided = self._look_at(_askers(sys._getframe(2)))  # who waits for the generator that calls this
-        plan, within = self.plan(self.place.start), self._first if self.place.resumed else 0
-        self.place.begin(plan, divided=divided)
-        self._within = within
-        return plan, within
+        self._within = self._first if self._place.resumed else 0
+        return self._place.begin(divided=divided), self._within
 
     def _go_on(self, plan: Plan, step: int) -> None:
         """Note that a second batch is asked for, if the loop asks and not a worker."""
         if step and not self._ahead:
-            self.place.go_on(plan)
+            self._place.go_on(plan)
 
     def _look_at(self, askers: Iterator[Any]) -> bool:
         """Note whether rows are asked for ahead of the loop; return whether a framework divides them among processes.
 
         Raises:
-            ValueError: it divides what is one rank's part already.
+            ValueError: It divides what is one rank's part already.
         """
         self._ahead, self._reader, divided = "", None, False
         for owner in askers:
@@ -233,19 +193,19 @@ class StreamSampler(_Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         plan, within = self._begin()
-        with self.place.leaving(plan):
+        with self._place.leaving(plan):
             for step in range(len(plan)):
                 self._go_on(plan, step)
                 a, b = plan.positions(step)
                 rows = plan.order[a:b].tolist()
                 for number, row in enumerate(rows[within:], within + 1):
-                    if self.place.plan is plan:
+                    if self._place.plan is plan:
                         self._within = number % len(rows)
                         if number == len(rows):
-                            self.place.move(plan, step)
+                            self._place.move(plan, step)
                     yield row
                 within = 0
-            self.place.go_on(plan)
+            self._place.go_on(plan)
 
 
 class _RankSampler(StreamSampler, DistributedSampler[int]):
@@ -260,16 +220,16 @@ class StreamBatchSampler(_Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         plan, within = self._begin()
-        with self.place.leaving(plan):
+        with self._place.leaving(plan):
             for step in range(len(plan)):
                 self._go_on(plan, step)
                 a, b = plan.positions(step)
-                if self.place.plan is plan:
+                if self._place.plan is plan:
                     self._within = 0
-                    self.place.move(plan, step)
+                    self._place.move(plan, step)
                 yield plan.order[a + within : b].tolist()
                 within = 0
-            self.place.go_on(plan)
+            self._place.go_on(plan)
 
 
 def _dispatches(owner: Any) -> bool:

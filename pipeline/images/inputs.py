@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba import njit
@@ -20,6 +20,7 @@ from drawstream.pipeline.images.draws import (
 from drawstream.pipeline.images.graph import GraphSpec
 from drawstream.pipeline.images.randaugment import operations
 from drawstream.pipeline.images.transform import FACTORS
+from drawstream.pipeline.reading.plan import Plan
 from drawstream.pipeline.shards.catalog import Catalog
 
 _u = np.uintp  # indices without a sign need no test for negative ones, so that rows are copied by vector instructions
@@ -61,6 +62,29 @@ def shift_and_mirror(
                     target[b + x] = source[a + x]
 
 
+class Rows(Protocol):
+    """Rows of a stream that are not simply the samples of the catalog: a feature table."""
+
+    @property
+    def sample_id(self) -> NDArray[np.int64]:
+        """Row of the catalog, (rows,)."""
+
+    @property
+    def windows(self) -> NDArray[np.float32] | None:
+        """Where rows are crops: (y0, x0, y1, x1) in [0, 1], (rows, 4)."""
+
+    @property
+    def flip(self) -> NDArray[np.bool_] | None:
+        """Where rows are crops: whether they are mirrored, (rows,)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all of it."""
+
+    def check(self, fingerprint: str, where: str, /) -> None:
+        """Raise ValueError unless the rows belong to the catalog with this fingerprint."""
+
+
 Spans = Sequence[tuple[int, int]]
 
 
@@ -70,77 +94,67 @@ class Inputs:
     Args:
         catalog: The samples.
         spec: The graph.
-        windows: Of each row where rows are crops, float32 (rows, 4); in place of drawn ones.
-        flip: Of each row where rows are crops, (rows,); in place of drawn coins.
+        rows: Rows of the stream with windows and flips of their own; None: the samples.
     """
 
-    def __init__(
-        self, catalog: Catalog, spec: GraphSpec, *, windows: NDArray[np.float32] | None, flip: NDArray[np.bool_] | None
-    ) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, spec: GraphSpec, rows: Rows | None) -> None:
+        self.catalog = catalog
         self._spec = spec
-        self._windows = windows
-        self._flip = flip
+        self._rows = rows
+        self._windows, self._flip = (None, None) if rows is None else (rows.windows, rows.flip)
+
+    def samples(self, ids: NDArray[np.int64], /) -> NDArray[np.int64]:
+        """Return the rows of the catalog behind rows of the stream, (n,) each."""
+        return ids if self._rows is None else self._rows.sample_id[ids]
 
     def of(
-        self,
-        data: NDArray[np.uint8],
-        members: NDArray[np.int64],
-        seed: int,
-        epoch: int,
-        spans: Spans,
-        ids: NDArray[np.int64],
-        samples: NDArray[np.int64],
+        self, plan: Plan, spans: Spans, ids: NDArray[np.int64], data: NDArray[np.uint8], members: NDArray[np.int64], /
     ) -> tuple[Any, ...]:
-        """Inputs for the images at the positions of `spans`, in the order of `GraphSpec.inputs`.
+        """Return the inputs for some images, in the order of `GraphSpec.inputs`.
 
         Args:
+            plan: The pass, with seed and epoch.
+            spans: Positions [a, b) of the images, n in all.
+            ids: Rows of the stream, (n,).
             data: The images' bytes, one after the other.
             members: The n + 1 boundaries between them.
-            seed: Of the stream.
-            epoch: Its number.
-            spans: Positions [a, b), n in all.
-            ids: Rows of the stream, (n,).
-            samples: Rows of the catalog, (n,).
         """
-        spec, transform = self._spec, self._spec.transform
+        spec, transform, samples = self._spec, self._spec.transform, self.samples(ids)
 
         def drawn(draw: Callable[..., NDArray[Any]], *options: Any) -> NDArray[Any]:
-            return np.concatenate([draw(seed, epoch, a, b - a, *options) for a, b in spans])
+            return np.concatenate([draw(plan.seed, plan.epoch, a, b - a, *options) for a, b in spans])
 
         given = self._turns(samples)
         if spec.geometry == "pad":
             given["corner"] = drawn(draw_pad_offsets, transform.pad)
         elif spec.geometry == "window":
-            windows = self._pixel_windows(seed, epoch, spans, ids, samples)
+            windows = self._pixel_windows(plan, spans, ids, samples)
             given["corner"], given["shape"] = self._as_stored(windows, given, samples)
         if spec.mirror:
             coins = drawn(draw_flips) if self._flip is None else self._flip[ids]
             given["mirror"] = coins.astype(np.int32)
         if transform.randaugment is not None:
-            options = transform.randaugment[0], len(operations(spec.channels))
-            both = drawn(draw_operations, *options)
+            both = drawn(draw_operations, transform.randaugment[0], len(operations(spec.channels)))
             given["operations"], given["negative"] = (np.ascontiguousarray(both[:, i]) for i in (0, 1))
         if transform.jitter is not None:
             factors = drawn(draw_jitter, transform.jitter)
             given |= {name: np.ascontiguousarray(column) for name, column in zip(FACTORS, factors.T, strict=True)}
-        images = self._images(data, members, given)
-        return images, *(given[name] for name in spec.inputs)
+        return self._images(data, members, given), *(given[name] for name in spec.inputs)
 
     def _turns(self, samples: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """How each image is turned, int32 (n,) each; nothing where the graph turns none."""
+        """Return how each image is turned, int32 (n,) each; nothing if the graph turns none."""
         if not self._spec.turn:
             return {}
-        assert self._catalog.turn is not None
-        return {name: table[self._catalog.turn[samples]] for name, table in _TURNS.items()}
+        assert self.catalog.turn is not None
+        return {name: table[self.catalog.turn[samples]] for name, table in _TURNS.items()}
 
     def _as_stored(
         self, windows: NDArray[np.int32], turns: dict[str, NDArray[Any]], samples: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Corners (y, x) and shapes (height, width) of windows, int32 (n, 2) each, in images as they are stored."""
+        """Return corners (y, x) and shapes (height, width) of windows in the stored images, int32 (n, 2) each."""
         corner, shape = windows[:, :2], windows[:, 2:]
         if turns:
-            sizes = np.stack([self._catalog.height[samples], self._catalog.width[samples]], axis=1)
+            sizes = np.stack([self.catalog.height[samples], self.catalog.width[samples]], axis=1)
             opposite = np.stack([turns["turn_flip"], turns["turn_mirror"]], axis=1) == 1
             corner = np.where(opposite, sizes - corner - shape, corner)
             sideways = turns["sideways"][:, None] == 1
@@ -148,8 +162,8 @@ class Inputs:
         return np.ascontiguousarray(corner, np.int32), np.ascontiguousarray(shape, np.int32)
 
     def _images(self, data: NDArray[np.uint8], members: NDArray[np.int64], given: dict[str, NDArray[Any]]) -> Any:
-        """Encoded images as they are; raw ones as one array, cropped and mirrored where the graph does not do it."""
-        spec, catalog = self._spec, self._catalog
+        """Return encoded images as they are; raw ones as one array, cropped and mirrored if the graph does not."""
+        spec, catalog = self._spec, self.catalog
         if not spec.raw:
             return [data[a:b] for a, b in pairwise(members.tolist())]
         images = data.reshape(-1, int(catalog.height[0]), int(catalog.width[0]), catalog.channels)
@@ -162,10 +176,10 @@ class Inputs:
         return out
 
     def _pixel_windows(
-        self, seed: int, epoch: int, spans: Spans, ids: NDArray[np.int64], samples: NDArray[np.int64]
+        self, plan: Plan, spans: Spans, ids: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> NDArray[np.int32]:
-        """Windows (y, x, height, width) in images as they are turned, int32 (n, 4)."""
-        heights, widths = self._catalog.height[samples], self._catalog.width[samples]
+        """Return windows (y, x, height, width) in images as they are turned, int32 (n, 4)."""
+        heights, widths = self.catalog.height[samples], self.catalog.width[samples]
         if self._windows is not None:
             windows = self._windows[ids]
         else:
@@ -173,7 +187,7 @@ class Inputs:
             ends = np.cumsum([0, *(b - a for a, b in spans)])
             parts = zip(spans, pairwise(ends.tolist()), strict=True)
             windows = np.concatenate(
-                [draw_windows(seed, epoch, a, heights[i:j], widths[i:j], **law) for (a, _), (i, j) in parts]
+                [draw_windows(plan.seed, plan.epoch, a, heights[i:j], widths[i:j], **law) for (a, _), (i, j) in parts]
             )
         return pixel_windows(windows, heights, widths)
 

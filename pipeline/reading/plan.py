@@ -6,6 +6,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.numbers import whole
+from drawstream.samplers.arguments import whole_number
+
+_OTHER = 4  # purpose of the key, beside those of the transform's draws
+
 
 class Order(Protocol):
     """One epoch of a stream: rows by position."""
@@ -13,12 +18,56 @@ class Order(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, positions: slice, /) -> NDArray[np.int64]: ...
     def weights(self, a: int, b: int, /) -> NDArray[np.float32]:
-        """1/(N P) of the rows at positions a … b-1, float32 (b - a,)."""
+        """Return 1/(N P) of the rows at positions a … b-1, float32 (b - a,)."""
 
 
-def steps(draws: int, global_batch: int, /, *, drop_last: bool) -> int:
-    """Batches of so many draws; the same number on every rank."""
-    return draws // global_batch if drop_last else -(-draws // global_batch)
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Division of an epoch into batches, and of each batch among ranks.
+
+    Attributes:
+        batch_size: Rows per batch of this rank.
+        rank: This rank, in [0, world_size).
+        world_size: Number of ranks.
+        drop_last: Leave out a last global batch that is not full.
+        even: Leave out what does not divide among the ranks, at most world_size - 1 draws; else the first rows fill up.
+
+    Raises:
+        TypeError: A number is not a whole one.
+        ValueError: A number is out of range.
+    """
+
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    even: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "world_size"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
+        object.__setattr__(self, "rank", whole_number(self.rank, "`rank`"))
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"`0 <= rank < world_size` must hold, but got rank {self.rank} of {self.world_size}")
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of a step over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def least(self) -> int:
+        """Fewest rows that make a batch."""
+        return self.global_batch if self.drop_last else self.world_size if self.even else 1
+
+    def steps(self, draws: int, /) -> int:
+        """Return the batches of so many draws; the same number on every rank."""
+        full, rest = divmod(draws, self.global_batch)
+        return full + (rest >= self.least)
+
+    def share(self, draws: int, /) -> int:
+        """Return the rows of each rank in the batch before which so many draws are left."""
+        return min(self.batch_size, draws // self.world_size if self.even else -(-draws // self.world_size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,42 +79,31 @@ class Plan:
         seed: Of the stream; keys the draws of the transform.
         epoch: Number of the epoch.
         start: Global position of the first batch.
-        batch_size: Images of this rank per batch.
-        rank: This rank.
-        world_size: Number of ranks.
-        drop_last: Leave out a last global batch that is not full.
+        batching: Batches and ranks.
     """
 
     order: Order
     seed: int
     epoch: int
     start: int
-    batch_size: int
-    rank: int
-    world_size: int
-    drop_last: bool
-
-    @property
-    def global_batch(self) -> int:
-        """Positions that all ranks together use per batch."""
-        return self.batch_size * self.world_size
+    batching: Batching
 
     def __len__(self) -> int:
         """Batches of this rank; the same number on every rank."""
-        return steps(len(self.order) - self.start, self.global_batch, drop_last=self.drop_last)
+        return self.batching.steps(len(self.order) - self.start)
 
     def positions(self, step: int) -> tuple[int, int]:
-        """Global positions [a, b) of this rank's batch; those past the end of the epoch wrap around."""
-        first = self.start + step * self.global_batch
-        share = min(self.batch_size, -(-(len(self.order) - first) // self.world_size))
-        return first + self.rank * share, first + (self.rank + 1) * share
+        """Return the global positions [a, b) of this rank's batch; those past the end of the epoch wrap around."""
+        first = self.start + step * self.batching.global_batch
+        share = self.batching.share(len(self.order) - first)
+        return first + self.batching.rank * share, first + (self.batching.rank + 1) * share
 
     def end(self, step: int) -> int:
-        """Global position after the batch."""
-        return min(self.start + (step + 1) * self.global_batch, len(self.order))
+        """Return the global position after the batch."""
+        return min(self.start + (step + 1) * self.batching.global_batch, len(self.order))
 
     def rows(self, a: int, b: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows (int64) and weights (float32) at positions [a, b); past the end the first ones again, with weight 0."""
+        """Return rows and weights at positions [a, b); past the end the first ones again, with weight 0."""
         m = len(self.order)
         if b <= m:
             return self.order[a:b], self.order.weights(a, b)
@@ -79,7 +117,7 @@ class Plan:
     def others(
         self, positions: NDArray[np.int64], attempts: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Other draws of the epoch for positions whose own cannot be used, (n,) each: rows and weights.
+        """Return rows and weights of other draws for positions (n,) whose own cannot be used.
 
         The draw is a pure function of (seed, epoch, position, attempt).
         """
@@ -88,23 +126,3 @@ class Plan:
         at = [int(key.generate_state(1, np.uint64)[0]) % len(self.order) for key in keys]
         rows = [self.order[p : p + 1] for p in at]
         return np.concatenate(rows), np.concatenate([self.order.weights(p, p + 1) for p in at])
-
-
-class EvenPlan(Plan):
-    """A plan whose last batch leaves out what does not divide among the ranks, at most world_size - 1 draws."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        """Batches of this rank; the same number on every rank."""
-        full, rest = divmod(len(self.order) - self.start, self.global_batch)
-        return full + (rest >= self.world_size and not self.drop_last)
-
-    def positions(self, step: int) -> tuple[int, int]:
-        """Global positions [a, b) of this rank's batch."""
-        first = self.start + step * self.global_batch
-        share = min(self.batch_size, (len(self.order) - first) // self.world_size)
-        return first + self.rank * share, first + (self.rank + 1) * share
-
-
-_OTHER = 4  # purpose of the key, beside those of the transform's draws

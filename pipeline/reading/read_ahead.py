@@ -15,19 +15,17 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.images.graph import GraphSpec
 from drawstream.pipeline.images.inputs import Inputs
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSamples
 from drawstream.pipeline.reading.metrics import Meter
 from drawstream.pipeline.reading.plan import Plan
 from drawstream.pipeline.reading.read import OK, Buffers, ShardFiles
 from drawstream.pipeline.reading.refused import Headers
-from drawstream.pipeline.shards.catalog import Catalog
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
 ENDING = RuntimeError(
@@ -40,29 +38,6 @@ def interpreter_ends() -> bool:
     """Whether the interpreter is shutting down: thread pools and DALI then refuse work, whatever the data."""
     pools_closed = getattr(concurrent.futures.thread, "_shutdown", False)  # the first step, and nothing else tells it
     return sys.is_finalizing() or pools_closed or not threading.main_thread().is_alive()
-
-
-class Rows(Protocol):
-    """Rows of a stream that are not simply the samples of the catalog: a feature table."""
-
-    @property
-    def sample_id(self) -> NDArray[np.int64]:
-        """Row of the catalog, (rows,)."""
-
-    @property
-    def windows(self) -> NDArray[np.float32] | None:
-        """Where rows are crops: (y0, x0, y1, x1) in [0, 1], (rows, 4)."""
-
-    @property
-    def flip(self) -> NDArray[np.bool_] | None:
-        """Where rows are crops: whether they are mirrored, (rows,)."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all of it."""
-
-    def check(self, fingerprint: str, where: str, /) -> None:
-        """Raise ValueError unless the rows belong to the catalog with this fingerprint."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,28 +72,12 @@ class Reader:
     """
 
     def __init__(
-        self,
-        catalog: Catalog,
-        rows: Rows | None,
-        spec: GraphSpec,
-        files: ShardFiles,
-        bad: BadSamples,
-        meter: Meter,
-        *,
-        group: int,
-        threads: int,
+        self, source: Inputs, files: ShardFiles, bad: BadSamples, meter: Meter, /, *, group: int, threads: int
     ) -> None:
         self.group = group
         self.buffers = Buffers()
-        self._catalog = catalog
-        self._rows = rows
-        self._inputs = Inputs(
-            catalog, spec, windows=None if rows is None else rows.windows, flip=None if rows is None else rows.flip
-        )
-        self._files = files
-        self._headers = Headers(catalog, once=files.checks_all)
-        self._bad = bad
-        self._meter = meter
+        self._source, self._files, self._bad, self._meter = source, files, bad, meter
+        self._headers = Headers(source.catalog, once=files.checks_all)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawstream-read")
 
     def runs(self, plan: Plan) -> int:
@@ -149,7 +108,7 @@ class Reader:
         with self._meter.reading():
             steps = range(run * self.group, min((run + 1) * self.group, len(plan)))
             spans = [plan.positions(step) for step in steps]
-            if plan.world_size == 1:  # batches follow one another without a gap
+            if plan.batching.world_size == 1:  # batches follow one another without a gap
                 ends = np.array([spans[0][0], *(b for _, b in spans)])
                 spans, bounds = [(spans[0][0], spans[-1][1])], ends - spans[0][0]
             else:
@@ -158,14 +117,11 @@ class Reader:
             ids = np.concatenate([rows for rows, _ in drawn])
             weights = np.concatenate([weights for _, weights in drawn])
             buffer, data, members, substituted = self._read(plan, spans, ids, weights)
-            samples = self._samples(ids)
-            inputs = self._inputs.of(data, members, plan.seed, plan.epoch, spans, ids, samples)
+            samples = self._source.samples(ids)
+            inputs = self._source.of(plan, spans, ids, data, members)
             self._meter.add(bytes_read=len(data))
-            labels = self._catalog.label[samples]
+            labels = self._source.catalog.label[samples]
             return Prepared(inputs, buffer, bounds, samples, ids, labels, weights, substituted)
-
-    def _samples(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        return ids if self._rows is None else self._rows.sample_id[ids]
 
     def _read(
         self, plan: Plan, spans: list[tuple[int, int]], ids: NDArray[np.int64], weights: NDArray[np.float32]
@@ -176,14 +132,14 @@ class Reader:
         """
         attempts = np.zeros(len(ids), np.int64)
         while True:
-            while len(at := self._bad.known(self._samples(ids))):
+            while len(at := self._bad.known(self._source.samples(ids))):
                 attempts[at] += 1
                 if attempts.max() > ATTEMPTS:
-                    raise self._bad.exhausted(int(self._samples(ids)[at[0]]), ATTEMPTS)
+                    raise self._bad.exhausted(int(self._source.samples(ids)[at[0]]), ATTEMPTS)
                 positions = np.concatenate([np.arange(a, b) for a, b in spans])[at]
                 ids[at], other = plan.others(positions, attempts[at])
                 weights[at] = np.where(weights[at] > 0, other, 0)  # rows that only fill up stay so
-            samples = self._samples(ids)
+            samples = self._source.samples(ids)
             self._must_fit(samples)
             members = self._files.bounds(samples)
             buffer = self.buffers.take(int(members[-1]))
@@ -199,8 +155,8 @@ class Reader:
             self._bad.add(failed)
 
     def _must_fit(self, samples: NDArray[np.int64]) -> None:
-        """A small file may hold a large image: a batch of such ones would end with the process being killed."""
-        catalog = self._catalog
+        """Refuse large images in small files, with which the system would kill the process."""
+        catalog = self._source.catalog
         pixels = catalog.height[samples].astype(np.int64) * catalog.width[samples]
         size = int(pixels.sum()) * catalog.channels
         if size > MEMORY:
@@ -219,7 +175,7 @@ class Feed:
 
     def __init__(self, reader: Reader, *, read_ahead: int) -> None:
         self._reader = reader
-        self._read_ahead = read_ahead
+        self._ahead = read_ahead
         self._runs: dict[int, Future[Prepared]] = {}
         self._plan: Plan | None = None
         self._first = self._count = 0
@@ -228,7 +184,7 @@ class Feed:
         """Start to read a plan from its run `first`; the last plan's runs must have been consumed or dropped."""
         assert not self._runs
         self._plan, self._first, self._count = plan, first, self._reader.runs(plan)
-        for run in range(first, min(first + self._read_ahead, self._count)):
+        for run in range(first, min(first + self._ahead, self._count)):
             self._runs[run] = self._reader.submit(plan, run)
 
     def __call__(self, info: Any) -> tuple[Any, ...]:
@@ -236,7 +192,7 @@ class Feed:
         run = self._first + info.iteration
         if self._plan is None or run >= self._count or self._runs[run].exception() is not None:
             raise StopIteration
-        ahead = run + self._read_ahead
+        ahead = run + self._ahead
         if ahead < self._count:
             self._runs[ahead] = self._reader.submit(self._plan, ahead)
         return self._runs[run].result().inputs

@@ -35,19 +35,19 @@ def choices(draw):
 
 def kept(tau, real, noise, count):
     mask = np.zeros(len(tau), bool)
-    mask[choose(tau, real, noise, count).rows] = True
+    mask[choose(tau, real, noise, count)[0]] = True
     return mask
 
 
 @given(choices())
 def test_exactly_so_many_distinct_rows_in_order_and_the_wanted_ones_first(drawn):
     tau, real, _, count = drawn
-    choice = choose(*drawn)
-    assert len(choice.rows) == count and (np.diff(choice.rows) > 0).all()
+    rows, filled = choose(*drawn)
+    assert len(rows) == count and (np.diff(rows) > 0).all()
     mask = kept(*drawn)
     wanted, zero = real & (tau > 0), real & (tau == 0)
     assert mask[wanted].sum() == min(count, wanted.sum())
-    assert mask[zero].sum() == choice.filled == np.clip(count - wanted.sum(), 0, zero.sum())
+    assert mask[zero].sum() == filled == np.clip(count - wanted.sum(), 0, zero.sum())
     assert mask[~real].sum() == max(0, count - real.sum())
 
 

@@ -85,7 +85,7 @@ def successive(tau, count):
 def test_choices_are_successive_draws_without_replacement(count):
     tau, trials = np.array([0.5, 1.0, 0.05, 0.2]), 6000
     noise = gumbel(1, 0, 0, 4 * trials).reshape(trials, 4)
-    kept = [tuple(choose(tau, np.ones(4, bool), each, count).rows.tolist()) for each in noise]
+    kept = [tuple(choose(tau, np.ones(4, bool), each, count)[0].tolist()) for each in noise]
     expected = successive(tau.tolist(), count)
     counts = [kept.count(each) for each in expected]
     assert sum(counts) == trials
@@ -112,7 +112,7 @@ def test_keeping_half_caps_the_contrast(ratio, chance, half):
         contrast, kept = Contrast(), np.zeros((steps, n), bool)
         for step, high in enumerate(levels[name]):
             tau = np.where(high, 1.0, 1 / ratio)
-            kept[step, choose(tau, real, gumbel(5, 0, step * n, n), n // 2).rows] = True
+            kept[step, choose(tau, real, gumbel(5, 0, step * n, n), n // 2)[0]] = True
             contrast.add(tau, kept[step])
         high = levels[name]
         assert kept[high].mean() / kept[~high].mean() == pytest.approx(expected, rel=0.04)
