@@ -51,14 +51,8 @@ def choose(
 ) -> tuple[NDArray[np.int64], int]:
     """Choose the `count` crops with the largest keys.
 
-    If fewer have τ > 0, those with τ = 0 follow, by their noise alone: uniformly. Crops that are not `real`, which only
-    fill up the last batch of an epoch, come last whatever their τ.
-
-    Args:
-        tau: float64 (n,), >= 0, of any scale.
-        real: bool (n,), whether the crop counts.
-        noise: float64 (n,), standard Gumbel.
-        count: B, at most n.
+    If fewer have τ > 0, those with τ = 0 follow, by their Gumbel noise alone: uniformly. Crops that are not `real`,
+    which only fill up the last batch of an epoch, come last whatever their τ. All arrays are (n,).
 
     Returns:
         Places within the batch, int64 (B,), increasing; how many of them have τ = 0.
@@ -115,23 +109,14 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scored:
-    """A batch whose features are on their way.
-
-    Attributes:
-        batch: The crops.
-        plan: Of the pass.
-        step: Number of the batch in it.
-        values: float32 (F + 1, n) on the CPU: the features in the sampler's order, then the weights.
-        events: Around the scoring, on a GPU; empty on a CPU.
-        seconds: Spent scoring, on a CPU.
-    """
+    """A batch whose features are on their way."""
 
     batch: Batch
     plan: Plan
     step: int
-    values: Tensor
-    events: tuple[torch.cuda.Event, ...]
-    seconds: float
+    values: Tensor  # float32 (F + 1, n) on the CPU: the features in the sampler's order, then the weights
+    events: tuple[torch.cuda.Event, ...]  # around the scoring, on a GPU
+    seconds: float  # spent scoring, on a CPU
 
     def wait(self) -> tuple[float, float]:
         """Wait for the values: seconds that scoring took, and those waited for it here."""

@@ -44,10 +44,6 @@ class StreamDataLoader(Follower, DataLoader[_T]):
         world_size: Number of processes.
         drop_last: Leave out the last global batch when it is not full.
         options: Other options of torch's DataLoader: num_workers, collate_fn, pin_memory, persistent_workers, …
-
-    Raises:
-        TypeError: The dataset has no rows by number, or a number is not a whole one.
-        ValueError: The stream draws from another number of rows, or an option contradicts the stream.
     """
 
     def __init__(

@@ -205,7 +205,7 @@ class Loader(Follower):
                 self._place.go_on(plan)
                 self._require_here()
                 asked = time.perf_counter()
-                self._meter.passed(asked - began, waited)
+                self._meter.add(seconds=asked - began, wait_seconds=waited)
                 began = asked
 
     @property
@@ -231,11 +231,7 @@ class Loader(Follower):
         self._reader.close()
 
     def _require_here(self) -> None:
-        """Refuse to read where there is nothing to read with.
-
-        Raises:
-            ValueError: The loader is closed, or its threads are in the process that this one was forked from.
-        """
+        """Refuse a closed loader, and one whose threads are in the process that this one was forked from."""
         if self._closed:
             raise ValueError("this loader is closed: make a new one")
         self._process = self._process or os.getpid()
@@ -273,7 +269,7 @@ class Loader(Follower):
                     yield from self._batches(feed, pipeline, run)
                     run += 1
             except _RefusedError as refused:
-                self._bad.add(refused.errors)
+                self._bad.add(refused.args)
             finally:
                 feed.stop()
                 if self._process == os.getpid() and self._drain(feed, pipeline) and not self._closed:
@@ -300,9 +296,8 @@ class Loader(Follower):
             except (RuntimeError, AttributeError) as error:  # the latter of a DALI that was shut down
                 raise self._explain(error, feed.take(run)) from None
         prepared = feed.take(run)
-        pixels = torch.utils.dlpack.from_dlpack(
-            images.as_tensor()
-        )  # the memory is torch's now: DALI's executor takes new for a run
+        # the memory is torch's now: DALI's executor takes new for a run
+        pixels = torch.utils.dlpack.from_dlpack(images.as_tensor())
         if stream is None:
             self._reader.buffers.give(prepared.buffer)  # on a GPU copies from it may still be under way
         else:
@@ -335,15 +330,11 @@ class Loader(Follower):
             return ENDING
         named = [(sample, name_sample(self.catalog, sample)) for sample in samples]
         law = f"cannot be decoded: {LEAVE_OUT}"
-        return _RefusedError([BadSampleError(f"{name} {law}", sample) for sample, name in named]) if named else error
+        return _RefusedError(*(BadSampleError(f"{name} {law}", sample) for sample, name in named)) if named else error
 
 
 class _RefusedError(Exception):
-    """DALI refused these images."""
-
-    def __init__(self, errors: list[BadSampleError]) -> None:
-        super().__init__()
-        self.errors = errors
+    """DALI refused the images of the errors in `args`."""
 
 
 def default_transform(catalog: Catalog, *, train: bool) -> Transform:
@@ -355,11 +346,7 @@ def default_transform(catalog: Catalog, *, train: bool) -> Transform:
 
 
 def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> GraphSpec:
-    """Which graph these images need.
-
-    Raises:
-        ValueError: Colour is to be made gray, raw and encoded images are mixed, or raw images have several sizes.
-    """
+    """Return the graph that these images need."""
     codes = np.bincount(catalog.encoding_codes, minlength=len(ENCODINGS))
     raw = bool(codes[RAW])
     size = int(catalog.height[0]), int(catalog.width[0])
@@ -423,15 +410,10 @@ ROWS = 10_000  # sampled rows: with 28×28 pixels each, the mean is known to abo
 def channel_statistics(
     catalog: Catalog, /, *, size: tuple[int, int], reading: Reading = Reading()
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel over at most 10 000 rows, in units of the stored 0..255.
+    """Return mean and standard deviation per channel over at most 10 000 rows, in units of the stored 0..255.
 
-    Args:
-        catalog: The training images.
-        size: Height and width to which images of another size are brought first, pixels.
-        reading: How to read.
-
-    Returns:
-        Means and standard deviations, rounded to 0.01; a constant channel gets the standard deviation 1.
+    Images of another size are brought to `size` first, height and width in pixels. Values are rounded to 0.01; a
+    constant channel gets the standard deviation 1.
     """
     zero, one = (0.0,) * catalog.channels, (1.0,) * catalog.channels
     stream = IndexStream(len(catalog), draws=min(len(catalog), ROWS))

@@ -46,17 +46,6 @@ class Place:
 
     A pass begins at the start of its epoch, or at a restored position after `load`, until a second batch is asked for;
     `set_epoch` of the epoch of a pass under way, or of a restored one, keeps the position.
-
-    Args:
-        owner: Whose place it is, in messages: loader or sampler.
-        stream: The stream to follow; None is every row once, in order.
-        batching: Batches and ranks.
-        rows: Number of rows there are; None for those of the stream.
-        what: Name of these rows in messages.
-
-    Raises:
-        TypeError: The stream is none.
-        ValueError: It draws from another number of rows.
     """
 
     def __init__(self, owner: str, stream: Any, batching: Batching, /, *, rows: int | None = None, what: str) -> None:
@@ -67,12 +56,7 @@ class Place:
         self.follow(stream)
 
     def follow(self, stream: Any, /) -> None:
-        """Follow another stream over the same rows, from the start of the epoch.
-
-        Raises:
-            TypeError: It is no stream.
-            ValueError: It draws from another number of rows.
-        """
+        """Follow another stream over the same rows, from the start of the epoch."""
         follows = Sequential(0, self.rows) if stream is None else as_stream(stream)
         require_rows(follows, self.rows, self._what)
         self.stream = follows
@@ -89,12 +73,7 @@ class Place:
         self.plan: Plan | None = None
 
     def set_epoch(self, epoch: SupportsIndex, /) -> None:
-        """Go to the start of an epoch, or stay in it where a pass is under way or its place was restored.
-
-        Raises:
-            TypeError: The epoch is not a whole number.
-            ValueError: Not 0 <= epoch < 2**64.
-        """
+        """Go to the start of an epoch, or stay in it where a pass is under way or its place was restored."""
         number = whole("epoch", epoch, least=0, below=1 << 64)
         framework = caller()[0] in FRAMEWORKS
         if framework and self._by_hand and number != self.epoch:
@@ -191,11 +170,7 @@ class Place:
         return {**state, "changes": packed(changes)} if changes else state
 
     def load(self, state: Any, identity: Mapping[str, Any], /) -> None:
-        """Take the place of a state, and the changes of its stream; nothing changes where it is refused.
-
-        Raises:
-            ValueError: It is of something else (both sides are shown), or no state.
-        """
+        """Take the place of a state, and the changes of its stream; nothing changes where it is refused."""
         if not isinstance(state, Mapping):
             raise ValueError(f"a state of a {self._owner} is what its state_dict() gave, but got {reprlib.repr(state)}")
         for key, mine in identity.items():
@@ -270,10 +245,10 @@ class Place:
             return
         processes, rank, world_size = dist.get_world_size(), self._ranks["rank"], self._ranks["world_size"]
         if processes != world_size:
-            result = "train on the same rows" if processes > world_size else "are left out"
+            result = "some train on the same rows" if processes > world_size else "some rows are left out"
             text = (
                 f"torch.distributed has {processes} processes, but this {self._owner} was made for "
-                f"world_size={world_size}, so some rows {result}: {REMEDY}"
+                f"world_size={world_size}, so {result}: {REMEDY}"
             )
         elif rank != dist.get_rank():
             text = f"this {self._owner} was made for rank {rank}, but this process has rank {dist.get_rank()}: {REMEDY}"
@@ -349,11 +324,7 @@ def caller() -> tuple[str, int]:
 
 
 def as_stream(given: Any, /) -> Any:
-    """A stream as it is; of weights or a row sampler one is made, with seed 0.
-
-    Raises:
-        TypeError: It is a sampler of torch, or nothing that a stream can be made of.
-    """
+    """Return a stream as it is; of weights or a row sampler one is made, with seed 0."""
     require_object(given)
     if isinstance(given, Sampler):
         raise TypeError(
@@ -364,11 +335,7 @@ def as_stream(given: Any, /) -> Any:
 
 
 def require_rows(stream: Stream, rows: int, what: str, /) -> None:
-    """Refuse a stream over another number of rows; one in file order may end earlier.
-
-    Raises:
-        ValueError: It draws from another number; both are shown.
-    """
+    """Refuse a stream over another number of rows; one in file order may end earlier."""
     if stream.rows > rows or (stream.rows < rows and not isinstance(stream, Sequential)):
         raise ValueError(f"the stream draws from {stream.rows} rows, but there are {rows} {what}: build it for these")
 

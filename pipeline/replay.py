@@ -1,21 +1,13 @@
 """Orders as DALI index files: `fn.readers.webdataset` then replays them with its own reader.
 
-Notation
-    order   int64 (M,)   rows of an epoch
-    run     consecutive draws from one shard; a pair of a shard's path and an .idx file that lists its draws
-
-DALI reads the pairs it is given one after another and the lines of each .idx in order, and neither has to be unique:
-the same sample may stand on several lines, the same shard in several pairs. So the runs of an order replay it exactly.
-Each run costs a file, which bounds them: an order that jumps between shards at every draw is not worth writing this
-way. Then either the shards are packed as one, which makes every order a single run, or the order is grouped by shard:
-counts stay exact, and so does the order within a shard, but shards come one after another, to be mixed by DALI's own
-buffer (`random_shuffle`, `initial_fill`).
+DALI reads the pairs (path of a shard, .idx file) one after another and the lines of each .idx in order, and neither has
+to be unique. So the runs of an order, consecutive draws from one shard each, replay it exactly. Each run costs a file,
+which bounds them: for an order that jumps between shards either pack the shards as one, or group the order by shard,
+which keeps counts and the order within each shard; DALI's own buffer (`random_shuffle`) then mixes the shards.
 
 DALI's format has no room for a checksum, so the hashes of all files lie beside them, in `replay.xxh128` as the tool
-`xxh128sum` writes it; `read_replay` holds the files against them.
-
-Repeats and order were tried with DALI 2.4; its documentation does not promise them, tests/unit/pipeline/test_replay.py
-does. An .idx holds whole images: crops of a feature table cannot be replayed.
+`xxh128sum` writes it; `read_replay` compares them. Repeats and order were tried with DALI 2.4; its documentation does
+not promise them, tests/unit/pipeline/test_replay.py does. An .idx holds whole images: crops cannot be replayed.
 """
 
 import json
@@ -45,12 +37,12 @@ def write_replay(
 
     Args:
         catalog: The catalog of the rows.
-        order: Rows, int64 (M,).
-        folder: Folder to write, made where needed; an earlier export in it is replaced.
+        order: Rows of an epoch, int64 (M,).
+        folder: Folder to write; an earlier export in it is replaced.
         by_shard: Group the draws by shard, which keeps counts and the order within each shard only.
 
     Returns:
-        What `replay.json` holds and `read_replay` returns: `paths` and `index_paths`, one pair per run, absolute.
+        `paths` and `index_paths`, one pair per run, absolute.
 
     Raises:
         ValueError: No draws, a row outside the catalog, more than 10 000 runs, a member name with white space,
@@ -59,7 +51,8 @@ def write_replay(
     if not order.size:
         raise ValueError("an order must hold at least one draw to be written as .idx files, but got none")
     if order.min() < 0 or order.max() >= len(catalog):
-        raise ValueError(f"rows must be in [0, {len(catalog)}), but got {order.min()} … {order.max()}: another one?")
+        span = f"{order.min()} … {order.max()}"
+        raise ValueError(f"rows must be in [0, {len(catalog)}), but got {span}: is this the catalog of the order?")
     shards = catalog.shard[order]
     if by_shard:
         grouped = np.argsort(shards, kind="stable")
@@ -111,8 +104,7 @@ def _write(catalog: Catalog, runs: Sequence[tuple[int, NDArray[np.int64]]], fold
 def read_replay(folder: str | os.PathLike[str], /) -> dict[str, list[str]]:
     """Return the arguments for `fn.readers.webdataset` of an export, after a check of all its files.
 
-    Args:
-        folder: What `write_replay` wrote; not moved since, for the paths are absolute.
+    The folder was not moved since `write_replay`, for the paths are absolute.
 
     Raises:
         FileNotFoundError: No export there, or one that was not finished.
@@ -120,7 +112,7 @@ def read_replay(folder: str | os.PathLike[str], /) -> dict[str, list[str]]:
     """
     place, remedy = Path(folder), "export it again"
     if not (place / SUMS).is_file():
-        raise FileNotFoundError(f"{place / SUMS}: no such file, so the export was not finished, or is older: {remedy}")
+        raise FileNotFoundError(f"{place / SUMS}: no such file, so the export was not finished: {remedy}")
     lines = (place / SUMS).read_bytes().decode(errors="replace").removesuffix("\n").split("\n")
     sums = {name: mark for mark, _, name in (line.partition("  ") for line in lines)}
     found = {path.name for path in place.glob("*.idx")} | {FILE}

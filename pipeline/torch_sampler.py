@@ -1,4 +1,4 @@
-"""Index streams as samplers of PyTorch, where a loop keeps a DataLoader of its own.
+"""Index streams as samplers of PyTorch, for a loop that keeps a DataLoader of its own.
 
     sampler = StreamBatchSampler(IndexStream(weights, seed=0), batch_size=32, rank=rank, world_size=world_size)
     loader = DataLoader(dataset, batch_sampler=sampler)
@@ -6,13 +6,10 @@
         sampler.set_epoch(epoch)
         for batch in loader: ...
 
-They stand where `DistributedSampler` or `WeightedRandomSampler` stood: `set_epoch` is the same, and each rank draws its
-own rows only. Weights may differ from epoch to epoch: `IndexStream.update`, a row sampler, or another stream that is
-assigned to `sampler.stream`.
-
-A sampler knows what it was asked for, not what the loop was given, and workers ask ahead. So a state is refused once a
-DataLoader with workers has asked; `StreamDataLoader` has an exact one. torchdata's StatefulDataLoader saves the state
-of a sampler together with the batch (tried with 0.11, with workers too).
+They take the place of `DistributedSampler` or `WeightedRandomSampler`; each rank draws its own rows only. A sampler
+knows what it was asked for, not what the loop was given, and workers ask ahead. So a state is refused once a DataLoader
+with workers has asked; `StreamDataLoader` has an exact one. torchdata's StatefulDataLoader saves the state of a sampler
+together with the batch (tried with 0.11, with workers too).
 """
 
 import sys
@@ -141,15 +138,18 @@ class _Sampler(Follower, Sampler[_Item]):
         self._within = self._first = within
         self._ahead = ""
 
-    def _begin(self) -> tuple[Plan, int]:
-        """The plan of the pass that begins, and how many rows of its first step were given before."""
-        divided = self._look_at(_askers(sys._getframe(2)))  # who waits for the generator that calls this
-        self._within = self._first if self._place.resumed else 0
-        return self._place.begin(divided=divided), self._within
-
-    def _go_on(self, plan: Plan, step: int) -> None:
-        """Note that a second batch is asked for, if the loop asks and not a worker."""
-        if step and not self._ahead:
+    def _pass(self) -> Iterator[tuple[Plan, int, list[int], int]]:
+        """Yield plan, step and rows of each step, and how many of these rows were given before."""
+        divided = self._look_at(_askers(sys._getframe(2)))  # who waits for the generator that iterates this one
+        within = self._within = self._first if self._place.resumed else 0
+        plan = self._place.begin(divided=divided)
+        with self._place.leaving(plan):
+            for step in range(len(plan)):
+                if step and not self._ahead:  # a loop asks for a second batch, and not a worker
+                    self._place.go_on(plan)
+                a, b = plan.positions(step)
+                yield plan, step, plan.order[a:b].tolist(), within
+                within = 0
             self._place.go_on(plan)
 
     def _look_at(self, askers: Iterator[Any]) -> bool:
@@ -165,8 +165,8 @@ class _Sampler(Follower, Sampler[_Item]):
                 self._ahead, self._reader = "a DataLoader with workers asks for rows", weakref.ref(owner)
             elif kind in ("DataLoaderShard", "DataLoaderDispatcher", "_DatasetSamplerWrapper"):
                 self._ahead = self._ahead or "a framework asks for rows"
-            if kind in ("BatchSamplerShard", "_DatasetSamplerWrapper") or _dispatches(owner):
-                divided = True
+            dispatches = kind == "DataLoaderDispatcher" and owner.state.num_processes > 1  # one process asks for all
+            divided |= kind in ("BatchSamplerShard", "_DatasetSamplerWrapper") or dispatches
         if divided and self.world_size > 1:
             raise ValueError(
                 f"a framework would divide once more what is the part of rank {self.rank} of {self.world_size}: leave "
@@ -176,7 +176,7 @@ class _Sampler(Follower, Sampler[_Item]):
         return divided
 
     def _is_begun(self) -> bool:
-        """Whether the workers of a DataLoader that has given no batch yet have asked for rows."""
+        """Check whether the workers of a DataLoader that has given no batch yet have asked for rows."""
         reader = None if self._reader is None else self._reader()
         return reader is not None and reader._rcvd_idx == 0  # not even a batch that failed
 
@@ -192,20 +192,13 @@ class StreamSampler(_Sampler[int]):
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        plan, within = self._begin()
-        with self._place.leaving(plan):
-            for step in range(len(plan)):
-                self._go_on(plan, step)
-                a, b = plan.positions(step)
-                rows = plan.order[a:b].tolist()
-                for number, row in enumerate(rows[within:], within + 1):
-                    if self._place.plan is plan:
-                        self._within = number % len(rows)
-                        if number == len(rows):
-                            self._place.move(plan, step)
-                    yield row
-                within = 0
-            self._place.go_on(plan)
+        for plan, step, rows, within in self._pass():
+            for number, row in enumerate(rows[within:], within + 1):
+                if self._place.plan is plan:
+                    self._within = number % len(rows)
+                    if number == len(rows):
+                        self._place.move(plan, step)
+                yield row
 
 
 class _RankSampler(StreamSampler, DistributedSampler[int]):
@@ -219,26 +212,15 @@ class StreamBatchSampler(_Sampler[list[int]]):
         return -(-self.rows // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        plan, within = self._begin()
-        with self._place.leaving(plan):
-            for step in range(len(plan)):
-                self._go_on(plan, step)
-                a, b = plan.positions(step)
-                if self._place.plan is plan:
-                    self._within = 0
-                    self._place.move(plan, step)
-                yield plan.order[a + within : b].tolist()
-                within = 0
-            self._place.go_on(plan)
-
-
-def _dispatches(owner: Any) -> bool:
-    """Whether it is Accelerate's loader in which one process asks for all."""
-    return type(owner).__name__ == "DataLoaderDispatcher" and bool(owner.state.num_processes > 1)
+        for plan, step, rows, within in self._pass():
+            if self._place.plan is plan:
+                self._within = 0
+                self._place.move(plan, step)
+            yield rows[within:]
 
 
 def _askers(frame: FrameType | None) -> Iterator[Any]:
-    """The loaders and samplers of these libraries that wait for the next row, the nearest first."""
+    """Yield the loaders and samplers of these libraries that wait for the next row, the nearest first."""
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
         yield frame.f_locals.get("self")
         frame = frame.f_back

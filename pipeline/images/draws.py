@@ -15,28 +15,28 @@ _ATTEMPTS = 10  # as in torchvision's RandomResizedCrop; then the centre crop ne
 
 
 def key(seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:
-    """Philox key of everything that is drawn for one purpose in one epoch, shape (2,)."""
+    """Return the Philox key of all draws for one purpose in one epoch, (2,)."""
     return np.random.SeedSequence([seed, epoch, purpose]).generate_state(2, np.uint64).astype(np.uint64, copy=False)
 
 
 def to_unit(words: NDArray[np.uint64], /) -> NDArray[np.float64]:
-    """Random words as uniform numbers in [0, 1), of 53 bits each; same shape."""
+    """Return random words as uniform numbers in [0, 1), of 53 bits each; same shape."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _uniform(seed: int, epoch: int, purpose: int, start: int, count: int, blocks: int = 1) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1): shape (count, 4·blocks); row i depends on position `start + i` alone."""
+    """Return uniform numbers in [0, 1), (count, 4·blocks); row i depends on position `start + i` alone."""
     philox = np.random.Philox(key=key(seed, epoch, purpose), counter=start * blocks)
     return to_unit(philox.random_raw(4 * blocks * count)).reshape(count, 4 * blocks)
 
 
 def draw_flips(seed: int, epoch: int, start: int, count: int) -> NDArray[np.bool_]:
-    """Fair coins for positions [start, start + count), shape (count,)."""
+    """Return fair coins for positions [start, start + count), (count,)."""
     return _uniform(seed, epoch, _FLIP, start, count)[:, 0] < 0.5
 
 
 def draw_pad_offsets(seed: int, epoch: int, start: int, count: int, pad: int) -> NDArray[np.int32]:
-    """Offsets (y, x) of a crop of the padded image, uniform in [-pad, pad], pixels; shape (count, 2)."""
+    """Return offsets (y, x) of a crop of the padded image, uniform in [-pad, pad] pixels, (count, 2)."""
     return (np.floor(_uniform(seed, epoch, _PAD, start, count)[:, :2] * (2 * pad + 1)) - pad).astype(np.int32)
 
 
@@ -50,7 +50,7 @@ def draw_windows(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> NDArray[np.float32]:
-    """Windows of the random resized crop for consecutive positions, shape (n, 4).
+    """Return windows of the random resized crop for consecutive positions, (n, 4).
 
     The area is uniform in `scale`, the aspect log-uniform in `ratio`; the first of ten draws that fits the image is
     taken, else the largest centred window of an allowed aspect (the law of torchvision's RandomResizedCrop, whose
@@ -79,10 +79,10 @@ def draw_windows(
 def pixel_windows(
     windows: NDArray[np.float32], heights: NDArray[np.int32], widths: NDArray[np.int32], /
 ) -> NDArray[np.int32]:
-    """Windows in whole pixels, shape (n, 4): top, left, height, width.
+    """Return windows in whole pixels, (n, 4): top, left, height, width.
 
     Edges go to the nearest pixel edge (halves to the even one), but a window always keeps one row and one column and
-    lies within its image. So what is cut depends on nothing but the stored window and the size of the image.
+    lies within its image.
     """
     size = np.stack([heights, widths], axis=1).astype(np.int64)
     first = np.clip(np.rint(windows[:, :2].astype(np.float64) * size).astype(np.int64), 0, size - 1)
@@ -91,7 +91,7 @@ def pixel_windows(
 
 
 def draw_operations(seed: int, epoch: int, start: int, count: int, layers: int, choices: int) -> NDArray[np.int32]:
-    """RandAugment's draws (count, 2, layers): number of the operation, uniform in [0, choices); sign (1: negative)."""
+    """Return RandAugment's draws, (count, 2, layers): operation, uniform in [0, choices); sign (1: negative)."""
     u = _uniform(seed, epoch, _OPERATION, start, count, blocks=-(-layers // 2))[:, : 2 * layers]
     return np.stack([np.floor(u[:, ::2] * choices), u[:, 1::2] < 0.5], axis=1).astype(np.int32)
 
@@ -99,7 +99,7 @@ def draw_operations(seed: int, epoch: int, start: int, count: int, layers: int, 
 def draw_jitter(
     seed: int, epoch: int, start: int, count: int, ranges: tuple[float, float, float, float]
 ) -> NDArray[np.float32]:
-    """Factors of brightness, contrast and saturation, and the turn of the hue in degrees; shape (count, 4).
+    """Return factors of brightness, contrast and saturation, and the turn of the hue in degrees, (count, 4).
 
     Torchvision's laws: factors uniform in [max(0, 1 - r), 1 + r], the turn uniform in [-r, r] full turns.
     """

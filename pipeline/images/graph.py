@@ -33,27 +33,16 @@ _plain = dali.pipeline.do_not_convert  # such functions branch on Python's value
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """Settings that the graph needs before it is built.
-
-    Attributes:
-        transform: Sizes and normalisation.
-        geometry: What is cut from the image, and how.
-        mirror: Whether images are mirrored, each by its own coin.
-        raw: Images arrive as uint8 HWC pixels; else as encoded bytes.
-        resize: Whether images must be resized to `transform.size` after the geometry.
-        channels: Of the images in the batch: 1 (gray) or 3 (RGB; gray images have three equal channels).
-        turn: Encoded images are turned, each by the orientation in the catalog.
-        widen: The stored images are gray and those of the batch RGB.
-    """
+    """Settings that the graph needs before it is built."""
 
     transform: Transform
-    geometry: Geometry
-    mirror: bool
-    raw: bool
-    resize: bool
-    channels: int
-    turn: bool = False
-    widen: bool = False
+    geometry: Geometry  # of the cut
+    mirror: bool  # each image by its own coin
+    raw: bool  # images arrive as uint8 HWC pixels; else as encoded bytes
+    resize: bool  # to `transform.size`, after the geometry
+    channels: int  # of the batch: 1 (gray) or 3 (RGB; gray images have three equal channels)
+    turn: bool = False  # encoded images, each by the orientation in the catalog
+    widen: bool = False  # stored gray images to RGB
 
     @property
     def placed(self) -> bool:
@@ -97,19 +86,10 @@ def build_pipeline(
     threads: int,
     prefetch: int,
 ) -> Any:
-    """Build the graph.
+    """Build the graph, with one output, float32 (n, C, H, W).
 
-    Args:
-        source: Called with DALI's `BatchInfo`, gives one array or list of arrays per input; they must stay as they are
-            until the run that they are for is done.
-        spec: What the graph does.
-        run_size: Most images that it takes at once.
-        gpu: Number of the GPU that decodes and transforms; None: the CPU.
-        threads: DALI's worker threads.
-        prefetch: Runs that it computes ahead.
-
-    Returns:
-        An `nvidia.dali.Pipeline` with one output, float32 (n, C, H, W).
+    `source` gets DALI's `BatchInfo` and gives one array or list of arrays per input, which must stay as they are until
+    the run that they are for is done; a run has at most `run_size` images. `gpu` is the GPU's number, None the CPU.
     """
     conditional = spec.transform.randaugment is not None or spec.turn
     pipeline = dali.pipeline_def(_graph, enable_conditionals=conditional)(

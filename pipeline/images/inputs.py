@@ -89,13 +89,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 class Inputs:
-    """Makes the inputs of one kind of graph; every value is a pure function of (seed, epoch, position) or of the row.
-
-    Args:
-        catalog: The samples.
-        spec: The graph.
-        rows: Rows of the stream with windows and flips of their own; None: the samples.
-    """
+    """Makes the inputs of one kind of graph; each value is a pure function of (seed, epoch, position) or of the row."""
 
     def __init__(self, catalog: Catalog, spec: GraphSpec, rows: Rows | None) -> None:
         self.catalog = catalog
@@ -110,14 +104,9 @@ class Inputs:
     def of(
         self, plan: Plan, spans: Spans, ids: NDArray[np.int64], data: NDArray[np.uint8], members: NDArray[np.int64], /
     ) -> tuple[Any, ...]:
-        """Return the inputs for some images, in the order of `GraphSpec.inputs`.
+        """Return the inputs for rows `ids` at the positions [a, b) of `spans`, in the order of `GraphSpec.inputs`.
 
-        Args:
-            plan: The pass, with seed and epoch.
-            spans: Positions [a, b) of the images, n in all.
-            ids: Rows of the stream, (n,).
-            data: The images' bytes, one after the other.
-            members: The n + 1 boundaries between them.
+        Image i is `data[members[i] : members[i + 1]]`.
         """
         spec, transform, samples = self._spec, self._spec.transform, self.samples(ids)
 

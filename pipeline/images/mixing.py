@@ -8,23 +8,20 @@ Every image of a batch is mixed with other images of the same batch, and its lab
         loss = mixed.loss(model(mixed.images))
 
 What is drawn is a pure function of (seed, epoch, step, rank), where step is the number of the global batch within its
-epoch and rank the part of it, so together they say which positions of the epoch the batch holds. A run that is resumed
-mixes as the undisturbed one does if it goes on counting: `enumerate(loader, position // global_batch)`, with the
-position of the loader's state. No draw waits for the device.
+epoch. A resumed run mixes as the undisturbed one does if it goes on counting: `enumerate(loader, position //
+global_batch)`, with the position of the loader's state. No draw waits for the device.
 
-Samplers that watch p_y, the probability that the model gives to a row's label (p-SGD, c-SGD and their like), see
-something else with mixed images: no row has an image of its own. What comes closest is the shares' mean of the labels'
-probabilities, Σ_j share_j · p(label_j): it costs nothing, and stays below 1 for a model that is perfect, because the
-right answer is itself divided: at best max_j share_j if one label is given all the probability, Σ_j share_j² if each
-gets its share. So it ranks rows by how they were mixed as much as by how hard they are, and the noise averages out over
-epochs only because partners and shares are drawn anew. A method that needs the pure p_y (curves of forgetting,
-Swift Sampler's features, thresholds on p_y) should take it from a forward pass on the unmixed `batch.images`.
+Samplers that watch p_y, the probability of a row's label (p-SGD, c-SGD …), get the shares' mean
+Σ_j share_j · p(label_j) from mixed images: it costs nothing, but stays below 1 for a perfect model, and ranks rows by
+how they were mixed as well as by how hard they are. A method that needs the pure p_y takes it from a forward pass on
+the unmixed images.
 
 Notation: n images of C channels, H × W; classes K; λ share of the first image; α, β of Beta(α, α), Beta(β, β).
 """
 
 import operator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -96,7 +93,7 @@ class Mixup:
         return _beta(self.alpha, _words(self.seed, epoch, _MIXUP, step, rank, 1))[0]
 
     def __call__(self, images: Tensor, labels: Tensor, /, *, epoch: int, step: int, rank: int = 0) -> Mixed:
-        """Mix a batch: images (n, C, H, W) of floats, labels int64 (n,)."""
+        """Mix a batch: float images (n, C, H, W), labels int64 (n,)."""
         n = len(images)
         words = _words(self.seed, epoch, _MIXUP, step, rank, 1 + n)
         (share,) = _beta(self.alpha, words[:1])
@@ -132,7 +129,8 @@ class RICAP:
         w, h = (round(side * part) for side, part in zip((width, height), _beta(self.beta, words[:2]), strict=True))
         places = to_unit(words[2:10]).tolist()
         out, found, areas = torch.empty_like(images), [], []
-        for k, (y, x, high, wide) in enumerate(_quarters(height, width, h, w)):
+        patches = product(((0, h), (h, height - h)), ((0, w), (w, width - w)))  # upper left to lower right
+        for k, ((y, high), (x, wide)) in enumerate(patches):
             rows = slice(None) if k == 0 else _permutation(words[10 + (k - 1) * n : 10 + k * n], images.device)
             top = int(places[2 * k] * (height - high + 1))
             left = int(places[2 * k + 1] * (width - wide + 1))
@@ -141,12 +139,6 @@ class RICAP:
             areas.append(high * wide / (height * width))
         shares = _shares(areas, n, images.device)
         return Mixed(out, torch.stack(found, 1), shares)
-
-
-def _quarters(height: int, width: int, h: int, w: int) -> list[tuple[int, int, int, int]]:
-    """Corner (y, x) and shape (height, width) of the four patches around the boundary point (h, w)."""
-    columns, rows = ((0, w), (w, width - w)), ((0, h), (h, height - h))
-    return [(y, x, high, wide) for y, high in rows for x, wide in columns]
 
 
 def _words(seed: int, epoch: int, purpose: int, step: int, rank: int, count: int) -> NDArray[np.uint64]:

@@ -42,19 +42,9 @@ def operations(channels: int) -> tuple[str, ...]:
 def apply_operations(
     images: Any, numbers: Any, negative: Any, *, layers: int, magnitude: int, channels: int, size: tuple[int, int]
 ) -> Any:
-    """Add the operators to a graph that is being built with conditionals.
+    """Add the operators to a graph that is being built with conditionals; images are uint8 HWC of one size.
 
-    Args:
-        images: Node, uint8 HWC.
-        numbers: CPU node, int32 (layers,) per image: index into `operations`.
-        negative: CPU node, int32 (layers,) per image: 1 negates the magnitude where the operation has two directions.
-        layers: N.
-        magnitude: M, 0..30.
-        channels: 1 or 3.
-        size: Height and width of all images, pixels.
-
-    Returns:
-        Node, uint8 HWC.
+    `numbers` (index into `operations`) and `negative` (1 negates the magnitude) are int32 (layers,) per image.
     """
     suite = {operation.name: operation for operation in rand_augment.get_rand_augment_suite(use_shape=True)}
     chosen = [suite[name] for name in operations(channels)]

@@ -84,39 +84,21 @@ class Transform:
 
     @classmethod
     def small(cls, size: tuple[int, int], channels: int, *, augment: bool = False) -> Self:
-        """Whole small images to about [-1, 1].
-
-        Args:
-            size: Height and width, pixels.
-            channels: 1 (gray) or 3 (RGB).
-            augment: A 4-pixel pad-crop and flips, for photographs.
-        """
+        """Bring whole small images to about [-1, 1]; `augment`: a 4-pixel pad-crop and flips, for photographs."""
         half = (127.5,) * channels
         return cls(size, half, half, crop="pad" if augment else "none", flip=augment)
 
     @classmethod
     def large(cls, *, train: bool, size: int = 224, channels: int = 3) -> Self:
-        """ImageNet's recipe: random resized crop and flip for training, 256 → centre 224 for evaluation.
+        """Follow ImageNet's recipe: random resized crop and flip for training, 256 → centre 224 for evaluation.
 
         Gray images are brought to about [-1, 1], for want of a customary mean.
-
-        Args:
-            train: Random resized crop and flip; else the centre, seven eighths of the shorter side.
-            size: Height and width, pixels.
-            channels: 1 (gray) or 3 (RGB).
         """
-        mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-        std: tuple[float, ...] = (58.395, 57.12, 57.375)
-        if channels == 1:
-            mean = std = (127.5,)
+        mean, std = ((127.5,),) * 2 if channels == 1 else ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
         crop: Literal["random", "center"] = "random" if train else "center"
         return cls((size, size), mean, std, crop=crop, flip=train, resize=round(size * 8 / 7))
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON gives them back (lists for tuples), for states and the provenance of features and runs.
-
-        What is off (None) is left out: the same pixels give the same dict as before there was such a field, so states
-        and features of earlier versions stay valid.
-        """
+        """Return the fields as JSON gives them back (lists for tuples), without those that are off (None)."""
         fields = {key: value for key, value in asdict(self).items() if value is not None}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}

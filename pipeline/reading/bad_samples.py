@@ -19,12 +19,7 @@ LEAVE_OUT = (
 
 
 class BadSampleError(DrawstreamError, RuntimeError):
-    """A sample cannot be read as the catalog describes it.
-
-    Args:
-        message: What is wrong, with shard and key.
-        sample_id: Its row in the catalog.
-    """
+    """A sample cannot be read as the catalog describes it; `sample_id` is its row in the catalog."""
 
     def __init__(self, message: str, sample_id: int) -> None:
         super().__init__(message)
@@ -58,16 +53,7 @@ def name_sample(catalog: Catalog, sample: int, /) -> str:
 
 
 class BadSamples:
-    """The bad samples a loader knows of: those of a quarantine list, and those it met. Safe with threads.
-
-    Args:
-        catalog: The samples.
-        reading: `on_bad`, `max_bad`, and the quarantine list.
-
-    Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: The list is not this catalog's, or no good sample is left.
-    """
+    """Bad samples that a loader knows: those of a quarantine list, and those it met. Safe with threads."""
 
     def __init__(self, catalog: Catalog, reading: Reading) -> None:
         listed = reading.quarantine
@@ -88,15 +74,11 @@ class BadSamples:
             return tuple(self._met[sample] for sample in sorted(self._met))
 
     def known(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
-        """Where bad samples stand among these (n,): indices, int64."""
-        return np.flatnonzero(np.isin(samples, self._known)) if len(self._known) else _NOWHERE
+        """Return the indices of the bad ones among samples (n,), int64."""
+        return np.flatnonzero(np.isin(samples, self._known)) if len(self._known) else self._known
 
     def add(self, errors: Iterable[BadSampleError], /) -> None:
-        """Take note of bad samples.
-
-        Raises:
-            BadSampleError: The first of them, where none is to be replaced; or one that exceeds the limit.
-        """
+        """Note bad samples; raise the first that is not to be replaced, or exceeds the limit."""
         for error in errors:
             if self._reading.on_bad == "raise":
                 raise error
@@ -121,6 +103,3 @@ class BadSamples:
             f"{name} is bad, as were {attempts} other draws of its epoch: restore the data, or draw from other rows",
             sample,
         )
-
-
-_NOWHERE: NDArray[np.int64] = np.empty(0, np.int64)

@@ -1,23 +1,25 @@
 """Shards of a remote catalog, kept whole in a folder on local disk that processes share.
 
     <hash>-<bytes>.tar       a whole shard: renamed to this name after its bytes matched the hash in the catalog
-    <hash>-<bytes>.partial   one on its way; who downloads it holds flock on it, so the lock dies with its owner
-    lock                     held for the moment in which files are claimed or removed
+    <hash>-<bytes>.partial   one on its way
+    <hash>-<bytes>.lock      held by the process that downloads it
+    lock                     held for the moment in which files are added or removed
 
-The folder is all the state there is, so a process may be killed at any point: a `.partial` without an owner is gone on
-with from where it ends. Room is counted by the sizes in the names, those on their way included; the time of a file is
-when it was last opened, and the oldest go first. Who has a shard open keeps it: unlinking takes only the name.
+The folder is all the state there is, so a process may be killed at any point: the next download goes on with its
+`.partial`. Room is counted by the sizes in the names, those on their way included; the time of a file is when it was
+last opened, and the oldest go first. Unlinking takes only the name: a process that has a shard open keeps it.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
+
+from filelock import FileLock, Timeout
 
 from drawstream.pipeline.shards.catalog import Catalog, Shard, hash_file
 from drawstream.pipeline.shards.remote import Remote, RemoteError, Transfer, cache_folder
@@ -31,15 +33,7 @@ _NAME = re.compile(r"[0-9a-f]{32}-(\d+)\.(tar|partial)")
 
 
 class CachedShards:
-    """Opens the shards of a remote catalog, downloading those that are not there. Safe with threads and processes.
-
-    Args:
-        catalog: A remote catalog.
-        remote: Folder, bound, retries.
-
-    Raises:
-        RemoteError: The folder cannot be made.
-    """
+    """Opens the shards of a remote catalog, downloading those that are not there. Safe with threads and processes."""
 
     def __init__(self, catalog: Catalog, remote: Remote) -> None:
         assert catalog.remote is not None
@@ -59,17 +53,12 @@ class CachedShards:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Shards opened that were there, perhaps after a wait; shards, bytes downloaded here; requests repeated."""
+        """Shards found (perhaps after a wait) and not found, bytes downloaded here, requests repeated."""
         with self._lock:
             return {**self._counts, **self._transfer.counts}
 
     def open(self, shard: int, /) -> int:
-        """A descriptor of a whole shard, for the caller to close. Who opens shards in order gets the next one ahead.
-
-        Raises:
-            RemoteError: It cannot be downloaded, is not what the catalog describes, or there is no room for it.
-            SystemFault: The process lacks descriptors or memory, or the disk of the cache fails.
-        """
+        """Return a descriptor of a whole shard, for the caller to close; shards opened in order are fetched ahead."""
         descriptor = self._open(shard)
         with self._lock:
             in_order, self._last = shard == self._last + 1, shard
@@ -81,33 +70,17 @@ class CachedShards:
         return descriptor
 
     def _is_wanted(self, shard: int) -> bool:
-        """Whether to fetch a shard ahead: it is missing, and will hardly push out one that is being read."""
+        """Check that a shard is missing, and will hardly push out one that is being read."""
         shards = self._catalog.shards
         return shard < len(shards) and 4 * shards[shard].size <= self._limit and not self._path(shard).exists()
+
+    def _prefetch(self, shard: int) -> None:
+        with suppress(RemoteError, OSError):  # raised again for who opens that shard
+            os.close(self._open(shard))
 
     def discard(self, shard: int, /) -> None:
         """Remove the kept copy of a shard, which turned out to be damaged."""
         self._path(shard).unlink(missing_ok=True)
-
-    def _open(self, shard: int) -> int:
-        entry, path = self._catalog.shards[shard], self._path(shard)
-        outcome = "hits"
-        try:
-            while (descriptor := _open_whole(path, entry.size)) < 0:
-                partial = self._claim(path.with_suffix(".partial"), entry, shard)
-                if partial is not None:
-                    descriptor, outcome = self._complete(partial, path, entry, shard), "misses"
-                    break
-        except OSError as error:
-            if fault_of(error) in ("process", "device", "network"):
-                raise system_fault(error, self._folder) from None
-            raise RemoteError(
-                f"{self._folder}: cannot keep {self._catalog.shard_name(shard)} of {entry.size} bytes "
-                f"({error.strerror}): free some space, lower `limit` ({self._limit}), or choose another `folder`"
-            ) from None
-        with self._lock:
-            self._counts[outcome] += 1
-        return descriptor
 
     def _path(self, shard: int) -> Path:
         entry = self._catalog.shards[shard]
@@ -119,62 +92,58 @@ class CachedShards:
             )
         return path
 
-    def _prefetch(self, shard: int) -> None:
-        with suppress(RemoteError, OSError):  # who opens that shard will be told
-            os.close(self._open(shard))
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Keep other processes and threads from claiming and removing files."""
-        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleared the cache
-        descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def _open(self, shard: int) -> int:
+        entry, path = self._catalog.shards[shard], self._path(shard)
+        outcome = "hits"
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _claim(self, partial: Path, entry: Shard, shard: int) -> int | None:
-        """The partial file of a shard, locked by the caller; None after a wait: then it is time to look again."""
-        if entry.size > self._limit:
+            while (descriptor := _open_whole(path, entry.size)) < 0:
+                if entry.size > self._limit:
+                    raise RemoteError(
+                        f"{self._catalog.shard_name(shard)}: has {entry.size} bytes, more than the {self._limit} that "
+                        f"the cache {self._folder} may hold: raise `limit`, or read with mode 'ranges'"
+                    )
+                self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have cleared the cache
+                partial, lock = path.with_suffix(".partial"), path.with_suffix(".lock")
+                with _locked(lock):
+                    try:
+                        if not path.exists() and self._reserve(partial, entry.size):
+                            descriptor, outcome = self._download(path, entry, shard), "misses"
+                            break
+                    finally:
+                        if not partial.exists():
+                            lock.unlink(missing_ok=True)
+                if not path.exists():
+                    time.sleep(WAIT)
+        except OSError as error:
+            if fault_of(error) in ("process", "device", "network"):
+                raise system_fault(error, self._folder) from None
             raise RemoteError(
-                f"{self._catalog.shard_name(shard)}: has {entry.size} bytes, more than the {self._limit} that the "
-                f"cache {self._folder} may hold: raise `limit`, or read with mode 'ranges'"
-            )
-        with self._exclusive():
-            try:
-                descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if partial.with_suffix(".tar").exists():
-                    return None
-                if self._make_room(entry.size):
-                    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                    return descriptor
-                descriptor = -1
-            if descriptor >= 0 and _try_lock(descriptor) and _is_same(descriptor, partial):
-                return descriptor
-        if descriptor < 0:
-            time.sleep(WAIT)
-            return None
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until who downloads it is done
-        os.close(descriptor)
-        return None
+                f"{self._folder}: cannot keep {self._catalog.shard_name(shard)} of {entry.size} bytes "
+                f"({error.strerror}): free some space, lower `limit` ({self._limit}), or choose another `folder`"
+            ) from None
+        with self._lock:
+            self._counts[outcome] += 1
+        return descriptor
 
-    def _make_room(self, size: int) -> bool:
-        """Remove what was not used for longest until a new file of this size fits; whether it does."""
-        files = sorted(_files(self._folder))
-        used = sum(each for _, each, _ in files)
-        for _, each, path in files:
-            if used + size <= self._limit:
-                break
-            if _remove_idle(path):
-                used -= each
-        return used + size <= self._limit
+    def _reserve(self, partial: Path, size: int) -> bool:
+        """Make the file for a download if there is room, removing what was not used for longest; return whether."""
+        with _locked(self._folder / "lock"):
+            if not partial.exists():
+                files = sorted(_files(self._folder))
+                used = sum(each for _, each, _ in files)
+                for _, each, path in files:
+                    if used + size <= self._limit:
+                        break
+                    used -= each * _remove_idle(path)
+                if used + size > self._limit:
+                    return False
+                partial.touch(0o666)
+        return True
 
-    def _complete(self, descriptor: int, path: Path, entry: Shard, shard: int) -> int:
-        """Download what a locked partial file lacks, check it and give it its name; its descriptor, unlocked."""
+    def _download(self, path: Path, entry: Shard, shard: int) -> int:
+        """Download what the partial file lacks, check it and give it its name; return its descriptor."""
         partial = path.with_suffix(".partial")
+        descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
         try:
             for _ in range(2):
                 self._fill(descriptor, entry.size, shard)
@@ -184,9 +153,8 @@ class CachedShards:
                 if actual == entry.hash:
                     os.fsync(descriptor)  # else a power cut could leave the name with zeros behind it
                     os.utime(descriptor)
-                    with self._exclusive():  # so that who counts sees either name
+                    with _locked(self._folder / "lock"):  # so that a count sees either name
                         partial.rename(path)
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
                     return descriptor
                 os.ftruncate(descriptor, 0)
             partial.unlink()
@@ -208,30 +176,34 @@ class CachedShards:
             starts = range(done, min(done + window * CHUNK, size), CHUNK)
             parts = [(url, start, min(start + CHUNK, size)) for start in starts]
             for data in self._transfer.get(parts, most=size):
-                asked = min(CHUNK, size - done)
-                if len(data) > asked:
+                if len(data) > min(CHUNK, size - done):
                     if len(data) != size:
                         raise RemoteError(
                             f"{self._catalog.shard_name(shard)}: has {'more' if len(data) > size else len(data)} "
-                            f"bytes, its catalog says {size}: "
-                            "upload it again"
+                            f"bytes, its catalog says {size}: upload it again"
                         )
                     done = 0
-                _write(descriptor, data, done)
-                done += len(data)
+                view = memoryview(data)
+                while view:
+                    count = os.pwrite(descriptor, view, done)
+                    view, done = view[count:], done + count
                 if done == size:
                     break
             window = self._window
 
 
 def default_limit(folder: Path, /) -> int:
-    """Bytes that a folder may hold when nothing is said: 100 GiB, or 80 % of what the disk could give if less."""
+    """Return the bytes that a folder may hold by default: 100 GiB, or 80 % of what the disk could give if less."""
     held = sum(path.stat().st_size for _, _, path in _files(folder) if path.exists())
     return min(LARGEST, (shutil.disk_usage(folder).free + held) * 4 // 5)
 
 
+def _locked(path: Path) -> FileLock:
+    return FileLock(path, mode=0o666, poll_interval=WAIT / 5)
+
+
 def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """When each shard in the folder was last used (ns), its bytes when whole, and its path."""
+    """Yield when each shard in the folder was last used (ns), its bytes when whole, and its path."""
     for entry in os.scandir(folder):
         found = _NAME.fullmatch(entry.name)
         if found:
@@ -240,7 +212,7 @@ def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
 
 
 def _open_whole(path: Path, size: int) -> int:
-    """A descriptor of a whole shard, which thereby counts as used; -1 where there is none."""
+    """Open a whole shard, which thereby counts as used; -1 if there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -254,37 +226,15 @@ def _open_whole(path: Path, size: int) -> int:
     return -1
 
 
-def _try_lock(descriptor: int) -> bool:
+def _remove_idle(path: Path) -> bool:
+    """Remove a whole shard, or a partial one that nobody downloads; return whether it is gone."""
+    if path.suffix == ".tar":
+        path.unlink(missing_ok=True)
+        return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with _locked(path.with_suffix(".lock")).acquire(blocking=False):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+    except Timeout:
         return False
     return True
-
-
-def _is_same(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has this name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove_idle(path: Path) -> bool:
-    """Remove a whole shard, or a partial one that nobody downloads; whether it is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    idle = path.suffix == ".tar" or (_try_lock(descriptor) and _is_same(descriptor, path))
-    if idle:
-        path.unlink(missing_ok=True)
-    os.close(descriptor)
-    return idle
-
-
-def _write(descriptor: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, at)
-        view, at = view[count:], at + count

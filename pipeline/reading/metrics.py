@@ -19,20 +19,14 @@ class Meter:
     def __init__(self, *, nvtx: bool) -> None:
         self._nvtx = nvtx
         self._lock = Lock()
-        self._counts = dict.fromkeys(("images", "batches", "bytes_read", "substituted"), 0)
-        self._times = dict.fromkeys(("seconds", "wait_seconds", "read_seconds"), 0.0)
+        self._counts: dict[str, float] = dict.fromkeys(("images", "batches", "bytes_read", "substituted"), 0)
+        self._counts |= dict.fromkeys(("seconds", "wait_seconds", "read_seconds"), 0.0)
 
-    def add(self, **counts: int) -> None:
+    def add(self, **counts: float) -> None:
         """Add to counters."""
         with self._lock:
             for name, count in counts.items():
                 self._counts[name] += count
-
-    def passed(self, seconds: float, waited: float, /) -> None:
-        """Add the time of a stretch of a loop, and the part of it that waited for a batch."""
-        with self._lock:
-            self._times["seconds"] += seconds
-            self._times["wait_seconds"] += waited
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -40,8 +34,7 @@ class Meter:
         began = time.perf_counter()
         with self.range("drawstream.read"):
             yield
-        with self._lock:
-            self._times["read_seconds"] += time.perf_counter() - began
+        self.add(read_seconds=time.perf_counter() - began)
 
     @contextmanager
     def range(self, name: str, /) -> Iterator[None]:
@@ -56,13 +49,12 @@ class Meter:
                     torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
 
     def as_dict(self) -> dict[str, Any]:
-        """All counters, with the rates that follow from them."""
+        """Return all counters, with the rates that follow from them."""
         with self._lock:
-            counts, times = dict(self._counts), dict(self._times)
-        seconds = times["seconds"]
+            counts = dict(self._counts)
+        seconds = counts["seconds"]
         return {
             **counts,
-            **times,
             "images_per_second": counts["images"] / seconds if seconds else 0.0,
-            "wait_share": times["wait_seconds"] / seconds if seconds else 0.0,
+            "wait_share": counts["wait_seconds"] / seconds if seconds else 0.0,
         }

@@ -29,41 +29,27 @@ class OpenFile:
 
 
 class OpenFiles:
-    """Keeps the files that were used last open, within a limit. Safe with threads.
-
-    Args:
-        limit: Most files; by default a quarter of the descriptors that the process may have, and at most 1 024.
-    """
+    """Keeps the files that were used last open, within a limit (see `limit`). Safe with threads."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self.reset()
 
     def reset(self) -> None:
-        """Hold no file; a process that was forked begins so, for another thread may have held the lock."""
+        """Hold no file; a forked process begins so, for another thread may have held the lock."""
         self._lock = RLock()  # the same thread may come here again, when a loader is collected as garbage
         self._files: OrderedDict[tuple[int, int], OpenFile] = OrderedDict()
 
     @property
     def limit(self) -> int:
-        """How many files are kept open at most."""
+        """Most files kept open: by default a quarter of the descriptors of the process, and at most 1 024."""
         if self._limit is not None:
             return self._limit
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return MOST if soft == resource.RLIM_INFINITY else max(1, min(MOST, soft // SHARE))
 
     def open(self, owner: int, number: int, path: Path, /, *, wait: bool = False) -> OpenFile:
-        """Return a file, open until the caller lets go of it.
-
-        Args:
-            owner: Number of who asks; files of one owner are not another's, who may mean another file of this name.
-            number: Its number of the file.
-            path: The file.
-            wait: As of `patiently`.
-
-        Raises:
-            OSError: As the system gives it.
-        """
+        """Return file `number` of an owner, open until the caller lets go of it; `wait` as of `patiently`."""
         key = owner, number
         with self._lock:
             if key in self._files:
@@ -77,15 +63,7 @@ class OpenFiles:
         return file
 
     def patiently(self, opened: Callable[[], int], /, *, wait: bool = False) -> int:
-        """Open something; where the process lacks descriptors, close the files that nobody reads and try again.
-
-        Args:
-            opened: Opens it and returns the descriptor.
-            wait: Try for 1.5 s, in which reads of other threads end.
-
-        Raises:
-            OSError: As the system gives it.
-        """
+        """Open something; without free descriptors close files that nobody reads, and try again (`wait`: for 1.5 s)."""
         for pause in (0.0, *(PAUSES if wait else ())):
             try:
                 return opened()

@@ -1,4 +1,4 @@
-"""The list of rows that must not be used, as ``verify`` writes it and the loader takes it.
+"""The list of rows not to use, as ``verify`` writes it and the loader takes it.
 
 A JSON file, one entry per row in row order: ``{"format": 1, "catalog": fingerprint, "rows": [{"row", "key", "shard",
 "kind", "message"}, …]}``; a shard is its path relative to the catalog. The list holds for the one catalog whose
@@ -58,18 +58,15 @@ MOST = 4 << 30  # bytes: a line for each row of the largest catalogs
 
 
 def write_quarantine(path: str | os.PathLike[str], catalog: Catalog, findings: Iterable[Finding], /) -> int:
-    """Write every row that findings speak against, under a temporary name that is then changed.
-
-    Rows of a shard that is missing, swapped, unreadable or no tar are all listed. Where several findings name a row,
-    the first is kept.
+    """Write the rows that findings name, and all rows of unusable shards; of several findings of a row the first.
 
     Args:
         path: The JSON file.
         catalog: The catalog that was verified.
-        findings: What ``verify`` gave.
+        findings: Results of ``verify``.
 
     Returns:
-        How many rows are listed.
+        Number of rows listed.
     """
     first: dict[int, Finding] = {}
     for finding in findings:
@@ -82,27 +79,21 @@ def write_quarantine(path: str | os.PathLike[str], catalog: Catalog, findings: I
         {
             "row": row,
             "key": catalog.key(row),
-            "shard": catalog.shards[finding.shard].path,
-            "kind": finding.kind,
-            "message": finding.message,
+            "shard": catalog.shards[of.shard].path,
+            "kind": of.kind,
+            "message": of.message,
         }
-        for row, finding in sorted(first.items())
+        for row, of in sorted(first.items())
     ]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     head = json.dumps({"format": FORMAT, "catalog": catalog.fingerprint})[:-1]
-    _write(Path(path), f'{head}, "rows": [\n{lines}\n]}}\n')
+    with write_atomically(Path(path)) as temporary:
+        temporary.write_text(f'{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
     return len(rows)
 
 
 def read_quarantine(path: str | os.PathLike[str], catalog: Catalog, /) -> NDArray[np.int64]:
-    """Read the rows that must not be used.
-
-    Args:
-        path: The JSON file.
-        catalog: The catalog that it must have been made for.
-
-    Returns:
-        int64 (n,), sorted, each row once.
+    """Return the rows listed for a catalog, int64 (n,), sorted, each once.
 
     Raises:
         FileNotFoundError: No such file.
@@ -141,8 +132,3 @@ def _parse(file: Path) -> tuple[str, list[dict[str, Any]]]:
     if newer:
         raise ValueError(f"{file}: quarantine format must be at most {FORMAT}, but got {kind}: upgrade drawstream")
     return made, entries
-
-
-def _write(path: Path, text: str) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -24,16 +24,7 @@ class Span:
 
 
 def coalesce(shards: NDArray[np.int32], offsets: NDArray[np.int64], sizes: NDArray[np.int64], /) -> list[Span]:
-    """Group members into requests, each of members of one shard with small gaps between them.
-
-    Args:
-        shards: Shard of each member, (n,); any order, repeats allowed.
-        offsets: First byte of each, (n,).
-        sizes: Bytes of each, (n,).
-
-    Returns:
-        Spans that cover all members, each member in one of them.
-    """
+    """Group members into requests, each of members of one shard with small gaps between them; each is in one span."""
     spans: list[Span] = []
     for i in np.lexsort((offsets, shards)).tolist():
         shard, start = int(shards[i]), int(offsets[i])
@@ -48,12 +39,7 @@ def coalesce(shards: NDArray[np.int32], offsets: NDArray[np.int64], sizes: NDArr
 
 
 class RangeShards:
-    """Fetches members of a remote catalog's shards. Safe with threads.
-
-    Args:
-        catalog: A remote catalog.
-        remote: Connections, retries and timeout.
-    """
+    """Fetches members of a remote catalog's shards, with the connections of `remote`. Safe with threads."""
 
     def __init__(self, catalog: Catalog, remote: Remote) -> None:
         assert catalog.remote is not None
@@ -73,11 +59,7 @@ class RangeShards:
         starts: NDArray[np.int64],
         out: NDArray[np.uint8],
     ) -> None:
-        """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i; all arrays but `out` are (n,).
-
-        Raises:
-            RemoteError: A shard cannot be read there.
-        """
+        """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i; all arrays but `out` are (n,)."""
         spans = coalesce(shards, offsets, sizes)
         urls = {shard: self._catalog.shard_url(shard) for shard in {span.shard for span in spans}}
         parts: list[Any] = [(urls[span.shard], span.start, span.stop) for span in spans]

@@ -6,10 +6,9 @@ read with a name, not a SIGBUS. Each member is hashed while it is still in the c
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
 from itertools import count
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -30,7 +29,6 @@ _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidp
 OK, DAMAGED, UNREADABLE, SHORT = 0, 1, 2, 3
 """Status of one member: read and right, hash differs, refused by the operating system, file ends too early."""
 HELD = 16  # shards of a cache that one read holds open at a time: removed ones then take room beyond its bound
-Members = tuple[NDArray[Any], ...]
 _numbers = count()  # of objects that open files
 
 
@@ -77,6 +75,21 @@ def check_members(
         status[i] = DAMAGED if damaged else OK
 
 
+class Members(NamedTuple):
+    """Image members to read, one entry each, (n,)."""
+
+    shard: NDArray[Any]  # its number, int32
+    offset: NDArray[Any]  # first byte in it, int64
+    size: NDArray[Any]  # bytes, int64
+    checksum: NDArray[Any]  # of the catalog, uint32
+    check: NDArray[Any]  # whether to compare it
+    start: NDArray[Any]  # first byte in the output, int64
+
+    def at(self, index: NDArray[np.int64], /) -> "Members":
+        """Return the members at some places."""
+        return Members(*(column[index] for column in self))
+
+
 class Buffers:
     """Byte buffers that are used again: fresh memory costs a page fault for every 4 KiB that is read into it."""
 
@@ -85,7 +98,7 @@ class Buffers:
         self._lock = Lock()
 
     def take(self, size: int, /) -> NDArray[np.uint8]:
-        """A buffer of at least `size` bytes, contents arbitrary."""
+        """Return a buffer of at least `size` bytes, contents arbitrary."""
         with self._lock:
             for i, buffer in enumerate(self._free):
                 if buffer.size >= size:
@@ -105,13 +118,6 @@ class ShardFiles:
 
     An error of the system that is not the file's own fault (no descriptors, no memory, a failing disk or network, no
     permission) is raised as OSError; it never counts as damage.
-
-    Args:
-        catalog: Whose shards.
-        checksum: Which reads are held against the checksums of the catalog: `always` all, `first` the first one of each
-            sample, `never` none.
-        pool: Keeps the files open; by default that of the process.
-        remote: How the shards of a remote catalog are read; of no effect on a local one.
     """
 
     def __init__(
@@ -149,17 +155,10 @@ class ShardFiles:
         return {} if source is None else source.counts
 
     def read(self, samples: NDArray[np.int64], /) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read and check the image members of some samples.
-
-        Args:
-            samples: Rows of the catalog, shape (n,), any order, repeats allowed.
-
-        Returns:
-            All bytes one after the other (uint8), and the n + 1 boundaries between them (int64).
+        """Return the bytes of samples (n,) one after the other (uint8), and the n + 1 boundaries between them (int64).
 
         Raises:
             BadSampleError: A member is cut short, unreadable or differs from its checksum; names key and shard.
-            OSError: As `read_into`.
         """
         bounds = self.bounds(samples)
         out = np.empty(bounds[-1], np.uint8)
@@ -170,7 +169,7 @@ class ShardFiles:
         return out, bounds
 
     def bounds(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
-        """Where each member begins when they lie one after the other, and where the last one ends: int64 (n + 1,)."""
+        """Return the n + 1 boundaries, int64, between members that lie one after the other."""
         bounds = np.zeros(len(samples) + 1, np.int64)
         np.cumsum(self._catalog.size[samples], out=bounds[1:])
         return bounds
@@ -178,17 +177,10 @@ class ShardFiles:
     def read_into(
         self, samples: NDArray[np.int64], bounds: NDArray[np.int64], out: NDArray[np.uint8], /
     ) -> NDArray[np.int64]:
-        """Read members to `out[bounds[i] : bounds[i + 1]]`; the status of each, int64 (n,).
-
-        Raises:
-            OSError: The process, the device, the network or a permission is at fault, not the file.
-        """
+        """Read members to `out[bounds[i] : bounds[i + 1]]`; return the status of each, int64 (n,)."""
         catalog = self._catalog
-        status = np.zeros(len(samples), np.int64)
-        check = np.full(len(samples), self._policy == "always")
-        if self._policy == "first":
-            check = ~self._seen[samples]
-        members = (
+        check = ~self._seen[samples] if self._policy == "first" else np.full(len(samples), self._policy == "always")
+        members = Members(
             catalog.shard[samples],
             catalog.offset[samples],
             catalog.size[samples],
@@ -196,55 +188,45 @@ class ShardFiles:
             check,
             bounds[:-1],
         )
-        self._read(members, out, status)
+        status = self._read(members, out)
+        bad = np.flatnonzero(status)
+        if len(bad) and catalog.remote is not None:  # fetched anew once
+            if self._cached is not None:
+                for shard in np.unique(members.shard[bad]):
+                    self._cached.discard(int(shard))
+            status[bad] = self._read(members.at(bad), out)
         if self._policy == "first":
             self._seen[samples[status == OK]] = True
         return status
 
-    def _read(self, members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
-        """Read members; remote ones that came damaged are fetched anew once."""
-        self._read_once(members, out, status)
-        bad = np.flatnonzero(status)
-        if len(bad) and self._catalog.remote is not None:
-            if self._cached is not None:
-                for shard in np.unique(members[0][bad]):
-                    self._cached.discard(int(shard))
-            _read_at(bad, self._read_once, members, out, status)
-
-    def _read_once(self, members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
-        """Read members, of so many shards at a time as may be open."""
+    def _read(self, members: Members, out: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Read members, of so many shards at a time as may be open; return the status of each."""
+        status = np.zeros(len(members.shard), np.int64)
         if self._ranges is not None:
-            numbers, offsets, sizes, checksums, check, starts = members
-            self._ranges.fetch(numbers, offsets, sizes, starts, out)
-            check_members(sizes, checksums, check, starts, out, status)
-            return
+            self._ranges.fetch(members.shard, members.offset, members.size, members.start, out)
+            check_members(*members[2:], out, status)
+            return status
         most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
-        shards = np.unique(members[0])
-        self._read_shards(np.array_split(shards, -(-len(shards) // most) or 1), members, out, status)
-
-    def _read_shards(
-        self, parts: Iterable[NDArray[Any]], members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]
-    ) -> None:
-        """Read the members of some shards after those of others; `parts` are numbers of shards, sorted."""
-        for shards in parts:
-            at = np.flatnonzero(np.isin(members[0], shards))
+        shards = np.unique(members.shard)
+        parts = np.array_split(shards, -(-len(shards) // most) or 1)
+        while parts:
+            shards = parts.pop(0)
             files = self._files(shards.tolist())
             if files is None:
-                self._read_shards(np.array_split(shards, 2), members, out, status)
+                parts[:0] = np.array_split(shards, 2)
                 continue
-
-            def read(some: Members, out: NDArray[np.uint8], status: NDArray[np.int64]) -> None:
-                numbers, offsets, sizes, checksums, check, starts = some
-                descriptors = np.array([file.fd for file in files], np.int32)[np.searchsorted(shards, numbers)]  # noqa: B023
-                read_members(descriptors, offsets, sizes, checksums, check, starts, out, status)
-                self._read_again(descriptors, some, out, status)
-
-            _read_at(at, read, members, out, status)
+            at = np.flatnonzero(np.isin(members.shard, shards))
+            some, done = members.at(at), np.zeros(len(at), np.int64)
+            descriptors = np.array([file.fd for file in files], np.int32)[np.searchsorted(shards, some.shard)]
+            read_members(descriptors, *some[1:], out, done)
+            self._read_again(descriptors, some, out, done)
+            status[at] = done
+        return status
 
     def _read_again(
         self, descriptors: NDArray[np.int32], members: Members, out: NDArray[np.uint8], status: NDArray[np.int64]
     ) -> None:
-        """Read once more what the system refused to read; raise its error where it does so again."""
+        """Read once more what the system refused to read; raise its error if it does so again."""
         for i in np.flatnonzero((status == UNREADABLE) & (descriptors >= 0)).tolist():
             shard, offset, size, checksum, check, start = (column[i].item() for column in members)
             place = out[start : start + size]
@@ -263,7 +245,7 @@ class ShardFiles:
             status[i] = SHORT if done < size else DAMAGED if damaged else OK
 
     def _files(self, shards: list[int]) -> list[OpenFile] | None:
-        """Open files of shards, open until the list is gone; None where the process may not open so many."""
+        """Open shards, until the list is gone; None if the process may not open so many."""
         try:
             return [self._file(shard, wait=len(shards) == 1) for shard in shards]
         except OSError as error:
@@ -272,7 +254,7 @@ class ShardFiles:
         return None  # here, where the files that were opened are closed
 
     def _file(self, shard: int, *, wait: bool) -> OpenFile:
-        """The open file of a shard; without a descriptor where the file is at fault, so that its reads fail."""
+        """Open a shard; without a descriptor if the file is at fault, so that its reads fail."""
         try:
             if self._cached is not None:  # not held for later: what the cache removes would still take its room
                 cached = self._cached
@@ -303,16 +285,3 @@ class ShardFiles:
     def refusal(self, sample: int, reason: str, remedy: str, /) -> BadSampleError:
         """Return the error for a sample that cannot be used for this reason."""
         return BadSampleError(f"{name_sample(self._catalog, sample)}: {reason}; {remedy}", sample)
-
-
-def _read_at(
-    at: NDArray[np.int64],
-    read: Callable[[Members, NDArray[np.uint8], NDArray[np.int64]], None],
-    members: Members,
-    out: NDArray[np.uint8],
-    status: NDArray[np.int64],
-) -> None:
-    """Read the members at some places alone."""
-    done = np.zeros(len(at), np.int64)
-    read(tuple(column[at] for column in members), out, done)
-    status[at] = done

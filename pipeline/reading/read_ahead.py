@@ -42,27 +42,16 @@ def interpreter_ends() -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Inputs of one DALI run, made before it, with the values that bypass the graph; arrays of length n.
+    """Inputs of one DALI run, made before it, with the values that bypass the graph; arrays of length n."""
 
-    Attributes:
-        inputs: Of the graph, in its order.
-        buffer: uint8 (bytes,), what the inputs point into.
-        bounds: int64 (batches + 1,), batch i of the run is [bounds[i], bounds[i + 1]).
-        samples: int64 (n,), rows of the catalog that are decoded.
-        ids: int64 (n,), rows of the stream.
-        labels: int64 (n,).
-        weights: float32 (n,), 1/(N P); 0 where a row only fills up the batch.
-        substituted: How many rows were replaced.
-    """
-
-    inputs: tuple[Any, ...]
-    buffer: NDArray[np.uint8]
-    bounds: NDArray[np.int64]
-    samples: NDArray[np.int64]
-    ids: NDArray[np.int64]
+    inputs: tuple[Any, ...]  # of the graph, in its order
+    buffer: NDArray[np.uint8]  # (bytes,), which the inputs point into
+    bounds: NDArray[np.int64]  # (batches + 1,), batch i of the run is [bounds[i], bounds[i + 1])
+    samples: NDArray[np.int64]  # rows of the catalog to decode
+    ids: NDArray[np.int64]  # rows of the stream
     labels: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    substituted: int
+    weights: NDArray[np.float32]  # 1/(N P); 0 if a row only fills up the batch
+    substituted: int  # rows that were replaced
 
 
 class Reader:
@@ -99,12 +88,7 @@ class Reader:
         self._files.close()
 
     def prepare(self, plan: Plan, run: int) -> Prepared:
-        """Read a run.
-
-        Raises:
-            BadSampleError: A sample is bad and is not to be replaced, or too many are.
-            ValueError: The images of the run need more memory than the machine has.
-        """
+        """Read a run; bad samples are replaced, or raise."""
         with self._meter.reading():
             steps = range(run * self.group, min((run + 1) * self.group, len(plan)))
             spans = [plan.positions(step) for step in steps]
@@ -126,7 +110,7 @@ class Reader:
     def _read(
         self, plan: Plan, spans: list[tuple[int, int]], ids: NDArray[np.int64], weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], int]:
-        """A buffer, the part of it that holds the bytes of these rows, the bounds between them, how many were replaced.
+        """Return a buffer, its part with the bytes of these rows, the bounds between them, and how many were replaced.
 
         Rows of bad samples are replaced in `ids` and `weights`, which are the run's own.
         """
@@ -167,7 +151,7 @@ class Reader:
 
 
 class Feed:
-    """DALI's source for one graph: run `i` of a plan, read a few runs before it is asked for.
+    """DALI's source for one graph: run `i` of a plan, read a few runs ahead.
 
     A read that fails ends the runs, for an exception inside DALI's prefetch would come too early and take the batches
     before it along; `take` raises it when it is due.
@@ -198,11 +182,7 @@ class Feed:
         return self._runs[run].result().inputs
 
     def take(self, run: int) -> Prepared:
-        """The run that DALI has finished with; it is forgotten here.
-
-        Raises:
-            BadSampleError: It could not be read.
-        """
+        """Return the run that DALI has finished with, and forget it; raise the error of its read."""
         return self._runs.pop(run).result()
 
     def stop(self) -> None:

@@ -27,55 +27,30 @@ def undecodable(
     *,
     gpu: int | None,
 ) -> list[int]:
-    """Find the images of a run that the graph cannot take.
+    """Return the rows of the catalog, among `samples` (n,), whose images the graph cannot take, one by one."""
+    from drawstream.pipeline.images.graph import build_pipeline  # DALI, which verify can do without
 
-    Args:
-        samples: Rows of the catalog, (n,).
-        given: Inputs of the graph, in its order, n values each.
-        spec: The graph.
-        gpu: Number of the GPU where it runs; None: the CPU.
-
-    Returns:
-        Rows of the catalog, in the order of the run.
-    """
-    pipeline, bad = None, []
     plain = replace(spec, transform=replace(spec.transform, randaugment=None, jitter=None))  # they refuse no image
     inputs = given[: 1 + len(plain.inputs)]
+    image: tuple[Any, ...] = ()
+    pipeline, bad = None, []
+
+    def source(_: Any) -> tuple[Any, ...]:
+        return image
+
     for i, sample in enumerate(samples.tolist()):
         image = tuple(values[i : i + 1] for values in inputs)
-        pipeline = pipeline or _Single(plain, gpu)
-        if not pipeline.takes(image):
+        pipeline = pipeline or build_pipeline(source, plain, run_size=1, gpu=gpu, threads=1, prefetch=1)
+        try:
+            pipeline.run()
+        except RuntimeError:
             bad.append(sample)
             pipeline = None  # it is not to be trusted after an error
     return bad
 
 
-class _Single:
-    """A graph for one image at a time."""
-
-    def __init__(self, spec: "GraphSpec", gpu: int | None) -> None:
-        from drawstream.pipeline.images.graph import build_pipeline  # DALI, which verify can do without
-
-        self._image: tuple[Any, ...] = ()
-        self._pipeline = build_pipeline(lambda _: self._image, spec, run_size=1, gpu=gpu, threads=1, prefetch=1)
-
-    def takes(self, image: tuple[Any, ...]) -> bool:
-        self._image = image
-        try:
-            self._pipeline.run()
-        except RuntimeError:
-            return False
-        return True
-
-
 class Headers:
-    """Holds images against DALI's parser and their catalog. Safe with threads.
-
-    Args:
-        catalog: Whose images.
-        once: Whether an image that was parsed can be taken to stay as it is, because every read is held against its
-            checksum.
-    """
+    """Compares images with DALI's parser and their catalog. Safe with threads."""
 
     def __init__(self, catalog: Catalog, *, once: bool) -> None:
         parser()  # silences DALI before a graph is built
@@ -86,16 +61,7 @@ class Headers:
     def refused(
         self, samples: NDArray[np.int64], bounds: NDArray[np.int64], data: NDArray[np.uint8], /
     ) -> dict[int, str]:
-        """Which images DALI must not be given.
-
-        Args:
-            samples: Rows of the catalog, (n,).
-            bounds: Image i is `data[bounds[i] : bounds[i + 1]]`, (n + 1,).
-            data: Encoded images; raw ones have no headers and are passed over. They are made ``plain``.
-
-        Returns:
-            Position → reason.
-        """
+        """Return the images that DALI must not get: position → reason."""
         catalog, found = self._catalog, {}
         wanted = catalog.encoding_codes[samples] != RAW
         if len(self._parsed):

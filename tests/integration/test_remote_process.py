@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 READ = """
 import hashlib, json, os, sys
 import numpy as np
-from drawstream.pipeline import Catalog, Loader, Remote
+from drawstream.pipeline import Catalog, Loader, Reading, Remote
 from drawstream.pipeline.reading import cache
 from drawstream.pipeline.shards import remote
 from drawstream.samplers import IndexStream
