@@ -104,50 +104,44 @@ def plain(catalog, **options):
     return Transform(mean=(10.0, 20.0, 30.0)[:channels], std=(50.0, 60.0, 70.0)[:channels], **options)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_whole(catalogs, kind):
-    catalog = catalogs[kind]
-    images = stored(catalog)
-    ids, found = loaded(catalog, plain(catalog, size=(60, 80)))
-    assert np.abs(found - np.stack([images[i] for i in ids])).max() < 1e-3
+def padded(image, i):
+    y, x = draw_pad_offsets(SEED, EPOCH, 0, N, 6)[i] + 6
+    return np.pad(image, ((6, 6), (6, 6), (0, 0)))[y : y + 60, x : x + 80]
+
+
+def windowed(image, i, size=(24, 24)):
+    sides = [np.full(1, side, np.int32) for side in image.shape[:2]]
+    law = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
+    y, x, h, w = pixel_windows(draw_windows(SEED, EPOCH, i, *sides, **law), *sides)[0]
+    return resized(image[y : y + h, x : x + w], size)
+
+
+GEOMETRIES = {  # options, the image at position i, tolerance
+    "whole": ({"size": (60, 80)}, lambda image, i: image, 1e-3),
+    "resized": ({"size": (32, 40)}, lambda image, i: resized(image, (32, 40)), ROUNDING),
+    "pad": ({"size": (60, 80), "crop": "pad", "pad": 6, "flip": True}, padded, 1e-3),
+    "random": ({"size": (24, 24), "crop": "random", "flip": True}, windowed, ROUNDING),
+    "center": (  # the shorter side to 30, then the middle
+        {"size": (24, 24), "crop": "center", "resize": 30},
+        lambda image, i: resized(image, (30, 40))[3:27, 8:32],
+        ROUNDING,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_whole_resized(catalogs, kind):
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_geometries_and_flips(catalogs, kind, geometry):
+    options, at, tolerance = GEOMETRIES[geometry]
     catalog = catalogs[kind]
     images = stored(catalog)
-    ids, found = loaded(catalog, plain(catalog, size=(32, 40)))
-    assert np.abs(found - np.stack([resized(images[i], (32, 40)) for i in ids])).max() < ROUNDING
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_pad_crop_and_flip(catalogs, kind):
-    catalog = catalogs[kind]
-    images = stored(catalog)
-    ids, found = loaded(catalog, plain(catalog, size=(60, 80), crop="pad", pad=6, flip=True))
-    offsets, flips = draw_pad_offsets(SEED, EPOCH, 0, N, 6), draw_flips(SEED, EPOCH, 0, N)
-    assert 0 < flips.sum() < N and (np.abs(offsets) > 4).any()
-    for i, row in enumerate(ids):
-        padded = np.pad(images[row], ((6, 6), (6, 6), (0, 0)))
-        y, x = offsets[i] + 6
-        expected = padded[y : y + 60, x : x + 80]
-        expected = expected[:, ::-1] if flips[i] else expected
-        assert np.abs(found[i] - expected).max() < 1e-3
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_random_window_and_flip(catalogs, kind):
-    catalog = catalogs[kind]
-    images = stored(catalog)
-    transform = plain(catalog, size=(24, 24), crop="random", flip=True)
-    ids, found = loaded(catalog, transform)
-    size = catalog.height[ids], catalog.width[ids]
-    windows = pixel_windows(draw_windows(SEED, EPOCH, 0, *size, scale=transform.scale, ratio=transform.ratio), *size)
+    ids, found = loaded(catalog, plain(catalog, **options))
     flips = draw_flips(SEED, EPOCH, 0, N)
+    assert 0 < flips.sum() < N and (np.abs(draw_pad_offsets(SEED, EPOCH, 0, N, 6)) > 4).any()
     for i, row in enumerate(ids):
-        y, x, h, w = windows[i]
-        expected = resized(images[row][y : y + h, x : x + w], (24, 24))
-        assert np.abs(found[i] - (expected[:, ::-1] if flips[i] else expected)).max() < ROUNDING
+        expected = at(images[row], i)
+        expected = expected[:, ::-1] if options.get("flip") and flips[i] else expected
+        assert np.abs(found[i] - expected).max() < tolerance
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -220,16 +214,6 @@ def test_randaugment_takes_the_operations_of_the_position(catalogs, kind):
                 assert (change != image).any()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_center(catalogs, kind):
-    catalog = catalogs[kind]
-    images = stored(catalog)
-    ids, found = loaded(catalog, plain(catalog, size=(24, 24), crop="center", resize=30))
-    for i, row in enumerate(ids):
-        expected = resized(images[row], (30, 40))[3:27, 8:32]  # the shorter side to 30, then the middle
-        assert np.abs(found[i] - expected).max() < ROUNDING
-
-
 class Crops:
     """A row table: each sample at three windows, the second one mirrored."""
 
@@ -272,13 +256,9 @@ def test_images_of_many_sizes_and_depths(tmp_path):
         patch.save(folder / f"{i:02d}.{'png' if i % 3 == 0 else 'jpg'}", exif=exif)
     catalog = Catalog.open(pack(open_source(tmp_path / "photos"), tmp_path / "out").train)
     images = stored(catalog)
-    transform = plain(catalog, size=(40, 40), crop="random")
-    ids, found = loaded(catalog, transform)
-    size = catalog.height[ids], catalog.width[ids]
-    windows = pixel_windows(draw_windows(SEED, EPOCH, 0, *size, scale=transform.scale, ratio=transform.ratio), *size)
+    ids, found = loaded(catalog, plain(catalog, size=(40, 40), crop="random"))
     for i, row in enumerate(ids):
-        y, x, h, w = windows[i]
-        assert np.abs(found[i] - resized(images[row][y : y + h, x : x + w], (40, 40))).max() < ROUNDING
+        assert np.abs(found[i] - windowed(images[row], i, (40, 40))).max() < ROUNDING
 
 
 def test_digits_with_the_default_transform(tmp_path):

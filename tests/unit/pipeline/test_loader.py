@@ -33,16 +33,6 @@ def packed(folder, n=300, **options):
     return Catalog.open(pack(source, folder, shard_rows=100, **options).train)
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return packed(tmp_path_factory.mktemp("loader") / "digits")
-
-
-@pytest.fixture(scope="module")
-def pngs(tmp_path_factory):
-    return packed(tmp_path_factory.mktemp("loader") / "png", encoding="png")
-
-
 def ids(batches):
     return [batch.ids.tolist() for batch in batches]
 
@@ -67,11 +57,7 @@ class Foreign(Rows):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 0}, "`batch_size >= 1` must hold, but got 0"),
         ({"batch_size": 10**30}, "`batch_size < 16777216` must hold, but got 1000000000000000000000000000000"),
-        ({"world_size": 0}, "`world_size >= 1` must hold"),
-        ({"rank": 2, "world_size": 2}, "`0 <= rank < world_size` must hold, but got rank 2 of 2"),
-        ({"rank": -1}, "`0 <= rank < world_size` must hold"),
         *(({"device": at}, f"`device` must be cpu, gpu or gpu:N, but got '{at}'") for at in ("tpu", "cpu:1", "gpu:x")),
         ({"rows": Rows([0, 300])}, r"rows must be of samples in \[0, 300\), but got 0 … 300"),
         ({"rows": Rows([-1, 3])}, "rows must be of samples"),
@@ -99,6 +85,18 @@ def test_options_of_earlier_versions_are_refused_with_the_new_place(digits, name
         Loader(digits, **{name: 1})
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("data/train", r"a loader takes a catalog, but got 'data/train': open it with Catalog.open\(path\)"),
+        (range(9), r"a loader takes a catalog, but got range\(0, 9\): for a dataset .* use StreamDataLoader"),
+    ],
+)
+def test_what_is_no_catalog_is_refused(given, text):
+    with pytest.raises(TypeError, match=text):
+        Loader(given)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_gpu_without_one_is_refused(digits):
     with pytest.raises(ValueError, match="needs a CUDA device, but there is none: use cpu"):
@@ -108,11 +106,9 @@ def test_gpu_without_one_is_refused(digits):
 @pytest.mark.parametrize("rows", [299, 301])
 def test_stream_over_other_rows_is_refused(digits, rows):
     text = f"draws from {rows} rows, but there are 300 samples in the catalog"
-    with pytest.raises(ValueError, match=text):
-        Loader(digits, IndexStream(rows))
-    loader = Loader(digits, IndexStream(300))
-    with pytest.raises(ValueError, match=text):
-        loader.replace_stream(IndexStream(rows))
+    for refuse in (lambda stream: Loader(digits, stream), Loader(digits, IndexStream(300)).replace_stream):
+        with pytest.raises(ValueError, match=text):
+            refuse(IndexStream(rows))
     with pytest.raises(ValueError, match="but there are 2 rows in the feature table"):
         Loader(digits, IndexStream(300), rows=Rows([0, 1]))
 
@@ -155,19 +151,6 @@ def test_batches_do_not_share_memory(digits):
         for batch in loader:
             batch.images.zero_()
     assert all(torch.equal(batch.images, copy) for batch, copy in zip(kept, copies, strict=True))
-
-
-@AGAIN
-def test_a_loop_repeats_its_epoch_until_another_is_set(digits):
-    loader = Loader(digits, IndexStream(300), batch_size=50)
-    first = ids(loader)
-    assert ids(loader) == first and loader.epoch == 0
-    loader.set_epoch(1)
-    assert ids(loader) != first and loader.epoch == 1
-    loader.set_epoch(0)
-    assert ids(loader) == first
-    with pytest.raises(ValueError, match="`epoch >= 0` must hold"):
-        loader.set_epoch(-1)
 
 
 @AGAIN
@@ -288,53 +271,6 @@ def test_state_is_json_and_shows_both_sides_of_a_mismatch(digits, pngs):
         with pytest.raises(ValueError, match=f"this state is of another {what}: saved ") as caught:
             other.load_state_dict(state)
         assert repr(state[what]) in str(caught.value) and repr(other.state_dict()[what]) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"epoch": -1}, "needs an epoch and a position >= 0, but got -1 and 0"),
-        ({"position": "7"}, "needs an epoch and a position >= 0, but got 0 and '7'"),
-        ({"position": 301}, "the state is at position 301, but an epoch has 300: it is damaged"),
-        ({"format": 2}, "this state is of another format: saved 2, loader has 1"),
-    ],
-)
-def test_damaged_states_are_refused(digits, change, text):
-    loader = Loader(digits, IndexStream(300))
-    with pytest.raises(ValueError, match=text):
-        loader.load_state_dict(loader.state_dict() | change)
-    with pytest.raises(ValueError, match="saved None"):
-        loader.load_state_dict({})
-
-
-def test_state_at_the_end_of_an_epoch(digits):
-    loader = Loader(digits, IndexStream(300), batch_size=64)
-    list(loader)
-    state = loader.state_dict()
-    assert (state["epoch"], state["position"]) == (0, 300)
-    other = Loader(digits, IndexStream(300), batch_size=64)
-    other.load_state_dict(state)
-    assert list(other) == []
-    other.set_epoch(1)
-    loader.set_epoch(1)
-    assert ids(other) == ids(loader)
-
-
-@AGAIN
-def test_set_epoch_keeps_a_restored_position_only_in_its_epoch(digits):
-    loader = Loader(digits, IndexStream(300), batch_size=50)
-    loader.set_epoch(2)
-    whole = ids(loader)
-    loader.load_state_dict(loader.state_dict() | {"position": 100})
-    loader.set_epoch(2)
-    loader.set_epoch(2)
-    assert loader.state_dict()["position"] == 100
-    assert ids(loader) == whole[2:]
-    assert ids(loader) == whole  # the next loop is a whole one
-    loader.load_state_dict(loader.state_dict() | {"position": 100})
-    with pytest.warns(UserWarning, match="leaves out the 200 rows"):
-        loader.set_epoch(3)
-    assert len(ids(loader)) == 6
 
 
 # Damage

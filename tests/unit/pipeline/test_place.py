@@ -7,23 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from sklearn.datasets import load_digits
 from torch.utils.data import SequentialSampler
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, StreamBatchSampler, StreamDataLoader, StreamSampler
-from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline import Loader, StreamBatchSampler, StreamDataLoader, StreamSampler
 from drawstream.samplers import IndexStream
 
 WEIGHTS = np.linspace(1, 4, 300)
 KINDS = {"loader": Loader, "data loader": StreamDataLoader, "sampler": StreamSampler, "batches": StreamBatchSampler}
 LOADERS, SAMPLERS = list(KINDS)[:2], list(KINDS)[2:]
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    given = load_digits()
-    source = ArraySource((given.images[:300] * 15).astype(np.uint8), given.target[:300])
-    return Catalog.open(pack(source, tmp_path_factory.mktemp("place") / "digits", shard_rows=100).train)
 
 
 @pytest.fixture(params=KINDS)
