@@ -65,7 +65,7 @@ def choose(
 
 
 class Contrast:
-    """How far the choice follows τ, over all steps so far.
+    """Measure of how far the choice follows τ, over all steps so far.
 
     In each step the crops that count are ranked by τ. The wanted ratio is the mean τ of the highest quarter over that
     of the lowest, the realised ratio the crops kept of the one over those of the other.
@@ -128,7 +128,7 @@ class _Scored:
 
 
 class _Lane:
-    """Where crops are made and scored: in line on a CPU, beside the training on a CUDA stream of its own."""
+    """Place of the scoring: in line on a CPU, beside the training on a CUDA stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None

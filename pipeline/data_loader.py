@@ -21,12 +21,9 @@ _T = TypeVar("_T", covariant=True)
 class StreamDataLoader(Follower, DataLoader[_T]):
     """Iterates the batches of one rank; the order is the stream's, whatever the workers, ranks and batch size.
 
-    Global batch g holds positions [g·G, (g+1)·G) of the epoch with G = batch_size · world_size; a rank takes its
-    contiguous part. The last global batch may be smaller: every rank then gets the same, smaller number of rows, and
-    what is missing to that is filled from the start of the epoch with rows whose `weights` are 0.
-
-    The state is the position up to which batches were given to the loop, not what workers have read ahead. Lightning
-    saves and restores it, and sets the epoch, by itself; Accelerate must not prepare this loader.
+    Ranks share each global batch as those of `Loader`; rows that only fill up the last one have weight 0. The state is
+    the position up to which batches were given to the loop, not what workers have read ahead. Lightning saves and
+    restores it, and sets the epoch, by itself; Accelerate must not prepare this loader.
 
         >>> loader = StreamDataLoader(dataset, IndexStream(weights, seed=0), batch_size=128, num_workers=8)
         >>> for epoch in range(90):
@@ -37,12 +34,7 @@ class StreamDataLoader(Follower, DataLoader[_T]):
 
     Args:
         dataset: With `len()` and `[row]`, one entry for each row of the stream.
-        stream: Which row at which position. Of weights, float (rows,), or a row sampler an `IndexStream` is made.
-            None is for validation: every row once, in order.
-        batch_size: Rows per batch of this rank.
-        rank: This process, in [0, world_size).
-        world_size: Number of processes.
-        drop_last: Leave out the last global batch when it is not full.
+        stream: As of `Loader`; so are batch_size, rank, world_size and drop_last.
         options: Other options of torch's DataLoader: num_workers, collate_fn, pin_memory, persistent_workers, …
     """
 

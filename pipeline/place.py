@@ -1,4 +1,4 @@
-"""Where in a stream a loader or a sampler stands: epoch and global position, set by hand or from a saved state."""
+"""The place of a loader or sampler in its stream: epoch and global position, set by hand or from a saved state."""
 
 import reprlib
 import sys
@@ -58,22 +58,24 @@ class Place:
     def follow(self, stream: Any, /) -> None:
         """Follow another stream over the same rows, from the start of the epoch."""
         follows = Sequential(0, self.rows) if stream is None else as_stream(stream)
-        require_rows(follows, self.rows, self._what)
+        if follows.rows > self.rows or (follows.rows < self.rows and not isinstance(follows, Sequential)):
+            law = f"the stream draws from {follows.rows} rows, but there are {self.rows} {self._what}"
+            raise ValueError(f"{law}: build it for these")
         self.stream = follows
         self.go(self.epoch)
 
     def go(self, epoch: int, position: int = 0, /, *, resumed: bool = False) -> None:
-        """Stand at a position; a pass that is still running elsewhere no longer moves it."""
+        """Go to a position; a pass that is still running elsewhere no longer moves it."""
         self.epoch, self.position = epoch, position
         self._restored = position if resumed else None
         self._repeats, self._looks, self._by_hand = False, 0, False
-        self.runs = False  # whether the pass of `plan` is under way
+        self.runs = False  # the pass of `plan` is under way
         self._given = self._ranks  # the batches up to the position were of these
         self._order: Order | None = None  # of a restored epoch: whose order is held keeps it
         self.plan: Plan | None = None
 
     def set_epoch(self, epoch: SupportsIndex, /) -> None:
-        """Go to the start of an epoch, or stay in it where a pass is under way or its place was restored."""
+        """Go to the start of an epoch; stay in it if a pass is under way or its place was restored."""
         number = whole("epoch", epoch, least=0, below=1 << 64)
         framework = caller()[0] in FRAMEWORKS
         if framework and self._by_hand and number != self.epoch:
@@ -109,12 +111,12 @@ class Place:
 
     @property
     def resumed(self) -> bool:
-        """Whether the next pass begins at a restored position."""
+        """True if the next pass begins at a restored position."""
         return self._restored is not None
 
     @property
     def start(self) -> int:
-        """Where the next pass begins."""
+        """Position at which the next pass begins."""
         return self._restored or 0
 
     @property
@@ -123,7 +125,7 @@ class Place:
         return self.batching.steps(draws_of(self.stream, self.epoch))
 
     def begin(self, *, divided: bool = False) -> Plan:
-        """Begin a pass, from `start`; `divided`: somebody else divides it among processes."""
+        """Begin a pass, from `start`; `divided`: a framework divides it among processes."""
         plan = Plan(self.stream.epoch(self.epoch), self.stream.seed, self.epoch, self.start, self.batching)
         if not isinstance(self.stream, Sequential):
             self._look_out(divided)
@@ -138,19 +140,19 @@ class Place:
         return plan
 
     def move(self, plan: Plan, step: int, /) -> None:
-        """Stand behind a batch of the pass begun last; another pass moves nothing."""
+        """Go behind a batch of the pass begun last; another pass moves nothing."""
         if self.plan is plan:
             self.position, self._given = plan.end(step), self._ranks
             self._looks += step == 0
 
     def go_on(self, plan: Plan, /) -> None:
-        """Note that a loop asks for more than the first batch, so that it was no look."""
+        """Note that a loop asks for a second batch, so it was not a look at the first one."""
         if self.plan is plan:
             self._restored, self._repeats = None, True
 
     @contextmanager
     def leaving(self, plan: Plan, /) -> Iterator[None]:
-        """Note at the end that the pass is over or was left."""
+        """Note at the end that the pass is over."""
         try:
             yield
         finally:
@@ -158,7 +160,7 @@ class Place:
                 self.runs = False
 
     def state(self, identity: Mapping[str, Any], /) -> dict[str, Any]:
-        """The place as JSON: what must be equal where it is loaded, the numbers, and what changed in the stream."""
+        """Return the place as JSON: the identity, the numbers, and what changed in the stream."""
         state = {**identity, "epoch": self.epoch, "position": self.position, **self._given}
         stream = self.stream
         if isinstance(stream, IndexStream):
@@ -170,7 +172,7 @@ class Place:
         return {**state, "changes": packed(changes)} if changes else state
 
     def load(self, state: Any, identity: Mapping[str, Any], /) -> None:
-        """Take the place of a state, and the changes of its stream; nothing changes where it is refused."""
+        """Take the place of a state, and the changes of its stream; a state that is refused changes nothing."""
         if not isinstance(state, Mapping):
             raise ValueError(f"a state of a {self._owner} is what its state_dict() gave, but got {reprlib.repr(state)}")
         for key, mine in identity.items():
@@ -194,7 +196,7 @@ class Place:
             self._order = self.stream.epoch(epoch)
 
     def _check_ranks(self, state: Mapping[str, Any], *, within: bool) -> None:
-        """Compare batch size and ranks with those of a state, where they must be the same within an epoch."""
+        """Compare batch size and ranks with those of a state within an epoch."""
         saved = {key: state[key] for key in self._ranks if key in state}
         mine = {key: self._ranks[key] for key in saved}
         if not within or saved == mine:
@@ -214,7 +216,7 @@ class Place:
             )
 
     def _change(self, changes: Any) -> None:
-        """Let a stream that changes go on from there."""
+        """Load the changes of a stream."""
         stream = self.stream
         if hasattr(stream, "load_state_dict"):
             try:
@@ -300,7 +302,7 @@ class Follower:
         """
         return self._place.state(self.identity)
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, also with another batch size, workers or number of ranks.
 
         After the last batch of an epoch the rest is empty: the next loop yields nothing, `set_epoch` goes on.
@@ -334,20 +336,14 @@ def as_stream(given: Any, /) -> Any:
     return given if hasattr(given, "epoch") and hasattr(given, "fingerprint") else IndexStream(given)
 
 
-def require_rows(stream: Stream, rows: int, what: str, /) -> None:
-    """Refuse a stream over another number of rows; one in file order may end earlier."""
-    if stream.rows > rows or (stream.rows < rows and not isinstance(stream, Sequential)):
-        raise ValueError(f"the stream draws from {stream.rows} rows, but there are {rows} {what}: build it for these")
-
-
 def draws_of(stream: Stream, epoch: int, /) -> int:
-    """Positions of an epoch; without its set-up where the stream says them."""
+    """Return the positions of an epoch, without its set-up if the stream knows them."""
     draws = getattr(stream, "draws", None)
     return len(stream.epoch(epoch)) if draws is None else int(draws)
 
 
 def _count(value: Any) -> int | None:
-    """A whole number >= 0 of a state; None where it is something else."""
+    """Return a whole number >= 0 of a state; None if it is something else."""
     try:
         return whole("value", value, least=0)
     except (TypeError, ValueError):

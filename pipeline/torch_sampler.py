@@ -37,17 +37,12 @@ class _Sampler(Follower, Sampler[_Item]):
     """A sampler that a DataLoader of the user asks for rows: those of one rank.
 
     Args:
-        stream: The stream to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made. Another one
-            over the same rows may be assigned, and is followed from the start of the epoch.
+        stream: The stream to follow; of weights, float (rows,), or a row sampler an `IndexStream` is made.
         batch_size: Rows per step and rank.
         rank: This rank, in [0, world_size).
         world_size: Number of ranks.
         drop_last: Leave out the last, smaller step. Otherwise every rank gets the same, smaller number of rows, so up
             to world_size - 1 draws at the end of an epoch are left out.
-
-    Raises:
-        TypeError: A number is not a whole one, or the stream is none.
-        ValueError: A number is out of range, or an epoch has too few draws for one step.
     """
 
     def __init__(
@@ -119,7 +114,7 @@ class _Sampler(Follower, Sampler[_Item]):
             )
         return super().state_dict() | ({"within": self._within} if self._within else {})
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, also with another batch size or number of ranks.
 
         Raises:

@@ -46,7 +46,7 @@ class GraphSpec:
 
     @property
     def placed(self) -> bool:
-        """Whether images arrive cropped and mirrored: raw ones that keep their size and are moved at all.
+        """True if images arrive cropped and mirrored: raw ones that keep their size and are moved at all.
 
         DALI would take longer for the inputs per image than for all the rest.
         """

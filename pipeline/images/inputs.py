@@ -71,11 +71,11 @@ class Rows(Protocol):
 
     @property
     def windows(self) -> NDArray[np.float32] | None:
-        """Where rows are crops: (y0, x0, y1, x1) in [0, 1], (rows, 4)."""
+        """Windows of crops, (y0, x0, y1, x1) in [0, 1], (rows, 4); None for whole images."""
 
     @property
     def flip(self) -> NDArray[np.bool_] | None:
-        """Where rows are crops: whether they are mirrored, (rows,)."""
+        """True for mirrored crops, (rows,); None for whole images."""
 
     @property
     def fingerprint(self) -> str:

@@ -27,10 +27,6 @@ class Reading:
             epoch, the same one whenever and wherever this position is read.
         max_bad: Most samples to replace; one more raises.
         quarantine: List that `drawstream verify --quarantine` wrote: these samples are replaced without being read.
-
-    Raises:
-        TypeError: A number is not a whole one.
-        ValueError: A value is out of range.
     """
 
     threads: int | None = None

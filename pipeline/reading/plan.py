@@ -31,10 +31,6 @@ class Batching:
         world_size: Number of ranks.
         drop_last: Leave out a last global batch that is not full.
         even: Leave out what does not divide among the ranks, at most world_size - 1 draws; else the first rows fill up.
-
-    Raises:
-        TypeError: A number is not a whole one.
-        ValueError: A number is out of range.
     """
 
     batch_size: int
@@ -72,20 +68,12 @@ class Batching:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """One pass over the rest of an epoch, for one rank.
+    """One pass over the rest of an epoch, for one rank."""
 
-    Attributes:
-        order: The global order of the epoch.
-        seed: Of the stream; keys the draws of the transform.
-        epoch: Number of the epoch.
-        start: Global position of the first batch.
-        batching: Batches and ranks.
-    """
-
-    order: Order
-    seed: int
+    order: Order  # of the whole epoch
+    seed: int  # of the stream; keys the draws of the transform
     epoch: int
-    start: int
+    start: int  # global position of the first batch
     batching: Batching
 
     def __len__(self) -> int:

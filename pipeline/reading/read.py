@@ -45,7 +45,7 @@ def read_members(
 ) -> None:
     """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i of `descriptors[i]`; `status[i]` says how it went.
 
-    Where `check[i]`, the bytes are held against `checksums[i]`.
+    If `check[i]`, the bytes are compared with `checksums[i]`.
     """
     for i in range(offsets.size):
         status[i] = OK
@@ -69,7 +69,7 @@ def check_members(
     out: NDArray[np.uint8],
     status: NDArray[np.int64],
 ) -> None:
-    """Hold members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` against their checksums."""
+    """Compare members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` with their checksums."""
     for i in range(sizes.size):
         damaged = check[i] and checksum(out[starts[i] : starts[i] + sizes[i]]) != checksums[i]
         status[i] = DAMAGED if damaged else OK
@@ -145,7 +145,7 @@ class ShardFiles:
 
     @property
     def checks_all(self) -> bool:
-        """Whether every read is held against its checksum."""
+        """True if every read is compared with its checksum."""
         return self._policy == "always"
 
     @property

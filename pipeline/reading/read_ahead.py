@@ -35,7 +35,7 @@ ATTEMPTS = 1000  # replacements tried for one position, before all the epoch is 
 
 
 def interpreter_ends() -> bool:
-    """Whether the interpreter is shutting down: thread pools and DALI then refuse work, whatever the data."""
+    """Check whether the interpreter is shutting down: thread pools and DALI then refuse work, whatever the data."""
     pools_closed = getattr(concurrent.futures.thread, "_shutdown", False)  # the first step, and nothing else tells it
     return sys.is_finalizing() or pools_closed or not threading.main_thread().is_alive()
 
