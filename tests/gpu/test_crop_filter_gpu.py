@@ -12,10 +12,6 @@ from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transf
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"),
-]
 DIGITS = load_digits()
 N = 640
 

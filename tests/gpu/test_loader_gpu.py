@@ -14,10 +14,6 @@ from drawstream.pipeline import RICAP, ArraySource, Catalog, Loader, Mixup, Tran
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"),
-]
 PHOTO = np.asarray(Image.open(Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"))
 DIGITS = load_digits()
 N = 48

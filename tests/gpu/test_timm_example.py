@@ -7,13 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"),
-]
 
 
 def run(*command, cwd):

@@ -5,10 +5,6 @@ import torch
 
 from drawstream.features import Tracker
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"),
-]
 ROWS = 500
 
 

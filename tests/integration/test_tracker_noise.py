@@ -81,25 +81,11 @@ def test_tracked_training_from_the_command_line(data, tmp_path, capsys):
     scored = FeatureTable.open(table)
     assert scored.columns("seen")["seen"].tolist() == [6] * ROWS
     assert main(["fit", str(table), "-o", str(tmp_path / "drop.json"), "--transform", "cdf"]) == 0
-    assert (
-        main(
-            [
-                *command[:3],
-                str(tmp_path / "2"),
-                *command[4:6],
-                "--epochs",
-                "1",
-                "--table",
-                str(table),
-                "--sampler",
-                str(tmp_path / "drop.json"),
-            ]
-        )
-        == 0
-    )
+    drawn = ["--table", str(table), "--sampler", str(tmp_path / "drop.json")]
+    again = [*command[:3], str(tmp_path / "2"), *command[4:6], "--epochs", "1"]
+    assert main([*again, *drawn]) == 0
     capsys.readouterr()
-    untracked = [*command[:3], str(tmp_path / "2"), *command[4:6], "--epochs", "1", "--track", str(tmp_path / "f2")]
-    assert main([*untracked, "--table", str(table), "--sampler", str(tmp_path / "drop.json")]) == 2
+    assert main([*again, "--track", str(tmp_path / "f2"), *drawn]) == 2
     assert "started with tracked False, not True: give another output folder" in capsys.readouterr().err
 
 

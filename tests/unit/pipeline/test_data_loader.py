@@ -93,35 +93,6 @@ def test_leaving_early_and_resuming_elsewhere(workers, stop):
     assert rows(loader) == IndexStream(WEIGHTS, seed=2).epoch(2)[:].tolist()
 
 
-def global_batches(world_size, state=None, steps=None, **options):
-    """Rows that are no fill, of all ranks, step by step; and the state of each rank."""
-    ranks = [make(rank=rank, world_size=world_size, **options) for rank in range(world_size)]
-    for loader in ranks:
-        if state is not None:
-            loader.load_state_dict(state)
-    loops = [iter(loader) for loader in ranks]
-    seen = []
-    while steps is None or steps > 0:
-        batches = [next(loop, None) for loop in loops]
-        if batches[0] is None:
-            assert batches == [None] * world_size
-            break
-        assert len({len(batch["row"]) for batch in batches}) == 1
-        real = [batch["row"][loader.weights > 0].tolist() for batch, loader in zip(batches, ranks, strict=True)]
-        seen += [row for part in real for row in part]
-        steps = None if steps is None else steps - 1
-    return seen, [saved(loader) for loader in ranks]
-
-
-@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 64), (3, 16), (4, 7), (7, 50)])
-def test_other_ranks_and_batches_lose_nothing_and_give_nothing_twice(world_size, batch_size):
-    before, states = global_batches(2, steps=3)
-    assert states[0] == states[1] and states[0]["position"] == 192
-    after, states = global_batches(world_size, states[1], batch_size=batch_size)
-    assert before + after == IndexStream(WEIGHTS, seed=2).epoch(0)[:].tolist()
-    assert {state["position"] for state in states} == {ROWS}
-
-
 def test_fewer_rows_than_ranks_are_filled_with_weight_0():
     stream = IndexStream(9, seed=1)
     ranks = [StreamDataLoader(range(9), stream, batch_size=2, rank=rank, world_size=4) for rank in range(4)]

@@ -97,26 +97,6 @@ def test_an_epoch_without_a_step_is_refused(stream):
 # State
 
 
-def batches_of(stream, start, **options):
-    sampler = StreamBatchSampler(stream, **options)
-    sampler.load_state_dict(start)
-    return list(sampler)
-
-
-@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 24), (3, 8), (4, 2)])
-def test_other_ranks_and_batches_go_on_at_the_same_global_position(stream, world_size, batch_size):
-    before = [StreamBatchSampler(stream, batch_size=6, rank=rank, world_size=2) for rank in range(2)]
-    loops = [iter(sampler) for sampler in before]
-    seen = [row for _ in range(2) for loop in loops for row in next(loop)]
-    states = [json.loads(json.dumps(sampler.state_dict())) for sampler in before]
-    assert states[0] == states[1] and states[0]["position"] == 24
-    options = {"batch_size": batch_size, "world_size": world_size}
-    after = [batches_of(stream, states[0], rank=rank, **options) for rank in range(world_size)]
-    seen += [row for step in zip(*after, strict=True) for rows in step for row in rows]
-    left_out = (70 - 24) % (batch_size * world_size) % world_size
-    assert seen == stream.epoch(0)[: 70 - left_out].tolist()
-
-
 def test_a_state_within_a_step_needs_the_same_steps(stream):
     sampler = StreamSampler(stream, batch_size=8, rank=1, world_size=2)
     rows = iter(sampler)
