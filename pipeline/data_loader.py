@@ -34,8 +34,17 @@ class StreamDataLoader(Follower, DataLoader[_T]):
 
     Args:
         dataset: With `len()` and `[row]`, one entry for each row of the stream.
-        stream: As of `Loader`; so are batch_size, rank, world_size and drop_last.
+        stream: The stream to follow. Of weights, float (rows,), or a row sampler an `IndexStream` is made. None is for
+            validation: every row once, in order.
+        batch_size: Rows per batch of this rank.
+        rank: This process, in [0, world_size).
+        world_size: Number of processes.
+        drop_last: Leave out the last global batch when it is not full.
         options: Other options of torch's DataLoader: num_workers, collate_fn, pin_memory, persistent_workers, …
+
+    Raises:
+        TypeError: The dataset has no rows by number, or a number is not a whole one.
+        ValueError: The stream draws from another number of rows, or an option contradicts the stream.
     """
 
     def __init__(

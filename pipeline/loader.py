@@ -346,7 +346,11 @@ def default_transform(catalog: Catalog, *, train: bool) -> Transform:
 
 
 def graph_spec(catalog: Catalog, rows: Rows | None, transform: Transform) -> GraphSpec:
-    """Return the graph that these images need."""
+    """Return the graph that these images need.
+
+    Raises:
+        ValueError: Colour is to be made gray, raw and encoded images are mixed, or raw images have several sizes.
+    """
     codes = np.bincount(catalog.encoding_codes, minlength=len(ENCODINGS))
     raw = bool(codes[RAW])
     size = int(catalog.height[0]), int(catalog.width[0])

@@ -56,7 +56,11 @@ class Place:
         self.follow(stream)
 
     def follow(self, stream: Any, /) -> None:
-        """Follow another stream over the same rows, from the start of the epoch."""
+        """Follow another stream over the same rows, from the start of the epoch.
+
+        Raises:
+            ValueError: It draws from another number of rows.
+        """
         follows = Sequential(0, self.rows) if stream is None else as_stream(stream)
         if follows.rows > self.rows or (follows.rows < self.rows and not isinstance(follows, Sequential)):
             law = f"the stream draws from {follows.rows} rows, but there are {self.rows} {self._what}"
@@ -172,7 +176,11 @@ class Place:
         return {**state, "changes": packed(changes)} if changes else state
 
     def load(self, state: Any, identity: Mapping[str, Any], /) -> None:
-        """Take the place of a state, and the changes of its stream; a state that is refused changes nothing."""
+        """Take the place of a state, and the changes of its stream; a state that is refused changes nothing.
+
+        Raises:
+            ValueError: It is of something else (both sides are shown), or no state.
+        """
         if not isinstance(state, Mapping):
             raise ValueError(f"a state of a {self._owner} is what its state_dict() gave, but got {reprlib.repr(state)}")
         for key, mine in identity.items():

@@ -104,7 +104,8 @@ def _write(catalog: Catalog, runs: Sequence[tuple[int, NDArray[np.int64]]], fold
 def read_replay(folder: str | os.PathLike[str], /) -> dict[str, list[str]]:
     """Return the arguments for `fn.readers.webdataset` of an export, after a check of all its files.
 
-    The folder was not moved since `write_replay`, for the paths are absolute.
+    Args:
+        folder: The export, not moved since, for the paths are absolute.
 
     Raises:
         FileNotFoundError: No export there, or one that was not finished.

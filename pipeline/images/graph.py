@@ -35,7 +35,7 @@ _plain = dali.pipeline.do_not_convert  # such functions branch on Python's value
 class GraphSpec:
     """Settings that the graph needs before it is built."""
 
-    transform: Transform
+    transform: Transform  # sizes and normalisation
     geometry: Geometry  # of the cut
     mirror: bool  # each image by its own coin
     raw: bool  # images arrive as uint8 HWC pixels; else as encoded bytes

@@ -84,7 +84,13 @@ class Transform:
 
     @classmethod
     def small(cls, size: tuple[int, int], channels: int, *, augment: bool = False) -> Self:
-        """Bring whole small images to about [-1, 1]; `augment`: a 4-pixel pad-crop and flips, for photographs."""
+        """Bring whole small images to about [-1, 1].
+
+        Args:
+            size: Height and width, pixels.
+            channels: 1 (gray) or 3 (RGB).
+            augment: Add a 4-pixel pad-crop and flips, for photographs.
+        """
         half = (127.5,) * channels
         return cls(size, half, half, crop="pad" if augment else "none", flip=augment)
 
@@ -93,6 +99,11 @@ class Transform:
         """Follow ImageNet's recipe: random resized crop and flip for training, 256 → centre 224 for evaluation.
 
         Gray images are brought to about [-1, 1], for want of a customary mean.
+
+        Args:
+            train: Random resized crop and flip; else the centre, seven eighths of the shorter side.
+            size: Height and width, pixels.
+            channels: 1 (gray) or 3 (RGB).
         """
         mean, std = ((127.5,),) * 2 if channels == 1 else ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
         crop: Literal["random", "center"] = "random" if train else "center"

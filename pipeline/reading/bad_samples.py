@@ -19,7 +19,12 @@ LEAVE_OUT = (
 
 
 class BadSampleError(DrawstreamError, RuntimeError):
-    """A sample cannot be read as the catalog describes it; `sample_id` is its row in the catalog."""
+    """A sample cannot be read as the catalog describes it.
+
+    Args:
+        message: Reason, with shard and key.
+        sample_id: Its row in the catalog.
+    """
 
     def __init__(self, message: str, sample_id: int) -> None:
         super().__init__(message)
@@ -53,7 +58,11 @@ def name_sample(catalog: Catalog, sample: int, /) -> str:
 
 
 class BadSamples:
-    """Bad samples that a loader knows: those of a quarantine list, and those it met. Safe with threads."""
+    """Bad samples that a loader knows: those of a quarantine list, and those it met. Safe with threads.
+
+    Raises:
+        ValueError: The list is not this catalog's, or no good sample is left.
+    """
 
     def __init__(self, catalog: Catalog, reading: Reading) -> None:
         listed = reading.quarantine
