@@ -89,12 +89,6 @@ def test_a_call_that_does_not_fit_would_fail(call):
         check_calls(f"from drawstream.samplers import IndexStream\n{call}\n")
 
 
-def test_a_wrong_block_would_fail():
-    with pytest.raises(AssertionError):
-        for line, code in blocks("```python\nassert 1 == 2\n```\n"):
-            exec(compile("\n" * line + code, "x.md", "exec"), {})
-
-
 def test_the_guide_to_streams_is_among_them():
     assert len(blocks((ROOT / "docs" / "streams.md").read_text(encoding="utf-8"))) >= 6
 

@@ -52,7 +52,7 @@ class DoctorOptions(ResultOptions):
 
 
 def doctor(given: DoctorOptions) -> None:
-    """Check that everything works on this machine; exit 1 when something must be mended first.
+    """Check that everything works on this machine; exit 1 when something must be fixed first.
 
     Example: drawstream doctor data/train
     """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drawstream.tools.cli.features import TableOptions
 from drawstream.tools.cli.options import FrozenOptions
-from drawstream.tools.runs.options import option
+from drawstream.tools.runs.options import FINITE, option
 from drawstream.tools.runs.record import finish
 
 if TYPE_CHECKING:
@@ -27,9 +27,15 @@ class FitOptions(TableOptions, FrozenOptions):
     """Options of `fit`."""
 
     out: Path = option(..., "Write this sampler.json.", "--out", "-o")
-    coefficients: tuple[float, ...] | None = option(None, "v: a weight per feature, comma list.", shown="1,0")
-    ends: tuple[float, ...] | None = option(None, "e: inner ends of the segments, comma list.", shown="0.25,0.5,0.75")
-    values: tuple[float, ...] | None = option(None, "o: values at the ends, comma list.", shown="1,1,1,0,0")
+    coefficients: tuple[float, ...] | None = option(
+        None, "v: a weight per feature, comma list.", shown="1,0", within=FINITE
+    )
+    ends: tuple[float, ...] | None = option(
+        None, "e: inner ends of the segments, comma list.", shown="0.25,0.5,0.75", within=FINITE
+    )
+    values: tuple[float, ...] | None = option(
+        None, "o: values at the ends, comma list.", shown="1,1,1,0,0", within=FINITE
+    )
     features: tuple[str, ...] | None = option(None, "Columns the sampler reads, comma list.", shown="loss,entropy")
     transform: Literal["cgf", "cdf"] | None = option(None, "Transform of the features.", shown="cgf")
     like: Path | None = option(None, "Carry over this sampler.json of another table; instead of all of the above.")

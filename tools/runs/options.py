@@ -14,6 +14,7 @@ that may be repeated. `--help` shows a class's own options before those of its b
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType
@@ -25,6 +26,7 @@ Kind = TypeVar("Kind")
 
 SEED, ROWS, MANY = (0, 2**64 - 1), (0, 10**11), (0, 10**9)  # beyond these no machine does the job, or a library fails
 SOME, FEW, COUNT = (0, 10**6), (0, 10**4), (1, 10**4)
+FINITE = (-sys.float_info.max, sys.float_info.max)
 RENAMED = {"--batch-size": "--global-batch", "--recipe": "--protocol", "--warmup": "--uniform-epochs"}  # old: new
 RENAMED |= {"--smoothing": "--count-smoothing", "--batch": "--round"}
 
@@ -146,6 +148,8 @@ def _options(kind: type) -> Iterator[tuple[Field[Any], _Said, Any]]:
 
 def _parameter(each: Field[Any], said: _Said, hint: Any) -> inspect.Parameter:
     """The parameter that typer reads."""
+    numeric = {int, float} & {hint, *get_args(hint), *_items(hint)}
+    assert not numeric or said.within is not None, f"{each.name}: give bounds"
     default = list[Any]() if each.default_factory is not MISSING else each.default
     if _items(hint):
         hint = str | None if NoneType in get_args(hint) else str

@@ -5,79 +5,73 @@ from dataclasses import dataclass
 import pytest
 import typer
 
-from drawstream.tools.cli.app import app, main
-from drawstream.tools.runs.options import SEED, Options, command, option
-
-
-def leaves(group, above=()):
-    """Name and command of all that do something."""
-    for name, each in group.commands.items():
-        if hasattr(each, "commands"):
-            yield from leaves(each, (*above, name))
-        else:
-            yield " ".join((*above, name)), each
-
-
-COMMANDS = dict(leaves(typer.main.get_command(app)))
-
-
-def kind_of(parameter):
-    """What it takes, as text."""
-    described = getattr(parameter, "type_descriptor", None)
-    return "" if described is None else str(described.annotation)
-
-
-NUMBERS = [
-    (name, parameter)
-    for name, command in COMMANDS.items()
-    for parameter in command.params
-    if "int" in kind_of(parameter) or "float" in kind_of(parameter)
-]
-LISTS = [("demo", "seeds"), ("bench stream", "rows"), ("bench stream", "seeds"), ("bench loader", "batch_sizes")]
-LISTS += [("bench noise", "noise"), ("bench noise", "seeds"), ("bench budget", "budgets"), ("bench budget", "seeds")]
-LISTS += [("bench transfer", "seeds"), ("bench auto", "seeds"), ("bench auto", "noise")]
-
-
-def words_of(name):
-    """The command with a word for all that it must be given."""
-    words = name.split()
-    for parameter in COMMANDS[name].params:
-        if parameter.required:
-            words += ["x"] if parameter.param_type_name == "argument" else [parameter.opts[0], "x"]
-    return words
-
-
-@pytest.mark.parametrize(("name", "parameter"), NUMBERS, ids=lambda each: getattr(each, "name", each))
-def test_every_number_is_held_to_its_bounds(name, parameter, capsys):
-    option = max(parameter.opts, key=len)
-    whole = "int" in kind_of(parameter)
-    for value in ["-1", "1" + "0" * 20] if whole else ["-1", "1e309", "nan"]:
-        assert main([*words_of(name), f"{option}={value}"]) == 2
-        err = capsys.readouterr().err
-        assert option in err and err.count("\n") == 1 and "Traceback" not in err
-
-
-@pytest.mark.parametrize(("name", "option"), LISTS)
-def test_so_is_every_number_of_a_list(name, option, capsys):
-    for value in ["-1", "1e309", "nan", "1" + "0" * 20]:
-        assert main([*words_of(name), f"--{option.replace('_', '-')}=1,{value}"]) == 2
-        err = capsys.readouterr().err
-        assert f"--{option.replace('_', '-')}" in err and err.count("\n") == 1
+from drawstream.tools.cli.app import main
+from drawstream.tools.runs.options import COUNT, SEED, Options, command, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedsOptions(Options):
+class NumbersOptions(Options):
     seeds: tuple[int, ...] = option((0,), "Seeds.", within=SEED)
+    shares: tuple[float, float] = option((0.0, 1.0), "Shares.", within=(0, 1))
+    workers: int | None = option(None, "Workers.", within=COUNT)
+    rate: float = option(0.5, "Rate.", within=(0, 1))
 
 
-def test_large_seeds_of_a_list_stay_exact():
-    given = []
-    seeded = typer.Typer()
-    command(seeded, SeedsOptions, "seeded")(given.append)
-    seeded([f"--seeds={2**64 - 1},1e6"], standalone_mode=False)
-    assert given[0].seeds == (2**64 - 1, 10**6)
-    with pytest.raises(ValueError, match=r"--seeds must be in \[0, 18446744073709551615\], but got -1"):
-        seeded(["--seeds=-1"], standalone_mode=False)
+@pytest.fixture
+def given():
+    """Parse words as the options of a command."""
+
+    def parse(*words):
+        app, found = typer.Typer(), []
+        command(app, NumbersOptions, "numbers")(found.append)
+        app([*words], standalone_mode=False)
+        return found[0]
+
+    return parse
+
+
+def test_numbers_within_their_bounds_are_taken_exactly(given):
+    found = given(f"--seeds={2**64 - 1},1e6", "--shares=0.25,1", "--workers=3")
+    assert (found.seeds, found.shares, found.workers, found.rate) == ((2**64 - 1, 10**6), (0.25, 1.0), 3, 0.5)
+    assert found.typed == {"seeds", "shares", "workers"}
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        *((f"--seeds=1,{value}", "--seeds must be") for value in ("-1", "1e309", "nan", "1.5", "9" * 20, "x", "")),
+        *((f"--shares=0,{value}", "--shares must be") for value in ("-1", "1e309", "nan", "2", "x", "0.5,0.5")),
+        *((f"--workers={value}", "--workers must be") for value in ("0", "-1", "1" + "0" * 20)),
+        *((f"--rate={value}", "--rate must be") for value in ("-1", "1e309", "nan")),
+    ],
+)
+def test_others_are_refused_by_name(given, word, told):
+    with pytest.raises(ValueError, match=told):
+        given(word)
+
+
+def test_a_number_without_bounds_is_no_option():
+    @dataclass(frozen=True, kw_only=True)
+    class Unbounded(Options):
+        rows: int = option(3, "Rows.")
+
+    with pytest.raises(AssertionError, match="rows"):
+        command(typer.Typer(), Unbounded)(lambda given: given)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("train d -o x", "--epochs"), ("train d -o x", "--lr"), ("search auto d -o x --held-out h", "--population"),
+        ("features d -o x --weights w", "--crops"), ("pack s o", "--quality"), ("stream show", "--draws"),
+        ("serve d", "--port"), ("bench noise", "--seeds"), ("demo", "--seeds"),
+    ],
+)  # fmt: skip
+def test_commands_hold_their_numbers(words, option, capsys):
+    for value in ("-1", "1" + "0" * 20):
+        assert main([*words.split(), f"{option}={value}"]) == 2
+        err = capsys.readouterr().err
+        assert f"drawstream: {option} must be in [" in err and err.count("\n") == 1
 
 
 def test_an_export_that_the_disk_cannot_hold(tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_modes_measures_and_memory_format(extract):
         (("--crops", -1), "--crops must be in [0, 10000], but got -1"),
         (("--crops", 2, "--crop-scale", "0.5"), "--crop-scale must be 2 numbers, from and to, but got '0.5'"),
         (("--crops", 2, "--crop-scale", "0.5,2"), "`scale` must be a range within"),
-        (("--crops", 2, "--crop-seed", -3), "--crop-seed: 0 <= seed < 2**64 must hold, but got -3"),
+        (("--crops", 2, "--crop-seed", -3), "--crop-seed must be in [0, 18446744073709551615], but got -3"),
         (("--amp", "fp8"), "'--amp': 'fp8' is not one of 'off', 'bf16', 'fp16'"),
         (("--amp", "bf16", "--grad-norm", "full"), "`full` gradient norms need float32 throughout"),
         (("--grad-memory", 0), "`grad_memory >= 1` must hold, but got 0"),
