@@ -17,6 +17,7 @@ from drawstream.samplers.files.system import fault_of, system_fault
 
 _NAMED = 5  # folders in a message
 _LABELS = (".cls", ".json", ".txt")  # of a WebDataset sample
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,16 +188,17 @@ def _head(file: Path) -> bytes:
 
 
 def _notes(folder: Path, classes: list[str], files: tuple[Path, ...]) -> tuple[str, ...]:
-    """A line where perhaps the folders below the class folders are the classes."""
-    depth = len(folder.parts)
-    below: set[str] = set()
+    """Say where perhaps the folders below the class folders are the classes."""
+    depth, below = len(folder.parts) + 1, set()
     for file in files:
-        parts = file.parts[depth + 1 :]
-        if len(parts) == 1:
+        if len(parts := file.parts) == depth + 1:  # right in its class folder
             return ()
-        below.add(parts[0])
+        below.add(parts[depth])
     if len(below) < 2:
         return ()
+    if len(classes) > 1 and _SPLITS.issuperset(classes):
+        each = " and ".join(str(folder / name) for name in classes)
+        return (f"{folder} holds splits, not classes: pack {each} separately",)
     some = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
-    text = f"{folder}: the classes are {some}, but all images lie in folders below them ({', '.join(sorted(below)[:3])}"
-    return (f"{text}, …): if those are the classes, give {folder / classes[0]}",)
+    law = f"the classes are {some}, but all images lie in folders below them ({', '.join(sorted(below)[:3])}, …)"
+    return (f"{folder}: {law}: if those are the classes, give {folder / classes[0]}",)

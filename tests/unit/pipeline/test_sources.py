@@ -204,6 +204,11 @@ def test_nested_class_folders_say_where_to_look(image_folder):
         f"{image_folder.parent}: the classes are photos, but all images lie in folders below them (flower, temple, …): "
         f"if those are the classes, give {image_folder}",
     )
+    root = image_folder.rename(image_folder.parent / "train").parent
+    shutil.copytree(root / "train", root / "val")
+    assert open_source(root).notes == (
+        f"{root} holds splits, not classes: pack {root / 'train'} and {root / 'val'} separately",
+    )
 
 
 def test_what_lies_beside_idx_files_is_told(idx_folder, capsys):
