@@ -17,11 +17,7 @@ __all__ = ["to_vector", "whole_number"]
 
 
 def whole_number(value: Any, name: str, /) -> int:
-    """Return a whole number of any integer type as an `int`.
-
-    Args:
-        value: An int, a NumPy integer, or an integer tensor of one element.
-        name: What the message calls it.
+    """Return a whole number of any integer type, also a tensor of one element, as an `int`; messages call it `name`.
 
     Raises:
         TypeError: It is a bool, a float (2.0 too) or no number.
@@ -39,12 +35,9 @@ def to_vector(values: Any, name: str, /, *, by_position: bool = False) -> NDArra
 
     Args:
         values: Numbers (rows,): a list; a NumPy, Arrow or DLPack array; a tensor of any dtype on any device; a pandas
-            or polars Series. Taken by position.
+            or polars Series. Taken by position, and copied only where needed.
         name: What messages call the values, a plural.
         by_position: Take a pandas Series whose index is not 0, 1, 2, …, too.
-
-    Returns:
-        bool, integers or floating point, (rows,); of the type given where NumPy has it; a copy only where needed.
 
     Raises:
         TypeError: Not such a column.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
 
-__all__ = ["count_ones", "derive_keys", "digest_array", "high_product", "random_bits"]
+__all__ = ["count_ones", "derive_keys", "digest_array", "high_product", "random_bits", "random_words"]
 
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError(
@@ -92,3 +92,16 @@ def random_bits(position: Any, key0: Any, key1: Any) -> Any:
     z = (z ^ (z >> _S30)) * _MIX1 ^ key1
     z = (z ^ (z >> _S27)) * _MIX2
     return z ^ (z >> _S31)
+
+
+def random_words(positions: NDArray[np.int64], keys: NDArray[np.uint64], /) -> NDArray[np.uint64]:
+    """Return 64 uniform bits for each position (n,), uint64 (n,), under two key words."""
+    words = np.empty(positions.size, dtype=np.uint64)
+    _fill_words(positions, keys[0], keys[1], words)
+    return words
+
+
+@njit(cache=True, nogil=True)
+def _fill_words(positions: NDArray[np.int64], key0: Any, key1: Any, words: NDArray[np.uint64]) -> None:
+    for i in range(words.size):
+        words[i] = random_bits(positions[i], key0, key1)

@@ -94,12 +94,7 @@ def _moments(values: NDArray[np.floating[Any]], largest: float) -> tuple[float, 
 
 
 def integer_widths(weights: NDArray[np.floating[Any]], draws: int, out: NDArray[np.int64], /) -> int:
-    """Write M P_i in units of 2^-k into `out` (N,), summing to M 2^k exactly, and return k.
-
-    Args:
-        weights: float32 or float64 (N,), checked.
-        draws: M >= 1.
-        out: int64 (N,), written.
+    """Write M P_i in units of 2^-k into `out`, int64 (N,), summing to M 2^k exactly, and return k; weights are checked.
 
     Raises:
         ValueError: M >= 2^61.
@@ -115,33 +110,21 @@ def integer_widths(weights: NDArray[np.floating[Any]], draws: int, out: NDArray[
 
 
 class Rounding(NamedTuple):
-    """A way to round weights to widths.
+    """A way to round weights to widths."""
 
-    Attributes:
-        digits: k.
-        scale: width of a weight of 1, before it is rounded.
-        residual: units that the rounded widths lack (negative: have too many).
-        share: units of the residual for each fractional width (`spread`).
-        extra: how many of them take one more.
-    """
-
-    digits: int
-    scale: float
-    residual: int
-    share: int
-    extra: int
+    digits: int  # k
+    scale: float  # width of a weight of 1, before it is rounded
+    residual: int  # units that the rounded widths lack (negative: have too many)
+    share: int  # units of the residual for each fractional width (`spread`)
+    extra: int  # how many of them take one more
 
 
 def roundings(
     weights: NDArray[np.floating[Any]], total: float, draws: int, out: NDArray[np.int64] | None = None, /
 ) -> Iterator[Rounding]:
-    """Yield the roundings of M draws, finest unit first; ask for another where no row can take up the residual.
+    """Yield the roundings for M draws, finest unit first; ask for another where no row can take up the residual.
 
-    Args:
-        weights: float32 or float64 (N,).
-        total: their sum.
-        draws: M >= 1.
-        out: int64 (N,), rounded widths are written there.
+    `total` is the sum of the weights (N,). The rounded widths are written into `out`, int64 (N,), where it is given.
 
     Raises:
         ValueError: M >= 2^61.
@@ -217,12 +200,9 @@ def round_widths(weights: NDArray[np.floating[Any]], scale: float, digits: int, 
 
 @njit(cache=True, nogil=True)
 def spread(residual: int, extra: int, share: int, digits: int, widths: NDArray[np.int64]) -> Any:
-    """Share a residual among the fractional widths, none crossing a multiple of 2^digits.
+    """Share a residual among the fractional widths, none crossing a multiple of 2^digits; return what is left of both.
 
     Each takes `share` units, the first `extra` of them one more, as far as it can.
-
-    Returns:
-        The residual and the extra that are left for the widths that follow.
     """
     unit = np.int64(1) << digits
     mask = unit - np.int64(1)

@@ -20,13 +20,7 @@ _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_I
 
 
 def read_json(path: Path, /, *, remedy: str, most: int = MOST, finite: bool = True) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: A regular file.
-        remedy: The end of an error's line: what the user can do.
-        most: Bytes that the file may have.
-        finite: Refuse NaN, Infinity and numbers such as 1e400.
+    """Read a JSON file of at most `most` bytes; an error's line ends with `remedy`, what the user can do.
 
     Raises:
         OSError: As the system gives it.
@@ -53,11 +47,7 @@ def read_toml(path: Path, /, *, remedy: str, most: int = MOST) -> dict[str, Any]
 
 
 def parse_json(data: bytes, /, *, finite: bool = True) -> Any:
-    """Parse a JSON document.
-
-    Args:
-        data: UTF-8, or UTF-16 or UTF-32 with its mark.
-        finite: Refuse NaN, Infinity and numbers such as 1e400.
+    """Parse a JSON document: UTF-8, or UTF-16 or UTF-32 with its mark; `finite` refuses NaN, Infinity and 1e400.
 
     Raises:
         ValueError: Not JSON, lists and objects deeper than `DEPTH`, a key twice in one object, an integer of more than

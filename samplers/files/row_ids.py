@@ -38,11 +38,7 @@ class Keyed(Protocol):
 
 
 def sample_ids(table: TableFile, catalog: Keyed | None, /) -> NDArray[np.int64] | None:
-    """Sample of each row of a file, int64 (n,); -1 where the catalog has no such key; None where there are no ids.
-
-    Args:
-        table: The file.
-        catalog: Whose samples these are; needed where the file has keys only.
+    """Return the sample of each row, int64 (n,), -1 where the catalog has no such key; None where there are no ids.
 
     Raises:
         ValueError: Ids of the wrong type, keys without a catalog, an ambiguous key, or `sample_id` and `key` disagree.
@@ -120,18 +116,13 @@ def _whole(column: Any, what: str) -> NDArray[np.int64]:
 
 
 def by_row_order(table: TableFile, value: str, catalog: Keyed | None, /) -> str:
-    """Say that the rows of a file without ids are taken in their order.
+    """Return a note: the rows of this file without ids are taken in their order.
 
-    That is so only where nothing in the file could name its rows: its other columns are numbers with fractions, and
-    pandas' index is 0, 1, 2, ….
-
-    Args:
-        table: The file.
-        value: The column that is read.
-        catalog: Whose rows they are; if it is known, the message says which column holds its keys.
+    That is so only where nothing in the file could name its rows: its columns but `value`, which is read, are numbers
+    with fractions, and pandas' index is 0, 1, 2, ….
 
     Raises:
-        ValueError: Another column could name the rows, or pandas' index is another one.
+        ValueError: Another column could name the rows (the catalog knows which holds keys), or the index is another.
     """
     text = f"{table.path}: without a column `sample_id` or `key` its rows are taken in their order"
     others = [name for name in table.kinds if name not in (value, *table.index)]
@@ -181,7 +172,7 @@ def match_rows(
     name: Callable[[int], str],
     hint: str = "",
 ) -> tuple[NDArray[np.int64], int]:
-    """Row of the file for each wanted id.
+    """Return the row of the file for each wanted id, int64 (rows,), and how many rows of the file are left over.
 
     Args:
         path: The file.
@@ -190,9 +181,6 @@ def match_rows(
         every: What has these ids, for messages: "row of the table".
         name: Calls the i-th wanted id by a name, for messages.
         hint: What to do where ids repeat.
-
-    Returns:
-        int64 (rows,), and how many rows of the file are left over.
 
     Raises:
         ValueError: An id that two rows have, or that none has.

@@ -47,10 +47,7 @@ def fault_of(error: OSError, /) -> Fault:
 def system_fault(error: OSError, where: object = None, /, *, at: int | None = None) -> OSError:
     """Return an error that names the file and the remedy; one of a file's own fault or of a permission without remedy.
 
-    Args:
-        error: As the system raised it.
-        where: File or folder; by default the one that the error names.
-        at: Byte of the file at which a read failed twice.
+    `where` is the file, by default the one that the error names; `at` is the byte at which a read failed twice.
     """
     if isinstance(error, SystemFault):
         return error
@@ -64,11 +61,7 @@ def system_fault(error: OSError, where: object = None, /, *, at: int | None = No
 
 
 def raise_unless_file(error: BaseException, where: object, /) -> None:
-    """Return if the file can be at fault for an error of its reader; raise what the system says otherwise.
-
-    Args:
-        error: What the reader raised; the errors behind it count too.
-        where: The file.
+    """Return if the file can be at fault for an error of its reader, or an error behind it; else raise the system's.
 
     Raises:
         OSError: The fault is the process', the device's, the network's, or one of permissions or room.

@@ -37,11 +37,9 @@ def listed(names: Collection[str], /) -> str:
 
 
 def read_numpy(path: Path, /) -> tuple[Columns, bool]:
-    """Read an `.npy` or `.npz` file, whichever it is.
+    """Read an `.npy` or `.npz` file, whichever it is: Arrow arrays by name, and whether the file names them.
 
-    Returns:
-        Arrow arrays by name, null for what is no column of numbers or text; and whether the file names them: a single
-        array has the file's name.
+    A single array has the file's name; what is no column of numbers or text is null.
 
     Raises:
         ValueError: Python objects, or a single array that is no column.

@@ -12,7 +12,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, Literal
@@ -60,27 +60,16 @@ Kind = Literal["number", "text", "other"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableFile:
-    """An opened file.
+    """An opened file of columns; ids are called `sample_id`, `key` and `crop` (`usual_name`)."""
 
-    Attributes:
-        path: The file.
-        kinds: What each column holds, in order. Ids are called `sample_id`, `key` and `crop` (`usual_name`).
-        read: Gives a column by its name.
-        metadata: Of the file, text.
-        index: Names of columns that are pandas' index without a name; they are no ids.
-        reordered: Whether that index is not 0, 1, 2, …: the rows were sorted or filtered.
-        floats: Names of the columns of floating point; none in CSV, whose fields are text.
-        named: Whether the columns have names of their own; that of a single array or list is the file's.
-    """
-
-    path: Path
-    kinds: Mapping[str, Kind]
-    read: Callable[[str], Any] = field(repr=False)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    index: tuple[str, ...] = ()
-    reordered: bool = False
-    floats: tuple[str, ...] = ()
-    named: bool = True
+    path: Path  # the file
+    kinds: Mapping[str, Kind]  # of the columns, in order
+    read: Callable[[str], Any] = field(repr=False)  # a column by its name
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of the file, text
+    index: tuple[str, ...] = ()  # columns that are pandas' index without a name; they are no ids
+    reordered: bool = False  # that index is not 0, 1, 2, …: rows were sorted or filtered
+    floats: tuple[str, ...] = ()  # columns of floating point; none in CSV, whose fields are text
+    named: bool = True  # columns have names of their own; that of a single array or list is the file's
 
     @property
     def catalog(self) -> str:
@@ -94,7 +83,7 @@ class TableFile:
         return str(made.get("catalog", "")) if isinstance(made, dict) else ""
 
     def column(self, name: str, /) -> Any:
-        """One column as one pyarrow array.
+        """Return one column as one pyarrow array.
 
         Raises:
             ValueError: The file is damaged.
@@ -103,7 +92,7 @@ class TableFile:
             return self.read(name)
 
     def numbers(self, name: str, rows: int, /) -> NDArray[np.floating[Any]]:
-        """One column as float32 (where it has no more than that) or float64 (rows,), NaN where there is nothing.
+        """Return one column as float32 (where it has no more than that) or float64 (rows,), NaN where there is nothing.
 
         Raises:
             ValueError: It does not hold numbers, a value is none, or there are not so many rows.
@@ -125,14 +114,10 @@ class TableFile:
 
 
 def to_floats(column: Any, what: str, /) -> NDArray[np.floating[Any]]:
-    """Values of a pyarrow array, text included, as float32 or float64 (rows,), NaN where there is nothing.
-
-    Args:
-        column: Numbers, or text of numbers.
-        what: What the message calls it.
+    """Return the numbers of a pyarrow array, text too, as float32 or float64 (rows,), NaN where there is nothing.
 
     Raises:
-        ValueError: A text is no number; its row and value are shown.
+        ValueError: A text is no number; `what` it is called, its row and value are shown.
     """
     if _kind_of(column.type) == "text":
         column = _parsed(to_text(column), what)
@@ -144,7 +129,7 @@ def to_floats(column: Any, what: str, /) -> NDArray[np.floating[Any]]:
 
 
 def to_text(column: Any, /) -> Any:
-    """Text of any Arrow type, categories too, as large_string (rows,)."""
+    """Return text of any Arrow type, categories too, as large_string (rows,)."""
     if pa.types.is_dictionary(column.type):
         column = pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(pa.large_string()))
     return column.cast(pa.large_string())
@@ -168,7 +153,7 @@ def _parsed(column: Any, what: str) -> Any:
 
 
 def is_number(text: str, /) -> bool:
-    """Whether Arrow reads a text as a number."""
+    """Return whether Arrow reads a text as a number."""
     try:
         pa.scalar(text).cast(pa.float64())
     except pa.ArrowInvalid:
@@ -177,7 +162,7 @@ def is_number(text: str, /) -> bool:
 
 
 def format_of(path: Path, /) -> str:
-    """The ending of a file's name that says its format, in lower case; `.csv.gz` for one that is compressed."""
+    """Return the ending of a file's name that says its format, in lower case; `.csv.gz` for one that is compressed."""
     endings = [each.lower() for each in path.suffixes]
     return "".join(endings[-2:]) if endings[-1:] == [".gz"] else "".join(endings[-1:])
 
@@ -225,16 +210,13 @@ def reading(path: Path, /) -> Iterator[None]:
         kind = format_of(path)
         label = "Parquet" if kind in PARQUET else "Arrow IPC" if kind in ARROW else kind
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        known = (
-            "damaged, or larger than memory"
-            if isinstance(error, pa.ArrowMemoryError)
-            else f"not a readable {label} file"
-        )
+        memory = isinstance(error, pa.ArrowMemoryError)
+        known = "damaged, or larger than memory" if memory else f"not a readable {label} file"
         raise ValueError(f"{path}: {known} ({reason})") from None
 
 
 def _of_schema(path: Path, schema: pa.Schema, read: Callable[[str], Any]) -> TableFile:
-    metadata = {
+    told = {
         key.decode(errors="replace"): text.decode(errors="replace") for key, text in (schema.metadata or {}).items()
     }
     types = {each.name: each.type for each in schema}
@@ -243,7 +225,7 @@ def _of_schema(path: Path, schema: pa.Schema, read: Callable[[str], Any]) -> Tab
         raise ValueError(f"{path}: a column must be there once, but {twice!r} is there several times: rename one")
     ranges = [each for each in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(each, dict)]
     moved = any((each.get("start"), each.get("step")) != (0, 1) for each in ranges if each.get("kind") == "range")
-    return replace(_of_types(path, types, read, reordered=moved), metadata=metadata)
+    return _of_types(path, types, read, reordered=moved, metadata=told)
 
 
 def _kind_of(kind: Any) -> Kind:
@@ -256,19 +238,17 @@ def _kind_of(kind: Any) -> Kind:
     return "text" if text else "other"
 
 
-def _of_types(
-    path: Path, types: Mapping[str, Any], read: Callable[[str], Any], *, reordered: bool = False
-) -> TableFile:
-    """The table of columns of these Arrow types."""
+def _of_types(path: Path, types: Mapping[str, Any], read: Callable[[str], Any], **told: Any) -> TableFile:
+    """Return the table of columns of these Arrow types."""
     kinds = {name: _kind_of(kind) for name, kind in types.items()}
     floats = tuple(name for name, kind in types.items() if pa.types.is_floating(kind))
-    return replace(_checked(path, kinds, read, reordered=reordered), floats=floats)
+    return _checked(path, kinds, read, floats=floats, **told)
 
 
 def _checked(
-    path: Path, kinds: Mapping[str, Kind], read: Callable[[str], Any], *, reordered: bool = False
+    path: Path, kinds: Mapping[str, Kind], read: Callable[[str], Any], *, reordered: bool = False, **told: Any
 ) -> TableFile:
-    """The table, ids by their usual names, and pandas' index looked at."""
+    """Return the table, with ids by their usual names; look at pandas' index."""
     if not kinds:
         raise ValueError(f"{path}: a table must have columns, but there are none")
     names = {name: usual_name(name) for name in kinds}
@@ -290,12 +270,11 @@ def _checked(
         values = to_floats(column, f"{path}: column {name!r}") if kinds[name] == "number" else None
         reordered |= values is None or not np.array_equal(values, np.arange(len(values)))
     renamed = {names[name]: kind for name, kind in kinds.items()}
-    return TableFile(path, renamed, sound, index=index, reordered=reordered)
+    return TableFile(path, renamed, sound, index=index, reordered=reordered, **told)
 
 
 def _of_arrays(path: Path, columns: Mapping[str, Any], named: bool) -> TableFile:
-    types = {name: each.type for name, each in columns.items()}
-    return replace(_of_types(path, types, columns.__getitem__), named=named)
+    return _of_types(path, {name: each.type for name, each in columns.items()}, columns.__getitem__, named=named)
 
 
 def _open_parquet(path: Path) -> TableFile:

@@ -51,17 +51,11 @@ Mapped = np.memmap[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """Weights read from a file.
+    """Weights read from a file."""
 
-    Attributes:
-        values: float32 or float64 (N,), read-only, in the order of the rows; checked.
-        catalog: Fingerprint of the catalog that the file says it belongs to; "" where it does not say.
-        notes: What was assumed or left out, one sentence each.
-    """
-
-    values: Mapped
-    catalog: str
-    notes: tuple[str, ...]
+    values: Mapped  # float32 or float64 (N,), read-only, in the order of the rows; checked
+    catalog: str  # fingerprint of the catalog that the file says it belongs to; "" where it does not say
+    notes: tuple[str, ...]  # what was assumed or left out, one sentence each
 
 
 def map_weights(

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers.hashing import derive_keys, random_words
 from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["forgetting_coreset", "k_center", "random_coreset"]
@@ -103,18 +103,7 @@ def _kept(rows: int, share: float) -> int:
 
 
 def _random(count: int, purpose: str, seed: int) -> NDArray[np.uint64]:
-    """Random words, uint64 (count,)."""
-    key0, key1 = derive_keys(2, purpose, seed)
-    words = np.empty(count, dtype=np.uint64)
-    fill_bits(key0, key1, words)
-    return words
-
-
-@njit(cache=True, nogil=True)
-def fill_bits(key0: Any, key1: Any, words: NDArray[np.uint64]) -> None:
-    """Write 64 random bits for each position."""
-    for i in range(words.size):
-        words[i] = random_bits(i, key0, key1)
+    return random_words(np.arange(count), derive_keys(2, purpose, seed))
 
 
 @njit(cache=True, nogil=True)

@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers.hashing import derive_keys, random_words
 from drawstream.samplers.methods.selection import Selected, all_rows, check_scores
 from drawstream.samplers.methods.state import Stateful
 
@@ -99,9 +99,8 @@ class DLIS(Stateful):
         self.gain = self.memory * self.gain + (1.0 - self.memory) * gain
         if not drawn:
             return all_rows(found.size)
-        key0, key1 = derive_keys(2, "dlis", self.seed, epoch, step)
-        numbers = np.empty(max(1, found.size // self.factor))
-        fill_uniform(key0, key1, numbers)
+        keys, count = derive_keys(2, "dlis", self.seed, epoch, step), max(1, found.size // self.factor)
+        numbers = (random_words(np.arange(count), keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         return draw_weighted(shares, numbers)
 
     def _identity(self) -> dict[str, Any]:
@@ -126,13 +125,6 @@ def share_out(scores: NDArray[np.float64], shares: NDArray[np.float64]) -> float
         shares[i] = scores[i] / total if total > 0.0 else 1.0 / scores.size
         squares += shares[i] * shares[i]
     return float(np.sqrt(scores.size * squares))
-
-
-@njit(cache=True, nogil=True)
-def fill_uniform(key0: Any, key1: Any, numbers: NDArray[np.float64]) -> None:
-    """Write a uniform number in [0, 1) for each draw."""
-    for i in range(numbers.size):
-        numbers[i] = np.float64(random_bits(i, key0, key1) >> np.uint64(11)) * 2.0**-53
 
 
 @njit(cache=True, nogil=True)

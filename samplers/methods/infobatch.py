@@ -20,11 +20,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers.hashing import derive_keys, digest_array, random_words
 from drawstream.samplers.methods.visits import Total, Visits
 from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle, shuffle
@@ -118,11 +117,10 @@ class InfoBatch(Visits):
         if epoch >= self.share * self.epochs or self.ratio == 0.0:
             below[:] = False
         rows = np.flatnonzero(below)
-        key0, key1, coin = derive_keys(3, "infobatch", self.seed, epoch)
-        places = np.empty(rows.size, dtype=np.uint64)
-        draw_places(rows, key0, key1, places)
+        keys = derive_keys(3, "infobatch", self.seed, epoch)
+        places = random_words(rows, keys)
         kept = ~below
-        kept[rows[keep_part(places, self.ratio, int(coin >> np.uint64(11)) * 2.0**-53)]] = True
+        kept[rows[keep_part(places, self.ratio, int(keys[2] >> np.uint64(11)) * 2.0**-53)]] = True
         found = np.flatnonzero(kept)
         return found, below[found]
 
@@ -134,21 +132,10 @@ def keep_part(places: NDArray[np.uint64], ratio: float, coin: float, /) -> NDArr
     return np.argpartition(places, count)[:count] if count < places.size else np.arange(places.size)
 
 
-@njit(cache=True, nogil=True)
-def draw_places(rows: NDArray[np.int64], key0: Any, key1: Any, places: NDArray[np.uint64]) -> None:
-    """Write the random place of each row into `places` (n,)."""
-    for i in range(rows.size):
-        places[i] = random_bits(rows[i], key0, key1)
-
-
 class Kept:
     """The law of one epoch: its rows once each, in random order.
 
-    Args:
-        kept: int64 (M,), the rows, sorted.
-        below: bool (M,), which of them stand for others too.
-        rows: N.
-        weight: of the latter.
+    kept int64 (M,) are the rows, sorted; below bool (M,) tells which of them stand for others too, with this weight.
     """
 
     def __init__(self, kept: NDArray[np.int64], below: NDArray[np.bool_], rows: int, weight: float, /) -> None:

@@ -32,11 +32,7 @@ _BATCH = 256  # draws worked on together
 
 
 class Multinomial:
-    """Tables of the multinomial law, built once from checked weights.
-
-    Args:
-        weights: float32 or float64 (N,), checked.
-        draws: M >= 1.
+    """Tables of the multinomial law of M draws, built once from checked weights, float32 or float64 (N,).
 
     Raises:
         ValueError: 2^32 rows or more.

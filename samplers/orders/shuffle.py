@@ -32,17 +32,11 @@ _ONE = np.uint64(1)
 
 @dataclass(frozen=True, slots=True)
 class Shuffle:
-    """One permutation of [0, size), addressed by position.
+    """One permutation of [0, size), addressed by position."""
 
-    Attributes:
-        size: number of positions.
-        keys: uint64 (2, rounds): multipliers (odd) and addends; (2, 0) when `table` holds the whole permutation.
-        table: int64 (size,) for small sizes, else (0,).
-    """
-
-    size: int
-    keys: NDArray[np.uint64]
-    table: NDArray[np.int64]
+    size: int  # number of positions
+    keys: NDArray[np.uint64]  # (2, rounds): multipliers (odd) and addends; (2, 0) where a table holds the permutation
+    table: NDArray[np.int64]  # (size,) for small sizes, else (0,)
 
     def fill(self, start: int, out: NDArray[np.int64], /) -> None:
         """Write the places of positions start, start + 1, … into `out` (int64)."""

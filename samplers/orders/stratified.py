@@ -44,13 +44,7 @@ _BATCH = 128  # slots looked up together: their blocks fill 16 KiB
 
 
 class Stratified:
-    """The stratified law over widths in memory, built once from checked weights.
-
-    Args:
-        weights: float32 or float64 (N,), checked.
-        draws: M >= 1.
-        window: positions shuffled among one another; 0 for all (`arrange`).
-    """
+    """The stratified law of M draws, built from checked weights, float32 or float64 (N,); `window` as in `arrange`."""
 
     digits: int
 

@@ -47,12 +47,7 @@ class _Pages(NamedTuple):
 
 
 class StratifiedOnDisk(Stratified):
-    """The stratified law over weights on disk.
-
-    Args:
-        weights: float32 or float64 (N,), memory-mapped, checked here.
-        draws: M >= 1.
-        window: positions shuffled among one another; 0 for all (`arrange`).
+    """The stratified law over memory-mapped weights, float32 or float64 (N,), checked here.
 
     Raises:
         TypeError, ValueError: as `check_weights`; or the sum of the weights is outside 1e-280 … 1e280.

@@ -146,7 +146,7 @@ class IndexStream(Batches):
         if self.draws >= _MOST:
             raise ValueError(TOO_LONG.format(draws=self.draws))
         if window is not None:
-            self.window = self._checked_window(whole_number(window, "window"))
+            self._set_window(whole_number(window, "window"))
         self._law = self._first = self._prepare(weights)
         if self._sampler is not None and weights is not None:
             self._weights = np.array(weights)
@@ -175,12 +175,12 @@ class IndexStream(Batches):
         self.rows = weights.size
         return weights
 
-    def _checked_window(self, window: int) -> int:
+    def _set_window(self, window: int) -> None:
         if self.mode == "multinomial":
             raise ValueError("mode 'multinomial' draws independently and knows no window: use mode 'stratified'")
         if window < MIN_WINDOW:
             raise ValueError(f"window >= {MIN_WINDOW} must hold, but got {window}")
-        return window
+        self.window = window
 
     def _prepare(self, weights: NDArray[np.floating[Any]] | None) -> Law:
         if self.mode == "permutation":
@@ -300,7 +300,7 @@ class IndexStream(Batches):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of mode, seed, rows, draws, window and law: equal for streams with the same orders, weights up to scale.
+        """Return the hash of mode, seed, rows, draws, window and law (weights up to scale): equal for equal orders.
 
         The weights of a row sampler change while it learns, so they are not part of it: its own state is.
         """
@@ -315,7 +315,7 @@ class IndexStream(Batches):
         return self._law.nbytes
 
     def epoch(self, epoch: int, /) -> Order:
-        """The order of an epoch >= 0.
+        """Return the order of an epoch >= 0.
 
         Cheap for weights that stay, but for mode 'subset' (two passes over the rows) and for a row sampler (one set-up
         when its weights have changed). The last two epochs, and all whose orders are still held by somebody, are known:
@@ -378,10 +378,6 @@ class IndexStream(Batches):
         if self._weights is None or not np.array_equal(weights, self._weights):
             self._law, self._weights = self._prepare(weights), np.array(weights)
 
-    def _in_child(self) -> None:
-        """Begin anew in a forked process: the thread that held the lock is in the parent."""
-        self._building = threading.Lock()
-
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_building": None, "_kept": self._known(), "_given": dict(self._given.items())}
 
@@ -412,8 +408,9 @@ _ALIVE: weakref.WeakSet[IndexStream] = weakref.WeakSet()
 
 
 def _begin_in_child() -> None:
+    """Begin anew in a forked process: the thread that held a lock is in the parent."""
     for stream in list(_ALIVE):
-        stream._in_child()
+        stream._building = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -44,12 +44,7 @@ _EXPONENT_ONE = np.int64(1023 << 52)
 
 
 class Subset:
-    """Probabilities of the subset law; the race is run for each epoch.
-
-    Args:
-        weights: float32 or float64 (N,), checked.
-        draws: M >= 1.
-        window: positions shuffled among one another; 0 for all (`arrange`).
+    """The subset law of M draws over checked weights, float32 or float64 (N,); the race is run for each epoch.
 
     Raises:
         ValueError: M exceeds the number of rows with positive weight.

@@ -32,21 +32,13 @@ _RUNS = 16  # few enough to keep open at once, enough that a window mixes 1 / 16
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """One arrangement of [0, size) by windows, addressed by position as `Shuffle` is.
+    """One arrangement of [0, size) by windows, addressed by position as `Shuffle` is."""
 
-    Attributes:
-        size: number of slots n.
-        run: slots per run L.
-        turn: added to every slot, modulo n.
-        runs: the order of the whole runs.
-        keys: uint64 (2,): words from which each window derives its rounds.
-    """
-
-    size: int
-    run: int
-    turn: int
-    runs: Shuffle
-    keys: NDArray[np.uint64]
+    size: int  # number of slots n
+    run: int  # slots per run L
+    turn: int  # added to every slot, modulo n
+    runs: Shuffle  # the order of the whole runs
+    keys: NDArray[np.uint64]  # (2,): words from which each window derives its rounds
 
     def fill(self, start: int, out: NDArray[np.int64], /) -> None:
         """Write the slots of positions start, start + 1, … into `out` (int64)."""

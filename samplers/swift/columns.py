@@ -68,29 +68,24 @@ def columns_of(blocks: Blocks, names: Sequence[str], /) -> Iterator[tuple[int, l
 
 
 def gradient_mass(values: NDArray[np.floating], name: str, /, *, start: int | None = None) -> NDArray[np.float64]:
-    """Return a finite column of gradient norms (rows,) as float64, checked to be a mass.
-
-    Args:
-        values: The column, or the block of it whose first row is `start`.
-        name: Of the column.
-        start: A block may be all zero, a column may not.
+    """Return a finite column of gradient norms (rows,), or the block of it from row `start` on, as float64.
 
     Raises:
-        ValueError: A value is negative, or all are zero.
+        ValueError: A value is negative, or all of a column are zero.
     """
     _require(values >= 0, values, f"column {name!r} must hold gradient norms >= 0", start or 0)
     if start is None:
-        require_mass(values, name, values.size)
+        require_mass(bool(values.any()), name, values.size)
     return values.astype(np.float64)
 
 
-def require_mass(masses: NDArray[np.floating], name: str, rows: int, /) -> None:
-    """Refuse a column of gradient norms whose masses, in rows or in bins, are all zero.
+def require_mass(some: bool, name: str, rows: int, /) -> None:
+    """Refuse a column of gradient norms that are all zero.
 
     Raises:
-        ValueError: They are.
+        ValueError: There is not some mass.
     """
-    if not masses.any():
+    if not some:
         raise ValueError(
             f"column {name!r} is zero in all {rows} rows, so there is no gradient mass to accumulate: "
             'use transform="cdf", or another mass column'

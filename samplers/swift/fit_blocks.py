@@ -28,7 +28,7 @@ from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
 from drawstream.samplers.swift.columns import Blocks, columns_of, gradient_mass, require_mass
 from drawstream.samplers.swift.fit import SwiftFit, requested_columns, require_coefficients
 from drawstream.samplers.swift.knots import MAX_KNOTS, Knots
-from drawstream.samplers.swift.mass import MassHistogram
+from drawstream.samplers.swift.mass import histogram_table
 from drawstream.samplers.swift.sampler import SwiftParams, SwiftSampler, Transform, aggregate, heights, weight_sum
 from drawstream.samplers.swift.tables import Pieces, cdf_of_pieces
 
@@ -99,13 +99,7 @@ def _column(blocks: Blocks, name: str) -> Pieces:
 
 
 def score_blocks(blocks: Blocks, out: str | os.PathLike[str], sampler: SwiftSampler, /, *, rows: int) -> None:
-    """Write P of every row by a sampler as it is, as `fit_blocks` writes it; one reading.
-
-    Args:
-        blocks: As of `fit_blocks`.
-        out: Weights file.
-        sampler: Its tables stay as they are.
-        rows: How many there are.
+    """Write P of every row by a sampler as it is, as `fit_blocks` writes it; one reading, which must give so many rows.
 
     Raises:
         DegenerateSampler: No row has positive weight.
@@ -144,32 +138,32 @@ def _write_u(
 
 
 def _balance(u: NDArray[np.float32], low: float, high: float, blocks: Blocks, mass: Sequence[str]) -> Knots:
-    """T as `mass_table` makes it of all rows at once."""
-    histogram = MassHistogram(low, high if high > low else low + 1)
-    for start, weights in _masses(blocks, mass, u.size):
-        histogram.add_coarse(u[start : start + weights.size], weights)
-    require_mass(histogram.coarse, "".join(mass), u.size)
-    histogram.refine()
+    """Return T as `mass_table` makes it of all rows at once."""
     positions = np.empty(PIECE, np.int32)
-    for start, weights in _masses(blocks, mass, u.size):
-        histogram.add_fine(u[start : start + weights.size], weights, positions[: weights.size])
-    return histogram.table(counted=not mass)
+
+    def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int32]]]:
+        for start, weights in _masses(blocks, mass, u.size):
+            yield u[start : start + weights.size], weights, positions[: weights.size]
+
+    return histogram_table(low, high if high > low else low + 1, pieces, counted=not mass)[0]
 
 
 def _masses(blocks: Blocks, mass: Sequence[str], rows: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """First row and mass of pieces, float64; ones where rows are counted."""
+    """Yield the first row and the mass of pieces, float64; ones where rows are counted."""
     if not mass:
         yield from ((start, np.ones(min(PIECE, rows - start))) for start in range(0, rows, PIECE))
         return
-    end = 0
+    end, some = 0, False
     for start, (values,) in columns_of(blocks, mass):
         end = start + values.size
         if end > rows:
             break
         masses = gradient_mass(values, mass[0], start=start)
+        some = some or bool(masses.any())
         yield from ((start + at, masses[at : at + PIECE]) for at in range(0, values.size, PIECE))
     if end != rows:
         raise ValueError(f"every reading must give the same rows, but {mass[0]!r} has other than {rows}")
+    require_mass(some, mass[0], rows)
 
 
 def _scored(u: NDArray[np.float32], balance: Knots, params: SwiftParams) -> Iterator[NDArray[np.float64]]:

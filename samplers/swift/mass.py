@@ -9,6 +9,8 @@ where more mass lies; each part that holds rows gives a knot, its largest value,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -16,31 +18,25 @@ from numpy.typing import NDArray
 from drawstream.samplers.swift.knots import MAX_KNOTS, Array, Floats, Knots, Positions
 from drawstream.samplers.swift.tables import cdf_table
 
-__all__ = ["MassHistogram", "mass_table"]
+__all__ = ["MassPieces", "histogram_table", "mass_table"]
 
 COARSE_BINS = 16_384  # first level of the histogram; the other MAX_KNOTS - COARSE_BINS bins go where the mass lies
 
+MassPieces = Callable[[], Iterable[tuple[NDArray[np.float32], Floats, Positions]]]
+"""A reading: values and masses (n,) piece by piece, and where the position of each row goes, int32 (n,)."""
+
 
 def mass_table(values: NDArray[np.float32], mass: Floats | None, /) -> tuple[Knots, Positions]:
-    """Return G, the cumulative mass over values, or F where mass is None.
+    """Return G, the cumulative mass over finite values (rows,), or F where mass is None, and the rows' positions in it.
 
-    Args:
-        values: Finite float32 (rows,).
-        mass: Float64 (rows,), none negative, not all zero; None counts rows.
-
-    Returns:
-        The table, and the positions of the rows in it, int32 (rows,), as `Knots.positions(values)` finds them.
+    The positions, int32 (rows,), are those that `Knots.positions(values)` finds. No mass is negative, not all are zero.
     """
     low, high = float(values.min()), float(values.max())
     if values.size > MAX_KNOTS and low < high:
-        weights = np.ones(values.size) if mass is None else mass
-        positions = np.empty(values.size, np.int32)
-        histogram = MassHistogram(low, high)
-        histogram.add_coarse(values, weights)
-        histogram.refine()
-        histogram.add_fine(values, weights, positions)
-        _renumber(positions, np.cumsum(histogram.seen, dtype=np.int32) - np.int32(1))
-        return histogram.table(counted=mass is None), positions
+        weights, positions = np.ones(values.size) if mass is None else mass, np.empty(values.size, np.int32)
+        table, numbers = histogram_table(low, high, lambda: [(values, weights, positions)], counted=mass is None)
+        _renumber(positions, numbers)
+        return table, positions
     if mass is None:
         table = cdf_table(values)[0]
     else:
@@ -51,44 +47,24 @@ def mass_table(values: NDArray[np.float32], mass: Floats | None, /) -> tuple[Kno
     return table, table.positions(values)
 
 
-class MassHistogram:
-    """The two levels of `mass_table` over values in [low, high], low < high.
+def histogram_table(low: float, high: float, pieces: MassPieces, /, *, counted: bool) -> tuple[Knots, Positions]:
+    """Return the table of values in [low, high], low < high, and the position in it of each part.
 
-    Rows come in pieces, first all to `add_coarse`, then all again to `add_fine`; sums run in the order of the rows, so
-    how they were cut into pieces changes no bit.
+    Sums run in the order of the rows, so how they were cut into pieces changes no bit; `counted` where every mass is 1.
     """
-
-    def __init__(self, low: float, high: float) -> None:
-        self._low, self._scale = low, COARSE_BINS / (high - low)
-        self.coarse = np.zeros(COARSE_BINS)
-
-    def add_coarse(self, values: NDArray[np.float32], mass: Floats, /) -> None:
-        """Add rows to bins of equal width."""
-        _coarse(values, mass, self._low, self._scale, self.coarse)
-
-    def refine(self) -> None:
-        """Cut each bin into parts, more where more mass lies."""
-        shares = self.coarse / self.coarse.sum()
-        self._parts = 1 + (shares * (MAX_KNOTS - COARSE_BINS - 1)).astype(np.int64)
-        self._first = np.cumsum(self._parts) - self._parts
-        self._total = np.zeros(int(self._parts.sum()))
-        self._top = np.full(self._total.size, -np.inf)
-
-    def add_fine(self, values: NDArray[np.float32], mass: Floats, positions: Positions, /) -> None:
-        """Add rows to parts, and write which one each is in, int32 (rows,)."""
-        _fine(values, mass, self._low, self._scale, self._parts, self._first, self._total, self._top, positions)
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """The parts that hold rows, bool (parts,)."""
-        return self._top > -np.inf
-
-    def table(self, *, counted: bool) -> Knots:
-        """Return the table; `counted` where every mass is 1."""
-        cumulative = np.cumsum(self._total[self.seen])
-        if counted:
-            return Knots.from_counts(self._top[self.seen], cumulative.astype(np.int64))
-        return Knots(self._top[self.seen], _shares(cumulative))
+    scale, coarse = COARSE_BINS / (high - low), np.zeros(COARSE_BINS)
+    for values, mass, _ in pieces():
+        _coarse(values, mass, low, scale, coarse)
+    parts = 1 + (coarse / coarse.sum() * (MAX_KNOTS - COARSE_BINS - 1)).astype(np.int64)
+    first = np.cumsum(parts) - parts
+    total = np.zeros(int(parts.sum()))
+    top = np.full(total.size, -np.inf)
+    for values, mass, positions in pieces():
+        _fine(values, mass, low, scale, parts, first, total, top, positions)
+    seen = top > -np.inf
+    x, cumulative = top[seen], np.cumsum(total[seen])
+    table = Knots.from_counts(x, cumulative.astype(np.int64)) if counted else Knots(x, _shares(cumulative))
+    return table, np.cumsum(seen, dtype=np.int32) - np.int32(1)
 
 
 def _shares(cumulative: Floats) -> Floats:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from drawstream.samplers import DLIS, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.samplers.hashing import derive_keys
+from drawstream.samplers.hashing import derive_keys, random_words
 from drawstream.samplers.methods import dlis, rho, selection
-from drawstream.samplers.methods.dlis import draw_weighted, fill_uniform, share_out
+from drawstream.samplers.methods.dlis import draw_weighted, share_out
 from drawstream.testing import check_batch_selector
 
 SELECTORS = [
@@ -29,9 +29,7 @@ def recorded(step, n=96):
 
 def uniform(purpose, seed, epoch, step, n):
     """The numbers a selector draws from; what it does with them is for the references to say."""
-    numbers = np.empty(n)
-    fill_uniform(*derive_keys(2, purpose, seed, epoch, step), numbers)
-    return numbers
+    return (random_words(np.arange(n), derive_keys(2, purpose, seed, epoch, step)) >> np.uint64(11)) * 2.0**-53
 
 
 @pytest.mark.parametrize("n", [1, 96, 300])
