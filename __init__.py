@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from drawstream.features.extraction import extract_features as extract_features
     from drawstream.features.options import Scoring as Scoring
     from drawstream.features.shard_scorer import ShardScorer as ShardScorer
+    from drawstream.features.table.part import write_part as write_part
     from drawstream.features.table.table import FeatureTable as FeatureTable
-    from drawstream.features.table.table import write_part as write_part
     from drawstream.features.tracker import Tracker as Tracker
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
     from drawstream.pipeline.data_loader import StreamDataLoader as StreamDataLoader
@@ -90,12 +90,13 @@ if TYPE_CHECKING:
     from drawstream.samplers.swift.sampler import SwiftParams as SwiftParams
     from drawstream.samplers.swift.sampler import SwiftSampler as SwiftSampler
     from drawstream.samplers.weights import effective_sample_size as effective_sample_size
-    from drawstream.search.auto.group import Alone as Alone
     from drawstream.search.auto.group import Child as Child
     from drawstream.search.auto.group import Group as Group
     from drawstream.search.auto.group import InTurn as InTurn
-    from drawstream.search.auto.group import Processes as Processes
-    from drawstream.search.auto.search import AutoResult as AutoResult
+    from drawstream.search.auto.group import OneRank as OneRank
+    from drawstream.search.auto.group import Ranks as Ranks
+    from drawstream.search.auto.plan import PopulationPlan as PopulationPlan
+    from drawstream.search.auto.run import AutoResult as AutoResult
     from drawstream.search.auto.search import search_auto as search_auto
     from drawstream.search.objective import Objective as Objective
     from drawstream.search.objective import ObjectiveError as ObjectiveError

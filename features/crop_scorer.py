@@ -5,7 +5,6 @@ of images and labels in its place.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Literal
 
@@ -13,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features.custom import MeasureFunction, call_measure, hash_source, name_measure
+from drawstream.features.custom import MeasureFunction, hash_source, measure_batch, name_measure
 from drawstream.features.grad_norm import HeadInput
-from drawstream.features.measures import chosen_measures, measure
-from drawstream.features.options import HALF, Amp, weights_hash
+from drawstream.features.measures import chosen_measures
+from drawstream.features.options import HALF, Amp, autocast, weights_hash
 
 
 class CropScorer:
@@ -92,22 +91,9 @@ class CropScorer:
         with torch.inference_mode():
             if self._size is not None:
                 images = F.interpolate(images, self._size, mode="bilinear", antialias=True, align_corners=False)
-            logits = self._logits(images)
+            with autocast(self._amp, images.device.type):
+                logits: Tensor = self._model(images)
             if logits.ndim != 2:
                 raise ValueError(f"the scoring model must give logits (n, classes), but gives {tuple(logits.shape)}")
             chosen_measures(self._names, logits.shape[1])
-            return self._measured(logits, labels)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        on = nullcontext() if self._amp == "off" else torch.autocast(images.device.type, HALF[self._amp])
-        with on:
-            logits: Tensor = self._model(images)
-        return logits
-
-    def _measured(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        head = self._head.of(logits) if self._last else self._head.find(logits) if self._functions else None
-        h, bias = head if head is not None and self._last else (None, False)
-        columns = measure(logits, labels, h, self._names, bias=bias)
-        for function in self._functions.values():
-            columns |= call_measure(function, logits.float(), labels, head[0].float() if head else None)
-        return columns
+            return measure_batch(logits, labels, self._head, self._names, self._functions, last=self._last)

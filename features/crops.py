@@ -45,7 +45,7 @@ class Crops:
 
 
 class CropRows:
-    """The crops of all samples as rows for a `Loader`: by sample, then by crop; 25 bytes each.
+    """The crops of all samples as rows for a `Loader`: by sample, then by crop; 25 bytes each, 2 million a second.
 
     Attributes:
         sample_id: Row of the catalog, int64 (rows,).
@@ -54,7 +54,6 @@ class CropRows:
     """
 
     def __init__(self, catalog: Catalog, transform: Transform, crops: Crops, /) -> None:
-        """Draw them, some 2 million a second."""
         self._catalog, self._transform, self._crops = catalog, transform, crops
         n, k = len(catalog), crops.count
         windows, flip = np.empty((n, k, 4), np.float32), np.zeros((n, k), np.bool_)

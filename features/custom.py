@@ -11,12 +11,15 @@ another text is refused; what these import or read from files is not part of the
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from drawstream.features.grad_norm import HeadInput
+from drawstream.features.measures import measure
 from drawstream.features.named import load_factory, users_code
+from drawstream.features.table.part import FIXED
 from drawstream.features.user_code import code_identity
 
 MeasureFunction = Callable[[Tensor, Tensor, Tensor | None], Mapping[str, Tensor]]
@@ -65,6 +68,37 @@ def hash_source(function: MeasureFunction, /) -> str:
     if "arguments" not in made:
         return source
     return hashlib.blake2b(json.dumps(made, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def measure_batch(
+    logits: Tensor,
+    targets: Tensor,
+    head: HeadInput,
+    names: Sequence[str],
+    functions: Mapping[str, MeasureFunction],
+    /,
+    *,
+    last: bool,
+) -> dict[str, Tensor]:
+    """Built-in measures of a batch by name, then the columns of the user's functions, each float32 (n,).
+
+    `last` says that the gradient norm is that of the last linear layer.
+
+    Raises:
+        ValueError: There is no such layer; or two columns have one name; or as `call_measure`.
+    """
+    found = head.of(logits) if last else head.find(logits) if functions else None
+    h, bias = found if found and last else (None, False)
+    columns = measure(logits, targets, h, names, bias=bias)
+    for name, function in functions.items():
+        own = call_measure(function, logits.float(), targets, found[0].float() if found else None)
+        for column in own:
+            if column in columns or column in FIXED:
+                raise ValueError(
+                    f"measure {name} gives a column {column!r}, which is there already: give it another name"
+                )
+        columns |= own
+    return columns
 
 
 def call_measure(

@@ -13,11 +13,8 @@ from drawstream.features.measures import rivals
 def full_grad_norms(model: nn.Module, images: Tensor, labels: Tensor, /, *, memory: int) -> Tensor:
     """‖g‖₂ of each row, float32 (n,); must not run under `inference_mode`.
 
-    Args:
-        model: In evaluation mode, so that norm layers use their running statistics and rows do not mix.
-        images: (n, C, H, W).
-        labels: int64 (n,).
-        memory: Bytes that the gradients of the rows computed at once may take; at least one row is.
+    The model is in evaluation mode: norm layers use their running statistics, and rows do not mix. `memory` bounds the
+    bytes of the gradients that are computed at once; at least one row is.
 
     Raises:
         ValueError: The model cannot be run by torch.func.

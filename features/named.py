@@ -15,11 +15,7 @@ from drawstream.pipeline.secrets import describe
 def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
     """The class or function named by "module:factory"; modules of the working folder are found after installed ones.
 
-    The working folder is appended to `sys.path`, also for what the module imports later.
-
-    Args:
-        what: Its name in messages: `model`, `--hook`.
-        spec: The name.
+    The working folder is appended to `sys.path`, also for what the module imports later. `what` names it in messages.
 
     Raises:
         ValueError: The name is malformed, the module cannot be imported or ends the process, or has no such factory.
@@ -46,10 +42,7 @@ def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
 
 @contextmanager
 def users_code(what: str, /) -> Iterator[None]:
-    """A call of a user's code, which must not end the process.
-
-    Args:
-        what: Begins the message: what cannot be done.
+    """Run a user's code, which must not end the process; `what` begins the message.
 
     Raises:
         ValueError: It raised SystemExit; that of SIGTERM goes through.

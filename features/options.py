@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,11 @@ from drawstream.pipeline.loader import default_transform
 
 Amp = Literal["off", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(amp: Amp, device: str, /) -> AbstractContextManager[object]:
+    """Forward passes in half precision on a kind of device, `cpu` or `cuda`; nothing if it is off."""
+    return nullcontext() if amp == "off" else torch.autocast(device, HALF[amp])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Scoring (options) ─┬─▶ ShardScorer.score(shard) ──columns──▶ w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, Self
 
@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.features.crops import CropRows
-from drawstream.features.custom import call_measure
+from drawstream.features.custom import measure_batch
 from drawstream.features.grad_norm import HeadInput, full_grad_norms
-from drawstream.features.measures import measure
-from drawstream.features.options import HALF, Scoring
-from drawstream.features.table.table import FIXED
+from drawstream.features.options import Scoring, autocast
 from drawstream.pipeline import Catalog, Loader, Reading
 from drawstream.pipeline.loader import Batch
 from drawstream.samplers import Sequential
@@ -129,37 +127,25 @@ class ShardScorer:
 
     def _measured(self, batch: Batch) -> dict[str, Tensor]:
         """All measures of a batch, each float32 (n,), where the model is."""
-        scoring, mode = self._scoring, self._scoring.grad_norm
+        scoring, full = self._scoring, self._scoring.grad_norm == "full"
         images = batch.images
         if scoring.options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with autocast(scoring.options.amp, images.device.type):
             logits = self._model(images)
         require_classes(logits, self._catalog)
-        head = self._head.of(logits) if mode == "last" else self._head.find(logits) if scoring.functions else None
-        h, bias = head if head and mode == "last" else (None, False)
-        plain = [name for name in scoring.names if not (name == "grad_norm" and mode == "full")]
-        found = measure(logits, batch.labels, h, plain, bias=bias)
-        if mode == "full":
+        plain = [name for name in scoring.names if not (name == "grad_norm" and full)]
+        last = scoring.grad_norm == "last"
+        found = measure_batch(logits, batch.labels, self._head, plain, scoring.functions, last=last)
+        if full:
             found["grad_norm"] = full_grad_norms(self._model, images, batch.labels, memory=scoring.options.grad_memory)
-        columns = {name: found[name] for name in scoring.names}
-        for name, function in scoring.functions.items():
-            own = call_measure(function, logits.float(), batch.labels, head[0].float() if head else None)
-            _require_new(own, columns, name)
-            columns |= own
-        return columns
+        return {name: found.pop(name) for name in scoring.names} | found
 
     @cached_property
     def _crops(self) -> CropRows | None:
         """The rows of the table, where they are crops."""
         crops = self._scoring.crops
         return CropRows(self._catalog, self._scoring.transform, crops) if crops else None
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        options = self._scoring.options
-        if options.amp == "off":
-            return nullcontext()
-        return torch.autocast("cuda" if options.device == "gpu" else "cpu", HALF[options.amp])
 
     def _reading(self, start: int, stop: int) -> Loader:
         """The loader, over these samples or their crops."""
@@ -188,24 +174,13 @@ class ShardScorer:
 
 
 def require_classes(logits: object, catalog: Catalog) -> None:
-    """Refuse a model whose logits are not one per class of the catalog.
-
-    Raises:
-        ValueError: Another shape; both are shown.
-    """
+    """Refuse a model whose logits are not one per class of the catalog; errors as `require_logits`."""
     rows = logits.shape[0] if isinstance(logits, Tensor) and logits.ndim else 0
     require_logits(logits, "the model", rows, catalog.num_classes, of=f"{catalog.path} has")
 
 
 def require_logits(logits: object, what: str, rows: int, classes: int, /, *, of: str = "the data have") -> None:
-    """Refuse what is no tensor of logits (rows, classes).
-
-    Args:
-        logits: What a model gave.
-        what: The model in messages.
-        rows: Images that it got.
-        classes: Of the data.
-        of: Whose classes they are.
+    """Refuse what is no tensor of logits (rows, classes); `what` and `of` are the model and the data in messages.
 
     Raises:
         ValueError: Another type or another shape; both sides are shown.
@@ -230,14 +205,6 @@ def _require_finite(features: Mapping[str, NDArray[Any]], samples: NDArray[np.in
             raise ValueError(
                 f"feature {name!r} is {values[bad[0]]} for sample {catalog.key(row)!r} (row {row}), and not finite for "
                 f"{len(bad)} rows of its shard: the model's weights, the preprocessing or a measure of yours are wrong"
-            )
-
-
-def _require_new(own: Mapping[str, Tensor], columns: Mapping[str, Tensor], function: str) -> None:
-    for name in own:
-        if name in columns or name in FIXED:
-            raise ValueError(
-                f"measure {function} gives a column {name!r}, which is there already: give it another name"
             )
 
 

@@ -23,8 +23,6 @@ import torch
 
 from drawstream.samplers.hashing import digest_array
 
-__all__ = ["code_identity"]
-
 _LIBRARIES = {"drawstream", "numpy", "torch", "pandas", "polars", "pyarrow", *sys.stdlib_module_names} - {"__main__"}
 Modules = dict[str, Any]  # what was found of each, by the module's name
 
@@ -32,9 +30,7 @@ Modules = dict[str, Any]  # what was found of each, by the module's name
 def code_identity(found: Any, /, spec: str = "") -> dict[str, Any]:
     """Return name, source (hash of 32 hex digits; None where it cannot be read) and arguments, where there are some.
 
-    Args:
-        found: A function, method, class, partial or object.
-        spec: The `module:factory` that names it, if any.
+    `spec` is the `module:factory` that names the function, method, class, partial or object.
     """
     modules: Modules = {spec.partition(":")[0]: found} if spec else {}
     name, arguments = _made_of(found, modules, ())

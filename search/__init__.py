@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.search.auto.group import Alone as Alone
     from drawstream.search.auto.group import Child as Child
     from drawstream.search.auto.group import Group as Group
     from drawstream.search.auto.group import InTurn as InTurn
-    from drawstream.search.auto.group import Processes as Processes
+    from drawstream.search.auto.group import OneRank as OneRank
+    from drawstream.search.auto.group import Ranks as Ranks
     from drawstream.search.auto.group import children_of as children_of
-    from drawstream.search.auto.search import AutoResult as AutoResult
+    from drawstream.search.auto.plan import PopulationPlan as PopulationPlan
+    from drawstream.search.auto.run import AutoResult as AutoResult
     from drawstream.search.auto.search import search_auto as search_auto
     from drawstream.search.objective import Objective as Objective
     from drawstream.search.objective import ObjectiveError as ObjectiveError

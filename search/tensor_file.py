@@ -7,10 +7,8 @@ from typing import Any
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.files.system import raise_unless_file
 
-__all__ = ["read_plain", "write_plain"]
 
-
-def write_plain(path: Path, content: dict[str, Any], /) -> None:
+def save_tensors(path: Path, content: dict[str, Any], /) -> None:
     """Write values and tensors.
 
     Raises:
@@ -27,8 +25,8 @@ def write_plain(path: Path, content: dict[str, Any], /) -> None:
             raise
 
 
-def read_plain(path: Path, /) -> dict[str, Any]:
-    """Read what `write_plain` wrote, to the CPU.
+def load_tensors(path: Path, /) -> dict[str, Any]:
+    """Read what `save_tensors` wrote, to the CPU.
 
     Raises:
         ValueError: Not such a file, or damaged.

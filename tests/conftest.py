@@ -54,7 +54,7 @@ def make_search():
     from sklearn.datasets import load_digits
 
     from drawstream.features import FeatureTable
-    from drawstream.features.table.table import part_path, write_part
+    from drawstream.features.table.part import part_path, write_part
     from drawstream.pipeline import ArraySource, Catalog
     from drawstream.pipeline.shards.pack import pack
     from drawstream.search import Proposals, search_swift

@@ -1,8 +1,9 @@
 """Is a feature table whole: every part read, every value, every id; one finding per fault."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +58,12 @@ def check_table(
             elif (kinds := dict(part.types)) != dict(first.types):
                 findings.append(Finding("foreign", number, f"{path}: columns are {', '.join(kinds)}, not those before"))
             require_same(part.provenance, first.provenance, path)
-            found, last = _about_part(part, number, catalog, last)
-            findings += found
+            fixed, bad = _read(part)
+            found = list(_about_part(part, number, catalog, fixed, bad))
+            if "sample_id" in fixed and "crop" in fixed:
+                found += [("ids", text) for text in _about_ids(fixed["sample_id"], fixed["crop"], last)]
+                last = (int(fixed["sample_id"][-1]), int(fixed["crop"][-1])) if part.rows else last
+            findings += [Finding(kind, number, f"{path}: {text}") for kind, text in found]
         except ValueError as error:
             kind = "foreign" if isinstance(error, ForeignPartError) else "damaged"
             findings.append(Finding(kind, number, str(error)))
@@ -80,47 +85,43 @@ def _about_table(folder: Path, part: Part, parts: int, catalog: Catalog | None) 
     for name, kind in part.types.items():
         if name not in (*_FIXED, "flip") and kind != np.float32:
             yield Finding("values", None, f"{folder}: column {name!r} is {kind}, not float32")
-    if catalog is not None and part.provenance["catalog"] != catalog.fingerprint:
-        yield Finding(
-            "catalog",
-            None,
-            f"{folder}: features of catalog {part.provenance['catalog'][:12]}, but {catalog.path} is "
-            f"{catalog.fingerprint[:12]}: extract them from it",
-        )
+    made = part.provenance["catalog"]
+    if catalog is not None and made != catalog.fingerprint:
+        theirs = f"{catalog.path} is {catalog.fingerprint[:12]}: extract them from it"
+        yield Finding("catalog", None, f"{folder}: features of catalog {made[:12]}, but {theirs}")
 
 
-def _about_part(
-    part: Part, number: int, catalog: Catalog | None, last: tuple[int, int]
-) -> tuple[list[Finding], tuple[int, int]]:
-    """Faults of a part, and the sample and crop of its last row."""
-    findings = []
-    columns = {name: np.empty(part.rows, part.types[name]) for name in _FIXED if name in part.types}
+def _read(part: Part) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+    """The columns of `_FIXED`, and how many rows are not finite in each column of floats."""
+    fixed = {name: np.empty(part.rows, part.types[name]) for name in _FIXED if name in part.types}
     bad = dict.fromkeys((name for name, kind in part.types.items() if kind.kind == "f"), 0)
     at = 0
     for block in part.blocks(list(part.types)):
         size = len(next(iter(block.values())))
         for name in bad:
             bad[name] += size - int(np.isfinite(block[name]).sum())
-        for name, values in columns.items():
+        for name, values in fixed.items():
             values[at : at + size] = block[name]
         at += size
+    return fixed, bad
+
+
+def _about_part(
+    part: Part, number: int, catalog: Catalog | None, fixed: Mapping[str, NDArray[Any]], bad: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Kind and text of the faults of a part's values, rows and labels."""
     for name, count in bad.items():
         if count:
-            message = f"{part.path}: column {name!r} must be finite, but {count} of {part.rows} rows are not"
-            findings.append(Finding("values", number, message))
-    if "sample_id" not in columns or "crop" not in columns:
-        return findings, last
-    sample, crop = columns["sample_id"], columns["crop"]
-    findings += [Finding("ids", number, f"{part.path}: {text}") for text in _about_ids(sample, crop, last)]
-    if catalog is not None and number < len(catalog.shards):
-        start, stop = catalog.shard_rows(number)
-        findings += [Finding("ids", number, f"{part.path}: {text}") for text in _about_rows(sample, start, stop)]
-        known = (sample >= 0) & (sample < len(catalog))
-        wrong = int((columns["label"][known] != catalog.label[sample[known]]).sum()) if "label" in columns else 0
-        if wrong:
-            message = f"{part.path}: {wrong} labels are not those of the catalog: extract it anew"
-            findings.append(Finding("labels", number, message))
-    return findings, (int(sample[-1]), int(crop[-1])) if part.rows else last
+            yield "values", f"column {name!r} must be finite, but {count} of {part.rows} rows are not"
+    if catalog is None or number >= len(catalog.shards) or "sample_id" not in fixed:
+        return
+    sample = fixed["sample_id"]
+    for text in _about_rows(sample, *catalog.shard_rows(number)):
+        yield "ids", text
+    known = (sample >= 0) & (sample < len(catalog))
+    wrong = int((fixed["label"][known] != catalog.label[sample[known]]).sum()) if "label" in fixed else 0
+    if wrong:
+        yield "labels", f"{wrong} labels are not those of the catalog: extract it anew"
 
 
 def _about_ids(sample: NDArray[np.int64], crop: NDArray[np.int32], last: tuple[int, int]) -> Iterator[str]:

@@ -52,14 +52,7 @@ def join_file(
     catalog: Catalog | None,
     /,
 ) -> Joined:
-    """Match the rows of a file to those of a table.
-
-    Args:
-        path: The file.
-        sample_id: Samples of the table's rows, int64 (rows,).
-        crop: Their crops, int32 (rows,).
-        taken: Names that the file's features must not have.
-        catalog: The table's catalog; needed where the file has keys only.
+    """Match the rows of a file to those of a table, of samples and crops (rows,), and take its features.
 
     Raises:
         FileNotFoundError: No such file.

@@ -3,7 +3,7 @@
 Floats lie PLAIN, integers DELTA_BINARY_PACKED, nothing is compressed: a column comes back at the speed of copying, some
 200 million float32 a second, so no second copy of it is kept in a faster format. The metadata (key `drawstream`, JSON):
 
-    format    2; parts of format 1 have neither content nor seal, and open as before
+    format    2
     …         provenance: catalog, parts, model, weights, and what else the extraction noted
     content   rows, and name, type and xxh3-128 of the values of every column, in order
     seal      xxh3-128 of all the other entries
@@ -32,6 +32,7 @@ from drawstream.samplers.files.documents import parse_json
 from drawstream.samplers.files.system import raise_unless_file
 
 FORMAT = 2
+FIXED = ("sample_id", "crop", "y0", "x0", "y1", "x1", "flip", "label")
 BLOCK = 1 << 20  # rows read at a time: 4 MiB a column
 _KEY = b"drawstream"
 _OWN = ("content", "seal")  # entries that are no provenance
@@ -46,14 +47,14 @@ class Part:
         path: The file.
         rows: Their number.
         types: Type of every column, in order.
-        hashes: xxh3-128 of the values of every column; None in format 1.
+        hashes: xxh3-128 of the values of every column.
         provenance: What made it, and the format.
     """
 
     path: Path
     rows: int
     types: Mapping[str, np.dtype[Any]]
-    hashes: Mapping[str, str] | None
+    hashes: Mapping[str, str]
     provenance: Mapping[str, Any]
 
     def blocks(self, names: Sequence[str], /) -> Iterator[dict[str, NDArray[Any]]]:
@@ -65,8 +66,7 @@ class Part:
         states = {name: xxhash.xxh3_128() for name in names}
         rows = 0
         try:
-            checked = self.hashes is None  # format 1 has no hashes: its pages have checksums
-            with pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=checked) as file:
+            with pq.ParquetFile(self.path, memory_map=True) as file:
                 for batch in file.iter_batches(BLOCK, columns=list(names), use_threads=False):
                     block = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
                     for name, values in block.items():
@@ -78,7 +78,7 @@ class Part:
             if names and rows != self.rows:
                 raise ValueError(f"{rows} of {self.rows} rows are there")
             for name, state in states.items():
-                if self.hashes is not None and state.hexdigest() != self.hashes[name]:
+                if state.hexdigest() != self.hashes[name]:
                     raise ValueError(f"column {name!r} is not as it was written")
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise_unless_file(error, self.path)
@@ -133,7 +133,7 @@ def open_part(path: Path, /) -> Part:
     """Open a part and check its metadata; the values are checked when they are read.
 
     Raises:
-        ValueError: Not a part of a feature table, damaged, or of a newer format.
+        ValueError: Not a part of a feature table, damaged, or of another format.
     """
     try:
         footer = pq.read_metadata(path)
@@ -147,15 +147,14 @@ def open_part(path: Path, /) -> Part:
         raise unreadable(path, error) from None
     if not isinstance(provenance, dict) or "format" not in provenance:
         raise ValueError(f"{path}: not a part of a feature table; give the folder that `drawstream features` wrote")
-    if not isinstance(provenance["format"], int) or provenance["format"] > FORMAT:
-        raise ValueError(
-            f"{path}: format {provenance['format']} is newer than {FORMAT}, which this drawstream reads: upgrade"
-        )
+    version = provenance["format"]
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(f"{path}: format {version} is newer than {FORMAT}, which this drawstream reads: upgrade")
+    if version < FORMAT:
+        raise ValueError(f"{path}: format {version}, which was never released: extract it anew")
     if not (isinstance(provenance.get("parts"), int) and isinstance(provenance.get("catalog"), str)):
         raise ValueError(f"{path}: its metadata lacks `parts` or `catalog`: extract it anew")
-    hashes = None
-    if provenance["format"] > 1 or "seal" in provenance:
-        hashes = _open_seal(path, provenance, types, rows)
+    hashes = _open_seal(path, provenance, types, rows)
     kept = {key: value for key, value in provenance.items() if key not in _OWN}
     return Part(path, rows, types, hashes, kept)
 

@@ -21,21 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features.table.join import Joined, join_file
-from drawstream.features.table.part import (
-    FORMAT,
-    Part,
-    open_part,
-    part_path,
-    read_provenance,
-    remove_abandoned,
-    require_same,
-    write_part,
-)
+from drawstream.features.table.part import FIXED, Part, open_part, part_path, require_same
 from drawstream.pipeline import Catalog
 
-__all__ = ["FORMAT", "FeatureTable", "part_path", "read_provenance", "remove_abandoned", "require_same", "write_part"]
-
-FIXED = ("sample_id", "crop", "y0", "x0", "y1", "x1", "flip", "label")
 _WINDOW = ("y0", "x0", "y1", "x1")
 
 
@@ -130,17 +118,8 @@ class FeatureTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the provenance and of every value, 32 hex digits.
-
-        The parts know the hashes of their values, so no value is read; of parts of format 1 every value is.
-        """
+        """Hash of the provenance and of every value, 32 hex digits; the parts know the hashes, so no value is read."""
         digest = hashlib.blake2b(json.dumps(self.provenance, sort_keys=True).encode(), digest_size=16)
-        if any(part.hashes is None for part in self.parts):
-            for name in self._types:
-                values = self._column(name)
-                digest.update(f"{name} {values.dtype}\n".encode())
-                digest.update(values.data)
-            return digest.hexdigest()
         for part in self.parts:
             digest.update(json.dumps([part.rows, part.hashes]).encode())
         return digest.hexdigest()

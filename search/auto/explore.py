@@ -14,23 +14,16 @@ N_u + floor or ceil of N s / sum(s) times, in an order shuffled as a whole. Of i
 epoch, the ones behind the last whole batch are left out, a random part of N mod B per epoch.
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.samplers import IndexStream
 from drawstream.samplers.hashing import derive_keys
-from drawstream.search.auto.plan import Cycle, Plan, Smoothing
+from drawstream.search.auto.plan import Cycle, PopulationPlan, Smoothing
 
-__all__ = ["SubSchedule", "child_seed", "cycle_weights", "smooth", "sub_schedule"]
-
-
-class SubSchedule(Protocol):
-    """Where the rows of a child come from during a cycle."""
-
-    def __call__(self, epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
-        """Rows at positions [start, stop) of an epoch, int64."""
+SubSchedule = Callable[[int, int, int], NDArray[np.int64]]  # epoch, start, stop -> rows at positions [start, stop)
 
 
 def child_seed(seed: int, child: int, /) -> int:
@@ -57,20 +50,13 @@ def smooth(counts: NDArray[np.int64], /, *, beta: float, smoothing: Smoothing) -
     return values / values.sum()  # type: ignore[no-any-return]
 
 
-def cycle_weights(plan: Plan, counts: NDArray[np.int64], /) -> NDArray[np.float64]:
+def cycle_weights(plan: PopulationPlan, counts: NDArray[np.int64], /) -> NDArray[np.float64]:
     """Weights of a cycle's stream, float64 (N,): N_u / N + s / sum(s)."""
-    return plan.permutations / plan.rows + smooth(counts, beta=plan.beta, smoothing=plan.smoothing)
+    return plan.permutations / plan.rows + smooth(counts, beta=plan.beta, smoothing=plan.count_smoothing)
 
 
-def sub_schedule(plan: Plan, cycle: Cycle, child: int, weights: NDArray[np.float64] | None, /) -> SubSchedule:
-    """The rows of one child in one cycle.
-
-    Args:
-        plan: The settings.
-        cycle: Which cycle.
-        child: Number of the child in the whole population.
-        weights: Of the cycle's stream (`cycle_weights`); None in cycle 0, whose epochs are permutations.
-    """
+def sub_schedule(plan: PopulationPlan, cycle: Cycle, child: int, weights: NDArray[np.float64] | None, /) -> SubSchedule:
+    """The rows of one child in one cycle; `weights` is None in cycle 0, whose epochs are permutations."""
     seed = child_seed(plan.seed, child)
     if weights is None:
         uniform = IndexStream(plan.rows, seed=seed)

@@ -19,8 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Alone", "Child", "Group", "InTurn", "Processes", "children_of", "of_first"]
-
 
 class Child(Protocol):
     """One member of the population: a model in training."""
@@ -58,7 +56,7 @@ class Group(Protocol):
 
 
 class InTurn:
-    """Children that share a device and are trained one after another.
+    """Children that share a device and are trained one after another; states are copied, never shared.
 
     Args:
         children: At least one.
@@ -91,7 +89,7 @@ class InTurn:
             child.load_state_dict(copy.deepcopy(state))
 
 
-class Processes(Protocol):
+class Ranks(Protocol):
     """This process among those that share a population."""
 
     @property
@@ -113,7 +111,7 @@ class Processes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class OneRank:
     """One process with the whole population.
 
     Attributes:
@@ -136,7 +134,7 @@ class Alone:
         """At once."""
 
 
-def of_first(ranks: Processes, work: Callable[[], Any], /) -> Any:
+def of_first(ranks: Ranks, work: Callable[[], Any], /) -> Any:
     """Return on every process what process 0's work gives; the others do none.
 
     Raises:
@@ -155,12 +153,8 @@ def of_first(ranks: Processes, work: Callable[[], Any], /) -> Any:
     return found
 
 
-def children_of(ranks: Processes, /, *, population: int) -> range:
+def children_of(ranks: Ranks, /, *, population: int) -> range:
     """Numbers of the children that a process holds: a contiguous part of the population, at most one more than others.
-
-    Args:
-        ranks: This process among all.
-        population: Number of children in all.
 
     Raises:
         ValueError: There are fewer children than processes.

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-__all__ = ["Cycle", "Estimate", "Exploration", "Plan", "Smoothing"]
-
 Exploration = Literal["uniform", "random", "mixture"]
 Smoothing = Literal["log_count", "log_relative", "literal"]
 Estimate = Literal["cycle", "run"]
@@ -27,20 +25,20 @@ class Cycle(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PopulationPlan:
     """The settings of a search that decide its schedule.
 
     Attributes:
         rows: N, of the training set.
-        population: N_p, children; 1 with exploration `uniform`.
+        population: N_p, children of all processes together; 1 with exploration `uniform`.
         batch_size: B.
         epochs: Of floor(N / B) batches each.
-        exploration: `uniform`, `random` or `mixture`.
+        exploration: `uniform` (plain training), `random` (exploitation only) or `mixture`.
         interval: N_s, batches between two evaluations; 20 in the paper.
         first: Epochs before the first exploration; 20 in the paper.
         permutations: N_u, full permutations in a cycle of N_u + 1 epochs; 3 in the paper.
         beta: Smoothing factor, at least 1.
-        smoothing: Of the distribution, see `drawstream.search.auto.explore`.
+        count_smoothing: Of the distribution, see `drawstream.search.auto.explore`.
         estimate: Rows counted for it: of the last `cycle` (Alg. 2), or of the whole `run`.
         seed: Of all orders.
 
@@ -57,27 +55,25 @@ class Plan:
     first: int = 20
     permutations: int = 3
     beta: float = 1.0
-    smoothing: Smoothing = "log_count"
+    count_smoothing: Smoothing = "log_count"
     estimate: Estimate = "cycle"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("population", 1), ("batch_size", 1), ("epochs", 1), ("interval", 1), ("first", 1)):
+        limits = {"population": 1, "batch_size": 1, "epochs": 1, "interval": 1, "first": 1, "permutations": 0}
+        for name, low in limits.items():
             if getattr(self, name) < low:
                 raise ValueError(f"`{name} >= {low}` must hold, but got {getattr(self, name)}")
-        if self.permutations < 0:
-            raise ValueError(f"`permutations >= 0` must hold, but got {self.permutations}")
         if self.rows < self.batch_size:
             raise ValueError(
                 f"`rows >= batch_size` must hold, but got {self.rows} rows for batches of {self.batch_size}"
             )
         if not 1 <= self.beta < float("inf"):
             raise ValueError(f"`beta >= 1` must hold, or a logarithm is negative, but got {self.beta}")
-        for name, kind in (("exploration", Exploration), ("smoothing", Smoothing), ("estimate", Estimate)):
+        for name, kind in (("exploration", Exploration), ("count_smoothing", Smoothing), ("estimate", Estimate)):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(get_args(kind))}, but got {getattr(self, name)!r}"
-                )
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"`{name}` must be one of {known}, but got {getattr(self, name)!r}")
         if self.exploration == "uniform" and self.population != 1:
             raise ValueError(
                 f"uniform exploration is plain training of one child, but got a population of {self.population}: "

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from drawstream.samplers.files.atomic import write_atomically
 from drawstream.samplers.orders.schedule import write_schedule
 
-__all__ = ["Recorder", "write_distribution", "write_orders"]
-
 _PIECE = 1 << 20
 
 

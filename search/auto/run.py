@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.identity import refuse_other
 from drawstream.search.auto.explore import SubSchedule, cycle_weights, sub_schedule
-from drawstream.search.auto.group import Group, Processes, children_of, of_first
-from drawstream.search.auto.plan import Cycle, Plan
+from drawstream.search.auto.group import Group, Ranks, children_of, of_first
+from drawstream.search.auto.plan import Cycle, PopulationPlan
 from drawstream.search.auto.record import Recorder, write_distribution, write_orders
-from drawstream.search.tensor_file import read_plain, write_plain
+from drawstream.search.tensor_file import load_tensors, save_tensors
 
 FORMAT = 1
 
@@ -51,8 +51,8 @@ def fields_of(done: Progressed, /) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, settings: Mapping[str, Any], done: Progressed, /) -> None:
-    """Write a checkpoint under a temporary name, and sync it; settings are JSON-able."""
-    write_plain(path, {"format": FORMAT, "settings": json.dumps(dict(settings)), **fields_of(done)})
+    """Write a checkpoint; settings are JSON-able."""
+    save_tensors(path, {"format": FORMAT, "settings": json.dumps(dict(settings)), **fields_of(done)})
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
@@ -64,9 +64,8 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
     if not path.exists():
         return Progressed()
     try:
-        content = read_plain(path)
-        version = content.pop("format", 1)  # the first checkpoints had none
-        if version > FORMAT:
+        content = load_tensors(path)
+        if (version := content.pop("format")) > FORMAT:
             raise ValueError(f"format {version} is newer than {FORMAT}, which this drawstream reads: upgrade, or")
         theirs = json.loads(content.pop("settings"))
         done = Progressed(**content)
@@ -77,8 +76,6 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], /) -> Progressed:
     refuse_other(path, theirs, settings)
     return done
 
-
-__all__ = ["AutoResult", "AutoRun", "best_child"]
 
 PARTS = ("train", "evaluate", "wait", "clone", "write", "explore", "checkpoint")
 
@@ -135,10 +132,10 @@ class AutoRun:
     """
 
     group: Group
-    plan: Plan
+    plan: PopulationPlan
     out: Path
     settings: dict[str, Any]
-    ranks: Processes
+    ranks: Ranks
     done: Progressed = field(default_factory=Progressed)
     recorder: Recorder | None = None  # of process 0
     cycle: Cycle | None = None

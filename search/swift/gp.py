@@ -31,15 +31,8 @@ def suggest(
 ) -> NDArray[np.float64]:
     """The next points (count, d) of the cube: one after the other the maximum of the upper confidence bound.
 
-    The hyper-parameters are fitted once. Deterministic for equal arguments; torch's global random state is left as it
-    was.
-
-    Args:
-        points: X, float64 (n, d), n >= 1.
-        scores: y, float64 (n,), finite.
-        seed: Seed of the points from which the bound is ascended.
-        kappa: Weight of the standard deviation (1: best in a prototype on noisy labels).
-        count: How many.
+    The hyper-parameters are fitted once. Deterministic for equal arguments (`seed`: of the points from which the bound
+    is ascended); torch's global random state is left as it was. kappa 1 was best in a prototype on noisy labels.
     """
     return choose(fitted(points, scores), count, kappa=kappa, seed=seed)
 

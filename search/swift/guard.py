@@ -111,12 +111,7 @@ def best_candidates(
 ) -> dict[int, NDArray[np.float64]]:
     """Trial number and probabilities of the best few distinct candidates, best first; uniform is none of them.
 
-    Args:
-        study: A study with settled trials.
-        space: Its space.
-        fit: Its feature table.
-        top: How many at most.
-        smooth: Rank by the posterior mean of the Gaussian process, which a lucky run sways less, or by the score.
+    `smooth` ranks by the posterior mean of the Gaussian process, which a lucky run sways less, in place of the score.
     """
     settled = settled_trials(study)
     history = history_of(settled, space)

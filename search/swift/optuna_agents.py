@@ -7,7 +7,6 @@ that keep a state of their own in the study (CMA-ES, NSGA-II, grid, quasi-random
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import optuna
@@ -23,15 +22,7 @@ STATELESS = ("TPESampler", "GPSampler")
 def suggest(
     name: str, points: NDArray[np.float64], scores: NDArray[np.float64], /, *, seed: int, count: int
 ) -> NDArray[np.float64]:
-    """The next points (count, d) of the cube by one of Optuna's samplers, with its own settings.
-
-    Args:
-        name: Of `STATELESS`.
-        points: float64 (n, d).
-        scores: float64 (n,), finite.
-        seed: Of the sampler.
-        count: How many; the ones before count as running.
-    """
+    """The next points (count, d) of the cube by one of Optuna's samplers; each counts as running for those after it."""
     names = [f"x{k}" for k in range(points.shape[1])]
     cube = {each: FloatDistribution(0.0, 1.0) for each in names}
     with warnings.catch_warnings():
@@ -42,5 +33,5 @@ def suggest(
         for point, score in zip(points, scores, strict=True):
             params = dict(zip(names, point.tolist(), strict=True))
             study.add_trial(create_trial(params=params, distributions=dict(cube), value=float(score)))
-        asked: Sequence[optuna.Trial] = [study.ask(dict(cube)) for _ in range(count)]
-    return np.array([[trial.params[each] for each in names] for trial in asked])
+        proposed = [study.ask(dict(cube)).params for _ in range(count)]
+    return np.array([[params[each] for each in names] for params in proposed])

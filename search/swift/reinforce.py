@@ -28,13 +28,7 @@ EDGE = 1e-6  # points stay that far inside the cube
 
 
 def policy(points: Array, scores: Array, rounds: Sequence[int], /) -> tuple[Array, Array]:
-    """Mean and spread of z, each float64 (d,), after some rounds.
-
-    Args:
-        points: x, float64 (n, d).
-        scores: y, float64 (n,), finite.
-        rounds: First candidate of each round after round 0, then n; increasing.
-    """
+    """Mean and spread of z, each float64 (d,), after `rounds`: first candidate of each round after round 0, then n."""
     mean, spread = np.zeros(points.shape[1]), np.full(points.shape[1], SPREAD)
     z = logit(np.clip(points, EDGE, 1 - EDGE))
     baseline = scores[: rounds[0]].mean()

@@ -71,14 +71,7 @@ class Process:
 
 
 def choose(process: Process, count: int, /, *, kappa: float, seed: int) -> Array:
-    """The batch: float64 (count, d), in the order of the choice.
-
-    Args:
-        process: Fitted.
-        count: How many.
-        kappa: Weight of the standard deviation.
-        seed: Of the points that are tried first; equal arguments give equal points.
-    """
+    """The batch, float64 (count, d), in the order of the choice; `seed` is that of the points that are tried first."""
     rng = np.random.default_rng(seed)
     dimensions = process.points.shape[1]
     centre = process.points[int(np.argmax(process.posterior(process.points)[0]))]

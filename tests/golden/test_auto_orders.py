@@ -7,9 +7,9 @@ changelog.
 import numpy as np
 
 from drawstream.search.auto.explore import child_seed, cycle_weights, sub_schedule
-from drawstream.search.auto.plan import Cycle, Plan
+from drawstream.search.auto.plan import Cycle, PopulationPlan
 
-PLAN = Plan(rows=100, population=4, batch_size=8, epochs=11, first=2, seed=5)
+PLAN = PopulationPlan(rows=100, population=4, batch_size=8, epochs=11, first=2, seed=5)
 COUNTS = np.arange(100) % 7
 SEEDS = [16441542735245096210, 18041059411467383978, 12980337306812814868]
 UNIFORM = [79, 7, 25, 10, 46, 12, 6, 55, 8, 89, 65, 52]

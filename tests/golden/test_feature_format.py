@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from drawstream.features import FeatureTable
-from drawstream.features.table.table import FORMAT, part_path, write_part
+from drawstream.features.table.part import FORMAT, part_path, write_part
 
 COLUMNS = {
     "sample_id": np.arange(2),
@@ -58,24 +59,11 @@ def test_schema_and_metadata(tmp_path):
     }
 
 
-def test_a_part_of_format_1_opens_and_keeps_its_fingerprint(tmp_path):
-    """As the first release wrote it: no hashes, Parquet's defaults. Runs on such tables must still resume."""
-    table = pa.table(
-        {
-            "sample_id": np.arange(3),
-            "crop": np.zeros(3, np.int32),
-            "label": np.array([1, 0, 1]),
-            "loss": np.array([0.5, 2.0, 0.125], np.float32),
-        }
-    )
-    meta = json.dumps({"format": 1, "catalog": "abc", "parts": 1}, sort_keys=True)
-    pq.write_table(
-        table.replace_schema_metadata({b"drawstream": meta.encode()}), part_path(tmp_path, 0), write_page_checksum=True
-    )
-    opened = FeatureTable.open(tmp_path)
-    assert opened.provenance == {"format": 1, "catalog": "abc", "parts": 1}
-    assert opened.columns("loss")["loss"].tolist() == [0.5, 2.0, 0.125]
-    assert opened.fingerprint == "3d97bb1b815ebd8569d5f89a45851a69"
+def test_format_1_was_never_released(tmp_path):
+    meta = json.dumps({"format": 1, "catalog": "abc", "parts": 1}).encode()
+    pq.write_table(pa.table({"loss": [0.5]}).replace_schema_metadata({b"drawstream": meta}), part_path(tmp_path, 0))
+    with pytest.raises(ValueError, match="format 1, which was never released: extract it anew"):
+        FeatureTable.open(tmp_path)
 
 
 def test_the_fingerprint_of_format_2(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from drawstream.features import extract_features as extract
-from drawstream.features.table.table import part_path
+from drawstream.features.table.part import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.training.models import build_model

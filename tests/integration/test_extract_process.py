@@ -18,7 +18,7 @@ from torch import nn
 
 from drawstream.features import FeatureTable
 from drawstream.features import extract_features as extract
-from drawstream.features.table.table import part_path
+from drawstream.features.table.part import part_path
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.cli.app import main

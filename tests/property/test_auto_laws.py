@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from drawstream.search.auto.explore import child_seed, cycle_weights, smooth, sub_schedule
-from drawstream.search.auto.plan import Plan, Smoothing
+from drawstream.search.auto.plan import PopulationPlan, Smoothing
 from drawstream.search.auto.record import Recorder
 
 COUNTS = hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 50)).filter(lambda counts: counts.sum() > 0)
@@ -30,7 +30,7 @@ def plans(draw, **fixed):
         "permutations": draw(st.integers(0, 4)),
         "seed": draw(st.integers(0, 2**64 - 1)),
     }
-    return Plan(rows, 2, **{**options, **fixed})
+    return PopulationPlan(rows, 2, **{**options, **fixed})
 
 
 @settings(deadline=None)
@@ -94,7 +94,7 @@ def test_a_whole_cycle_is_permutations_and_draws_of_p(plan, data):
         weights, expected = None, np.full(plan.rows, length, dtype=np.float64)
     else:
         weights = cycle_weights(plan, counts)
-        share = smooth(counts, beta=plan.beta, smoothing=plan.smoothing)
+        share = smooth(counts, beta=plan.beta, smoothing=plan.count_smoothing)
         expected = length / (plan.permutations + 1) * (plan.permutations + plan.rows * share)
     order = sub_schedule(plan, cycle, 1, weights)
     seen = np.bincount(np.concatenate([order(e, 0, plan.draws) for e in range(cycle.begin, cycle.end)]))

@@ -198,8 +198,8 @@ def auto(given: AutoOptions) -> None:
             "--explore-after must be less than --epochs, or the mixture never explores, but got "
             f"{first} and {given.epochs}"
         )
-    names = ("exploration", "interval", "permutations", "beta", "estimate")
-    options = {name: getattr(given, name) for name in names} | {"smoothing": given.count_smoothing}
+    names = ("exploration", "interval", "permutations", "beta", "count_smoothing", "estimate")
+    options = {name: getattr(given, name) for name in names}
     options["population"] = given.population or (1 if given.exploration == "uniform" else 4)
     options["first"] = first
     ranks = join_ranks(given.device)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from drawstream.pipeline.secrets import shown
 from drawstream.pipeline.workers.engines import Workers
 from drawstream.search import Trial, children_of, search_swift
-from drawstream.search.auto.plan import Plan
+from drawstream.search.auto.plan import PopulationPlan
 from drawstream.search.objective import Stage as SearchStage
 from drawstream.search.swift.guard import runs_of
 from drawstream.search.swift.study import sqlite_url
@@ -168,7 +168,7 @@ def estimate_auto(
         auto_job(setup, recipe, scratch, options=options | {"population": mine}, **given, hooks=[hook])
     if (out / "auto.json").exists():
         return finished("search auto", out / "auto.json")
-    plan = Plan(**options, rows=len(setup.data), batch_size=setup.global_batch, epochs=recipe.epochs)
+    plan = PopulationPlan(**options, rows=len(setup.data), batch_size=setup.global_batch, epochs=recipe.epochs)
     intervals = plan.epochs * plan.intervals
     left = intervals - hook.first + 1
     model, held = setup.build(0), setup.evaluation_loaders()["held_out"]

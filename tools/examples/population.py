@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream import IndexStream, InTurn, Schedule, search_auto
+from drawstream import IndexStream, InTurn, PopulationPlan, Schedule, search_auto
 
 BATCH, LR = 32, 3e-3
 Part = tuple[Tensor, Tensor]  # images float32 (n, 64) and labels int64 (n,)
@@ -101,10 +101,8 @@ def run(out: Path, *, epochs: int, children: int, noise: float, seeds: int) -> N
     rows = len(train[0])
     steps = epochs * (rows // BATCH)
     group = InTurn([Member(train, held_out, steps, seed=0) for _ in range(children)])
-    first = max(1, epochs // 5)
-    found = search_auto(
-        group, rows, out, population=children, batch_size=BATCH, epochs=epochs, interval=10, first=first
-    )
+    plan = PopulationPlan(rows, children, BATCH, epochs, interval=10, first=max(1, epochs // 5))
+    found = search_auto(group, out, plan)
     recorded = IndexStream(Schedule.open(found.schedule))
 
     def train_on(stream: IndexStream, seed: int) -> Member:

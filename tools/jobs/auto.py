@@ -15,7 +15,7 @@ from drawstream.pipeline.identity import plain
 from drawstream.pipeline.shards.staging import claimed
 from drawstream.samplers import IndexStream, Sequential
 from drawstream.samplers.hashing import derive_keys
-from drawstream.search import Group, InTurn, children_of, search_auto
+from drawstream.search import Group, InTurn, PopulationPlan, children_of, search_auto
 from drawstream.search.auto.group import of_first
 from drawstream.tools.runs.hooks import Hook, Hooks
 from drawstream.tools.runs.identity import model_identity, shapes_hash
@@ -50,7 +50,7 @@ def auto_job(
     The held-out set gives the rewards, `accuracy` (per cent) or `loss` (the negative mean cross-entropy in nats), on
     `reward_rows` images drawn once by the recipe's seed. `second_score` also takes every child's accuracy on the other
     held-out images, which choose nothing: it says how much of the choice is luck; for one process. `options` are
-    keywords of `search_auto`; `ranks` share the population.
+    fields of `PopulationPlan`; `ranks` share the population.
 
     Raises:
         ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another
@@ -94,19 +94,11 @@ def auto_job(
             rewards = [each for each in event["rewards"] if not math.isnan(each)]
             watch.step(event["done"], event["total"], {"reward": max(rewards), "reward_mean": fmean(rewards)})
 
-        result = search_auto(
-            group,
-            rows,
-            out,
-            batch_size=setup.global_batch,
-            epochs=recipe.epochs,
-            seed=recipe.seed,
-            catalog=setup.data.fingerprint,
-            provenance=plain(decides),
-            ranks=ranks,
-            progress=show,
-            **options,
+        plan = PopulationPlan(
+            rows=rows, batch_size=setup.global_batch, epochs=recipe.epochs, seed=recipe.seed, **options
         )
+        notes: dict[str, Any] = {"catalog": setup.data.fingerprint, "provenance": plain(decides)}
+        result = search_auto(group, out, plan, **notes, ranks=ranks, progress=show)
     trained = int(result.steps.sum()) * setup.global_batch * options["population"]
     record = {
         **settings,

@@ -10,7 +10,7 @@ from torch import nn
 from drawstream.features import FeatureTable, Scoring, ShardScorer
 from drawstream.features.extraction import RemoteScorer, missing_shards, write_shards, write_shards_on_ray
 from drawstream.features.options import provenance
-from drawstream.features.table.table import part_path
+from drawstream.features.table.part import part_path
 from drawstream.pipeline.workers.engines import Workers
 from drawstream.tools.runs.identity import model_identity
 from drawstream.tools.runs.progress import Progress

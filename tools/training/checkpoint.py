@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drawstream.pipeline.identity import ANOTHER, refuse_other
 from drawstream.pipeline.secrets import describe
-from drawstream.search.tensor_file import read_plain, write_plain
+from drawstream.search.tensor_file import load_tensors, save_tensors
 from drawstream.tools.training.accounting import Epoch, Run
 
 
@@ -49,7 +49,7 @@ def save_checkpoint(
         return
     history, counts = [asdict(epoch) for epoch in run.history], run.counts.cpu()
     content = {"format": FORMAT, "identity": json.dumps(dict(identity)), "history": history, "counts": counts}
-    write_plain(path, content | {"best_epoch": run.best_epoch, "best_state": run.best_state, "parts": states})
+    save_tensors(path, content | {"best_epoch": run.best_epoch, "best_state": run.best_state, "parts": states})
 
 
 def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts, /) -> Run | None:
@@ -60,7 +60,7 @@ def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts
     """
     if path is None or not path.exists():
         return None
-    content = read_plain(path)
+    content = load_tensors(path)
     try:
         refuse_other(path, json.loads(content["identity"]) if content["format"] == FORMAT else None, identity)
         for name, part in parts.items():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.features.table.check import check_table
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 

@@ -13,7 +13,7 @@ from drawstream.features import extract_features as extract
 from drawstream.features.extraction import Progress
 from drawstream.features.measures import measure
 from drawstream.features.options import provenance, weights_hash
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
 from drawstream.pipeline.shards.pack import pack
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from drawstream.features import FeatureTable
 from drawstream.features.table.join import join_file
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 

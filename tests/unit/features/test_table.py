@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
-from drawstream.features.table.table import part_path, remove_abandoned, write_part
+from drawstream.features.table.part import part_path, remove_abandoned, write_part
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream

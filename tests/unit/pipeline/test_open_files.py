@@ -26,7 +26,7 @@ from drawstream.samplers import IndexStream
 from drawstream.samplers.files.system import SystemFault
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
-from drawstream.search.tensor_file import read_plain
+from drawstream.search.tensor_file import load_tensors
 from drawstream.tools.training.models import load_weights
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 4, 4), np.uint8)
@@ -225,7 +225,7 @@ def files(tmp_path, small):
         "parquet": lambda: map_weights(tmp_path / "w.parquet", column="w"),
         "schedule": lambda: Schedule.open(tmp_path / "s.arrow"),
         "part": lambda: open_part(tmp_path / "w.parquet"),
-        "checkpoint": lambda: read_plain(tmp_path / "c.pt"),
+        "checkpoint": lambda: load_tensors(tmp_path / "c.pt"),
         "weights": lambda: load_weights(torch.nn.Linear(1, 1), tmp_path / "c.pt"),
     }
 

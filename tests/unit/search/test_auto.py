@@ -1,6 +1,7 @@
 """The population search with children that train in microseconds: what is recorded, cloned, resumed, refused."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.search import Alone, InTurn, children_of, search_auto
+from drawstream.search import InTurn, OneRank, PopulationPlan, children_of, search_auto
 from drawstream.search.auto.run import best_child
 
 ROWS, BATCH, EPOCHS, POPULATION = 37, 4, 9, 3  # 9 batches an epoch, one row left out
@@ -62,7 +63,9 @@ class Torched(Toy):
 def search(out, *, children=None, **options):
     settings = {**SMALL, **options}
     group = InTurn(children or [Torched() for _ in range(settings["population"])])
-    return search_auto(group, ROWS, out, **settings)
+    names = {each.name for each in fields(PopulationPlan)}
+    plan = PopulationPlan(ROWS, **{name: settings.pop(name) for name in names & settings.keys()})
+    return search_auto(group, out, plan, **settings)
 
 
 def replayed(schedule):
@@ -133,7 +136,7 @@ def test_files_say_where_they_come_from(tmp_path):
         **SMALL,
         "exploration": "mixture",
         "beta": 1.0,
-        "smoothing": "log_count",
+        "count_smoothing": "log_count",
         "estimate": "cycle",
         "seed": 0,
         "model": "toy",
@@ -242,7 +245,11 @@ def test_settings_out_of_range_are_named(tmp_path):
         ("interval", 0, "`interval >= 1` must hold, but got 0"),
         ("beta", 0.5, "`beta >= 1` must hold"),
         ("batch_size", 38, "`rows >= batch_size` must hold, but got 37 rows for batches of 38"),
-        ("smoothing", "none", "`smoothing` must be one of log_count, log_relative, literal, but got 'none'"),
+        (
+            "count_smoothing",
+            "none",
+            "`count_smoothing` must be one of .*, but got 'none'",
+        ),
         ("seed", -1, r"0 <= seed < 2\*\*64 must hold"),
     ]:
         with pytest.raises(ValueError, match=law):
@@ -253,8 +260,8 @@ def test_settings_out_of_range_are_named(tmp_path):
 
 def test_children_are_divided_evenly():
     for world in range(1, 6):
-        parts = [children_of(Alone(rank, world), population=5) for rank in range(world)]
+        parts = [children_of(OneRank(rank, world), population=5) for rank in range(world)]
         assert [child for part in parts for child in part] == list(range(5))
         assert {len(part) for part in parts} <= {5 // world, -(-5 // world)}
     with pytest.raises(ValueError, match="`population >= ranks` must hold, but got 5 children for 6 ranks"):
-        children_of(Alone(0, 6), population=5)
+        children_of(OneRank(0, 6), population=5)

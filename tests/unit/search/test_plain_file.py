@@ -8,45 +8,45 @@ import torch
 from sqlalchemy.exc import OperationalError
 
 from drawstream.search.swift.study import StorageError, open_study
-from drawstream.search.tensor_file import read_plain, write_plain
+from drawstream.search.tensor_file import load_tensors, save_tensors
 
 CONTENT = {"a": torch.arange(4000.0), "b": [1, "x"]}
 
 
 def test_values_come_back(tmp_path):
-    write_plain(tmp_path / "c.pt", CONTENT)
-    found = read_plain(tmp_path / "c.pt")
+    save_tensors(tmp_path / "c.pt", CONTENT)
+    found = load_tensors(tmp_path / "c.pt")
     assert torch.equal(found["a"], CONTENT["a"]) and found["b"] == [1, "x"]
 
 
 def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "c.pt"
-    write_plain(path, {"a": 1})
+    save_tensors(path, {"a": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            write_plain(path, CONTENT)
+            save_tensors(path, CONTENT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
-    assert read_plain(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    assert load_tensors(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_flipped_bit_of_a_tensor_and_code_are_refused(tmp_path):
     path = tmp_path / "c.pt"
-    write_plain(path, CONTENT)
+    save_tensors(path, CONTENT)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"c\.pt: not a readable checkpoint"):
-        read_plain(path)
+        load_tensors(path)
     torch.save({"a": test_values_come_back}, path)
     with pytest.raises(ValueError, match=r"c\.pt: not a readable checkpoint"):
-        read_plain(path)
+        load_tensors(path)
     torch.save([1], path)
     with pytest.raises(ValueError, match="no table of values"):
-        read_plain(path)
+        load_tensors(path)
 
 
 def fail(text):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.tools.cli.app import main

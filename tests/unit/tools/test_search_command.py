@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from drawstream.features import FeatureTable
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.tools.cli.app import main

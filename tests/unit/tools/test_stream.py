@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream, SwiftFit, SwiftParams, effective_sample_size
 from drawstream.samplers.orders.schedule import Schedule

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import IndexStream
 from drawstream.tools.cli.app import main

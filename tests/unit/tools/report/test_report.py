@@ -16,7 +16,7 @@ from plotly.graph_objects import Figure
 from sklearn.datasets import load_digits
 
 from drawstream.features import FeatureTable
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import SwiftSampler, effective_sample_size

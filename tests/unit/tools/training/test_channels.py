@@ -183,7 +183,7 @@ def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, 
     if command == "swift":
         pytest.importorskip("optuna")
         ids = np.arange(60)
-        from drawstream.features.table.table import part_path, write_part
+        from drawstream.features.table.part import part_path, write_part
 
         (tmp_path / "f").mkdir()
         columns = {"sample_id": ids, "crop": np.zeros(60, np.int32), "label": Catalog.open(gray).label}

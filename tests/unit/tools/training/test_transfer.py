@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from drawstream.features import FeatureTable
-from drawstream.features.table.table import part_path, write_part
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import Catalog
 from drawstream.samplers import SwiftSampler
 from drawstream.samplers.files.weights_file import map_weights
