@@ -159,17 +159,8 @@ class Tracker:
             classes = np.array([self._classes])
             _all_reduce(classes, dist.ReduceOp.MAX)
             self._classes = int(classes[0])
-        fold(
-            self._epoch,
-            self._sums,
-            self._last,
-            self._totals,
-            self._forgotten,
-            self._last_epoch,
-            self._flags,
-            self._averages,
-            self.decay or 0.0,
-        )
+        state = self._totals, self._forgotten, self._last_epoch, self._flags, self._averages
+        fold(self._epoch, self._sums, self._last, *state, self.decay or 0.0)
         self._open = False
 
     def columns(self) -> dict[str, NDArray[np.float32]]:

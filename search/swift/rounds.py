@@ -81,19 +81,17 @@ class Rounds:
                     time.sleep(PATIENCE)
         except BaseException as error:
             for trial in self._running.values():
-                self._tell(trial, TrialState.FAIL, note=describe(error), outcome="stopped")
+                self._fail(trial, "stopped", describe(error))
             raise
 
     def _taken(self) -> dict[int, FrozenTrial]:
         taken = by_candidate(self.study.get_trials(deepcopy=False))
-        other = next(
-            (trial for trial in taken.values() if trial.user_attrs.get("settings", self.mark) != self.mark), None
-        )
-        if other is not None:
-            raise StudyMismatch(
-                f"study {self.study.study_name!r}: trial {other.number} belongs to a search with other settings: give "
-                "another study name, or start all processes with the same options"
-            )
+        for trial in taken.values():
+            if trial.user_attrs["settings"] != self.mark:
+                raise StudyMismatch(
+                    f"study {self.study.study_name!r}: trial {trial.number} belongs to a search with other settings: "
+                    "give another study name, or start all processes with the same options"
+                )
         return taken
 
     def _completed(self, taken: Mapping[int, FrozenTrial]) -> int:
@@ -142,7 +140,7 @@ class Rounds:
         storage = self.study._storage  # the public `add_trial` does not say which number the trial has
         trial = storage.get_trial(storage.create_new_trial(self.study._study_id, template_trial=trial))
         if self._taken()[number].number != trial.number:
-            self._tell(trial.number, TrialState.FAIL, note=TWICE, outcome="twice")
+            self._fail(trial.number, "twice", TWICE)
         elif state == TrialState.PRUNED:
             self._report(trial.number)
         else:
@@ -153,24 +151,23 @@ class Rounds:
         trial = self._running.pop(outcome.trial.number)
         self.study._storage.set_trial_user_attr(self._identity(trial), "seconds", outcome.seconds)
         if outcome.error is not None:
-            self._tell(trial, TrialState.FAIL, note=outcome.note, outcome="stopped")
+            self._fail(trial, "stopped", outcome.note)
             raise outcome.error
         assert outcome.score is not None
         if usable(outcome.score):
             self.study.tell(trial, outcome.score)
         else:
             note = f"the objective returned {outcome.score}: training diverged, or the score is not defined"
-            self._tell(trial, TrialState.FAIL, note=note, outcome="nan")
+            self._fail(trial, "nan", note)
         self._report(trial)
 
-    def _tell(self, trial: int, state: TrialState, *, note: str, outcome: str) -> None:
+    def _fail(self, trial: int, outcome: str, note: str) -> None:
         """Settle a trial without a score."""
         storage, identity = self.study._storage, self._identity(trial)
-        if storage.get_trial(identity).state.is_finished():  # a candidate that was degenerate and taken twice
-            return
-        storage.set_trial_user_attr(identity, "outcome", outcome)
-        storage.set_trial_user_attr(identity, "note", note)
-        self.study.tell(trial, state=state)
+        if not storage.get_trial(identity).state.is_finished():  # else degenerate, and taken twice
+            storage.set_trial_user_attr(identity, "outcome", outcome)
+            storage.set_trial_user_attr(identity, "note", note)
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def _identity(self, trial: int) -> int:
         found: int = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, trial)

@@ -127,11 +127,6 @@ class Study:
 def open_study(storage: str | None, name: str, settings: Mapping[str, Any]) -> Iterator[optuna.Study]:
     """Open or create the study; connections are closed on leaving.
 
-    Args:
-        storage: Optuna URL (`sqlite:///study.db`); None keeps the study in memory.
-        name: Name of the study in the storage.
-        settings: JSON-able; a study that was started with others is refused.
-
     Raises:
         StudyMismatch: The study exists with other settings.
         ValueError: The storage cannot be opened.
@@ -249,15 +244,9 @@ def records_of(study: optuna.Study, /) -> list[TrialRecord]:
     """All trials that do not run, in order of their candidates; without those that were taken twice."""
     trials = study.get_trials(deepcopy=False)
     counted = {trial.number for trial in by_candidate(trials).values()}
-    ended = [
-        trial
-        for trial in trials
-        if trial.state.is_finished()
-        and (trial.number in counted or not (is_settled(trial) or trial.user_attrs.get("outcome") == "twice"))
-    ]
-    return [
-        record_of(trial) for trial in sorted(ended, key=lambda trial: (trial.user_attrs["candidate"], trial.number))
-    ]
+    twice = [t for t in trials if t.number not in counted and (is_settled(t) or t.user_attrs.get("outcome") == "twice")]
+    ended = [trial for trial in trials if trial.state.is_finished() and trial not in twice]
+    return [record_of(trial) for trial in sorted(ended, key=lambda t: (t.user_attrs["candidate"], t.number))]
 
 
 def record_of(trial: FrozenTrial, /) -> TrialRecord:
