@@ -18,7 +18,6 @@ costs time at worst. Not stated in the paper, which has no such check.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -101,7 +100,7 @@ def confirm(rounds: Rounds, guard: Guard, /) -> tuple[Verdict, list[Confirmation
     smooth = rounds.agent.proposals.agent == "gp"
     candidates = best_candidates(rounds.study, rounds.agent.space, rounds.fit, top=guard.confirm_top, smooth=smooth)
     if not candidates:
-        return Verdict(None, "no candidate beats uniform: none differs from it"), []
+        return Verdict(None, "kept uniform: no candidate differs from it"), []
     records = run_confirmation(rounds, candidates, seeds=guard.confirm_seeds)
     return decide(records), records
 
@@ -151,17 +150,11 @@ def run_confirmation(
     rows = next(iter(candidates.values())).size
     runs = {UNIFORM: np.full(rows, 1 / rows), **candidates}
     trials = [Trial(number, run_seed(seed, 1, index), "confirm") for number in runs for index in range(seeds)]
-    waiting = deque(trial for trial in trials if _key(trial) not in study.user_attrs)
-    done = len(trials) - len(waiting)
-    under_way = 0
-    while waiting or under_way:
-        while waiting and under_way < pool.size:
-            trial = waiting.popleft()
-            pool.start((runs[trial.number], trial))
-            under_way += 1
+    waiting = [trial for trial in trials if _key(trial) not in study.user_attrs]
+    for trial in waiting:
+        pool.start((runs[trial.number], trial))
+    for done in range(len(trials) - len(waiting) + 1, len(trials) + 1):
         outcome: Outcome = pool.next().value
-        under_way -= 1
-        done += 1
         if outcome.error is not None:
             raise outcome.error
         assert outcome.score is not None
@@ -201,7 +194,7 @@ def decide(records: Sequence[ConfirmationRecord], /) -> Verdict:
     table = {number: np.array(values) for number, values in scores.items() if np.isfinite(values).all()}
     control = table.pop(UNIFORM)
     if not table:
-        return Verdict(None, "no candidate beats uniform: none gave finite scores when confirmed")
+        return Verdict(None, "kept uniform: no candidate gave finite scores when confirmed")
     y = np.stack([control, *table.values()])
     candidates, seeds = len(table), control.size
     means = y.mean(axis=1)
@@ -213,9 +206,9 @@ def decide(records: Sequence[ConfirmationRecord], /) -> Verdict:
     difference = float(means[best] - means[0])
     number = list(table)[best - 1]
     figures = (
-        f"{means[best]:.6g} against {means[0]:.6g}, difference {difference:.3g}, standard error {error:.2g}, "
-        f"needed {needed:.2g}"
+        f"scores {means[best]:.6g} against {means[0]:.6g} for uniform ({difference:+.3g} ± {error:.2g}, threshold "
+        f"{needed:+.2g})"
     )
     if difference > needed:
-        return Verdict(number, f"trial {number} beats uniform: {figures}")
-    return Verdict(None, f"no candidate beats uniform beyond noise: the best, trial {number}, has {figures}")
+        return Verdict(number, f"sampler accepted: trial {number} {figures}")
+    return Verdict(None, f"kept uniform: the best candidate, trial {number}, {figures}")

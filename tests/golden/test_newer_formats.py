@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream.features.table.part import open_part
+from drawstream.features.table.part import open_part, write_part
 from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
 from drawstream.pipeline.shards.pack import pack
@@ -57,9 +57,10 @@ def catalog(folder, version):
 
 def features(folder, version):
     path = folder / "part-00000.parquet"
-    table = pa.table({"sample_id": np.arange(2), "crop": np.zeros(2, np.int32), "label": np.arange(2)})
-    meta = {"format": version, "catalog": "abc", "parts": 1}
-    pq.write_table(table.replace_schema_metadata({"drawstream": json.dumps(meta)}), path)
+    columns = {"sample_id": np.arange(2), "crop": np.zeros(2, np.int32), "label": np.arange(2)}
+    write_part(path, columns, {"catalog": "abc", "parts": 1})
+    if version > 2:
+        parquet_json(path, version)
     return lambda: open_part(path)
 
 
@@ -124,7 +125,7 @@ def population(folder, version):
 
 FILES = {
     catalog: 3,
-    features: 1,
+    features: 2,
     sampler: 1,
     schedule: 2,
     distribution: 1,

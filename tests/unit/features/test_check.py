@@ -3,8 +3,6 @@
 import re
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from drawstream.features.table.check import check_table
@@ -127,10 +125,3 @@ def test_against_the_catalog(tmp_path, catalog, change, expected):
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no feature table there"):
         check_table(tmp_path)
-
-
-def test_parts_of_format_1_are_checked_too(tmp_path):
-    meta = b'{"format": 1, "catalog": "c", "parts": 1}'
-    table = pa.table({name: pa.array(values) for name, values in part(0).items()})
-    pq.write_table(table.replace_schema_metadata({b"drawstream": meta}), part_path(tmp_path, 0))
-    assert check_table(tmp_path) == []

@@ -13,13 +13,13 @@ def records(table):
 def test_a_clear_gain_wins():
     verdict = decide(records({UNIFORM: [0.70, 0.72, 0.71], 5: [0.80, 0.83, 0.81], 9: [0.74, 0.75, 0.73]}))
     assert verdict.winner == 5
-    assert verdict.message.startswith("trial 5 beats uniform: 0.813333 against 0.71, difference 0.103")
+    assert verdict.message.startswith("sampler accepted: trial 5 scores 0.813333 against 0.71 for")
 
 
 def test_a_gain_within_noise_does_not():
     verdict = decide(records({UNIFORM: [0.70, 0.75, 0.71], 5: [0.74, 0.71, 0.78]}))
     assert verdict.winner is None
-    assert verdict.message.startswith("no candidate beats uniform beyond noise: the best, trial 5, has 0.743333")
+    assert verdict.message.startswith("kept uniform: the best candidate, trial 5, scores 0.743333")
 
 
 def test_the_effect_of_the_seed_is_no_noise():
@@ -37,7 +37,7 @@ def test_candidates_without_finite_scores_are_out():
     table = {UNIFORM: [0.1, 0.1], 3: [0.9, None], 4: [0.5, 0.5]}
     assert decide(records(table)).winner == 4
     del table[4]
-    assert decide(records(table)).message == "no candidate beats uniform: none gave finite scores when confirmed"
+    assert decide(records(table)).message == "kept uniform: no candidate gave finite scores when confirmed"
 
 
 def test_noise_alone_wins_at_most_once_in_twenty():

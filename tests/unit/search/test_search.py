@@ -52,14 +52,14 @@ def test_a_better_sampler_wins(search, columns, low):
         seeds[r.candidate].append(r.seed)
     assert len(seeds) == 4
     assert len({tuple(s) for s in seeds.values()}) == 1
-    winner = next(r for r in result.trials if str(r.number) in result.message.split(" beats")[0])
+    winner = next(r for r in result.trials if str(r.number) in result.message.split(" scores")[0])
     assert winner.params == result.sampler.params
 
 
 def test_noise_gives_the_uniform_sampler(search, columns):
     result = search(columns, noise, trials=8, agent="random")
     assert result.winner == "uniform"
-    assert "no candidate beats uniform beyond noise" in result.message
+    assert result.message.startswith("kept uniform: the best candidate")
     assert result.sampler.params == SwiftParams.uniform()
     np.testing.assert_array_equal(result.probabilities, np.full(ROWS, 1 / ROWS))
 
@@ -75,7 +75,7 @@ def test_without_a_guard_the_best_observed_is_taken(search, columns, low):
 def test_only_uniform_was_tried(search, columns, low):
     result = search(columns, low, trials=1, agent="random")
     assert result.winner == "uniform"
-    assert result.message == "no candidate beats uniform: none differs from it"
+    assert result.message == "kept uniform: no candidate differs from it"
     assert result.confirmation == []
 
 
