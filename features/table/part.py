@@ -103,7 +103,13 @@ def part_path(folder: Path, part: int) -> Path:
 
 
 def write_part(path: Path, columns: Mapping[str, NDArray[Any]], provenance: Mapping[str, Any], /) -> None:
-    """Write one part under a temporary name, then rename it: a part that exists is whole."""
+    """Write one part under a temporary name, then rename it: a part that exists is whole.
+
+    Args:
+        path: Of the part (`part_path`).
+        columns: Arrays (rows,) of equal length: ids int64, crop int32, features float32.
+        provenance: What made them, JSON-able; `catalog` and `parts` among it.
+    """
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     content = {
         "rows": table.num_rows,

@@ -156,6 +156,10 @@ def of_first(ranks: Ranks, work: Callable[[], Any], /) -> Any:
 def children_of(ranks: Ranks, /, *, population: int) -> range:
     """Numbers of the children that a process holds: a contiguous part of the population, at most one more than others.
 
+    Args:
+        ranks: This process among all.
+        population: Number of children in all.
+
     Raises:
         ValueError: There are fewer children than processes.
     """
