@@ -110,7 +110,7 @@ def test_a_thousand_runs_and_hostile_names(served, open_page, make_run):
 def test_the_report_comes_from_the_server_too(served, open_page, make_run, demo):
     folder, address = served
     opened = open_page(address)
-    opened.page.click("text=report of what is finished")
+    opened.page.click("text=report of the finished jobs")
     assert "no report yet" in opened.page.inner_text("body")
     for seed in (0, 1):
         make_run(folder / f"u{seed}", "uniform", seed, 70.0)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from drawstream.samplers.files.documents import read_json
 from drawstream.tools.runs.hooks import JOURNAL, open_journal
 
@@ -32,7 +34,7 @@ class Board:
         self._known: dict[str, tuple[tuple[int, int], Entry | None]] = {}
 
     def state(self) -> Entry:
-        """Folder, jobs running (the latest news first) and jobs finished (the newest first), JSON-able.
+        """Return the folder, running jobs (latest news first) and finished jobs (newest first), JSON-able.
 
         A record, a journal or a folder that cannot be read is an entry of its own, with the reason.
         """
@@ -62,7 +64,7 @@ class Board:
         return {"folder": str(self._folder), "running": live, "finished": finished[:MOST], "jobs": len(finished)}
 
     def _files(self, closed: list[Entry]) -> Iterator[Path]:
-        """Records and journals; folders that cannot be read go to `closed`."""
+        """Return records and journals; folders that cannot be read go to `closed`."""
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
@@ -116,7 +118,7 @@ def _values(values: Entry) -> dict[str, float]:
 
 
 def _number(value: Any) -> float:
-    """A number of a journal; NaN and infinity are not drawn and have no order."""
+    """Return a number of a journal; NaN and infinity are refused."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"numbers must be finite, but one is {number}")
@@ -124,23 +126,14 @@ def _number(value: Any) -> float:
 
 
 def _ended(job: Entry) -> bool:
-    """Whether the process of a job is known to be gone: it ran on this machine, and there is none of its number."""
+    """Return True if the job's process is known to be gone: it ran on this machine, and no process has its number."""
     process = job["process"]
-    if os.name != "posix" or not isinstance(process, dict) or process.get("host") != platform.node():
-        return False
-    try:
-        if (pid := int(process["pid"])) < 1:  # a number that stands for many processes
-            return False
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, KeyError, TypeError, ValueError, OverflowError):
-        return False
-    return False
+    pid = process.get("pid") if process and process.get("host") == platform.node() else None
+    return isinstance(pid, int) and 0 < pid < 2**31 and not psutil.pid_exists(pid)
 
 
 def _result(record: Entry) -> Entry:
-    """Title, one line of result, and the seconds of a finished record."""
+    """Return title, one line of result, and the seconds of a finished record."""
     if not isinstance(record, dict):
         raise TypeError(f"it must be an object, but is {type(record).__name__}")
     match record["kind"]:

@@ -21,17 +21,11 @@ SENTENCES = 4  # verdicts in full; of more, a summary
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Accuracies of one group, read in one way.
+    """Accuracies of one group, read in one way."""
 
-    Attributes:
-        group: The runs.
-        kind: "last" epoch, the epoch "chosen" on the held-out set (early stopping), or the "best" one (an oracle).
-        values: Seed and accuracy in per cent of every run.
-    """
-
-    group: Group
-    kind: Kind
-    values: tuple[tuple[int, float], ...]
+    group: Group  # the runs
+    kind: Kind  # "last" epoch, the epoch "chosen" on the held-out set (early stopping), or the "best" one (an oracle)
+    values: tuple[tuple[int, float], ...]  # seed and accuracy in per cent of every run
 
     @property
     def name(self) -> str:
@@ -58,21 +52,13 @@ def compare(groups: Sequence[Group], /) -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A group beside its control.
+    """A group beside its control."""
 
-    Attributes:
-        group: Any but a control.
-        control: Uniform sampling under the same setting; None if there is none.
-        last: Last epoch of both compared; None without a control or a common seed.
-        best: Last epoch compared with the control's best one; None likewise.
-        means: Accuracies, per cent: the group's last epoch ("group"), the control's by kind.
-    """
-
-    group: Group
-    control: Group | None
-    last: Difference | None
-    best: Difference | None
-    means: Mapping[str, float]
+    group: Group  # any but a control
+    control: Group | None  # uniform sampling under the same setting; None if there is none
+    last: Difference | None  # last epoch of both compared; None without a control or a common seed
+    best: Difference | None  # last epoch compared with the control's best one; None likewise
+    means: Mapping[str, float]  # accuracies, per cent: the group's last epoch ("group"), the control's by kind
 
 
 def pairs_of(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[Pair]:

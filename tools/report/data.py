@@ -44,16 +44,11 @@ def name_folders(folders: Sequence[Path], /) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Data sets of some runs.
+    """Data sets of some runs."""
 
-    Attributes:
-        described: Description by short name, of every distinct data set that is still there.
-        names: Short name and number of rows, by fingerprint.
-        judged: Fingerprint (or address) of the data of a run's result, by its record; "" if it is gone.
-    """
-
-    described: Mapping[str, str]
-    names: Mapping[str, str]
+    described: Mapping[str, str]  # description by short name, of every distinct data set that is still there
+    names: Mapping[str, str]  # short name and number of rows, by fingerprint
+    # fingerprint (or address) of the data of a run's result, by its record; "" if it is gone
     judged: Mapping[Path, str]
 
 

@@ -6,7 +6,6 @@ A crop is shown where it lies: its window drawn on the whole image, what is outs
 import base64
 import io
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,115 +21,70 @@ FRAME = (255, 122, 26)  # of a window
 DIMMED = 0.45  # brightness outside of it
 
 
-class Places(Protocol):
-    """Where the images of rows lie, as in a `FeatureTable`: sample, and window and mirroring for crops."""
-
-    @property
-    def sample_id(self) -> NDArray[np.int64]:
-        """Sample of each row, int64 (N,)."""
-
-    @property
-    def windows(self) -> NDArray[np.float32] | None:
-        """Windows y0 x0 y1 x1 in [0, 1], float32 (N, 4); None for whole images."""
-
-    @property
-    def flip(self) -> NDArray[np.bool_] | None:
-        """Whether the row is mirrored, bool (N,); None for whole images."""
-
-
-class Weighted(Protocol):
-    """Rows to show pictures of, as `SampledRows` has them."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """The data."""
-
-    @property
-    def table(self) -> Places:
-        """The rows."""
-
-    @property
-    def ratio(self) -> NDArray[np.float64]:
-        """N P, float64 (N,)."""
-
-    @property
-    def label(self) -> NDArray[np.int64]:
-        """Class that the training sees, int64 (N,)."""
-
-    @property
-    def clean(self) -> NDArray[np.int64] | None:
-        """True class, int64 (N,), where it is known."""
-
-
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One row to show.
+    """One row to show."""
 
-    Attributes:
-        png: The image, base64.
-        width: Pixels of the PNG.
-        height: Pixels of the PNG.
-        key: Name of the sample; of a crop also whether it is mirrored.
-        label: Class name that the training sees.
-        true: True class name where it differs, else None.
-        ratio: N P.
-    """
-
-    png: str
-    width: int
-    height: int
-    key: str
-    label: str
-    true: str | None
-    ratio: float
+    png: str  # the image, base64
+    width: int  # pixels of the PNG
+    height: int  # pixels of the PNG
+    key: str  # name of the sample; of a crop also whether it is mirrored
+    label: str  # class name that the training sees
+    true: str | None  # true class name where it differs, else None
+    ratio: float  # N P
 
 
 def extremes(ratio: NDArray[np.float64], count: int, /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows with the largest and the smallest N P, `count` each; rows that tie are taken by a fixed random order."""
+    """Return the rows with the largest and the smallest N P, `count` each; ties are broken by a fixed random order."""
     mixed = np.random.default_rng(0).permutation(ratio.size)
     order = mixed[np.argsort(ratio[mixed], kind="stable")]
     return order[::-1][:count], order[:count]
 
 
-def pictures(sampling: Weighted, rows: NDArray[np.int64], /) -> list[Picture]:
+def pictures(
+    catalog: Catalog,
+    samples: NDArray[np.int64],
+    ratio: NDArray[np.float64],
+    /,
+    *,
+    windows: NDArray[np.float32] | None = None,
+    flip: NDArray[np.bool_] | None = None,
+) -> list[Picture]:
     """Read and shrink the images of some rows; of crops with their windows drawn.
+
+    Args:
+        catalog: The data.
+        samples: Sample of each row, int64 (n,).
+        ratio: N P of each row, float64 (n,).
+        windows: y0 x0 y1 x1 in [0, 1], float32 (n, 4); None for whole images.
+        flip: True for a mirrored crop, bool (n,); None for none.
 
     Raises:
         ValueError: An image is damaged or cannot be read.
     """
-    catalog = sampling.catalog
-    samples = sampling.table.sample_id[rows]
     try:
         data, bounds = ShardFiles(catalog).read(samples)
     except BadSampleError as error:
         raise ValueError(f"{catalog.path}: {error}") from None
+    classes, true = catalog.classes, catalog.label if catalog.clean_label is None else catalog.clean_label
     found = []
-    for i, (row, sample) in enumerate(zip(rows.tolist(), samples.tolist(), strict=True)):
-        pixels = _pixels(sampling, sample, data[bounds[i] : bounds[i + 1]])
-        image = _thumb(pixels)
-        name, windows, flip = catalog.key(sample), sampling.table.windows, sampling.table.flip
+    for i, sample in enumerate(samples.tolist()):
+        image = _thumb(image_of(catalog, sample, data[bounds[i] : bounds[i + 1]]))
+        name, label, clean = catalog.key(sample), catalog.label[sample], true[sample]
         if windows is not None:
-            image = framed(image, windows[row])
-            name += ", mirrored crop" if flip is not None and flip[row] else ", crop"
-        clean = sampling.clean
-        wrong = clean is not None and clean[row] != sampling.label[row]
-        found.append(
-            Picture(
-                png=_png(image),
-                width=image.width,
-                height=image.height,
-                key=name,
-                label=catalog.classes[sampling.label[row]],
-                true=catalog.classes[clean[row]] if clean is not None and wrong else None,
-                ratio=float(sampling.ratio[row]),
-            )
-        )
+            image = framed(image, windows[i])
+            name += ", mirrored crop" if flip is not None and flip[i] else ", crop"
+        wrong = classes[clean] if clean != label else None
+        found.append(Picture(_png(image), *image.size, name, classes[label], wrong, float(ratio[i])))
     return found
 
 
-def _pixels(sampling: Weighted, sample: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (height, width, 1 or 3) of one member."""
-    catalog = sampling.catalog
+def image_of(catalog: Catalog, sample: int, data: NDArray[np.uint8], /) -> NDArray[np.uint8]:
+    """Return the pixels (height, width, 1 or 3) of one member.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     if catalog.encodings[sample] == "raw":
         return data.reshape(int(catalog.height[sample]), int(catalog.width[sample]), -1)
     try:
@@ -140,7 +94,7 @@ def _pixels(sampling: Weighted, sample: int, data: NDArray[np.uint8]) -> NDArray
 
 
 def framed(image: Image.Image, window: NDArray[np.float32], /) -> Image.Image:
-    """An image with a window (y0, x0, y1, x1 in [0, 1]) drawn on it, enlarged as far as `THUMB` allows."""
+    """Return an image with a window (y0, x0, y1, x1 in [0, 1]) drawn on it, enlarged as far as `THUMB` allows."""
     scale = max(1, THUMB // max(image.size))
     large = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     sides = np.array([image.height], np.int32), np.array([image.width], np.int32)

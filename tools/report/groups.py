@@ -24,21 +24,13 @@ OPTIONS = ("paper", "uniform_epochs", "column")  # of a method, in a record's sa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Runs that differ in their seed only.
+    """Runs that differ in their seed only."""
 
-    Attributes:
-        method: As in the records.
-        folder: Name of the folder given, if the groups of several are kept apart; else empty.
-        setting: Settings that a run must share to be compared, by name.
-        telling: Settings that tell the group from others, for people; empty if none need be.
-        runs: At least one, by seed.
-    """
-
-    method: str
-    folder: str
-    setting: Mapping[str, str]
-    telling: str
-    runs: tuple[TrainRecord, ...]
+    method: str  # as in the records
+    folder: str  # name of the folder given, if the groups of several are kept apart; else empty
+    setting: Mapping[str, str]  # settings that a run must share to be compared, by name
+    telling: str  # settings that tell the group from others, for people; empty if none need be
+    runs: tuple[TrainRecord, ...]  # at least one, by seed
 
     @property
     def name(self) -> str:

@@ -24,16 +24,11 @@ Read = TypeVar("Read")
 
 @dataclass(slots=True)
 class LeftOut:
-    """The one reader of records, which collects those that are left out.
+    """The one reader of records, which collects those that are left out."""
 
-    Attributes:
-        remote: Read data on a server.
-        damaged: A line for each record or folder that cannot be read.
-        unasked: A line for each record or address that was not read because it lies on a server.
-    """
-
-    remote: bool = False
-    damaged: list[str] = field(default_factory=list)
+    remote: bool = False  # read data on a server
+    damaged: list[str] = field(default_factory=list)  # a line for each record or folder that cannot be read
+    # a line for each record or address that was not read because it lies on a server
     unasked: list[str] = field(default_factory=list)
 
     @property

@@ -17,7 +17,7 @@ from drawstream.samplers.files.atomic import write_atomically
 from drawstream.tools.report.gallery import Picture
 
 __all__ = ["chart", "code", "document", "folded", "gallery", "heading", "panels", "paragraph", "section", "table"]
-__all__ += ["write_page"]
+__all__ += ["template", "write_page"]
 
 
 def paragraph(text: str, /, *, kind: str = "") -> str:
@@ -71,7 +71,7 @@ def document(title: str, /, *parts: str) -> str:
     """Return the whole page, plotly.js inside."""
     from plotly.offline import get_plotlyjs  # here: 5 MB of text that only a page needs
 
-    page = _template("page.html").render(title=title, parts=parts, plotly=get_plotlyjs())
+    page = template("page.html").render(title=title, parts=parts, plotly=get_plotlyjs())
     return page.encode("utf-8", "replace").decode()  # names of files need not be text
 
 
@@ -82,10 +82,11 @@ def write_page(path: Path, title: str, /, *parts: str) -> None:
 
 
 @cache
-def _template(name: str) -> Template:
+def template(name: str, /) -> Template:
+    """Return a template of this folder."""
     loader = PackageLoader("drawstream.tools.report")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(name)
 
 
 def _part(name: str, /, *given: object) -> str:
-    return str(getattr(_template("parts.html").module, name)(*given))
+    return str(getattr(template("parts.html").module, name)(*given))

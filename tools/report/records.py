@@ -27,67 +27,40 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Accuracy of a training run on one set, per cent.
+    """Accuracy of a training run on one set, per cent."""
 
-    Attributes:
-        evaluated_on: "test" or "held_out".
-        last: Accuracy after the last epoch.
-        best: Highest accuracy over the epochs of the history, whatever epoch the record calls best.
-        chosen: Accuracy at the epoch that the held-out set chose; None if the run had no other set than this one.
-    """
-
-    evaluated_on: str
-    last: float
-    best: float
+    evaluated_on: str  # "test" or "held_out"
+    last: float  # accuracy after the last epoch
+    best: float  # highest accuracy over the epochs of the history, whatever epoch the record calls best
+    # accuracy at the epoch that the held-out set chose; None if the run had no other set than this one
     chosen: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainRecord:
-    """One training run.
+    """One training run."""
 
-    Attributes:
-        path: Its `run.json`.
-        document: All of it.
-        method: "uniform", "swift", or another name.
-        seed: Seed of the run.
-        result: None if it was not evaluated.
-        history: One entry per epoch.
-        catalog: Folder of the training data, or its URL.
-        evaluation: Folder or URL of the data of its result; None if the record does not say.
-        budget: Part of the full run, in (0, 1].
-        folder: Name of the folder given, if there are several.
-    """
-
-    path: Path
-    document: Mapping[str, Any]
-    method: str
-    seed: int
-    result: Result | None
-    history: tuple[Epoch, ...]
-    catalog: Path | str
-    evaluation: Path | str | None
-    budget: float
-    folder: str = ""
+    path: Path  # its `run.json`
+    document: Mapping[str, Any]  # all of it
+    method: str  # "uniform", "swift", or another name
+    seed: int  # seed of the run
+    result: Result | None  # None if it was not evaluated
+    history: tuple[Epoch, ...]  # one entry per epoch
+    catalog: Path | str  # folder of the training data, or its URL
+    evaluation: Path | str | None  # folder or URL of the data of its result; None if the record does not say
+    budget: float  # part of the full run, in (0, 1]
+    folder: str = ""  # name of the folder given, if there are several
 
 
 @dataclass(frozen=True, slots=True)
 class TrialPoint:
-    """One candidate of a search.
+    """One candidate of a search."""
 
-    Attributes:
-        number: Its place in the order of the proposals.
-        value: Its score; None unless it completed.
-        state: "complete", "pruned" or "failed".
-        ess: Effective sample size as a share of the rows.
-        seconds: Time of its proposal and its run.
-    """
-
-    number: int
-    value: float | None
-    state: str
-    ess: float | None
-    seconds: float
+    number: int  # its place in the order of the proposals
+    value: float | None  # its score; None unless it completed
+    state: str  # "complete", "pruned" or "failed"
+    ess: float | None  # effective sample size as a share of the rows
+    seconds: float  # time of its proposal and its run
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,35 +74,20 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class SearchRecord:
-    """One search for a sampler.
+    """One search for a sampler."""
 
-    Attributes:
-        path: Its `search.json`.
-        document: All of it.
-        seed: Seed of the search.
-        catalog: Folder of the data, or its URL.
-        features: Folder of the feature table.
-        join: Folders of the tables joined to it.
-        sampler: The `sampler.json` it wrote.
-        winner: "swift" or "uniform".
-        message: The reason, in one sentence.
-        trials: By number.
-        confirmation: The guard's runs.
-        folder: Name of the folder given, if there are several.
-    """
-
-    path: Path
-    document: Mapping[str, Any]
-    seed: int
-    catalog: Path | str
-    features: Path
-    join: tuple[Path, ...]
-    sampler: Path
-    winner: str
-    message: str
-    trials: tuple[TrialPoint, ...]
-    confirmation: tuple[Confirmation, ...]
-    folder: str = ""
+    path: Path  # its `search.json`
+    document: Mapping[str, Any]  # all of it
+    seed: int  # seed of the search
+    catalog: Path | str  # folder of the data, or its URL
+    features: Path  # folder of the feature table
+    join: tuple[Path, ...]  # folders of the tables joined to it
+    sampler: Path  # the `sampler.json` it wrote
+    winner: str  # "swift" or "uniform"
+    message: str  # the reason, in one sentence
+    trials: tuple[TrialPoint, ...]  # by number
+    confirmation: tuple[Confirmation, ...]  # the guard's runs
+    folder: str = ""  # name of the folder given, if there are several
 
 
 def read_records(

@@ -23,23 +23,14 @@ PAPER = ("loss", "entropy")  # the axes of Fig. 1 of the Swift Sampler paper
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledRows:
-    """A search's sampler over the rows of its feature table.
+    """A search's sampler over the rows of its feature table."""
 
-    Attributes:
-        catalog: The data.
-        table: The rows.
-        sampler: The map from features to probabilities.
-        ratio: N P, float64 (N,).
-        label: Class of each row as the training sees it, int64 (N,).
-        clean: True class, int64 (N,); None if it is not known.
-    """
-
-    catalog: Catalog
-    table: FeatureTable
-    sampler: SwiftSampler
-    ratio: Floats
-    label: NDArray[np.int64]
-    clean: NDArray[np.int64] | None
+    catalog: Catalog  # the data
+    table: FeatureTable  # the rows
+    sampler: SwiftSampler  # the map from features to probabilities
+    ratio: Floats  # N P, float64 (N,)
+    label: NDArray[np.int64]  # class of each row as the training sees it, int64 (N,)
+    clean: NDArray[np.int64] | None  # true class, int64 (N,); None if it is not known
 
     @classmethod
     def open(cls, record: SearchRecord, /) -> Self:
@@ -100,21 +91,13 @@ class SampledRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plane:
-    """Rows over the cells of a plane of two ranks; row index: second feature.
+    """Rows over the cells of a plane of two ranks; row index: second feature."""
 
-    Attributes:
-        names: Features along x and y.
-        edges: Cell boundaries on both axes, float64 (cells + 1,).
-        rows: Number of rows, int64 (cells, cells).
-        ratio: Mean N P, NaN in a cell without rows.
-        noisy: Share of wrong labels, NaN in a cell without rows; None if true labels are not known.
-    """
-
-    names: tuple[str, str]
-    edges: Floats
-    rows: NDArray[np.int64]
-    ratio: Floats
-    noisy: Floats | None
+    names: tuple[str, str]  # features along x and y
+    edges: Floats  # cell boundaries on both axes, float64 (cells + 1,)
+    rows: NDArray[np.int64]  # number of rows, int64 (cells, cells)
+    ratio: Floats  # mean N P, NaN in a cell without rows
+    noisy: Floats | None  # share of wrong labels, NaN in a cell without rows; None if true labels are not known
 
 
 def plane(sampling: SampledRows, x: str, y: str, /) -> Plane:

@@ -37,48 +37,24 @@ Floats = NDArray[np.float64]
 STAGES = 3  # Fig. 2 of the AutoSampling paper: epochs 80, 160 and 240
 
 
-@dataclass(frozen=True, slots=True)
-class WholeImages:
-    """Places of rows that are the samples themselves."""
-
-    sample_id: NDArray[np.int64]
-    windows: None = None
-    flip: None = None
-
-
 @dataclass(frozen=True)
 class SearchedSchedule:
-    """A schedule search with its data.
+    """A schedule search with its data."""
 
-    Attributes:
-        path: Its `auto.json`.
-        document: All of it.
-        seed: Seed of the search.
-        catalog: The training data.
-        schedule: The schedule that it recorded.
-        loss: Loss of each row under the final weights, float32 (N,); None without a feature table.
-        epochs: Epochs of each stage.
-        ends: Epochs done at the end of each interval, float64 (intervals,).
-        rewards: float64 (intervals, children); NaN if a child diverged.
-        rows: Held-out images that a reward is taken on.
-        accuracy: True if the reward is an accuracy.
-        again: Accuracies of the same children on rows that did not choose, float64; None if there are none.
-        again_rows: Number of these rows.
-    """
-
-    path: Path
-    document: Mapping[str, Any]
-    seed: int
-    catalog: Catalog
-    schedule: Schedule
+    path: Path  # its `auto.json`
+    document: Mapping[str, Any]  # all of it
+    seed: int  # seed of the search
+    catalog: Catalog  # the training data
+    schedule: Schedule  # the schedule that it recorded
+    # loss of each row under the final weights, float32 (N,); None without a feature table
     loss: NDArray[np.float32] | None
-    epochs: Sequence[range]
-    ends: Floats
-    rewards: Floats
-    rows: int
-    accuracy: bool
-    again: Floats | None
-    again_rows: int | None
+    epochs: Sequence[range]  # epochs of each stage
+    ends: Floats  # epochs done at the end of each interval, float64 (intervals,)
+    rewards: Floats  # float64 (intervals, children); NaN if a child diverged
+    rows: int  # held-out images that a reward is taken on
+    accuracy: bool  # true if the reward is an accuracy
+    again: Floats | None  # accuracies of the same children on rows that did not choose, float64; None if there are none
+    again_rows: int | None  # number of these rows
 
     @classmethod
     def open(cls, path: Path, /) -> Self:
@@ -131,30 +107,16 @@ class SearchedSchedule:
         return total
 
     @property
-    def label(self) -> NDArray[np.int64]:
-        """Class of each row as the training sees it, int64 (N,)."""
-        return self.catalog.label
-
-    @property
-    def clean(self) -> NDArray[np.int64] | None:
-        """True class of each row, int64 (N,), if it is known."""
-        return self.catalog.clean_label
-
-    @property
     def wrong(self) -> NDArray[np.bool_] | None:
         """True for a wrong label, bool (N,); None if true labels are not known."""
-        return None if self.clean is None else self.label != self.clean
+        clean = self.catalog.clean_label
+        return None if clean is None else self.catalog.label != clean
 
     @property
     def ratio(self) -> Floats:
         """Count over the mean count, float64 (N,): N P of the STATIC distribution."""
         ratio: Floats = self.counts / self.counts.mean()
         return ratio
-
-    @property
-    def table(self) -> WholeImages:
-        """Rows are samples."""
-        return WholeImages(np.arange(len(self.catalog)))
 
     def spread(self, start: float = 0.0) -> "RewardSpread | None":
         """Measure how the children differ after a share `start` of the run; None for one child, or no accuracies."""
@@ -234,24 +196,21 @@ def correlation(a: NDArray[Any], b: NDArray[Any], /) -> tuple[float, float] | No
 
 @dataclass(frozen=True, slots=True)
 class RewardSpread:
-    """Differences between the children of an interval, against the reward's resolution.
+    """Differences between the children of an interval, against the reward's resolution."""
 
-    Attributes:
-        between: Standard deviation between the children of an interval, root mean square over the intervals, per cent.
-        binomial: Standard deviation of one child's reward over draws of as many evaluation rows, √(a(1 − a)/n), same
-            mean and unit. The children see the same evaluation rows, so their differences are less noisy than this.
-        gain: Mean over the intervals of the chosen child's reward less the mean of all children's, per cent. Positive
-            whatever the rewards are worth.
-        repeated: The same gain on rows that did not choose; None if no second set was evaluated. The share of `gain`
-            that it keeps is the children's own, the rest was the luck of the evaluation rows.
-        agreement: Pearson correlation, over all children less their interval's mean, of the reward and the second
-            score; None likewise.
-    """
-
+    # standard deviation between the children of an interval, root mean square over the intervals, per cent
     between: float
+    # standard deviation of one child's reward over draws of as many evaluation rows, √(a(1 − a)/n), same mean and
+    # unit. The children see the same evaluation rows, so their differences are less noisy than this.
     binomial: float
+    # mean over the intervals of the chosen child's reward less the mean of all children's, per cent. Positive
+    # whatever the rewards are worth.
     gain: float
+    # the same gain on rows that did not choose; None if no second set was evaluated. The share of `gain` that it
+    # keeps is the children's own, the rest was the luck of the evaluation rows.
     repeated: float | None
+    # Pearson correlation, over all children less their interval's mean, of the reward and the second score; None
+    # likewise
     agreement: float | None
 
 

@@ -23,17 +23,11 @@ Search = tuple[SearchRecord, SampledRows]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """One search as a line.
+    """One search as a line."""
 
-    Attributes:
-        name: Name of the search.
-        x: Float64 (n,), increasing.
-        y: Float64 (n,).
-    """
-
-    name: str
-    x: Floats
-    y: Floats
+    name: str  # name of the search
+    x: Floats  # float64 (n,), increasing
+    y: Floats  # float64 (n,)
 
 
 def group(searches: Sequence[Search], /) -> dict[str, list[int]]:

@@ -6,7 +6,6 @@ import sys
 from errno import EADDRNOTAVAIL
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from drawstream.pipeline.secrets import without_secrets
 from drawstream.tools.report.board import Board
+from drawstream.tools.report.page import template
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -43,7 +43,7 @@ def serve(runs: Path, port: int, host: str, /) -> None:
 
 
 def make_server(runs: Path, host: str, port: int, /) -> ThreadingHTTPServer:
-    """A server that is bound and does not answer yet."""
+    """Return a server that is bound and does not answer yet."""
 
     class Handler(_Handler):
         folder, board, asking = runs, Board(runs), Lock()
@@ -59,13 +59,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing where a browser went away in the middle of an answer."""
+        """Ignore a browser that closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET of the page, of the state and of the report; all else is refused."""
+    """Answers GET of the page, the state and the report; refuses all else."""
 
     folder: Path
     board: Board
@@ -75,23 +75,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
-        if self.local and self._name() not in LOOPBACK:  # a page of elsewhere whose name was pointed at this machine
+        if self.local and self._name() not in LOOPBACK:  # a foreign page under a name that points here
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         match self.path.partition("?")[0]:
             case "/":
-                self._send(files("drawstream.tools.report").joinpath("serve.html").read_bytes(), "text/html", POLICY)
+                self._send(template("serve.html").render().encode(), "text/html", POLICY)
             case "/state.json":
                 with self.asking:
                     found = self.board.state()
-                self._send(_plain(found).encode(), "application/json", POLICY)
+                self._send(plain_json(found).encode(), "application/json", POLICY)
             case "/report":
                 self._report()
             case _:
                 self.send_error(HTTPStatus.NOT_FOUND)
 
     def _name(self) -> str | None:
-        """The name that this machine was called by."""
+        """Return the host name of the request."""
         try:
             return urlsplit(f"//{self.headers.get('Host') or ''}").hostname
         except ValueError:
@@ -122,11 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: the page asks every two seconds."""
+        """Log nothing: the page asks every two seconds."""
 
 
-def _plain(found: dict[str, Any]) -> str:
-    """As JSON that browsers read: a record may hold numbers that are not finite, and they become null."""
+def plain_json(found: dict[str, Any]) -> str:
+    """Return JSON that browsers read; numbers that are not finite become null."""
     found = without_secrets(found)
     try:
         return json.dumps(found, allow_nan=False)

@@ -9,7 +9,6 @@ import tarfile
 import zlib
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -487,8 +486,8 @@ def test_cases(path):
 
 @pytest.mark.parametrize(("rule", "shape"), [("exif", (96, 48, 3)), ("stored", (48, 96, 3))])
 def test_a_gallery_shows_images_as_they_are_trained_on(tmp_path, rule, shape):
-    from drawstream.tools.report.gallery import _pixels
+    from drawstream.tools.report.gallery import image_of
 
     catalog = indexed(tmp_path / "data", ["webp_prefix_6.webp"], rule)
     data = np.frombuffer(images()["webp_prefix_6.webp"], np.uint8)
-    assert _pixels(SimpleNamespace(catalog=catalog), 0, data).shape == shape
+    assert image_of(catalog, 0, data).shape == shape

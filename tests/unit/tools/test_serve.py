@@ -11,7 +11,7 @@ import pytest
 
 from drawstream.tools.cli.app import main
 from drawstream.tools.report.board import Board
-from drawstream.tools.report.serve import _plain, make_server
+from drawstream.tools.report.serve import make_server, plain_json
 from drawstream.tools.runs.hooks import Journal
 
 
@@ -121,7 +121,7 @@ def test_records_are_read_again_when_they_change_and_only_then(tmp_path, monkeyp
 
 
 def test_numbers_that_are_not_finite_reach_the_browser_as_null():
-    assert json.loads(_plain({"x": [float("nan"), float("inf"), 1.5]})) == {"x": [None, None, 1.5]}
+    assert json.loads(plain_json({"x": [float("nan"), float("inf"), 1.5]})) == {"x": [None, None, 1.5]}
 
 
 def test_a_job_without_a_process_has_ended(tmp_path):

@@ -163,7 +163,7 @@ def _stage_words(counts: Counts) -> str:
 
 
 def _images(search: SearchedSchedule) -> str:
-    counts, label = search.counts, search.label
+    counts, label, ratio = search.counts, search.catalog.label, search.ratio
     mixed = np.random.default_rng(0).permutation(counts.size)
     parts = []
     for each in range(min(CLASSES, search.catalog.num_classes)):
@@ -171,7 +171,7 @@ def _images(search: SearchedSchedule) -> str:
         order = rows[np.argsort(counts[rows], kind="stable")]
         for end, chosen in (("least", order[:IMAGES]), ("most", order[::-1][:IMAGES])):
             parts.append(page.heading(f"Labelled {search.catalog.classes[each]}: drawn {end}"))
-            parts.append(page.gallery(pictures(search, chosen)))
+            parts.append(page.gallery(pictures(search.catalog, chosen, ratio[chosen])))
     note = "Under each image its label, the true label if that differs, and its count over the mean count of a row."
     return "".join(parts) + page.paragraph(note, kind="soft")
 

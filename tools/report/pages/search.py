@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drawstream.tools.experiments.table import NONE, number
 from drawstream.tools.report import page
 from drawstream.tools.report.figures.search import (
@@ -13,7 +16,7 @@ from drawstream.tools.report.figures.search import (
     progress_figure,
     trials_figure,
 )
-from drawstream.tools.report.gallery import extremes, pictures
+from drawstream.tools.report.gallery import Picture, extremes, pictures
 from drawstream.tools.report.records import SearchRecord
 from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
 from drawstream.tools.report.searches import (
@@ -129,8 +132,16 @@ def _images(sampling: SampledRows, count: int) -> str:
             f"{'; those shown were drawn at random from them.' if tied > count else '.'}"
         )
         parts.append(page.heading(f"{name} likely{' crops' if crops else ''}"))
-        parts += [page.gallery(pictures(sampling, rows)), page.paragraph(note, kind="soft")]
+        parts += [page.gallery(shown_rows(sampling, rows)), page.paragraph(note, kind="soft")]
     return "".join(parts)
+
+
+def shown_rows(sampling: SampledRows, rows: NDArray[np.int64], /) -> list[Picture]:
+    """Return the pictures of some rows of a sampler."""
+    table = sampling.table
+    windows = None if table.windows is None else table.windows[rows]
+    flip = None if table.flip is None else table.flip[rows]
+    return pictures(sampling.catalog, table.sample_id[rows], sampling.ratio[rows], windows=windows, flip=flip)
 
 
 def _shares(sampling: SampledRows) -> str:

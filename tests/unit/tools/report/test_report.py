@@ -22,8 +22,9 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import SwiftSampler, effective_sample_size
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import compare
-from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed, pictures
+from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed
 from drawstream.tools.report.groups import groups_of
+from drawstream.tools.report.pages.search import shown_rows
 from drawstream.tools.report.records import read_records
 from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
 from drawstream.tools.runs.record import write_json
@@ -312,7 +313,7 @@ def crops_of(whole: SampledRows, folder: Path) -> SampledRows:
 
 def test_windows_of_crops_are_drawn_on_their_images(searched: Path, tmp_path: Path):
     whole = SampledRows.open(read_records(searched)[1][0])
-    plain, crop = (pictures(sampling, np.array([3]))[0] for sampling in (whole, crops_of(whole, tmp_path)))
+    plain, crop = (shown_rows(sampling, np.array([3]))[0] for sampling in (whole, crops_of(whole, tmp_path)))
     image, drawn = pixels(plain), pixels(crop).astype(int)
     assert image.shape == (8, 8) and drawn.shape == (96, 96, 3)
     large = np.kron(image, np.ones((12, 12), int))[:, :, None].repeat(3, axis=2)

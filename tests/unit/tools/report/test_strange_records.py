@@ -135,7 +135,7 @@ def test_a_value_of_any_type_at_any_place_takes_nothing_from_the_others(
 ):
     """Every value of a record is replaced by each strange one; the page is made of texts here, without plotly's MB."""
     monkeypatch.setattr("drawstream.tools.report.page.document", lambda title, *parts: "".join((title, *parts)))
-    monkeypatch.setattr("drawstream.tools.report.pages.search.pictures", lambda *_: [], raising=False)
+    monkeypatch.setattr("drawstream.tools.report.pages.search.pictures", lambda *_, **__: [], raising=False)
     if name == "run.json":
         whole = json.loads((runs / "good/run.json").read_text())
         whole |= {"evaluation": {"test": "x"}}

@@ -1,47 +1,12 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>drawstream: jobs</title>
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark; --text: #1c2128; --soft: #57606a; --page: #fff; --panel: #f6f8fa; --rule: #d0d7de; --line: #2f7fc1; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e9ee; --soft: #9aa4b0; --page: #14171b; --panel: #1d2127; --rule: #363c45; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--page); color: var(--text); overflow-wrap: anywhere;
-  font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.4rem; margin: .3rem 0; } h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; }
-.soft { color: var(--soft); font-size: .9rem; }
-article { background: var(--panel); border-left: 4px solid var(--line); padding: .6rem 1rem; margin: .6rem 0; }
-article.silent { border-left-color: #d9730d; }
-a { color: #1a62a0; }
-@media (prefers-color-scheme: dark) { a { color: #74b3ea; } }
-:focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
-progress { width: 100%; height: .6rem; accent-color: var(--line); }
-svg { width: 100%; height: 9rem; display: block; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-td, th { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { font-weight: 600; } tbody th { font-weight: inherit; }
-td:last-child { white-space: nowrap; }
-@media (max-width: 40rem) {  /* a job is a block of lines */
-  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--rule); }
-  td, tbody th { display: block; padding: 0; border: 0; } tbody th { font-weight: 600; }
-}
-</style>
-</head>
-<body>
-<h1>Jobs in <span id="folder"></span></h1>
-<p class="soft"><span id="state">asking …</span> · <a href="/report">report of what is finished</a></p>
-<h2>Under way</h2><div id="running"></div>
-<h2>Finished</h2><table aria-label="Finished jobs">
-<thead><tr><th scope="col">Folder</th><th scope="col">Job</th><th scope="col">Result</th><th scope="col">Time</th></tr></thead>
-<tbody id="finished"></tbody></table>
-<script>
 const $ = id => document.getElementById(id);
 function make(tag, text, kind) { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (kind) e.className = kind; return e; }
 const time = s => s >= 3600 ? `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min` : s >= 60 ? `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s` : `${Math.round(s)} s`;
+const names = {lr: 'learning rate', 'accuracy/test': 'test accuracy', 'accuracy/held_out': 'held-out accuracy', best: 'best so far'};
+function value(name, number) {
+  if (name === 'wait_share') return `waits ${Number((100 * number).toPrecision(2))} % of the time`;
+  const unit = name.startsWith('accuracy/') ? ' %' : '', label = names[name] ?? name.replaceAll('_', ' ').replace('/', ' ');
+  return `${label} ${Number(Number(number).toPrecision(name === 'lr' ? 2 : 4))}${unit}`;
+}
 const shown = ['accuracy/test', 'accuracy/held_out', 'best', 'reward', 'loss'];
 function chart(points, name) {
   const xy = points.filter(p => name in p[2]).map(p => [p[1], p[2][name]]);
@@ -63,15 +28,15 @@ function running(job) {
   const spent = last ? last[0] : 0, rate = job.step / (spent || 1), left = job.step ? (job.total - job.step) / rate : 0;
   box.append(make('strong', `${job.kind}: ${job.title}`), ' ', make('span', job.folder, 'soft'));
   const bar = make('progress'); bar.setAttribute('aria-label', 'progress of ' + job.title); bar.max = job.total || 1; bar.value = job.step; box.append(bar);
-  const news = job.ended ? 'its process is gone, before the end: start the same command again to go on'
-    : silent ? `no news for ${time(job.silent)}: killed? Start the same command again to go on` : `${time(spent)} so far, about ${time(left)} left`;
+  const news = job.ended ? 'its process is gone before the end: run the same command again to resume'
+    : silent ? `no news for ${time(job.silent)}: if it was killed, run the same command again to resume` : `${time(spent)} so far, about ${time(left)} left`;
   box.append(make('div', `${job.step} of ${job.total || '?'}; ${news}`, 'soft'));
   if (last) {
-    box.append(make('div', Object.entries(last[2]).map(([k, v]) => `${k.replaceAll('_', ' ')} ${Number(Number(v).toPrecision(5))}`).join(', '), 'soft'));
+    box.append(make('div', Object.entries(last[2]).map(([k, v]) => value(k, v)).join(' · '), 'soft'));
     const name = shown.find(n => job.points.some(p => n in p[2]));
     if (name) {
       const values = job.points.filter(p => name in p[2]).map(p => p[2][name]);
-      box.append(chart(job.points, name), make('div', `${name}: from ${Math.min(...values).toPrecision(4)} to ${Math.max(...values).toPrecision(4)}`, 'soft'));
+      box.append(chart(job.points, name), make('div', `${names[name] ?? name}: from ${Math.min(...values).toPrecision(4)} to ${Math.max(...values).toPrecision(4)}`, 'soft'));
     }
   }
   return box;
@@ -81,7 +46,7 @@ async function ask() {
   try {
     const found = await (await fetch('/state.json')).json();
     $('folder').textContent = found.folder;
-    $('running').replaceChildren(...(found.running.length ? found.running.map(running) : [make('p', 'nothing', 'soft')]));
+    $('running').replaceChildren(...(found.running.length ? found.running.map(running) : [make('p', 'No job is running.', 'soft')]));
     const now = JSON.stringify(found.finished);
     if (now !== before) $('finished').replaceChildren(...found.finished.map(job => {
       const row = make('tr');
@@ -96,6 +61,3 @@ async function ask() {
   } catch (error) { $('state').textContent = 'the server does not answer'; }
 }
 (async () => { for (;;) { await ask(); await new Promise(next => setTimeout(next, 2000)); } })();
-</script>
-</body>
-</html>
