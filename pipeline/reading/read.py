@@ -60,21 +60,6 @@ def read_members(
             status[i] = DAMAGED
 
 
-@njit(cache=True, nogil=True)
-def check_members(
-    sizes: NDArray[np.int64],
-    checksums: NDArray[np.uint32],
-    check: NDArray[np.bool_],
-    starts: NDArray[np.int64],
-    out: NDArray[np.uint8],
-    status: NDArray[np.int64],
-) -> None:
-    """Compare members that were fetched to `out[starts[i] : starts[i] + sizes[i]]` with their checksums."""
-    for i in range(sizes.size):
-        damaged = check[i] and checksum(out[starts[i] : starts[i] + sizes[i]]) != checksums[i]
-        status[i] = DAMAGED if damaged else OK
-
-
 class Members(NamedTuple):
     """Image members to read, one entry each, (n,)."""
 
@@ -204,7 +189,9 @@ class ShardFiles:
         status = np.zeros(len(members.shard), np.int64)
         if self._ranges is not None:
             self._ranges.fetch(members.shard, members.offset, members.size, members.start, out)
-            check_members(*members[2:], out, status)
+            for i in np.flatnonzero(members.check).tolist():
+                start, stop = members.start[i], members.start[i] + members.size[i]
+                status[i] = OK if checksum_of(out[start:stop].data) == members.checksum[i] else DAMAGED
             return status
         most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
         shards = np.unique(members.shard)

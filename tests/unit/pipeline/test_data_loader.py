@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 
 from drawstream.pipeline import StreamDataLoader
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers import IndexStream
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads
 ROWS = 300
@@ -103,16 +103,9 @@ def test_fewer_rows_than_ranks_are_filled_with_weight_0():
     assert [int(loop[1][0]) for loop in loops] == [int(stream.epoch(0)[8]), *first]
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_drop_last(world_size):
-    loader = make(world_size=world_size, drop_last=True)
-    assert len(loader) == len(list(loader)) == 300 // (32 * world_size)
-
-
 def test_validation_without_a_stream():
     loader = StreamDataLoader(Pairs(), batch_size=70)
     assert rows(loader) == rows(loader) == list(range(ROWS))  # no warning of a second pass
-    assert rows(make(Sequential(0, 20))) == list(range(20))
 
 
 # What is refused
@@ -154,19 +147,6 @@ def test_the_sampler_is_for_this_loader_alone():
 
 
 # What goes wrong in a loop
-
-
-@pytest.mark.filterwarnings("ignore:this is a second pass")
-def test_two_loops_at_once():
-    loader = make()
-    whole = rows(loader)
-    loader.set_epoch(0)
-    one, two = iter(loader), iter(loader)
-    assert rows([next(one), next(one)]) == whole[:64]
-    assert rows([next(two)]) == whole[:32]
-    assert saved(loader)["position"] == 32  # of the one begun last
-    assert rows(one) == whole[64:] and saved(loader)["position"] == 32
-    assert rows(two) == whole[32:] and saved(loader)["position"] == ROWS
 
 
 def test_two_loops_at_once_cannot_share_persistent_workers():

@@ -168,14 +168,6 @@ def test_leaving_early_leaves_no_trace(catalog, request):
     assert all(torch.equal(batch.images, images) for batch, images in zip(loader, whole, strict=True))
 
 
-def test_an_error_in_the_loop_leaves_no_trace(digits):
-    loader = Loader(digits, IndexStream(300), batch_size=10)
-    with pytest.raises(ZeroDivisionError):
-        for _ in loader:
-            1 / 0  # noqa: B018
-    assert len(list(loader)) == 30
-
-
 @AGAIN
 def test_two_loops_at_once(digits):
     loader = Loader(digits, IndexStream(300), batch_size=30, transform=SMALL)
@@ -219,11 +211,6 @@ def test_the_next_epoch_of_a_subset_is_set_up_while_this_one_runs(digits, monkey
     for epoch in (3, 4):
         loader.set_epoch(epoch)
         np.testing.assert_array_equal(np.concatenate(ids(loader)), fresh.epoch(epoch)[0:100])
-
-
-def test_sequential_part_of_a_catalog(digits):
-    batches = list(Loader(digits, Sequential(90, 110), batch_size=7))
-    assert np.concatenate(ids(batches)).tolist() == list(range(90, 110))
 
 
 def test_small_images_are_run_in_groups_of_batches(digits):

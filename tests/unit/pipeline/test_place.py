@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import SequentialSampler
 
 from drawstream.pipeline import Loader, StreamBatchSampler, StreamDataLoader, StreamSampler
-from drawstream.samplers import IndexStream
+from drawstream.samplers import IndexStream, Sequential
 
 WEIGHTS = np.linspace(1, 4, 300)
 KINDS = {"loader": Loader, "data loader": StreamDataLoader, "sampler": StreamSampler, "batches": StreamBatchSampler}
@@ -78,6 +78,21 @@ def test_a_row_sampler_makes_a_stream(make):
 def test_a_sampler_of_torch_is_no_stream(make):
     with pytest.raises(TypeError, match="a stream is needed, but got SequentialSampler: give an IndexStream"):
         make(SequentialSampler(range(300)))
+
+
+def test_a_part_in_order(make):
+    assert rows(make(Sequential(90, 110), batch_size=7)) == list(range(90, 110))
+
+
+@only("world_size", [1, 2])
+def test_the_length_of_an_epoch_sets_none_up(make, world_size):
+    one = make(batch_size=64, world_size=world_size, drop_last=True)
+    one.set_epoch(1)
+    steps = 300 // (64 * world_size)
+    assert len(one) == (64 * steps if make.kind == "sampler" else steps)
+    one.stream.update(WEIGHTS**8)
+    starts = range(0, 64 * world_size * steps, 64 * world_size)
+    assert rows(one) == [row for start in starts for row in order(WEIGHTS**8, 1)[start : start + 64]]
 
 
 def test_a_stream_that_is_assigned_is_checked(make):
@@ -481,11 +496,3 @@ def test_a_state_at_the_end_of_an_epoch_holds_no_weights_of_it(make):
     one = make(Learner())
     list(one)
     assert one.state_dict()["changes"].keys() == {"sampler"}
-
-
-def test_the_length_of_an_epoch_sets_none_up(make):
-    one = make()
-    one.set_epoch(1)
-    assert len(one) == (300 if make.kind == "sampler" else 3)
-    one.stream.update(WEIGHTS**8)
-    assert rows(one) == order(WEIGHTS**8, 1)

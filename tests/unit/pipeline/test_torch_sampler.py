@@ -7,7 +7,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from drawstream.pipeline.torch_sampler import StreamBatchSampler, StreamSampler
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers import IndexStream
 
 WEIGHTS = np.arange(1.0, 41.0)
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads
@@ -50,13 +50,6 @@ def test_batch_sampler_steps_are_the_batches_of_the_stream(stream):
     np.testing.assert_array_equal(np.concatenate([rank[5] for rank in steps]), stream.epoch(1)[60:69])
 
 
-def test_drop_last(stream):
-    sampler = StreamBatchSampler(stream, batch_size=16, drop_last=True)
-    assert [len(batch) for batch in sampler] == [16] * 4
-    assert len(sampler) == 4
-    assert len(StreamSampler(stream, batch_size=16, drop_last=True)) == 64
-
-
 @pytest.mark.filterwarnings("ignore:this is a second pass")
 @pytest.mark.parametrize("done", [0, 1, 4, 7, 23])
 def test_resume_in_the_middle(stream, done):
@@ -83,10 +76,6 @@ def test_stream_replaced_between_epochs(stream):
     sampler.stream = IndexStream(only_two, draws=70, seed=2)
     sampler.set_epoch(1)
     assert set(np.concatenate([batch.numpy() for batch in loader])) == {4, 9}
-
-
-def test_sequential():
-    assert list(StreamBatchSampler(Sequential(2, 9), batch_size=3)) == [[2, 3, 4], [5, 6, 7], [8]]
 
 
 def test_an_epoch_without_a_step_is_refused(stream):
