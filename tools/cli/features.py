@@ -162,14 +162,8 @@ def info(given: TableOptions) -> None:
     size = sum(part.path.stat().st_size for part in opened.parts)
     types = {name: str(kind) for name, kind in opened.parts[0].types.items()}
     types |= {name: "float32" for joined in opened.joined for name in joined.columns}
-    result = {
-        "rows": len(opened),
-        "parts": len(opened.parts),
-        "bytes": size,
-        "columns": types,
-        "fingerprint": opened.fingerprint,
-        "provenance": opened.provenance,
-    }
+    result = {"rows": len(opened), "parts": len(opened.parts), "bytes": size, "columns": types}
+    result |= {"fingerprint": opened.fingerprint, "provenance": opened.provenance}
     lines = [
         f"{len(opened)} rows in {len(opened.parts)} parts, {size / 1e6:.1f} MB, fingerprint {opened.fingerprint}",
         *(f"column {name}: {kind}" for name, kind in types.items()),

@@ -182,15 +182,8 @@ def diff(given: DiffOptions) -> None:
 
 def _facts(opened: StreamSource) -> dict[str, Any]:
     stream = opened.stream
-    return {
-        "rows": stream.rows,
-        "draws": stream.draws,
-        "mode": stream.mode,
-        "seed": stream.seed,
-        "window": stream.window,
-        "catalog": opened.fingerprint,
-        "fingerprint": stream.fingerprint,
-    }
+    facts = {name: getattr(stream, name) for name in ("rows", "draws", "mode", "seed", "window")}
+    return facts | {"catalog": opened.fingerprint, "fingerprint": stream.fingerprint}
 
 
 def _title(opened: StreamSource) -> str:
