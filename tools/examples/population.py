@@ -89,7 +89,7 @@ class Member:
         return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "rate")}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on as another child would have."""
+        """Restore the state of another child."""
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)
 

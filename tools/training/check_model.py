@@ -1,4 +1,4 @@
-"""Whether a model takes the images of a job and gives logits for its classes: tried before anything else is done."""
+"""Try a model before anything else is done: it must take the images of a job and give logits for its classes."""
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ def _remedy(name: str, channels: int) -> str:
 
 
 def takes_gray(name: str, /, *, num_classes: int, size: Size) -> bool:
-    """Whether a model is to get gray images with one channel: all but a factory whose models take three channels only.
+    """Return True if a model gets gray images with one channel: all but factories of models for three channels only.
 
     Raises:
         ValueError: As `build_model`.

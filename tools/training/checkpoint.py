@@ -23,7 +23,7 @@ class Stateful(Protocol):
         """Return the current state."""
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Go on from there."""
+        """Restore a state."""
 
 
 Parts = Mapping[str, Stateful | None]
@@ -84,5 +84,5 @@ class AsTensors:
         return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on from there."""
+        """Restore a state."""
         self.part.load_state_dict({k: v.numpy() if isinstance(v, Tensor) else v for k, v in state.items()})

@@ -143,7 +143,7 @@ class ModelChild:
         return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._step = state["step"]

@@ -13,7 +13,7 @@ from drawstream.tools.training.setup import Setup
 
 
 def compare_finished(setup: Setup, control: Path, candidate: Path, /) -> PairedTest:
-    """Whether the weights of a finished training beat those of the control on the setup's held-out set.
+    """Test if the weights of a finished training beat those of the control on the setup's held-out set.
 
     Raises:
         ValueError: There is no held-out set, or weights do not fit the model.

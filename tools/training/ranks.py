@@ -31,7 +31,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and prints."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
     def total(self, value: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def carry(sampler: SwiftSampler, table: FeatureTable, /, *, frozen: bool = False
 
 
 def fitted_on(sampler: SwiftSampler, table: FeatureTable, /) -> bool:
-    """Whether a sampler's tables were made of this very feature table."""
+    """Return True if a sampler's tables were made of this very feature table."""
     return bool(sampler.provenance.get("features") == table.fingerprint)
 
 

@@ -25,7 +25,7 @@ class Learner(Protocol):
     """A row sampler that learns from the training passes: `PSGD`, `CSGD`, `InfoBatch`."""
 
     def observe(self, ids: Any, logits: Any, labels: Any, weights: Any = None, /) -> None:
-        """Take note of a batch."""
+        """Record a batch."""
 
     def reduce(self, total: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None, /) -> None:
         """End an epoch, adding up over the ranks."""

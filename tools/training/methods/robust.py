@@ -1,4 +1,4 @@
-"""Losses that withstand wrong labels: what the Swift Sampler paper compares with, for `train(..., criterion=…)`.
+"""Losses that withstand wrong labels, with which the Swift Sampler paper compares: `LoopParts(criterion=…)`.
 
 Notation
     z, y    logits (n, C) float32 and targets (n,) int64 of a batch;  t = onehot(y);  p = softmax(z)

@@ -32,7 +32,7 @@ def sampler_of(text: str | None, /) -> Path | str | None:
 
 
 def is_own(name: str, /) -> bool:
-    """Whether a name is `module:factory`, not a file's or a method's."""
+    """Return True for `module:factory`, False for names of files and methods."""
     return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Batch selectors in the training loop: which of the rows that the loader gives are trained on.
+"""Batch selectors in the training loop: they choose which of the rows that the loader gives are trained on.
 
 Notation
     G, f   rows of a training step over all ranks; factor of the selector
@@ -168,7 +168,7 @@ class Chooser:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Go on where `state_dict` was called; another number of ranks shares the waiting rows out anew.
+        """Restore a state; another number of ranks shares the waiting rows out anew.
 
         Raises:
             ValueError: The state is of another selector.
