@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from drawstream.features import FeatureTable
+from drawstream.features.table.part import part_path, write_part
 from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import Sequential
@@ -132,13 +133,9 @@ def test_a_model_that_takes_colour_only_gets_it(data, tmp_path, capsys, monkeypa
 
 @pytest.mark.parametrize("command", ["train", "auto"])
 def test_large_gray_images_are_trained_on_and_a_small_model_is_said_to_be_slow(data, tmp_path, capsys, command):
-    words = ("train",) if command == "train" else ("search", "auto")
-    more = (
-        () if command == "train" else ("--held-out", data / "gray-png", "--exploration", "uniform", "--reward-rows", 8)
-    )
-    status = run(
-        *words, data / "large", "-o", tmp_path / "run", "--model", "cnn", "--epochs", 1, "--global-batch", 8, *more
-    )
+    given = (data / "large", "-o", tmp_path / "run", "--model", "cnn", "--epochs", 1, "--global-batch", 8)
+    auto = ("--held-out", data / "gray-png", "--exploration", "uniform", "--reward-rows", 8)
+    status = run(*(("train", *given) if command == "train" else ("search", "auto", *given, *auto)))
     err = capsys.readouterr().err
     assert status == 0, err
     note = "note: --model cnn is made for images of up to 64 pixels, and these are 224 × 224: it will be slow and weak"
@@ -164,29 +161,13 @@ def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, 
     words = {
         "train": ("train", gray, "-o", "run"),
         "features": ("features", gray, "-o", "f", "--weights", "w"),
-        "swift": (
-            "search",
-            "swift",
-            "f",
-            "-o",
-            "s",
-            "--catalog",
-            gray,
-            "--held-out",
-            colour,
-            "--start",
-            "w",
-        ),
+        "swift": ("search", "swift", "f", "-o", "s", "--catalog", gray, "--held-out", colour, "--start", "w"),
         "auto": ("search", "auto", gray, "-o", "auto", "--held-out", colour),
         "bench": ("bench", "features", "--data", gray),
     }[command]
     if command == "swift":
-        pytest.importorskip("optuna")
-        ids = np.arange(60)
-        from drawstream.features.table.part import part_path, write_part
-
         (tmp_path / "f").mkdir()
-        columns = {"sample_id": ids, "crop": np.zeros(60, np.int32), "label": Catalog.open(gray).label}
+        columns = {"sample_id": np.arange(60), "crop": np.zeros(60, np.int32), "label": Catalog.open(gray).label}
         columns |= {name: RNG.random(60).astype(np.float32) for name in ("loss", "entropy", "grad_norm")}
         write_part(part_path(tmp_path / "f", 0), columns, {"catalog": Catalog.open(gray).fingerprint, "parts": 1})
     for model, told in (

@@ -17,6 +17,7 @@ from drawstream.tools.training.methods.table import METHODS, Method, add_method,
 from drawstream.tools.training.setup import AUGMENT, Setup
 
 ROWS, EPOCHS = 1000, 10
+CORESETS = ("coreset-random", "coreset-forgetting", "coreset-k_center")
 
 
 def made(name, share=0.3, seed=4, **options):
@@ -37,18 +38,9 @@ def made(name, share=0.3, seed=4, **options):
 @pytest.mark.parametrize(
     ("name", "draws", "epochs"),
     [
-        ("unif", 300, 10),
-        ("scan", 1000, 3),
-        ("p", 300, 10),
-        ("c", 300, 10),
-        ("infobatch", 1000, 3),
-        ("coreset-random", 300, 10),
-        ("coreset-forgetting", 300, 10),
-        ("coreset-k_center", 300, 10),
-        ("sb", 1000, 10),
-        ("osgd", 300, 10),
-        ("dlis", 900, 10),
-        ("rho", 3000, 10),
+        *((name, 300, 10) for name in ("unif", "p", "c", "osgd", *CORESETS)),
+        *((name, 1000, 3) for name in ("scan", "infobatch")),
+        *(("sb", 1000, 10), ("dlis", 900, 10), ("rho", 3000, 10)),
     ],
 )
 def test_draws_and_epochs_of_a_budget(name, draws, epochs):
@@ -96,7 +88,7 @@ def test_an_epoch_of_part_of_the_rows_has_no_row_twice(name):
     assert len(np.unique(np.concatenate(epochs))) > 550  # 657 expected of three independent draws
 
 
-@pytest.mark.parametrize("name", ["coreset-random", "coreset-forgetting", "coreset-k_center"])
+@pytest.mark.parametrize("name", CORESETS)
 def test_a_core_set_is_the_same_rows_in_new_orders(name):
     stream = made(name).stream
     first, second = (stream.epoch(epoch)[:] for epoch in (0, 1))

@@ -63,19 +63,20 @@ def model():
     return build_model("mlp", seed=0, **SHAPE)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
-def test_plain_checkpoints_load(model, wrap, tmp_path):
-    state = {f"module.{name}": value + 1 for name, value in model.state_dict().items()}  # as DDP names them
-    torch.save(wrap(state), tmp_path / "model.pt")
-    load_weights(model, tmp_path / "model.pt")
-    assert all(torch.equal(value, state[f"module.{name}"]) for name, value in model.state_dict().items())
-
-
-def test_safetensors_load(model, tmp_path):
-    state = {name: value + 1 for name, value in model.state_dict().items()}
-    save_file(state, tmp_path / "model.safetensors")
-    load_weights(model, tmp_path / "model.safetensors")
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("model.safetensors", save_file),
+        ("model.pt", torch.save),
+        ("model.pt", lambda state, path: torch.save({"model": state}, path)),
+        ("model.pt", lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path)),
+    ],
+)
+def test_weights_and_plain_checkpoints_load(model, name, save, tmp_path):
+    state = {f"module.{key}": value + 1 for key, value in model.state_dict().items()}  # as DDP names them
+    save(state, tmp_path / name)
+    load_weights(model, tmp_path / name)
+    assert all(torch.equal(value, state[f"module.{key}"]) for key, value in model.state_dict().items())
 
 
 class Hostile:
