@@ -27,7 +27,8 @@ class Actor:
     def run(self, task: Any) -> Iterator[Answer]:
         """Yield the answers of a task."""
         assert self._function is not None
-        yield from map(portable, answers(self._function, task))
+        for answer in answers(self._function, task):  # not `yield from`: Ray sends into the generator
+            yield portable(answer)
 
 
 class RayActors:
@@ -82,7 +83,7 @@ class RayActors:
             message = self._ray.get(next(handle) if hasattr(handle, "__next__") else handle)
         except self._ray.exceptions.RayError as error:  # the worker, its node, or what it had sent is gone
             self._ray.kill(worker)
-            return worker, Died(f"because: {describe(error)}".splitlines()[0])
+            return worker, Died(f"because: {describe(getattr(error, 'cause', error))}".splitlines()[0])
         if isinstance(message, Answer) and not message.done:
             self._workers[handle] = worker
         return worker, message

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from drawstream.pipeline.workers import engines
 from drawstream.pipeline.workers.engines import spread
 from drawstream.pipeline.workers.pool import ATTEMPTS, Answer, Pool, WorkerError
-from drawstream.pipeline.workers.ray import RayActors, joined, places_of
+from drawstream.pipeline.workers.ray import Actor, RayActors, joined, places_of
 
 
 def open_workers(function, /, workers=None, engine="local", **options):
@@ -210,6 +210,13 @@ def test_a_cluster_without_room_is_refused():
         places_of(nodes((2, 0)), "cpu", 3)
     with pytest.raises(ValueError, match="no node with 1 cores and a GPU"):
         places_of(nodes((2, 0)), "gpu", None)
+
+
+def test_an_actor_yields_answers_and_can_be_sent_into_as_ray_does():
+    actor = Actor()
+    actor._function = counting
+    running = actor.run(2)
+    assert [running.send(None) for _ in range(3)] == [Answer(0, done=False), Answer(1, done=False), Answer(2)]
 
 
 class LostError(Exception):
