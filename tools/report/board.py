@@ -61,7 +61,8 @@ class Board:
         now = time.time()
         live = [{**job, "silent": max(0.0, now - job["updated"]), "ended": _ended(job)} for job in running[:MOST]]
         live.sort(key=lambda job: job["ended"])
-        return {"folder": str(self._folder), "running": live, "finished": finished[:MOST], "jobs": len(finished)}
+        folder = str(self._folder.resolve())
+        return {"folder": folder, "running": live, "finished": finished[:MOST], "jobs": len(finished)}
 
     def _files(self, closed: list[Entry]) -> Iterator[Path]:
         """Return records and journals; folders that cannot be read go to `closed`."""

@@ -45,7 +45,7 @@ let before = '';
 async function ask() {
   try {
     const found = await (await fetch('/state.json')).json();
-    $('folder').textContent = found.folder;
+    $('folder').textContent = found.folder.split('/').pop() || found.folder; $('folder').title = found.folder;
     $('running').replaceChildren(...(found.running.length ? found.running.map(running) : [make('p', 'No job is running.', 'soft')]));
     const now = JSON.stringify(found.finished);
     if (now !== before) $('finished').replaceChildren(...found.finished.map(job => {
