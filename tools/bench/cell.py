@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from drawstream.features import Tracker
-from drawstream.pipeline import Loader
+from drawstream.pipeline import Loader, Source
 from drawstream.pipeline.shards.catalog import FILE
 from drawstream.pipeline.shards.pack import pack
 from drawstream.samplers import IndexStream
@@ -29,7 +29,7 @@ from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.setup import Setup
 
-__all__ = ["VALIDATION", "Cell", "Record", "start_plan"]
+__all__ = ["VALIDATION", "Cell", "Record", "accuracies", "pack_plan", "start_plan"]
 
 VALIDATION = {"clean": "held_out", "noisy": "held_out_noisy"}  # name of the set in a run's history
 
@@ -52,6 +52,26 @@ def start_plan(data: str, /, **changed: Any) -> DemoPlan:
     return plan
 
 
+def pack_plan(out: Path, data: str, source: Path | None, plan: Plan, /, *, noise: float = 0.0, seed: int = 0) -> Source:
+    """Write the catalogs of a plan, as far as they are not there; return the training images."""
+    train, test = source_and_test(data, source, seed)
+    sizes: dict[str, Any] = {"limit": plan.limit, "holdout": plan.holdout}
+    hold_data(out, data, source, seed=seed, noise=noise, **sizes)
+    kind: dict[str, Any] = {"encoding": "raw", "seed": seed}
+    if not (out / "test" / FILE).exists():
+        pack(test, out / "test", **kind)
+    if not (out / "data/train" / FILE).exists():
+        pack(train, out / "data", **kind, **sizes, label_noise=noise, noise_seed=seed)
+    return train
+
+
+def accuracies(record: Record, validation: str = "clean", /) -> dict[str, float]:
+    """Return a run's test accuracy after the last epoch, and at the first best one of the validation set."""
+    epochs = [epoch["accuracy"] for epoch in record["history"]]
+    chosen = max(epochs, key=lambda accuracy: accuracy[VALIDATION[validation]])
+    return {"last": epochs[-1]["test"], "best": chosen["test"]}
+
+
 @dataclass(frozen=True)
 class Cell:
     """Data and runs of one noise level under one seed.
@@ -70,18 +90,12 @@ class Cell:
 
     def pack(self, data: str, source: Path | None, /) -> None:
         """Write the catalogs, as far as they are not there; arguments as for the demo."""
-        train_source, test_source = source_and_test(data, source, self.seed)
-        sizes: dict[str, Any] = {"limit": self.plan.limit, "holdout": self.plan.holdout}
-        hold_data(self.folder, data, source, seed=self.seed, noise=self.noise, **sizes)
-        kind: dict[str, Any] = {"encoding": "raw", "seed": self.seed}
-        noisy = {**kind, **sizes, "label_noise": self.noise, "noise_seed": self.seed}
-        if not (self.folder / "test" / FILE).exists():
-            pack(test_source, self.folder / "test", **kind)
-        if not (self.folder / "data/train" / FILE).exists():
-            pack(train_source, self.folder / "data", **noisy)
+        train = pack_plan(self.folder, data, source, self.plan, noise=self.noise, seed=self.seed)
         if self.noise and not (self.folder / "noisy/train" / FILE).exists():
             few = self.plan.holdout + 1  # the holdout is the same rows whatever the limit: leave out the others
-            pack(train_source, self.folder / "noisy", **{**noisy, "limit": few}, noise_holdout=True)
+            wrong: dict[str, Any] = {"label_noise": self.noise, "noise_seed": self.seed, "noise_holdout": True}
+            kind: dict[str, Any] = {"encoding": "raw", "seed": self.seed, "limit": few, "holdout": self.plan.holdout}
+            pack(train, self.folder / "noisy", **kind, **wrong)
 
     @cached_property
     def setups(self) -> dict[str, Setup]:

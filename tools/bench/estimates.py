@@ -14,6 +14,7 @@ from drawstream.tools.demo import DemoPlan
 from drawstream.tools.estimate.demo import estimate_runs, packed_plan
 from drawstream.tools.estimate.probe import scratch_folder
 from drawstream.tools.estimate.stages import Estimate
+from drawstream.tools.runs.record import read_record
 
 __all__ = ["estimate_auto", "estimate_budget", "estimate_noise"]
 
@@ -27,7 +28,7 @@ def estimate_noise(plan: DemoPlan, data: str, out: Path, grid: NoiseGrid, /, *, 
         for method in dict.fromkeys(("uniform", *expand(grid.methods))):
             judges = grid.validation if level else ("clean",)
             names = dict.fromkeys(name for judge in judges for name in folders(method, judge))
-            runs[method] += sum(not (folder / name / "run.json").exists() for name in names)
+            runs[method] += sum(_is_missing(folder, name) for name in names)
             if method in SEARCHES:
                 new = sum(not (folder / f"search-{method}-{judge}/search.json").exists() for judge in judges)
                 trials = SEARCHES[method].get("trials", plan.trials)
@@ -35,6 +36,13 @@ def estimate_noise(plan: DemoPlan, data: str, out: Path, grid: NoiseGrid, /, *, 
     runs["rank study"] += len(grid.folders(out)) * len(grid.validation) * grid.candidates * (1 + share)
     with packed_plan(data, out, source, max(grid.noise)) as (setup, _):
         return estimate_runs("bench noise", out, setup, plan.recipe, runs)
+
+
+def _is_missing(folder: Path, name: str) -> bool:
+    """Tell whether a training is still to be run; none follows a search that kept uniform."""
+    search = folder / f"search-{name}/search.json"
+    kept = search.exists() and read_record(search, "search")["winner"] == "uniform"
+    return not kept and not (folder / name / "run.json").exists()
 
 
 def estimate_auto(plan: DemoPlan, data: str, out: Path, grid: AutoGrid, /, *, source: Path | None) -> Estimate:

@@ -21,7 +21,7 @@ from torch import nn
 
 from drawstream.features import FeatureTable
 from drawstream.samplers import SwiftSampler, effective_sample_size
-from drawstream.tools.bench.cell import Record, start_plan
+from drawstream.tools.bench.cell import Record, accuracies, start_plan
 from drawstream.tools.bench.checks import check_noise
 from drawstream.tools.bench.noise.cell import NoiseCell, Probabilities, right_rows
 from drawstream.tools.bench.noise.grid import CHANGED
@@ -47,14 +47,7 @@ def mlp_64(*, num_classes: int, channels: int, size: tuple[int, int]) -> nn.Modu
 
 @dataclass(frozen=True, slots=True)
 class TransferGrid:
-    """Grid of models and seeds at one noise level.
-
-    Attributes:
-        source: Model that is searched on.
-        targets: Models that are trained, none of them the source.
-        noise: Share of wrong labels, in [0, 1).
-        seeds: Of everything that is drawn.
-    """
+    """Grid of models and seeds at one noise level; the source is searched on, the targets are trained too."""
 
     source: str
     targets: tuple[str, ...]
@@ -120,10 +113,8 @@ def _outcome(target: NoiseCell, source: NoiseCell, method: str) -> dict[str, Any
         probabilities = _probabilities(target, source, method)
         record = target.train(method, probabilities)
     wrong = right_rows(target.setup.data) == 0
-    chosen = max(record["history"], key=lambda epoch: epoch["accuracy"]["held_out"])  # of equal epochs the first
     return {
-        "last": record["history"][-1]["accuracy"]["test"],
-        "best": chosen["accuracy"]["test"],
+        **accuracies(record),
         "ess": effective_sample_size(probabilities) / len(probabilities),
         "wrong": 100 * float(probabilities[wrong].sum()),
         "winner": search["winner"],

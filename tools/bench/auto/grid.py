@@ -41,14 +41,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class AutoGrid:
-    """Grid of noise levels, seeds and methods.
-
-    Attributes:
-        settings: Of the searches.
-        noise: Shares of wrong training labels, each in [0, 1); held-out and test labels are true.
-        methods: Of `METHODS`.
-        seeds: Of everything that is drawn.
-    """
+    """Grid of noise levels (of the training labels alone), seeds and methods; `settings` of the searches."""
 
     settings: Settings
     noise: tuple[float, ...] = (0.0, 0.4)

@@ -19,7 +19,6 @@ import numpy as np
 
 from drawstream.pipeline import Catalog
 from drawstream.pipeline.shards.catalog import FILE
-from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.workers.engines import spread
 from drawstream.tools.bench.budget.cell import (
     CONTROL,
@@ -36,8 +35,9 @@ from drawstream.tools.bench.budget.cell import (
 from drawstream.tools.bench.budget.claims import claims
 from drawstream.tools.bench.budget.page import headline, tables, write_page
 from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
+from drawstream.tools.bench.cell import pack_plan
 from drawstream.tools.bench.checks import check_distinct, check_names
-from drawstream.tools.demo import PLANS, hold_data, source_and_test
+from drawstream.tools.demo import PLANS
 from drawstream.tools.experiments.results import Row
 from drawstream.tools.runs.config import used_config
 from drawstream.tools.runs.identity import model_identity
@@ -54,15 +54,7 @@ EVALUATIONS = 5  # of a run: the 15 000 rows that judge it cost as much as 5000 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Grid of methods, budgets, augmentations, schedules and seeds.
-
-    Attributes:
-        methods: Of `METHODS`; `full` and `unif` are always among them, as the control.
-        budgets: B of every method but `full`.
-        augments: Of the training images.
-        schedules: Of the learning rate.
-        seeds: Of weights and orders.
-    """
+    """Grid of methods, budgets, augmentations, schedules and seeds; `full` and `unif` are always run, as controls."""
 
     methods: tuple[str, ...] = METHODS
     budgets: tuple[float, ...] = BUDGETS
@@ -124,7 +116,7 @@ def common_of(
     """
     plan = PLANS.get(data, PLANS["fashion-mnist"])
     if data in PLANS:
-        _pack(data, out, source)
+        pack_plan(out, data, source, plan)
         judges: tuple[Path, Path, Path | None] = (out / "data/train", out / "data/holdout", out / "test")
     elif not (Path(data) / FILE).exists():
         raise ValueError(f"{data!r} is neither one of {', '.join(PLANS)} nor the folder of a catalog ({FILE})")
@@ -136,17 +128,6 @@ def common_of(
     recipe = replace(plan.recipe, **{key: given[key] for key in ("epochs", "lr") if key in given})
     model, batch = given.get("model", plan.model), given.get("global_batch", plan.batch_size)
     return Common(*judges, model, batch, recipe, min(EVALUATIONS, recipe.epochs), threads, device)
-
-
-def _pack(data: str, out: Path, source: Path | None) -> None:
-    """Write the catalogs of a named data set, as far as they are not there; one division for all seeds."""
-    train, test = source_and_test(data, source, 0)
-    sizes: dict[str, Any] = {"limit": PLANS[data].limit, "holdout": PLANS[data].holdout}
-    hold_data(out, data, source, **sizes)
-    if not (out / "test" / FILE).exists():
-        pack(test, out / "test", encoding="raw", seed=0)
-    if not (out / "data/train" / FILE).exists():
-        pack(train, out / "data", encoding="raw", seed=0, **sizes)
 
 
 def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine: str = "local") -> dict[str, Any]:

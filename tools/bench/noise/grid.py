@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.bench.cell import VALIDATION, Record, start_plan
+from drawstream.tools.bench.cell import VALIDATION, Record, accuracies, start_plan
 from drawstream.tools.bench.checks import check_names, check_noise, noise_folders
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
@@ -39,15 +39,7 @@ CHANGED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class NoiseGrid:
-    """Grid of noise levels, validation sets, seeds and methods.
-
-    Attributes:
-        noise: Shares of wrong labels, each in [0, 1).
-        methods: Of `METHODS`, of the other searches, or sets of them (`SETS`); `drop` is a run for each of some shares.
-        seeds: Of everything that is drawn.
-        validation: `clean`, `noisy`, or both; without noise they are the same.
-        candidates: Of a rank study at every noise level, validation and seed; 0 leaves it out.
-    """
+    """Grid of noise levels, validation sets, seeds and methods; `candidates` of a rank study at each, 0 for none."""
 
     noise: tuple[float, ...] = (0.0, 0.4)
     methods: tuple[str, ...] = METHODS
@@ -121,7 +113,10 @@ def _compare(cell: NoiseCell, methods: Sequence[str], validation: str, results: 
     setting = {"noise": cell.noise, "validation": validation}
     for method in methods:
         for name, record in cell.runs(method, validation).items():
-            row = Row(name, setting, cell.seed, _outcome(record, validation if cell.noise else "clean"))
+            found = accuracies(record, validation if cell.noise else "clean")
+            found["search_seconds"] = record["search"]["seconds"] if "search" in record else 0.0
+            found |= {"train_seconds": record["seconds"], "extra_forward_backward": record["extra_forward_backward"]}
+            row = Row(name, setting, cell.seed, found)
             place = f"noise {cell.noise:g}, {validation} validation, seed {cell.seed}"
             print(f"{place}: {name} last {row.values['last']:.2f}, best {row.values['best']:.2f}", flush=True)
             results.rows.append(row)
@@ -149,16 +144,4 @@ def _story(record: Record) -> Record:
         "guard": None if guard is None else guard["message"],
         "unguarded": record.get("unguarded"),
         "scores": [trial["value"] for trial in search["trials"] if trial["value"] is not None],
-    }
-
-
-def _outcome(record: Record, validation: str) -> dict[str, Any]:
-    """Return a run's accuracy where this validation set chooses the epoch; the first of equal epochs."""
-    chosen = max(record["history"], key=lambda epoch: epoch["accuracy"][VALIDATION[validation]])
-    return {
-        "last": record["history"][-1]["accuracy"]["test"],
-        "best": chosen["accuracy"]["test"],
-        "search_seconds": record["search"]["seconds"] if "search" in record else 0.0,
-        "train_seconds": record["seconds"],
-        "extra_forward_backward": record["extra_forward_backward"],
     }
