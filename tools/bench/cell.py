@@ -52,7 +52,9 @@ def start_plan(data: str, /, **changed: Any) -> DemoPlan:
     return plan
 
 
-def pack_plan(out: Path, data: str, source: Path | None, plan: Plan, /, *, noise: float = 0.0, seed: int = 0) -> Source:
+def pack_plan(
+    out: Path, data: str, source: Path | None, plan: DemoPlan, /, *, noise: float = 0.0, seed: int = 0
+) -> Source:
     """Write the catalogs of a plan, as far as they are not there; return the training images."""
     train, test = source_and_test(data, source, seed)
     sizes: dict[str, Any] = {"limit": plan.limit, "holdout": plan.holdout}
