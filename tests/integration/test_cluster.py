@@ -190,7 +190,7 @@ def test_a_node_that_joins_when_all_others_died_ends_the_work(cluster, catalog, 
 def test_models_and_data_that_a_node_cannot_open_are_named(cluster, catalog, tmp_path):
     broken = make()
     broken.lock = threading.Lock()
-    with pytest.raises(ValueError, match=r"^the model cannot be sent to other processes: cannot pickle '_thread.lock'"):
+    with pytest.raises(ValueError, match=r"^the model cannot be sent to other processes: .*_thread.lock"):
         on_cluster(cluster, catalog, broken, tmp_path / "f")
     source = ArraySource(PIXELS[:100], DIGITS.target[:100])
     moved = Catalog.open(pack(source, tmp_path / "here").train)

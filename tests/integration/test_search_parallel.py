@@ -140,6 +140,7 @@ def test_processes_that_are_killed_leave_their_candidates_to_the_others(modelled
 @pytest.mark.slow
 def test_ray_finds_the_same(alone, tmp_path):
     pytest.importorskip("ray")
-    found = finish(start(tmp_path, {**RANDOM, "engine": "ray", "workers": 2}, tmp_path / "journal"))
-    assert found == alone
-    assert len({pid for _, _, pid in lines(tmp_path / "journal")}) == 2
+    process = start(tmp_path, {**RANDOM, "engine": "ray", "workers": 2}, tmp_path / "journal")
+    assert finish(process) == alone
+    pids = {pid for _, _, pid in lines(tmp_path / "journal")}
+    assert 1 <= len(pids) <= 2 and str(process.pid) not in pids  # the first may do all before the second has started
