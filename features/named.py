@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 
 
 def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
@@ -31,8 +31,8 @@ def load_factory(what: str, spec: str, /) -> Callable[..., Any]:
             found = getattr(importlib.import_module(module), name)
         except Exception as error:  # of the user's module
             raise ValueError(
-                f"{what} {spec!r} cannot be imported: {describe(error)}: give module:factory, of the working folder or "
-                "installed"
+                f"{what} {spec!r} cannot be imported: {describe_error(error)}: give module:factory, of the "
+                "working folder or installed"
             ) from error
     if not callable(found):
         raise ValueError(f"{what} {spec!r} must name a factory, but {name} is {type(found).__name__}")

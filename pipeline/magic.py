@@ -45,7 +45,7 @@ _KINDS: tuple[tuple[bytes, int, str], ...] = (  # bytes, where they stand, what 
 _LOOKED = 512  # first bytes that are looked at
 
 
-def describe(data: bytes | memoryview, /) -> str:
+def describe_bytes(data: bytes | memoryview, /) -> str:
     """Say what a file is that is no readable image: "it is a GIF image"."""
     return f"it is {_kind(bytes(data[:_LOOKED]))}"
 

@@ -46,7 +46,7 @@ def without_secrets(value: Any, /) -> Any:
     return shown(value) if isinstance(value, str) else value
 
 
-def describe(error: BaseException, /) -> str:
+def describe_error(error: BaseException, /) -> str:
     """Type and first line of an error, without secrets."""
     lines = shown(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features.named import load_factory, users_code
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 from drawstream.pipeline.workers.engines import Workers, open_workers
 from drawstream.pipeline.workers.pool import Pool
 from drawstream.samplers.errors import DrawstreamError
@@ -69,7 +69,7 @@ def evaluate(objective: Objective, probabilities: NDArray[np.float64], trial: Tr
     except Exception as error:
         raise ObjectiveError(
             f"the objective raised at trial {trial.number} (stage {trial.stage!r}, seed {trial.seed}): "
-            f"{describe(error)}; the study is intact: mend the objective and start the same search again"
+            f"{describe_error(error)}; the study is intact: mend the objective and start the same search again"
         ) from error
 
 
@@ -99,7 +99,7 @@ def run(objective: Objective, task: tuple[NDArray[np.float64], Trial], /) -> Out
     try:
         score = evaluate(objective, probabilities, trial)
     except ObjectiveError as error:
-        return Outcome(trial, None, time.perf_counter() - begin, error, describe(error.__cause__ or error))
+        return Outcome(trial, None, time.perf_counter() - begin, error, describe_error(error.__cause__ or error))
     return Outcome(trial, score, time.perf_counter() - begin)
 
 

@@ -42,7 +42,7 @@ class Description:
     counts: list[int]
 
 
-def describe(table: FeatureTable, /) -> Iterator[Description]:
+def describe_table(table: FeatureTable, /) -> Iterator[Description]:
     """Describe every feature of a table, one after another; two columns' worth of memory at a time."""
     for name in table.names:
         values = np.empty(len(table), np.float32)

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from drawstream.pipeline.decoding import dali_image
 from drawstream.pipeline.decoding.exif import SIDEWAYS, UPRIGHT, check_rule, elsewhere, orientation, png_chunks, turn
 from drawstream.pipeline.decoding.quiet import no_warnings
-from drawstream.pipeline.magic import describe
+from drawstream.pipeline.magic import describe_bytes
 from drawstream.samplers.files.system import fault_behind
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ def _by_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) ->
         if opened:
             raise ValueError(f"image does not decode ({_line(error)})") from None
         unsaid = isinstance(error, UnidentifiedImageError) or "decoder object" in str(error)
-        reason = describe(data) if unsaid else _line(error)
+        reason = describe_bytes(data) if unsaid else _line(error)
         raise ValueError(f"not a readable JPEG, PNG, WebP or Netpbm image ({reason})") from None
 
 

@@ -20,7 +20,7 @@ from drawstream.pipeline.reading.open_files import SHARED, OpenFile, OpenFiles
 from drawstream.pipeline.reading.options import Checksum
 from drawstream.pipeline.reading.ranges import RangeShards
 from drawstream.pipeline.shards.catalog import Catalog, checksum_of
-from drawstream.pipeline.shards.checksum import checksum
+from drawstream.pipeline.shards.checksum import member_checksum
 from drawstream.pipeline.shards.remote import Remote
 from drawstream.samplers.files.system import DESCRIPTORS, fault_of, system_fault
 
@@ -56,7 +56,7 @@ def read_members(
                 status[i] = SHORT if got == 0 else UNREADABLE
                 break
             done += got
-        if done == size and check[i] and checksum(out[starts[i] : starts[i] + size]) != checksums[i]:
+        if done == size and check[i] and member_checksum(out[starts[i] : starts[i] + size]) != checksums[i]:
             status[i] = DAMAGED
 
 

@@ -23,7 +23,7 @@ _xxh3: Any = types.ExternalFunction("XXH3_64bits", types.uint64(types.voidptr, t
 
 
 @njit(cache=True, nogil=True)
-def checksum(data: NDArray[np.uint8]) -> Any:
+def member_checksum(data: NDArray[np.uint8]) -> Any:
     """Return the checksum of a member, a contiguous byte array, as uint32."""
     size = np.uintp(data.size)
     return np.uint32(_xxh3(data.ctypes.data, size) if size > WIDE else _xxh32(data.ctypes.data, size, np.uint32(0)))

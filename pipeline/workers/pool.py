@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 from drawstream.samplers.errors import DrawstreamError
 
 ATTEMPTS = 3  # of a task: one may fall with its machine, and the next with the memory of another
@@ -199,7 +199,7 @@ def load(function: Callable[[], Callable[[Any], Any]], /) -> tuple[Callable[[Any
     try:
         return function(), READY
     except Exception as error:
-        return None, Refused(f"its function cannot be loaded there: {describe(error)}")
+        return None, Refused(f"its function cannot be loaded there: {describe_error(error)}")
 
 
 class ThisProcess:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 from drawstream.pipeline.workers.pool import Died, answers, load, portable
 
 PATIENCE = 5.0  # seconds for a worker to end by itself
@@ -33,8 +33,8 @@ class Processes:
             pickle.dumps(function)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise ValueError(
-                f"{what} cannot be sent to other processes: {describe(error)}: give a function of a module, or an "
-                "object that can be pickled"
+                f"{what} cannot be sent to other processes: {describe_error(error)}: give a function of a "
+                "module, or an object that can be pickled"
             ) from None
         self.size = workers
         self._function, self._threads = function, threads

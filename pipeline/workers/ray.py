@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 from drawstream.pipeline.workers.pool import Answer, Died, answers, load, portable
 
 
@@ -56,7 +56,7 @@ class RayActors:
             self._stored = [ray.put(function)]  # in a list: the worker looks it up itself
         except TypeError as error:  # Ray's own text shows the whole function
             raise ValueError(
-                f"{what} cannot be sent to other processes: {describe(error.__cause__ or error)}"
+                f"{what} cannot be sent to other processes: {describe_error(error.__cause__ or error)}"
             ) from None
         options = {"num_cpus": cores, "num_gpus": int(device == "gpu"), "scheduling_strategy": "SPREAD"}
         self._actor = ray.remote(Actor).options(**options)
@@ -83,7 +83,7 @@ class RayActors:
             message = self._ray.get(next(handle) if hasattr(handle, "__next__") else handle)
         except self._ray.exceptions.RayError as error:  # the worker, its node, or what it had sent is gone
             self._ray.kill(worker)
-            return worker, Died(f"because: {describe(getattr(error, 'cause', error))}".splitlines()[0])
+            return worker, Died(f"because: {describe_error(getattr(error, 'cause', error))}".splitlines()[0])
         if isinstance(message, Answer) and not message.done:
             self._workers[handle] = worker
         return worker, message

@@ -26,7 +26,7 @@ from drawstream.samplers.arguments import whole_number
 from drawstream.samplers.hashing import derive_keys, digest_array, random_words
 from drawstream.samplers.methods.visits import Total, Visits
 from drawstream.samplers.orders.order import Draws
-from drawstream.samplers.orders.shuffle import Shuffle, shuffle
+from drawstream.samplers.orders.shuffle import Shuffle, keyed_shuffle
 from drawstream.samplers.orders.stream import IndexStream
 
 __all__ = ["InfoBatch"]
@@ -153,7 +153,7 @@ class Kept:
 
     def draw_epoch(self, seed: int, epoch: int, /) -> Draws:
         """Return the order of an epoch."""
-        return Draws(partial(self._fill, shuffle(self.draws, "infobatch", seed, epoch)), self._importance)
+        return Draws(partial(self._fill, keyed_shuffle(self.draws, "infobatch", seed, epoch)), self._importance)
 
     def _fill(self, places: Shuffle, start: int, out: NDArray[np.int64]) -> None:
         places.fill(start, out)

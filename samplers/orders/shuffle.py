@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import derive_keys, high_product, random_bits
 
-__all__ = ["Shuffle", "shuffle"]
+__all__ = ["Shuffle", "keyed_shuffle"]
 
 EXACT_SIZE = 1024  # 8 KiB, within the first-level cache
 ROUNDS = 6  # 3 and 4 fail chi-square tests on pairs and differences below 20 000 positions, 6 pass from 257 on
@@ -46,7 +46,7 @@ class Shuffle:
             permute(start, self.size, (self.size - 1).bit_length(), self.keys, out)
 
 
-def shuffle(size: int, /, *parts: int | str) -> Shuffle:
+def keyed_shuffle(size: int, /, *parts: int | str) -> Shuffle:
     """Return the permutation of [0, size) that belongs to key parts (see `derive_keys`)."""
     if size <= EXACT_SIZE:
         table = np.arange(size, dtype=np.int64)

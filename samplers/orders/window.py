@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers.hashing import derive_keys, random_bits
-from drawstream.samplers.orders.shuffle import ROUNDS, Shuffle, permute, shuffle
+from drawstream.samplers.orders.shuffle import ROUNDS, Shuffle, keyed_shuffle, permute
 
 __all__ = ["MIN_WINDOW", "Windows", "arrange"]
 
@@ -59,10 +59,10 @@ class Windows:
 def arrange(size: int, window: int, /, *parts: int | str) -> Shuffle | Windows:
     """Return the arrangement of [0, size) that belongs to key parts: by windows, or one shuffle when window is 0."""
     if not window or window >= size:
-        return shuffle(size, *parts)
+        return keyed_shuffle(size, *parts)
     run = window // _RUNS
     keys = derive_keys(3, "windows", *parts)
-    return Windows(size, run, int(keys[2]) % size, shuffle(size // run, "runs", *parts), keys[:2])
+    return Windows(size, run, int(keys[2]) % size, keyed_shuffle(size // run, "runs", *parts), keys[:2])
 
 
 @njit(cache=True, nogil=True)

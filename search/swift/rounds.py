@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 from drawstream.pipeline.workers.pool import Pool
 from drawstream.samplers import DegenerateSampler, SwiftFit
 from drawstream.samplers.swift.sampler import effective_share, require_share
@@ -81,7 +81,7 @@ class Rounds:
                     time.sleep(PATIENCE)
         except BaseException as error:
             for trial in self._running.values():
-                self._fail(trial, "stopped", describe(error))
+                self._fail(trial, "stopped", describe_error(error))
             raise
 
     def _taken(self) -> dict[int, FrozenTrial]:

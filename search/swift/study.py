@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, make_url
 
 from drawstream.pipeline.identity import difference, plain
-from drawstream.pipeline.secrets import describe, shown
+from drawstream.pipeline.secrets import describe_error, shown
 from drawstream.samplers import SwiftParams
 from drawstream.samplers.errors import DrawstreamError
 
@@ -181,7 +181,7 @@ def _created(storage: str | None, name: str) -> optuna.Study:
             if attempt + 1 == ATTEMPTS or not any(sign in str(error) for sign in MEANWHILE):
                 if _FULL in str(error):
                     raise _storage_error(storage, error) from None
-                law = f"cannot open the study storage {shown(storage)!r}: {shown(describe(error), storage)}"
+                law = f"cannot open the study storage {shown(storage)!r}: {shown(describe_error(error), storage)}"
                 raise ValueError(f"{law}: is the address right, is its server up, and its driver installed?") from None
             time.sleep(PAUSE * (1 + attempt))
     raise AssertionError("the last attempt returns or raises")
@@ -199,7 +199,7 @@ def _storage_error(storage: str | None, error: BaseException) -> Exception:
         cause = deeper
     if _FULL in str(cause):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), make_url(storage or "sqlite://").database)
-    law = f"the study storage {shown(storage)!r} cannot be read or written: {shown(describe(cause), storage)}"
+    law = f"the study storage {shown(storage)!r} cannot be read or written: {shown(describe_error(cause), storage)}"
     return StorageError(f"{law}: is it whole, and may you write there? Another output folder starts a new one")
 
 

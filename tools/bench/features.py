@@ -32,10 +32,10 @@ from drawstream.samplers import Sequential, SwiftFit, SwiftParams
 from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, small_images, write_files
 from drawstream.tools.bench.loader.rounds import Delivery, System, alternate, median_ratio
 from drawstream.tools.experiments.table import Columns, table_of
-from drawstream.tools.training.check_model import check_model
+from drawstream.tools.training.check_model import check_built
 from drawstream.tools.training.models import ResNet, build_model
 
-__all__ = ["run"]
+__all__ = ["run_features"]
 
 PHOTOS, SMALL_IMAGES = 192, 20_000  # images of a round: some seconds of ResNet-18, or one of the CNN, on two cores
 FORWARD, LOADER, LOSS, LAST, CROPS = "forward", "loader", "extract loss", "extract loss, grad_norm", "extract crops"
@@ -44,7 +44,7 @@ ROWS = 1_280_000  # of ImageNet's training set
 STEPS = 5  # training steps that the tracker is timed beside
 
 
-def run(
+def run_features(
     data: str | Path = "photos",
     *,
     model: str | None = None,
@@ -126,7 +126,7 @@ def _model(spec: str | None, catalog: Catalog, *, large: bool) -> nn.Module:
     size = default_transform(catalog, train=False).size
     classes, channels = catalog.num_classes, catalog.channels
     model = build_model(spec or "cnn", num_classes=classes, channels=channels, size=size, seed=0)
-    check_model(model, spec or "cnn", num_classes=classes, channels=channels, size=size, trained=False)
+    check_built(model, spec or "cnn", num_classes=classes, channels=channels, size=size, trained=False)
     return model
 
 

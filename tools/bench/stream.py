@@ -27,7 +27,7 @@ from torch.utils.data import WeightedRandomSampler
 from drawstream.samplers import IndexStream, Order
 from drawstream.tools.experiments.table import number, table_of
 
-__all__ = ["missing_systems", "run"]
+__all__ = ["missing_systems", "run_stream"]
 
 ROUND_DRAWS = 2_000_000
 SEEK_ROWS = 1024
@@ -40,7 +40,7 @@ _PROC = Path("/proc/self")
 Draw = Callable[[int], Any]  # number of indices -> so many of them, or one full shuffle
 
 
-def run(
+def run_stream(
     rows: Sequence[int] = (1_280_000,), *, rounds: int = 5, seed: int = 0, show: bool = True
 ) -> list[dict[str, Any]]:
     """Measure every system at every number of rows, print a table, and return its rows.
@@ -61,7 +61,7 @@ def run(
 
 
 def missing_systems(rows: Sequence[int], /) -> list[dict[str, Any]]:
-    """Return who is not in the table of `run` at these numbers of rows, and why: system, mode, rows, reason."""
+    """Return who is not in the table of `run_stream` at these numbers of rows, and why: system, mode, rows, reason."""
     refuses = f"refuses more than {TORCH_MOST_ROWS} rows"
     missing = []
     for count in rows:

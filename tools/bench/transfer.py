@@ -32,7 +32,7 @@ from drawstream.tools.runs.record import before, conclude
 from drawstream.tools.training.models import mlp
 from drawstream.tools.training.transfer import carry
 
-__all__ = ["METHODS", "MODELS", "TransferGrid", "run", "summarise", "tables"]
+__all__ = ["METHODS", "MODELS", "TransferGrid", "run_transfer", "summarise", "tables"]
 
 METHODS = ("uniform", "own", "refit", "frozen", "same-p")
 MODELS = {"digits": ("mlp", ("mlp-64", "cnn")), "fashion-mnist": ("cnn", ("resnet8",))}  # source, targets
@@ -63,7 +63,9 @@ class TransferGrid:
         check_noise((self.noise,), self.seeds)
 
 
-def run(data: str, out: Path, grid: TransferGrid, /, *, files: Path | None = None, **changes: Any) -> dict[str, Any]:
+def run_transfer(
+    data: str, out: Path, grid: TransferGrid, /, *, files: Path | None = None, **changes: Any
+) -> dict[str, Any]:
     """Search on the source, train the targets in every way, print a table, and write `transfer.json` into `out`.
 
     What a killed study finished is kept when it is started again; an unfinished run goes on after its last epoch.

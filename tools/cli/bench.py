@@ -45,9 +45,10 @@ def stream(given: StreamOptions) -> None:
 
     Example: drawstream bench stream --rows 1e6,1e7,1e8 --json stream.json
     """
-    from drawstream.tools.bench.stream import missing_systems, run
+    from drawstream.tools.bench.stream import missing_systems, run_stream
 
-    table = [{**row, "seed": seed} for seed in given.seeds for row in run(given.rows, rounds=given.rounds, seed=seed)]
+    rows = {seed: run_stream(given.rows, rounds=given.rounds, seed=seed) for seed in given.seeds}
+    table = [{**row, "seed": seed} for seed, found in rows.items() for row in found]
     missing = missing_systems(given.rows)
     for each in missing:
         print(f"{each['system']} ({each['mode']}): {each['reason']}")
@@ -88,9 +89,9 @@ def loader(given: LoaderOptions) -> None:
 
     Example: drawstream bench loader --json loader.json; drawstream bench loader --data fashion-mnist
     """
-    from drawstream.tools.bench.loader.bench import run
+    from drawstream.tools.bench.loader.bench import run_loader
 
-    write_result(run(**_values(given)), given.json_path)
+    write_result(run_loader(**_values(given)), given.json_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +112,9 @@ def features(given: FeaturesOptions) -> None:
 
     Example: drawstream bench features --json features.json; drawstream bench features --data fashion-mnist --rounds 7
     """
-    from drawstream.tools.bench.features import run
+    from drawstream.tools.bench.features import run_features
 
-    write_result(run(**_values(given)), given.json_path)
+    write_result(run_features(**_values(given)), given.json_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,7 @@ def transfer(given: TransferOptions) -> None:
 
     Example: drawstream bench transfer --json transfer.json
     """
-    from drawstream.tools.bench.transfer import MODELS, TransferGrid, run
+    from drawstream.tools.bench.transfer import MODELS, TransferGrid, run_transfer
     from drawstream.tools.demo import PLANS
 
     source, targets = _of_data(MODELS, given.data)
@@ -195,7 +196,7 @@ def transfer(given: TransferOptions) -> None:
     changes: dict[str, Any] = {} if given.trials is None else {"trials": given.trials}
     if given.epochs is not None:
         changes["recipe"] = replace(PLANS[given.data].recipe, epochs=given.epochs)
-    result = run(given.data, given.folder("transfer"), grid, files=given.source, **changes)
+    result = run_transfer(given.data, given.folder("transfer"), grid, files=given.source, **changes)
     write_result(result, given.json_path)
 
 

@@ -198,7 +198,7 @@ def describe(given: TableOptions) -> None:
 
     Example: drawstream features describe features --join faces.parquet
     """
-    from drawstream.features.table.describe import describe as run
+    from drawstream.features.table.describe import describe_table as run
 
     opened = given.open()
     found = []

@@ -81,11 +81,11 @@ def _fit(
     from drawstream.samplers.files.weights_file import map_weights
     from drawstream.samplers.swift.fit import requested_columns
     from drawstream.samplers.swift.fit_blocks import fit_blocks
-    from drawstream.tools.runs.record import command
+    from drawstream.tools.runs.record import command_line
     from drawstream.tools.training.transfer import origin
 
     law, names = SwiftParams(**params), list(features)
-    noted = {**origin(table), "command": command()}
+    noted = {**origin(table), "command": command_line()}
     if file is not None:
         sampler = fit_blocks(table.blocks, file, law, features=names, transform=transform, provenance=noted)
         return sampler, map_weights(file)

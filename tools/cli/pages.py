@@ -70,7 +70,7 @@ def serve(given: ServeOptions) -> None:
 
     Example: drawstream serve runs
     """
-    from drawstream.tools.report.serve import serve as run
+    from drawstream.tools.report.serve import serve_jobs as run
 
     run(given.runs, given.port, given.host)
 

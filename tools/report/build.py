@@ -13,7 +13,7 @@ from drawstream.tools.report import page
 from drawstream.tools.report.data import name_folders, read_data
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.left_out import DAMAGED, LeftOut
-from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance
+from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance_section
 from drawstream.tools.report.pages.result import history_sections, result_section
 from drawstream.tools.report.pages.schedule import schedule_sections
 from drawstream.tools.report.pages.search import overview, search_blocks, side_by_side
@@ -111,7 +111,7 @@ def _page(jobs: _Jobs, folders: Sequence[str], left: LeftOut) -> str:
     if not searches and not schedules:
         parts.append(page.paragraph("No search lies below this folder, so there is no sampler to show.", kind="soft"))
     parts += [*_searches(searches), *schedule_sections(schedules)]
-    parts.append(page.section("Provenance", *provenance(groups, searches, schedules)))
+    parts.append(page.section("Provenance", *provenance_section(groups, searches, schedules)))
     return page.document(title, *parts)
 
 

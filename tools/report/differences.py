@@ -7,7 +7,7 @@ from typing import Any
 from drawstream.tools.report import page
 from drawstream.tools.report.groups import Group
 
-__all__ = ["differences"]
+__all__ = ["list_differences"]
 
 COLUMNS = 6  # of the table; of more groups, each value with those that have it
 APART = ("method", "seed", "sampler", "catalog", "features", "stream", "command", "join", "tracked", "config", "name")
@@ -18,7 +18,7 @@ LEAVE = frozenset((*APART, *RESULTS, *TIMES, *DATA))
 PARTS = ("recipe", "sampling", "transform")  # of a record; their settings are known by their own names
 
 
-def differences(groups: Sequence[Group], /) -> str:
+def list_differences(groups: Sequence[Group], /) -> str:
     """Return a table of the settings that the groups do not share; empty if they share all."""
     columns: dict[str, list[dict[str, str]]] = {}
     for group in groups:

@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 
 
-def serve(runs: Path, port: int, host: str, /) -> None:
+def serve_jobs(runs: Path, port: int, host: str, /) -> None:
     """Serve the page about the jobs below a folder until Ctrl-C; port 0 takes a free one.
 
     Raises:

@@ -30,7 +30,7 @@ BESIDE = ("processes", "engine", "page")  # of a benchmark's record: they change
 
 def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any]:
     """Write a record and return it; `Path` values become relative to its folder, URLs lose their credentials."""
-    record = {"format": FORMAT, "kind": kind, "command": command(), **used_config(), **content}
+    record = {"format": FORMAT, "kind": kind, "command": command_line(), **used_config(), **content}
     record |= {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
     record |= {"machine": machine(), "versions": versions()}
     record = {key: _kept(key, value, path.parent) for key, value in record.items()}
@@ -38,7 +38,7 @@ def write_record(path: Path, kind: str, content: dict[str, Any], /) -> dict[str,
     return record
 
 
-def command() -> list[str]:
+def command_line() -> list[str]:
     """The words of the command line of this process, without credentials; `shlex.join` gives what can be pasted."""
     return ["drawstream", *map(shown, sys.argv[1:])]
 
@@ -196,4 +196,4 @@ def finish(result: dict[str, Any], json_path: Path | None, text: str) -> None:
 def write_result(result: dict[str, Any], json_path: Path | None) -> None:
     """Write what `--json` asks for: the command, and its result."""
     if json_path is not None:
-        write_json(json_path, {"command": command(), **result})
+        write_json(json_path, {"command": command_line(), **result})

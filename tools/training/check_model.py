@@ -7,12 +7,12 @@ from drawstream.features.shard_scorer import require_logits
 from drawstream.pipeline.loader import SMALL
 from drawstream.tools.training.models import BUILT_IN, build_model
 
-__all__ = ["check_model", "slow_on", "takes_gray"]
+__all__ = ["check_built", "slow_on", "takes_gray"]
 
 Size = tuple[int, int]
 
 
-def check_model(
+def check_built(
     model: nn.Module, name: str, /, *, num_classes: int, channels: int, size: Size, trained: bool = True
 ) -> None:
     """Run a model on two empty images, in evaluation mode and, where it will be trained, in training mode.

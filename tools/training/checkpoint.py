@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drawstream.pipeline.identity import ANOTHER, refuse_other
-from drawstream.pipeline.secrets import describe
+from drawstream.pipeline.secrets import describe_error
 from drawstream.search.tensor_file import load_tensors, save_tensors
 from drawstream.tools.training.accounting import Epoch, Run
 
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts
         epochs = [Epoch(**epoch) for epoch in content["history"]]
         return Run(epochs, content["best_epoch"], content["best_state"], content["counts"])
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({describe(error)}): {ANOTHER}") from None
+        raise ValueError(f"{path}: damaged checkpoint ({describe_error(error)}): {ANOTHER}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from drawstream.pipeline.loader import SMALL, channel_statistics
 from drawstream.pipeline.place import Stream
 from drawstream.pipeline.shards.names import printable
 from drawstream.samplers import IndexStream, Sequential
-from drawstream.tools.training.check_model import check_model, slow_on, takes_gray
+from drawstream.tools.training.check_model import check_built, slow_on, takes_gray
 from drawstream.tools.training.models import build_model
 from drawstream.tools.training.ranks import Ranks
 
@@ -194,7 +194,7 @@ class Setup:
         model = build_model(self.model, num_classes=classes, channels=channels, size=size, seed=seed)
         model = model.to("cuda" if self.device == "gpu" else "cpu")
         if not self._checked:
-            check_model(model, self.model, num_classes=classes, channels=channels, size=size, trained=trained)
+            check_built(model, self.model, num_classes=classes, channels=channels, size=size, trained=trained)
             if note := slow_on(self.model, size):
                 self._note(note)
             self._checked.append(self.model)

@@ -16,12 +16,12 @@ from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, smal
 from drawstream.tools.bench.loader.raw import compare_raw, format_raw
 from drawstream.tools.bench.loader.rounds import Setting
 
-__all__ = ["run"]
+__all__ = ["run_loader"]
 
 PHOTOS, SMALL = 2048, 60_000  # images of a round, so that it takes 2 or 3 seconds, or a fraction of one
 
 
-def run(
+def run_loader(
     data: str | Path = "photos",
     *,
     batch_sizes: Sequence[int] = (128, 512),

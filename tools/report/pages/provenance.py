@@ -15,7 +15,7 @@ from drawstream.tools.report.records import SearchRecord, TrainRecord
 from drawstream.tools.report.schedules import SearchedSchedule
 from drawstream.tools.report.searches import Search
 
-__all__ = ["Job", "command_of", "date_of", "provenance"]
+__all__ = ["Job", "command_of", "date_of", "provenance_section"]
 
 Job = TrainRecord | SearchRecord | SearchedSchedule
 FEW = 12  # records in an open table
@@ -38,7 +38,7 @@ def date_of(job: Job, /) -> str:
     return when.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def provenance(
+def provenance_section(
     groups: Sequence[Group], searches: Sequence[Search], schedules: Sequence[SearchedSchedule], /
 ) -> list[str]:
     """Return everything that is needed to make the records again."""

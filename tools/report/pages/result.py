@@ -8,7 +8,7 @@ from drawstream.tools.experiments.compare import Difference, signed
 from drawstream.tools.experiments.table import NONE
 from drawstream.tools.report import page
 from drawstream.tools.report.comparison import SENTENCES, Entry, Pair, cautions, compare, pairs_of, verdicts
-from drawstream.tools.report.differences import differences
+from drawstream.tools.report.differences import list_differences
 from drawstream.tools.report.figures.training import history_figure, result_figure
 from drawstream.tools.report.groups import Group
 from drawstream.tools.report.records import SearchRecord
@@ -54,7 +54,7 @@ def result_section(groups: Sequence[Group], searches: Sequence[SearchRecord], ju
             "held-out set chose.",
             kind="soft",
         ),
-        page.heading("What differs between these runs") + table if (table := differences(groups)) else "",
+        page.heading("What differs between these runs") + table if (table := list_differences(groups)) else "",
     )
 
 

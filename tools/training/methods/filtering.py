@@ -7,7 +7,7 @@ from typing import Any
 from drawstream.features import CropScorer
 from drawstream.pipeline import CropFilter, Loader
 from drawstream.samplers import SwiftSampler
-from drawstream.tools.training.check_model import check_model
+from drawstream.tools.training.check_model import check_built
 from drawstream.tools.training.models import build_model, load_weights
 from drawstream.tools.training.setup import Setup
 
@@ -40,7 +40,7 @@ class Filtering:
         name = self.model or setup.model
         classes, channels, size = setup.data.num_classes, setup.input_channels, setup.transforms[0].size
         model = build_model(name, num_classes=classes, channels=channels, size=size, seed=0)
-        check_model(model, name, num_classes=classes, channels=channels, size=size, trained=False)
+        check_built(model, name, num_classes=classes, channels=channels, size=size, trained=False)
         load_weights(model, self.weights)
         return CropFilter(loader, sampler, CropScorer(model, measures=sampler.features), keep=1 / self.factor)
 

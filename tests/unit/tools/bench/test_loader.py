@@ -19,7 +19,7 @@ from drawstream.pipeline import Catalog, Transform
 from drawstream.pipeline.images.draws import draw_windows
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.bench.loader import peers
-from drawstream.tools.bench.loader.bench import run
+from drawstream.tools.bench.loader.bench import run_loader
 from drawstream.tools.bench.loader.dali_readers import dali_systems
 from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights, weighted_stream
 from drawstream.tools.bench.loader.photos import BYTES, HEIGHT, WIDTH, digits, pack_photos
@@ -66,7 +66,7 @@ def test_photos_are_like_imagenet_and_reproducible(photos, catalog, tmp_path):
 
 
 def test_jpegs_are_compared_with_dali_and_torch(photos, capsys):
-    result = run("photos", images=20, batch_sizes=(8,), rounds=2, work=photos)
+    result = run_loader("photos", images=20, batch_sizes=(8,), rounds=2, work=photos)
     assert [row["system"] for row in result["rows"]] == IN_PROCESS + TORCH
     assert all(len(row["rounds"]) == 2 and row["images_per_second"] > 0 for row in result["rows"])
     ratio = {row["system"]: row["ratio"] for row in result["rows"]}
@@ -177,7 +177,7 @@ def test_the_peers_windows_follow_the_law_of_the_loader():
 
 
 def test_raw_result_and_table(capsys):
-    result = run("digits", batch_sizes=(128,), images=3000, rounds=3)
+    result = run_loader("digits", batch_sizes=(128,), images=3000, rounds=3)
     systems = [(row["system"], row["batch_size"]) for row in result["rows"]]
     assert systems == [("drawstream", 128), ("dali external_source", 128), ("dali external_source", 2048)]
     for row in result["rows"]:
@@ -203,9 +203,9 @@ def test_digits_are_repeated_at_28_pixels(tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path):
     raw, gray = (pack(digits(10), tmp_path / name, encoding=name).train for name in ("raw", "png"))
     with pytest.raises(ValueError, match="raw images are compared on the CPU, but got --device gpu"):
-        run(raw, device="gpu")
+        run_loader(raw, device="gpu")
     with pytest.raises(ValueError, match=r"must be RGB to be compared.*png.*gray"):
-        run(gray)
+        run_loader(gray)
 
 
 def test_command_takes_a_catalog_and_writes_json(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from drawstream.features import FeatureTable
 from drawstream.samplers import IndexStream, SwiftSampler
-from drawstream.tools.bench.transfer import METHODS, TransferGrid, run, summarise, tables
+from drawstream.tools.bench.transfer import METHODS, TransferGrid, run_transfer, summarise, tables
 from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.transfer import carry
@@ -20,7 +20,7 @@ def studied(tmp_path_factory, shrink):
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch, recipe=Recipe(2, 0.05))
         out = tmp_path_factory.mktemp("transfer")
-        yield out, run("digits", out, GRID)
+        yield out, run_transfer("digits", out, GRID)
 
 
 def test_rows(studied):
@@ -63,7 +63,7 @@ def test_a_finished_study_is_read_and_an_unfinished_one_goes_on(studied, capsys)
     run_of_frozen = out / "seed-3/mlp-64/frozen/run.json"
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("run.json") if path != run_of_frozen}
     run_of_frozen.unlink()
-    again = run("digits", out, GRID)
+    again = run_transfer("digits", out, GRID)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     timeless = [{key: row[key] for key in row if key != "train_seconds"} for row in again["rows"]]
     assert timeless == [{key: row[key] for key in row if key != "train_seconds"} for row in result["rows"]]

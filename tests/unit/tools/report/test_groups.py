@@ -10,7 +10,7 @@ from drawstream.tools.cli.app import main
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import cautions, compare, pairs_of, verdicts
 from drawstream.tools.report.data import name_folders
-from drawstream.tools.report.differences import differences
+from drawstream.tools.report.differences import list_differences
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.records import read_records
 
@@ -123,9 +123,9 @@ def test_only_settings_that_differ_are_in_the_table(tmp_path: Path, make_run):
         for seed in (0, 1):
             transform = {"mean": [lr], "pad": 4}
             make_run(tmp_path / name / f"{seed}", seed=seed, recipe={"lr": lr}, transform=transform)
-    table = differences(groups(tmp_path / "x", tmp_path / "y"))
+    table = list_differences(groups(tmp_path / "x", tmp_path / "y"))
     assert re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table) == ["Setting", "x", "y", "lr", "0.1", "0.2"]
-    assert differences(groups(tmp_path / "x")) == ""
+    assert list_differences(groups(tmp_path / "x")) == ""
 
 
 def test_many_groups_have_a_summary_and_a_table(tmp_path: Path, make_run):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from drawstream.tools.training.check_model import check_model, slow_on, takes_gray
+from drawstream.tools.training.check_model import check_built, slow_on, takes_gray
 from drawstream.tools.training.models import BUILT_IN, build_model
 
 FACTORIES = """
@@ -71,14 +71,14 @@ WRONG = [
 def test_a_model_that_does_not_fit_is_one_line(factories, name, told):
     spec, shape = f"strange_models:{name}", {"num_classes": 10, "channels": 1, "size": (8, 8)}
     with pytest.raises(ValueError, match=re.escape(told)) as caught:
-        check_model(build_model(spec, **shape, seed=0), spec, **shape)
+        check_built(build_model(spec, **shape, seed=0), spec, **shape)
     assert str(caught.value).startswith(f"model {spec!r}") and "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
 def test_auxiliary_outputs_of_training_do_not_matter_where_nothing_is_trained(factories):
     spec, shape = "strange_models:auxiliary", {"num_classes": 10, "channels": 1, "size": (8, 8)}
-    check_model(build_model(spec, **shape, seed=0), spec, **shape, trained=False)
+    check_built(build_model(spec, **shape, seed=0), spec, **shape, trained=False)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -87,7 +87,7 @@ def test_trying_changes_neither_model_nor_random_state(factories, training):
     model = nn.Sequential(nn.Dropout(), build_model("strange_models:fits", **shape, seed=0)).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    check_model(model, "x", **shape)
+    check_built(model, "x", **shape)
     assert torch.equal(torch.get_rng_state(), state) and model.training is training
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
