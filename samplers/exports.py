@@ -8,6 +8,7 @@ A package says its names once, as imports that only type checkers run:
         __getattr__, __dir__, __all__ = lazy_exports(__name__)
 
 `lazy_exports` reads that block from the package's own source, so the package is imported without its heavy parts.
+`from drawstream.room import file` in the block exports a whole file of the room.
 """
 
 import ast
@@ -28,6 +29,8 @@ def lazy_exports(package: str, /) -> tuple[Callable[[str], Any], Callable[[], li
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - what PEP 562 calls it
         """Import a public name from its file."""
+        if homes.get(name) == package:
+            return import_module(f"{package}.{name}")
         if name in homes:
             return getattr(import_module(homes[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}{_nearest(name, names)}", name=name)
