@@ -1,19 +1,27 @@
-"""Measures on logits, their extraction over shards, and the Parquet feature table.
-
-Each name is imported when it is first used: see `drawstream.samplers.exports`.
-"""
+"""Measures on logits, their extraction over shards, and the Parquet feature table."""
 
 from typing import TYPE_CHECKING
 
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.features.crop_scorer import CropScorer as CropScorer
-    from drawstream.features.crops import Crops as Crops
-    from drawstream.features.extraction import extract_features as extract_features
-    from drawstream.features.options import Scoring as Scoring
-    from drawstream.features.shard_scorer import ShardScorer as ShardScorer
-    from drawstream.features.table.table import FeatureTable as FeatureTable
-    from drawstream.features.tracker import Tracker as Tracker
+    from drawstream.features.crop_scorer import CropScorer
+    from drawstream.features.crops import Crops
+    from drawstream.features.custom import call_measure, load_measure
+    from drawstream.features.extraction import (
+        RemoteScorer,
+        extract_features,
+        lacking_shards,
+        missing_shards,
+        write_shards,
+        write_shards_on_ray,
+    )
+    from drawstream.features.grad_norm import HeadInput
+    from drawstream.features.measures import chosen_measures, measure
+    from drawstream.features.named import accepted, load_factory, users_code
+    from drawstream.features.options import HALF, Amp, Scoring, provenance, state_hash
+    from drawstream.features.shard_scorer import ShardScorer, require_classes, require_logits
+    from drawstream.features.tracker import Tracker
+    from drawstream.features.user_code import code_identity
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

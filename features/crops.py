@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline import Catalog
-from drawstream.pipeline.images.draws import draw_flips, draw_windows
-from drawstream.pipeline.images.transform import Transform
+from drawstream.pipeline.images import Transform, draw_flips, draw_windows
+from drawstream.pipeline.shards import Catalog
 
 _PURPOSE = int.from_bytes(b"crops")  # its own key: a training stream of the same seed draws other windows
 _BLOCK = 1 << 14  # samples drawn at a time: 40 numbers each

@@ -19,7 +19,7 @@ from torch import Tensor
 from drawstream.features.grad_norm import HeadInput
 from drawstream.features.measures import measure
 from drawstream.features.named import load_factory, users_code
-from drawstream.features.table.part import FIXED
+from drawstream.features.table import FIXED
 from drawstream.features.user_code import code_identity
 
 MeasureFunction = Callable[[Tensor, Tensor, Tensor | None], Mapping[str, Tensor]]

@@ -23,12 +23,17 @@ from torch import nn
 
 from drawstream.features.options import Scoring, provenance
 from drawstream.features.shard_scorer import ShardScorer
-from drawstream.features.table.part import part_path, read_provenance, remove_abandoned, require_same, write_part
-from drawstream.features.table.table import FeatureTable
-from drawstream.pipeline import Catalog
-from drawstream.pipeline.secrets import shown
-from drawstream.pipeline.workers.engines import Workers, open_workers
-from drawstream.pipeline.workers.pool import ATTEMPTS, WorkerError
+from drawstream.features.table import (
+    FeatureTable,
+    part_path,
+    read_provenance,
+    remove_abandoned,
+    require_same,
+    write_part,
+)
+from drawstream.pipeline import shown
+from drawstream.pipeline.shards import Catalog
+from drawstream.pipeline.workers import ATTEMPTS, WorkerError, Workers, open_workers
 
 PULSE = 0.5  # seconds between a worker's reports
 

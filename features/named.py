@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.secrets import describe_error
+from drawstream.pipeline import describe_error
 
 
 def load_factory(what: str, spec: str, /) -> Callable[..., Any]:

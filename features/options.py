@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from drawstream.features.crops import Crops
 from drawstream.features.custom import MeasureFunction, hash_source, name_measure
 from drawstream.features.measures import GradNorm, chosen_measures
-from drawstream.pipeline import Catalog, Transform
-from drawstream.pipeline.loader import default_transform
+from drawstream.pipeline import default_transform
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import Catalog
 
 Amp = Literal["off", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

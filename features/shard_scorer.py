@@ -18,9 +18,10 @@ from drawstream.features.crops import CropRows
 from drawstream.features.custom import measure_batch
 from drawstream.features.grad_norm import HeadInput, full_grad_norms
 from drawstream.features.options import Scoring, autocast
-from drawstream.pipeline import Catalog, Loader, Reading
-from drawstream.pipeline.loader import Batch
-from drawstream.samplers import Sequential
+from drawstream.pipeline import Batch, Loader
+from drawstream.pipeline.reading import Reading
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import Sequential
 
 
 class ShardScorer:

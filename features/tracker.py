@@ -25,11 +25,17 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.features.table.part import part_path, read_provenance, remove_abandoned, require_same, write_part
-from drawstream.features.table.table import FeatureTable
+from drawstream.features.table import (
+    FeatureTable,
+    part_path,
+    read_provenance,
+    remove_abandoned,
+    require_same,
+    write_part,
+)
 from drawstream.features.visits import LEARNED, Array, add_last, fold
-from drawstream.pipeline import Catalog
-from drawstream.samplers.methods.visits import IGNORED, MEASURES, UNIT, add_visits, measure
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits, measure
 
 FORMAT = 1
 _PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for

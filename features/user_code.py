@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drawstream.samplers.hashing import digest_array
+from drawstream.samplers import digest_array
 
 _LIBRARIES = {"drawstream", "numpy", "torch", "pandas", "polars", "pyarrow", *sys.stdlib_module_names} - {"__main__"}
 Modules = dict[str, Any]  # what was found of each, by the module's name

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.methods.visits import FULL, IGNORED, UNIT
+from drawstream.samplers.methods import FULL, IGNORED, UNIT
 
 LEARNED, CORRECT = 1, 2
 

@@ -22,14 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.pipeline.images.draws import key, to_unit
+from drawstream.pipeline.images import key, to_unit
 from drawstream.pipeline.loader import Batch, Loader
 from drawstream.pipeline.place import caller
-from drawstream.pipeline.reading.bad_samples import BadSampleError
-from drawstream.pipeline.reading.plan import Plan
-from drawstream.pipeline.shards.catalog import Catalog
-from drawstream.samplers import SwiftSampler
-from drawstream.samplers.hashing import digest_array
+from drawstream.pipeline.reading import BadSampleError, Plan
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers import digest_array
+from drawstream.samplers.swift import SwiftSampler
 
 _GUMBEL = 9  # purpose of the key, beside those of `draws` (1 to 6) and `mixing` (7, 8)
 _LARGEST = 1 << 20  # denominator of `keep`: 1/3 as a float becomes 1/3 again

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from drawstream.pipeline.place import Follower, Place, Stream
-from drawstream.pipeline.reading.plan import Batching, Plan
-from drawstream.samplers import RowSampler
+from drawstream.pipeline.reading import Batching, Plan
+from drawstream.samplers.orders import RowSampler
 
 __all__ = ["StreamDataLoader"]
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.errors import DrawstreamError
-from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers import DrawstreamError
+from drawstream.samplers.files import write_atomically
 
 SHOWN = 3  # examples in a line
 KEPT = 20  # examples in a record

@@ -16,20 +16,29 @@ import torch.utils.dlpack
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from drawstream.pipeline.images.graph import Geometry, GraphSpec, build_pipeline
-from drawstream.pipeline.images.inputs import Inputs, Rows
-from drawstream.pipeline.images.transform import Transform
+from drawstream.pipeline.images import Geometry, GraphSpec, Inputs, Rows, Transform, build_pipeline
 from drawstream.pipeline.numbers import MOST, whole
 from drawstream.pipeline.place import Follower, Place, Stream
-from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSample, BadSampleError, BadSamples, name_sample
-from drawstream.pipeline.reading.metrics import Meter
-from drawstream.pipeline.reading.options import Reading
-from drawstream.pipeline.reading.plan import Batching, Plan
-from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.reading.read_ahead import ENDING, Feed, Prepared, Reader, interpreter_ends
-from drawstream.pipeline.reading.refused import undecodable
-from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
-from drawstream.samplers import IndexStream, RowSampler
+from drawstream.pipeline.reading import (
+    ENDING,
+    LEAVE_OUT,
+    BadSample,
+    BadSampleError,
+    BadSamples,
+    Batching,
+    Feed,
+    Meter,
+    Plan,
+    Prepared,
+    Reader,
+    Reading,
+    ShardFiles,
+    interpreter_ends,
+    name_sample,
+    undecodable,
+)
+from drawstream.pipeline.shards import ENCODINGS, RAW, Catalog
+from drawstream.samplers.orders import IndexStream, RowSampler
 
 P = ParamSpec("P")
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default

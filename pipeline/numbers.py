@@ -2,7 +2,7 @@
 
 from typing import SupportsIndex
 
-from drawstream.samplers.arguments import whole_number
+from drawstream.samplers import whole_number
 
 MOST = 1 << 24  # images of a batch, threads: DALI makes something for each of them
 

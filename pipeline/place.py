@@ -13,9 +13,8 @@ from torch.utils.data import Sampler
 
 from drawstream.pipeline.numbers import whole
 from drawstream.pipeline.packed import packed, unpacked
-from drawstream.pipeline.reading.plan import Batching, Order, Plan
-from drawstream.samplers import IndexStream, RowSampler, Sequential
-from drawstream.samplers.orders.stream import require_object
+from drawstream.pipeline.reading import Batching, Order, Plan
+from drawstream.samplers.orders import IndexStream, RowSampler, Sequential, require_object
 
 
 class Stream(Protocol):

@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.shards.catalog import Catalog, hash_file
-from drawstream.pipeline.shards.index import idx_lines, write_lines
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.system import system_fault
+from drawstream.pipeline.shards import Catalog, hash_file, idx_lines, write_lines
+from drawstream.samplers.files import system_fault, write_atomically
 
 __all__ = ["MOST_RUNS", "read_replay", "write_replay"]
 

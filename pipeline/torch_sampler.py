@@ -24,8 +24,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from drawstream.pipeline.numbers import whole
 from drawstream.pipeline.place import FRAMEWORKS, Follower, Place, Stream
-from drawstream.pipeline.reading.plan import Batching, Plan
-from drawstream.samplers import RowSampler
+from drawstream.pipeline.reading import Batching, Plan
+from drawstream.samplers.orders import RowSampler
 
 __all__ = ["StreamBatchSampler", "StreamSampler"]
 

@@ -15,17 +15,32 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding import dali_image
-from drawstream.pipeline.decoding.image import judge, probe
-from drawstream.pipeline.reading.cache import CachedShards
-from drawstream.pipeline.reading.quarantine import WHOLE, Finding
-from drawstream.pipeline.reading.refused import Headers
-from drawstream.pipeline.shards.catalog import ENCODINGS, FILE, RAW, Catalog, checksum_of, hash_file
-from drawstream.pipeline.shards.labels import CLEAN, Label, Selection, read_label
-from drawstream.pipeline.shards.remote import Remote, RemoteError
-from drawstream.pipeline.shards.tar import BLOCK, DamagedTarError, Member, Sample, is_header, mapped, split_name, survey
-from drawstream.pipeline.workers.engines import spread, suitable_workers
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.pipeline.decoding import dali_image, judge, probe
+from drawstream.pipeline.reading import WHOLE, CachedShards, Finding, Headers
+from drawstream.pipeline.shards import (
+    BLOCK,
+    CLEAN,
+    ENCODINGS,
+    FILE,
+    RAW,
+    Catalog,
+    DamagedTarError,
+    Label,
+    Member,
+    Remote,
+    RemoteError,
+    Sample,
+    Selection,
+    checksum_of,
+    hash_file,
+    is_header,
+    mapped,
+    read_label,
+    split_name,
+    survey,
+)
+from drawstream.pipeline.workers import spread, suitable_workers
+from drawstream.samplers.files import raise_unless_file
 
 _COPY = "copy the shard again"
 _INDEX = "index the shard anew"

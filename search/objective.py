@@ -13,11 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features.named import load_factory, users_code
-from drawstream.pipeline.secrets import describe_error
-from drawstream.pipeline.workers.engines import Workers, open_workers
-from drawstream.pipeline.workers.pool import Pool
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.features import load_factory, users_code
+from drawstream.pipeline import describe_error
+from drawstream.pipeline.workers import Pool, Workers, open_workers
+from drawstream.samplers import DrawstreamError
 
 Stage = Literal["search", "confirm"]
 

@@ -4,8 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers.files import raise_unless_file, write_atomically
 
 
 def save_tensors(path: Path, content: dict[str, Any], /) -> None:

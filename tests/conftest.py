@@ -26,7 +26,7 @@ def ieee_floats():
 @pytest.fixture(scope="session")
 def make_run():
     """Write the record of a run of five epochs, as a training leaves it."""
-    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.shards import Catalog
     from drawstream.tools.runs.record import write_record
 
     def act(folder, method="uniform", seed=0, last=70.0, *, best=None, catalog=None, **changed):
@@ -53,11 +53,12 @@ def make_search():
     import numpy as np
     from sklearn.datasets import load_digits
 
-    from drawstream.features import FeatureTable
+    from drawstream.features.table import FeatureTable
     from drawstream.features.table.part import part_path, write_part
-    from drawstream.pipeline import ArraySource, Catalog
+    from drawstream.pipeline.shards import Catalog
     from drawstream.pipeline.shards.pack import pack
-    from drawstream.search import Proposals, search_swift
+    from drawstream.pipeline.sources import ArraySource
+    from drawstream.search.swift import Proposals, search_swift
     from drawstream.tools.runs.record import write_record
 
     def act(folder, seed=0, *, rows=400, prefers_clean=True, features=("loss", "entropy"), classes=()):

@@ -8,25 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from drawstream.pipeline import ArraySource, Source, open_source
-from drawstream.pipeline.identity import refuse_other
-from drawstream.pipeline.shards.catalog import FILE
-from drawstream.pipeline.shards.label_noise import stratified_order
-from drawstream.pipeline.shards.names import printable
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources.source import FASHION_MNIST
-from drawstream.tools.experiments.table import Table
-from drawstream.tools.jobs.features import features_job
-from drawstream.tools.jobs.search import search_job
-from drawstream.tools.jobs.train import train_job
-from drawstream.tools.report.build import write_report
-from drawstream.tools.runs.identity import file_hash
-from drawstream.tools.runs.record import before, conclude, hold_identity
-from drawstream.tools.training.finetune import FineTune, flush_denormals
-from drawstream.tools.training.guard import compare_finished
-from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.setup import Setup
+from drawstream import pack
+from drawstream.pipeline import refuse_other
+from drawstream.pipeline.shards import FILE, printable, stratified_order
+from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
+from drawstream.tools.experiments import Table
+from drawstream.tools.jobs import features_job, search_job, train_job
+from drawstream.tools.report import write_report
+from drawstream.tools.runs import before, conclude, file_hash, hold_identity
+from drawstream.tools.training import FineTune, Recipe, Setup, compare_finished, flush_denormals
+from drawstream.tools.training.methods import Sampling
 
 
 @dataclass(frozen=True, slots=True)

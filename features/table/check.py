@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features.table.part import ForeignPartError, Part, open_part, part_path, require_same
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 
 _FIXED = ("sample_id", "crop", "label")
 

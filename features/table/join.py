@@ -17,10 +17,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline import Catalog
-from drawstream.samplers.files.row_ids import by_row_order, integers, match_rows, sample_ids
-from drawstream.samplers.files.table_arrays import IDS, listed
-from drawstream.samplers.files.table_file import TableFile, open_table
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.files import IDS, TableFile, by_row_order, integers, listed, match_rows, open_table, sample_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

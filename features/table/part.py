@@ -24,12 +24,10 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.identity import ANOTHER, difference
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.pipeline import ANOTHER, difference
+from drawstream.samplers import DrawstreamError
 from drawstream.samplers.files import atomic as files
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import parse_json
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers.files import parse_json, raise_unless_file, write_atomically
 
 FORMAT = 2
 FIXED = ("sample_id", "crop", "y0", "x0", "y1", "x1", "flip", "label")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from drawstream.features.table.join import Joined, join_file
 from drawstream.features.table.part import FIXED, Part, open_part, part_path, require_same
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 
 _WINDOW = ("y0", "x0", "y1", "x1")
 

@@ -1,1 +1,23 @@
 """One image: its header, orientation, and what DALI says of it."""
+
+from typing import TYPE_CHECKING
+
+from drawstream.samplers.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from drawstream.pipeline.decoding import dali_image
+    from drawstream.pipeline.decoding.dali_image import parse, parser, plain
+    from drawstream.pipeline.decoding.exif import ORIENTATION, RULES, SIDEWAYS, UPRIGHT, check_rule, flips, orientation
+    from drawstream.pipeline.decoding.image import (
+        EXTENSIONS,
+        GRAY_MODES,
+        MOST_PIXELS,
+        ImageInfo,
+        decode,
+        encode,
+        judge,
+        probe,
+    )
+    from drawstream.pipeline.decoding.quiet import no_warnings
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

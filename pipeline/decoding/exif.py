@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drawstream.samplers.files.system import fault_behind
+from drawstream.samplers.files import fault_behind
 
 ORIENTATION = 0x0112
 RULES = ("exif", "stored")

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from drawstream.pipeline import describe_bytes
 from drawstream.pipeline.decoding import dali_image
 from drawstream.pipeline.decoding.exif import SIDEWAYS, UPRIGHT, check_rule, elsewhere, orientation, png_chunks, turn
 from drawstream.pipeline.decoding.quiet import no_warnings
-from drawstream.pipeline.magic import describe_bytes
-from drawstream.samplers.files.system import fault_behind
+from drawstream.samplers.files import fault_behind
 
 T = TypeVar("T")
 EXTENSIONS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "pgm": "raw", "ppm": "raw"}

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding.exif import SIDEWAYS, flips
+from drawstream.pipeline.decoding import SIDEWAYS, flips
 from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_jitter,
@@ -20,8 +20,8 @@ from drawstream.pipeline.images.draws import (
 from drawstream.pipeline.images.graph import GraphSpec
 from drawstream.pipeline.images.randaugment import operations
 from drawstream.pipeline.images.transform import FACTORS
-from drawstream.pipeline.reading.plan import Plan
-from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.reading import Plan
+from drawstream.pipeline.shards import Catalog
 
 _u = np.uintp  # indices without a sign need no test for negative ones, so that rows are copied by vector instructions
 

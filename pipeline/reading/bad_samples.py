@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.reading.options import Reading
 from drawstream.pipeline.reading.quarantine import read_quarantine
-from drawstream.pipeline.shards.catalog import Catalog
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers import DrawstreamError
 
 LEAVE_OUT = (
     "replace it, or list all such images with `drawstream verify CATALOG --quarantine LIST.json` and leave them out "

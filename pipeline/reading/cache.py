@@ -21,9 +21,8 @@ from threading import Lock, Thread
 
 from filelock import FileLock, Timeout
 
-from drawstream.pipeline.shards.catalog import Catalog, Shard, hash_file
-from drawstream.pipeline.shards.remote import Remote, RemoteError, Transfer, cache_folder
-from drawstream.samplers.files.system import fault_of, system_fault
+from drawstream.pipeline.shards import Catalog, Remote, RemoteError, Shard, Transfer, cache_folder, hash_file
+from drawstream.samplers.files import fault_of, system_fault
 
 CHUNK = 8 << 20  # bytes per request: long enough to hide its latency, short enough to repeat
 AHEAD = 8  # chunks in flight per shard, so at most 64 MiB of memory

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import RLock
 
-from drawstream.samplers.files.system import DESCRIPTORS
+from drawstream.samplers.files import DESCRIPTORS
 
 MOST = 1024  # files that are kept open; more save no time
 SHARE = 4  # of the descriptors that a process may have, one in so many is for shards

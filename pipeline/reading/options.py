@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from drawstream.pipeline.numbers import MOST, whole
-from drawstream.pipeline.shards.remote import Remote
+from drawstream.pipeline import MOST, whole
+from drawstream.pipeline.shards import Remote
 
 Checksum = Literal["always", "first", "never"]
 OnBad = Literal["raise", "substitute"]

@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.numbers import whole
-from drawstream.samplers.arguments import whole_number
+from drawstream.pipeline import whole
+from drawstream.samplers import whole_number
 
 _OTHER = 4  # purpose of the key, beside those of the transform's draws
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.shards.catalog import Catalog
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import parse_json, read_regular
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.files import parse_json, read_regular, write_atomically
 
 WHOLE = frozenset({"missing", "unreadable", "swapped", "not-a-tar"})  # kinds after which no row of the shard is usable
 

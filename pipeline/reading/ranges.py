@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.shards.catalog import Catalog
-from drawstream.pipeline.shards.remote import Remote, RemoteError, Transfer
+from drawstream.pipeline.shards import Catalog, Remote, RemoteError, Transfer
 
 GAP = 64 << 10  # bytes between two images that are cheaper to read than to leave out: 2 ms at 30 MB/s
 LONGEST = 8 << 20  # bytes of one request, so that a repeated one costs little

@@ -19,10 +19,8 @@ from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.open_files import SHARED, OpenFile, OpenFiles
 from drawstream.pipeline.reading.options import Checksum
 from drawstream.pipeline.reading.ranges import RangeShards
-from drawstream.pipeline.shards.catalog import Catalog, checksum_of
-from drawstream.pipeline.shards.checksum import member_checksum
-from drawstream.pipeline.shards.remote import Remote
-from drawstream.samplers.files.system import DESCRIPTORS, fault_of, system_fault
+from drawstream.pipeline.shards import Catalog, Remote, checksum_of, member_checksum
+from drawstream.samplers.files import DESCRIPTORS, fault_of, system_fault
 
 _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.images.inputs import Inputs
+from drawstream.pipeline.images import Inputs
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSamples
 from drawstream.pipeline.reading.metrics import Meter
 from drawstream.pipeline.reading.plan import Plan

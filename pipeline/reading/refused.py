@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding.dali_image import parse, parser, plain
-from drawstream.pipeline.decoding.exif import SIDEWAYS
-from drawstream.pipeline.shards.catalog import ENCODINGS, RAW, Catalog
+from drawstream.pipeline.decoding import SIDEWAYS, parse, parser, plain
+from drawstream.pipeline.shards import ENCODINGS, RAW, Catalog
 
 if TYPE_CHECKING:
-    from drawstream.pipeline.images.graph import GraphSpec
+    from drawstream.pipeline.images import GraphSpec
 
 
 def undecodable(
@@ -28,7 +27,7 @@ def undecodable(
     gpu: int | None,
 ) -> list[int]:
     """Return the rows of the catalog, among `samples` (n,), whose images the graph cannot take, one by one."""
-    from drawstream.pipeline.images.graph import build_pipeline  # DALI, which verify can do without
+    from drawstream.pipeline.images import build_pipeline  # DALI, which verify can do without
 
     plain = replace(spec, transform=replace(spec.transform, randaugment=None, jitter=None))  # they refuse no image
     inputs = given[: 1 + len(plain.inputs)]

@@ -13,8 +13,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding.image import MOST_PIXELS
-from drawstream.pipeline.secrets import shown
+from drawstream.pipeline import shown
+from drawstream.pipeline.decoding import MOST_PIXELS
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FILE,

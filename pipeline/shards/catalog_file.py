@@ -46,10 +46,10 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding.exif import RULES
+from drawstream.pipeline.decoding import RULES
 from drawstream.pipeline.shards.names import shortened
-from drawstream.samplers.errors import DrawstreamError
-from drawstream.samplers.files.system import raise_unless_file, system_fault
+from drawstream.samplers import DrawstreamError
+from drawstream.samplers.files import raise_unless_file, system_fault
 
 FORMAT = 3
 WIDE = 1024  # bytes (240 at least); longer members have an XXH3 checksum

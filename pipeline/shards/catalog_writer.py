@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding.exif import UPRIGHT
-from drawstream.pipeline.decoding.image import ImageInfo
+from drawstream.pipeline.decoding import UPRIGHT, ImageInfo
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FORMAT,
@@ -30,7 +29,7 @@ from drawstream.pipeline.shards.catalog_file import (
 )
 from drawstream.pipeline.shards.keys import shard_stems, with_stems
 from drawstream.pipeline.shards.names import check_keys, check_name
-from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files import write_atomically
 
 _IMAGE = ("shard", "offset", "size", "checksum", "encoding", "height", "width", TURN)
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding import dali_image
-from drawstream.pipeline.decoding.exif import check_rule
-from drawstream.pipeline.left_out import BadImage, BadImagesError, LeftOut
-from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard, hash_file
+from drawstream.pipeline import BadImage, BadImagesError, LeftOut
+from drawstream.pipeline.decoding import check_rule, dali_image
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.catalog_file import FILE, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.labels import (
     BY_DEFAULT,
@@ -34,7 +34,7 @@ from drawstream.pipeline.shards.labels import (
 )
 from drawstream.pipeline.shards.names import number_names
 from drawstream.pipeline.shards.tar import COMPRESSED, Remarks, Sample, mapped, samples
-from drawstream.pipeline.workers.engines import spread, suitable_workers
+from drawstream.pipeline.workers import spread, suitable_workers
 
 Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drawstream.pipeline.decoding.image import EXTENSIONS, ImageInfo, probe
+from drawstream.pipeline.decoding import EXTENSIONS, ImageInfo, probe
 from drawstream.pipeline.shards.names import check_name, shortened
 from drawstream.pipeline.shards.tar import Sample
-from drawstream.pipeline.sources.convert import ENDINGS
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.pipeline.sources import ENDINGS
+from drawstream.samplers import DrawstreamError
 
 Label = int | str
 LABELS = ("cls", "json", "txt")

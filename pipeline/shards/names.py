@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from drawstream.pipeline.secrets import shown
+from drawstream.pipeline import shown
 
 LONGEST = 4096  # bytes of a key: the longest path of Linux, so that no file has a longer one
 MOST_CLASSES = 1 << 24  # that numbers alone may imply; a greater number is rather an identity than a class

@@ -23,18 +23,17 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding.exif import check_rule
-from drawstream.pipeline.decoding.image import ImageInfo, encode
-from drawstream.pipeline.left_out import MOST_SHOWN, BadImage, BadImagesError
-from drawstream.pipeline.shards.catalog import FILE, Catalog, Shard
+from drawstream.pipeline import MOST_SHOWN, BadImage, BadImagesError
+from drawstream.pipeline.decoding import ImageInfo, check_rule, encode
+from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.catalog_file import FILE, Shard
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 from drawstream.pipeline.shards.remote import RemoteError
 from drawstream.pipeline.shards.staging import check_target, staged_folder
 from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
-from drawstream.pipeline.sources.folder import FolderSource
-from drawstream.pipeline.sources.source import ArraySource, Source
+from drawstream.pipeline.sources import ArraySource, FolderSource, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

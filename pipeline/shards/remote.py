@@ -13,9 +13,9 @@ from threading import Lock
 from typing import Any, Literal
 from urllib.parse import quote
 
-from drawstream.pipeline.secrets import shown as shown
-from drawstream.samplers.errors import DrawstreamError
-from drawstream.samplers.files.system import fault_of, system_fault
+from drawstream.pipeline import shown as shown
+from drawstream.samplers import DrawstreamError
+from drawstream.samplers.files import fault_of, system_fault
 
 MOST = 4 << 30  # bytes of one reply where nothing else is known: a catalog of 100 million rows
 PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds before the first retry, doubled each time, and the most; ± half by chance

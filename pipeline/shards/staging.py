@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from drawstream.samplers.files.system import fault_of, system_fault
+from drawstream.samplers.files import fault_of, system_fault
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # a file system without locks
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.left_out import LeftOut
+from drawstream.pipeline import LeftOut
 from drawstream.pipeline.shards.names import check_name, shortened
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.samplers import DrawstreamError
 
 BLOCK = 512  # bytes; headers and data begin at multiples of it
 NAME = 100  # bytes of the longest plain name

@@ -8,10 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from drawstream.pipeline.decoding.exif import ORIENTATION, UPRIGHT, orientation
-from drawstream.pipeline.decoding.image import GRAY_MODES, MOST_PIXELS
-from drawstream.pipeline.decoding.quiet import no_warnings
-from drawstream.samplers.files.system import fault_behind
+from drawstream.pipeline.decoding import GRAY_MODES, MOST_PIXELS, ORIENTATION, UPRIGHT, no_warnings, orientation
+from drawstream.samplers.files import fault_behind
 
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",

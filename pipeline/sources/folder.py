@@ -9,11 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.left_out import LeftOut
-from drawstream.pipeline.shards.names import check_name
-from drawstream.pipeline.shards.tar import AS_TAR, split_name
+from drawstream.pipeline import LeftOut
+from drawstream.pipeline.shards import AS_TAR, check_name, split_name
 from drawstream.pipeline.sources.convert import ENDINGS, HEAD, as_known, kind_of
-from drawstream.samplers.files.system import fault_of, system_fault
+from drawstream.samplers.files import fault_of, system_fault
 
 _NAMED = 5  # folders in a message
 _LABELS = (".cls", ".json", ".txt")  # of a WebDataset sample

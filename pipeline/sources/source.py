@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.left_out import LeftOut
-from drawstream.pipeline.shards.names import number_names
+from drawstream.pipeline import LeftOut
+from drawstream.pipeline.shards import number_names
 from drawstream.pipeline.sources.folder import FolderSource
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers.files import raise_unless_file
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 FASHION_MNIST_CLASSES = (

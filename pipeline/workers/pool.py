@@ -18,8 +18,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drawstream.pipeline.secrets import describe_error
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.pipeline import describe_error
+from drawstream.samplers import DrawstreamError
 
 ATTEMPTS = 3  # of a task: one may fall with its machine, and the next with the memory of another
 PATIENCE = 300.0  # seconds without any worker before giving up; a node that comes back needs less than a minute

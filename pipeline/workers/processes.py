@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from drawstream.pipeline.secrets import describe_error
+from drawstream.pipeline import describe_error
 from drawstream.pipeline.workers.pool import Died, answers, load, portable
 
 PATIENCE = 5.0  # seconds for a worker to end by itself

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from drawstream.pipeline.secrets import describe_error
+from drawstream.pipeline import describe_error
 from drawstream.pipeline.workers.pool import Answer, Died, answers, load, portable
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from drawstream.samplers import check_values
 from drawstream.samplers.files.row_ids import Keyed, by_row_order, match_rows, sample_ids
 from drawstream.samplers.files.table_arrays import IDS, listed
 from drawstream.samplers.files.table_file import (
@@ -37,7 +38,6 @@ from drawstream.samplers.files.table_file import (
     reading,
     to_floats,
 )
-from drawstream.samplers.weights import check_values
 
 __all__ = ["Weights", "map_weights", "read_weights"]
 

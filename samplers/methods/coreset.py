@@ -17,8 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, random_words
+from drawstream.samplers import derive_keys, random_words, whole_number
 from drawstream.samplers.methods.visits import to_array
 
 __all__ = ["forgetting_coreset", "k_center", "random_coreset"]

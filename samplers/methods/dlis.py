@@ -19,8 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, random_words
+from drawstream.samplers import derive_keys, random_words, whole_number
 from drawstream.samplers.methods.selection import Selected, all_rows, check_scores
 from drawstream.samplers.methods.state import Stateful
 

@@ -22,12 +22,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, digest_array, random_words
+from drawstream.samplers import derive_keys, digest_array, random_words, whole_number
 from drawstream.samplers.methods.visits import Total, Visits
-from drawstream.samplers.orders.order import Draws
-from drawstream.samplers.orders.shuffle import Shuffle, keyed_shuffle
-from drawstream.samplers.orders.stream import IndexStream
+from drawstream.samplers.orders import Draws, IndexStream, Shuffle, keyed_shuffle
 
 __all__ = ["InfoBatch"]
 

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import digest_array
+from drawstream.samplers import digest_array, whole_number
 from drawstream.samplers.methods.selection import Selected, check_scores, select_largest
 from drawstream.samplers.methods.state import Stateful
 from drawstream.samplers.methods.visits import to_array

@@ -25,8 +25,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers import derive_keys, random_bits, whole_number
 from drawstream.samplers.methods.state import Stateful, check_array
 from drawstream.samplers.methods.visits import to_array
 

@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
+from drawstream.samplers import whole_number
 from drawstream.samplers.methods.state import Stateful
 
 __all__ = ["FULL", "IGNORED", "MEASURES", "UNIT", "Total", "Visits", "add_visits", "measure", "to_array"]

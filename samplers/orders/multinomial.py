@@ -21,10 +21,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import derive_keys, digest_array, random_bits
+from drawstream.samplers import derive_keys, digest_array, integer_widths, map_pieces, random_bits
 from drawstream.samplers.orders.order import Draws
-from drawstream.samplers.parallel import map_pieces
-from drawstream.samplers.weights import integer_widths
 
 __all__ = ["Multinomial"]
 

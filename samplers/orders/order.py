@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
+from drawstream.samplers import whole_number
 
 __all__ = ["Batches", "Draws", "Order", "Sequential", "ones"]
 

@@ -25,10 +25,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import parse_json
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.samplers import whole_number
+from drawstream.samplers.files import parse_json, raise_unless_file, write_atomically
 from drawstream.samplers.orders.counts import count_rows
 from drawstream.samplers.orders.order import Draws, Order
 

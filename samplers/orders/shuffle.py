@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import derive_keys, high_product, random_bits
+from drawstream.samplers import derive_keys, high_product, random_bits
 
 __all__ = ["Shuffle", "keyed_shuffle"]
 

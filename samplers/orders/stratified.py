@@ -26,13 +26,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import derive_keys, digest_array, high_product, random_bits
+from drawstream.samplers import derive_keys, digest_array, high_product, integer_widths, map_pieces, random_bits
 from drawstream.samplers.orders.guide import build_guide, locate
 from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle
 from drawstream.samplers.orders.window import Windows, arrange
-from drawstream.samplers.parallel import map_pieces
-from drawstream.samplers.weights import integer_widths
 
 __all__ = ["Stratified"]
 

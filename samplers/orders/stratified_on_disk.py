@@ -21,10 +21,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import random_bits
+from drawstream.samplers import LARGEST_SUM, SMALLEST_SUM, check_values, random_bits, roundings, spread, sum_exactly
 from drawstream.samplers.orders.guide import build_guide, locate
 from drawstream.samplers.orders.stratified import BLOCK, PICK, Stratified, Words
-from drawstream.samplers.weights import LARGEST_SUM, SMALLEST_SUM, check_values, roundings, spread, sum_exactly
 
 __all__ = ["StratifiedOnDisk"]
 

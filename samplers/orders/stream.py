@@ -31,7 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.arguments import whole_number
+from drawstream.samplers import TOO_LONG, check_single, whole_number
 from drawstream.samplers.orders.multinomial import Multinomial
 from drawstream.samplers.orders.order import Batches, Draws, Order
 from drawstream.samplers.orders.permutation import Permutation
@@ -39,7 +39,6 @@ from drawstream.samplers.orders.stratified import Stratified
 from drawstream.samplers.orders.stratified_on_disk import StratifiedOnDisk
 from drawstream.samplers.orders.subset import Subset
 from drawstream.samplers.orders.window import MIN_WINDOW
-from drawstream.samplers.weights import TOO_LONG, check_single
 
 __all__ = ["IndexStream", "RowSampler"]
 

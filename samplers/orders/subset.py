@@ -26,13 +26,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import count_ones, derive_keys, digest_array, random_bits
+from drawstream.samplers import count_ones, derive_keys, digest_array, map_pieces, random_bits, sum_exactly
 from drawstream.samplers.orders.guide import build_guide, locate
 from drawstream.samplers.orders.order import Draws
 from drawstream.samplers.orders.shuffle import Shuffle
 from drawstream.samplers.orders.window import Windows, arrange
-from drawstream.samplers.parallel import map_pieces
-from drawstream.samplers.weights import sum_exactly
 
 __all__ = ["Subset"]
 

@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.hashing import derive_keys, random_bits
+from drawstream.samplers import derive_keys, random_bits
 from drawstream.samplers.orders.shuffle import ROUNDS, Shuffle, keyed_shuffle, permute
 
 __all__ = ["MIN_WINDOW", "Windows", "arrange"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.arguments import to_vector
+from drawstream.samplers import to_vector
 
 __all__ = ["Blocks", "columns_of", "gradient_mass", "numeric_columns", "require_mass"]
 

@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
+from drawstream.samplers import PIECE, map_ahead, map_pieces
+from drawstream.samplers.files import write_atomically
 from drawstream.samplers.swift.columns import Blocks, columns_of, gradient_mass, require_mass
 from drawstream.samplers.swift.fit import SwiftFit, requested_columns, require_coefficients
 from drawstream.samplers.swift.knots import MAX_KNOTS, Knots

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.orders.guide import build_guide, locate
+from drawstream.samplers.orders import build_guide, locate
 
 __all__ = ["MAX_KNOTS", "Floats", "Knots", "Positions", "level", "order_key"]
 

@@ -24,9 +24,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers.errors import DrawstreamError
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import parse_json, read_json, read_regular
+from drawstream.samplers import DrawstreamError
+from drawstream.samplers.files import parse_json, read_json, read_regular, write_atomically
 from drawstream.samplers.swift.columns import numeric_columns
 from drawstream.samplers.swift.knots import Knots, level
 

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers import IndexStream
-from drawstream.samplers.hashing import derive_keys
+from drawstream.samplers import derive_keys
+from drawstream.samplers.orders import IndexStream
 from drawstream.search.auto.plan import Cycle, PopulationPlan, Smoothing
 
 SubSchedule = Callable[[int, int, int], NDArray[np.int64]]  # epoch, start, stop -> rows at positions [start, stop)

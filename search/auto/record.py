@@ -16,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.orders.schedule import write_schedule
+from drawstream.samplers.files import write_atomically
+from drawstream.samplers.orders import write_schedule
 
 _PIECE = 1 << 20
 

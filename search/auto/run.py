@@ -12,12 +12,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.identity import refuse_other
+from drawstream.pipeline import refuse_other
+from drawstream.search import load_tensors, save_tensors
 from drawstream.search.auto.explore import SubSchedule, cycle_weights, sub_schedule
 from drawstream.search.auto.group import Group, Ranks, children_of, of_first
 from drawstream.search.auto.plan import Cycle, PopulationPlan
 from drawstream.search.auto.record import Recorder, write_distribution, write_orders
-from drawstream.search.tensor_file import load_tensors, save_tensors
 
 FORMAT = 1
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t as student
 
-from drawstream.samplers import SwiftFit
-from drawstream.search.objective import Outcome, Trial, usable
+from drawstream.samplers.swift import SwiftFit
+from drawstream.search import Outcome, Trial, usable
 from drawstream.search.swift import gp
 from drawstream.search.swift.rounds import Rounds, history_of, run_seed
 from drawstream.search.swift.space import Space

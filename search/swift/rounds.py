@@ -19,11 +19,10 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from drawstream.pipeline.secrets import describe_error
-from drawstream.pipeline.workers.pool import Pool
-from drawstream.samplers import DegenerateSampler, SwiftFit
-from drawstream.samplers.swift.sampler import effective_share, require_share
-from drawstream.search.objective import Outcome, Trial, usable
+from drawstream.pipeline import describe_error
+from drawstream.pipeline.workers import Pool
+from drawstream.samplers.swift import DegenerateSampler, SwiftFit, effective_share, require_share
+from drawstream.search import Outcome, Trial, usable
 from drawstream.search.swift.agent import History, SwiftAgent
 from drawstream.search.swift.space import Point, Space
 from drawstream.search.swift.study import TWICE, StudyMismatch, by_candidate, fail_orphans, is_settled, owner, record_of

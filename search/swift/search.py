@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.pipeline.secrets import without_secrets
-from drawstream.pipeline.workers.engines import Workers
-from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
-from drawstream.samplers.swift.sampler import Transform
-from drawstream.search.objective import Objective, open_objective
+from drawstream.pipeline import without_secrets
+from drawstream.pipeline.workers import Workers
+from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler, Transform
+from drawstream.search import Objective, open_objective
 from drawstream.search.swift.agent import Proposals, SwiftAgent
 from drawstream.search.swift.guard import ConfirmationRecord, Guard, confirm
 from drawstream.search.swift.rounds import Progress, Rounds

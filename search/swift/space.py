@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaincinv
 
-from drawstream.samplers import SwiftParams
+from drawstream.samplers.swift import SwiftParams
 
 SpaceName = Literal["paper10", "reduced"]
 EDGE = 0.01  # ends keep c in [EDGE, 1 - EDGE]: no two of them meet

@@ -24,10 +24,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, make_url
 
-from drawstream.pipeline.identity import difference, plain
-from drawstream.pipeline.secrets import describe_error, shown
-from drawstream.samplers import SwiftParams
-from drawstream.samplers.errors import DrawstreamError
+from drawstream.pipeline import describe_error, difference, plain, shown
+from drawstream.samplers import DrawstreamError
+from drawstream.samplers.swift import SwiftParams
 
 
 def owner() -> list[Any]:

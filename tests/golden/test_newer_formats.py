@@ -11,23 +11,14 @@ import pytest
 import torch
 
 from drawstream.features.table.part import open_part, write_part
-from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import (
-    CSGD,
-    DLIS,
-    PSGD,
-    InfoBatch,
-    OrderedSGD,
-    RHOLoss,
-    SelectiveBackprop,
-    SwiftFit,
-    SwiftParams,
-    SwiftSampler,
-)
+from drawstream.pipeline.sources import ArraySource
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.methods import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
+from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.search.auto import run as auto_state
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools.runs.hooks import read_journal

@@ -9,8 +9,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from drawstream.samplers import IndexStream
 from drawstream.samplers.hashing import derive_keys
+from drawstream.samplers.orders import IndexStream
 
 WEIGHTS = ((np.arange(5000, dtype=np.float64) * 7919) % 97) / 97  # 0 in every 97th row; exact in every NumPy
 

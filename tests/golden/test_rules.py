@@ -4,11 +4,10 @@ the numbers to make the test pass; give the new law another name or format versi
 import numpy as np
 import pytest
 
-from drawstream.samplers import (
+from drawstream.samplers.methods import (
     CSGD,
     DLIS,
     PSGD,
-    IndexStream,
     InfoBatch,
     OrderedSGD,
     RHOLoss,
@@ -17,6 +16,7 @@ from drawstream.samplers import (
     k_center,
     random_coreset,
 )
+from drawstream.samplers.orders import IndexStream
 
 N = np.arange(12)
 LOGITS = ((N[:, None] * np.array([7, 3, 5]) % 11 - 4) / 4).astype(np.float32)

@@ -6,7 +6,7 @@ samplers/swift/sampler.py and keep reading the old version, before touching the 
 
 import numpy as np
 
-from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
+from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler
 
 GOLDEN = """{
   "format": "drawstream-sampler",

@@ -8,9 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from drawstream.features import CropScorer
-from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
+from drawstream.pipeline import CropFilter, Loader
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 
 DIGITS = load_digits()
 N = 640

@@ -7,8 +7,9 @@ from sklearn.datasets import load_digits
 
 from drawstream.features import extract_features as extract
 from drawstream.features.table.part import part_path
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.tools.training.models import build_model
 
 DIGITS = load_digits()

@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import RICAP, ArraySource, Catalog, Loader, Mixup, Transform
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import RICAP, Mixup, Transform
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
 
 PHOTO = np.asarray(Image.open(Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"))
 DIGITS = load_digits()

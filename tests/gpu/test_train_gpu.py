@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import RICAP, ArraySource, Mixup
+from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
 from drawstream.tools.training.methods.table import METHODS

@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli.app import main
 

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from drawstream.search import Proposals, Study, search_swift
+from drawstream.search.swift import Proposals, Study, search_swift
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, while they load

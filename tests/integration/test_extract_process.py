@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from drawstream.features import FeatureTable
 from drawstream.features import extract_features as extract
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 

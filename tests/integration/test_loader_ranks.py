@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
 
 DIGITS = load_digits()
 N, BATCH, EPOCHS = 103, 8, 2  # no number of ranks divides it

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from drawstream.samplers import SwiftSampler
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools import demo
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe

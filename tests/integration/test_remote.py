@@ -20,14 +20,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Reading, Remote, RemoteError
 from drawstream.pipeline.decoding.image import encode
-from drawstream.pipeline.reading import ranges
+from drawstream.pipeline.reading import BadSampleError, Reading, ranges
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards import Catalog, Remote, RemoteError
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.remote import Transfer
+from drawstream.pipeline.sources import ArraySource
 from drawstream.pipeline.verify import verify
 from drawstream.tools.runs.record import write_record
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Catalog, Loader, Reading, Remote, RemoteError
-from drawstream.pipeline.reading import cache
+from drawstream.pipeline import Loader
+from drawstream.pipeline.reading import Reading, cache
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.samplers import Sequential
+from drawstream.pipeline.shards import Catalog, Remote, RemoteError
+from drawstream.samplers.orders import Sequential
 from drawstream.tools.cli.app import main
 
 DIGITS = load_digits()

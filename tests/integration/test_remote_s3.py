@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Reading, Remote, RemoteError
+from drawstream.pipeline import Loader
+from drawstream.pipeline.reading import Reading
 from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.shards import remote
+from drawstream.pipeline.shards import Catalog, Remote, RemoteError, remote
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -6,10 +6,12 @@ import torch
 from scipy.stats import rankdata
 from sklearn.datasets import load_digits
 
-from drawstream.features import FeatureTable, Tracker
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.features import Tracker
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
 from drawstream.tools.jobs.train import train_job
 from drawstream.tools.training.loop import Recipe, train

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import ArraySource
+from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 PROGRAM = """
 import hashlib, json, multiprocessing, sys

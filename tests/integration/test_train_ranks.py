@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.staging import claimed
+from drawstream.pipeline.sources import ArraySource
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.search import Trial
 from drawstream.tools.cli.app import main
 from drawstream.tools.examples import verification

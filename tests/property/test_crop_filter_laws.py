@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Reading, Transform
+from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline.crop_filter import choose, gumbel, kept_of
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import Reading
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 
 DIGITS = load_digits()
 ROWS = 90

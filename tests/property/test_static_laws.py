@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders import IndexStream
 from drawstream.search.auto.record import write_distribution
 
 COUNTS = st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(any)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chisquare, norm
 
-from drawstream.samplers import IndexStream
 from drawstream.samplers.hashing import derive_keys
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.shuffle import permute
 
 LIMIT = 1e-4

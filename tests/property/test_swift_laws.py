@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.samplers import DegenerateSampler, SwiftFit, SwiftParams, SwiftSampler
+from drawstream.samplers.swift import DegenerateSampler, SwiftFit, SwiftParams, SwiftSampler
 
 laws = settings(deadline=None, max_examples=60)  # no deadline: the first call compiles
 

@@ -16,21 +16,23 @@ import torch
 import typer
 from sklearn.datasets import load_digits
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import ArraySource, Catalog, open_source
+from drawstream.features.table import FeatureTable
 from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
 from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, SwiftSampler
+from drawstream.pipeline.sources import ArraySource, open_source
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
-from drawstream.search import Guard, Proposals, Study, search_swift
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.search.auto.record import Recorder, write_distribution
 from drawstream.search.auto.run import Progressed
 from drawstream.search.auto.run import load_checkpoint as load_search
 from drawstream.search.auto.run import save_checkpoint as save_search
+from drawstream.search.swift import Guard, Proposals, Study, search_swift
 from drawstream.tools.cli.app import app, main
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.build import write_report

@@ -91,8 +91,10 @@ def write_tar(path, files):
 
 def read_all(catalog, crop, checksum="always"):
     """One epoch through DALI; how many were replaced."""
-    from drawstream.pipeline import Loader, Reading, Transform
-    from drawstream.samplers import Sequential
+    from drawstream.pipeline import Loader
+    from drawstream.pipeline.images import Transform
+    from drawstream.pipeline.reading import Reading
+    from drawstream.samplers.orders import Sequential
 
     colours = catalog.channels
     transform = Transform((32, 32), (0.0,) * colours, (1.0,) * colours, crop=crop)
@@ -116,8 +118,8 @@ def labelled(images, kind):
 
 def lying_catalog(folder, images, kind, size=(40, 60)):
     """A sealed catalog with right checksums that says of each image what is true of none."""
-    from drawstream.pipeline import Catalog
     from drawstream.pipeline.decoding.image import ImageInfo
+    from drawstream.pipeline.shards import Catalog
     from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
     from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 
@@ -134,8 +136,8 @@ def lying_catalog(folder, images, kind, size=(40, 60)):
 
 def try_images(kind, number, folder):
     """Mutated images: what `index` takes of them is read, and so is all of them through a catalog that lies."""
-    from drawstream.pipeline import Catalog
     from drawstream.pipeline.decoding.image import probe
+    from drawstream.pipeline.shards import Catalog
     from drawstream.pipeline.shards.index import index
 
     rng = np.random.default_rng([number, *kind.encode()])
@@ -215,7 +217,7 @@ NAMES = (
 
 
 def try_names(_kind, number, folder):
-    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.shards import Catalog
     from drawstream.pipeline.shards.index import index
     from drawstream.pipeline.shards.names import printable
     from drawstream.pipeline.verify import verify
@@ -320,7 +322,7 @@ def try_catalogs(_kind, number, folder):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.shards import Catalog
     from drawstream.pipeline.shards.catalog import METADATA, SEAL, Shard, fingerprint, seal
 
     rng = np.random.default_rng([number, 9])

@@ -1,4 +1,4 @@
-"""What is public says what it is: docstrings everywhere, and for what the rooms export every argument, shape and error.
+"""What is public says what it is: docstrings everywhere, and for what users import every argument, shape and error.
 
 Read from the sources, nothing is imported.
 """
@@ -125,7 +125,7 @@ def raises_value_error(node: ast.AST) -> bool:
 
 INSIDE = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FILES = sorted(path for room in (*ROOMS, "tools") for path in (ROOT / room).rglob("*.py"))
-SURFACE = list({(each.path, each.name): each for room in (".", *ROOMS) for each in exported(room)}.values())
+SURFACE = list({(each.path, each.name): each for each in exported(".")}.values())
 
 
 def faults_of_names(each: Public) -> list[str]:

@@ -53,7 +53,52 @@ def test_layer_test_sees_a_violation(tmp_path):
     assert imported_layers(bad) == {"tools"}
 
 
-def imports_of(path: Path, names: Mapping[str, Path]) -> set[Path]:
+def dotted(path: Path) -> str:
+    """Import name of a file of the tree, or of a package for its `__init__.py`."""
+    name = ".".join(("drawstream", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    return name.replace("drawstream.tools.testing", "drawstream.testing")
+
+
+def exported(path: Path) -> dict[str, str]:
+    """Names that the `__init__.py` of a room gives to others, each with the module that defines it."""
+    blocks = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.If)]
+    lines = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in lines for alias in node.names}
+
+
+EXPORTS = {dotted(path): exported(path) for path in MODULES if path.name == "__init__.py"}
+FILES = {dotted(path): path for path in MODULES}
+
+
+def hidden_names(path: Path, room: str, exports: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Imports of a file that are neither of its own room nor named by the `__init__.py` of another one."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("drawstream."):
+            continue
+        module = str(node.module)
+        if module != room and module.rpartition(".")[0] != room:
+            found += [f"{module}.{each.name}" for each in node.names if each.name not in exports.get(module, {})]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_use_only_what_other_rooms_export(path):
+    if path.name != "__init__.py":
+        hidden = hidden_names(path, dotted(path.parent / "__init__.py"), EXPORTS)
+        assert not hidden, "import it from the room, `from drawstream.room import name`, and name it in its __init__.py"
+
+
+def test_the_test_of_exports_sees_a_hidden_name(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text("from drawstream.a import x, y\nfrom drawstream.a.file import x\nfrom drawstream.b.file import z\n")
+    assert hidden_names(path, "drawstream.b", {"drawstream.a": {"x": "drawstream.a.file"}}) == [
+        "drawstream.a.y",
+        "drawstream.a.file.x",
+    ]
+
+
+def imports_of(path: Path, names: Mapping[str, Path], exports: Mapping[str, Mapping[str, str]]) -> set[Path]:
     """Files of the tree that a file imports when it runs, function bodies included; not for type checkers alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
@@ -62,8 +107,9 @@ def imports_of(path: Path, names: Mapping[str, Path]) -> set[Path]:
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and id(node) not in unseen:
-            whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {each if each in names else node.module for each in whole}
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in names else exports.get(node.module, {}).get(alias.name, node.module))
         elif isinstance(node, ast.Import) and id(node) not in unseen:
             found |= {alias.name for alias in node.names}
     return {names[each] for each in found & names.keys()}
@@ -87,10 +133,8 @@ def circle(arrows: Mapping[Path, set[Path]]) -> list[Path]:
 
 
 def test_no_files_import_each_other_in_a_circle():
-    dotted = {path: ".".join(("drawstream", *path.relative_to(ROOT).with_suffix("").parts)) for path in MODULES}
-    names = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
-    names |= {name.replace("drawstream.tools.testing", "drawstream.testing"): path for name, path in names.items()}
-    found = circle({path: imports_of(path, names) for path in MODULES})
+    everything = {**EXPORTS, "drawstream": exported(ROOT / "__init__.py")}
+    found = circle({path: imports_of(path, FILES, everything) for path in MODULES})
     assert not [str(path.relative_to(ROOT)) for path in found]
 
 
@@ -100,9 +144,12 @@ def test_the_test_of_circles_sees_one(tmp_path):
     two.write_text("def f():\n    from m.three import name\n")
     three.write_text("import m.one\n")
     names = {"m.one": one, "m.two": two, "m.three": three}
-    assert circle({path: imports_of(path, names) for path in names.values()}) == [one, two, three]
+    assert circle({path: imports_of(path, names, {}) for path in names.values()}) == [one, two, three]
+    three.write_text("from m import name\n")
+    exports = {"m": {"name": "m.one"}}
+    assert circle({path: imports_of(path, names, exports) for path in names.values()}) == [one, two, three]
     three.write_text("from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import m.one\n")
-    assert circle({path: imports_of(path, names) for path in names.values()}) == []
+    assert circle({path: imports_of(path, names, {}) for path in names.values()}) == []
 
 
 def test_rooms_stay_small():

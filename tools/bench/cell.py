@@ -14,20 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from drawstream import pack
 from drawstream.features import Tracker
-from drawstream.pipeline import Loader, Source
-from drawstream.pipeline.shards.catalog import FILE
-from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
-from drawstream.tools.demo import PLANS, DemoPlan, hold_data, source_and_test
-from drawstream.tools.runs.identity import model_identity, training_identity
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import finished_record, write_record
-from drawstream.tools.training.finetune import flush_denormals
-from drawstream.tools.training.loop import Evaluation, Recipe, train
-from drawstream.tools.training.methods.plan import LoopParts
-from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.setup import Setup
+from drawstream.pipeline import Loader
+from drawstream.pipeline.shards import FILE
+from drawstream.pipeline.sources import Source
+from drawstream.samplers.orders import IndexStream
+from drawstream.tools import PLANS, DemoPlan, hold_data, source_and_test
+from drawstream.tools.runs import Progress, finished_record, model_identity, training_identity, write_record
+from drawstream.tools.training import Evaluation, Recipe, Setup, flush_denormals, save_weights, train
+from drawstream.tools.training.methods import LoopParts
 
 __all__ = ["VALIDATION", "Cell", "Record", "accuracies", "pack_plan", "start_plan"]
 

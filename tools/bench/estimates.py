@@ -5,16 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.bench.auto.cell import folders as auto_folders
-from drawstream.tools.bench.auto.grid import AutoGrid
-from drawstream.tools.bench.budget.grid import Grid, common_of
-from drawstream.tools.bench.noise.grid import NoiseGrid
-from drawstream.tools.bench.noise.methods import SEARCHES, expand, folders
-from drawstream.tools.demo import DemoPlan
-from drawstream.tools.estimate.demo import estimate_runs, packed_plan
-from drawstream.tools.estimate.probe import scratch_folder
-from drawstream.tools.estimate.stages import Estimate
-from drawstream.tools.runs.record import read_record
+from drawstream.tools import DemoPlan
+from drawstream.tools.bench.auto import AutoGrid
+from drawstream.tools.bench.auto import folders as auto_folders
+from drawstream.tools.bench.budget import Grid, common_of
+from drawstream.tools.bench.noise import SEARCHES, NoiseGrid, expand, folders
+from drawstream.tools.estimate import Estimate, estimate_runs, packed_plan, scratch_folder
+from drawstream.tools.runs import read_record
 
 __all__ = ["estimate_auto", "estimate_budget", "estimate_noise"]
 

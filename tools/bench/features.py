@@ -22,18 +22,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features import Scoring, ShardScorer, Tracker
-from drawstream.features.extraction import write_shards
-from drawstream.features.options import HALF, Amp, provenance
-from drawstream.pipeline import Catalog, Loader, open_source
-from drawstream.pipeline.loader import SMALL, default_transform
-from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import Sequential, SwiftFit, SwiftParams
-from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, small_images, write_files
-from drawstream.tools.bench.loader.rounds import Delivery, System, alternate, median_ratio
-from drawstream.tools.experiments.table import Columns, table_of
-from drawstream.tools.training.check_model import check_built
-from drawstream.tools.training.models import ResNet, build_model
+from drawstream import pack
+from drawstream.features import HALF, Amp, Scoring, ShardScorer, Tracker, provenance, write_shards
+from drawstream.pipeline import SMALL, Loader, default_transform
+from drawstream.pipeline.shards import Catalog
+from drawstream.pipeline.sources import open_source
+from drawstream.samplers.orders import Sequential
+from drawstream.samplers.swift import SwiftFit, SwiftParams
+from drawstream.tools.bench.loader import (
+    Delivery,
+    System,
+    alternate,
+    median_ratio,
+    open_catalog,
+    pack_photos,
+    small_images,
+    write_files,
+)
+from drawstream.tools.experiments import Columns, table_of
+from drawstream.tools.training import ResNet, build_model, check_built
 
 __all__ = ["run_features"]
 

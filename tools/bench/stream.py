@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch.utils.data import WeightedRandomSampler
 
-from drawstream.samplers import IndexStream, Order
-from drawstream.tools.experiments.table import number, table_of
+from drawstream.samplers.orders import IndexStream, Order
+from drawstream.tools.experiments import number, table_of
 
 __all__ = ["missing_systems", "run_stream"]
 

@@ -19,18 +19,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from drawstream.features import FeatureTable
-from drawstream.samplers import SwiftSampler, effective_sample_size
+from drawstream.features.table import FeatureTable
+from drawstream.samplers import effective_sample_size
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.bench.cell import Record, accuracies, start_plan
 from drawstream.tools.bench.checks import check_noise
-from drawstream.tools.bench.noise.cell import NoiseCell, Probabilities, right_rows
-from drawstream.tools.bench.noise.grid import CHANGED
-from drawstream.tools.experiments.compare import Difference
-from drawstream.tools.experiments.results import Entry, Row, blocks, control_of, entries_of
-from drawstream.tools.experiments.table import Table, table_of
-from drawstream.tools.runs.record import before, conclude
-from drawstream.tools.training.models import mlp
-from drawstream.tools.training.transfer import carry
+from drawstream.tools.bench.noise import CHANGED, NoiseCell, Probabilities, right_rows
+from drawstream.tools.experiments import Difference, Entry, Row, Table, blocks, control_of, entries_of, table_of
+from drawstream.tools.runs import before, conclude
+from drawstream.tools.training import carry, mlp
 
 __all__ = ["METHODS", "MODELS", "TransferGrid", "run_transfer", "summarise", "tables"]
 

@@ -1,1 +1,10 @@
 """The command line."""
+
+from typing import TYPE_CHECKING
+
+from drawstream.samplers.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from drawstream.tools.cli import search
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

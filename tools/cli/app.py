@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards import printable
 from drawstream.tools.cli import bench, doctor, features, fit, pages, search, shards, stream, train
 from drawstream.tools.cli.signals import (
     INTERRUPTED,
@@ -23,8 +23,7 @@ from drawstream.tools.cli.signals import (
     system_error_line,
     user_exit_line,
 )
-from drawstream.tools.runs.config import ConfigAnywhere, read_config
-from drawstream.tools.runs.options import RENAMED, command
+from drawstream.tools.runs import RENAMED, ConfigAnywhere, command, read_config
 
 ABOUT = "Weighted sampling for image training: pack, score, search, train, report."
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import typer
 
 from drawstream.tools.cli.options import DryRunOptions, EngineOptions, ResultOptions
-from drawstream.tools.runs.options import COUNT, FEW, SEED, SOME, Options, command, option, pick
-from drawstream.tools.runs.record import write_result
+from drawstream.tools.runs import COUNT, FEW, SEED, SOME, Options, command, option, pick, write_result
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -45,7 +44,7 @@ def stream(given: StreamOptions) -> None:
 
     Example: drawstream bench stream --rows 1e6,1e7,1e8 --json stream.json
     """
-    from drawstream.tools.bench.stream import missing_systems, run_stream
+    from drawstream.tools.bench import missing_systems, run_stream
 
     rows = {seed: run_stream(given.rows, rounds=given.rounds, seed=seed) for seed in given.seeds}
     table = [{**row, "seed": seed} for seed, found in rows.items() for row in found]
@@ -89,7 +88,7 @@ def loader(given: LoaderOptions) -> None:
 
     Example: drawstream bench loader --json loader.json; drawstream bench loader --data fashion-mnist
     """
-    from drawstream.tools.bench.loader.bench import run_loader
+    from drawstream.tools.bench.loader import run_loader
 
     write_result(run_loader(**_values(given)), given.json_path)
 
@@ -112,7 +111,7 @@ def features(given: FeaturesOptions) -> None:
 
     Example: drawstream bench features --json features.json; drawstream bench features --data fashion-mnist --rounds 7
     """
-    from drawstream.tools.bench.features import run_features
+    from drawstream.tools.bench import run_features
 
     write_result(run_features(**_values(given)), given.json_path)
 
@@ -159,9 +158,8 @@ def noise(given: NoiseOptions) -> None:
 
     Example: drawstream bench noise --data digits --json noise.json; drawstream bench noise --seeds 0,1,2
     """
-    from drawstream.tools.bench.estimates import estimate_noise
-    from drawstream.tools.bench.noise.grid import NoiseGrid, run, start
-    from drawstream.tools.bench.noise.methods import METHODS
+    from drawstream.tools.bench import estimate_noise
+    from drawstream.tools.bench.noise import METHODS, NoiseGrid, run, start
 
     grid = pick(NoiseGrid, given, methods=given.methods or METHODS)
     place = (given.data, given.folder("noise"), grid)
@@ -188,8 +186,8 @@ def transfer(given: TransferOptions) -> None:
 
     Example: drawstream bench transfer --json transfer.json
     """
-    from drawstream.tools.bench.transfer import MODELS, TransferGrid, run_transfer
-    from drawstream.tools.demo import PLANS
+    from drawstream.tools import PLANS
+    from drawstream.tools.bench import MODELS, TransferGrid, run_transfer
 
     source, targets = _of_data(MODELS, given.data)
     grid = pick(TransferGrid, given, source=given.model or source, targets=given.targets or targets)
@@ -232,10 +230,9 @@ def budget(given: BudgetOptions) -> None:
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
     """
-    from drawstream.pipeline.workers.engines import Workers
-    from drawstream.tools.bench.budget.cell import METHODS
-    from drawstream.tools.bench.budget.grid import MAIN, Grid, common_of, run
-    from drawstream.tools.bench.estimates import estimate_budget
+    from drawstream.pipeline.workers import Workers
+    from drawstream.tools.bench import estimate_budget
+    from drawstream.tools.bench.budget import MAIN, METHODS, Grid, common_of, run
 
     grid = pick(Grid, given, methods=METHODS if given.methods == ("all",) else given.methods or MAIN)
     Workers(engine=given.engine)  # refuses what is no engine
@@ -268,10 +265,8 @@ def auto(given: AutoOptions) -> None:
 
     Example: drawstream bench auto --data digits --seeds 0,1,2 --json auto.json; drawstream bench auto --seeds 0,1,2
     """
-    from drawstream.tools.bench.auto.cell import METHODS
-    from drawstream.tools.bench.auto.grid import SETTINGS, AutoGrid, run
-    from drawstream.tools.bench.cell import start_plan
-    from drawstream.tools.bench.estimates import estimate_auto
+    from drawstream.tools.bench import estimate_auto, start_plan
+    from drawstream.tools.bench.auto import METHODS, SETTINGS, AutoGrid, run
 
     changed = {"epochs": given.epochs, "population": given.population, "first": given.explore_after}
     changed = {name: value for name, value in changed.items() if value is not None}
@@ -300,7 +295,7 @@ def rehearsal(given: RehearsalOptions) -> None:
 
     Example: drawstream bench rehearsal --rows 1281167 -o runs/rehearsal --json rehearsal.json
     """
-    from drawstream.tools.bench.rehearsal.bench import run
+    from drawstream.tools.bench.rehearsal import run
 
     write_result(run(given.out, rows=given.rows, photos=given.photos, seed=given.seed), given.json_path)
 
@@ -320,7 +315,7 @@ def _of_data(plans: dict[str, Any], data: str) -> Any:
 def _told(given: DryRunOptions, estimate: Any) -> bool:
     """Print the estimate where a dry run is asked for."""
     if given.dry_run:
-        from drawstream.tools.estimate.stages import tell
+        from drawstream.tools.estimate import tell
 
         tell(estimate(), given.json_path)
     return given.dry_run

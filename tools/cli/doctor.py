@@ -15,11 +15,10 @@ import psutil
 import typer
 
 from drawstream.tools.cli.options import ResultOptions, place
-from drawstream.tools.runs.options import argument
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs import argument, finish
 
 if TYPE_CHECKING:
-    from drawstream.pipeline import Catalog
+    from drawstream.pipeline.shards import Catalog
 
 REQUIRED = ("torch", "numpy", "numba", "pyarrow", "scipy", "optuna", "botorch", "plotly", "safetensors")
 OPTIONAL = {
@@ -160,7 +159,7 @@ def _dali(device: Literal["cpu", "gpu"]) -> Iterator[Check]:
 
 def _streams() -> Check:
     """Draw from a weighted stream of a million rows, compiled kernels included."""
-    from drawstream.samplers import IndexStream
+    from drawstream.samplers.orders import IndexStream
 
     stream = IndexStream(np.linspace(0.5, 1.5, 1_000_000), seed=0)
     stream.epoch(0)[:1024]
@@ -173,8 +172,8 @@ def _streams() -> Check:
 
 
 def _catalog(name: str) -> Iterator[Check]:
-    from drawstream.pipeline import Catalog
-    from drawstream.pipeline.reading.bad_samples import BadSampleError
+    from drawstream.pipeline.reading import BadSampleError
+    from drawstream.pipeline.shards import Catalog
 
     try:
         catalog = Catalog.open(place(name))
@@ -191,7 +190,7 @@ def _catalog(name: str) -> Iterator[Check]:
 
 
 def _reading(catalog: "Catalog") -> Check:
-    from drawstream.pipeline.reading.read import ShardFiles
+    from drawstream.pipeline.reading import ShardFiles
 
     rows = np.random.default_rng(0).permutation(len(catalog))[:READ].astype(np.int64)
     files = ShardFiles(catalog)
@@ -207,7 +206,7 @@ def _reading(catalog: "Catalog") -> Check:
 
 def _loading(catalog: "Catalog") -> Check:
     from drawstream.pipeline import Loader
-    from drawstream.samplers import IndexStream
+    from drawstream.samplers.orders import IndexStream
 
     draws = min(len(catalog), LOADED)
     loader = Loader(catalog, IndexStream(len(catalog), draws=draws), batch_size=min(128, draws))

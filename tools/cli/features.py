@@ -7,16 +7,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards import printable
 from drawstream.tools.cli import options
-from drawstream.tools.runs.options import FEW, MANY, SEED, SOME, argument, command, option, pick
-from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
-from drawstream.tools.runs.record import BEFORE, finish, write_record
+from drawstream.tools.runs import (
+    BEFORE,
+    FEW,
+    MANY,
+    SEED,
+    SOME,
+    Progress,
+    argument,
+    command,
+    finish,
+    notes_of,
+    option,
+    pick,
+    tell_notes,
+    write_record,
+)
 
 if TYPE_CHECKING:
-    from drawstream.features import FeatureTable
-    from drawstream.features.table.describe import Description
-    from drawstream.tools.jobs.features import Extracted
+    from drawstream.features.table import Description, FeatureTable
+    from drawstream.tools.jobs import Extracted
 
 _BAR = 40  # characters of the longest bar
 
@@ -63,8 +75,8 @@ class TableOptions(CheckOptions, options.JoinOptions):
 
     def open(self) -> "FeatureTable":
         """Open the table, and say what was left out of the joined files."""
-        from drawstream.features import FeatureTable
-        from drawstream.pipeline import Catalog
+        from drawstream.features.table import FeatureTable
+        from drawstream.pipeline.shards import Catalog
 
         catalog = Catalog.open(self.catalog) if self.catalog else None
         opened = FeatureTable.open(self.table, join=self.join, catalog=catalog)
@@ -109,12 +121,10 @@ def extract(given: ExtractOptions) -> None:
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli features … --device gpu
     """
-    from drawstream.features import Crops, Scoring
-    from drawstream.features.custom import load_measure
-    from drawstream.features.measures import chosen_measures
-    from drawstream.tools.estimate.training import estimate_extraction
-    from drawstream.tools.jobs.features import features_job
-    from drawstream.tools.training.ranks import join_ranks
+    from drawstream.features import Crops, Scoring, chosen_measures, load_measure
+    from drawstream.tools.estimate import estimate_extraction
+    from drawstream.tools.jobs import features_job
+    from drawstream.tools.training import join_ranks
 
     ranks = join_ranks(given.device)
     setup = given.setup(global_batch=ranks.world_size, ranks=ranks)
@@ -178,8 +188,8 @@ def check(given: CheckOptions) -> None:
 
     Example: drawstream features check features --catalog data/train
     """
-    from drawstream.features.table.check import check_table
-    from drawstream.pipeline import Catalog
+    from drawstream.features.table import check_table
+    from drawstream.pipeline.shards import Catalog
 
     catalog = Catalog.open(given.catalog) if given.catalog else None
     with Progress("check", "parts") as progress:
@@ -198,7 +208,7 @@ def describe(given: TableOptions) -> None:
 
     Example: drawstream features describe features --join faces.parquet
     """
-    from drawstream.features.table.describe import describe_table as run
+    from drawstream.features.table import describe_table as run
 
     opened = given.open()
     found = []

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drawstream.tools.cli.features import TableOptions
 from drawstream.tools.cli.options import FrozenOptions
-from drawstream.tools.runs.options import FINITE, option
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs import FINITE, finish, option
 
 if TYPE_CHECKING:
-    from drawstream.features import FeatureTable
-    from drawstream.samplers import SwiftSampler
+    from drawstream.features.table import FeatureTable
+    from drawstream.samplers.swift import SwiftSampler
 
 DEFAULTS: dict[str, Any] = {  # the worst half by loss is left out
     "coefficients": (1.0, 0.0),
@@ -51,7 +50,8 @@ def fit(given: FitOptions) -> None:
 
     Carried to another model's features: drawstream fit features-of-b -o b.json --like a/sampler.json
     """
-    from drawstream.samplers import SwiftSampler, effective_sample_size
+    from drawstream.samplers import effective_sample_size
+    from drawstream.samplers.swift import SwiftSampler
 
     file = given.probabilities
     parameters = {name: value for name in DEFAULTS if (value := getattr(given, name)) is not None}
@@ -77,12 +77,11 @@ def _fit(
     table: "FeatureTable", file: Path | None, /, *, features: tuple[str, ...], transform: Any, **params: Any
 ) -> tuple["SwiftSampler", Any]:
     """The sampler of these parameters, and P of the rows."""
-    from drawstream.samplers import SwiftFit, SwiftParams
-    from drawstream.samplers.files.weights_file import map_weights
-    from drawstream.samplers.swift.fit import requested_columns
-    from drawstream.samplers.swift.fit_blocks import fit_blocks
-    from drawstream.tools.runs.record import command_line
-    from drawstream.tools.training.transfer import origin
+    from drawstream import fit_blocks
+    from drawstream.samplers.files import map_weights
+    from drawstream.samplers.swift import SwiftFit, SwiftParams, requested_columns
+    from drawstream.tools.runs import command_line
+    from drawstream.tools.training import origin
 
     law, names = SwiftParams(**params), list(features)
     noted = {**origin(table), "command": command_line()}
@@ -98,9 +97,10 @@ def _carry(
     sampler: "SwiftSampler", table: "FeatureTable", file: Path | None, frozen: bool
 ) -> tuple["SwiftSampler", Any]:
     """The sampler carried to a table, and P of its rows."""
-    from drawstream.samplers.files.weights_file import map_weights
-    from drawstream.samplers.swift.fit_blocks import fit_blocks, score_blocks
-    from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
+    from drawstream import fit_blocks
+    from drawstream.samplers.files import map_weights
+    from drawstream.samplers.swift import score_blocks
+    from drawstream.tools.training import carry, fitted_on, needed_columns, origin
 
     if file is None:
         carried = carry(sampler, table, frozen=frozen)

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from drawstream.tools.runs.options import FEW, MANY, SEED, SOME, Options, option, pick
+from drawstream.tools.runs import FEW, MANY, SEED, SOME, Options, option, pick
 
 if TYPE_CHECKING:
-    from drawstream.tools.runs.hooks import Hook
-    from drawstream.tools.training.ranks import Ranks
-    from drawstream.tools.training.recipe import Recipe
-    from drawstream.tools.training.setup import Setup
+    from drawstream.tools.runs import Hook
+    from drawstream.tools.training import Ranks, Recipe, Setup
 
 CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…)."
 MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "timm:")
@@ -87,8 +85,7 @@ class ModelOptions(Options):
 
     def setup(self, **others: Any) -> "Setup":
         """Data and model of the job; `others` are further arguments of `Setup`."""
-        from drawstream.tools.training.finetune import flush_denormals
-        from drawstream.tools.training.setup import Setup
+        from drawstream.tools.training import Setup, flush_denormals
 
         flush_denormals()
         given = {name: getattr(self, name, None) for name in ("catalog", "held_out", "test")}
@@ -121,7 +118,7 @@ class RecipeOptions(Options):
 
     def recipe(self) -> "Recipe":
         """How to train, as the loop takes it."""
-        from drawstream.tools.training.recipe import Recipe
+        from drawstream.tools.training import Recipe
 
         return pick(Recipe, self, amp=self.amp == "bf16")
 
@@ -146,7 +143,7 @@ class FrozenOptions(Options):
 
 def place(catalog: str) -> Path | str:
     """A folder, or a URL as it stands: a path would lose its second slash."""
-    from drawstream.pipeline.shards.remote import is_url
+    from drawstream.pipeline.shards import is_url
 
     return catalog if is_url(catalog) else Path(catalog)
 
@@ -159,13 +156,13 @@ def run_job(
     /,
 ) -> Any:
     """Run a job with its hooks, or estimate it; return its result, or None where nothing is left to say."""
-    from drawstream.tools.runs.hooks import check_hooks, load_hooks
-    from drawstream.tools.training.ranks import leave_ranks
+    from drawstream.tools.runs import check_hooks, load_hooks
+    from drawstream.tools.training import leave_ranks
 
     watched = {"tensorboard": given.tensorboard} if isinstance(given, WatchedOptions) else {}
     names = given.hook if isinstance(given, WatchedOptions) else ()
     if given.dry_run:
-        from drawstream.tools.estimate.stages import tell
+        from drawstream.tools.estimate import tell
 
         check_hooks(names, **watched)
         found = estimate()

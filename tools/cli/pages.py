@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import typer
 
-from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards import printable
 from drawstream.tools.cli.options import DryRunOptions, ResultOptions
-from drawstream.tools.runs.options import FEW, SEED, Options, argument, option
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs import FEW, SEED, Options, argument, finish, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ def report(given: ReportOptions) -> None:
 
     Two settings side by side: drawstream report runs/lr-0.05 runs/lr-0.1 -o compared.html
     """
-    from drawstream.tools.report.build import write_report
+    from drawstream.tools.report import write_report
 
     if given.out is None and len(given.runs) > 1:
         raise ValueError(f"{len(given.runs)} folders: say with --out where their common page is to go")
@@ -70,7 +69,7 @@ def serve(given: ServeOptions) -> None:
 
     Example: drawstream serve runs
     """
-    from drawstream.tools.report.serve import serve_jobs as run
+    from drawstream.tools.report import serve_jobs as run
 
     run(given.runs, given.port, given.host)
 
@@ -80,13 +79,12 @@ def demo(given: DemoOptions) -> None:
 
     Example: drawstream demo --data fashion-mnist
     """
-    from drawstream.tools.demo import run_demo
+    from drawstream.tools import run_demo
 
     job = (given.data, given.out or Path("runs") / f"demo-{given.data}")
     options: dict[str, Any] = {"source": given.source, "noise": given.noise, "seeds": list(given.seeds)}
     if given.dry_run:
-        from drawstream.tools.estimate.demo import estimate_demo
-        from drawstream.tools.estimate.stages import tell
+        from drawstream.tools.estimate import estimate_demo, tell
 
         tell(estimate_demo(*job, **options), given.json_path)
         return

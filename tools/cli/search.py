@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from drawstream.tools.cli import options as shared
-from drawstream.tools.runs.options import COUNT, FEW, MANY, SOME, argument, command, option
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs import COUNT, FEW, MANY, SOME, argument, command, finish, option
 
 if TYPE_CHECKING:
-    from drawstream.tools.training.finetune import FineTune
-    from drawstream.tools.training.setup import Setup
+    from drawstream.tools.training import FineTune, Setup
 
 app = typer.Typer(help="Find samplers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -100,9 +98,9 @@ def swift(given: SwiftOptions) -> None:
         --model cnn --start runs/uniform/last.safetensors
     """
     from drawstream.search import load_objective
-    from drawstream.tools.estimate.search import estimate_swift
-    from drawstream.tools.jobs.search import search_job
-    from drawstream.tools.training.ranks import Ranks
+    from drawstream.tools.estimate import estimate_swift
+    from drawstream.tools.jobs import search_job
+    from drawstream.tools.training import Ranks
 
     options = {name: given.followed(name) for name in (*DECIDING, "confirm_seeds", "fine_tune_epochs")}
     length = options.pop("fine_tune_epochs")
@@ -129,8 +127,7 @@ def swift(given: SwiftOptions) -> None:
 
 def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTune":
     """The built-in objective; what does not fit is told before the search begins."""
-    from drawstream.tools.training.finetune import FineTune
-    from drawstream.tools.training.recipe import Recipe
+    from drawstream.tools.training import FineTune, Recipe
 
     if given.start is None:
         raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
@@ -188,9 +185,9 @@ def auto(given: AutoOptions) -> None:
 
     Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
     """
-    from drawstream.tools.estimate.search import estimate_auto
-    from drawstream.tools.jobs.auto import auto_job
-    from drawstream.tools.training.ranks import join_ranks
+    from drawstream.tools.estimate import estimate_auto
+    from drawstream.tools.jobs import auto_job
+    from drawstream.tools.training import join_ranks
 
     first = max(1, round(given.epochs / 12)) if given.explore_after is None else given.explore_after
     if given.exploration == "mixture" and first >= given.epochs:

@@ -9,11 +9,21 @@ from typing import Any, Literal
 
 import typer
 
-from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards import printable
 from drawstream.tools.cli.options import DryRunOptions, ResultOptions
-from drawstream.tools.runs.options import COUNT, FEW, ROWS, SEED, Options, argument, option
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import finish, write_record, write_result
+from drawstream.tools.runs import (
+    COUNT,
+    FEW,
+    ROWS,
+    SEED,
+    Options,
+    Progress,
+    argument,
+    finish,
+    option,
+    write_record,
+    write_result,
+)
 
 _WORKERS = "Processes to run; by default one per core, fewer for small data."
 
@@ -81,11 +91,11 @@ def pack(given: PackOptions) -> None:
 
     Example: drawstream pack /usr/share/datasets/fashion-mnist data --holdout 5000 --label-noise 0.4
     """
-    from drawstream.pipeline import open_source
-    from drawstream.pipeline.left_out import BadImagesError, list_bad
-    from drawstream.pipeline.shards.pack import PackResult
-    from drawstream.pipeline.shards.pack import pack as run
-    from drawstream.tools.jobs.pack import finished_before, tell_source
+    from drawstream import pack as run
+    from drawstream.pipeline import BadImagesError, list_bad
+    from drawstream.pipeline.shards import PackResult
+    from drawstream.pipeline.sources import open_source
+    from drawstream.tools.jobs import finished_before, tell_source
 
     out, skip_bad = given.out, given.skip_bad
     opened = open_source(given.source, split=given.split)
@@ -141,10 +151,9 @@ def index(given: IndexOptions) -> None:
 
     Images with captions (img2dataset): drawstream index /data/cc3m --label none
     """
-    from drawstream.pipeline.left_out import BadImagesError, list_bad
-    from drawstream.pipeline.shards.index import IndexResult
-    from drawstream.pipeline.shards.index import index as run
-    from drawstream.pipeline.shards.labels import Selection
+    from drawstream import index as run
+    from drawstream.pipeline import BadImagesError, list_bad
+    from drawstream.pipeline.shards import IndexResult, Selection
 
     skip_bad = given.skip_bad
     extensions = tuple(each for part in given.image for each in part.split(","))
@@ -191,10 +200,10 @@ def verify(given: VerifyOptions) -> None:
 
     Example: drawstream verify data/train --quarantine data/train/quarantine.json
     """
-    from drawstream.pipeline.reading.quarantine import write_quarantine
-    from drawstream.pipeline.shards.catalog import AlteredCatalogError, Catalog
-    from drawstream.pipeline.verify import Note
-    from drawstream.pipeline.verify import verify as run
+    from drawstream import verify as run
+    from drawstream.pipeline import Note
+    from drawstream.pipeline.reading import write_quarantine
+    from drawstream.pipeline.shards import AlteredCatalogError, Catalog
 
     try:
         opened = Catalog.open_rows(given.catalog)

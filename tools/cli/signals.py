@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from drawstream.samplers.files.system import fault_behind, fault_of, system_fault
+from drawstream.samplers.files import fault_behind, fault_of, system_fault
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 RETRY = 0.05  # seconds after which a signal comes again that met code which must finish

@@ -10,14 +10,11 @@ import typer
 
 from drawstream.tools.cli.options import ResultOptions
 from drawstream.tools.cli.stream_source import StreamOptions, StreamSource
-from drawstream.tools.runs import record
-from drawstream.tools.runs.options import SEED, SOME, argument, command, option
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import finish
+from drawstream.tools.runs import SEED, SOME, Progress, argument, command, finish, option, record
 
 if TYPE_CHECKING:
-    from drawstream.pipeline import Catalog
-    from drawstream.samplers.orders.order import Order
+    from drawstream.pipeline.shards import Catalog
+    from drawstream.samplers.orders import Order
 
 app = typer.Typer(help="Inspect, count, export and compare index streams.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -94,7 +91,7 @@ def count(given: EpochsOptions) -> None:
     """
     import numpy as np
 
-    from drawstream.samplers.orders.counts import count_rows
+    from drawstream.samplers.orders import count_rows
 
     opened, _ = given.open()
     chosen = opened.epochs(given.epochs)
@@ -124,7 +121,7 @@ def export(given: ExportOptions) -> None:
 
     Example: drawstream stream export search/sampler.json --table features -o schedule.arrow --epochs 0:3
     """
-    from drawstream.samplers.orders.schedule import write_schedule
+    from drawstream.samplers.orders import write_schedule
 
     if given.out is None and given.idx is None:
         raise ValueError("an export needs a place: -o schedule.arrow, or --idx FOLDER with --catalog")
@@ -140,7 +137,7 @@ def export(given: ExportOptions) -> None:
         record.write_record(given.idx / "export.json", "export", result)
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        made = {**_facts(opened), "command": record.command()}
+        made = {**_facts(opened), "command": record.command_line()}
         orders = _orders(opened, chosen)
         write_schedule(given.out, orders, rows=opened.stream.rows, catalog=fingerprint, provenance=made)
         result["schedule"] = str(given.out)
@@ -154,7 +151,7 @@ def diff(given: DiffOptions) -> None:
 
     Example: drawstream stream diff monday.arrow tuesday.arrow
     """
-    from drawstream.samplers.orders.schedule import Schedule
+    from drawstream.samplers.orders import Schedule
 
     mine, theirs = Schedule.open(given.left), Schedule.open(given.right)
     found = mine.diff(theirs)
@@ -196,7 +193,7 @@ def _title(opened: StreamSource) -> str:
 
 def _summary(counts: Any) -> dict[str, Any]:
     """Histogram of int64 (N,) counts, their entropy, and how far it is from the largest one, log N."""
-    from drawstream.samplers.orders.counts import entropy, histogram
+    from drawstream.samplers.orders import entropy, histogram
 
     found = entropy(counts)
     most = math.log(counts.size)
@@ -219,7 +216,7 @@ def _sentence(summary: dict[str, Any]) -> str:
 def _write_idx(
     opened: StreamSource, epochs: range, catalog: "Catalog | None", folder: Path, by_shard: bool
 ) -> list[dict[str, Any]]:
-    from drawstream.pipeline.replay import write_replay
+    from drawstream.pipeline import write_replay
 
     if catalog is None:
         raise ValueError("--idx needs --catalog: the .idx lines say where each image lies in its shard")
@@ -236,7 +233,7 @@ def _write_idx(
 
 def _check_space(place: Path, draws: int) -> None:
     """Refuse an export that the disk cannot hold."""
-    from drawstream.tools.estimate.stages import free_disk
+    from drawstream.tools.estimate import free_disk
 
     need, free = draws * BYTES, free_disk(place)
     if need > free:

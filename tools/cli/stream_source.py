@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.tools.cli.options import FrozenOptions, JoinOptions, ResultOptions
-from drawstream.tools.runs.options import ROWS, SEED, argument, option
-from drawstream.tools.runs.progress import notes_of, tell_notes
+from drawstream.tools.runs import ROWS, SEED, argument, notes_of, option, tell_notes
 
 if TYPE_CHECKING:
-    from drawstream.pipeline import Catalog
-    from drawstream.samplers import IndexStream
-    from drawstream.samplers.orders.schedule import Schedule
+    from drawstream.pipeline.shards import Catalog
+    from drawstream.samplers.orders import IndexStream, Schedule
 
 MOST_EPOCHS = 10**6  # of a command
 
@@ -107,7 +105,7 @@ class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
             FileNotFoundError: A file is missing.
             ValueError: Not exactly one of source and rows, or the files do not fit each other or the options.
         """
-        from drawstream.pipeline import Catalog
+        from drawstream.pipeline.shards import Catalog
 
         catalog = None if self.catalog is None else Catalog.open(self.catalog)
         opened = self._source(catalog)
@@ -117,10 +115,9 @@ class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
         return opened, catalog
 
     def _source(self, catalog: "Catalog | None") -> StreamSource:
-        from drawstream.samplers import IndexStream
-        from drawstream.samplers.files.weights_file import read_weights
-        from drawstream.samplers.orders.schedule import Schedule, is_schedule
-        from drawstream.samplers.swift.sampler import is_sampler
+        from drawstream.samplers.files import read_weights
+        from drawstream.samplers.orders import IndexStream, Schedule, is_schedule
+        from drawstream.samplers.swift import is_sampler
 
         if (self.source is None) == (self.rows is None):
             raise ValueError(
@@ -143,9 +140,10 @@ class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
 
     def _weighed(self, sampler: Path, catalog: "Catalog | None", how: dict[str, Any]) -> StreamSource:
         """The stream of a sampler over a table."""
-        from drawstream.features import FeatureTable
-        from drawstream.samplers import IndexStream, SwiftSampler
-        from drawstream.tools.training.transfer import carry
+        from drawstream.features.table import FeatureTable
+        from drawstream.samplers.orders import IndexStream
+        from drawstream.samplers.swift import SwiftSampler
+        from drawstream.tools.training import carry
 
         if self.table is None:
             raise ValueError(f"{sampler}: a sampler needs the feature table whose rows it weighs: give --table")

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drawstream.tools.cli import options
-from drawstream.tools.runs.options import FEW, MANY, SOME, argument, option, pick
-from drawstream.tools.runs.record import finish
-from drawstream.tools.training.methods.table import METHODS, method_names
+from drawstream.tools.runs import FEW, MANY, SOME, argument, finish, option, pick
+from drawstream.tools.training.methods import METHODS, method_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +58,11 @@ def train(given: TrainOptions) -> None:
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
     """
-    from drawstream.pipeline import Reading
-    from drawstream.tools.estimate.training import estimate_training
-    from drawstream.tools.jobs.train import train_job
-    from drawstream.tools.training.methods.filtering import filtering_of
-    from drawstream.tools.training.methods.plan import Budget
-    from drawstream.tools.training.methods.sampling import Sampling, sampler_of
-    from drawstream.tools.training.ranks import join_ranks
+    from drawstream.pipeline.reading import Reading
+    from drawstream.tools.estimate import estimate_training
+    from drawstream.tools.jobs import train_job
+    from drawstream.tools.training import join_ranks
+    from drawstream.tools.training.methods import Budget, Sampling, filtering_of, sampler_of
 
     method = METHODS.get(given.sampler or "")
     embedding = given.score_weights if method and "score_weights" in method.options else None

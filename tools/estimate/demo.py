@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from drawstream.tools.demo import pack_seed, search_of, start_demo
+from drawstream.tools import pack_seed, search_of, start_demo
 from drawstream.tools.estimate.probe import scratch_folder
 from drawstream.tools.estimate.search import estimate_candidates
 from drawstream.tools.estimate.stages import Estimate, Stage, finished
 from drawstream.tools.estimate.training import estimate_extraction, estimate_training
-from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.training import Recipe, Setup, save_weights
+from drawstream.tools.training.methods import Sampling
 
 PAGE = Stage("page", 3.0, 6_000_000, 0, "computed: as other reports; most of it is the plotting library")
 

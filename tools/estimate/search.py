@@ -10,23 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.pipeline.secrets import shown
-from drawstream.pipeline.workers.engines import Workers
-from drawstream.search import Trial, children_of, search_swift
-from drawstream.search.auto.plan import PopulationPlan
-from drawstream.search.objective import Stage as SearchStage
-from drawstream.search.swift.guard import runs_of
-from drawstream.search.swift.study import sqlite_url
+from drawstream.pipeline import shown
+from drawstream.pipeline.workers import Workers
+from drawstream.search import Stage as SearchStage
+from drawstream.search import Trial
+from drawstream.search.auto import PopulationPlan, children_of
+from drawstream.search.swift import runs_of, search_swift, sqlite_url
 from drawstream.tools.estimate.probe import LIMIT, Probe, ProbeDone, scratch_folder
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, peak_rss
 from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
-from drawstream.tools.jobs.auto import FILES, auto_job
-from drawstream.tools.jobs.search import prepare_search, search_keywords
-from drawstream.tools.training.child import Reward
-from drawstream.tools.training.finetune import FineTune
-from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.jobs import FILES, auto_job, prepare_search, search_keywords
+from drawstream.tools.training import FineTune, Ranks, Recipe, Reward, Setup
 
 TRIAL_RECORD = 1500  # bytes of search.json for a trial
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from drawstream.tools.experiments.table import table_of
-from drawstream.tools.runs.record import finish
+from drawstream.tools.experiments import table_of
+from drawstream.tools.runs import finish
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drawstream.features import Scoring, ShardScorer
-from drawstream.features.extraction import lacking_shards
-from drawstream.features.table.part import write_part
+from drawstream.features import Scoring, ShardScorer, lacking_shards
+from drawstream.features.table import write_part
 from drawstream.pipeline import Loader
-from drawstream.samplers import Sequential
+from drawstream.samplers.orders import Sequential
 from drawstream.tools.estimate.probe import LIMIT, Probe, scratch_folder, seconds_of
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, peak_rss
-from drawstream.tools.jobs.features import prepare_extraction
-from drawstream.tools.jobs.train import prepare_training
-from drawstream.tools.training.loop import Recipe, top1
-from drawstream.tools.training.methods.filtering import Filtering
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.setup import EVAL_BATCH, Setup
+from drawstream.tools.jobs import prepare_extraction, prepare_training
+from drawstream.tools.training import EVAL_BATCH, Ranks, Recipe, Setup, top1
+from drawstream.tools.training.methods import Filtering, Sampling
 
 FEW = 32  # images that a probe begins with
 EPOCH_RECORD = 400  # bytes of run.json for an epoch

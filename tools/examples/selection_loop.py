@@ -16,9 +16,8 @@ from torch import nn, optim
 from torch.nn import functional as F
 
 from drawstream import Catalog, IndexStream, Loader, OrderedSGD, SelectiveBackprop
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.tools.training.checkpoint import AsTensors
-from drawstream.tools.training.loop import top1
+from drawstream.samplers.files import write_atomically
+from drawstream.tools.training import AsTensors, top1
 
 
 class Uniform:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from drawstream.tools.experiments.compare import Spread
 from drawstream.tools.experiments.results import Entry
-from drawstream.tools.training.methods.table import BLUE, METHODS
+from drawstream.tools.training.methods import BLUE, METHODS
 
 __all__ = [
     "Figure",

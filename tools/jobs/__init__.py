@@ -2,3 +2,16 @@
 
 Each writes one folder, goes on where a killed run stopped, and gives back the finished record when it is there already.
 """
+
+from typing import TYPE_CHECKING
+
+from drawstream.samplers.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from drawstream.tools.jobs.auto import FILES, auto_job
+    from drawstream.tools.jobs.features import Extracted, features_job, prepare_extraction
+    from drawstream.tools.jobs.pack import finished_before, tell_source
+    from drawstream.tools.jobs.search import prepare_search, search_job, search_keywords
+    from drawstream.tools.jobs.train import prepare_training, train_job
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

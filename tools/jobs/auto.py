@@ -11,22 +11,34 @@ from typing import Any
 
 from torch import Tensor
 
-from drawstream.pipeline.identity import plain
-from drawstream.pipeline.shards.staging import claimed
-from drawstream.samplers import IndexStream, Sequential
-from drawstream.samplers.hashing import derive_keys
-from drawstream.search import Group, InTurn, PopulationPlan, children_of, search_auto
-from drawstream.search.auto.group import of_first
-from drawstream.tools.runs.hooks import Hook, Hooks
-from drawstream.tools.runs.identity import model_identity, shapes_hash
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import BEFORE, finished_record, tell_finished, write_record
-from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, keep
-from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.second_score import TwoScores
-from drawstream.tools.training.setup import Setup
+from drawstream.pipeline import plain
+from drawstream.pipeline.shards import claimed
+from drawstream.samplers import derive_keys
+from drawstream.samplers.orders import IndexStream, Sequential
+from drawstream.search.auto import Group, InTurn, PopulationPlan, children_of, of_first, search_auto
+from drawstream.tools.runs import (
+    BEFORE,
+    Hook,
+    Hooks,
+    Progress,
+    finished_record,
+    model_identity,
+    shapes_hash,
+    tell_finished,
+    write_record,
+)
+from drawstream.tools.training import (
+    Kept,
+    ModelChild,
+    Ranks,
+    Recipe,
+    Reward,
+    Setup,
+    Streamed,
+    TwoScores,
+    keep,
+    save_weights,
+)
 
 FILES = ("schedule.arrow", "distribution.parquet", "last.safetensors")
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed

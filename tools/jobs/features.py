@@ -7,16 +7,19 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from drawstream.features import FeatureTable, Scoring, ShardScorer
-from drawstream.features.extraction import RemoteScorer, missing_shards, write_shards, write_shards_on_ray
-from drawstream.features.options import provenance
-from drawstream.features.table.part import part_path
-from drawstream.pipeline.workers.engines import Workers
-from drawstream.tools.runs.identity import model_identity
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import tell_finished
-from drawstream.tools.training.models import load_weights
-from drawstream.tools.training.setup import Setup
+from drawstream.features import (
+    RemoteScorer,
+    Scoring,
+    ShardScorer,
+    missing_shards,
+    provenance,
+    write_shards,
+    write_shards_on_ray,
+)
+from drawstream.features.table import FeatureTable, part_path
+from drawstream.pipeline.workers import Workers
+from drawstream.tools.runs import Progress, model_identity, tell_finished
+from drawstream.tools.training import Setup, load_weights
 
 
 class Extraction(NamedTuple):

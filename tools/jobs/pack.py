@@ -3,12 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from drawstream.pipeline.left_out import BadImage
-from drawstream.pipeline.shards.names import printable
-from drawstream.pipeline.shards.pack import PackResult
-from drawstream.pipeline.sources.folder import FolderSource
-from drawstream.pipeline.sources.source import ArraySource, Source
-from drawstream.tools.runs.record import read_record
+from drawstream.pipeline import BadImage
+from drawstream.pipeline.shards import PackResult, printable
+from drawstream.pipeline.sources import ArraySource, FolderSource, Source
+from drawstream.tools.runs import read_record
 
 __all__ = ["finished_before", "tell_source"]
 

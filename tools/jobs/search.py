@@ -10,19 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline.identity import plain
-from drawstream.pipeline.workers.engines import Workers
-from drawstream.samplers.swift.fit import requested_columns
-from drawstream.search import Objective, search_swift
-from drawstream.search.swift.agent import Proposals
-from drawstream.search.swift.guard import Guard
-from drawstream.search.swift.study import Study, sqlite_url
-from drawstream.tools.runs.hooks import Hook, Hooks
-from drawstream.tools.runs.identity import objective_identity
-from drawstream.tools.runs.progress import Progress, notes_of, tell_notes
-from drawstream.tools.runs.record import BEFORE, finished_record, tell_finished, write_record
-from drawstream.tools.training.setup import Setup
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline import plain
+from drawstream.pipeline.workers import Workers
+from drawstream.samplers.swift import requested_columns
+from drawstream.search import Objective
+from drawstream.search.swift import Guard, Proposals, Study, search_swift, sqlite_url
+from drawstream.tools.runs import (
+    BEFORE,
+    Hook,
+    Hooks,
+    Progress,
+    finished_record,
+    notes_of,
+    objective_identity,
+    tell_finished,
+    tell_notes,
+    write_record,
+)
+from drawstream.tools.training import Setup
 
 
 class Searching(NamedTuple):

@@ -10,28 +10,26 @@ from typing import Any
 from torch import nn
 
 from drawstream.features import Tracker
-from drawstream.features.table.part import part_path
-from drawstream.pipeline import CropFilter, Loader
-from drawstream.pipeline.identity import plain
-from drawstream.pipeline.shards.staging import claimed
-from drawstream.search.auto.group import of_first
-from drawstream.tools.runs.hooks import Hook, Hooks
-from drawstream.tools.runs.identity import model_identity, quarantine_hash, training_identity
-from drawstream.tools.runs.progress import Progress
-from drawstream.tools.runs.record import (
+from drawstream.features.table import part_path
+from drawstream.pipeline import CropFilter, Loader, plain
+from drawstream.pipeline.shards import claimed
+from drawstream.search.auto import of_first
+from drawstream.tools.runs import (
     BEFORE,
+    Hook,
+    Hooks,
+    Progress,
     finished_record,
+    model_identity,
+    quarantine_hash,
     read_record,
     require_there,
     tell_finished,
+    training_identity,
     write_record,
 )
-from drawstream.tools.training.loop import Epoch, Evaluation, Recipe, Run, train
-from drawstream.tools.training.methods.filtering import Filtering
-from drawstream.tools.training.methods.plan import TrainingPlan
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.setup import Setup, crop_rows
+from drawstream.tools.training import Epoch, Evaluation, Recipe, Run, Setup, crop_rows, save_weights, train
+from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from drawstream.samplers.files.documents import read_json
-from drawstream.tools.runs.hooks import JOURNAL, open_journal
+from drawstream.samplers.files import read_json
+from drawstream.tools.runs import JOURNAL, open_journal
 
 __all__ = ["Board"]
 

@@ -8,15 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files import write_atomically
 from drawstream.tools.report import page
 from drawstream.tools.report.data import name_folders, read_data
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.left_out import DAMAGED, LeftOut
-from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance_section
-from drawstream.tools.report.pages.result import history_sections, result_section
-from drawstream.tools.report.pages.schedule import schedule_sections
-from drawstream.tools.report.pages.search import overview, search_blocks, side_by_side
+from drawstream.tools.report.pages import (
+    Job,
+    command_of,
+    date_of,
+    history_sections,
+    overview,
+    provenance_section,
+    result_section,
+    schedule_sections,
+    search_blocks,
+    side_by_side,
+)
 from drawstream.tools.report.records import SearchRecord, TrainRecord, read_records
 from drawstream.tools.report.sampled_rows import SampledRows
 from drawstream.tools.report.schedules import SearchedSchedule, read_schedules

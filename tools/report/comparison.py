@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from drawstream.tools.experiments.compare import Difference, Spread, by_seed, difference, signed
+from drawstream.tools.experiments import Difference, Spread, by_seed, difference, signed
 from drawstream.tools.report.groups import Group, control_of, unlike_seeds
 
 __all__ = ["SENTENCES", "Entry", "Pair", "cautions", "compare", "pairs_of", "verdicts"]

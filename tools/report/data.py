@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drawstream.pipeline import Catalog, RemoteError
-from drawstream.pipeline.shards.remote import is_url
+from drawstream.pipeline.shards import Catalog, RemoteError, is_url
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from drawstream.pipeline import BadSampleError, Catalog
-from drawstream.pipeline.decoding.image import decode
-from drawstream.pipeline.images.draws import pixel_windows
-from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.decoding import decode
+from drawstream.pipeline.images import pixel_windows
+from drawstream.pipeline.reading import BadSampleError, ShardFiles
+from drawstream.pipeline.shards import Catalog
 
 THUMB = 96  # pixels of the longer side, at most: a page with a few hundred images stays small
 FRAME = (255, 122, 26)  # of a window

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.experiments.figures import title_of
+from drawstream.tools.experiments import title_of
 from drawstream.tools.report.records import TrainRecord
-from drawstream.tools.training.methods.table import METHODS
+from drawstream.tools.training.methods import METHODS
 
 __all__ = ["Group", "control_of", "groups_of", "unlike_seeds"]
 

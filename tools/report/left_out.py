@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from drawstream.pipeline import RemoteError
-from drawstream.pipeline.secrets import shown
-from drawstream.pipeline.shards.remote import is_url
-from drawstream.samplers.files.system import raise_unless_file
-from drawstream.tools.runs.record import files_below
+from drawstream.pipeline import shown
+from drawstream.pipeline.shards import RemoteError, is_url
+from drawstream.samplers.files import raise_unless_file
+from drawstream.tools.runs import files_below
 
 __all__ = ["DAMAGED", "LeftOut", "naming"]
 

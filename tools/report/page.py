@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from drawstream.samplers.files.atomic import write_atomically
+from drawstream.samplers.files import write_atomically
 from drawstream.tools.report.gallery import Picture
 
 __all__ = ["chart", "code", "document", "folded", "gallery", "heading", "panels", "paragraph", "section", "table"]

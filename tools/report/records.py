@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.shards.remote import is_url
+from drawstream.pipeline.shards import is_url
 from drawstream.tools.report.left_out import LeftOut
-from drawstream.tools.runs.record import read_record
+from drawstream.tools.runs import read_record
 
 __all__ = ["Confirmation", "Epoch", "Result", "SearchRecord", "TrainRecord", "TrialPoint", "place_of", "read_records"]
 

@@ -11,9 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
-from drawstream.samplers import SwiftSampler, effective_sample_size
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers import effective_sample_size
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.report.left_out import naming
 from drawstream.tools.report.records import SearchRecord
 

@@ -21,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
-from drawstream.samplers.orders.counts import entropy
-from drawstream.samplers.orders.schedule import Schedule
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import Schedule, entropy
 from drawstream.tools.report.left_out import LeftOut, naming
 from drawstream.tools.report.records import place_of
-from drawstream.tools.runs.record import read_record
+from drawstream.tools.runs import read_record
 
 __all__ = ["RewardSpread", "SearchedSchedule", "children_spread", "correlation", "count_stages", "dispersion"]
 __all__ += ["effective_rows", "read_schedules", "segment_counts", "stage_epochs"]

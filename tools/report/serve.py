@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
-from drawstream.pipeline.secrets import without_secrets
+from drawstream.pipeline import without_secrets
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.page import template
 

@@ -78,7 +78,7 @@ def read_config(path: Path, root: Any, /) -> Defaults:
     Raises:
         ValueError: Not readable, not TOML, or a key that names no command or no option.
     """
-    from drawstream.samplers.files.documents import read_toml  # here: it brings Numba, which no help text needs
+    from drawstream.samplers.files import read_toml  # here: it brings Numba, which no help text needs
 
     try:
         content = read_toml(path, remedy="mend the file")

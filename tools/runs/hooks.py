@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from drawstream.features.named import load_factory, users_code
-from drawstream.pipeline.secrets import without_secrets
+from drawstream.features import load_factory, users_code
+from drawstream.pipeline import without_secrets
 
 JOURNAL = "progress.json"
 FORMAT = 1
@@ -119,7 +119,7 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        from drawstream.samplers.files.atomic import write_atomically  # here: it brings Numba, which no help text needs
+        from drawstream.samplers.files import write_atomically  # here: it brings Numba, which no help text needs
 
         self._written = time.monotonic()
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def open_journal(path: Path, /) -> dict[str, Any]:
         OSError: As the system gives it.
         ValueError: Not JSON, or not a journal of this version.
     """
-    from drawstream.samplers.files.documents import read_json  # here: it brings Numba, which no help text needs
+    from drawstream.samplers.files import read_json  # here: it brings Numba, which no help text needs
 
     remedy = "start its job again with this drawstream, or remove the file"
     found = read_json(path, remedy=remedy, finite=False)

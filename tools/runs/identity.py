@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from drawstream.features.named import load_factory
-from drawstream.features.user_code import code_identity
-from drawstream.pipeline import CropFilter, Loader
-from drawstream.pipeline.identity import plain
-from drawstream.pipeline.reading.quarantine import read_quarantine
-from drawstream.samplers.hashing import digest_array
-from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
-from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe
+from drawstream.features import code_identity, load_factory
+from drawstream.pipeline import CropFilter, Loader, plain
+from drawstream.pipeline.reading import read_quarantine
+from drawstream.samplers import digest_array
+from drawstream.tools.training import NO_EVALUATION, Evaluation, Recipe
+from drawstream.tools.training.methods import NO_PARTS, LoopParts
 
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.shards import printable
 
 if TYPE_CHECKING:
-    from drawstream.features import FeatureTable
+    from drawstream.features.table import FeatureTable
 
 EVERY = 10.0  # seconds between lines in a log
 SILENCE = 30.0  # seconds without a line in a log, at most: an epoch of ImageNet takes hours

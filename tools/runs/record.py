@@ -14,12 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline.identity import plain, refuse_other
-from drawstream.pipeline.secrets import shown, without_secrets
-from drawstream.pipeline.shards.names import printable
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.documents import read_json
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.pipeline import plain, refuse_other, shown, without_secrets
+from drawstream.pipeline.shards import printable
+from drawstream.samplers.files import raise_unless_file, read_json, write_atomically
 from drawstream.tools.runs.config import used_config
 
 FORMAT = 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers import BatchSelector, Selected
+from drawstream.samplers.methods import BatchSelector, Selected
 from drawstream.testing.laws import check_refusals, frozen, hold, same, same_state, tensors
 
 Make = Callable[[], BatchSelector]

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers import Order
+from drawstream.samplers.orders import Order
 from drawstream.testing.laws import hold, same
 
 _SPLITS = ((1, 7), (2, 5), (3, 4), (5, 1))  # world size, rows per rank

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from drawstream.samplers.orders.counts import entropy
+from drawstream.samplers.orders import entropy
 from drawstream.tools.training.ranks import Ranks
 
 

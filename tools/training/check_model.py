@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from drawstream.features.shard_scorer import require_logits
-from drawstream.pipeline.loader import SMALL
+from drawstream.features import require_logits
+from drawstream.pipeline import SMALL
 from drawstream.tools.training.models import BUILT_IN, build_model
 
 __all__ = ["check_built", "slow_on", "takes_gray"]

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drawstream.pipeline.identity import ANOTHER, refuse_other
-from drawstream.pipeline.secrets import describe_error
-from drawstream.search.tensor_file import load_tensors, save_tensors
+from drawstream.pipeline import ANOTHER, describe_error, refuse_other
+from drawstream.search import load_tensors, save_tensors
 from drawstream.tools.training.accounting import Epoch, Run
 
 

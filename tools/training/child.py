@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.pipeline import Loader
-from drawstream.samplers.orders.order import Draws, Order, ones
-from drawstream.tools.training.loop import Recipe, autocast, descend, make_optimizer
+from drawstream.samplers.orders import Draws, Order, ones
+from drawstream.tools.training.loop import descend, make_optimizer
+from drawstream.tools.training.recipe import Recipe, autocast
 from drawstream.tools.training.setup import EVAL_BATCH
 
 __all__ = ["Kept", "ModelChild", "Reward", "Streamed", "reward_of"]

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from drawstream.features.grad_norm import HeadInput
+from drawstream.features import HeadInput
 from drawstream.tools.training.setup import Setup
 
 

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.features.options import state_hash
+from drawstream.features import state_hash
 from drawstream.pipeline import Loader
-from drawstream.samplers import IndexStream
-from drawstream.search import Trial
-from drawstream.search.objective import Stage
-from drawstream.tools.runs.identity import loader_identity, model_identity, part_identity
+from drawstream.samplers.orders import IndexStream
+from drawstream.search import Stage, Trial
+from drawstream.tools.runs import loader_identity, model_identity, part_identity
 from drawstream.tools.training.loop import train
-from drawstream.tools.training.methods.plan import LoopParts
+from drawstream.tools.training.methods import LoopParts
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.recipe import Evaluation, Recipe
 from drawstream.tools.training.setup import Setup, crop_rows

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drawstream.features.shard_scorer import require_classes
-from drawstream.pipeline import Batch, CropFilter, Loader, Mixed
-from drawstream.tools.runs.identity import training_identity
+from drawstream.features import require_classes
+from drawstream.pipeline import Batch, CropFilter, Loader
+from drawstream.pipeline.images import Mixed
+from drawstream.tools.runs import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
-from drawstream.tools.training.methods.plan import NO_PARTS, LoopParts
-from drawstream.tools.training.methods.robust import LearnedWeights
-from drawstream.tools.training.methods.selective import Chooser, Step
+from drawstream.tools.training.methods import NO_PARTS, Chooser, LearnedWeights, LoopParts, Step
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe, autocast
 

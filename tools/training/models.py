@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features.named import accepted, load_factory, users_code
-from drawstream.samplers.files.atomic import write_atomically
-from drawstream.samplers.files.system import raise_unless_file
+from drawstream.features import accepted, load_factory, users_code
+from drawstream.samplers.files import raise_unless_file, write_atomically
 
 
 def mlp(*, num_classes: int, channels: int, size: tuple[int, int], hidden: tuple[int, ...] = (256, 256)) -> nn.Module:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.search import InTurn
+from drawstream.search.auto import InTurn
 from drawstream.tools.training.child import ModelChild, reward_of
 
 __all__ = ["TwoScores"]

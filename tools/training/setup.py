@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import RICAP, Catalog, Loader, Mixup, Reading, Transform
-from drawstream.pipeline.loader import SMALL, channel_statistics
-from drawstream.pipeline.place import Stream
-from drawstream.pipeline.shards.names import printable
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline import SMALL, Loader, Stream, channel_statistics
+from drawstream.pipeline.images import RICAP, Mixup, Transform
+from drawstream.pipeline.reading import Reading
+from drawstream.pipeline.shards import Catalog, printable
+from drawstream.samplers.orders import IndexStream, Sequential
 from drawstream.tools.training.check_model import check_built, slow_on, takes_gray
 from drawstream.tools.training.models import build_model
 from drawstream.tools.training.ranks import Ranks

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from drawstream.features import FeatureTable
-from drawstream.samplers import SwiftSampler, refit
-from drawstream.samplers.swift.fit import refit_columns
+from drawstream.features.table import FeatureTable
+from drawstream.samplers.swift import SwiftSampler, refit, refit_columns
 
 
 def carry(sampler: SwiftSampler, table: FeatureTable, /, *, frozen: bool = False) -> SwiftSampler:

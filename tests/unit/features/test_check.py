@@ -7,8 +7,9 @@ import pytest
 
 from drawstream.features.table.check import check_table
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 ROWS = 12
 PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}

@@ -9,12 +9,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from drawstream.features import FeatureTable, Scoring, extraction
+from drawstream.features import Scoring, extraction
 from drawstream.features.extraction import RemoteScorer, missing_shards, write_shards_on_ray
 from drawstream.features.options import provenance
 from drawstream.features.shard_scorer import ShardScorer
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.pipeline.workers.engines import Workers
 from drawstream.pipeline.workers.pool import Pool, ThisProcess, WorkerError
 

@@ -7,11 +7,16 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features import Crops, CropScorer, FeatureTable
+from drawstream.features import Crops, CropScorer
 from drawstream.features import extract_features as extract
-from drawstream.pipeline import ArraySource, Catalog, CropFilter, Loader, Transform
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline import CropFilter, Loader
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, Sequential, SwiftFit, SwiftParams
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream, Sequential
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 
 DIGITS = load_digits()
 ROWS = 60

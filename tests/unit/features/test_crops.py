@@ -8,14 +8,18 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 
-from drawstream.features import Crops, FeatureTable
+from drawstream.features import Crops
 from drawstream.features import extract_features as extract
 from drawstream.features.crops import CropRows
 from drawstream.features.measures import measure
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import Transform
 from drawstream.pipeline.images.draws import draw_windows
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream, Sequential
 
 DIGITS = load_digits()
 ROWS = 60

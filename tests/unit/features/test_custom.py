@@ -10,8 +10,9 @@ from torch import nn
 from drawstream.features import extract_features as extract
 from drawstream.features.custom import call_measure, hash_source, load_measure, name_measure
 from drawstream.features.measures import MEASURES
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 ROWS = 40
 

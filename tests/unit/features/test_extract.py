@@ -8,14 +8,18 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features import Crops, FeatureTable, Scoring, ShardScorer
+from drawstream.features import Crops, Scoring, ShardScorer
 from drawstream.features import extract_features as extract
 from drawstream.features.extraction import Progress
 from drawstream.features.measures import measure
 from drawstream.features.options import provenance, weights_hash
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Transform
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import BadSampleError
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.features import FeatureTable
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.join import join_file
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 ROWS = 12
 RNG = np.random.default_rng(0)

@@ -11,12 +11,15 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from drawstream.features import FeatureTable
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, remove_abandoned, write_part
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
 from drawstream.samplers.files.atomic import temporary_name
+from drawstream.samplers.orders import IndexStream
 
 PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}
 RNG = np.random.default_rng(0)

@@ -7,11 +7,13 @@ from safetensors.torch import load, save
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
-from drawstream.features import FeatureTable, Tracker
+from drawstream.features import Tracker
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler
 
 ROWS = 50
 

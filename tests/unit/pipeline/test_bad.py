@@ -14,13 +14,17 @@ import pytest
 import sklearn.datasets
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Reading, Transform
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import BadSampleError, Reading
 from drawstream.pipeline.reading.bad_samples import BadSamples
 from drawstream.pipeline.reading.quarantine import Finding, write_quarantine
 from drawstream.pipeline.reading.read_ahead import ENDING
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream, Sequential
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.pipeline import Catalog, RemoteError
 from drawstream.pipeline.decoding.image import encode
 from drawstream.pipeline.left_out import BadImagesError
+from drawstream.pipeline.shards import Catalog, RemoteError
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.labels import Selection
 from drawstream.pipeline.shards.pack import pack

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.pipeline import Catalog, open_source
 from drawstream.pipeline.decoding.image import decode, encode, probe
 from drawstream.pipeline.left_out import BadImagesError
 from drawstream.pipeline.magic import describe_bytes
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import open_source
 from drawstream.pipeline.sources.convert import as_known
 from drawstream.samplers.files.system import SystemFault
 from drawstream.tools.cli.app import main

@@ -10,11 +10,15 @@ import pytest
 import torch
 from scipy import stats
 
-from drawstream.pipeline import BadSampleError, Catalog, CropFilter, Loader, Reading, Transform
+from drawstream.pipeline import CropFilter, Loader
 from drawstream.pipeline import crop_filter as module
 from drawstream.pipeline.crop_filter import Contrast, choose, gumbel, kept_of
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import BadSampleError, Reading
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, SwiftFit, SwiftParams
+from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 
 N = 300
 RANKS = {"value": np.linspace(0, 1, 1001)}

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.pipeline import Catalog, Loader, Reading, Transform
+from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding.image import ImageInfo
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import Reading
 from drawstream.pipeline.reading import read_ahead as feed
 from drawstream.pipeline.reading.refused import Headers
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
-from drawstream.samplers import Sequential
+from drawstream.samplers.orders import Sequential
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

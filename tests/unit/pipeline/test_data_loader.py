@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 
 from drawstream.pipeline import StreamDataLoader
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads
 ROWS = 300

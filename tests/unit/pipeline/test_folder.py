@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.pipeline import Catalog, open_source
 from drawstream.pipeline.decoding.image import decode
 from drawstream.pipeline.left_out import BadImagesError
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import open_source
 from drawstream.pipeline.sources.convert import as_known, looks_like_image
 from drawstream.pipeline.sources.source import ArraySource
 from drawstream.pipeline.verify import verify

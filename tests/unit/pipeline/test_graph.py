@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform, open_source
+from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding.image import decode
+from drawstream.pipeline.images import Transform
 from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_jitter,
@@ -20,8 +21,10 @@ from drawstream.pipeline.images.draws import (
     pixel_windows,
 )
 from drawstream.pipeline.images.randaugment import operations
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource, open_source
+from drawstream.samplers.orders import IndexStream
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)
 PHOTOS = [

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.writer import TarWriter
 
-from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.tar import BLOCK, NAME, mapped, members, read_ustar, samples
 from drawstream.pipeline.shards.tar_writer import write_ustar
+from drawstream.pipeline.sources import ArraySource
 
 NAMES = st.one_of(st.text("ab1./_-~ ", min_size=1, max_size=NAME + 20), st.text("aü雪./", min_size=1, max_size=40))
 

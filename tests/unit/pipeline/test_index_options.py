@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from drawstream.pipeline import Catalog, Loader
+from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.index import index, write_idx
 from drawstream.pipeline.shards.labels import Selection
 from drawstream.pipeline.verify import verify
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
 
 TARS = Path(__file__).parents[2] / "cases" / "tars"

@@ -15,12 +15,16 @@ import sklearn.datasets
 import torch
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog, Loader, Reading, Transform, open_source
+from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding.image import encode
+from drawstream.pipeline.images import Transform
 from drawstream.pipeline.loader import default_transform
+from drawstream.pipeline.reading import BadSampleError, Reading
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.pipeline.sources import ArraySource, open_source
+from drawstream.samplers.orders import IndexStream, Sequential
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

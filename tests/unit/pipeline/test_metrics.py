@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
-from drawstream.pipeline import Loader, Transform
-from drawstream.samplers import IndexStream
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import Transform
+from drawstream.samplers.orders import IndexStream
 
 N = 300
 

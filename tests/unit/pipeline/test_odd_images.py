@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from drawstream.pipeline import Catalog, Loader, Reading, Transform
+from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding.image import decode, encode, probe
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import Reading
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.verify import verify
-from drawstream.samplers import Sequential
+from drawstream.samplers.orders import Sequential
 
 CASES = Path(__file__).parents[2] / "cases" / "images"
 H, W = 48, 96

@@ -14,17 +14,19 @@ import pytest
 import torch
 
 from drawstream.features.table.part import open_part
-from drawstream.pipeline import ArraySource, Catalog, Loader, Reading
+from drawstream.pipeline import Loader
+from drawstream.pipeline.reading import Reading
 from drawstream.pipeline.reading import read as reading
 from drawstream.pipeline.reading.open_files import SHARED, OpenFiles
 from drawstream.pipeline.reading.read import UNREADABLE, ShardFiles
-from drawstream.pipeline.shards import catalog_file
+from drawstream.pipeline.shards import Catalog, catalog_file
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.pipeline.verify import verify
-from drawstream.samplers import IndexStream
 from drawstream.samplers.files.system import SystemFault
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.search.tensor_file import load_tensors
 from drawstream.tools.training.models import load_weights

@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream, Sequential
 
 WEIGHTS = np.linspace(1, 4, 300)
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import SequentialSampler
 
 from drawstream.pipeline import Loader, StreamBatchSampler, StreamDataLoader, StreamSampler
-from drawstream.samplers import IndexStream, Sequential
+from drawstream.samplers.orders import IndexStream, Sequential
 
 WEIGHTS = np.linspace(1, 4, 300)
 KINDS = {"loader": Loader, "data loader": StreamDataLoader, "sampler": StreamSampler, "batches": StreamBatchSampler}

@@ -73,8 +73,8 @@ class Reused:
 
 @pytest.mark.parametrize("encoding", ["keep", "png"])
 def test_pack_reads_ahead_of_no_buffer(tmp_path, encoding):
-    from drawstream.pipeline import Catalog
     from drawstream.pipeline.decoding.image import decode
+    from drawstream.pipeline.shards import Catalog
 
     catalog = Catalog.open(pack(Reused(), tmp_path / "out", encoding=encoding).train)
     shard = catalog.shard_path(0).read_bytes()

@@ -10,10 +10,12 @@ import pytest
 import xxhash
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, BadSampleError, Catalog
+from drawstream.pipeline.reading import BadSampleError
 from drawstream.pipeline.reading.open_files import OpenFiles
 from drawstream.pipeline.reading.read import DAMAGED, OK, SHORT, UNREADABLE, ShardFiles, read_members
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

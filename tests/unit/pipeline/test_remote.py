@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource, Catalog, Remote, RemoteError
 from drawstream.pipeline.reading.cache import LARGEST, CachedShards, default_limit
 from drawstream.pipeline.reading.ranges import GAP, LONGEST, coalesce
 from drawstream.pipeline.reading.read import ShardFiles
+from drawstream.pipeline.shards import Catalog, Remote, RemoteError
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.remote import Transfer, is_url, join, parent, shown
+from drawstream.pipeline.sources import ArraySource
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)

@@ -8,10 +8,11 @@ import pytest
 from nvidia.dali import fn, pipeline_def
 
 import drawstream.pipeline.replay as replay_module
-from drawstream.pipeline import ArraySource, Catalog
 from drawstream.pipeline.replay import read_replay, write_replay
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import IndexStream
 
 
 @pytest.fixture(scope="module")

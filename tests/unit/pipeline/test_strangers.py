@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drawstream.pipeline import Catalog, open_source
 from drawstream.pipeline.decoding.image import MOST_PIXELS, ImageInfo, encode, probe
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.catalog import FILE, AlteredCatalogError, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.index import index
 from drawstream.pipeline.shards.names import LONGEST, check_keys, check_name, check_paths, number_names, printable
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import open_source
 from drawstream.tools.cli.app import main
 from drawstream.tools.report.gallery import Picture
 from drawstream.tools.report.page import gallery

@@ -7,7 +7,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from drawstream.pipeline.torch_sampler import StreamBatchSampler, StreamSampler
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 
 WEIGHTS = np.arange(1.0, 41.0)
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from drawstream.pipeline import Transform
+from drawstream.pipeline.images import Transform
 from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_jitter,

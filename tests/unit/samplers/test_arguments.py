@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from drawstream.samplers import DLIS, PSGD, IndexStream, InfoBatch, SelectiveBackprop, Sequential, SwiftFit, SwiftParams
 from drawstream.samplers.arguments import to_vector
+from drawstream.samplers.methods import DLIS, PSGD, InfoBatch, SelectiveBackprop
+from drawstream.samplers.orders import IndexStream, Sequential
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 from drawstream.samplers.weights import check_weights, effective_sample_size
 
 VALUES = [3, 0, 1, 2, 0, 250]

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.samplers import IndexStream, forgetting_coreset, k_center, random_coreset
+from drawstream.samplers.methods import forgetting_coreset, k_center, random_coreset
+from drawstream.samplers.orders import IndexStream
 
 
 def brute_k_center(x, count, first):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.files.documents import DEPTH, parse_json, read_json, read_regular, read_toml
+from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler
 
 
 def nested(levels: int) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drawstream.samplers import DegenerateSampler, IndexStream, SwiftFit, SwiftParams
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.swift import DegenerateSampler, SwiftFit, SwiftParams
 from drawstream.samplers.swift import fit_blocks as module
 from drawstream.samplers.swift.fit_blocks import fit_blocks
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from drawstream.samplers import IndexStream, clip_weights, normalize_weights
+from drawstream.samplers.methods import clip_weights, normalize_weights
+from drawstream.samplers.orders import IndexStream
 
 
 def test_clip():

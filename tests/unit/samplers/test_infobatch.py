@@ -7,9 +7,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from drawstream.samplers import IndexStream, InfoBatch
-from drawstream.samplers.methods import infobatch
+from drawstream.samplers.methods import InfoBatch, infobatch
 from drawstream.samplers.methods.infobatch import keep_part
+from drawstream.samplers.orders import IndexStream
 from drawstream.testing import check_row_sampler, check_stream
 
 ROWS = 200

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import drawstream.samplers.orders.stratified_on_disk as paged_module
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.stratified_on_disk import StratifiedOnDisk
 
 

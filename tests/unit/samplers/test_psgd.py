@@ -5,9 +5,9 @@ import doctest
 import numpy as np
 import pytest
 
-from drawstream.samplers import CSGD, PSGD, IndexStream, RowSampler
-from drawstream.samplers.methods import psgd
+from drawstream.samplers.methods import CSGD, PSGD, psgd
 from drawstream.samplers.methods.visits import UNIT
+from drawstream.samplers.orders import IndexStream, RowSampler
 from drawstream.testing import check_row_sampler
 
 ROWS, CLASSES, EPOCHS, BUDGET = 300, 4, 8, 0.3

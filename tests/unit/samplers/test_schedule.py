@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 import drawstream.samplers.orders.schedule as schedule_module
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.counts import count_rows, entropy, histogram
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
 

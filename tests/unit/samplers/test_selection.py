@@ -7,9 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from drawstream.samplers import DLIS, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.samplers.hashing import derive_keys, random_words
-from drawstream.samplers.methods import dlis, rho, selection
+from drawstream.samplers.methods import DLIS, OrderedSGD, RHOLoss, SelectiveBackprop, dlis, rho, selection
 from drawstream.samplers.methods.dlis import draw_weighted, share_out
 from drawstream.testing import check_batch_selector
 

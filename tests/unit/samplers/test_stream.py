@@ -11,7 +11,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from drawstream.samplers import IndexStream, Sequential, effective_sample_size
+from drawstream.samplers import effective_sample_size
+from drawstream.samplers.orders import IndexStream, Sequential
 from drawstream.samplers.orders.multinomial import Multinomial
 
 WEIGHTS = np.array([0.0, 1.0, 2.0, 3.0, 0.0, 4.0])

@@ -10,7 +10,8 @@ import warnings
 import numpy as np
 import pytest
 
-from drawstream.samplers import PSGD, IndexStream
+from drawstream.samplers.methods import PSGD
+from drawstream.samplers.orders import IndexStream
 
 ROWS = 200
 FIRST = np.linspace(1, 2, ROWS)

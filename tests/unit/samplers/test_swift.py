@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from drawstream.samplers import DegenerateSampler, SwiftFit, SwiftParams, SwiftSampler
+from drawstream.samplers.swift import DegenerateSampler, SwiftFit, SwiftParams, SwiftSampler
 from drawstream.samplers.swift.sampler import effective_share
 
 RAMP = SwiftParams((1.0, 0.0), (0.25, 0.5, 0.75), (1.0, 0.75, 0.5, 0.25, 0.0))

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from drawstream.samplers import SwiftFit, SwiftParams, SwiftSampler, refit
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler, refit
 from drawstream.samplers.swift.fit_blocks import fit_blocks, score_blocks
 
 PARAMS = SwiftParams((1.0, -0.4), (0.2, 0.5, 0.8), (1.0, 0.7, 0.9, 0.2, 0.0))

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.sources import ArraySource
 from drawstream.samplers.files.weights_file import map_weights, read_weights
+from drawstream.samplers.orders import IndexStream
 
 ROWS = 40
 RNG = np.random.default_rng(5)

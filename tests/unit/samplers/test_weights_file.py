@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import drawstream.samplers.files.weights_file as weights_file
-from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.stratified_on_disk import StratifiedOnDisk
 from drawstream.search.auto.record import write_distribution
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.window import arrange
 
 

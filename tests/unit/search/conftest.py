@@ -2,7 +2,7 @@
 
 import pytest
 
-from drawstream.search import search_swift
+from drawstream.search.swift import search_swift
 from drawstream.tools.jobs.search import search_keywords
 
 

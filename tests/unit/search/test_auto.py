@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream.samplers import IndexStream
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
-from drawstream.search import InTurn, OneRank, PopulationPlan, children_of, search_auto
+from drawstream.search.auto import InTurn, OneRank, PopulationPlan, children_of, search_auto
 from drawstream.search.auto.run import best_child
 
 ROWS, BATCH, EPOCHS, POPULATION = 37, 4, 9, 3  # 9 batches an epoch, one row left out

@@ -6,8 +6,9 @@ import numpy as np
 import optuna
 import pytest
 
-from drawstream.samplers import SwiftParams
-from drawstream.search import ObjectiveError, StudyMismatch
+from drawstream.samplers.swift import SwiftParams
+from drawstream.search import ObjectiveError
+from drawstream.search.swift import StudyMismatch
 from drawstream.search.swift.study import open_study, sqlite_url
 
 ROWS = 400

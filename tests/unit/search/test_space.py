@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.samplers import DegenerateSampler, SwiftParams
-from drawstream.search import Space
+from drawstream.samplers.swift import DegenerateSampler, SwiftParams
+from drawstream.search.swift import Space
 
 SHAPES = [(1, 1), (1, 4), (2, 4), (3, 2), (5, 8), (2, 32)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 
 
 @pytest.fixture(scope="session")

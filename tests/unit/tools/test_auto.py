@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli.app import main
 from drawstream.tools.jobs.auto import auto_job, source_of

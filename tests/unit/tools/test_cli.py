@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from drawstream.features.table.part import part_path, read_provenance, write_part
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 

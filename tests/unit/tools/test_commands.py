@@ -16,9 +16,9 @@ import typer.main
 from safetensors.torch import save_file
 
 from drawstream.features import Scoring
-from drawstream.pipeline import Reading
-from drawstream.samplers import SwiftSampler
+from drawstream.pipeline.reading import Reading
 from drawstream.samplers.orders.schedule import Schedule
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.cli import app as cli
 from drawstream.tools.cli.features import ExtractOptions
 from drawstream.tools.cli.train import TrainOptions

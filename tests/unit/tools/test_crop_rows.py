@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
-from drawstream.samplers import IndexStream, SwiftSampler
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 from drawstream.tools.training.setup import Setup, crop_rows

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli import doctor
 from drawstream.tools.cli.app import main
 

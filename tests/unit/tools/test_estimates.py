@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli.app import main
 from drawstream.tools.estimate.probe import Probe, ProbeDone, scratch_folder
 from drawstream.tools.estimate.stages import Estimate, Stage, duration, size

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.files.weights_file import map_weights
 from drawstream.tools.cli.app import main
 from drawstream.tools.report.records import read_records

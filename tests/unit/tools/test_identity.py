@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from drawstream.features.user_code import code_identity
-from drawstream.pipeline import ArraySource
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.sources import ArraySource
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools import demo
 from drawstream.tools.cli import app as cli

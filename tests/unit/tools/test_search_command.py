@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream.features import FeatureTable
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import Catalog
-from drawstream.samplers import SwiftSampler
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.cli.app import main
 from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.models import save_weights

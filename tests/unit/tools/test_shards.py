@@ -7,8 +7,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream.pipeline import Catalog
 from drawstream.pipeline.reading.quarantine import read_quarantine
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli.app import main
 
 

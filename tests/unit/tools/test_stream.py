@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import Catalog
-from drawstream.samplers import IndexStream, SwiftFit, SwiftParams, effective_sample_size
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers import effective_sample_size
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 from drawstream.tools.cli.app import main
 
 

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import Catalog
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
 
 ROWS = 500

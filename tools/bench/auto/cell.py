@@ -18,13 +18,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from drawstream.samplers import IndexStream
-from drawstream.samplers.files.weights_file import map_weights
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.tools.bench.cell import Cell, Record
-from drawstream.tools.jobs.auto import auto_job
-from drawstream.tools.jobs.features import features_job
-from drawstream.tools.training.loop import Recipe
+from drawstream.samplers.files import map_weights
+from drawstream.samplers.orders import IndexStream, Schedule
+from drawstream.tools.bench import Cell, Record
+from drawstream.tools.jobs import auto_job, features_job
+from drawstream.tools.training import Recipe
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 

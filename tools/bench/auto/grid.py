@@ -22,14 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from drawstream.tools.bench import Record, check_names, check_noise, noise_folders, start_plan
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
-from drawstream.tools.bench.cell import Record, start_plan
-from drawstream.tools.bench.checks import check_names, check_noise, noise_folders
-from drawstream.tools.experiments.results import Row, entries_of
-from drawstream.tools.report.pages.schedule import words_of
-from drawstream.tools.report.schedules import SearchedSchedule
-from drawstream.tools.runs.record import before, conclude
+from drawstream.tools.experiments import Row, entries_of
+from drawstream.tools.report import SearchedSchedule
+from drawstream.tools.report.pages import words_of
+from drawstream.tools.runs import before, conclude
 
 __all__ = ["SETTINGS", "AutoGrid", "run"]
 

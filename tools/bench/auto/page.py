@@ -4,14 +4,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.experiments.compare import relations
-from drawstream.tools.experiments.figures import Style, seeds_figure
-from drawstream.tools.experiments.results import Entry, blocks, control_of
-from drawstream.tools.experiments.table import Table, number, table_of
-from drawstream.tools.report import page
-from drawstream.tools.report.pages.schedule import schedule_blocks
-from drawstream.tools.report.schedules import SearchedSchedule
-from drawstream.tools.training.methods.table import BLUE, GRAY, ORANGE
+from drawstream.tools.experiments import (
+    Entry,
+    Style,
+    Table,
+    blocks,
+    control_of,
+    number,
+    relations,
+    seeds_figure,
+    table_of,
+)
+from drawstream.tools.report import SearchedSchedule, page
+from drawstream.tools.report.pages import schedule_blocks
+from drawstream.tools.training.methods import BLUE, GRAY, ORANGE
 
 __all__ = ["summarise", "tables", "verdicts", "write_page"]
 

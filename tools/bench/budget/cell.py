@@ -15,18 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from drawstream.pipeline import Catalog
-from drawstream.samplers import CSGD, DLIS, PSGD, IndexStream, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.tools.jobs.features import features_job
-from drawstream.tools.jobs.train import train_job
-from drawstream.tools.runs.config import use_config
-from drawstream.tools.runs.record import read_record
-from drawstream.tools.training.finetune import flush_denormals
-from drawstream.tools.training.loop import Recipe
-from drawstream.tools.training.methods.plan import Budget
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.methods.table import METHODS as TABLE
-from drawstream.tools.training.setup import Device, Setup
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.methods import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
+from drawstream.samplers.orders import IndexStream
+from drawstream.tools.jobs import features_job, train_job
+from drawstream.tools.runs import read_record, use_config
+from drawstream.tools.training import Device, Recipe, Setup, flush_denormals
+from drawstream.tools.training.methods import METHODS as TABLE
+from drawstream.tools.training.methods import Budget, Sampling
 
 __all__ = ["CONTROL", "FULL", "IRREDUCIBLE", "METHODS", "SCHEDULES", "Common", "Point", "Task", "finished", "run_point"]
 

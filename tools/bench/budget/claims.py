@@ -9,8 +9,7 @@ from statistics import fmean, median
 
 from drawstream.tools.bench.budget.cell import CONTROL, FULL
 from drawstream.tools.bench.budget.results import Finding
-from drawstream.tools.experiments.compare import signed
-from drawstream.tools.experiments.results import Entry, control_of
+from drawstream.tools.experiments import Entry, control_of, signed
 
 __all__ = ["claims"]
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from drawstream.pipeline import Catalog
-from drawstream.pipeline.shards.catalog import FILE
-from drawstream.pipeline.workers.engines import spread
+from drawstream.pipeline.shards import FILE, Catalog
+from drawstream.pipeline.workers import spread
+from drawstream.tools import PLANS
+from drawstream.tools.bench import check_distinct, check_names, pack_plan
 from drawstream.tools.bench.budget.cell import (
     CONTROL,
     FULL,
@@ -35,15 +36,10 @@ from drawstream.tools.bench.budget.cell import (
 from drawstream.tools.bench.budget.claims import claims
 from drawstream.tools.bench.budget.page import headline, tables, write_page
 from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
-from drawstream.tools.bench.cell import pack_plan
-from drawstream.tools.bench.checks import check_distinct, check_names
-from drawstream.tools.demo import PLANS
-from drawstream.tools.experiments.results import Row
-from drawstream.tools.runs.config import used_config
-from drawstream.tools.runs.identity import model_identity
-from drawstream.tools.runs.record import before, conclude, hold_identity
-from drawstream.tools.training.methods.table import METHODS as TABLE
-from drawstream.tools.training.setup import AUGMENT, Device
+from drawstream.tools.experiments import Row
+from drawstream.tools.runs import before, conclude, hold_identity, model_identity, used_config
+from drawstream.tools.training import AUGMENT, Device
+from drawstream.tools.training.methods import METHODS as TABLE
 
 __all__ = ["BUDGETS", "EVALUATIONS", "MAIN", "Grid", "common_of", "remember", "run"]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from drawstream.tools.bench.budget.cell import CONTROL, FULL, Common
 from drawstream.tools.bench.budget.claims import claims
 from drawstream.tools.bench.budget.results import UNIFORM, Check, Finding
-from drawstream.tools.experiments.figures import Figure, Style, axes, by_name, style_of, trace
-from drawstream.tools.experiments.table import NONE, Table, table_of
+from drawstream.tools.experiments import NONE, Figure, Style, Table, axes, by_name, style_of, table_of, trace
 from drawstream.tools.report import page
-from drawstream.tools.training.methods.table import BLUE, ORANGE
+from drawstream.tools.training.methods import BLUE, ORANGE
 
 __all__ = ["headline", "tables", "write_page"]
 

@@ -16,8 +16,7 @@ from statistics import median
 from typing import Any
 
 from drawstream.tools.bench.budget.cell import CONTROL, FULL, METHODS
-from drawstream.tools.experiments.compare import Difference
-from drawstream.tools.experiments.results import Entry, Row, blocks, control_of, entries_of
+from drawstream.tools.experiments import Difference, Entry, Row, blocks, control_of, entries_of
 
 __all__ = ["UNIFORM", "Check", "Finding", "checks", "control_budgets", "findings_of"]
 

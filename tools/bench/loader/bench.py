@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from drawstream.pipeline import Catalog, Transform
-from drawstream.pipeline.shards.catalog import RAW
-from drawstream.pipeline.shards.pack import pack
+from drawstream import pack
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import RAW, Catalog
 from drawstream.tools.bench.loader.encoded import compare_encoded, format_encoded
 from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, small_images
 from drawstream.tools.bench.loader.raw import compare_raw, format_raw

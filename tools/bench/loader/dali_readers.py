@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drawstream.pipeline import Catalog
-from drawstream.pipeline.images.graph import dali, fn, types
-from drawstream.pipeline.replay import write_replay
-from drawstream.pipeline.shards.index import write_idx
-from drawstream.samplers import IndexStream
+from drawstream.pipeline import write_replay
+from drawstream.pipeline.images import dali, fn, types
+from drawstream.pipeline.shards import Catalog, write_idx
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System
 
 __all__ = ["dali_systems"]

@@ -18,12 +18,12 @@ threads as the others have worker processes.
 from pathlib import Path
 from typing import Any
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.bench.loader.dali_readers import dali_systems
 from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights, weighted_stream
 from drawstream.tools.bench.loader.peers import start_peers
 from drawstream.tools.bench.loader.rounds import SPEEDS, Setting, alternate, median_ratio
-from drawstream.tools.experiments.table import Columns, table_of
+from drawstream.tools.experiments import Columns, table_of
 
 __all__ = ["compare_encoded", "format_encoded"]
 

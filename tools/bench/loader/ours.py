@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drawstream.pipeline import Catalog, Loader, Reading
-from drawstream.pipeline.images.draws import draw_windows
-from drawstream.pipeline.reading.options import Checksum
-from drawstream.samplers import IndexStream
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import draw_windows
+from drawstream.pipeline.reading import Checksum, Reading
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System
 
 __all__ = ["Ours", "StoredWindows", "weighted_stream"]

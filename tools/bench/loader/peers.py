@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import WeightedRandomSampler
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.bench.loader import peer_worker
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System
 

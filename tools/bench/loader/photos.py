@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drawstream.pipeline import ArraySource, Catalog, Source, open_source
-from drawstream.pipeline.shards.catalog import FILE
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources.source import FASHION_MNIST
+from drawstream import pack
+from drawstream.pipeline.shards import FILE, Catalog
+from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
 
 __all__ = ["digits", "open_catalog", "pack_photos", "small_images", "write_files"]
 

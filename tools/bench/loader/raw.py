@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from drawstream.pipeline import Catalog, Loader, Reading, Transform
-from drawstream.pipeline.images.graph import build_pipeline
-from drawstream.pipeline.loader import RUN, graph_spec
-from drawstream.samplers import IndexStream
+from drawstream.pipeline import RUN, Loader, graph_spec
+from drawstream.pipeline.images import Transform, build_pipeline
+from drawstream.pipeline.reading import Reading
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.bench.loader.rounds import SPEEDS, Delivery, System, alternate
-from drawstream.tools.experiments.table import Columns, table_of
+from drawstream.tools.experiments import Columns, table_of
 
 __all__ = ["compare_raw", "format_raw"]
 

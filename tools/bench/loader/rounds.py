@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline import Transform
-from drawstream.tools.experiments.table import Columns
+from drawstream.pipeline.images import Transform
+from drawstream.tools.experiments import Columns
 
 __all__ = ["SPEEDS", "Delivery", "Setting", "System", "alternate", "median_ratio"]
 

@@ -15,18 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drawstream.features import FeatureTable, Tracker
-from drawstream.pipeline import Catalog
-from drawstream.samplers import IndexStream
-from drawstream.tools.bench.cell import VALIDATION, Cell, Record
+from drawstream.features import Tracker
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import IndexStream
+from drawstream.tools.bench import VALIDATION, Cell, Record
 from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
-from drawstream.tools.jobs.features import features_job
-from drawstream.tools.jobs.search import search_job
-from drawstream.tools.runs.record import finished_record, write_record
-from drawstream.tools.training.finetune import FineTune
-from drawstream.tools.training.guard import compare_finished
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.methods.table import METHODS
+from drawstream.tools.jobs import features_job, search_job
+from drawstream.tools.runs import finished_record, write_record
+from drawstream.tools.training import FineTune, compare_finished
+from drawstream.tools.training.methods import METHODS, Sampling
 
 __all__ = ["NoiseCell", "right_rows", "without_highest"]
 

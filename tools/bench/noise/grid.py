@@ -19,16 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.bench.cell import VALIDATION, Record, accuracies, start_plan
-from drawstream.tools.bench.checks import check_names, check_noise, noise_folders
+from drawstream.tools import DemoPlan
+from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, noise_folders, start_plan
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise.page import agreement_line, tables, write_page
 from drawstream.tools.bench.noise.rank_study import agreement, rank_study
 from drawstream.tools.bench.noise.results import findings_of
-from drawstream.tools.demo import DemoPlan
-from drawstream.tools.experiments.results import Row
-from drawstream.tools.runs.record import before, conclude
+from drawstream.tools.experiments import Row
+from drawstream.tools.runs import before, conclude
 
 __all__ = ["CHANGED", "NoiseGrid", "Results", "run"]
 

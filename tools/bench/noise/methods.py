@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from drawstream.tools.bench.checks import check_names
+from drawstream.tools.bench import check_names
 from drawstream.tools.cli import search as search_recipes
 
 SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)

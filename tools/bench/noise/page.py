@@ -9,12 +9,22 @@ import numpy as np
 
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED
 from drawstream.tools.bench.noise.results import Finding
-from drawstream.tools.experiments.compare import signed
-from drawstream.tools.experiments.figures import Figure, Style, axes, seeds_figure, style_of, title_of, trace
-from drawstream.tools.experiments.results import Entry
-from drawstream.tools.experiments.table import Table, number, table_of
+from drawstream.tools.experiments import (
+    Entry,
+    Figure,
+    Style,
+    Table,
+    axes,
+    number,
+    seeds_figure,
+    signed,
+    style_of,
+    table_of,
+    title_of,
+    trace,
+)
 from drawstream.tools.report import page
-from drawstream.tools.training.methods.table import BLUE, GRAY, GREEN, ORANGE, PURPLE
+from drawstream.tools.training.methods import BLUE, GRAY, GREEN, ORANGE, PURPLE
 
 Row = dict[str, Any]
 STYLES = {  # of what the table of methods does not hold

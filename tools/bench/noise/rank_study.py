@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline.identity import plain
-from drawstream.samplers import DegenerateSampler, SwiftFit
-from drawstream.samplers.hashing import digest_array
-from drawstream.samplers.swift.sampler import effective_share, require_share
-from drawstream.search import Space, Trial
-from drawstream.tools.bench.cell import Record
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline import plain
+from drawstream.samplers import digest_array
+from drawstream.samplers.swift import DegenerateSampler, SwiftFit, effective_share, require_share
+from drawstream.search import Trial
+from drawstream.search.swift import Space
+from drawstream.tools.bench import Record
 from drawstream.tools.bench.noise.cell import NoiseCell
-from drawstream.tools.runs.identity import objective_identity
-from drawstream.tools.runs.record import finished_record, write_record
-from drawstream.tools.training.finetune import FineTune
+from drawstream.tools.runs import finished_record, objective_identity, write_record
+from drawstream.tools.training import FineTune
 
 __all__ = ["agreement", "rank_study"]
 

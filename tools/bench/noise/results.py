@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drawstream.tools.experiments.compare import Difference
-from drawstream.tools.experiments.figures import title_of
-from drawstream.tools.experiments.results import Entry, Row, blocks, control_of, entries_of
+from drawstream.tools.experiments import Difference, Entry, Row, blocks, control_of, entries_of, title_of
 
 __all__ = ["Finding", "findings_of"]
 

@@ -22,7 +22,7 @@ import psutil
 
 from drawstream.tools.bench.rehearsal.laws import PARTS, extrapolate, report
 from drawstream.tools.bench.rehearsal.process import bytes_below, measure
-from drawstream.tools.runs.record import BEFORE, hold_identity, machine, tell_finished, versions, write_json
+from drawstream.tools.runs import BEFORE, hold_identity, machine, tell_finished, versions, write_json
 
 HOLDOUT = 10_000  # rows held out, at most; a tenth of the rows where these are few
 CLASSES = 1000  # as ImageNet; fewer where that leaves a class less than 50 rows

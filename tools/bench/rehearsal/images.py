@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from drawstream.tools.runs.progress import Progress
+from drawstream.tools.runs import Progress
 
 SIDE = 16  # pixels: 256 bytes an image, so 1.28 million are 328 MB before they are packed
 BLOCK = 1 << 14  # rows, 16 MB of normal numbers
@@ -65,7 +65,7 @@ def _generator(seed: int, block: int) -> np.random.Generator:
 
 if __name__ == "__main__":  # a process of its own, as every stage of the rehearsal
     if sys.argv[1] == "--photos":
-        from drawstream.tools.bench.loader.photos import pack_photos, write_files
+        from drawstream.tools.bench.loader import pack_photos, write_files
 
         work, folder, photos, copies = sys.argv[2:]
         write_files(pack_photos(Path(work), images=int(photos)), Path(folder), copies=int(copies))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drawstream.tools.experiments.table import Columns, table_of
+from drawstream.tools.experiments import Columns, table_of
 
 PARTS = ("eighth", "full")
 IMAGENET, BILLION = 1_281_167, 10**9  # rows

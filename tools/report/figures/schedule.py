@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.experiments.figures import Figure, Style, axes, line, trace
-from drawstream.tools.training.methods.table import BLUE, GRAY, GREEN, ORANGE
+from drawstream.tools.experiments import Figure, Style, axes, line, trace
+from drawstream.tools.training.methods import BLUE, GRAY, GREEN, ORANGE
 
 Floats = NDArray[np.float64]
 STAGE_STYLES = ((GRAY, "dot"), (GREEN, "dash"), (BLUE, "solid"))

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.samplers import SwiftParams
-from drawstream.tools.experiments.figures import Figure, Style, axes, line, literal, trace
-from drawstream.tools.report.records import Confirmation, TrialPoint
-from drawstream.tools.report.sampled_rows import Plane
-from drawstream.tools.report.searches import Curve, mean_steps, uniform_score
-from drawstream.tools.training.methods.table import BLUE, GRAY, GREEN, ORANGE, PURPLE
+from drawstream.samplers.swift import SwiftParams
+from drawstream.tools.experiments import Figure, Style, axes, line, literal, trace
+from drawstream.tools.report import Confirmation, Curve, Plane, TrialPoint, mean_steps, uniform_score
+from drawstream.tools.training.methods import BLUE, GRAY, GREEN, ORANGE, PURPLE
 
 COLOURS = (BLUE, GREEN, PURPLE, GRAY)
 DASHES = ("solid", "dot", "dashdot", "longdash")

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from itertools import count
 from statistics import mean
 
-from drawstream.tools.experiments.figures import Figure, Style, axes, line, literal, rows_figure
-from drawstream.tools.report.comparison import Entry
-from drawstream.tools.report.groups import Group
-from drawstream.tools.training.methods.table import BLUE, GRAY, GREEN, ORANGE, PURPLE
+from drawstream.tools.experiments import Figure, Style, axes, line, literal, rows_figure
+from drawstream.tools.report import Entry, Group
+from drawstream.tools.training.methods import BLUE, GRAY, GREEN, ORANGE, PURPLE
 
 __all__ = ["history_figure", "result_figure"]
 

@@ -7,13 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from drawstream.pipeline.secrets import shown
-from drawstream.tools.experiments.table import NONE
-from drawstream.tools.report import page
-from drawstream.tools.report.groups import Group
-from drawstream.tools.report.records import SearchRecord, TrainRecord
-from drawstream.tools.report.schedules import SearchedSchedule
-from drawstream.tools.report.searches import Search
+from drawstream.pipeline import shown
+from drawstream.tools.experiments import NONE
+from drawstream.tools.report import Group, Search, SearchedSchedule, SearchRecord, TrainRecord, page
 
 __all__ = ["Job", "command_of", "date_of", "provenance_section"]
 

@@ -4,14 +4,21 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from drawstream.tools.experiments.compare import Difference, signed
-from drawstream.tools.experiments.table import NONE
-from drawstream.tools.report import page
-from drawstream.tools.report.comparison import SENTENCES, Entry, Pair, cautions, compare, pairs_of, verdicts
-from drawstream.tools.report.differences import list_differences
-from drawstream.tools.report.figures.training import history_figure, result_figure
-from drawstream.tools.report.groups import Group
-from drawstream.tools.report.records import SearchRecord
+from drawstream.tools.experiments import NONE, Difference, signed
+from drawstream.tools.report import (
+    SENTENCES,
+    Entry,
+    Group,
+    Pair,
+    SearchRecord,
+    cautions,
+    compare,
+    list_differences,
+    page,
+    pairs_of,
+    verdicts,
+)
+from drawstream.tools.report.figures import history_figure, result_figure
 
 __all__ = ["history_sections", "result_section"]
 

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.experiments.table import NONE, number
-from drawstream.tools.report import page
-from drawstream.tools.report.figures.schedule import loss_figure, rewards_figure, segments_figure, spread_figure
-from drawstream.tools.report.gallery import pictures
-from drawstream.tools.report.schedules import (
+from drawstream.tools.experiments import NONE, number
+from drawstream.tools.report import (
     Counts,
     RewardSpread,
     SearchedSchedule,
     correlation,
     dispersion,
     effective_rows,
+    page,
+    pictures,
     segment_counts,
 )
+from drawstream.tools.report.figures import loss_figure, rewards_figure, segments_figure, spread_figure
 
 __all__ = ["reward_words", "schedule_blocks", "schedule_sections", "words_of"]
 

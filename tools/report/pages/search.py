@@ -5,9 +5,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.experiments.table import NONE, number
-from drawstream.tools.report import page
-from drawstream.tools.report.figures.search import (
+from drawstream.tools.experiments import NONE, number
+from drawstream.tools.report import (
+    Curve,
+    Picture,
+    SampledRows,
+    Search,
+    SearchRecord,
+    by_candidates,
+    by_percentile,
+    by_seconds,
+    curves_of,
+    extremes,
+    group,
+    page,
+    pictures,
+    plane,
+    search_names,
+    uniform_score,
+)
+from drawstream.tools.report.figures import (
     confirmation_figure,
     heights_figure,
     marginals_figure,
@@ -15,19 +32,6 @@ from drawstream.tools.report.figures.search import (
     plane_figures,
     progress_figure,
     trials_figure,
-)
-from drawstream.tools.report.gallery import Picture, extremes, pictures
-from drawstream.tools.report.records import SearchRecord
-from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
-from drawstream.tools.report.searches import (
-    Curve,
-    Search,
-    by_candidates,
-    by_seconds,
-    curves_of,
-    group,
-    search_names,
-    uniform_score,
 )
 
 Block = tuple[str, str]  # heading and HTML

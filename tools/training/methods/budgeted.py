@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drawstream.samplers import (
+from drawstream.samplers.methods import (
     CSGD,
     DLIS,
     PSGD,
     BatchSelector,
-    IndexStream,
     InfoBatch,
-    Order,
     OrderedSGD,
     RHOLoss,
     SelectiveBackprop,
@@ -22,6 +20,7 @@ from drawstream.samplers import (
     k_center,
     random_coreset,
 )
+from drawstream.samplers.orders import IndexStream, Order
 from drawstream.tools.training.methods.plan import Inputs, LoopParts, TrainingPlan
 
 

@@ -6,10 +6,8 @@ from typing import Any
 
 from drawstream.features import CropScorer
 from drawstream.pipeline import CropFilter, Loader
-from drawstream.samplers import SwiftSampler
-from drawstream.tools.training.check_model import check_built
-from drawstream.tools.training.models import build_model, load_weights
-from drawstream.tools.training.setup import Setup
+from drawstream.samplers.swift import SwiftSampler
+from drawstream.tools.training import Setup, build_model, check_built, load_weights
 
 FACTOR = 2  # crops drawn for each one trained on
 

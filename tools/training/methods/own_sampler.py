@@ -10,8 +10,8 @@ It is asked for weights once per epoch. One that learns has four methods more (`
 
 from typing import Any
 
-from drawstream.features.named import accepted, load_factory, users_code
-from drawstream.samplers import IndexStream, RowSampler
+from drawstream.features import accepted, load_factory, users_code
+from drawstream.samplers.orders import IndexStream, RowSampler
 from drawstream.tools.training.methods.plan import Inputs, Learner, LoopParts, TrainingPlan
 
 LEARNS = ("observe", "reduce", "state_dict", "load_state_dict")

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from drawstream.features import FeatureTable, Tracker
-from drawstream.pipeline import RICAP, Mixup
-from drawstream.pipeline.place import Stream
-from drawstream.samplers import BatchSelector, IndexStream
-from drawstream.samplers.orders.schedule import Schedule
+from drawstream.features import Tracker
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline import Stream
+from drawstream.pipeline.images import RICAP, Mixup
+from drawstream.samplers.methods import BatchSelector
+from drawstream.samplers.orders import IndexStream, Schedule
 
 
 class Learner(Protocol):

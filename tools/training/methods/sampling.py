@@ -8,20 +8,14 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.features import FeatureTable
-from drawstream.samplers import SwiftSampler
-from drawstream.samplers.files.weights_file import read_weights
-from drawstream.samplers.orders.schedule import Schedule, is_schedule
-from drawstream.samplers.swift.sampler import is_sampler
-from drawstream.tools.runs.identity import named_identity
-from drawstream.tools.runs.progress import notes_of, tell_notes
-from drawstream.tools.training.embeddings import embed
+from drawstream.features.table import FeatureTable
+from drawstream.samplers.files import read_weights
+from drawstream.samplers.orders import Schedule, is_schedule
+from drawstream.samplers.swift import SwiftSampler, is_sampler
+from drawstream.tools.runs import named_identity, notes_of, tell_notes
+from drawstream.tools.training import Recipe, Setup, carry, embed, load_weights
 from drawstream.tools.training.methods.plan import FULL, Budget, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, method_names, users_of
-from drawstream.tools.training.models import load_weights
-from drawstream.tools.training.recipe import Recipe
-from drawstream.tools.training.setup import Setup
-from drawstream.tools.training.transfer import carry
 
 OWN = "module:factory"  # entry of the samplers that a user names
 

@@ -26,14 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features.measures import measure
-from drawstream.features.shard_scorer import require_classes
-from drawstream.pipeline import Batch, Catalog
-from drawstream.samplers import BatchSelector, OrderedSGD
-from drawstream.tools.training.accounting import Work
-from drawstream.tools.training.checkpoint import AsTensors
-from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.recipe import autocast
+from drawstream.features import measure, require_classes
+from drawstream.pipeline import Batch
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.methods import BatchSelector, OrderedSGD
+from drawstream.tools.training import AsTensors, Ranks, Work, autocast
 
 Places = NDArray[np.int64]
 

@@ -64,7 +64,7 @@ class Method:
 
     def builder(self) -> Callable[..., Any]:
         """Return the builder, imported if it is given by name."""
-        from drawstream.features.named import load_factory
+        from drawstream.features import load_factory
 
         return load_factory("a method", self.build) if isinstance(self.build, str) else self.build
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from drawstream.pipeline import Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.tools.bench.budget import cell as budget_cell
 from drawstream.tools.bench.budget.cell import METHODS, Point, Task, run_point
 from drawstream.tools.bench.budget.grid import EVALUATIONS, Grid, common_of, remember, run

@@ -15,8 +15,9 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits
 
 import drawstream.tools.bench.loader.peer_worker as worker
-from drawstream.pipeline import Catalog, Transform
+from drawstream.pipeline.images import Transform
 from drawstream.pipeline.images.draws import draw_windows
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.tools.bench.loader import peers
 from drawstream.tools.bench.loader.bench import run_loader

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drawstream.features import FeatureTable
-from drawstream.pipeline import Catalog
+from drawstream.features.table import FeatureTable
+from drawstream.pipeline.shards import Catalog
 from drawstream.search import PairedTest, paired_test
 from drawstream.tools import demo
 from drawstream.tools.bench.noise import cell as noise_cell

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from drawstream.features import FeatureTable
-from drawstream.samplers import IndexStream, SwiftSampler
+from drawstream.features.table import FeatureTable
+from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.bench.transfer import METHODS, TransferGrid, run_transfer, summarise, tables
 from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.training.loop import Recipe

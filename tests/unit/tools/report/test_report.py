@@ -15,11 +15,13 @@ from PIL import Image
 from plotly.graph_objects import Figure
 from sklearn.datasets import load_digits
 
-from drawstream.features import FeatureTable
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, Catalog
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import SwiftSampler, effective_sample_size
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers import effective_sample_size
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.report.build import write_report
 from drawstream.tools.report.comparison import compare
 from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed

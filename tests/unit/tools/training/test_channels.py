@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream.features import FeatureTable
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import ArraySource, Catalog, Loader, Transform
+from drawstream.pipeline import Loader
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers import Sequential
+from drawstream.pipeline.sources import ArraySource
+from drawstream.samplers.orders import Sequential
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.setup import Setup
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from drawstream.samplers import SwiftFit, SwiftParams
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 from drawstream.tools.cli.app import app
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.training.loop import Evaluation, Recipe, top1, train
 from drawstream.tools.training.setup import Setup
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drawstream.pipeline import Catalog
-from drawstream.samplers import IndexStream
+from drawstream.pipeline.shards import Catalog
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import write_schedule
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.methods.plan import Budget, Inputs, TrainingPlan

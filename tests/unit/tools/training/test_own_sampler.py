@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drawstream.samplers import IndexStream
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.methods.own_sampler import own_plan
 from drawstream.tools.training.methods.plan import Budget, Inputs

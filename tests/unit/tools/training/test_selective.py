@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from drawstream.pipeline import RICAP, Mixup
-from drawstream.samplers import DLIS, PSGD, IndexStream, OrderedSGD, RHOLoss, SelectiveBackprop
+from drawstream.pipeline.images import RICAP, Mixup
+from drawstream.samplers.methods import DLIS, PSGD, OrderedSGD, RHOLoss, SelectiveBackprop
+from drawstream.samplers.orders import IndexStream
 from drawstream.tools.training.loop import Evaluation, Recipe, descend, make_optimizer, train
 from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from drawstream.features import FeatureTable
+from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline import Catalog
-from drawstream.samplers import SwiftSampler
+from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.files.weights_file import map_weights
+from drawstream.samplers.swift import SwiftSampler
 from drawstream.tools.cli.app import main
 from drawstream.tools.cli.stream_source import StreamOptions
 from drawstream.tools.training.methods.sampling import Sampling
