@@ -86,7 +86,7 @@ def test_at_most_three_blocks_are_passed_over():
 @pytest.mark.parametrize("call", ["IndexStream(3, sed=0)", "IndexStream()", "IndexStream.epochs(3)"])
 def test_a_call_that_does_not_fit_would_fail(call):
     with pytest.raises((TypeError, AttributeError)):
-        check_calls(f"from drawstream.samplers import IndexStream\n{call}\n")
+        check_calls(f"from drawstream import IndexStream\n{call}\n")
 
 
 def test_the_guide_to_streams_is_among_them():

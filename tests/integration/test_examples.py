@@ -17,7 +17,7 @@ def data(tmp_path_factory):
     """A catalog of 500 digits."""
     folder = tmp_path_factory.mktemp("examples")
     code = (
-        "import numpy as np; from sklearn.datasets import load_digits; from drawstream.pipeline import ArraySource;"
+        "import numpy as np; from sklearn.datasets import load_digits; from drawstream import ArraySource;"
         "from drawstream.pipeline.shards.pack import pack; d = load_digits();"
         f"pack(ArraySource((d.images * 15).astype(np.uint8), d.target), {str(folder / 'digits')!r}, limit=500)"
     )

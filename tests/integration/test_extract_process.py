@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from drawstream.features import extract_features as extract
-from drawstream.pipeline import Catalog
+from drawstream import Catalog
 
 folder, out, pause, crops = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 torch.manual_seed(0)

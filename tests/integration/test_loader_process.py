@@ -27,8 +27,7 @@ EPOCHS, BATCH = 3, 16
 SETUP = """
 import gc, json, os, sys, time
 from pathlib import Path
-from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.samplers import IndexStream
+from drawstream import Catalog, IndexStream, Loader, Transform
 folder = Path(sys.argv[1])
 catalog = Catalog.open(folder / "digits")
 stream = IndexStream(len(catalog), seed=4)

@@ -24,8 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from drawstream.pipeline import Catalog, Loader, Transform
-from drawstream.samplers import IndexStream
+from drawstream import Catalog, IndexStream, Loader, Transform
 
 folder, drop_last = Path(sys.argv[1]), sys.argv[2] == "drop"
 dist.init_process_group("gloo", timeout=timedelta(seconds=60))

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drawstream.samplers import IndexStream, Selected
+from drawstream import IndexStream, Selected
 from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS
 from drawstream.tools.training.ranks import join_ranks, leave_ranks

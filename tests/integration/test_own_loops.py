@@ -14,7 +14,7 @@ import numpy as np, torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from drawstream.pipeline import StreamBatchSampler, StreamDataLoader, StreamSampler
-from drawstream.samplers import IndexStream
+from drawstream import IndexStream
 
 class Rows(Dataset):
     def __len__(self):

@@ -97,7 +97,7 @@ import importlib.util
 for name in ("torch", "pyarrow", "nvidia", "optuna", "scipy"):
     assert importlib.util.find_spec(name) is None, name
 import numpy as np
-from drawstream.samplers import PSGD, IndexStream, SelectiveBackprop, SwiftFit, SwiftParams
+from drawstream import PSGD, IndexStream, SelectiveBackprop, SwiftFit, SwiftParams
 rows = IndexStream(np.array([0.0, 1.0, 3.0]), seed=0, draws=4).epoch(0)[0:4]
 assert sorted(rows.tolist()) == [1, 2, 2, 2], rows
 columns = {"loss": np.arange(5.0), "entropy": np.ones(5), "grad_norm": np.ones(5)}
@@ -137,9 +137,8 @@ class NoDali(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, NoDali())
 import drawstream.tools.report.build
-from drawstream import DLIS, Schedule, Sequential, pack, search_swift
-from drawstream.features import FeatureTable, Tracker
-from drawstream.pipeline import ArraySource, Catalog, Mixup, Transform, open_source
+from drawstream import DLIS, FeatureTable, Schedule, Sequential, Tracker, pack, search_swift
+from drawstream import ArraySource, Catalog, Mixup, Transform, open_source
 from drawstream.pipeline.torch_sampler import StreamSampler
 from drawstream.tools.cli.app import main
 assert main(["stream", "show", "--rows", "10"]) == 0
@@ -175,7 +174,7 @@ def test_mypy_sees_the_types_of_the_public_names(wheel, tmp_path):
     (tmp_path / "user.py").write_text(
         "import drawstream\n"
         "from drawstream import Catalog, IndexStream, extract_features\n"
-        "from drawstream.samplers import PSGD\n"
+        "from drawstream import PSGD\n"
         "reveal_type(Catalog.open('data'))\n"
         "reveal_type(IndexStream(3, seed=0).epoch(0)[0:2])\n"
         "reveal_type(drawstream.__version__)\n"

@@ -31,10 +31,10 @@ pytestmark = pytest.mark.usefixtures("quick")
 READ = """
 import hashlib, json, os, sys
 import numpy as np
-from drawstream.pipeline import Catalog, Loader, Reading, Remote
+from drawstream import Catalog, Loader, Reading, Remote
 from drawstream.pipeline.reading import cache
 from drawstream.pipeline.shards import remote
-from drawstream.samplers import IndexStream
+from drawstream import IndexStream
 if __name__ == "__main__":
     cache.CHUNK = 1 << 14
     catalog = Catalog.open(sys.argv[1])
@@ -155,7 +155,7 @@ def test_a_full_disk(server, tmp_path, how, names):
 FORKED = """
 import multiprocessing, os, sys
 import numpy as np
-from drawstream.pipeline import Catalog, Remote
+from drawstream import Catalog, Remote
 from drawstream.pipeline.reading.read import ShardFiles
 def total(files, queue):
     queue.put(int(files.read(np.arange(300))[0].astype(int).sum()))

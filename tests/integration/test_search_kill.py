@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import json, os, signal, sys
 import numpy as np
-from drawstream.search import Proposals, Study, search_swift
+from drawstream import Proposals, Study, search_swift
 
 storage, agent, journal, kill_at = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import json, os, sys, time
 import numpy as np
-from drawstream.search import search_swift
+from drawstream import search_swift
 from drawstream.tools.jobs.search import search_keywords
 
 rng = np.random.default_rng(0)

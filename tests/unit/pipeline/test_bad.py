@@ -234,8 +234,7 @@ def test_what_is_held_against_the_checksum(tmp_path, policy, found):
 
 AT_EXIT = """
 import atexit, sys, threading, time
-from drawstream.pipeline import Catalog, Loader, Reading
-from drawstream.samplers import IndexStream
+from drawstream import Catalog, IndexStream, Loader, Reading
 catalog = Catalog.open(sys.argv[1])
 loader = Loader(catalog, IndexStream(len(catalog)), batch_size=2, reading=Reading(on_bad="substitute", threads=1))
 begun = threading.Event()

@@ -278,7 +278,7 @@ def test_a_failed_preparation_shows_and_can_be_repeated():
 def test_samplers_import_with_numpy_and_numba_alone():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'pyarrow', 'scipy', 'pandas', 'sklearn', 'nvidia']));"
-        "from drawstream.samplers import IndexStream; assert sorted(IndexStream(5).epoch(0)[:]) == [0, 1, 2, 3, 4]"
+        "from drawstream import IndexStream; assert sorted(IndexStream(5).epoch(0)[:]) == [0, 1, 2, 3, 4]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
