@@ -34,6 +34,7 @@ from drawstream.features.table import (
 from drawstream.pipeline import shown
 from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.workers import ATTEMPTS, WorkerError, Workers, open_workers
+from drawstream.samplers import check_groups
 
 PULSE = 0.5  # seconds between a worker's reports
 
@@ -53,6 +54,7 @@ class Progress:
     rows: int
 
 
+@check_groups({}, workers=Workers)
 def extract_features(
     catalog: Catalog,
     model: nn.Module,
@@ -76,16 +78,22 @@ def extract_features(
             the workers, which must be able to import its class.
         out: Folder of the table, on this machine; made where missing.
         model_name: How the model was named by the user; part of the provenance.
-        workers: This process, with that many DALI threads, or those of a Ray cluster.
+        workers: This process, with that many DALI threads, or the workers of a Ray cluster.
         progress: Called after each batch, on Ray twice a second for each worker; rows of a shard that was lost are
             taken back.
         **options: Fields of `Scoring`.
 
     Raises:
         ValueError: The model gives another number of classes or values that are not finite, `out` holds parts of
-            another extraction, no cluster answers or has room, or a node has no such catalog.
+            another extraction, `workers` are several without Ray, no cluster answers or has room, or a node has no
+            such catalog.
         WorkerError: On Ray a shard failed, or its workers died, three times; or no worker was left.
     """
+    if workers.local and (workers.count or 1) > 1:
+        raise ValueError(
+            "an extraction by several workers of this machine runs on Ray: give "
+            f"`Workers({workers.count}, engine='ray')`, or `Workers(threads=…)` for one"
+        )
     scoring = Scoring(**options)
     made = provenance(catalog, model, scoring, model_name=model_name)
     shards = missing_shards(catalog, out, made)

@@ -3,12 +3,11 @@
 import os
 import reprlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import wraps
 from itertools import pairwise
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -38,9 +37,9 @@ from drawstream.pipeline.reading import (
     undecodable,
 )
 from drawstream.pipeline.shards import ENCODINGS, RAW, Catalog
+from drawstream.samplers import check_groups
 from drawstream.samplers.orders import IndexStream, RowSampler
 
-P = ParamSpec("P")
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
 
@@ -62,24 +61,6 @@ class Batch:
     weights: Tensor
 
 
-OLD_OPTIONS = {name: name for name in Reading.__slots__} | {"read_ahead": "ahead"}
-
-
-def _refuse_old_options(init: Callable[P, None], /) -> Callable[P, None]:
-    """Name the place of options that `Loader` took by itself once."""
-
-    @wraps(init)
-    def checked(*args: P.args, **options: P.kwargs) -> None:
-        for name in options:
-            if name in OLD_OPTIONS:
-                raise TypeError(f"`{name}` is an option of Reading: give `reading=Reading({OLD_OPTIONS[name]}=…)`")
-            if name == "device_id":
-                raise TypeError("`device_id` is part of the device: give `device='gpu:N'`")
-        init(*args, **options)
-
-    return checked
-
-
 class Loader(Follower):
     """Iterates the batches of one rank; the order is the stream's and does not depend on ranks, threads or prefetch.
 
@@ -99,7 +80,11 @@ class Loader(Follower):
         >>> validation = Loader(held_out, batch_size=512)  # no stream: every row once, in order, evaluation transform
     """
 
-    @_refuse_old_options
+    @check_groups(
+        {"read_ahead": "ahead"},
+        {"device_id": "`device_id` is part of the device: give `device='gpu:N'`"},
+        reading=Reading,
+    )
     def __init__(
         self,
         catalog: Catalog,

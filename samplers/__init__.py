@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.samplers.arguments import to_vector, whole_number
+    from drawstream.samplers.arguments import check_groups, to_vector, whole_number
     from drawstream.samplers.errors import DrawstreamError
     from drawstream.samplers.hashing import (
         count_ones,

@@ -1,19 +1,27 @@
-"""Numbers and columns that users give, of any library, as plain Python and NumPy.
+"""Numbers, columns and groups of options that users give.
+
+Numbers and columns are of any library, and become plain Python and NumPy.
 
 No library is imported: tensors, Series and Arrow arrays are known by the methods they have.
 """
 
+import inspect
 import math
 import numbers
 import operator
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import fields
 from decimal import Decimal
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["to_vector", "whole_number"]
+__all__ = ["check_groups", "to_vector", "whole_number"]
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 def whole_number(value: Any, name: str, /) -> int:
@@ -28,6 +36,42 @@ def whole_number(value: Any, name: str, /) -> int:
     except TypeError:
         pass
     raise TypeError(f"{name} must be a whole number, but got {_kind(value)} {value!r}: give an int")
+
+
+def check_groups(
+    renamed: Mapping[str, str], moved: Mapping[str, str] | None = None, /, **groups: type
+) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Return a decorator that checks arguments which group options, and says where an option given beside them belongs.
+
+    Args:
+        renamed: Former names of options, and their names in the groups.
+        moved: Former options that are in no group, and the message for each.
+        **groups: Name of the argument, and the dataclass that it must be.
+    """
+    hints, former = dict(moved or {}), {new: old for old, new in renamed.items()}
+    for name, kind in groups.items():
+        for field in fields(kind):
+            hint = f"is an option of {kind.__name__}: give `{name}={kind.__name__}({field.name}=…)`"
+            hints |= {option: f"`{option}` {hint}" for option in (field.name, former.get(field.name, field.name))}
+
+    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        order = list(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def checked(*args: P.args, **options: P.kwargs) -> Result:
+            for option in options:
+                if option in hints and option not in order:
+                    raise TypeError(hints[option])
+            for name, value in (dict(zip(order, args, strict=False)) | options).items():
+                if name in groups and not isinstance(value, groups[name]):
+                    kind = groups[name].__name__
+                    got = f"{_kind(value)} {value!r}"
+                    raise TypeError(f"`{name}` must be a {kind}, but got {got}: give `{name}={kind}(…)`")
+            return function(*args, **options)
+
+        return checked
+
+    return decorate
 
 
 def to_vector(values: Any, name: str, /, *, by_position: bool = False) -> NDArray[Any]:

@@ -22,16 +22,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from drawstream.samplers import check_groups
 from drawstream.search.auto.group import Group, OneRank, Ranks
 from drawstream.search.auto.plan import PopulationPlan
 from drawstream.search.auto.run import AutoResult, AutoRun
 
 
+@check_groups({"smoothing": "count_smoothing"}, plan=PopulationPlan)
 def search_auto(
     group: Group,
     out: Path,
-    plan: PopulationPlan,
     /,
+    plan: PopulationPlan,
     *,
     catalog: str = "",
     provenance: Mapping[str, Any] | None = None,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline import without_secrets
 from drawstream.pipeline.workers import Workers
+from drawstream.samplers import check_groups
 from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler, Transform
 from drawstream.search import Objective, open_objective
 from drawstream.search.swift.agent import Proposals, SwiftAgent
@@ -52,6 +53,7 @@ class SearchResult:
         }
 
 
+@check_groups({"study_name": "name", "batch": "round"}, proposals=Proposals, guard=Guard, workers=Workers, study=Study)
 def search_swift(
     columns: Mapping[str, ArrayLike],
     objective: Objective,

@@ -20,6 +20,7 @@ from drawstream.pipeline.reading import BadSampleError
 from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.workers import Workers
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -141,6 +142,16 @@ def test_another_catalog_is_refused(catalog, tmp_path):
     text = f"made with catalog {catalog.fingerprint[:12]}, not {other.fingerprint[:12]}"
     with pytest.raises(ValueError, match=text):
         extract(other, make(), tmp_path / "f", model_name="mlp")
+
+
+@pytest.mark.parametrize(
+    ("workers", "error", "hint"),
+    [(Workers(2), ValueError, r"runs on Ray: give `Workers\(2, engine='ray'\)`"), (2, TypeError, "must be a Workers")],
+)
+def test_several_workers_without_ray_are_refused(catalog, tmp_path, workers, error, hint):
+    with pytest.raises(error, match=hint):
+        extract(catalog, make(), tmp_path / "f", model_name="mlp", workers=workers)
+    assert not (tmp_path / "f").exists()
 
 
 def test_broken_weights_are_refused(catalog, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from drawstream.samplers.swift import SwiftParams
 from drawstream.search import ObjectiveError
-from drawstream.search.swift import StudyMismatch
+from drawstream.search.auto import search_auto
+from drawstream.search.swift import StudyMismatch, search_swift
 from drawstream.search.swift.study import open_study, sqlite_url
 
 ROWS = 400
@@ -284,3 +285,19 @@ def test_a_study_lies_in_the_folder_that_it_is_told(tmp_path, name):
             assert len(study.get_trials()) == held
             study.add_trial(optuna.trial.create_trial(value=1.0))
     assert [path.name for path in folder.iterdir()] == ["study.db"] and list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "hint"),
+    [
+        (search_swift, {"trials": 3}, r"`trials` is an option of Proposals: give `proposals=Proposals\(trials=…\)`"),
+        (search_swift, {"batch": 3}, r"`batch` is .*: give `proposals=Proposals\(round=…\)`"),
+        (search_swift, {"study_name": "a"}, r"`study_name` is .*: give `study=Study\(name=…\)`"),
+        (search_swift, {"workers": 2}, r"`workers` must be a Workers, but got int 2: give `workers=Workers\(…\)`"),
+        (search_auto, {"smoothing": "literal"}, r"`smoothing` is .*: give `plan=PopulationPlan\(count_smoothing=…\)`"),
+        (search_auto, {"plan": 3}, "`plan` must be a PopulationPlan, but got int 3"),
+    ],
+)
+def test_options_beside_their_group_are_refused_with_the_place(function, options, hint):
+    with pytest.raises(TypeError, match=hint):
+        function({}, noise, **options)
