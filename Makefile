@@ -12,7 +12,7 @@ CUDA ?= 13
 help:  ## List the targets
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/installed  ## Run the main job on real data, with the uniform control; a report at the end
+demo: $(VENV)/installed  ## Run the main job on real data, next to ordinary shuffling, for comparison; a report at the end
 	$(BIN)/drawstream demo
 
 # A file's tests share what they set up, so one process runs them all.

@@ -1,4 +1,4 @@
-"""The demo: the whole main job on real data with label noise, for several seeds, with the uniform control."""
+"""The demo: the whole main job on real data with label noise, for several seeds, next to ordinary shuffling."""
 
 import sys
 from dataclasses import asdict, dataclass
