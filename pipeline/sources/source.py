@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import LeftOut
 from drawstream.pipeline.shards import number_names
+from drawstream.pipeline.sources.cifar import find_published
 from drawstream.pipeline.sources.folder import FolderSource
 from drawstream.samplers.files import raise_unless_file
 
@@ -130,6 +131,7 @@ def open_source(
     * ``FILE.npz`` with arrays ``images`` and ``labels``; a folder with ``images.npy`` and ``labels.npy``;
     * a folder with IDX files (``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, each also as
       ``.gz``), or such a file, or its path up to ``-images-idx3-ubyte``;
+    * CIFAR-10, CIFAR-100 (binary or Python batches) and SVHN (``.mat``) as published, see ``cifar``;
     * a folder of class folders, see ``FolderSource``.
 
     Args:
@@ -157,6 +159,11 @@ def open_source(
         twins = [*_idx_candidates(prefix, "images", 3), *_idx_candidates(prefix, "labels", 1)]
         others = _others(path, parts) if path.is_dir() else _beside([part.name for part in twins if part not in parts])
         return ArraySource(images, targets.astype(np.int64), names, str(prefix), others, parts)
+    if published := find_published(path, split):
+        images, targets, own = published.read()
+        used = [*published.parts, *([published.names] if published.names else [])]
+        others = _others(path, used) if path.is_dir() else LeftOut()
+        return ArraySource(images, targets, names or own, str(path), others, published.parts)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
