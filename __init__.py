@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.infobatch import InfoBatch as InfoBatch
     from drawstream.samplers.methods.psgd import CSGD as CSGD
     from drawstream.samplers.methods.psgd import PSGD as PSGD
+    from drawstream.samplers.methods.rais import RAIS as RAIS
     from drawstream.samplers.methods.rho import RHOLoss as RHOLoss
     from drawstream.samplers.methods.selection import BatchSelector as BatchSelector
     from drawstream.samplers.methods.selection import OrderedSGD as OrderedSGD

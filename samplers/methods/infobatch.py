@@ -62,7 +62,7 @@ class InfoBatch(Visits):
                 f"epochs >= 1, 0 <= ratio < 1 and 0 <= share <= 1 must hold, but got {epochs=}, {ratio=} and {share=}"
             )
         derive_keys(1, seed)
-        super().__init__(rows, loss=True)
+        super().__init__(rows, measure="loss")
         self.epochs, self.ratio, self.share, self.seed = epochs, float(ratio), float(share), seed
         self._scores: NDArray[np.int64] = np.full(self.rows, -1, dtype=np.int64)
 

@@ -57,7 +57,7 @@ class PSGD(Visits):
     _kept: ClassVar[Mapping[str, str]] = {"epochs": "_epochs", "totals": "_totals", "pending": "sums"}
 
     def __init__(self, rows: int, /, *, uniform_epochs: int = 1, paper: bool = False, smoothing: bool = True) -> None:
-        super().__init__(rows, loss=False)
+        super().__init__(rows, measure="uncertainty")
         self.uniform_epochs, self.paper = whole_number(uniform_epochs, "uniform_epochs"), bool(paper)
         self.smoothing = bool(smoothing)
         if self.uniform_epochs < 0:

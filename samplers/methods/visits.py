@@ -15,7 +15,7 @@ tensor other last digits than its middle, so that a row would come out different
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
@@ -58,14 +58,14 @@ class Visits(Stateful):
 
     Args:
         rows: N, rows that ids number.
-        loss: measure the loss; False measures the uncertainty.
+        measure: one of `MEASURES` but the entropy: `uncertainty`, `loss`, or `grad_norm` in the logits.
 
     Raises:
         ValueError: rows < 1.
     """
 
-    def __init__(self, rows: int, /, *, loss: bool) -> None:
-        self.rows, self._loss = whole_number(rows, "rows"), loss
+    def __init__(self, rows: int, /, *, measure: Literal["uncertainty", "loss", "grad_norm"]) -> None:
+        self.rows, self._measure = whole_number(rows, "rows"), measure
         if self.rows < 1:
             raise ValueError(f"rows >= 1 must hold, but got {rows}")
         self.sums: NDArray[np.int64] = np.zeros((self.rows, 2), dtype=np.int64)
@@ -93,11 +93,11 @@ class Visits(Stateful):
             )
         if counted is not None:
             rows = np.where(counted > 0, rows, IGNORED)
-        x = np.empty((1, n))
-        bad = measure(rows, z, y, self.rows, self._loss, x)
+        x = np.empty((5 if self._measure == "grad_norm" else 1, n))
+        bad = measure(rows, z, y, self.rows, self._measure == "loss", x)
         if bad >= 0:
             raise ValueError(self._fault(int(rows[bad]), int(y[bad]), z.shape[1]))
-        add_visits(rows, x, self.sums)
+        add_visits(rows, x[2:3] if len(x) > 1 else x, self.sums)
 
     def take(self, total: Total | None = None, /) -> NDArray[np.int64]:
         """End the epoch: return the sums, int64 (N, 2), added up over the ranks by `total`, and begin a new one.

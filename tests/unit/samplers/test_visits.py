@@ -30,7 +30,7 @@ def exact(z, y):
 def test_measures(classes, scale):
     _, z, y = batch(33, classes, 33, scale)
     uncertainty, loss = exact(z, y)
-    for visits, expected in ((Visits(33, loss=False), uncertainty), (Visits(33, loss=True), loss)):
+    for visits, expected in ((Visits(33, measure="uncertainty"), uncertainty), (Visits(33, measure="loss"), loss)):
         visits.observe(np.arange(33), z, y)
         np.testing.assert_allclose(visits.sums[:, 0] * UNIT, expected.astype(float), rtol=1e-12, atol=0.51 * UNIT)
         assert (visits.sums[:, 1] == 1).all()
@@ -38,7 +38,7 @@ def test_measures(classes, scale):
 
 def test_far_logits():
     z = np.array([[3e38, -3e38], [-3e38, 3e38], [0, 0]], np.float32)
-    uncertain, lossy = Visits(3, loss=False), Visits(3, loss=True)
+    uncertain, lossy = Visits(3, measure="uncertainty"), Visits(3, measure="loss")
     for visits in (uncertain, lossy):
         visits.observe([0, 1, 2], z, [0, 0, 0])
     assert (uncertain.sums[:, 0] * UNIT).tolist() == [0.0, 1.0, 0.5]
@@ -56,7 +56,7 @@ def test_exponentials():
 
 def test_sums_do_not_depend_on_batches():
     ids, z, y = batch(101)
-    whole, parts = Visits(20, loss=True), Visits(20, loss=True)
+    whole, parts = Visits(20, measure="loss"), Visits(20, measure="loss")
     whole.observe(ids, z, y)
     for a, b in ((60, 101), (0, 1), (1, 60)):
         parts.observe(ids[a:b], z[a:b], y[a:b])
@@ -65,7 +65,7 @@ def test_sums_do_not_depend_on_batches():
 
 
 def test_rows_of_weight_0_may_hold_anything():
-    visits = Visits(20, loss=False)
+    visits = Visits(20, measure="uncertainty")
     ids, z, y = batch(4)
     visits.observe(ids, z, y)
     kept = visits.sums.copy()
@@ -80,7 +80,7 @@ def test_rows_of_weight_0_may_hold_anything():
 def test_tensors(kind):
     ids, z, y = batch()
     given = torch.from_numpy(z).to(kind).requires_grad_()
-    by_tensor, by_array = Visits(20, loss=False), Visits(20, loss=False)
+    by_tensor, by_array = Visits(20, measure="uncertainty"), Visits(20, measure="uncertainty")
     by_tensor.observe(torch.from_numpy(ids), given, torch.from_numpy(y), torch.ones(len(ids)))
     by_array.observe(ids.tolist(), given.detach().float().numpy()[::-1][::-1], y.astype(np.int32))
     assert np.array_equal(by_tensor.sums, by_array.sums)
@@ -93,7 +93,7 @@ def test_arrays_are_read_as_they_lie():
 
 def test_take_ends_the_epoch():
     ids, z, y = batch()
-    visits = Visits(20, loss=False)
+    visits = Visits(20, measure="uncertainty")
     visits.observe(ids, z, y)
     expected = 2 * visits.sums
     assert np.array_equal(visits.take(lambda sums: sums + sums), expected)
@@ -101,7 +101,7 @@ def test_take_ends_the_epoch():
 
 
 def test_full_sums_stay_full():
-    visits = Visits(1, loss=True)
+    visits = Visits(1, measure="loss")
     visits.sums[0, 0] = FULL - 5
     visits.observe([0, 0], [[0.0, 9.0]] * 2, [0, 0])
     assert visits.sums.tolist() == [[FULL, 2]]
@@ -121,7 +121,7 @@ def test_full_sums_stay_full():
     ],
 )
 def test_a_faulty_batch_leaves_no_trace(change, message):
-    visits, given = Visits(20, loss=False), batch()
+    visits, given = Visits(20, measure="uncertainty"), batch()
     column, at, value = change
     given[column][at] = value
     with pytest.raises(ValueError, match=message):
@@ -131,17 +131,17 @@ def test_a_faulty_batch_leaves_no_trace(change, message):
 
 def test_shapes():
     ids, z, y = batch()
-    visits = Visits(20, loss=False)
+    visits = Visits(20, measure="uncertainty")
     for wrong in ((ids[1:], z, y), (ids, z[:, :1], y), (ids, z, y[1:]), (ids, z.T, y), (ids, z, y, np.ones(3))):
         with pytest.raises(ValueError, match="must fit, but got"):
             visits.observe(*wrong)
     with pytest.raises(ValueError, match="rows >= 1 must hold, but got 0"):
-        Visits(0, loss=False)
+        Visits(0, measure="uncertainty")
     with pytest.raises(ValueError, match=r"int64 \(20, 2\), but gave float64 \(20, 2\)"):
         visits.take(lambda sums: sums * 1.0)
 
 
 def test_an_empty_batch():
-    visits = Visits(3, loss=False)
+    visits = Visits(3, measure="uncertainty")
     visits.observe(np.empty(0, int), np.empty((0, 4), np.float32), np.empty(0, int))
     assert not visits.sums.any()
