@@ -23,9 +23,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.arguments import whole_number
+from drawstream.samplers import sum_exactly, whole_number
 from drawstream.samplers.methods.visits import UNIT, Total, Visits
-from drawstream.samplers.weights import sum_exactly
 
 __all__ = ["RAIS", "fit_set", "robust_probabilities"]
 
