@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.importance import clip_weights, normalize_weights
     from drawstream.samplers.methods.infobatch import InfoBatch
     from drawstream.samplers.methods.psgd import CSGD, PSGD
-    from drawstream.samplers.methods.rho import RHOLoss
     from drawstream.samplers.methods.rais import RAIS
+    from drawstream.samplers.methods.rho import RHOLoss
     from drawstream.samplers.methods.selection import BatchSelector, OrderedSGD, Selected, SelectiveBackprop
     from drawstream.samplers.methods.visits import FULL, IGNORED, MEASURES, UNIT, add_visits, measure
 else:
