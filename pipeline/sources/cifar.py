@@ -170,7 +170,7 @@ def _text(given: bytes | str) -> str:
     return given.decode("latin-1") if isinstance(given, bytes) else given
 
 
-_STAND_INS = {
+_STAND_INS: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: _Array() for core in ("core", "_core")},
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
