@@ -56,7 +56,7 @@ def test_every_stage_delivers_every_image(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench, "ROWS", 2000)
     monkeypatch.setattr(bench, "alternate", count)
-    bench.run("digits", images=150, batch_size=50, rounds=1, show=False)
+    bench.run_features("digits", images=150, batch_size=50, rounds=1, show=False)
     assert delivered == dict(zip(STAGES, [150, 150, 150, 150, 300], strict=True))
 
 
