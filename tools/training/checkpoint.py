@@ -61,7 +61,10 @@ def load_checkpoint(path: Path | None, identity: Mapping[str, Any], parts: Parts
         return None
     content = load_tensors(path)
     try:
-        refuse_other(path, json.loads(content["identity"]) if content["format"] == FORMAT else None, identity)
+        found = content.get("format")
+        if isinstance(found, int) and found > FORMAT:
+            raise ValueError(f"{path}: format {found} is newer than {FORMAT}, which this drawstream reads: upgrade")
+        refuse_other(path, json.loads(content["identity"]) if found == FORMAT else None, identity)
         for name, part in parts.items():
             if part is not None:
                 part.load_state_dict(content["parts"][name])
