@@ -78,7 +78,7 @@ def test_the_loader_gives_the_crops_that_were_scored(done, digits):
 
 def test_the_page_shows_windows(done):
     page = (done / "report.html").read_text()
-    assert "Least likely crops" in page and "The frame is the crop that the row stands for." in page
+    assert "Least likely crops" in page and "The frame is the crop of the row." in page
 
 
 def test_a_tracker_does_not_follow_crops(done, digits, capsys):
