@@ -1,4 +1,4 @@
-"""What is public says what it is: docstrings everywhere, and for what users import every argument, shape and error.
+"""Docstrings: everything public has one, and what users import names every argument, shape and error.
 
 Read from the sources, nothing is imported.
 """

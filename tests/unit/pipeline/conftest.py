@@ -1,4 +1,4 @@
-"""What the tests of the pipeline have in common: tars of given members, small catalogs."""
+"""Shared helpers of the pipeline tests: tars of given members, small catalogs."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""What the rows of the budget benchmark are taken to say: controls, the verdict, costs, claims, the page."""
+"""Results of the budget benchmark: controls, the verdict, costs, claims, the page."""
 
 import json
 import re
