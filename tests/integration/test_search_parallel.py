@@ -22,7 +22,9 @@ COLUMNS = {"loss": LOSS, "entropy": rng.random(300, np.float32), "grad_norm": LO
 def objective(p, trial):
     with open(os.environ["JOURNAL"], "a") as file:
         file.write(f"{trial.stage} {trial.number} {os.getpid()}\\n")
-    time.sleep(float(os.environ.get("PAUSE", 0)))
+    while len({line.split()[2] for line in open(os.environ["JOURNAL"])}) < int(os.environ["MEET"]):
+        time.sleep(0.01)
+    time.sleep(float(os.environ["PAUSE"]))
     return float(p[LOSS < 0.9].sum()) + 0.02 * np.random.default_rng(trial.seed).standard_normal()
 
 if __name__ == "__main__":
@@ -41,10 +43,11 @@ if __name__ == "__main__":
 RANDOM = {"seed": 3, "agent": "random"}
 
 
-def start(tmp_path, options, journal, pause=0.0):
+def start(tmp_path, options, journal, pause=0.0, meet=1):
+    """Start a search whose runs wait until so many processes have written to the journal, then `pause` seconds."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    environment = os.environ | {"JOURNAL": str(journal), "PAUSE": str(pause), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"JOURNAL": str(journal), "PAUSE": str(pause), "MEET": str(meet), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-W", "error::UserWarning", str(program), json.dumps(options)],
         stdout=subprocess.PIPE,
@@ -90,7 +93,7 @@ def test_two_workers_and_two_processes_find_what_one_does(alone, tmp_path):
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     options = {**RANDOM, "storage": storage}
     processes = [start(tmp_path, options, journal, 0.05) for _ in range(2)]
-    processes.append(start(tmp_path, {**RANDOM, "workers": 2}, tmp_path / "journal of workers", 0.05))
+    processes.append(start(tmp_path, {**RANDOM, "workers": 2}, tmp_path / "journal of workers", meet=2))
     for process in processes:
         assert finish(process) == alone
     searched = [(number, pid) for stage, number, pid in lines(journal) if stage == "search"]
