@@ -1,8 +1,8 @@
 """Points that maximise an upper confidence bound one after the other, for a Gaussian process that is fitted.
 
-Notation: X points (n, d) of the unit cube; y standardised scores (n,); c constant mean; l length scales (d,);
+Notation: X points (n, d) of the unit cube; y standardised scores (n,), whose prior mean is 0; l length scales (d,);
 s2 noise variance; k(x, x') = exp(-sum ((x - x') / l)^2 / 2); K = k(X, X) + s2 I.
-    m(x)   c + k(x, X) K^-1 (y - c)              posterior mean
+    m(x)   k(x, X) K^-1 y                        posterior mean
     s(x)   sqrt(1 - k(x, X) K^-1 k(X, x))        posterior standard deviation
     a(x)   m(x) + kappa s(x), the bound that is maximised
 A batch is chosen greedily (GP-BUCB; Desautels, Krause and Burdick, JMLR 2014): each chosen point joins X with its own
@@ -35,14 +35,12 @@ class Process:
     Attributes:
         points: X, float64 (n, d).
         scores: y, float64 (n,).
-        mean: c.
         lengths: l, float64 (d,).
         noise: s2.
     """
 
     points: Array
     scores: Array
-    mean: float
     lengths: Array
     noise: float
 
@@ -53,8 +51,8 @@ class Process:
         return near
 
     def weights(self) -> Array:
-        """K^-1 (y - c), float64 (n,): the posterior mean is c + k(x, X) times this."""
-        solved: Array = cho_solve(self._factor(self.points), self.scores - self.mean)
+        """K^-1 y, float64 (n,): the posterior mean is k(x, X) times this."""
+        solved: Array = cho_solve(self._factor(self.points), self.scores)
         return solved
 
     def posterior(self, x: Array, /, beside: Array | None = None) -> tuple[Array, Array]:
@@ -62,7 +60,7 @@ class Process:
         seen = self.points if beside is None else np.concatenate([self.points, beside])
         cross = self.kernel(x, seen)
         variance = 1 - (cross * cho_solve(self._factor(seen), cross.T).T).sum(axis=1)
-        mean = self.mean + cross[:, : len(self.points)] @ self.weights()
+        mean = cross[:, : len(self.points)] @ self.weights()
         return mean, np.sqrt(np.maximum(variance, LEAST))
 
     def _factor(self, seen: Array) -> tuple[Array, bool]:
@@ -98,7 +96,7 @@ def _ascend(process: Process, chosen: Array, starts: Array, kappa: float) -> Arr
         slope = -cross[:, None] * (x - seen) / np.square(process.lengths)  # of the kernel, (n, d)
         solved = inverse @ cross
         deviation = np.sqrt(max(1 - cross @ solved, LEAST))
-        value = process.mean + cross @ weights + kappa * deviation
+        value = cross @ weights + kappa * deviation
         return -float(value), -(weights - kappa * solved / deviation) @ slope
 
     bounds = [(0.0, 1.0)] * starts.shape[1]

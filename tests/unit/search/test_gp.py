@@ -1,6 +1,7 @@
 """The Gaussian process agent: deterministic, silent, and better than chance."""
 
 import numpy as np
+import pytest
 import torch
 
 from drawstream.search.swift import gp
@@ -43,6 +44,17 @@ def test_scores_keep_their_unit_and_lose_their_noise():
     truth = 50 + 10 * bowl(points)
     smoothed = gp.posterior_mean(points, truth + rng.standard_normal(60))
     assert np.abs(smoothed - truth).mean() < 0.5  # the noise has a mean size of 0.8
+
+
+def test_far_from_all_points_the_mean_is_that_of_the_scores():
+    """Most points of a late search crowd on the best place, which draws a fitted constant far off."""
+    rng = np.random.default_rng(4)
+    points = np.concatenate([rng.random((8, 8)), 0.3 + 0.02 * rng.standard_normal((32, 8))])
+    scores = 80 + 5 * bowl(points) + 0.1 * rng.standard_normal(40)
+    process = gp.fitted(points, scores)
+    far, deviation = process.posterior(np.full((1, 8), 1e6))
+    assert far * scores.std() + scores.mean() == pytest.approx(scores.mean())
+    assert deviation == pytest.approx(1)
 
 
 def test_equal_and_single_scores_are_no_trouble():

@@ -17,13 +17,13 @@ def process():
 
 def model_of(process):
     from botorch.models import SingleTaskGP
+    from gpytorch.means import ZeroMean
 
     x, y = torch.from_numpy(process.points), torch.from_numpy(process.scores)[:, None]
     with gp._deterministic():  # which also silences BoTorch's remarks on few points
-        model = SingleTaskGP(x, y, outcome_transform=None)
+        model = SingleTaskGP(x, y, mean_module=ZeroMean(), outcome_transform=None)
     model.covar_module.lengthscale = torch.from_numpy(process.lengths)
     model.likelihood.noise = process.noise
-    model.mean_module.constant.data.fill_(process.mean)
     return model.eval()
 
 
@@ -43,7 +43,6 @@ def test_points_beside_shrink_the_deviation_as_if_observed_and_leave_the_mean(pr
     believed = ucb.Process(
         np.concatenate([process.points, beside]),
         np.concatenate([process.scores, process.posterior(beside)[0]]),
-        process.mean,
         process.lengths,
         process.noise,
     )
