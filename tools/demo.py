@@ -12,8 +12,9 @@ from drawstream import pack
 from drawstream.pipeline import refuse_other
 from drawstream.pipeline.shards import FILE, printable, stratified_order
 from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
+from drawstream.search.swift import Guard, Proposals
 from drawstream.tools.experiments import Table
-from drawstream.tools.jobs import features_job, search_job, train_job
+from drawstream.tools.jobs import FeaturesJob, SearchJob, TrainingJob, features_job, search_job, train_job
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import before, conclude, file_hash, hold_identity
 from drawstream.tools.training import FineTune, Recipe, Setup, compare_finished, flush_denormals
@@ -102,34 +103,33 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
     plan = PLANS[data]
     print(f"seed {seed}", flush=True)
     setup, recipe = pack_seed(data, out, source, noise, seed)
-    uniform = train_job(setup, recipe, Sampling(), out / "uniform")
-    features_job(setup, out / "uniform/best.safetensors", out / "features")
-    start = out / "uniform/last.safetensors"
-    objective, options = search_of(plan, setup, start, seed)
-    search = search_job(setup, out / "features", objective, out / "search", seed=seed, options=options)
+    uniform = train_job(TrainingJob(setup, recipe, Sampling(), out / "uniform"))
+    features_job(FeaturesJob(setup, out / "uniform/best.safetensors", out / "features"))
+    job = search_of(plan, setup, out, seed)
+    search = search_job(job)
     print(f"  {search['message']}", flush=True)
-    swift = train_job(
-        setup, recipe, Sampling(out / "search/sampler.json", out / "features"), out / "swift", method="swift"
-    )
+    sampling = Sampling(out / "search/sampler.json", job.table)
+    swift = train_job(TrainingJob(setup, recipe, sampling, out / "swift", method="swift"))
     rows = []
     for record in (uniform, swift):
         result = record["result"]
         row = {"method": record["method"], "seed": seed, "last": result["last"], "best": result["best"]}
         rows.append({**row, "seconds": record["seconds"]})
     rows[1]["search_seconds"] = search["seconds"]
-    guard = compare_finished(setup, start, out / "swift/last.safetensors")
+    guard = compare_finished(setup, out / "uniform/last.safetensors", out / "swift/last.safetensors")
     print(f"  {guard.message}", flush=True)
     rows[1]["guard"] = asdict(guard)
     return rows
 
 
-def search_of(plan: DemoPlan, setup: Setup, start: Path, seed: int, /) -> tuple[FineTune, dict[str, Any]]:
-    """Objective and options of a seed's search, from the weights `start`."""
+def search_of(plan: DemoPlan, setup: Setup, out: Path, seed: int, /) -> SearchJob:
+    """A seed's search in its folder, on the features and the last weights of the uniform training."""
     fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
-    second = plan.confirm or plan.recipe
+    start, second = out / "uniform/last.safetensors", plan.confirm or plan.recipe
     objective = FineTune(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
-    confirm = {"confirm_top": plan.confirm_top, "confirm_seeds": plan.confirm_seeds}
-    return objective, {"transform": "cdf", "trials": plan.trials, **confirm}
+    proposals, guard = Proposals(trials=plan.trials, seed=seed), Guard(plan.confirm_top, plan.confirm_seeds)
+    law: dict[str, Any] = {"transform": "cdf", "proposals": proposals, "guard": guard}
+    return SearchJob(setup, out / "features", objective, out / "search", **law)
 
 
 def pack_seed(data: str, out: Path, source: Path | None, noise: float, seed: int, /) -> tuple[Setup, Recipe]:

@@ -13,7 +13,9 @@ PROGRAM = """
 import json, os, sys, time
 import numpy as np
 from drawstream import search_swift
-from drawstream.tools.jobs.search import search_keywords
+from drawstream.pipeline.workers import Workers
+from drawstream.search.swift import Guard, Proposals, Study
+from drawstream.tools.runs import pick
 
 rng = np.random.default_rng(0)
 LOSS = rng.exponential(size=300).astype(np.float32)
@@ -28,8 +30,9 @@ def objective(p, trial):
     return float(p[LOSS < 0.9].sum()) + 0.02 * np.random.default_rng(trial.seed).standard_normal()
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    result = search_swift(COLUMNS, objective, **search_keywords({"trials": 9, **options}))
+    options = {"trials": 9, **json.loads(sys.argv[1])}
+    kinds = {"proposals": Proposals, "guard": Guard, "workers": Workers, "study": Study}
+    result = search_swift(COLUMNS, objective, **{name: pick(kind, options) for name, kind in kinds.items()})
     done = [r for r in result.trials if r.state == "complete"]
     print(json.dumps({
         "trials": [[r.number, r.params.values, r.params.ends, r.value] for r in done],
@@ -93,7 +96,7 @@ def test_two_workers_and_two_processes_find_what_one_does(alone, tmp_path):
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     options = {**RANDOM, "storage": storage}
     processes = [start(tmp_path, options, journal, 0.05) for _ in range(2)]
-    processes.append(start(tmp_path, {**RANDOM, "workers": 2}, tmp_path / "journal of workers", meet=2))
+    processes.append(start(tmp_path, {**RANDOM, "count": 2}, tmp_path / "journal of workers", meet=2))
     for process in processes:
         assert finish(process) == alone
     searched = [(number, pid) for stage, number, pid in lines(journal) if stage == "search"]
@@ -105,7 +108,7 @@ def test_two_workers_and_two_processes_find_what_one_does(alone, tmp_path):
 @pytest.mark.slow
 def test_a_killed_worker_and_a_killed_parent_change_nothing(modelled, tmp_path):
     journal = tmp_path / "journal"
-    options = {"seed": 3, "workers": 2, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
+    options = {"seed": 3, "count": 2, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
     first = start(tmp_path, options, journal, 0.5)
     wait_for(journal, 3)
     os.kill(int(lines(journal)[-1][2]), signal.SIGKILL)
@@ -143,7 +146,7 @@ def test_processes_that_are_killed_leave_their_candidates_to_the_others(modelled
 @pytest.mark.slow
 def test_ray_finds_the_same(alone, tmp_path):
     pytest.importorskip("ray")
-    process = start(tmp_path, {**RANDOM, "engine": "ray", "workers": 2}, tmp_path / "journal")
+    process = start(tmp_path, {**RANDOM, "engine": "ray", "count": 2}, tmp_path / "journal")
     assert finish(process) == alone
     pids = {pid for _, _, pid in lines(tmp_path / "journal")}
     assert 1 <= len(pids) <= 2 and str(process.pid) not in pids  # the first may do all before the second has started

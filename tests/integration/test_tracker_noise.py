@@ -13,7 +13,7 @@ from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources import ArraySource
 from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
-from drawstream.tools.jobs.train import train_job
+from drawstream.tools.jobs.train import TrainingJob, train_job
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.methods.sampling import Sampling
@@ -93,7 +93,7 @@ def test_tracked_training_from_the_command_line(data, tmp_path, capsys):
 
 def test_a_search_takes_the_table(data, tmp_path, monkeypatch):
     noisy, _ = data
-    train_job(Setup(noisy, "mlp"), Recipe(3), Sampling(), tmp_path / "run", track=tmp_path / "features")
+    train_job(TrainingJob(Setup(noisy, "mlp"), Recipe(3), Sampling(), tmp_path / "run", track=tmp_path / "features"))
     (tmp_path / "my_objective.py").write_text("def score(p, trial):\n    return float(p[:500].sum())\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -123,7 +123,7 @@ def extract(given: ExtractOptions) -> None:
     """
     from drawstream.features import Crops, Scoring, chosen_measures, load_measure
     from drawstream.tools.estimate import estimate_extraction
-    from drawstream.tools.jobs import features_job
+    from drawstream.tools.jobs import FeaturesJob, features_job
     from drawstream.tools.training import join_ranks
 
     ranks = join_ranks(given.device)
@@ -135,13 +135,8 @@ def extract(given: ExtractOptions) -> None:
     if crops:
         law = replace(setup.transforms[1], scale=given.crop_scale, ratio=given.crop_ratio)
         scoring = replace(scoring, transform=law)
-    job = (setup, given.weights, given.out, scoring)
-    found = options.run_job(
-        given,
-        ranks,
-        lambda: estimate_extraction(*job, engine=given.engine),
-        lambda _: features_job(*job, engine=given.engine),
-    )
+    job = FeaturesJob(setup, given.weights, given.out, scoring, given.engine)
+    found = options.run_job(given, ranks, job, estimate_extraction, features_job)
     if found is not None:
         _record(found, given)
 

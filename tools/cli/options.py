@@ -1,6 +1,6 @@
 """Options that several commands share, and what is made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from drawstream.tools.runs import FEW, MANY, SEED, SOME, Options, option, pick
 
 if TYPE_CHECKING:
-    from drawstream.tools.runs import Hook
     from drawstream.tools.training import Ranks, Recipe, Setup
 
 CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…)."
@@ -149,27 +148,24 @@ def place(catalog: str) -> Path | str:
 
 
 def run_job(
-    given: JobOptions,
-    ranks: "Ranks",
-    estimate: Callable[[], Any],
-    job: Callable[[Sequence["Hook"]], Any],
-    /,
+    given: JobOptions, ranks: "Ranks", job: Any, estimate: Callable[[Any], Any], run: Callable[..., Any], /
 ) -> Any:
     """Run a job with its hooks, or estimate it; return its result, or None where nothing is left to say."""
     from drawstream.tools.runs import check_hooks, load_hooks
     from drawstream.tools.training import leave_ranks
 
-    watched = {"tensorboard": given.tensorboard} if isinstance(given, WatchedOptions) else {}
-    names = given.hook if isinstance(given, WatchedOptions) else ()
+    names = given.hook if isinstance(given, WatchedOptions) else []
+    board = isinstance(given, WatchedOptions) and given.tensorboard
     if given.dry_run:
         from drawstream.tools.estimate import tell
 
-        check_hooks(names, **watched)
-        found = estimate()
+        check_hooks(names, tensorboard=board)
+        found = estimate(job)
         leave_ranks()
         if ranks.writes:
             tell(found, given.json_path)
         return None
-    result = job(load_hooks(given.out, names, **watched) if ranks.writes else [])
+    hooks = load_hooks(given.out, names, tensorboard=board) if ranks.writes else []
+    result = run(job, hooks) if isinstance(given, WatchedOptions) else run(job)
     leave_ranks()
     return result if ranks.writes else None

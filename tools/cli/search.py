@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from drawstream.tools.cli import options as shared
-from drawstream.tools.runs import COUNT, FEW, MANY, SOME, argument, command, finish, option
+from drawstream.tools.runs import COUNT, FEW, MANY, SOME, argument, command, finish, option, pick
 
 if TYPE_CHECKING:
     from drawstream.tools.training import FineTune, Setup
@@ -29,7 +29,6 @@ PAPER: dict[str, Any] = {
     "fine_tune_epochs": 5.0,
     "confirm_top": 0,
 }
-DECIDING = ("transform", "space", "segments", "agent", "trials", "round", "starts", "min_ess", "kappa", "confirm_top")
 TUNING = ("start", "held_out", "confirm", "epochs", "lr", "fine_tune_epochs", "fine_tune_lr", "global_batch", "augment")
 AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 
@@ -75,19 +74,19 @@ class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptio
     )
     study: str = option("swift", "Name of the study in the storage.", decides=False)
 
-    def followed(self, name: str) -> Any:
-        """The value of an option under the protocol.
+    def followed(self) -> "SwiftOptions":
+        """The options under the protocol.
 
         Raises:
             ValueError: The command line says something else than the protocol.
         """
-        given = getattr(self, name)
-        if self.protocol == "default" or name not in PAPER:
-            return given
-        if name in self.typed and given != PAPER[name]:
-            said = f"--protocol paper has --{name.replace('_', '-')} {PAPER[name]}"
-            raise ValueError(f"{said}, but got {given}: leave one of them out")
-        return PAPER[name]
+        if self.protocol == "default":
+            return self
+        for name, value in PAPER.items():
+            if name in self.typed and getattr(self, name) != value:
+                said = f"--protocol paper has --{name.replace('_', '-')} {value}"
+                raise ValueError(f"{said}, but got {getattr(self, name)}: leave one of them out")
+        return replace(self, **PAPER)
 
 
 @command(app, SwiftOptions)
@@ -97,40 +96,37 @@ def swift(given: SwiftOptions) -> None:
     Example: drawstream search swift features -o search --catalog data/train --held-out data/holdout \
         --model cnn --start runs/uniform/last.safetensors
     """
+    from drawstream.pipeline.workers import Workers
     from drawstream.search import load_objective
+    from drawstream.search.swift import Guard, Proposals, Study
     from drawstream.tools.estimate import estimate_swift
-    from drawstream.tools.jobs import search_job
+    from drawstream.tools.jobs import SearchJob, search_job
     from drawstream.tools.training import Ranks
 
-    options = {name: given.followed(name) for name in (*DECIDING, "confirm_seeds", "fine_tune_epochs")}
-    length = options.pop("fine_tune_epochs")
+    given = given.followed()
     if given.objective is not None:
         given.refuse_typed(TUNING, "fine-tuning, which an --objective of your own takes the place of")
-    elif options["confirm_top"] == 0:
+    elif given.confirm_top == 0:
         given.refuse_typed(("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
     setup = given.setup()
-    score: Any = load_objective(given.objective) if given.objective else _fine_tuning(given, setup, length)
-    options["features"] = list(given.features)
-    running = {"storage": given.storage, "study_name": given.study, "workers": given.workers, "engine": given.engine}
-    known: dict[str, Any] = {"seed": given.seed, "options": options, "join": given.join, "running": running}
-    known["spec"] = given.objective or ""
-    record = shared.run_job(
-        given,
-        Ranks(),
-        lambda: estimate_swift(setup, given.table, score, given.out, **known),
-        lambda hooks: search_job(setup, given.table, score, given.out, **known, hooks=hooks),
-    )
+    score: Any = load_objective(given.objective) if given.objective else _fine_tuning(given, setup)
+    parts: dict[str, Any] = {"proposals": pick(Proposals, given), "guard": pick(Guard, given)}
+    parts |= {"workers": Workers(given.workers, given.engine), "study": Study(given.storage, given.study)}
+    parts |= {"join": tuple(given.join), "spec": given.objective or ""}
+    job = pick(SearchJob, given, setup=setup, objective=score, **parts)
+    record = shared.run_job(given, Ranks(), job, estimate_swift, search_job)
     if record is not None:
         kept = "the uniform sampler" if record["winner"] == "uniform" else "this sampler"
         finish(record, given.json_path, f"{record['message']}; {kept} is in {given.out / 'sampler.json'}")
 
 
-def _fine_tuning(given: SwiftOptions, setup: "Setup", length: float) -> "FineTune":
+def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
     """The built-in objective; what does not fit is told before the search begins."""
     from drawstream.tools.training import FineTune, Recipe
 
     if given.start is None:
         raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
+    length = given.fine_tune_epochs
     if length == 0:
         raise ValueError(f"--fine-tune-epochs must be above 0, but got {length}")
     if length > 1 and length != round(length):
@@ -185,8 +181,9 @@ def auto(given: AutoOptions) -> None:
 
     Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
     """
+    from drawstream.search.auto import PopulationPlan
     from drawstream.tools.estimate import estimate_auto
-    from drawstream.tools.jobs import auto_job
+    from drawstream.tools.jobs import AutoJob, auto_job
     from drawstream.tools.training import join_ranks
 
     first = max(1, round(given.epochs / 12)) if given.explore_after is None else given.explore_after
@@ -195,18 +192,13 @@ def auto(given: AutoOptions) -> None:
             "--explore-after must be less than --epochs, or the mixture never explores, but got "
             f"{first} and {given.epochs}"
         )
-    names = ("exploration", "interval", "permutations", "beta", "count_smoothing", "estimate")
-    options = {name: getattr(given, name) for name in names}
-    options["population"] = given.population or (1 if given.exploration == "uniform" else 4)
-    options["first"] = first
+    population = given.population or (1 if given.exploration == "uniform" else 4)
     ranks = join_ranks(given.device)
     setup = given.setup(ranks=replace(ranks, rank=0, world_size=1))  # a child trains on whole batches, by itself
-    job = (setup, given.recipe(), given.out)
-    rewards: dict[str, Any] = {name: getattr(given, name) for name in ("reward", "reward_rows", "second_score")}
-    rewards |= {"options": options, "ranks": ranks}
-    record = shared.run_job(
-        given, ranks, lambda: estimate_auto(*job, **rewards), lambda hooks: auto_job(*job, **rewards, hooks=hooks)
-    )
+    sizes = {"rows": len(setup.data), "population": population, "batch_size": given.global_batch}
+    plan = pick(PopulationPlan, given, first=first, **sizes)
+    job = pick(AutoJob, given, setup=setup, recipe=given.recipe(), plan=plan, ranks=ranks)
+    record = shared.run_job(given, ranks, job, estimate_auto, auto_job)
     if record is not None:
         finish(record, given.json_path, f"{summary(record)}: {given.out / 'schedule.arrow'}")
 

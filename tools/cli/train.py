@@ -60,7 +60,7 @@ def train(given: TrainOptions) -> None:
     """
     from drawstream.pipeline.reading import Reading
     from drawstream.tools.estimate import estimate_training
-    from drawstream.tools.jobs import train_job
+    from drawstream.tools.jobs import TrainingJob, train_job
     from drawstream.tools.training import join_ranks
     from drawstream.tools.training.methods import Budget, Sampling, filtering_of, sampler_of
 
@@ -73,11 +73,8 @@ def train(given: TrainOptions) -> None:
     setup = given.setup(ranks=ranks, reading=pick(Reading, given))
     source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join)}
     sampling = pick(Sampling, given, **source, budget=budget, score_weights=embedding)
-    job = (setup, recipe, sampling, given.out)
-    extra: dict[str, Any] = {"track": given.track, "filtering": filtering}
-    record = options.run_job(
-        given, ranks, lambda: estimate_training(*job, **extra), lambda hooks: train_job(*job, **extra, hooks=hooks)
-    )
+    job = TrainingJob(setup, recipe, sampling, given.out, track=given.track, filtering=filtering)
+    record = options.run_job(given, ranks, job, estimate_training, train_job)
     if record is not None:
         finish(record, given.json_path, f"{_summary(record)}: {given.out}")
 

@@ -12,7 +12,8 @@ from drawstream.tools.estimate.probe import scratch_folder
 from drawstream.tools.estimate.search import estimate_candidates
 from drawstream.tools.estimate.stages import Estimate, Stage, finished
 from drawstream.tools.estimate.training import estimate_extraction, estimate_training
-from drawstream.tools.training import Recipe, Setup, save_weights
+from drawstream.tools.jobs import FeaturesJob, TrainingJob
+from drawstream.tools.training import FineTune, Recipe, Setup, save_weights
 from drawstream.tools.training.methods import Sampling
 
 PAGE = Stage("page", 3.0, 6_000_000, 0, "computed: as other reports; most of it is the plotting library")
@@ -32,7 +33,7 @@ def estimate_runs(
         at_once: Processes that share them.
     """
     with scratch_folder(out) as scratch:
-        one = estimate_training(setup, recipe, Sampling(), scratch / "one")
+        one = estimate_training(TrainingJob(setup, recipe, Sampling(), scratch / "one"))
     basis = f"one training of {one.seconds or 0:.3g} s; {at_once} at a time"
     training = Stage("", (one.seconds or 0.0) / at_once, one.disk, one.memory, basis, one.most_disk - one.disk)
     stages = [
@@ -55,14 +56,15 @@ def estimate_demo(data: str, out: Path, /, *, source: Path | None, noise: float,
     if not missing:
         return finished("demo", out / "demo.json")
     with packed_plan(data, out, source, noise) as (setup, recipe), scratch_folder(out) as scratch:
-        start = scratch / "start.safetensors"
-        save_weights(start, setup.build(0).state_dict())
-        training = estimate_training(setup, recipe, Sampling(), scratch / "uniform").stages
-        scoring = estimate_extraction(setup, start, scratch / "features").stages
-        objective, options = search_of(plan, setup, start, 0)
+        job = search_of(plan, setup, scratch, 0)
+        objective = job.objective
+        assert isinstance(objective, FineTune)
+        save_weights(objective.start, setup.build(0).state_dict())
+        training = estimate_training(TrainingJob(setup, recipe, Sampling(), scratch / "estimated")).stages
+        scoring = estimate_extraction(FeaturesJob(setup, objective.start, job.table)).stages
         draw = np.random.default_rng(0)
         columns = {name: draw.random(len(setup.data), dtype=np.float32) for name in ("loss", "entropy")}
-        searching, notes = estimate_candidates(columns, objective, scratch / "search", options, running={})
+        searching, notes = estimate_candidates(job, columns)
         objective.close()
     parts = {"uniform": training, "features": scoring, "search": searching, "sampler": training}
     stages = [replace(stage, name=f"{name}: {stage.name}") for name, found in parts.items() for stage in found]

@@ -1,26 +1,24 @@
 """Estimated cost of a search: the search itself runs with a few real candidates, or for its first steps."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.pipeline import shown
-from drawstream.pipeline.workers import Workers
 from drawstream.search import Stage as SearchStage
 from drawstream.search import Trial
-from drawstream.search.auto import PopulationPlan, children_of
+from drawstream.search.auto import children_of
 from drawstream.search.swift import runs_of, search_swift, sqlite_url
 from drawstream.tools.estimate.probe import LIMIT, Probe, ProbeDone, scratch_folder
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, peak_rss
 from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
-from drawstream.tools.jobs import FILES, auto_job, prepare_search, search_keywords
-from drawstream.tools.training import FineTune, Ranks, Recipe, Reward, Setup
+from drawstream.tools.jobs import FILES, AutoJob, SearchJob, auto_job, prepare_search
+from drawstream.tools.training import FineTune, Ranks
 
 TRIAL_RECORD = 1500  # bytes of search.json for a trial
 
@@ -48,54 +46,33 @@ class _MadeUp:
         return float(self._random.normal())
 
 
-def estimate_swift(
-    setup: Setup,
-    table_path: Path,
-    objective: Any,
-    out: Path,
-    /,
-    *,
-    seed: int,
-    options: dict[str, Any],
-    join: Sequence[Path] = (),
-    spec: str = "",
-    running: Mapping[str, Any],
-) -> Estimate:
-    """Check and estimate `search_job`; arguments and errors are its own; an objective of one's own is not run."""
-    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
-    Workers(running["workers"], running["engine"])  # refuses what is no engine
+def estimate_swift(job: SearchJob, /) -> Estimate:
+    """Check and estimate `search_job`; errors are its own; an objective of one's own is not run."""
+    prepared = prepare_search(job)
     if prepared.record is not None:
-        return finished("search swift", out / "search.json")
-    given = {**options, "seed": seed, "provenance": prepared.provenance, "identity": prepared.settings["identity"]}
-    tuned = objective if isinstance(objective, FineTune) else None
-    stages, notes = estimate_candidates(prepared.columns, tuned, out, given, running=running)
-    return Estimate("search swift", out, stages, (*notes, *place_notes(setup, setup.ranks)))
+        return finished("search swift", job.out / "search.json")
+    stages, notes = estimate_candidates(replace(job, study=prepared.study), prepared.columns)
+    return Estimate("search swift", job.out, stages, (*notes, *place_notes(job.setup, job.setup.ranks)))
 
 
-def estimate_candidates(
-    columns: Mapping[str, ArrayLike],
-    objective: FineTune | None,
-    out: Path,
-    options: dict[str, Any],
-    /,
-    *,
-    running: Mapping[str, Any],
-) -> tuple[tuple[Stage, ...], list[str]]:
-    """Return stages and notes of a search over these columns; `options` are those of `search_keywords`."""
-    notes, trials = [], options.get("trials", 40)
-    storage, told = running.get("storage"), {"done": 0}
+def estimate_candidates(job: SearchJob, columns: Mapping[str, ArrayLike], /) -> tuple[tuple[Stage, ...], list[str]]:
+    """Return stages and notes of a search over these columns, which stand in for those of the job's table."""
+    notes, trials, out = [], job.proposals.trials, job.out
+    objective = job.objective if isinstance(job.objective, FineTune) else None
+    storage, told = job.study.storage, {"done": 0}
     if storage is not None:
         notes.append(f"the study in {shown(storage)} was not looked at: what it holds already would not be done again")
     made_up = _MadeUp(objective)
     with scratch_folder(out, [] if storage else ["study.db"]) as scratch:
-        study = {"storage": sqlite_url(scratch / "study.db"), "study_name": running.get("study_name", "swift")}
+        study = replace(job.study, storage=sqlite_url(scratch / "study.db"))
         with suppress(ProbeDone):
-            search_swift(columns, made_up, progress=told.update, **search_keywords({**options, **study}))
-        quick = {**options, "trials": 1, "agent": "random", "starts": False, "min_ess": 0.0, "confirm_top": 0}
-        search_swift(columns, lambda *_: 0.0, **search_keywords(quick)).sampler.save(scratch / "sampler.json")
+            search_swift(columns, made_up, **job.law, study=study, progress=told.update)
+        easy = replace(job.proposals, trials=1, agent="random", starts=False, min_ess=0.0)
+        quick = replace(job, proposals=easy, guard=replace(job.guard, confirm_top=0))
+        search_swift(columns, lambda *_: 0.0, **quick.law).sampler.save(scratch / "sampler.json")
         disk = folder_size(scratch) + TRIAL_RECORD * trials
     there = max(0, told["done"] - made_up.done) if made_up.done else trials
-    left, runs = trials - there, runs_of(options.get("confirm_top", 3), options.get("confirm_seeds", 3))
+    left, runs = trials - there, runs_of(job.guard.confirm_top, job.guard.confirm_seeds)
     if there:
         notes.append(f"{out / 'study.db'}: {there} of {trials} candidates are there and would be kept")
     proposing = made_up.proposing / max(made_up.done, 1) * left
@@ -106,7 +83,7 @@ def estimate_candidates(
     if objective is None:
         notes.append("your own objective is not called in a dry run: its time is not known")
         return (*stages, *(Stage(name, None, 0, peak_rss(), "unknown") for name in names)), notes
-    at_once = min(running.get("workers") or 1, options.get("round", 4))
+    at_once = min(job.workers.count or 1, job.proposals.round)
     judged = evaluation_seconds(objective.setup.build(0), objective.held_out, objective.search.amp)
     for name, count, stage in zip(names, (left, runs), stages_of_search, strict=True):
         steps = objective.steps(stage)
@@ -115,7 +92,7 @@ def estimate_candidates(
         stages.append(Stage(name, seconds and count * seconds / at_once, 0, peak_rss(), basis))
     if at_once > 1:
         notes.append(f"{at_once} workers at a time, each taken to be as fast as one alone; memory is of one of them")
-    if running.get("engine", "local") != "local":
+    if not job.workers.local:
         notes.append("with Ray: time of one worker on this machine; starting and network are not in it")
     return tuple(stages), notes
 
@@ -138,35 +115,22 @@ class _FirstInterval:
         """Ignore the record."""
 
 
-def estimate_auto(
-    setup: Setup,
-    recipe: Recipe,
-    out: Path,
-    /,
-    *,
-    options: dict[str, Any],
-    reward: Reward = "accuracy",
-    reward_rows: int = 1000,
-    second_score: bool = False,
-    ranks: Ranks | None = None,
-) -> Estimate:
-    """Check and estimate `auto_job`; arguments and errors are its own."""
-    ranks = ranks or Ranks()
-    children_of(ranks, population=options["population"])  # refuses more processes than children
-    mine = -(-options["population"] // ranks.world_size)  # of the process with the most
+def estimate_auto(job: AutoJob, /) -> Estimate:
+    """Check and estimate `auto_job`; errors are its own."""
+    setup, out, plan, ranks = job.setup, job.out, job.plan, job.ranks
+    children_of(ranks, population=plan.population)  # refuses more processes than children
+    mine = -(-plan.population // ranks.world_size)  # of the process with the most
     alone = ranks.world_size == 1
     names = ["auto.json", "checkpoint.pt", "schedule.rows", *FILES] if alone else []
     hook = _FirstInterval()
-    given: dict[str, Any] = {"reward": reward, "reward_rows": reward_rows, "second_score": second_score}
     with scratch_folder(out, names) as scratch, Probe() as probe:
-        auto_job(setup, recipe, scratch, options=options | {"population": mine}, **given, hooks=[hook])
+        auto_job(replace(job, out=scratch, plan=replace(plan, population=mine), ranks=Ranks()), hooks=[hook])
     if (out / "auto.json").exists():
         return finished("search auto", out / "auto.json")
-    plan = PopulationPlan(**options, rows=len(setup.data), batch_size=setup.global_batch, epochs=recipe.epochs)
     intervals = plan.epochs * plan.intervals
     left = intervals - hook.first + 1
     model, held = setup.build(0), setup.evaluation_loaders()["held_out"]
-    judged = evaluation_seconds(model, held, recipe.amp) * min(1.0, reward_rows / len(held.catalog))
+    judged = evaluation_seconds(model, held, job.recipe.amp) * min(1.0, job.reward_rows / len(held.catalog))
     held.close()
     each = mine * (plan.epochs * plan.steps / intervals * probe.unit_seconds + judged)
     basis = f"measured: {probe.count} steps, part of the held-out set; × {left} intervals of {mine} children"

@@ -6,15 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drawstream.features import Scoring, ShardScorer, lacking_shards
+from drawstream.features import ShardScorer, lacking_shards
 from drawstream.features.table import write_part
 from drawstream.pipeline import Loader
 from drawstream.samplers.orders import Sequential
 from drawstream.tools.estimate.probe import LIMIT, Probe, scratch_folder, seconds_of
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, peak_rss
-from drawstream.tools.jobs import prepare_extraction, prepare_training
-from drawstream.tools.training import EVAL_BATCH, Ranks, Recipe, Setup, top1
-from drawstream.tools.training.methods import Filtering, Sampling
+from drawstream.tools.jobs import FeaturesJob, TrainingJob, prepare_extraction, prepare_training
+from drawstream.tools.training import EVAL_BATCH, Ranks, Setup, top1
 
 FEW = 32  # images that a probe begins with
 EPOCH_RECORD = 400  # bytes of run.json for an epoch
@@ -22,18 +21,9 @@ RECORD = 3000  # bytes of run.json besides
 TRACKED = 24  # bytes of a row of the tracker's table
 
 
-def estimate_training(
-    setup: Setup,
-    recipe: Recipe,
-    sampling: Sampling,
-    out: Path,
-    /,
-    *,
-    track: Path | None = None,
-    filtering: Filtering | None = None,
-) -> Estimate:
-    """Check and estimate `train_job`; arguments and errors are its own."""
-    training = prepare_training(setup, recipe, sampling, out, track=track, filtering=filtering)
+def estimate_training(job: TrainingJob, /) -> Estimate:
+    """Check and estimate `train_job`; errors are its own."""
+    training, setup, out = prepare_training(job), job.setup, job.out
     if training.record is not None:
         training.close()
         return finished("train", out / "run.json")
@@ -52,7 +42,7 @@ def estimate_training(
         each = sum(evaluation_seconds(model, held, training.recipe.amp) for held in training.evaluation.sets.values())
         basis = f"measured: part of {', '.join(training.evaluation.sets)}; × {left} epochs"
         stages.append(Stage("evaluation", left * each, 0, peak_rss(), basis))
-    kept = copies * state_bytes(model) + RECORD + EPOCH_RECORD * epochs + (TRACKED * rows if track else 0)
+    kept = copies * state_bytes(model) + RECORD + EPOCH_RECORD * epochs + (TRACKED * rows if job.track else 0)
     spare = 2 * (state_bytes(model, momentum=True) + state_bytes(model) * (copies - 1) + 8 * rows)
     basis = "computed: weights and record; two checkpoints at a time"
     stages.append(Stage("files", 0.1, kept, peak_rss() + spare // 2, basis, spare))
@@ -97,12 +87,10 @@ def place_notes(setup: Setup, ranks: Ranks, /) -> list[str]:
     return notes
 
 
-def estimate_extraction(
-    setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /, *, engine: str = "local"
-) -> Estimate:
-    """Check and estimate `features_job`; arguments and errors are its own."""
-    begin = time.perf_counter()
-    model, scoring, made = prepare_extraction(setup, weights, scoring, engine=engine)
+def estimate_extraction(job: FeaturesJob, /) -> Estimate:
+    """Check and estimate `features_job`; errors are its own."""
+    begin, setup, out = time.perf_counter(), job.setup, job.out
+    model, scoring, made = prepare_extraction(job)
     missing = lacking_shards(setup.data, out, made)
     if not missing:
         return finished("features", out / "part-00000.parquet")
@@ -129,7 +117,7 @@ def estimate_extraction(
     notes = place_notes(setup, ranks)
     if len(missing) < scorer.shards:
         notes.append(f"{out}: {scorer.shards - len(missing)} of {scorer.shards} parts are there and would be kept")
-    if engine != "local":
+    if job.engine != "local":
         notes.append("with Ray: time of one worker on this machine; divide it by the workers")
     opened = Stage("start", start, 0, peak_rss(), "measured: until the first rows")
     return Estimate("features", out, (opened, scoring_stage), tuple(notes))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.tools.jobs.auto import FILES, auto_job
-    from drawstream.tools.jobs.features import Extracted, features_job, prepare_extraction
+    from drawstream.tools.jobs.auto import FILES, AutoJob, auto_job
+    from drawstream.tools.jobs.features import Extracted, FeaturesJob, features_job, prepare_extraction
     from drawstream.tools.jobs.pack import finished_before, tell_source
-    from drawstream.tools.jobs.search import prepare_search, search_job, search_keywords
-    from drawstream.tools.jobs.train import prepare_training, train_job
+    from drawstream.tools.jobs.search import SearchJob, prepare_search, search_job
+    from drawstream.tools.jobs.train import TrainingJob, prepare_training, train_job
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

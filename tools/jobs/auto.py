@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,33 +44,42 @@ FILES = ("schedule.arrow", "distribution.parquet", "last.safetensors")
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
 
 
-def auto_job(
-    setup: Setup,
-    recipe: Recipe,
-    out: Path,
-    /,
-    *,
-    options: dict[str, Any],
-    reward: Reward = "accuracy",
-    reward_rows: int = 1000,
-    second_score: bool = False,
-    ranks: Ranks | None = None,
-    hooks: Sequence[Hook] = (),
-) -> dict[str, Any]:
-    """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
+@dataclass(frozen=True)
+class AutoJob:
+    """A search of a schedule.
 
-    The held-out set gives the rewards, `accuracy` (per cent) or `loss` (the negative mean cross-entropy in nats), on
-    `reward_rows` images drawn once by the recipe's seed. `second_score` also takes every child's accuracy on the other
-    held-out images, which choose nothing: it says how much of the choice is luck; for one process. `options` are
-    fields of `PopulationPlan`; `ranks` share the population.
+    Attributes:
+        setup: Data and model; the held-out set gives the rewards.
+        recipe: Of the children.
+        out: Folder of the results.
+        plan: Over the rows, batches, epochs and seed of setup and recipe.
+        reward: `accuracy` (per cent) or `loss` (the negative mean cross-entropy in nats).
+        reward_rows: Held-out images that it is taken on, drawn once by the seed.
+        second_score: Also take every child's accuracy on the other held-out images, which choose nothing: it says how
+            much of the choice is luck; for one process.
+        ranks: Share the population.
+    """
+
+    setup: Setup
+    recipe: Recipe
+    out: Path
+    plan: PopulationPlan
+    reward: Reward = "accuracy"
+    reward_rows: int = 1000
+    second_score: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
+    """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
 
     Raises:
         ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another
             search, or the children cannot be scored twice.
     """
-    ranks = ranks or Ranks()
-    settings = _settings(setup, recipe, options, reward, reward_rows)
-    settings["second_rows"] = _second_rows(settings, ranks) if second_score else 0
+    setup, recipe, out, plan, ranks = job.setup, job.recipe, job.out, job.plan, job.ranks
+    settings = _settings(job)
+    settings["second_rows"] = _second_rows(settings, ranks) if job.second_score else 0
     first = setup.build(recipe.seed)
     decides = {
         **model_identity(setup.model),
@@ -86,16 +95,16 @@ def auto_job(
         if ranks.writes:
             tell_finished(path, finished["finished"])
         return finished | BEFORE  # type: ignore[no-any-return]
-    rows, begin = len(setup.data), time.perf_counter()
+    begin = time.perf_counter()
     rewarded = settings["reward"]["rows"]
     images, labels = _reward_set(setup, recipe.seed, rewarded + settings["second_rows"])
     held_out, others = (images[:rewarded], labels[:rewarded]), (images[rewarded:], labels[rewarded:])
     source = source_of(setup, recipe.seed)
-    mine = len(children_of(ranks, population=options["population"]))
-    about: dict[str, Any] = {"steps": recipe.epochs * (rows // setup.global_batch), "reward": reward}
+    mine = len(children_of(ranks, population=plan.population))
+    about: dict[str, Any] = {"steps": plan.epochs * plan.steps, "reward": job.reward}
     models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
     children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
-    group: Group = TwoScores(children, others) if second_score else InTurn(children)
+    group: Group = TwoScores(children, others) if job.second_score else InTurn(children)
     watch = Hooks(out, hooks, writes=ranks.writes)
     with ExitStack() as writing, Progress("search auto", "intervals", quiet=not ranks.writes) as progress:
         of_first(ranks, lambda: writing.enter_context(claimed(out)))
@@ -106,12 +115,9 @@ def auto_job(
             rewards = [each for each in event["rewards"] if not math.isnan(each)]
             watch.step(event["done"], event["total"], {"reward": max(rewards), "reward_mean": fmean(rewards)})
 
-        plan = PopulationPlan(
-            rows=rows, batch_size=setup.global_batch, epochs=recipe.epochs, seed=recipe.seed, **options
-        )
         notes: dict[str, Any] = {"catalog": setup.data.fingerprint, "provenance": plain(decides)}
         result = search_auto(group, out, plan, **notes, ranks=ranks, progress=show)
-    trained = int(result.steps.sum()) * setup.global_batch * options["population"]
+    trained = int(result.steps.sum()) * plan.batch_size * plan.population
     record = {
         **settings,
         "schedule": result.schedule,
@@ -136,26 +142,26 @@ def auto_job(
     return ranks.share(record, 0)  # type: ignore[no-any-return]
 
 
-def _settings(
-    setup: Setup, recipe: Recipe, options: dict[str, Any], reward: Reward, reward_rows: int
-) -> dict[str, Any]:
+def _settings(job: AutoJob) -> dict[str, Any]:
     """Return the settings that decide the result, as the record stores them."""
+    setup = job.setup
     if setup.held_out is None:
         raise ValueError("the search needs a held-out catalog to take rewards on: give --held-out")
-    if reward_rows < 1:
-        raise ValueError(f"`reward_rows >= 1` must hold, but got {reward_rows}")
+    if job.reward_rows < 1:
+        raise ValueError(f"`reward_rows >= 1` must hold, but got {job.reward_rows}")
     if setup.mix(0) is not None:
         raise ValueError(f"a schedule is searched on images as they are, but {setup.augment} mixes them: give another")
     held_out = setup.evaluated["held_out"]
+    beside = ("rows", "epochs", "seed")  # of the catalog and the recipe
     return {
-        "seed": recipe.seed,
+        "seed": job.recipe.seed,
         **{name: getattr(setup, name) for name in ("model", "catalog", "held_out", "global_batch", "augment")},
         "catalog_fingerprint": setup.data.fingerprint,
         "held_out_fingerprint": held_out.fingerprint,
         "held_out_rows": len(held_out),
-        "reward": {"kind": reward, "rows": min(reward_rows, len(held_out))},
-        "recipe": asdict(recipe),
-        "auto": {**options, "batch_size": setup.global_batch},
+        "reward": {"kind": job.reward, "rows": min(job.reward_rows, len(held_out))},
+        "recipe": asdict(job.recipe),
+        "auto": {name: value for name, value in asdict(job.plan).items() if name not in beside},
     }
 
 

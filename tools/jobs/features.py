@@ -1,6 +1,6 @@
 """Scoring a catalog as a job: on this machine, over the ranks of `torchrun`, or on a Ray cluster."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,25 @@ from drawstream.tools.runs import Progress, model_identity, tell_finished
 from drawstream.tools.training import Setup, load_weights
 
 
+@dataclass(frozen=True)
+class FeaturesJob:
+    """An extraction of features.
+
+    Attributes:
+        setup: Data, model and device; its ranks share the shards.
+        weights: File of the model's weights.
+        out: Folder of the table.
+        scoring: What is taken of every row; its device is the setup's, its transform by default too.
+        engine: `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
+    """
+
+    setup: Setup
+    weights: Path
+    out: Path
+    scoring: Scoring = field(default_factory=Scoring)
+    engine: str = "local"
+
+
 class Extraction(NamedTuple):
     """An extraction, opened and checked: model, what to score, and the provenance of the parts."""
 
@@ -41,34 +60,28 @@ class Extracted(NamedTuple):
     before: str | None
 
 
-def prepare_extraction(setup: Setup, weights: Path, scoring: Scoring | None, /, *, engine: str) -> Extraction:
-    """Open and check what `features_job` runs; arguments and errors are its own. Writes nothing."""
-    if not Workers(engine=engine).local and setup.ranks.world_size > 1:
+def prepare_extraction(job: FeaturesJob, /) -> Extraction:
+    """Open and check what `features_job` runs; errors are its own. Writes nothing."""
+    setup, scoring = job.setup, job.scoring
+    if not Workers(engine=job.engine).local and setup.ranks.world_size > 1:
         raise ValueError("the Ray engine starts its own workers: start it without torchrun")
     model = setup.build(0, trained=False)
-    load_weights(model, weights)
-    scoring = scoring or Scoring()
+    load_weights(model, job.weights)
     scoring = replace(scoring, device=setup.device, transform=scoring.transform or setup.transforms[1])
     made = provenance(setup.data, model, scoring, model_name=setup.model)
     own = {name: value for name, value in model_identity(setup.model).items() if value is not None}
     return Extraction(model, scoring, made | own)
 
 
-def features_job(
-    setup: Setup, weights: Path, out: Path, scoring: Scoring | None = None, /, *, engine: str = "local"
-) -> Extracted:
-    """Score every row of the catalog with a trained model; one Parquet part per shard in `out`.
-
-    The setup's ranks share the shards. `scoring` is by default all measures; its device is the setup's. `engine` is
-    `local`; `ray`, the cluster of `RAY_ADDRESS` or a new one on this machine; or `ray:ADDRESS`.
+def features_job(job: FeaturesJob, /) -> Extracted:
+    """Score every row of the catalog with a trained model; one Parquet part per shard in the folder.
 
     Raises:
         ValueError: As `extract_features`.
         WorkerError: As `extract_features`.
     """
-    ranks = setup.ranks
-    extraction = prepare_extraction(setup, weights, scoring, engine=engine)
-    model, scoring, made = extraction.model, extraction.scoring, extraction.made
+    setup, out, ranks = job.setup, job.out, job.setup.ranks
+    model, scoring, made = prepare_extraction(job)
     missing = missing_shards(setup.data, out, made)
     if not missing:
         newest = max(part_path(out, shard).stat().st_mtime for shard in range(len(setup.data.shards)))
@@ -76,7 +89,7 @@ def features_job(
         if ranks.writes:
             tell_finished(out, finished)
         return Extracted(FeatureTable.open(out), finished)
-    if engine != "local":
+    if job.engine != "local":
         with Progress("features", "rows") as progress:
             write_shards_on_ray(
                 setup.data,
@@ -84,7 +97,7 @@ def features_job(
                 missing,
                 out,
                 made,
-                workers=Workers(engine=engine),
+                workers=Workers(engine=job.engine),
                 progress=lambda p: progress.update(p.done, p.rows),
             )
         return Extracted(FeatureTable.open(out), None)

@@ -1,9 +1,8 @@
 """The search for a Swift Sampler as a job: its table and study, its journal, record and sampler."""
 
-import inspect
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline import plain
 from drawstream.pipeline.workers import Workers
-from drawstream.samplers.swift import requested_columns
+from drawstream.samplers.swift import Transform, requested_columns
 from drawstream.search import Objective
 from drawstream.search.swift import Guard, Proposals, Study, search_swift, sqlite_url
 from drawstream.tools.runs import (
@@ -28,83 +27,105 @@ from drawstream.tools.runs import (
     tell_notes,
     write_record,
 )
-from drawstream.tools.training import Setup
+from drawstream.tools.training import Setup, origin
+
+MASS = "grad_norm"  # column of the gradient norms, for transform "cgf"
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """A search for a Swift Sampler.
+
+    Attributes:
+        setup: Data and model.
+        table: Folder of the feature table.
+        objective: Scores probabilities.
+        out: Folder of the results.
+        features: Columns that the sampler reads.
+        transform: Of the features.
+        proposals: How many candidates, and which; their seed is the job's.
+        guard: How the best of them are confirmed.
+        workers: Where candidates run; it decides no result.
+        study: Storage (by default `study.db` in `out`) and name; it decides no result.
+        join: Files whose columns are joined to the table.
+        spec: The `module:function` that names the objective, if any.
+    """
+
+    setup: Setup
+    table: Path
+    objective: Objective
+    out: Path
+    features: tuple[str, ...] = ("loss", "entropy")
+    transform: Transform = "cgf"
+    proposals: Proposals = field(default_factory=Proposals)
+    guard: Guard = field(default_factory=Guard)
+    workers: Workers = field(default_factory=Workers)
+    study: Study = field(default_factory=Study)
+    join: tuple[Path, ...] = ()
+    spec: str = ""
+
+    @property
+    def law(self) -> dict[str, Any]:
+        """Keywords of `search_swift` that decide the result."""
+        names = ("features", "transform", "proposals", "guard")
+        return {"mass": MASS, **{name: getattr(self, name) for name in names}}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as plain values by name; the seed stands beside them."""
+        given = {**self.law, **asdict(self.proposals), **asdict(self.guard)}
+        return plain({name: value for name, value in given.items() if name not in ("proposals", "guard", "seed")})
 
 
 class Searching(NamedTuple):
     """A search, opened and checked.
 
-    `columns` and `provenance` are its table's, `settings` (with the identity) and `record` (if finished) those of
-    `search.json`.
+    `columns` are its table's, `study` knows table and job, `settings` (with the identity) and `record` (if finished)
+    are those of `search.json`.
     """
 
     columns: dict[str, NDArray[np.float32]]
-    provenance: dict[str, Any]
+    study: Study
     settings: dict[str, Any]
     record: dict[str, Any] | None
 
 
-def prepare_search(
-    setup: Setup,
-    table_path: Path,
-    objective: Objective,
-    out: Path,
-    /,
-    *,
-    seed: int,
-    options: dict[str, Any],
-    join: Sequence[Path] = (),
-    spec: str = "",
-) -> Searching:
-    """Open and check what `search_job` runs; arguments and errors are its own. Writes nothing."""
-    table = FeatureTable.open(table_path, join=join, catalog=setup.data)
+def prepare_search(job: SearchJob, /) -> Searching:
+    """Open and check what `search_job` runs; errors are its own. Writes nothing."""
+    table = FeatureTable.open(job.table, join=job.join, catalog=job.setup.data)
+    seed, options = job.proposals.seed, job.options
     tell_notes(notes_of(table))
-    decides: dict[str, Any] = {"seed": seed, "catalog": setup.data.fingerprint, "table": table.fingerprint}
-    decides |= {"options": _settled(options), "objective": objective_identity(objective, spec)}
+    decides: dict[str, Any] = {"seed": seed, "catalog": job.setup.data.fingerprint, "table": table.fingerprint}
+    decides |= {"options": options, "objective": objective_identity(job.objective, job.spec)}
     settings: dict[str, Any] = {
         "seed": seed,
-        "catalog": setup.catalog,
-        "features": table_path,
-        "join": list(join),
+        "catalog": job.setup.catalog,
+        "features": job.table,
+        "join": list(job.join),
         "features_fingerprint": table.fingerprint,
-        "options": plain(options),
+        "options": options,
         "identity": plain(decides),
     }
-    record = finished_record(out / "search.json", "search", settings["identity"], ("sampler.json",))
-    settled = decides["options"]
-    names = dict.fromkeys(requested_columns(settled["features"], settled["mass"], settled["transform"]))
+    record = finished_record(job.out / "search.json", "search", settings["identity"], ("sampler.json",))
+    names = dict.fromkeys(requested_columns(job.features, MASS, job.transform))
     columns = {} if record else table.columns(*names)
-    return Searching(columns, {**table.provenance, "features": table.fingerprint}, settings, record)
+    study = replace(job.study, provenance=origin(table), identity=settings["identity"])
+    return Searching(columns, study, settings, record)
 
 
-def search_job(
-    setup: Setup,
-    table_path: Path,
-    objective: Objective,
-    out: Path,
-    /,
-    *,
-    seed: int,
-    options: dict[str, Any],
-    join: Sequence[Path] = (),
-    spec: str = "",
-    running: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
-) -> dict[str, Any]:
+def search_job(job: SearchJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     """Search a Swift Sampler; write `study.db`, `sampler.json` and `search.json`.
 
-    `seed` is that of proposals and runs; `options` are those of the search by name (`search_keywords`), and `running`
-    those that change nothing that it finds: storage, study_name, workers, engine. `join` are files whose columns are
-    joined to the table, and `spec` is the `module:function` that names the objective, if any.
+    Raises:
+        ValueError: The table lacks columns or is of another catalog, or `out` holds another search.
     """
-    prepared = prepare_search(setup, table_path, objective, out, seed=seed, options=options, join=join, spec=spec)
-    path, settings = out / "search.json", prepared.settings
-    if prepared.record is not None:
-        tell_finished(path, prepared.record["finished"])
-        return prepared.record | BEFORE
+    columns, study, settings, record = prepare_search(job)
+    out, path = job.out, job.out / "search.json"
+    if record is not None:
+        tell_finished(path, record["finished"])
+        return record | BEFORE
     out.mkdir(parents=True, exist_ok=True)
-    how = dict(running or {})
-    how["storage"] = how.get("storage") or sqlite_url(out / "study.db")
+    study = replace(study, storage=study.storage or sqlite_url(out / "study.db"))
     begin = time.perf_counter()
     watch = Hooks(out, hooks)
     watch.begin("search", settings)
@@ -119,9 +140,7 @@ def search_job(
                 watch.step(done, event["runs"], {"confirmation": value, "best": best})
                 progress.update(done, event["runs"], "confirming")
 
-        story = {"provenance": prepared.provenance, "identity": settings["identity"]}
-        keywords = search_keywords({**options, **how, **story, "seed": seed})
-        result = search_swift(prepared.columns, objective, progress=show, **keywords)
+        result = search_swift(columns, job.objective, **job.law, workers=job.workers, study=study, progress=show)
     result.sampler.save(out / "sampler.json")
     found = {
         "sampler": out / "sampler.json",
@@ -135,23 +154,3 @@ def search_job(
     record = write_record(path, "search", settings | found)
     watch.end(record)
     return record
-
-
-def search_keywords(options: Mapping[str, Any], /) -> dict[str, Any]:
-    """Keywords of `search_swift` from options by name: its own, and the fields of their dataclasses."""
-    names = {"workers": "count", "study_name": "name"}
-    left = {names.get(name, name): value for name, value in options.items()}
-    kinds: dict[str, type] = {"proposals": Proposals, "guard": Guard, "workers": Workers, "study": Study}
-    grouped = {}
-    for group, kind in kinds.items():
-        found = [each.name for each in fields(kind) if each.name in left]
-        grouped[group] = kind(**{name: left.pop(name) for name in found})
-    return left | grouped
-
-
-def _settled(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that decide the result of `search_swift`, defaults filled in; the seed stands beside them."""
-    known = inspect.signature(search_swift).parameters
-    usual = {name: known[name].default for name in ("features", "mass", "transform")}
-    settled = usual | asdict(Proposals()) | asdict(Guard()) | options
-    return {name: value for name, value in settled.items() if name != "seed"}

@@ -32,18 +32,45 @@ from drawstream.tools.training import Epoch, Evaluation, Recipe, Run, Setup, cro
 from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """A training run, opened and checked, before its first step.
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training.
 
     Attributes:
+        setup: Data and model.
+        recipe: How to train; its seed also seeds the stream.
+        sampling: What is drawn.
+        out: Folder of the results.
+        method: Name in reports; by default the sampling's.
+        track: Folder for a feature table of averages over this training.
+        filtering: Chooses among the crops of a step; the stream draws `factor` times as many.
+        every: Epochs between evaluations; there is one after the last.
+    """
+
+    setup: Setup
+    recipe: Recipe
+    sampling: Sampling
+    out: Path
+    method: str | None = None
+    track: Path | None = None
+    filtering: Filtering | None = None
+    every: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training, opened and checked, before its first step.
+
+    Attributes:
+        recipe: The job's, with the epochs of this budget.
         planned: What is drawn, and what is done in the loop.
         settings: What its record says of it, its identity among it.
         crops: Chooses among the crops that the loader gives, if anything does.
         full: Rows that a full run trains on.
+        record: Of the finished job.
     """
 
-    setup: Setup
+    job: TrainingJob
     recipe: Recipe
     planned: TrainingPlan
     settings: dict[str, Any]
@@ -52,7 +79,7 @@ class Training:
     crops: CropFilter | None
     evaluation: Evaluation
     full: int
-    record: dict[str, Any] | None = None
+    record: dict[str, Any] | None
 
     def run(
         self,
@@ -71,7 +98,7 @@ class Training:
             evaluation=self.evaluation,
             checkpoint=checkpoint,
             identity=self.settings["identity"],
-            ranks=self.setup.ranks,
+            ranks=self.job.setup.ranks,
             on_epoch=on_epoch,
             on_step=on_step,
         )
@@ -82,31 +109,21 @@ class Training:
             each.close()
 
 
-def prepare_training(
-    setup: Setup,
-    recipe: Recipe,
-    sampling: Sampling,
-    out: Path,
-    /,
-    *,
-    method: str | None = None,
-    track: Path | None = None,
-    filtering: Filtering | None = None,
-    every: int = 1,
-) -> Training:
-    """Open and check what `train_job` runs; arguments and errors are its own. Writes nothing."""
+def prepare_training(job: TrainingJob, /) -> Training:
+    """Open and check what `train_job` runs; errors are its own. Writes nothing."""
+    setup, recipe, sampling, filtering = job.setup, job.recipe, job.sampling, job.filtering
     sampling.refuse_unused()
-    evaluation = Evaluation(setup.evaluation_loaders(), every)
+    evaluation = Evaluation(setup.evaluation_loaders(), job.every)
     factor = filtering.factor if filtering else 1
     rows = crop_rows(sampling.table, setup)
-    if rows is not None and track is not None:
+    if rows is not None and job.track is not None:
         raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
     loader = setup.training_loader(factor, rows=rows)
     planned = sampling.plan(setup, recipe, factor=factor)
     loader.replace_stream(planned.stream)
     full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    tracker = None if track is None else Tracker(len(setup.data))
+    tracker = None if job.track is None else Tracker(len(setup.data))
     planned = replace(planned, parts=replace(planned.parts, mix=setup.mix(recipe.seed), tracker=tracker))
     model = setup.build(recipe.seed)
     identity = training_identity(
@@ -124,7 +141,7 @@ def prepare_training(
         },
     )
     settings = {
-        "method": method or sampling.method,
+        "method": job.method or sampling.method,
         "seed": recipe.seed,
         **{name: getattr(setup, name) for name in ("model", "catalog", "augment", "global_batch")},
         "catalog_fingerprint": setup.data.fingerprint,
@@ -137,43 +154,27 @@ def prepare_training(
         "transform": plain(setup.transforms[0].as_dict()),
         "recipe": asdict(recipe),
         "evaluation": {name: path for name in ("held_out", "test") if (path := getattr(setup, name))},
-        "tracked": track,
+        "tracked": job.track,
         "crop_filter": filtering.as_dict() if filtering else None,
         "identity": identity,
     }
     files = ("last.safetensors", *(["best.safetensors"] if evaluation.sets else []))
-    record = finished_record(out / "run.json", "train", identity, files)
-    if record is not None and track is not None:
-        _require_tracked(out, record, track, len(setup.data.shards))
-    return Training(setup, recipe, planned, settings, model, loader, crops, evaluation, full, record)
+    record = finished_record(job.out / "run.json", "train", identity, files)
+    if record is not None and job.track is not None:
+        _require_tracked(job.out, record, job.track, len(setup.data.shards))
+    return Training(job, recipe, planned, settings, model, loader, crops, evaluation, full, record)
 
 
-def train_job(
-    setup: Setup,
-    recipe: Recipe,
-    sampling: Sampling,
-    out: Path,
-    /,
-    *,
-    method: str | None = None,
-    track: Path | None = None,
-    filtering: Filtering | None = None,
-    every: int = 1,
-    hooks: Sequence[Hook] = (),
-) -> dict[str, Any]:
+def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     """Train once; write `run.json`, `last.safetensors` and, with a held-out set, `best.safetensors`.
-
-    The recipe's seed also seeds the stream. `method` is the name in reports; `track` a folder for a feature table of
-    averages over this training. With `filtering` the stream draws `factor` times as many crops. Evaluations are after
-    each `every`-th epoch, and after the last.
 
     Raises:
         ValueError: Inputs do not fit each other, or `out` holds another run.
     """
     begin = time.perf_counter()
-    asked: dict[str, Any] = {"method": method, "track": track, "filtering": filtering, "every": every}
-    training = prepare_training(setup, recipe, sampling, out, **asked)
-    path, ranks = out / "run.json", setup.ranks
+    training = prepare_training(job)
+    out, ranks = job.out, job.setup.ranks
+    path = out / "run.json"
     if training.record is not None:
         training.close()
         if ranks.writes:
@@ -182,8 +183,8 @@ def train_job(
     settings, loader, model, epochs = training.settings, training.loader, training.model, training.recipe.epochs
     tracker = training.planned.parts.tracker
     watch = Hooks(out, hooks, writes=ranks.writes)
-    quiet = not ranks.writes
-    with ExitStack() as writing, Progress(f"train {settings['method']}", "epochs", quiet=quiet) as progress:
+    title = f"train {settings['method']}"
+    with ExitStack() as writing, Progress(title, "epochs", quiet=not ranks.writes) as progress:
         of_first(ranks, lambda: writing.enter_context(claimed(out)))
         watch.begin("train", settings)
 
@@ -209,8 +210,8 @@ def train_job(
         save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:
             save_weights(out / "best.safetensors", run.best_state)
-        if tracker is not None and track is not None:
-            tracker.export(track, setup.data, model_name=setup.model)
+        if tracker is not None and job.track is not None:
+            tracker.export(job.track, job.setup.data, model_name=job.setup.model)
         watch.end(write_record(path, "train", {**settings, **results}))
         (out / "checkpoint.pt").unlink(missing_ok=True)
     ranks.wait()

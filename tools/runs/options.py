@@ -15,7 +15,7 @@ that may be repeated. `--help` shows a class's own options before those of its b
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -103,10 +103,11 @@ class Options:
                 raise ValueError(f"--{name.replace('_', '-')} goes with {goes_with}: leave it out")
 
 
-def pick(kind: type[Kind], given: Options, /, **others: Any) -> Kind:
+def pick(kind: type[Kind], given: Options | Mapping[str, Any], /, **others: Any) -> Kind:
     """Make a dataclass from the options that bear its fields' names, and from others."""
-    names = [each.name for each in fields(kind) if each.init and hasattr(given, each.name)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(given, name) for name in names} | others)
+    values = given if isinstance(given, Mapping) else vars(given)
+    names = [each.name for each in fields(kind) if each.init and each.name in values]  # type: ignore[arg-type]
+    return kind(**{name: values[name] for name in names} | others)
 
 
 def deciding(kind: type[Options], /) -> dict[str, bool]:

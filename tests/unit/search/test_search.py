@@ -229,7 +229,7 @@ def test_a_study_of_other_data_is_refused(search, columns, low, tmp_path):
     storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(StudyMismatch, match="trials of another search"):
-        search(columns, low, trials=1, storage=url(tmp_path), study_name="else")
+        search(columns, low, trials=1, storage=url(tmp_path), name="else")
 
 
 def test_processes_that_create_a_study_at_once_with_other_settings_notice_it(search, columns, low, tmp_path):

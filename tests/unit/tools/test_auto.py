@@ -9,18 +9,23 @@ from safetensors.torch import load_file
 
 from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
+from drawstream.search.auto import PopulationPlan
 from drawstream.tools.cli.app import main
-from drawstream.tools.jobs.auto import auto_job, source_of
+from drawstream.tools.jobs.auto import AutoJob, auto_job, source_of
 from drawstream.tools.training.child import Kept, Streamed, reward_of
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.setup import Setup
 
 RECIPE = Recipe(epochs=4, lr=0.05, seed=3)
-OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}
+PLAN = PopulationPlan(500, 2, 32, RECIPE.epochs, interval=6, first=1, permutations=1, seed=RECIPE.seed)
 
 
 def setup_of(digits, model="mlp", **given):
     return Setup(digits.train, model, **{"held_out": digits.held_out, "global_batch": 32, **given})
+
+
+def search(setup, out, **options):
+    return auto_job(AutoJob(setup, RECIPE, out, PLAN, **options))
 
 
 def replay(setup, schedule):
@@ -43,7 +48,7 @@ def replay(setup, schedule):
 )
 def test_the_training_loop_replays_a_schedule_to_the_bit(digits, tmp_path, model, augment):
     setup = setup_of(digits, model, augment=augment)
-    record = auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward_rows=60)
+    record = search(setup, tmp_path, reward_rows=60)
     assert len(set(record["winners"])) == 2
     found = load_file(tmp_path / "last.safetensors")
     for name, value in replay(setup, tmp_path / "schedule.arrow").items():
@@ -52,10 +57,11 @@ def test_the_training_loop_replays_a_schedule_to_the_bit(digits, tmp_path, model
 
 def test_the_record_says_what_was_done(digits, tmp_path):
     setup = setup_of(digits)
-    record = auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward="loss", reward_rows=1000)
+    record = search(setup, tmp_path, reward="loss", reward_rows=1000)
     assert record == json.loads((tmp_path / "auto.json").read_text())
     assert record["kind"] == "auto" and record["reward"] == {"kind": "loss", "rows": 100}  # there are no more
-    assert record["auto"] == {**OPTIONS, "batch_size": 32}
+    options = {"population": 2, "interval": 6, "first": 1, "permutations": 1, "batch_size": 32}
+    assert record["auto"].items() >= options.items() and not record["auto"].keys() & {"rows", "epochs", "seed"}
     assert record["steps"] == [6, 6, 3] * 4  # 500 rows are 15 whole batches
     assert np.shape(record["rewards"]) == (12, 2) and np.max(record["rewards"]) < 0
     assert record["winners"] == np.argmax(record["rewards"], axis=1).tolist()
@@ -66,11 +72,11 @@ def test_the_record_says_what_was_done(digits, tmp_path):
     written = ["auto.json", "distribution.parquet", "last.safetensors", "schedule.arrow"]
     assert sorted(path.name for path in tmp_path.iterdir()) == written
     stamp = (tmp_path / "schedule.arrow").stat().st_mtime_ns
-    again = auto_job(setup, RECIPE, tmp_path, options=OPTIONS, reward="loss")
+    again = search(setup, tmp_path, reward="loss")
     assert again == record | {"finished_before": True}
     assert (tmp_path / "schedule.arrow").stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"started with reward.kind 'loss', not 'accuracy': give another output"):
-        auto_job(setup, RECIPE, tmp_path, options=OPTIONS)
+        search(setup, tmp_path)
 
 
 def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
@@ -79,9 +85,9 @@ def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr("drawstream.search.auto.run.write_orders", kill)
     with pytest.raises(KeyboardInterrupt):
-        auto_job(setup_of(digits), RECIPE, tmp_path, options=OPTIONS)
+        search(setup_of(digits), tmp_path)
     with pytest.raises(ValueError, match=r"started with .*model 'mlp', not 'cnn'; .*give another output folder"):
-        auto_job(setup_of(digits, "cnn"), RECIPE, tmp_path, options=OPTIONS)
+        search(setup_of(digits, "cnn"), tmp_path)
 
 
 def test_kept_and_streamed_images_are_the_same(digits):
@@ -118,7 +124,7 @@ def test_rewards_are_those_of_the_whole_set():
 def test_what_cannot_be_searched_is_refused(digits, tmp_path, given, options, law):
     given = {name: getattr(digits, str(value), value) for name, value in given.items()}
     with pytest.raises(ValueError, match=law):
-        auto_job(setup_of(digits, **given), RECIPE, tmp_path, options=OPTIONS, **options)
+        search(setup_of(digits, **given), tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 

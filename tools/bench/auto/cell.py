@@ -11,8 +11,7 @@ A search looks at no test image. Its replay ends with the same weights, bit by b
 those of the search's own child.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +19,10 @@ from safetensors.torch import load_file
 
 from drawstream.samplers.files import map_weights
 from drawstream.samplers.orders import IndexStream, Schedule
+from drawstream.search.auto import PopulationPlan
 from drawstream.tools.bench import Cell, Record
-from drawstream.tools.jobs import auto_job, features_job
+from drawstream.tools.jobs import AutoJob, FeaturesJob, auto_job, features_job
+from drawstream.tools.runs import pick
 from drawstream.tools.training import Recipe
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
@@ -49,11 +50,6 @@ class Settings:
     first: int = 2
     permutations: int = 3
     reward_rows: int = 1000
-
-    def options(self, exploration: str, /) -> dict[str, Any]:
-        """Return the keywords of a search."""
-        shared = {key: getattr(self, key) for key in ("population", "interval", "first", "permutations")}
-        return {**shared, "exploration": exploration}
 
 
 def folders(method: str, population: int, /) -> tuple[list[str], str | None]:
@@ -136,14 +132,10 @@ class AutoCell(Cell):
     def search(self, exploration: str) -> Record:
         """Search a schedule; `work` leaves out the second scores, which are for the figures only."""
         name = f"search-{exploration}"
-        record = auto_job(
-            self.setup,
-            self.recipe(self.seed),
-            self.folder / name,
-            options=self.settings.options(exploration),
-            reward_rows=self.settings.reward_rows,
-            second_score=True,
-        )
+        law = {**asdict(self.settings), "rows": self.rows, "batch_size": self.plan.batch_size, "seed": self.seed}
+        plan = pick(PopulationPlan, law, exploration=exploration)
+        job = AutoJob(self.setup, self.recipe(self.seed), self.folder / name, plan, second_score=True)
+        record = auto_job(replace(job, reward_rows=self.settings.reward_rows))
         work = {key: record[key] for key in ("forward", "backward")}
         work["seconds"] = sum(record["seconds"].values()) - record["second_score"]["seconds"]
         work["reward_forward"] = record["forward"] - record["backward"]
@@ -152,4 +144,4 @@ class AutoCell(Cell):
     def score_rows(self) -> None:
         """Make a feature table of the rows under the last weights of the mixture."""
         folder = self.folder / "search-mixture"
-        features_job(self.setup, folder / "last.safetensors", folder / "features")
+        features_job(FeaturesJob(self.setup, folder / "last.safetensors", folder / "features"))

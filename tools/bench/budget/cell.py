@@ -18,7 +18,7 @@ import torch
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.samplers.orders import IndexStream
-from drawstream.tools.jobs import features_job, train_job
+from drawstream.tools.jobs import FeaturesJob, TrainingJob, features_job, train_job
 from drawstream.tools.runs import read_record, use_config
 from drawstream.tools.training import Device, Recipe, Setup, flush_denormals
 from drawstream.tools.training.methods import METHODS as TABLE
@@ -138,15 +138,9 @@ def run_point(task: Task, /) -> Record:
     if record is None:
         recipe = common.recipe_of(point)
         epochs = max(1, round(point.budget * recipe.epochs)) if TABLE[point.method].fewer_epochs else recipe.epochs
-        record = train_job(
-            common.setup(point.augment),
-            recipe,
-            _sampling(task),
-            folder,
-            method=point.method,
-            track=folder / "features" if point.method == FULL else None,
-            every=max(1, epochs // common.evaluations),
-        )
+        job = TrainingJob(common.setup(point.augment), recipe, _sampling(task), folder, method=point.method)
+        track = folder / "features" if point.method == FULL else None
+        record = train_job(replace(job, track=track, every=max(1, epochs // common.evaluations)))
     rows = len(Catalog.open(common.catalog))
     return {
         **{key: record["result"][key] for key in ("last", "best")},
@@ -200,6 +194,7 @@ def _irreducible(task: Task) -> Record:
     """Train on the held-out rows, and take the losses of the training rows."""
     common, folder = task.common, task.out / task.point.folder
     rows = replace(common.setup("none"), held_out=None, test=None)
-    train_job(replace(rows, catalog=common.held_out), common.recipe_of(task.point), Sampling(CONTROL), folder)
-    features_job(rows, folder / "last.safetensors", folder / "features")
+    other = replace(rows, catalog=common.held_out)
+    train_job(TrainingJob(other, common.recipe_of(task.point), Sampling(CONTROL), folder))
+    features_job(FeaturesJob(rows, folder / "last.safetensors", folder / "features"))
     return {}

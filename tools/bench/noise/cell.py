@@ -19,10 +19,11 @@ from drawstream.features import Tracker
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import IndexStream
+from drawstream.search.swift import Guard, Proposals
 from drawstream.tools.bench import VALIDATION, Cell, Record
 from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
-from drawstream.tools.jobs import features_job, search_job
-from drawstream.tools.runs import finished_record, write_record
+from drawstream.tools.jobs import FeaturesJob, SearchJob, features_job, search_job
+from drawstream.tools.runs import finished_record, pick, write_record
 from drawstream.tools.training import FineTune, compare_finished
 from drawstream.tools.training.methods import METHODS, Sampling
 
@@ -96,7 +97,7 @@ class NoiseCell(Cell):
         if method != PAPER:
             return self.folder / "features"
         table = self.folder / "features-last"
-        features_job(self.setup, self.folder / "uniform/last.safetensors", table)
+        features_job(FeaturesJob(self.setup, self.folder / "uniform/last.safetensors", table))
         return table
 
     def objective(self, validation: str, method: str = "swift") -> FineTune:
@@ -112,17 +113,13 @@ class NoiseCell(Cell):
             scratch=plan.confirm is None,
         )
 
-    def options(self, method: str, /) -> dict[str, Any]:
-        """Return the keywords of a search."""
-        confirm = {"confirm_top": self.plan.confirm_top, "confirm_seeds": self.plan.confirm_seeds}
-        return {"trials": self.plan.trials, **confirm, **SEARCHES[method]}
-
     def search(self, method: str, validation: str) -> Record:
         """Search a sampler on the features of the uniform run; the record of `search_job`."""
-        table, options, objective = self.features(method), self.options(method), self.objective(validation, method)
-        out = self.folder / f"search-{method}-{validation}"
+        law = {**asdict(self.plan), "seed": self.seed, **SEARCHES[method]}
+        objective, out = self.objective(validation, method), self.folder / f"search-{method}-{validation}"
+        parts = {"proposals": pick(Proposals, law), "guard": pick(Guard, law), "transform": law["transform"]}
         try:
-            return search_job(self.setups[validation], table, objective, out, seed=self.seed, options=options)
+            return search_job(SearchJob(self.setups[validation], self.features(method), objective, out, **parts))
         finally:
             objective.close()
 

@@ -8,7 +8,7 @@ from drawstream.tools.cli import search as search_recipes
 
 SEGMENTS = (2, 6, 8)  # of H, beside the 4 of `swift` (Tab. 8 of the paper)
 CANDIDATES = (5, 10, 20, 40, 60, 80)  # of searches that differ in length alone: the same ones first (Tab. 9: 20 to 80)
-SEARCHES: dict[str, dict[str, Any]] = {  # keywords of `search_swift`, over those of the plan
+SEARCHES: dict[str, dict[str, Any]] = {  # options of the search, over those of the plan
     "swift": {"transform": "cdf"},
     "swift-cgf": {"transform": "cgf"},
     "swift-random": {"transform": "cdf", "agent": "random", "starts": False},  # no designed candidates either

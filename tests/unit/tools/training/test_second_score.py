@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from drawstream.search.auto import PopulationPlan
 from drawstream.tools.jobs import auto as job
-from drawstream.tools.jobs.auto import auto_job
+from drawstream.tools.jobs.auto import AutoJob, auto_job
 from drawstream.tools.training import second_score
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.setup import Setup
 
 RECIPE = Recipe(epochs=2, lr=0.05, seed=3)
-OPTIONS = {"population": 2, "interval": 6, "first": 1, "permutations": 1}
+PLAN = PopulationPlan(500, 2, 32, RECIPE.epochs, interval=6, first=1, permutations=1, seed=RECIPE.seed)
 
 
 @pytest.fixture
@@ -20,9 +21,13 @@ def setup(digits):
     return Setup(digits.train, "mlp", held_out=digits.held_out, global_batch=32)
 
 
+def search(setup, out, **options):
+    return auto_job(AutoJob(setup, RECIPE, out, PLAN, **{"reward_rows": 40, **options}))
+
+
 def test_second_scores_are_of_the_other_images_and_change_nothing(setup, tmp_path):
-    once = auto_job(setup, RECIPE, tmp_path / "once", options=OPTIONS, reward_rows=40)
-    twice = auto_job(setup, RECIPE, tmp_path / "twice", options=OPTIONS, reward_rows=40, second_score=True)
+    once = search(setup, tmp_path / "once")
+    twice = search(setup, tmp_path / "twice", second_score=True)
     for name in ("rewards", "winners", "forward", "backward"):
         assert once[name] == twice[name]
     assert once["second_rows"] == 0 and "second_score" not in once
@@ -37,11 +42,11 @@ def test_second_scores_are_of_the_other_images_and_change_nothing(setup, tmp_pat
     winner = twice["winners"][-1]  # both parts together are the held-out set
     assert 0.4 * twice["rewards"][-1][winner] + 0.6 * second["scores"][-1][winner] == pytest.approx(whole)
     with pytest.raises(ValueError, match=r"started with second_rows 60, not 0: give another"):
-        auto_job(setup, RECIPE, tmp_path / "twice", options=OPTIONS, reward_rows=40)
+        search(setup, tmp_path / "twice")
 
 
 def test_a_killed_search_keeps_its_second_scores(setup, tmp_path, monkeypatch):
-    whole = auto_job(setup, RECIPE, tmp_path / "whole", options=OPTIONS, reward_rows=40, second_score=True)
+    whole = search(setup, tmp_path / "whole", second_score=True)
     evaluate = second_score.TwoScores.evaluate
 
     def killed(self):
@@ -51,16 +56,16 @@ def test_a_killed_search_keeps_its_second_scores(setup, tmp_path, monkeypatch):
 
     monkeypatch.setattr(second_score.TwoScores, "evaluate", killed)
     with pytest.raises(KeyboardInterrupt):
-        auto_job(setup, RECIPE, tmp_path / "part", options=OPTIONS, reward_rows=40, second_score=True)
+        search(setup, tmp_path / "part", second_score=True)
     monkeypatch.setattr(second_score.TwoScores, "evaluate", evaluate)
-    resumed = auto_job(setup, RECIPE, tmp_path / "part", options=OPTIONS, reward_rows=40, second_score=True)
+    resumed = search(setup, tmp_path / "part", second_score=True)
     assert resumed["second_score"]["scores"] == whole["second_score"]["scores"]
     assert resumed["winners"] == whole["winners"]
 
 
 def test_what_does_not_go_together_is_refused(setup, tmp_path):
     with pytest.raises(ValueError, match="takes all 100: give fewer reward rows"):
-        auto_job(setup, RECIPE, tmp_path, options=OPTIONS, second_score=True)
+        search(setup, tmp_path, reward_rows=1000, second_score=True)
     settings = {"held_out_rows": 9, "reward": {"rows": 3}}
     with pytest.raises(ValueError, match="children of one process: leave out torchrun"):
         job._second_rows(settings, Ranks(0, 2))
