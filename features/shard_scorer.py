@@ -54,8 +54,11 @@ class ShardScorer:
             threads: DALI's; all cores of this process by default.
 
         Raises:
-            ValueError: A measure is unknown, or not defined for this number of classes; or the model has no such head.
+            ValueError: A measure is unknown, or not defined for this number of classes; the model has no such head; or
+                there is no GPU.
         """
+        if scoring.device == "gpu" and not torch.cuda.is_available():
+            raise ValueError("`device` must be cpu, for torch sees no CUDA device, but got 'gpu'")
         self._catalog = catalog
         self._scoring = scoring.on(catalog)
         self._model = model.to(f"cuda:{device_id}" if scoring.device == "gpu" else "cpu").eval()

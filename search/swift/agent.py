@@ -54,6 +54,7 @@ class Proposals:
     def __post_init__(self) -> None:
         if self.agent not in AGENTS:
             raise ValueError(f"agent must be one of {', '.join(AGENTS)}, but got {self.agent!r}")
+        Space(self.space, segments=self.segments)  # refuses what is no space
         if not (self.kappa >= 0 and math.isfinite(self.kappa)):
             raise ValueError(f"kappa >= 0 must hold, but got {self.kappa}")
         if not 0 <= self.min_ess <= 1:

@@ -123,7 +123,7 @@ class Cell:
         """All sets that a run is evaluated on after each epoch."""
         sets = self.setup.evaluation_loaders()
         if self.noise:
-            sets["held_out_noisy"] = replace(self.setups["noisy"], test=None).evaluation_loaders()["held_out"]
+            sets["held_out_noisy"] = self.setups["noisy"].evaluation_loaders("held_out")["held_out"]
         return sets
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """`drawstream fit`: a sampler from given parameters, or another table's sampler carried to this one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +12,7 @@ if TYPE_CHECKING:
     from drawstream.features.table import FeatureTable
     from drawstream.samplers.swift import SwiftSampler
 
-DEFAULTS: dict[str, Any] = {  # the worst half by loss is left out
-    "coefficients": (1.0, 0.0),
-    "ends": (0.25, 0.5, 0.75),
-    "values": (1.0, 1.0, 1.0, 0.0, 0.0),
-    "features": ("loss", "entropy"),
-    "transform": "cgf",
-}
+PARAMETERS = ("coefficients", "ends", "values", "features", "transform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +20,15 @@ class FitOptions(TableOptions, FrozenOptions):
     """Options of `fit`."""
 
     out: Path = option(..., "Write this sampler.json.", "--out", "-o")
-    coefficients: tuple[float, ...] | None = option(
-        None, "v: a weight per feature, comma list.", shown="1,0", within=FINITE
+    coefficients: tuple[float, ...] = option((1.0, 0.0), "v: a weight per feature, comma list.", within=FINITE)
+    ends: tuple[float, ...] = option((0.25, 0.5, 0.75), "e: inner ends of the segments, comma list.", within=FINITE)
+    values: tuple[float, ...] = option(
+        (1.0, 1.0, 1.0, 0.0, 0.0),
+        "o: values at the ends, comma list; by default without the worst half.",
+        within=FINITE,
     )
-    ends: tuple[float, ...] | None = option(
-        None, "e: inner ends of the segments, comma list.", shown="0.25,0.5,0.75", within=FINITE
-    )
-    values: tuple[float, ...] | None = option(
-        None, "o: values at the ends, comma list.", shown="1,1,1,0,0", within=FINITE
-    )
-    features: tuple[str, ...] | None = option(None, "Columns the sampler reads, comma list.", shown="loss,entropy")
-    transform: Literal["cgf", "cdf"] | None = option(None, "Transform of the features.", shown="cgf")
+    features: tuple[str, ...] = option(("loss", "entropy"), "Columns the sampler reads, comma list.")
+    transform: Literal["cgf", "cdf"] = option("cgf", "Transform of the features.")
     like: Path | None = option(None, "Carry over this sampler.json of another table; instead of all of the above.")
     probabilities: Path | None = option(
         None, "Write P to this file (.npy) too, block by block: the table may be larger than memory."
@@ -54,17 +46,18 @@ def fit(given: FitOptions) -> None:
     from drawstream.samplers.swift import SwiftSampler
 
     file = given.probabilities
-    parameters = {name: value for name in DEFAULTS if (value := getattr(given, name)) is not None}
+    parameters = {name: getattr(given, name) for name in PARAMETERS}
     if file is not None and file.suffix != ".npy":
         raise ValueError(f"--probabilities writes a NumPy file, but got {file}: give it the ending .npy")
-    if given.like is not None and parameters:
-        option = next(iter(parameters))
-        raise ValueError(f"--like takes everything from {given.like}, but --{option} was given too: leave it out")
+    usual = {each.name: each.default for each in fields(given)}
+    for name, value in parameters.items():
+        if given.like is not None and (name in given.typed or value != usual[name]):
+            raise ValueError(f"--like takes everything from {given.like}, but --{name} was given too: leave it out")
     if given.like is None and given.frozen:
         raise ValueError("--frozen keeps the tables of another sampler: say of which with --like")
     table = given.open()
     if given.like is None:
-        sampler, p = _fit(table, file, **DEFAULTS | parameters)
+        sampler, p = _fit(table, file, **parameters)
     else:
         sampler, p = _carry(SwiftSampler.load(given.like), table, file, given.frozen)
     sampler.save(given.out)

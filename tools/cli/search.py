@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from drawstream.tools.cli import options as shared
-from drawstream.tools.runs import COUNT, FEW, MANY, SOME, argument, command, finish, option, pick
+from drawstream.tools.runs import COUNT, FEW, SOME, argument, command, finish, option, pick
 
 if TYPE_CHECKING:
     from drawstream.tools.training import FineTune, Setup
@@ -47,12 +47,12 @@ class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptio
     features: tuple[str, ...] = option(("loss", "entropy"), "Columns the sampler reads, comma list.")
     transform: Literal["cgf", "cdf"] = option("cgf", "Transform of the features; cgf is the paper's.")
     space: Literal["reduced", "paper10"] = option("reduced", "Space of the candidates.")
-    segments: int = option(4, "Segments of H.", within=FEW)
+    segments: int = option(4, "Segments of H.", within=(1, 32))
     agent: str = option("gp", f"Propose by {', '.join(AGENTS)}; gp is the paper's.", known=AGENTS)
-    trials: int = option(40, "Candidates to score.", within=SOME)
-    round: int = option(4, "Candidates to propose at once, which can run in parallel.", within=FEW)
+    trials: int = option(40, "Candidates to score.", within=(1, 10**6))
+    round: int = option(4, "Candidates to propose at once, which can run in parallel.", within=COUNT)
     starts: bool = option(True, "Begin with designed candidates.")
-    min_ess: float = option(0.3, "Least effective sample size, as a share of the rows.", within=FEW)
+    min_ess: float = option(0.3, "Least effective sample size, as a share of the rows.", within=(0, 1))
     kappa: float = option(1.0, "Weight of the deviation in UCB.", within=SOME)
     fine_tune_epochs: float = option(0.25, "Epochs of a candidate; a part of one will do.", within=SOME)
     fine_tune_lr: float = option(0.02, "Learning rate of a candidate.", within=SOME)
@@ -62,7 +62,7 @@ class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptio
     epochs: int | None = option(None, "Epochs of a confirmation run; by default 2, or 20 from scratch.", within=SOME)
     lr: float | None = option(None, "Learning rate of a confirmation run; by default 0.02, or 0.05.", within=SOME)
     confirm_top: int = option(3, "Candidates to confirm; 0: take the best observed.", within=SOME)
-    confirm_seeds: int = option(3, "Seeds of the confirmation.", within=FEW)
+    confirm_seeds: int = option(3, "Seeds of the confirmation.", within=(2, 10**4))
     workers: int | None = option(
         None,
         "Candidates to score at once; by default 1, on Ray as many as there is room for.",
@@ -150,12 +150,12 @@ class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOpt
         "mixture", "Explore by mixture (the paper), random (exploitation only) or uniform (plain training)."
     )
     population: int | None = option(None, "Children to train; 4, or 1 with uniform exploration.", within=COUNT)
-    interval: int = option(20, "Batches between two evaluations.", within=MANY)
+    interval: int = option(20, "Batches between two evaluations.", within=(1, 10**9))
     explore_after: int | None = option(
         None, "Epochs before the first exploration; a twelfth, as in the paper: 20 of 240.", within=SOME
     )
     permutations: int = option(3, "Full permutations of the data in a cycle, N_u.", within=FEW)
-    beta: float = option(1.0, "Smoothing factor, at least 1.", within=SOME)
+    beta: float = option(1.0, "Smoothing factor, at least 1.", within=(1, 10**6))
     count_smoothing: Literal["log_count", "log_relative", "literal"] = option(
         "log_count", "Smooth the counts of draws by this rule."
     )
@@ -163,7 +163,7 @@ class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOpt
         "cycle", "Count the rows of a cycle, or of the run, for the distribution."
     )
     reward: Literal["accuracy", "loss"] = option("accuracy", "Reward children by accuracy, or loss (its negative).")
-    reward_rows: int = option(1000, "Held-out images that a reward is taken on, drawn once.", within=MANY)
+    reward_rows: int = option(1000, "Held-out images that a reward is taken on, drawn once.", within=(1, 10**9))
     second_score: bool = option(
         False, "Score the children on the other held-out images too: how much of the choice is luck?"
     )

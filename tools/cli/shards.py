@@ -10,13 +10,12 @@ from typing import Any, Literal
 import typer
 
 from drawstream.pipeline.shards import printable
-from drawstream.tools.cli.options import DryRunOptions, ResultOptions
+from drawstream.tools.cli.options import ResultOptions
 from drawstream.tools.runs import (
     COUNT,
     FEW,
     ROWS,
     SEED,
-    Options,
     Progress,
     argument,
     finish,
@@ -29,7 +28,7 @@ _WORKERS = "Processes to run; by default one per core, fewer for small data."
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(Options):
+class ImageOptions(ResultOptions):
     """How images are taken."""
 
     orientation: Literal["exif", "stored"] = option(
@@ -37,10 +36,11 @@ class ImageOptions(Options):
     )
     skip_bad: Path | None = option(None, "Leave out images that cannot be read, and list them in this file (JSON).")
     overwrite: bool = option(False, "Replace an earlier catalog.")
+    dry_run: bool = option(False, "Check the images' source and the place of the catalog; write nothing.", "--dry-run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackOptions(ImageOptions, DryRunOptions):
+class PackOptions(ImageOptions):
     """Options of `pack`."""
 
     source: Path = argument("IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy.")
@@ -58,7 +58,7 @@ class PackOptions(ImageOptions, DryRunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions(ImageOptions, DryRunOptions):
+class IndexOptions(ImageOptions):
     """Options of `index`."""
 
     shards: list[Path] = argument("WebDataset tars, or a folder of them.")
@@ -175,8 +175,7 @@ def index(given: IndexOptions) -> None:
     options: dict[str, Any] = {name: getattr(given, name) for name in passed}
     try:
         with Progress("index", "shards") as progress:
-            rate = _with_rate(progress, "samples")
-            file = run(shards, selection=selection, progress=rate, finish=record, **options)
+            file = run(shards, selection=selection, progress=_with_rate(progress), finish=record, **options)
     except BadImagesError as error:
         write_result({"bad": [asdict(each) for each in error.bad]}, given.json_path)
         raise
@@ -213,15 +212,9 @@ def verify(given: VerifyOptions) -> None:
         finish({"findings": [damage], "rows": None}, given.json_path, "nothing checked: the catalog is damaged")
         raise typer.Exit(1) from None
     notes: list[Note] = []
+    how: dict[str, Any] = {"pixels": not given.quick, "workers": given.workers, "note": notes.append}
     with Progress("verify", "images") as progress:
-        rate = _with_rate(progress, "images")
-        findings = run(
-            opened,
-            pixels=not given.quick,
-            workers=given.workers,
-            progress=lambda done, total: rate(done, total, done),
-            note=notes.append,
-        )
+        findings = run(opened, progress=progress.update, **how)
     for line in (*(finding.message for finding in findings), *(note.message for note in notes)):
         print(printable(line))
     listed = None if given.quarantine is None else write_quarantine(given.quarantine, opened, findings)
@@ -239,12 +232,12 @@ def verify(given: VerifyOptions) -> None:
         raise typer.Exit(1)
 
 
-def _with_rate(progress: Progress, unit: str) -> Callable[[int, int, int], None]:
+def _with_rate(progress: Progress) -> Callable[[int, int, int], None]:
     """Progress that also says how many samples were done, and how fast."""
     begin = time.monotonic()
 
     def report(done: int, total: int, samples: int) -> None:
         rate = samples / max(time.monotonic() - begin, 1e-9)
-        progress.update(done, total, f"{samples} {unit}, {rate:.0f} a second")
+        progress.update(done, total, f"{samples} samples, {rate:.0f} a second")
 
     return report

@@ -129,7 +129,7 @@ def estimate_auto(job: AutoJob, /) -> Estimate:
         return finished("search auto", out / "auto.json")
     intervals = plan.epochs * plan.intervals
     left = intervals - hook.first + 1
-    model, held = setup.build(0), setup.evaluation_loaders()["held_out"]
+    model, held = setup.build(0), setup.evaluation_loaders("held_out")["held_out"]
     judged = evaluation_seconds(model, held, job.recipe.amp) * min(1.0, job.reward_rows / len(held.catalog))
     held.close()
     each = mine * (plan.epochs * plan.steps / intervals * probe.unit_seconds + judged)

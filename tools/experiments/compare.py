@@ -111,7 +111,8 @@ def relations(found: Mapping[str, Difference], /, digits: int = 2) -> str:
     """Return the methods by their relation to the control: `better: a (+0.41); worse: b (−0.20)`."""
     groups: dict[str, list[str]] = {}
     for name, each in found.items():
-        groups.setdefault(each.relation, []).append(f"{name} {each.text(digits)}")
+        told = signed(each.mean, digits) if each.interval is None else each.text(digits)
+        groups.setdefault(each.relation, []).append(f"{name} {told}")
     return "; ".join(f"{relation}: {', '.join(names)}" for relation, names in groups.items())
 
 

@@ -53,5 +53,5 @@ def table_of(records: Sequence[Record], columns: Columns[Record], /, title: str 
 
 
 def number(value: float | None, /, form: str = ".2f") -> str:
-    """Return a number in a format; a dash for None."""
-    return NONE if value is None else format(value, form)
+    """Return a number in a format, with a minus sign; a dash for None."""
+    return NONE if value is None else format(value, form).replace("-", "−")

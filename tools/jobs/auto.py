@@ -193,7 +193,7 @@ def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
 
 def _reward_set(setup: Setup, seed: int, rows: int) -> tuple[Tensor, Tensor]:
     """Images and labels of some held-out rows, drawn by the seed."""
-    loader = setup.evaluation_loaders()["held_out"]
+    loader = setup.evaluation_loaders("held_out")["held_out"]
     own = int(derive_keys(1, "reward", seed)[0])
     loader.replace_stream(IndexStream(len(loader.catalog), seed=own, draws=rows))
     kept = keep(loader)

@@ -40,7 +40,6 @@ class _Said:
         names: Names on the command line, if not the field's; None makes it an argument.
         within: Least and largest number.
         known: Values that the shell completes, where others are allowed too.
-        shown: Default in the help text, if not the field's.
         check: Return the value, or refuse it.
         decides: Another value may give another result; such an option is part of the job's identity.
     """
@@ -49,7 +48,6 @@ class _Said:
     names: tuple[str, ...] | None = ()
     within: tuple[float, float] | None = None
     known: Iterable[str] | Callable[[], Iterable[str]] = ()
-    shown: str | None = None
     check: Callable[[Any], Any] | None = None
     decides: bool = True
 
@@ -59,7 +57,7 @@ class _Said:
 
 
 def option(default: Any, text: str, *names: str, **said: Any) -> Any:
-    """Make a field an option; a default of `...` requires it. Keywords: within, known, shown, check, decides."""
+    """Make a field an option; a default of `...` requires it. Keywords: within, known, check, decides."""
     return _field(default, _Said(help=text, names=names, **said))
 
 
@@ -155,7 +153,7 @@ def _parameter(each: Field[Any], said: _Said, hint: Any) -> inspect.Parameter:
     if _items(hint):
         hint = str | None if NoneType in get_args(hint) else str
         default = ",".join(f"{part}" for part in default) if isinstance(default, tuple) else default
-    info: dict[str, Any] = {"help": said.help, "show_default": said.shown or True, "callback": said.check}
+    info: dict[str, Any] = {"help": said.help, "callback": said.check}
     if said.known:
         info["autocompletion"] = _completion(said.known)
     shown = typer.Argument(**info) if said.names is None else typer.Option(*said.names, **info)

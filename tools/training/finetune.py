@@ -65,7 +65,7 @@ class FineTune:
         Raises:
             ValueError: There is none.
         """
-        held_out = self.setup.evaluation_loaders().get("held_out")
+        held_out = self.setup.evaluation_loaders("held_out").get("held_out")
         if held_out is None:
             raise ValueError("the search needs a held-out catalog to score candidates on: give --held-out")
         return held_out

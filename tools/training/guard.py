@@ -18,7 +18,7 @@ def compare_finished(setup: Setup, control: Path, candidate: Path, /) -> PairedT
     Raises:
         ValueError: There is no held-out set, or weights do not fit the model.
     """
-    held_out = setup.evaluation_loaders().get("held_out")
+    held_out = setup.evaluation_loaders("held_out").get("held_out")
     if held_out is None:
         raise ValueError("two trainings are compared on a held-out catalog: give --held-out")
     try:

@@ -156,14 +156,16 @@ class Setup:
         stream = Sequential(0, len(self.data))
         return self._loader(self.data, stream, self.transforms[1], EVAL_BATCH, reading=self.reading)
 
-    def evaluation_loaders(self) -> dict[str, Loader]:
-        """Loaders in file order over what there is of `held_out` and `test`.
+    def evaluation_loaders(self, *names: str) -> dict[str, Loader]:
+        """Loaders in file order over what there is of `held_out` and `test`, or of some of them by name.
 
         Raises:
             ValueError: A set has other classes than the training set, or is the training set.
         """
         loaders = {}
         for name, catalog in self.evaluated.items():
+            if names and name not in names:
+                continue
             if catalog.classes != self.data.classes:
                 raise ValueError(
                     f"{catalog.path} has {catalog.num_classes} classes ({', '.join(catalog.classes[:3])}, …), but "

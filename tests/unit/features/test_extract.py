@@ -135,6 +135,12 @@ def test_another_extraction_is_refused(catalog, tmp_path, what, options):
     assert parts(tmp_path) == whole
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_told(catalog, tmp_path):
+    with pytest.raises(ValueError, match="`device` must be cpu, for torch sees no CUDA device"):
+        extract(catalog, make(), tmp_path, model_name="mlp", device="gpu")
+
+
 def test_another_catalog_is_refused(catalog, tmp_path):
     extract(catalog, make(), tmp_path / "f", model_name="mlp")
     source = ArraySource(PIXELS[:ROWS], DIGITS.target[:ROWS])

@@ -84,3 +84,8 @@ def test_reinforce_learns_slowly_and_the_model_fast():
 def test_unknown_agents_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="gp, random, reinforce, optuna:TPESampler, optuna:GPSampler, but got"):
         SwiftAgent(SPACE, Proposals(agent="optuna:CmaEsSampler"))
+
+
+def test_an_unknown_space_is_refused_when_it_is_named():
+    with pytest.raises(ValueError, match="space must be"):
+        Proposals(space="zz")

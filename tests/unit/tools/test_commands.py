@@ -62,6 +62,13 @@ def test_shared_options_are_alike_everywhere():
         assert len(texts) == 1, (name, texts)
 
 
+def test_help_texts_show_what_can_be_typed(capsys):
+    for words in (["fit"], ["pack"]):
+        assert cli.main([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "[default: (" not in shown and "estimate" not in shown
+
+
 def test_every_option_and_argument_has_a_help_text():
     silent = [(words, each.name) for words, leaf in COMMANDS.items() for each in leaf.params if not each.help]
     assert not silent

@@ -84,8 +84,9 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
     assert "has the best score" in capsys.readouterr().out
     record = read_record(tmp_path / "s/search.json", "search")
     assert record["options"] | {"trials": 40} == {
-        "features": ["loss", "entropy"], "transform": "cgf", "space": "paper10", "segments": 4, "agent": "gp",
-        "trials": 40, "round": 1, "starts": False, "min_ess": 0.0, "kappa": 2.0, "confirm_top": 0, "confirm_seeds": 3,
+        "features": ["loss", "entropy"], "mass": "grad_norm", "transform": "cgf", "space": "paper10", "segments": 4,
+        "agent": "gp", "trials": 40, "round": 1, "starts": False, "min_ess": 0.0, "kappa": 2.0, "confirm_top": 0,
+        "confirm_seeds": 3,
     }  # fmt: skip
     best = max(record["trials"], key=lambda trial: trial["value"] or 0)
     assert record["winner"] == "swift" and record["confirmation"] == []
@@ -101,7 +102,8 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
         (("--agent", "tpe"), "agent must be one of gp, random, reinforce"),
         (("--workers", 0), "--workers must be in [1, 10000], but got 0"),
         (("--engine", "slurm"), "engine must be local, ray or ray:ADDRESS"),
-        (("--segments", 40), "1 <= segments <= 32"),
+        (("--segments", 40), "--segments must be in [1, 32], but got 40"),
+        (("--confirm-seeds", 1), "--confirm-seeds must be in [2, 10000], but got 1"),
         (("--storage", "nonsense"), "cannot open the study storage 'nonsense'"),
     ],
 )

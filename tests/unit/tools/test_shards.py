@@ -34,7 +34,7 @@ def test_a_whole_catalog(run, data, tmp_path):
     listed, result = tmp_path / "q.json", tmp_path / "v.json"
     status, out, err = run("verify", data, "--quarantine", listed, "--json", result, "--workers", "1")
     assert (status, out) == (0, [f"500 images checked, 0 findings; 0 images not to be used: {listed}"])
-    assert re.fullmatch(r"verify: 500 images in .* s, 500 images, \d+ a second", err[-1])
+    assert re.fullmatch(r"verify: 500 images in .* s", err[-1])
     assert read_quarantine(listed, Catalog.open(data)).tolist() == []
     written = json.loads(result.read_text())
     assert written.pop("command")[0] == "drawstream"

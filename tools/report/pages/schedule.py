@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.experiments import NONE, number
+from drawstream.tools.experiments import NONE, number, signed
 from drawstream.tools.report import (
     Counts,
     RewardSpread,
@@ -85,9 +85,9 @@ def reward_words(
             )
         return text + ". The spread is above the noise of one reward: the children do differ."
     share = spread.repeated / spread.gain if spread.gain > 0 else 0.0
-    text += f", and {spread.repeated:+.2f} on {again_rows:,} images that chose nothing"
+    text += f", and {signed(spread.repeated)} on {again_rows:,} images that chose nothing"
     if spread.agreement is not None:
-        text += f" (correlation of both scores of a child: {spread.agreement:.2f})"
+        text += f" (correlation of both scores of a child: {number(spread.agreement)})"
     text += f": {share:.0%} of the advantage was the child's own, the rest the luck of the reward. "
     if share < 0.5:
         text += "Most of the choice is noise."
@@ -96,7 +96,7 @@ def reward_words(
     if late is not None and late.repeated is not None:
         text += (
             f" In the second half of the run the children differ by {late.between:.2f} points, the chosen one was "
-            f"{late.gain:.2f} above their mean, and {late.repeated:+.2f} on the other images."
+            f"{late.gain:.2f} above their mean, and {signed(late.repeated)} on the other images."
         )
     return text
 
@@ -151,7 +151,8 @@ def _stage_words(counts: Counts) -> str:
     if found is None:
         return "In one of the stages all rows come equally often: there is nothing to compare."
     noise = 1 / np.sqrt(counts.shape[1])
-    text = f"Counts of the first and the last stage correlate by {found[1]:.3f} (Spearman; ± {noise:.3f} by chance)"
+    told = f"{number(found[1], '.3f')} (Spearman; ± {noise:.3f} by chance)"
+    text = f"Counts of the first and the last stage correlate by {told}"
     if abs(found[1]) < 2 * noise:
         return text + ": rows drawn often at first are drawn neither more nor less at last."
     if found[1] < 0:
@@ -184,8 +185,8 @@ def _against_loss(search: SearchedSchedule, loss: NDArray[np.float32]) -> str:
     words = "All counts, or all losses, are equal."
     if few is not None and every is not None:
         words = (
-            f"Correlation over these {some.size} rows: Pearson {few[0]:.3f}, Spearman {few[1]:.3f} (± "
-            f"{1 / np.sqrt(some.size):.3f} by chance); over all {counts.size:,} rows: {every[0]:.3f} and "
-            f"{every[1]:.3f} (± {1 / np.sqrt(counts.size):.3f})."
+            f"Correlation over these {some.size} rows: Pearson {number(few[0], '.3f')}, Spearman "
+            f"{number(few[1], '.3f')} (± {1 / np.sqrt(some.size):.3f} by chance); over all {counts.size:,} rows: "
+            f"{number(every[0], '.3f')} and {number(every[1], '.3f')} (± {1 / np.sqrt(counts.size):.3f})."
         )
     return page.chart(figure, f"{some.size} rows taken at random.") + page.paragraph(words)

@@ -42,7 +42,7 @@ class Method:
 
     name: str
     help: str = ""
-    build: "Callable[[Inputs], TrainingPlan] | str" = ""
+    build: Callable[..., Any] | str = ""
     given: Given = "name"
     options: tuple[str, ...] = ()
     label: str = ""

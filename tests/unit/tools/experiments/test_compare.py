@@ -49,11 +49,12 @@ def test_texts():
     assert Difference((1.0,)).text(1) == "+1.0 (one seed)"
     assert Difference((-1.0, -1.0)).text() == "−1.00 (−1.00 to −1.00)"
     assert relations({"a": Difference((1.0, 1.0)), "b": Difference((0.5,))}) == (
-        "better: a +1.00 (+1.00 to +1.00); one seed: b +0.50 (one seed)"
+        "better: a +1.00 (+1.00 to +1.00); one seed: b +0.50"
     )
     assert str(Spread.of([70.0, 72.0])) == "71.00 ± 1.41"
     assert str(Spread.of([70.0])) == "70.00"
-    assert (signed(-0.25), signed(None), number(None), number(0.5, ".0%")) == ("−0.25", "", "–", "50%")
+    assert (signed(-0.25), signed(None)) == ("−0.25", "")
+    assert (number(None), number(0.5, ".0%"), number(-0.5)) == ("–", "50%", "−0.50")
 
 
 def test_table():

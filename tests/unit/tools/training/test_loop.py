@@ -74,7 +74,7 @@ def test_every_step_says_how_far_the_training_is(setup):
 
 
 def test_accuracy_equals_a_plain_count(setup):
-    model, loader = setup.build(3), setup.evaluation_loaders()["test"]
+    model, (loader,) = setup.build(3), setup.evaluation_loaders("test").values()
     model.eval()
     right = sum(int((model(batch.images).argmax(1) == batch.labels).sum()) for batch in loader)
     assert top1(model, loader) == pytest.approx(100 * right / len(loader.catalog))

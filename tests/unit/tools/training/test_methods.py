@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -55,6 +56,10 @@ def test_draws_and_epochs_of_a_budget(name, draws, epochs):
 def test_every_name_of_the_table_has_a_plan():
     assert all(made(name).epochs for name in method_names())
     assert all(method.builder() for method in METHODS.values() if method.build)
+
+
+def test_the_types_of_an_entry_can_be_read():
+    assert set(get_type_hints(Method)) >= {"build", "given", "options"}
 
 
 def test_the_guide_has_the_table():
