@@ -165,7 +165,7 @@ def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, 
         "train": ("train", gray, "-o", "run"),
         "features": ("features", gray, "-o", "f", "--weights", "w"),
         "swift": ("search", "swift", "f", "-o", "s", "--catalog", gray, "--held-out", colour, "--start", "w"),
-        "auto": ("search", "auto", gray, "-o", "auto", "--held-out", colour),
+        "auto": ("search", "auto", gray, "-o", "auto", "--held-out", colour, "--global-batch", "16"),
         "bench": ("bench", "features", "--data", gray),
     }[command]
     if command == "swift":
