@@ -1,7 +1,7 @@
 """The demo: the whole main job on real data with label noise, for several seeds, next to ordinary shuffling."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
 
 def search_of(plan: DemoPlan, setup: Setup, out: Path, seed: int, /) -> SearchJob:
     """A seed's search in its folder, on the features and the last weights of the uniform training."""
-    fine_tune = Recipe(plan.fine_tune.epochs, plan.fine_tune.lr, seed=seed)
+    fine_tune = replace(plan.fine_tune, seed=seed)
     start, second = out / "uniform/last.safetensors", plan.confirm or plan.recipe
     objective = FineTune(setup, start, fine_tune, second, share=plan.share, scratch=plan.confirm is None)
     proposals, guard = Proposals(trials=plan.trials, seed=seed), Guard(plan.confirm_top, plan.confirm_seeds)
@@ -143,7 +143,7 @@ def pack_seed(data: str, out: Path, source: Path | None, noise: float, seed: int
     if not (out / "data/train" / FILE).exists():
         pack(train, out / "data", encoding="raw", label_noise=noise, noise_seed=seed, **about)
     setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
-    return setup, Recipe(plan.recipe.epochs, plan.recipe.lr, seed=seed)
+    return setup, replace(plan.recipe, seed=seed)
 
 
 def hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> None:

@@ -41,7 +41,8 @@ from drawstream.tools.runs.hooks import Journal, load_hooks, read_journal
 from drawstream.tools.runs.record import read_record
 from drawstream.tools.training.accounting import Epoch, Run
 from drawstream.tools.training.checkpoint import load_checkpoint, save_checkpoint
-from drawstream.tools.training.loop import Recipe, make_optimizer
+from drawstream.tools.training.descent import Descent
+from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import build_model, load_weights, save_weights
 
 pytestmark = pytest.mark.slow
@@ -149,10 +150,9 @@ def test_report_and_serve(damages, copy, tmp_path, name, count):
 
 def parts():
     model = mlp()
-    optimizer = make_optimizer(model, RECIPE)
-    model(torch.zeros(2, 1, 8, 8)).sum().backward()
-    optimizer.step()
-    return {"model": model, "optimizer": optimizer, "tracker": None}
+    descent = Descent(model, RECIPE)
+    descent.descend(model(torch.zeros(2, 1, 8, 8)).sum(), 0.1)
+    return {"model": model, "descent": descent, "tracker": None}
 
 
 def test_checkpoint_of_a_training(damages, tmp_path):

@@ -182,7 +182,7 @@ class Cell:
                 "catalog_fingerprint": setup.data.fingerprint,
                 "stream": self.loader.stream.fingerprint,
                 "criterion": repr(loss),
-                "recipe": asdict(recipe),
+                "recipe": recipe.settings(),
                 "global_batch": setup.global_batch,
                 "identity": identity,
                 "history": [asdict(epoch) for epoch in run.history],

@@ -302,7 +302,7 @@ def rehearsal(given: RehearsalOptions) -> None:
 
 def _values(given: Options) -> dict[str, Any]:
     """The options of a command as keywords."""
-    return {name: value for name, value in vars(given).items() if name not in ("typed", "json_path")}
+    return {name: value for name, value in vars(given).items() if name not in ("typed", "stated", "json_path")}
 
 
 def _of_data(plans: dict[str, Any], data: str) -> Any:

@@ -1,11 +1,12 @@
 """Options that several commands share, and what is made of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from drawstream.tools.runs import FEW, MANY, SEED, SOME, Options, option, pick
+from drawstream.tools.runs import COUNT, FEW, MANY, SEED, SOME, Options, option, pick
+from drawstream.tools.training import RECIPES
 
 if TYPE_CHECKING:
     from drawstream.tools.training import Ranks, Recipe, Setup
@@ -106,20 +107,68 @@ class TrainedOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions(Options):
+class DescentOptions(Options):
+    """How a model is trained, beside epochs, learning rate and its schedule."""
+
+    named: Literal["ss-cifar", "ss-imagenet", "ss-fewshot", "as-cifar", "as-imagenet", "bt"] | None = option(
+        None, "Train by a paper's recipe; options that are given too override its values.", "--recipe"
+    )
+    milestones: tuple[float, ...] = option(
+        (), "Epochs after which the schedule step divides, comma list; by default a third and two thirds.", within=SOME
+    )
+    gamma: float = option(0.1, "Factor of the learning rate at each of them.", within=(0, 1))
+    warmup_epochs: float = option(0.0, "Epochs in which the learning rate grows from 0.", within=SOME)
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "Descend by SGD or AdamW.")
+    momentum: float = option(0.9, "Momentum of SGD, or AdamW's first beta.", within=(0, 1))
+    nesterov: bool = option(True, "Use Nesterov's momentum, or plain momentum.")
+    weight_decay: float = option(5e-4, "L2 penalty; with AdamW decoupled weight decay.", within=SOME)
+    no_decay_norm: bool = option(False, "Keep weight decay off biases and norms.", "--no-decay-norm")
+    label_smoothing: float = option(0.0, "Share of the target that all classes get alike.", within=(0, 1))
+    clip_grad: float = option(0.0, "Largest norm of the gradient; 0 does not clip.", within=SOME)
+    ema: float = option(0.0, "Evaluate and save an average of the weights of this decay; 0: no average.", within=(0, 1))
+    accumulate: int = option(1, "Parts in which a batch goes through the model, to save memory.", within=COUNT)
+    channels_last: bool = option(False, "Lay out images and weights pixel by pixel: faster.", "--channels-last")
+    amp: Literal["off", "bf16", "fp16"] = option("off", "Train and evaluate in bf16 or fp16; off: float32.")
+    compile: bool = option(False, "Train through torch.compile; it needs a C++ compiler.", "--compile")
+
+    def __post_init__(self) -> None:
+        """Take the named recipe's values where no option is given."""
+        super().__post_init__()
+        stated = {*self.stated, "milestones"} if "schedule" in self.stated else self.stated
+        for name in self._of_recipe():
+            if name not in stated and hasattr(self, name):
+                object.__setattr__(self, name, RECIPES[self.named or ""][name])
+
+    def _of_recipe(self) -> Collection[str]:
+        """Options that a named recipe gives."""
+        return RECIPES[self.named] if self.named else ()
+
+    def recipe(self, base: "Recipe | None" = None, /, **others: Any) -> "Recipe":
+        """How to train, as the loop takes it.
+
+        Args:
+            base: Recipe of the data, which options that are given change; None: the options are the recipe.
+            others: Fields that no option says.
+        """
+        from drawstream.tools.training import Recipe
+
+        named: dict[str, Any] = {"name": self.named or ""}
+        if base is None:
+            return pick(Recipe, self, **named, **others)
+        said = {*self.stated, *self._of_recipe()}
+        fitting = [
+            each.name for each in fields(Recipe) if each.name in said and getattr(self, each.name, None) is not None
+        ]
+        return replace(base, **{name: getattr(self, name) for name in fitting} | named | others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(DescentOptions):
     """How a model is trained."""
 
     epochs: int = option(20, "Passes over the data or stream.", within=SOME)
     lr: float = option(0.05, "Learning rate at the start.", within=SOME)
     schedule: Literal["cosine", "linear", "step", "constant"] = option("cosine", "Schedule of the learning rate.")
-    weight_decay: float = option(5e-4, "L2 penalty.", within=SOME)
-    amp: Literal["off", "bf16"] = option("off", "Train and evaluate in bf16; off: float32.")
-
-    def recipe(self) -> "Recipe":
-        """How to train, as the loop takes it."""
-        from drawstream.tools.training import Recipe
-
-        return pick(Recipe, self, amp=self.amp == "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +187,9 @@ class FrozenOptions(Options):
     frozen: bool = option(
         False, "Keep the tables of a sampler of another table, or rebuild them from these rows.", "--frozen/--refit"
     )
+
+
+DESCENT = tuple(DescentOptions.__annotations__)
 
 
 def place(catalog: str) -> Path | str:

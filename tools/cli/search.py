@@ -1,5 +1,6 @@
 """`drawstream search`: a Swift Sampler (`swift`), or a schedule by a population of children (`auto`)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,12 +30,15 @@ PAPER: dict[str, Any] = {
     "fine_tune_epochs": 5.0,
     "confirm_top": 0,
 }
-TUNING = ("start", "held_out", "confirm", "epochs", "lr", "fine_tune_epochs", "fine_tune_lr", "global_batch", "augment")
+TUNING = ("start", "held_out", "confirm", "fine_tune_epochs", "fine_tune_lr", "global_batch", "augment")
+COURSE = ("epochs", "lr", "schedule", "milestones", "gamma", "warmup_epochs")  # of the learning rate
 AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptions, shared.WatchedOptions):
+class SwiftOptions(
+    shared.TrainedOptions, shared.DescentOptions, shared.JoinOptions, shared.EngineOptions, shared.WatchedOptions
+):
     """Options of `search swift`."""
 
     table: Path = argument("Folder of a feature table.")
@@ -61,6 +65,9 @@ class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptio
     )
     epochs: int | None = option(None, "Epochs of a confirmation run; by default 2, or 20 from scratch.", within=SOME)
     lr: float | None = option(None, "Learning rate of a confirmation run; by default 0.02, or 0.05.", within=SOME)
+    schedule: Literal["cosine", "linear", "step", "constant"] = option(
+        "cosine", "Schedule of a confirmation run from scratch."
+    )
     confirm_top: int = option(3, "Candidates to confirm; 0: take the best observed.", within=SOME)
     confirm_seeds: int = option(3, "Seeds of the confirmation.", within=(2, 10**4))
     workers: int | None = option(
@@ -73,6 +80,11 @@ class SwiftOptions(shared.TrainedOptions, shared.JoinOptions, shared.EngineOptio
         None, "Optuna URL of a study that several processes share; by default OUT/study.db.", decides=False
     )
     study: str = option("swift", "Name of the study in the storage.", decides=False)
+
+    def _of_recipe(self) -> Collection[str]:
+        """Without a training from scratch none of the learning rate's course."""
+        own = super()._of_recipe()
+        return own if self.confirm == "scratch" else [name for name in own if name not in COURSE]
 
     def followed(self) -> "SwiftOptions":
         """The options under the protocol.
@@ -105,7 +117,9 @@ def swift(given: SwiftOptions) -> None:
 
     given = given.followed()
     if given.objective is not None:
-        given.refuse_typed(TUNING, "fine-tuning, which an --objective of your own takes the place of")
+        given.refuse_typed(
+            (*TUNING, *COURSE, *shared.DESCENT), "fine-tuning, which an --objective of your own takes the place of"
+        )
     elif given.confirm_top == 0:
         given.refuse_typed(("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
     setup = given.setup()
@@ -122,7 +136,7 @@ def swift(given: SwiftOptions) -> None:
 
 def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
     """The built-in objective; what does not fit is told before the search begins."""
-    from drawstream.tools.training import FineTune, Recipe
+    from drawstream.tools.training import FineTune
 
     if given.start is None:
         raise ValueError("the search needs --start (weights of uniform training) or --objective (module:function)")
@@ -132,9 +146,13 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
     if length > 1 and length != round(length):
         raise ValueError(f"--fine-tune-epochs must be whole, or a part of one, but got {length}")
     scratch = given.confirm == "scratch"
+    if not scratch:
+        given.refuse_typed(COURSE[2:], "--confirm scratch: fine-tuning follows a cosine")
     epochs, lr = (20, 0.05) if scratch else (2, given.fine_tune_lr)
-    longer = Recipe(epochs if given.epochs is None else given.epochs, lr if given.lr is None else given.lr)
-    short = Recipe(max(1, round(length)), given.fine_tune_lr, seed=given.seed)
+    epochs, lr = epochs if given.epochs is None else given.epochs, lr if given.lr is None else given.lr
+    own = given.recipe(epochs=epochs, lr=lr, seed=0)
+    longer = own if scratch else own.tuning(epochs, lr)
+    short = replace(own.tuning(max(1, round(length)), given.fine_tune_lr), seed=given.seed)
     score = FineTune(setup, given.start, short, longer, min(1.0, length), scratch, given.table)
     score.open()
     return score

@@ -13,7 +13,7 @@ from drawstream.samplers.orders import Sequential
 from drawstream.tools.estimate.probe import LIMIT, Probe, scratch_folder, seconds_of
 from drawstream.tools.estimate.stages import Estimate, Stage, finished, peak_rss
 from drawstream.tools.jobs import FeaturesJob, TrainingJob, prepare_extraction, prepare_training
-from drawstream.tools.training import EVAL_BATCH, Ranks, Setup, top1
+from drawstream.tools.training import EVAL_BATCH, Amp, Ranks, Setup, top1
 
 FEW = 32  # images that a probe begins with
 EPOCH_RECORD = 400  # bytes of run.json for an epoch
@@ -51,7 +51,7 @@ def estimate_training(job: TrainingJob, /) -> Estimate:
     return Estimate("train", out, tuple(stages), (*notes, *place_notes(setup, setup.ranks)))
 
 
-def evaluation_seconds(model: nn.Module, loader: Loader, amp: bool, /) -> float:
+def evaluation_seconds(model: nn.Module, loader: Loader, amp: Amp, /) -> float:
     """Return the seconds of a pass over a held-out set, estimated from its first rows."""
     stream, whole = loader.stream, len(loader.catalog)
     part = min(EVAL_BATCH, whole)

@@ -37,6 +37,7 @@ from drawstream.tools.training import (
     Streamed,
     TwoScores,
     keep,
+    overrides,
     save_weights,
 )
 
@@ -151,6 +152,8 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         raise ValueError(f"`reward_rows >= 1` must hold, but got {job.reward_rows}")
     if setup.mix(0) is not None:
         raise ValueError(f"a schedule is searched on images as they are, but {setup.augment} mixes them: give another")
+    if job.recipe.ema or job.recipe.accumulate > 1 or job.recipe.compile:
+        raise ValueError("the children of a search train without --ema, --accumulate and --compile: leave them out")
     held_out = setup.evaluated["held_out"]
     beside = ("rows", "epochs", "seed")  # of the catalog and the recipe
     return {
@@ -160,7 +163,8 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         "held_out_fingerprint": held_out.fingerprint,
         "held_out_rows": len(held_out),
         "reward": {"kind": job.reward, "rows": min(job.reward_rows, len(held_out))},
-        "recipe": asdict(job.recipe),
+        "recipe": job.recipe.settings(),
+        "named_recipe": overrides(job.recipe, setup),
         "auto": {name: value for name, value in asdict(job.plan).items() if name not in beside},
     }
 

@@ -28,7 +28,7 @@ from drawstream.tools.runs import (
     training_identity,
     write_record,
 )
-from drawstream.tools.training import Epoch, Evaluation, Recipe, Run, Setup, crop_rows, save_weights, train
+from drawstream.tools.training import Epoch, Evaluation, Recipe, Run, Setup, crop_rows, overrides, save_weights, train
 from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan
 
 
@@ -121,7 +121,8 @@ def prepare_training(job: TrainingJob, /) -> Training:
     loader = setup.training_loader(factor, rows=rows)
     planned = sampling.plan(setup, recipe, factor=factor)
     loader.replace_stream(planned.stream)
-    full, recipe = len(setup.data) * recipe.epochs, replace(recipe, epochs=planned.epochs)
+    named = overrides(recipe, setup)
+    full, recipe = len(setup.data) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
     tracker = None if job.track is None else Tracker(len(setup.data))
     planned = replace(planned, parts=replace(planned.parts, mix=setup.mix(recipe.seed), tracker=tracker))
@@ -152,7 +153,8 @@ def prepare_training(job: TrainingJob, /) -> Training:
         "sampling": sampling.as_dict(),
         "stream": loader.stream.fingerprint,
         "transform": plain(setup.transforms[0].as_dict()),
-        "recipe": asdict(recipe),
+        "recipe": recipe.settings(),
+        "named_recipe": named,
         "evaluation": {name: path for name in ("held_out", "test") if (path := getattr(setup, name))},
         "tracked": job.track,
         "crop_filter": filtering.as_dict() if filtering else None,

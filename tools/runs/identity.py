@@ -44,7 +44,7 @@ def training_identity(
     Of the fresh model names and shapes count, its values follow from the seed; `about` are entries that a job adds.
     """
     made = {
-        "recipe": asdict(recipe),
+        "recipe": recipe.settings(),
         **loader_identity(loader),
         **{name: held.catalog.fingerprint for name, held in evaluation.sets.items()},
         "every": evaluation.every,

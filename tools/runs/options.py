@@ -27,7 +27,7 @@ Kind = TypeVar("Kind")
 SEED, ROWS, MANY = (0, 2**64 - 1), (0, 10**11), (0, 10**9)  # beyond these no machine does the job, or a library fails
 SOME, FEW, COUNT = (0, 10**6), (0, 10**4), (1, 10**4)
 FINITE = (-sys.float_info.max, sys.float_info.max)
-RENAMED = {"--batch-size": "--global-batch", "--recipe": "--protocol", "--warmup": "--uniform-epochs"}  # old: new
+RENAMED = {"--batch-size": "--global-batch", "--warmup": "--uniform-epochs"}  # old: new
 RENAMED |= {"--smoothing": "--count-smoothing", "--batch": "--round"}
 
 
@@ -77,9 +77,11 @@ class Options:
 
     Attributes:
         typed: Options that stand on the command line, by field; not those of a config file.
+        stated: Those of the command line and of a config file.
     """
 
     typed: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    stated: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -96,9 +98,10 @@ class Options:
 
     def refuse_typed(self, names: Iterable[str], goes_with: str) -> None:
         """Refuse options of the command line that would do nothing; `goes_with` says what they are for."""
+        flags = {each.name: said.flag(each.name) for each, said, _ in _options(type(self))}
         for name in names:
             if name in self.typed:
-                raise ValueError(f"--{name.replace('_', '-')} goes with {goes_with}: leave it out")
+                raise ValueError(f"{flags[name]} goes with {goes_with}: leave it out")
 
 
 def pick(kind: type[Kind], given: Options | Mapping[str, Any], /, **others: Any) -> Kind:
@@ -120,10 +123,13 @@ def command(app: typer.Typer, kind: type[Options], name: str | None = None) -> C
         def run(context: typer.Context, **values: Any) -> None:
             sources = {name: context.get_parameter_source(name) for name in values}
             typed = frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+            stated = typed | {name for name, source in sources.items() if source and source.name == "DEFAULT_MAP"}
             for each, said, hint in _options(kind):
-                if _items(hint) and values[each.name] is not None:
-                    values[each.name] = _listed(said.flag(each.name), _items(hint), values[each.name])
-            function(kind(**values, typed=typed))
+                if _items(hint):
+                    text = values[each.name]
+                    listed = each.default if text is None else _listed(said.flag(each.name), _items(hint), text)
+                    values[each.name] = listed
+            function(kind(**values, typed=typed, stated=stated))
 
         first = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         parameters = [first, *(_parameter(*each) for each in _options(kind))]
@@ -151,8 +157,8 @@ def _parameter(each: Field[Any], said: _Said, hint: Any) -> inspect.Parameter:
     assert not numeric or said.within is not None, f"{each.name}: give bounds"
     default = list[Any]() if each.default_factory is not MISSING else each.default
     if _items(hint):
-        hint = str | None if NoneType in get_args(hint) else str
-        default = ",".join(f"{part}" for part in default) if isinstance(default, tuple) else default
+        hint = str | None if NoneType in get_args(hint) or default == () else str
+        default = ",".join(f"{part}" for part in default) or None if isinstance(default, tuple) else default
     info: dict[str, Any] = {"help": said.help, "callback": said.check}
     if said.known:
         info["autocompletion"] = _completion(said.known)

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from drawstream.tools.training.accounting import Epoch, Run, Work
     from drawstream.tools.training.check_model import check_built
     from drawstream.tools.training.checkpoint import AsTensors
-    from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, keep
-    from drawstream.tools.training.embeddings import embed
+    from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, TwoScores, keep
+    from drawstream.tools.training.descent import Descent, autocast, make_optimizer
+    from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation
     from drawstream.tools.training.finetune import FineTune, flush_denormals
     from drawstream.tools.training.guard import compare_finished
     from drawstream.tools.training.loop import top1, train
     from drawstream.tools.training.models import ResNet, build_model, load_weights, mlp, save_weights
     from drawstream.tools.training.ranks import Ranks, join_ranks, leave_ranks
-    from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe, autocast
-    from drawstream.tools.training.second_score import TwoScores
+    from drawstream.tools.training.recipe import RECIPES, Amp, Recipe, named_recipe, overrides
     from drawstream.tools.training.setup import AUGMENT, EVAL_BATCH, Device, Setup, crop_rows
     from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
 else:

@@ -1,13 +1,14 @@
 """The reference child of a population search: the model, optimizer and step of `drawstream train`, on given rows.
 
-    rows (n B,), step --> Kept or Streamed --> images, labels batch by batch --> descend
+    rows (n B,), step --> Kept or Streamed --> images, labels batch by batch --> Descent
 
 Its batches, their order, learning rates and draws of the transform are those of `train` over the recorded schedule, so
 on a CPU with the same number of threads that training ends with the same weights, bit for bit, where the model itself
 draws nothing (dropout does).
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,11 +19,12 @@ from torch.nn import functional as F
 
 from drawstream.pipeline import Loader
 from drawstream.samplers.orders import Draws, Order, ones
-from drawstream.tools.training.loop import descend, make_optimizer
-from drawstream.tools.training.recipe import Recipe, autocast
+from drawstream.search.auto import InTurn
+from drawstream.tools.training.descent import Descent, autocast
+from drawstream.tools.training.recipe import Amp, Recipe
 from drawstream.tools.training.setup import EVAL_BATCH
 
-__all__ = ["Kept", "ModelChild", "Reward", "Streamed", "reward_of"]
+__all__ = ["Kept", "ModelChild", "Reward", "Streamed", "TwoScores", "reward_of"]
 
 Reward = Literal["accuracy", "loss"]
 
@@ -120,17 +122,22 @@ class ModelChild:
         reward: Reward = "accuracy",
     ) -> None:
         self.model, self._source, self._held_out, self._recipe = model, source, held_out, recipe
-        self._optimizer = make_optimizer(model, recipe)
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._descent = Descent(model, recipe)
         self._device = next(model.parameters()).device
         self._steps, self._step, self._reward = steps, 0, reward
 
     def train(self, rows: NDArray[np.int64], /) -> None:
         """One step of `train` per batch of rows."""
         self.model.train()
+        smoothing = self._recipe.label_smoothing
         for images, labels in self._source.batches(rows, self._step):
+            if self._recipe.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
             with autocast(self._device, self._recipe.amp):
-                loss = F.cross_entropy(self.model(images), labels)
-            descend(self._optimizer, loss, self._recipe.lr_at(self._step / self._steps))
+                loss = F.cross_entropy(self.model(images), labels, label_smoothing=smoothing)
+            self._descent.descend(loss, self._recipe.lr_at(self._step, self._steps))
             self._step += 1
         if self._device.type == "cuda":  # so that the seconds of training are not those of the evaluation
             torch.cuda.synchronize(self._device)
@@ -141,17 +148,17 @@ class ModelChild:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and buffers, state of the optimizer, steps done."""
-        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "step": self._step}
+        return {"model": self.model.state_dict(), "descent": self._descent.state_dict(), "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Restore a state."""
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._descent.load_state_dict(state["descent"])
         self._step = state["step"]
 
 
 @torch.inference_mode()
-def reward_of(model: nn.Module, held_out: tuple[Tensor, Tensor], reward: Reward, /, *, amp: bool = False) -> float:
+def reward_of(model: nn.Module, held_out: tuple[Tensor, Tensor], reward: Reward, /, *, amp: Amp = "off") -> float:
     """Reward of a model on images (n, C, H, W) and labels (n,): top-1 per cent, or minus the mean loss in nats."""
     model.eval()
     images, labels = held_out
@@ -172,3 +179,43 @@ def keep(loader: Loader, /) -> tuple[Tensor, Tensor]:
     loader.set_epoch(0)
     images, labels = zip(*((batch.images.clone(), batch.labels.clone()) for batch in loader), strict=True)
     return torch.cat(images), torch.cat(labels)
+
+
+class TwoScores(InTurn):
+    """Children in turn whose accuracy is also taken on a second set; a `Group` of the search.
+
+    The second scores are part of the state, so a search that goes on after a kill has those of its first part. They
+    are not for several processes: each would note its own children's.
+
+    Args:
+        children: Models in training.
+        others: Images (n, C, H, W) and labels (n,) of the second set.
+
+    Attributes:
+        scores: Accuracy of every child after every interval so far, per cent.
+        seconds: What they took.
+    """
+
+    def __init__(self, children: Sequence[ModelChild], others: tuple[Tensor, Tensor], /) -> None:
+        super().__init__(children)
+        self._others, self._models = others, [child.model for child in children]
+        self.scores: list[list[float]] = []
+        self.seconds = 0.0
+
+    def evaluate(self) -> NDArray[np.float64]:
+        """Rewards, float64 (children,); the second scores are noted."""
+        rewards = super().evaluate()
+        begin = time.perf_counter()
+        self.scores.append([reward_of(model, self._others, "accuracy") for model in self._models])
+        self.seconds += time.perf_counter() - begin
+        return rewards
+
+    def state_dict(self, index: int, /) -> dict[str, Any]:
+        """A copy of one child's state, and the second scores so far."""
+        second = {"scores": [list(interval) for interval in self.scores], "seconds": self.seconds}
+        return {**super().state_dict(index), "second": second}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Give one state to all children."""
+        super().load_state_dict(state)
+        self.scores, self.seconds = list(state["second"]["scores"]), state["second"]["seconds"]

@@ -1,6 +1,6 @@
 """The built-in objective of the searches: train with the candidate's stream, then top-1 on the held-out set."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from drawstream.pipeline import Loader
 from drawstream.samplers.orders import IndexStream
 from drawstream.search import Stage, Trial
 from drawstream.tools.runs import loader_identity, model_identity, part_identity
+from drawstream.tools.training.evaluation import Evaluation
 from drawstream.tools.training.loop import train
 from drawstream.tools.training.methods import LoopParts
 from drawstream.tools.training.models import load_weights
-from drawstream.tools.training.recipe import Evaluation, Recipe
+from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup, crop_rows
 
 
@@ -120,9 +121,9 @@ class FineTune:
             **batches,
             "held_out": self.held_out.catalog.fingerprint,
             "start": state_hash(self.weights),
-            "fine_tune": asdict(self.search),
+            "fine_tune": self.search.settings(),
             "share": self.share,
-            "confirm": asdict(self.confirm),
+            "confirm": self.confirm.settings(),
             "scratch": self.scratch,
             "mixing": part_identity(self.setup.mix(self.search.seed)),
         }

@@ -22,11 +22,13 @@ from drawstream.pipeline.images import Mixed
 from drawstream.tools.runs import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
+from drawstream.tools.training.descent import Descent, autocast
+from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation
 from drawstream.tools.training.methods import NO_PARTS, Chooser, LearnedWeights, LoopParts, Step
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.recipe import NO_EVALUATION, Evaluation, Recipe, autocast
+from drawstream.tools.training.recipe import Amp, Recipe
 
-__all__ = ["Epoch", "Evaluation", "Recipe", "Run", "autocast", "descend", "make_optimizer", "top1", "train"]
+__all__ = ["Epoch", "Evaluation", "Recipe", "Run", "autocast", "top1", "train"]
 
 
 def train(
@@ -63,12 +65,9 @@ def train(
 
     Raises:
         ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
-            or a criterion is given mixed images.
+            a criterion is given mixed images, or a part does not go with the recipe.
     """
-    if parts.criterion is not None and parts.mix is not None:
-        raise ValueError(
-            f"{parts.criterion} judges rows of one label, but {parts.mix} gives several: leave out one of them"
-        )
+    _refuse_unfit(recipe, parts)
     ranks = ranks or Ranks()
     if checkpoint is not None and identity is None:
         identity = training_identity(model, loader, recipe, parts=parts, evaluation=evaluation)
@@ -87,17 +86,33 @@ def train(
         run.counts += work.counts.cpu()
         due = (epoch + 1) % evaluation.every == 0 or epoch + 1 == recipe.epochs
         sets = evaluation.sets if due else {}
-        accuracy = {name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
-        lr = loop.optimizer.param_groups[0]["lr"]
+        with loop.descent.averaged():
+            accuracy = {name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
+            select = evaluation.select
+            if select in accuracy and (run.best_epoch < 0 or accuracy[select] > run.best(select)):
+                run.best_epoch = epoch
+                run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        lr = loop.descent.optimizer.param_groups[0]["lr"]
         run.history.append(Epoch(epoch, mean, lr, accuracy, seconds, wait, work.forward, work.backward))
-        select = evaluation.select
-        if select in accuracy and (run.best_epoch < 0 or accuracy[select] > run.best(select)):
-            run.best_epoch = epoch
-            run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         save_checkpoint(checkpoint, identity or {}, run, loop.states, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
+    loop.descent.finish()
     return run
+
+
+def _refuse_unfit(recipe: Recipe, parts: LoopParts) -> None:
+    """Refuse parts that do not go with each other or with the recipe."""
+    loss, mix = parts.criterion, parts.mix
+    if loss is not None and mix is not None:
+        raise ValueError(f"{loss} judges rows of one label, but {mix} gives several: leave out one of them")
+    if loss is not None and recipe.label_smoothing:
+        raise ValueError(f"label smoothing is of cross-entropy, but the loss is {loss}: leave out one of them")
+    if isinstance(loss, LearnedWeights) and recipe.amp == "fp16":
+        raise ValueError(f"{loss} needs gradients of gradients, which fp16 loses: give bf16 or off")
+    whole = loss or parts.selector or mix
+    if recipe.accumulate > 1 and whole is not None:
+        raise ValueError(f"accumulate takes a batch in parts, but {whole} needs the whole: leave out one of them")
 
 
 class _Loop:
@@ -113,20 +128,24 @@ class _Loop:
         on_step: Callable[[float], None] | None,
     ) -> None:
         self.model, self.loader, self.recipe, self.parts, self.ranks = model, loader, recipe, parts, ranks
-        self.on_step, self.optimizer = on_step, make_optimizer(model, recipe)
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.on_step, self.descent = on_step, Descent(model, recipe)
         self.chooser = None
         if parts.selector is not None:
             given = (parts.selector, model, loader.catalog, ranks)
             self.chooser = Chooser(*given, global_batch=parts.global_batch, amp=recipe.amp)
         self.states: dict[str, Stateful | None] = {
             "model": model,
-            "optimizer": self.optimizer,
+            "descent": self.descent,
             "tracker": parts.tracker,
             "loss": parts.criterion,
             "sampler": None if parts.learner is None else AsTensors(parts.learner),
             "selector": self.chooser,
         }
-        self.parallel = DistributedDataParallel(model) if ranks.world_size > 1 else model
+        self.parallel: nn.Module = DistributedDataParallel(model) if ranks.world_size > 1 else model
+        if recipe.compile:
+            self.parallel = torch.compile(self.parallel)  # type: ignore[assignment]
         self.device = next(model.parameters()).device
         self.weighted = parts.weighted or self.chooser is not None
         self.plain = parts.criterion is None and parts.mix is None and not self.weighted
@@ -142,21 +161,13 @@ class _Loop:
         length = len(self.loader) if self.chooser is None else self.chooser.length(len(self.loader))
         for step in self._steps(epoch, work):
             batch = step.batch
-            mixed = None
-            if self.parts.mix is not None:
-                at = {"epoch": epoch, "step": step.at, "rank": self.ranks.rank}
-                mixed = self.parts.mix(batch.images, batch.labels, **at)
-            with autocast(self.device, self.recipe.amp):
-                logits = self.parallel(batch.images if mixed is None else mixed.images)
-                if step.at == 0:
-                    require_classes(logits, self.loader.catalog)
-                loss, weights = self._loss(step, logits, mixed, epoch)
-            descend(self.optimizer, loss, self.recipe.lr_at((epoch * length + step.at) / (self.recipe.epochs * length)))
+            logits, loss, weights = self._backward(step, epoch)
+            self.descent.step(self.recipe.lr_at(epoch * length + step.at, self.recipe.epochs * length))
             work.trained(batch.ids, weights)
             for observer in (self.parts.tracker, self.parts.learner):
                 if observer is not None:
                     observer.observe(batch.ids, logits, batch.labels, batch.weights)
-            total += loss.detach() * step.share
+            total += loss * step.share
             count += step.share
             wait += step.waited
             if self.on_step is not None:
@@ -164,6 +175,45 @@ class _Loop:
         self._end()
         work.add(before, self._beside())
         return float(self.ranks.total(total)) / max(count * self.ranks.world_size, 1), wait
+
+    def _backward(self, step: Step, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Add the gradient of a step; its logits (n, C), mean loss, and weights (n,), 0 for rows without a part in it.
+
+        In parts the loss of each is scaled by its rows, so that the sum is the mean over the whole batch.
+        """
+        if self.recipe.accumulate == 1:
+            return self._backward_part(step, epoch)
+        size = -(-len(step.batch.labels) // self.recipe.accumulate)
+        rows = self._rows(step.batch.weights)
+        found = []
+        batch = step.batch
+        for at in range(0, len(batch.labels), size):
+            cut = slice(at, at + size)
+            part = Batch(batch.images[cut], batch.labels[cut], batch.ids[cut], batch.weights[cut])
+            found.append(self._backward_part(step._replace(batch=part), epoch, self._rows(part.weights) / rows))
+        logits, losses, weights = zip(*found, strict=True)
+        return torch.cat(logits), torch.stack(losses).sum(), torch.cat(weights)
+
+    def _rows(self, weights: Tensor) -> Tensor:
+        """Rows of all ranks that have a part in the gradient."""
+        return self.ranks.total((weights > 0).sum())
+
+    def _backward_part(self, step: Step, epoch: int, share: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        batch, mixed = step.batch, None
+        if self.parts.mix is not None:
+            at = {"epoch": epoch, "step": step.at, "rank": self.ranks.rank}
+            mixed = self.parts.mix(batch.images, batch.labels, **at)
+        images = batch.images if mixed is None else mixed.images
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.recipe.amp):
+            logits = self.parallel(images)
+            if step.at == 0:
+                require_classes(logits, self.loader.catalog)
+            loss, weights = self._loss(step, logits, mixed, epoch)
+        loss = loss * share
+        self.descent.backward(loss)
+        return logits.detach(), loss.detach(), weights
 
     def _end(self) -> None:
         """Bring together what the ranks saw."""
@@ -195,44 +245,25 @@ class _Loop:
 
     def _loss(self, step: Step, logits: Tensor, mixed: Mixed | None, epoch: int) -> tuple[Tensor, Tensor]:
         """The mean loss, and weights (n,) that are 0 for rows without a part in it."""
-        batch = step.batch
+        batch, smoothing = step.batch, self.recipe.label_smoothing
         if self.plain:
-            return _mean_loss(logits, batch, self.ranks), batch.weights
+            return _mean_loss(logits, batch, self.ranks, smoothing), batch.weights
         if mixed is not None:
             losses = mixed.loss(logits, reduction="none")
+            if smoothing:
+                losses = (1 - smoothing) * losses - smoothing * F.log_softmax(logits, 1).mean(1)
         elif self.parts.criterion is not None:
             losses = self.parts.criterion(logits, batch, epoch)
         else:
-            losses = F.cross_entropy(logits, batch.labels, reduction="none")
+            losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
         weights = batch.weights
         if self.chooser is not None:
             weights = self.chooser.judge(step, logits, losses, epoch=epoch)
         return _mean_of(losses, weights, self.ranks, weighted=self.weighted), weights
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, /) -> torch.optim.Optimizer:
-    """The recipe's SGD over all parameters of a model; `descend` sets its learning rate at every step."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-        fused=True,
-    )
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, /) -> None:
-    """One step of the optimizer down the gradient of a loss, at a learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
 @torch.inference_mode()
-def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False, ranks: Ranks | None = None) -> float:
+def top1(model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ranks | None = None) -> float:
     """Top-1 accuracy over one pass of the ranks' loaders, per cent; rows of weight 0 (fill) do not count."""
     device = next(model.parameters()).device
     model.eval()
@@ -247,13 +278,15 @@ def top1(model: nn.Module, loader: Loader, /, *, amp: bool = False, ranks: Ranks
     return 100 * float(right) / float(total)
 
 
-def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks) -> Tensor:
+def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks, smoothing: float) -> Tensor:
     """Cross-entropy that averages over the ranks to the mean over the global batch; fill (weight 0) does not count."""
     if ranks.world_size == 1:
-        return F.cross_entropy(logits, batch.labels)
+        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
     real = batch.weights > 0
     rows = ranks.total(real.sum())
-    return F.cross_entropy(logits[real], batch.labels[real], reduction="sum") * ranks.world_size / rows
+    kept, labels = logits[real], batch.labels[real]
+    losses = F.cross_entropy(kept, labels, reduction="sum", label_smoothing=smoothing)
+    return losses * ranks.world_size / rows
 
 
 def _mean_of(losses: Tensor, weights: Tensor, ranks: Ranks, *, weighted: bool) -> Tensor:

@@ -13,8 +13,9 @@ from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli.app import main
 from drawstream.tools.estimate.probe import Probe, ProbeDone, scratch_folder
 from drawstream.tools.estimate.stages import Estimate, Stage, duration, size
-from drawstream.tools.training.loop import Recipe, make_optimizer
+from drawstream.tools.training.descent import make_optimizer
 from drawstream.tools.training.models import save_weights
+from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
 
 

@@ -92,7 +92,8 @@ CHANGES = {
     "train": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--test", "TEST"), ("--lr", 0.1), ("--global-batch", 100),
         ("--seed", 1), ("--augment", "standard"), ("--augment", "mixup"), ("--epochs", 2), ("--schedule", "linear"),
-        ("--weight-decay", 0), ("--amp", "bf16"), ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5),
+
+        ("--weight-decay", 0), ("--amp", "bf16"), ("--no-nesterov",), ("--recipe", "bt"), ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5),
         ("--track", "TRACK"), ("--channels", 3),
     ],
     "search swift": [
@@ -100,7 +101,7 @@ CHANGES = {
         ("--seed", 2), ("--augment", "mixup"), ("--augment", "standard"), ("--epochs", 3), ("--trials", 4),
         ("--features", "entropy"), ("--segments", 3), ("--space", "paper10"), ("--kappa", 2.0), ("--round", 2),
         ("--min-ess", 0.2), ("--fine-tune-epochs", 0.5), ("--fine-tune-lr", 0.03), ("--confirm", "scratch"),
-        ("--confirm-top", 2), ("--confirm-seeds", 3), ("--no-starts",), ("--transform", "cgf"),
+        ("--confirm-top", 2), ("--confirm-seeds", 3), ("--weight-decay", 0.1), ("--no-starts",), ("--transform", "cgf"),
     ],
     "search auto": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--lr", 0.1), ("--global-batch", 100), ("--seed", 1),

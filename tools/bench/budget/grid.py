@@ -197,7 +197,7 @@ def remember(common: Common, out: Path, /, *, processes: int, engine: str) -> No
     """
     places = {"catalog": common.catalog, "held_out": common.held_out, "test": common.test}
     settings: dict[str, Any] = {key: value and Catalog.open(value).fingerprint for key, value in places.items()}
-    settings |= model_identity(common.model) | {"recipe": asdict(common.recipe)}
+    settings |= model_identity(common.model) | {"recipe": common.recipe.settings()}
     settings |= {key: getattr(common, key) for key in ("global_batch", "evaluations", "device", "threads")}
     kind = engine.partition(":")[0]
     settings |= {"engine": kind, "processes": processes if kind == "local" else None}  # Ray runs what it has room for

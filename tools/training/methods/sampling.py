@@ -13,7 +13,8 @@ from drawstream.samplers.files import read_weights
 from drawstream.samplers.orders import Schedule, is_schedule
 from drawstream.samplers.swift import SwiftSampler, is_sampler
 from drawstream.tools.runs import named_identity, notes_of, tell_notes
-from drawstream.tools.training import Recipe, Setup, carry, embed, load_weights
+from drawstream.tools.training import Recipe, Setup, carry, load_weights
+from drawstream.tools.training.methods.embeddings import embed
 from drawstream.tools.training.methods.plan import FULL, Budget, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, method_names, users_of
 

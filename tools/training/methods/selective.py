@@ -30,7 +30,7 @@ from drawstream.features import measure, require_classes
 from drawstream.pipeline import Batch
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import BatchSelector, OrderedSGD
-from drawstream.tools.training import AsTensors, Ranks, Work, autocast
+from drawstream.tools.training import Amp, AsTensors, Ranks, Work, autocast
 
 Places = NDArray[np.int64]
 
@@ -81,7 +81,7 @@ class Chooser:
         /,
         *,
         global_batch: int,
-        amp: bool = False,
+        amp: Amp = "off",
     ) -> None:
         """Prepare the choice; `global_batch` is G."""
         self.selector = selector

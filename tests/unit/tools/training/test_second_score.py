@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from drawstream.search.auto import PopulationPlan
 from drawstream.tools.jobs import auto as job
 from drawstream.tools.jobs.auto import AutoJob, auto_job
-from drawstream.tools.training import second_score
+from drawstream.tools.training import child
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.setup import Setup
@@ -47,17 +47,17 @@ def test_second_scores_are_of_the_other_images_and_change_nothing(setup, tmp_pat
 
 def test_a_killed_search_keeps_its_second_scores(setup, tmp_path, monkeypatch):
     whole = search(setup, tmp_path / "whole", second_score=True)
-    evaluate = second_score.TwoScores.evaluate
+    evaluate = child.TwoScores.evaluate
 
     def killed(self):
         if len(self.scores) == 4:  # in the second epoch
             raise KeyboardInterrupt
         return evaluate(self)
 
-    monkeypatch.setattr(second_score.TwoScores, "evaluate", killed)
+    monkeypatch.setattr(child.TwoScores, "evaluate", killed)
     with pytest.raises(KeyboardInterrupt):
         search(setup, tmp_path / "part", second_score=True)
-    monkeypatch.setattr(second_score.TwoScores, "evaluate", evaluate)
+    monkeypatch.setattr(child.TwoScores, "evaluate", evaluate)
     resumed = search(setup, tmp_path / "part", second_score=True)
     assert resumed["second_score"]["scores"] == whole["second_score"]["scores"]
     assert resumed["winners"] == whole["winners"]

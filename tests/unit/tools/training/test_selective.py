@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.samplers.methods import DLIS, PSGD, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.samplers.orders import IndexStream
-from drawstream.tools.training.loop import Evaluation, Recipe, descend, make_optimizer, train
+from drawstream.tools.training.descent import Descent
+from drawstream.tools.training.loop import Evaluation, Recipe, train
 from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced
 from drawstream.tools.training.methods.table import METHODS
@@ -199,14 +200,14 @@ def test_ordered_sgd_descends_the_largest_losses(setup):
     run, model = go(setup, stream, by(selector), recipe)
     by_hand, loader = setup.build(0), setup.training_loader()
     loader.replace_stream(stream)
-    optimizer, step, counts = make_optimizer(by_hand, recipe), 0, np.zeros(ROWS, np.int64)
+    descent, step, counts = Descent(by_hand, recipe), 0, np.zeros(ROWS, np.int64)
     for epoch in range(2):
         loader.set_epoch(epoch)
         for batch in loader:
             losses = F.cross_entropy(by_hand(batch.images), batch.labels, reduction="none")
             largest, places = losses.topk(25)
             np.add.at(counts, batch.ids[places].numpy(), 1)
-            descend(optimizer, largest.mean(), recipe.lr_at(step / 20))
+            descent.descend(largest.mean(), recipe.lr_at(step, 20))
             step += 1
     assert_close(model, by_hand)
     np.testing.assert_array_equal(run.counts, counts)
@@ -276,7 +277,7 @@ def test_the_learning_rate_follows_the_budgeted_run(setup, schedule):
         recipe = Recipe(found.epochs, 0.1, schedule)
         run, _ = go(setup, found.stream, found.parts, recipe)
         for epoch in run.history:  # at its last step, one of at most ten
-            ends = [recipe.lr_at((epoch.epoch + part) / found.epochs) for part in (1.0, 0.5)]
+            ends = [recipe.lr_at(100 * epoch.epoch + part, 100 * found.epochs) for part in (100, 50)]
             assert ends[0] <= epoch.lr <= ends[1], (name, epoch)
         if schedule == "step":
             thirds = [epoch.lr for epoch in run.history][:: max(1, found.epochs // 3)]
@@ -289,7 +290,7 @@ def test_learners_see_the_mixed_image_and_the_label_of_the_row(setup, mix):
     run, model = go(setup, IndexStream(ROWS, seed=3), LoopParts(spy, mix=mix), recipe)
     by_hand, loader = setup.build(0), setup.training_loader()
     loader.replace_stream(IndexStream(ROWS, seed=3))
-    optimizer, losses = make_optimizer(by_hand, recipe), []
+    descent, losses = Descent(by_hand, recipe), []
     for step, (batch, seen) in enumerate(zip(loader, spy.seen, strict=True)):
         mixed = mix(batch.images, batch.labels, epoch=0, step=step)
         logits = by_hand(mixed.images)
@@ -299,7 +300,7 @@ def test_learners_see_the_mixed_image_and_the_label_of_the_row(setup, mix):
         torch.testing.assert_close(shown, logits)
         loss = mixed.loss(logits)
         losses.append(loss.item())
-        descend(optimizer, loss, recipe.lr_at(step / 10))
+        descent.descend(loss, recipe.lr_at(step, 10))
     assert spy.ends == 1 and run.history[0].loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert_close(model, by_hand)
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from drawstream.features import HeadInput
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.training import Setup
 
 
 @torch.inference_mode()
