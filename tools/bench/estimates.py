@@ -1,4 +1,4 @@
-"""Estimated cost of the benchmarks: the missing cells of a grid, as parts of one training that is probed."""
+"""Estimated time of the benchmarks: the missing cells of a grid, as parts of one training that is probed."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -64,6 +64,5 @@ def estimate_budget(data: str, grid: Grid, out: Path, /, *, processes: int, engi
         setup = common.setup(grid.augments[0])
         found = estimate_runs("bench budget", out, setup, common.recipe, runs, at_once=processes)
     notes = ["controls at the measured compute come on top, one for each method and budget that took more or less"]
-    notes += [f"memory is per process, of which there are {processes}"] if processes > 1 else []
     notes += ["with Ray: starting and network are not in the numbers"] if engine != "local" else []
     return replace(found, notes=(*found.notes, *notes))

@@ -41,7 +41,7 @@ class DryRunOptions(ResultOptions):
 
     dry_run: bool = option(
         False,
-        "Check all that the job needs, estimate time, disk and memory, write nothing.",
+        "Check all that the job needs, estimate its time, write nothing.",
         "--dry-run",
         decides=False,
     )

@@ -1,6 +1,7 @@
 """`drawstream stream`: look at a stream, count what it draws, export its orders, compare two schedules."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,9 +234,8 @@ def _write_idx(
 
 def _check_space(place: Path, draws: int) -> None:
     """Refuse an export that the disk cannot hold."""
-    from drawstream.tools.estimate import free_disk
-
-    need, free = draws * BYTES, free_disk(place)
+    there = next(each for each in (place.absolute(), *place.absolute().parents) if each.exists())
+    need, free = draws * BYTES, shutil.disk_usage(there).free
     if need > free:
         raise ValueError(
             f"{place}: {draws} draws take {need / 1e9:.0f} GB, but {free / 1e9:.1f} GB of the disk are free: "

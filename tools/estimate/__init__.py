@@ -1,4 +1,4 @@
-"""`--dry-run`: the checks of a long job, and a simple estimate of its time, disk and memory."""
+"""`--dry-run`: the checks of a long job, and a simple estimate of its time."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from drawstream.tools.estimate.demo import estimate_demo, estimate_runs, packed_plan
     from drawstream.tools.estimate.probe import scratch_folder
     from drawstream.tools.estimate.search import estimate_auto, estimate_swift
-    from drawstream.tools.estimate.stages import Estimate, free_disk, tell
+    from drawstream.tools.estimate.stages import Estimate, tell
     from drawstream.tools.estimate.training import estimate_extraction, estimate_training
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,4 +1,4 @@
-"""Estimated cost of many runs: one training is probed and multiplied by the runs that are missing; the demo's."""
+"""Estimated time of many runs: one training is probed and multiplied by the runs that are missing; the demo's."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from drawstream.tools.jobs import FeaturesJob, TrainingJob
 from drawstream.tools.training import FineTune, Recipe, Setup, save_weights
 from drawstream.tools.training.methods import Sampling
 
-PAGE = Stage("page", 3.0, 6_000_000, 0, "computed: as other reports; most of it is the plotting library")
+PAGE = Stage("page", 3.0, "as other reports")
 
 
 def estimate_runs(
@@ -35,7 +35,7 @@ def estimate_runs(
     with scratch_folder(out) as scratch:
         one = estimate_training(TrainingJob(setup, recipe, Sampling(), scratch / "one"))
     basis = f"one training of {one.seconds or 0:.3g} s; {at_once} at a time"
-    training = Stage("", (one.seconds or 0.0) / at_once, one.disk, one.memory, basis, one.most_disk - one.disk)
+    training = Stage("", (one.seconds or 0.0) / at_once, basis)
     stages = [
         replace(training.times(count, f"{count:.3g} trainings"), name=name) for name, count in runs.items() if count
     ]

@@ -1,10 +1,9 @@
-"""Estimated cost of a search: the search itself runs with a few real candidates, or for its first steps."""
+"""Estimated time of a search: the search itself runs with a few real candidates, or for its first steps."""
 
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,12 +14,10 @@ from drawstream.search import Trial
 from drawstream.search.auto import children_of
 from drawstream.search.swift import runs_of, search_swift, sqlite_url
 from drawstream.tools.estimate.probe import LIMIT, Probe, ProbeDone, scratch_folder
-from drawstream.tools.estimate.stages import Estimate, Stage, finished, folder_size, peak_rss
-from drawstream.tools.estimate.training import evaluation_seconds, place_notes, state_bytes
+from drawstream.tools.estimate.stages import Estimate, Stage, finished
+from drawstream.tools.estimate.training import evaluation_seconds, place_notes
 from drawstream.tools.jobs import FILES, AutoJob, SearchJob, auto_job, prepare_search
 from drawstream.tools.training import FineTune, Ranks
-
-TRIAL_RECORD = 1500  # bytes of search.json for a trial
 
 
 class _MadeUp:
@@ -67,52 +64,31 @@ def estimate_candidates(job: SearchJob, columns: Mapping[str, ArrayLike], /) -> 
         study = replace(job.study, storage=sqlite_url(scratch / "study.db"))
         with suppress(ProbeDone):
             search_swift(columns, made_up, **job.law, study=study, progress=told.update)
-        easy = replace(job.proposals, trials=1, agent="random", starts=False, min_ess=0.0)
-        quick = replace(job, proposals=easy, guard=replace(job.guard, confirm_top=0))
-        search_swift(columns, lambda *_: 0.0, **quick.law).sampler.save(scratch / "sampler.json")
-        disk = folder_size(scratch) + TRIAL_RECORD * trials
     there = max(0, told["done"] - made_up.done) if made_up.done else trials
     left, runs = trials - there, runs_of(job.guard.confirm_top, job.guard.confirm_seeds)
     if there:
         notes.append(f"{out / 'study.db'}: {there} of {trials} candidates are there and would be kept")
-    proposing = made_up.proposing / max(made_up.done, 1) * left
-    basis = f"measured: {made_up.done} candidates with made-up scores; × {left}; study, sampler and record"
-    stages = [Stage("proposals", proposing, disk, peak_rss(), basis, spare=disk // 2)]
-    names = (f"{left} candidates", f"{runs} runs of the confirmation")
-    stages_of_search: tuple[SearchStage, ...] = ("search", "confirm")
+    basis = f"measured: {made_up.done} candidates with made-up scores; × {left}"
+    stages = [Stage("proposals", made_up.proposing / max(made_up.done, 1) * left, basis)]
+    counts: dict[SearchStage, tuple[str, int]] = {
+        "search": (f"{left} candidates", left),
+        "confirm": (f"{runs} runs of the confirmation", runs),
+    }
     if objective is None:
         notes.append("your own objective is not called in a dry run: its time is not known")
-        return (*stages, *(Stage(name, None, 0, peak_rss(), "unknown") for name in names)), notes
+        return (*stages, *(Stage(name, None, "unknown") for name, _ in counts.values())), notes
     at_once = min(job.workers.count or 1, job.proposals.round)
     judged = evaluation_seconds(objective.setup.build(0), objective.held_out, objective.search.amp)
-    for name, count, stage in zip(names, (left, runs), stages_of_search, strict=True):
+    for stage, (name, count) in counts.items():
         steps = objective.steps(stage)
         seconds = steps * made_up.probe.unit_seconds + judged if made_up.probe.count else None
         basis = f"measured: {made_up.probe.count} steps and the held-out set; {count} × {steps} steps"
-        stages.append(Stage(name, seconds and count * seconds / at_once, 0, peak_rss(), basis))
+        stages.append(Stage(name, seconds and count * seconds / at_once, basis))
     if at_once > 1:
-        notes.append(f"{at_once} workers at a time, each taken to be as fast as one alone; memory is of one of them")
+        notes.append(f"{at_once} workers at a time, each taken to be as fast as one alone")
     if not job.workers.local:
         notes.append("with Ray: time of one worker on this machine; starting and network are not in it")
     return tuple(stages), notes
-
-
-class _FirstInterval:
-    """A hook that notes where a search resumed."""
-
-    first = 1
-
-    def begin(self, _kind: str, _settings: Mapping[str, Any], /) -> None:
-        """Reset the count."""
-        self.seen = False
-
-    def step(self, step: int, _total: int, _values: Mapping[str, float], /) -> None:
-        """Note the first interval that ended."""
-        if not self.seen:
-            self.first, self.seen = step, True
-
-    def end(self, _record: Mapping[str, Any], /) -> None:
-        """Ignore the record."""
 
 
 def estimate_auto(job: AutoJob, /) -> Estimate:
@@ -120,29 +96,19 @@ def estimate_auto(job: AutoJob, /) -> Estimate:
     setup, out, plan, ranks = job.setup, job.out, job.plan, job.ranks
     children_of(ranks, population=plan.population)  # refuses more processes than children
     mine = -(-plan.population // ranks.world_size)  # of the process with the most
-    alone = ranks.world_size == 1
-    names = ["auto.json", "checkpoint.pt", "schedule.rows", *FILES] if alone else []
-    hook = _FirstInterval()
+    names = ["auto.json", "checkpoint.pt", "schedule.rows", *FILES] if ranks.world_size == 1 else []
     with scratch_folder(out, names) as scratch, Probe() as probe:
-        auto_job(replace(job, out=scratch, plan=replace(plan, population=mine), ranks=Ranks()), hooks=[hook])
+        auto_job(replace(job, out=scratch, plan=replace(plan, population=mine), ranks=Ranks()))
     if (out / "auto.json").exists():
         return finished("search auto", out / "auto.json")
-    intervals = plan.epochs * plan.intervals
-    left = intervals - hook.first + 1
     model, held = setup.build(0), setup.evaluation_loaders("held_out")["held_out"]
     judged = evaluation_seconds(model, held, job.recipe.amp) * min(1.0, job.reward_rows / len(held.catalog))
     held.close()
+    intervals = plan.epochs * plan.intervals
     each = mine * (plan.epochs * plan.steps / intervals * probe.unit_seconds + judged)
-    basis = f"measured: {probe.count} steps, part of the held-out set; × {left} intervals of {mine} children"
-    rows = plan.epochs * plan.draws
-    disk = 12 * rows + 16 * plan.rows + state_bytes(model) + 120 * intervals * plan.population
-    spare = 2 * state_bytes(model, momentum=True) + 8 * rows
-    stages = (
-        Stage("start", probe.start_seconds, 0, peak_rss(), "measured: until the first step"),
-        Stage(f"{left} intervals", left * each, 0, peak_rss(), basis),
-        Stage("files", 0.1, disk, peak_rss() + 8 * plan.rows, "computed: schedule, weights, record", spare),
-    )
+    basis = f"measured: {probe.count} steps, part of the held-out set; × {intervals} intervals of {mine} children"
     notes = place_notes(replace(setup, ranks=ranks), ranks)
-    if hook.first > 1:
-        notes.append(f"{out / 'checkpoint.pt'}: {hook.first - 1} of {intervals} intervals are done already")
-    return Estimate("search auto", out, stages, tuple(notes))
+    if (out / "checkpoint.pt").exists():
+        notes.append(f"{out / 'checkpoint.pt'} is there: the intervals up to it would not be done again")
+    first = Stage("start", probe.start_seconds, "measured: until the first step")
+    return Estimate("search auto", out, (first, Stage(f"{intervals} intervals", intervals * each, basis)), tuple(notes))

@@ -1,20 +1,8 @@
-"""Estimated cost of a long job: time, disk and memory by stage, each with its basis.
+"""Estimated time of a long job, by stage, each with its basis."""
 
-The numbers of a stage:
-
-seconds   None where a dry run cannot know it
-disk      bytes that stay in OUT
-spare     bytes that OUT's file system must hold besides while the job runs: checkpoints, temporary names
-memory    bytes of the largest process at the end of the stage
-"""
-
-import resource
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from drawstream.tools.experiments import table_of
 from drawstream.tools.runs import finish
@@ -22,32 +10,29 @@ from drawstream.tools.runs import finish
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One part of a job."""
+    """One part of a job: its seconds, None where a dry run cannot know them, and how they were got."""
 
     name: str
     seconds: float | None
-    disk: int
-    memory: int
     basis: str
-    spare: int = 0
 
     def times(self, count: float, why: str, /) -> "Stage":
-        """Return the stage done so often, one after the other; its spare disk is needed once."""
+        """Return the stage done so often, one after the other."""
         if count == 1:
             return self
         seconds = None if self.seconds is None else count * self.seconds
-        return replace(self, seconds=seconds, disk=round(count * self.disk), basis=f"{why} × ({self.basis})")
+        return replace(self, seconds=seconds, basis=f"{why} × ({self.basis})")
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Estimated cost of a job.
+    """Estimated time of a job.
 
     Attributes:
         job: Its command.
         out: Folder or file that it writes.
         stages: In their order.
-        notes: What is not in the numbers, what would be resumed or overwritten.
+        notes: What is not in the numbers, what would be resumed.
     """
 
     job: str
@@ -61,55 +46,18 @@ class Estimate:
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
         return sum(known) if len(known) == len(self.stages) else None
 
-    @property
-    def disk(self) -> int:
-        """Bytes that all stages leave in OUT."""
-        return sum(stage.disk for stage in self.stages)
-
-    @property
-    def most_disk(self) -> int:
-        """Bytes at the fullest moment."""
-        return self.disk + max((stage.spare for stage in self.stages), default=0)
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the largest stage."""
-        return max((stage.memory for stage in self.stages), default=0)
-
-    def warnings(self) -> list[str]:
-        """Return a line for each limit of disk or memory that the job would exceed."""
-        found, free, available = [], free_disk(self.out), psutil.virtual_memory().available
-        if self.most_disk > free:
-            found.append(f"{self.out} needs up to {size(self.most_disk)}, but its file system has {size(free)} free")
-        if self.memory - peak_rss() > available:
-            found.append(f"the job needs up to {size(self.memory)} of memory, but {size(available)} are available")
-        return found
-
     def as_dict(self) -> dict[str, Any]:
         """As `--json` writes it."""
-        totals = {name: getattr(self, name) for name in ("seconds", "disk", "most_disk", "memory")}
-        free = {"free_disk": free_disk(self.out), "available_memory": psutil.virtual_memory().available}
         told = {"stages": [asdict(stage) for stage in self.stages], "notes": list(self.notes)}
-        return {"job": self.job, "dry_run": True, "out": str(self.out), **totals, **free, **told} | {
-            "warnings": self.warnings()
-        }
+        return {"job": self.job, "dry_run": True, "out": str(self.out), "seconds": self.seconds, **told}
 
     def text(self) -> str:
-        """Return the table, how its numbers were got, notes and warnings."""
-        total = Stage("in all", self.seconds, self.disk, self.memory, "")
-        columns = {
-            "stage": lambda each: each.name,
-            "time": lambda each: duration(each.seconds),
-            "disk": lambda each: size(each.disk),
-            "memory": lambda each: size(each.memory),
-        }
-        lines = [f"drawstream {self.job}: a dry run, nothing was written"]
-        lines += [table_of([*self.stages, total], columns).text(), ""]
-        lines += [f"{each.name}: {each.basis}" for each in self.stages]
-        if self.most_disk > self.disk:
-            lines.append(f"while it runs: {size(self.most_disk)} of disk")
-        lines += [f"note: {note}" for note in self.notes] + [f"warning: {warning}" for warning in self.warnings()]
-        return "\n".join(lines)
+        """Return the table, how its numbers were got, and the notes."""
+        columns = {"stage": lambda each: each.name, "time": lambda each: duration(each.seconds)}
+        table = table_of([*self.stages, Stage("in all", self.seconds, "")], columns)
+        bases = [f"{each.name}: {each.basis}" for each in self.stages]
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([f"drawstream {self.job}: a dry run, nothing was written", table.text(), "", *bases, *notes])
 
 
 def tell(estimate: Estimate, json_path: Path | None) -> None:
@@ -120,30 +68,6 @@ def tell(estimate: Estimate, json_path: Path | None) -> None:
 def finished(job: str, record: Path, /) -> Estimate:
     """Return the estimate of a job that is finished already."""
     return Estimate(job, record.parent, (), (f"{record} is there: the job is finished, and would be read from it",))
-
-
-def free_disk(path: Path, /) -> int:
-    """Return the free bytes of the file system that holds a path, or will hold it."""
-    path = path.absolute()
-    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
-
-
-def folder_size(folder: Path, /) -> int:
-    """Return the bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def peak_rss() -> int:
-    """Return the most bytes that this process has held so far."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def size(count: int) -> str:
-    """Return bytes as people read them."""
-    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= power:
-            return f"{count / power:.3g} {unit}" if count < 1000 * power else f"{count / power:,.0f} {unit}"
-    return f"{count} B" if count else "–"
 
 
 def duration(seconds: float | None) -> str:

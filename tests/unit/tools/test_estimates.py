@@ -1,4 +1,4 @@
-"""Dry runs: what they say beside what the real jobs do, and that they leave no trace."""
+"""Dry runs: what they say, and that they leave no trace."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from torch import nn
 from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli.app import main
 from drawstream.tools.estimate.probe import Probe, ProbeDone, scratch_folder
-from drawstream.tools.estimate.stages import Estimate, Stage, duration, size
+from drawstream.tools.estimate.stages import Estimate, Stage, duration
 from drawstream.tools.training.descent import make_optimizer
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.recipe import Recipe
@@ -23,10 +23,6 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Every file below a folder, by its time and content."""
     paths = [folder, *folder.rglob("*")]
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in paths}
-
-
-def bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +59,7 @@ def commands(digits, start, table, out: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("kind", ["train", "features", "swift", "auto"])
-def test_a_dry_run_writes_nothing_and_tells_what_the_real_one_writes(kind, digits, start, table, tmp_path, capsys):
+def test_a_dry_run_writes_nothing_and_tells_the_time(kind, digits, start, table, tmp_path, capsys):
     command = commands(digits, start, table, tmp_path / "work" / "out")[kind]
     (tmp_path / "work").mkdir()
     before = [tree(folder) for folder in (tmp_path / "work", digits.train, digits.held_out, table)]
@@ -71,11 +67,8 @@ def test_a_dry_run_writes_nothing_and_tells_what_the_real_one_writes(kind, digit
     assert [tree(folder) for folder in (tmp_path / "work", digits.train, digits.held_out, table)] == before
     told, found = capsys.readouterr().out, json.loads((tmp_path / "estimate.json").read_text())
     assert "a dry run, nothing was written" in told and found["dry_run"] is True
-    assert found["seconds"] > 0 and found["memory"] > 0 and found["most_disk"] >= found["disk"] > 0
-    assert all(stage["basis"].split(":")[0] in ("measured", "computed") for stage in found["stages"])
-    assert main(command) == 0
-    real = bytes_of(tmp_path / "work" / "out")
-    assert real / 1.5 < found["disk"] < 1.5 * real
+    assert found["seconds"] > 0
+    assert all(stage["basis"].startswith("measured: ") for stage in found["stages"])
 
 
 def test_dry_runs_of_pack_and_index_check_and_write_nothing(digits, tmp_path, capsys):
@@ -173,16 +166,11 @@ def test_errors_name_the_real_folder(tmp_path):
         raise ProbeDone
 
 
-def test_totals_and_what_does_not_fit(tmp_path):
-    stages = (Stage("a", 1.0, 100, 5, "computed"), Stage("b", 2.0, 10, 7, "computed", spare=50))
-    estimate = Estimate("train", tmp_path / "new" / "out", stages)
-    assert (estimate.seconds, estimate.disk, estimate.most_disk, estimate.memory) == (3.0, 110, 160, 7)
-    assert not estimate.warnings()
-    assert Estimate("train", tmp_path, (*stages, Stage("c", None, 0, 0, "unknown"))).seconds is None
-    disk, memory = Estimate("train", tmp_path, (Stage("a", 1.0, 1 << 60, 1 << 60, "computed"),)).warnings()
-    assert str(tmp_path) in disk and "memory" in memory
-    assert stages[1].times(3, "3 runs") == Stage("b", 6.0, 30, 7, "3 runs × (computed)", spare=50)
-    assert [size(n) for n in (0, 999, 1500, 2_345_678, 5e9)] == ["–", "999 B", "1.5 kB", "2.35 MB", "5 GB"]
+def test_totals(tmp_path):
+    stages = (Stage("a", 1.0, "computed"), Stage("b", 2.0, "computed"))
+    assert Estimate("train", tmp_path, stages).seconds == 3.0
+    assert Estimate("train", tmp_path, (*stages, Stage("c", None, "unknown"))).seconds is None
+    assert stages[1].times(3, "3 runs") == Stage("b", 6.0, "3 runs × (computed)")
     assert [duration(s) for s in (None, 1.25, 600, 9000)] == ["unknown", "1.2 s", "10 min", "2 h 30 min"]
 
 
