@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -17,6 +17,7 @@ from drawstream.features import load_factory, users_code
 from drawstream.pipeline import describe_error
 from drawstream.pipeline.workers import Pool, Workers, open_workers
 from drawstream.samplers import DrawstreamError
+from drawstream.samplers.swift import SwiftSampler
 
 Stage = Literal["search", "confirm"]
 
@@ -29,11 +30,14 @@ class Trial:
         number: Number of the candidate's trial in the study; -1 for the uniform control of the confirmation.
         seed: Seed of this run, below 2^32. Search runs have one each; candidates share those of the confirmation.
         stage: "search", or "confirm" for the second, usually longer run.
+        sampler: The candidate itself, for objectives whose attribute `reads_sampler` is true: it scores rows that are
+            not in the table. None for others.
     """
 
     number: int
     seed: int
     stage: Stage
+    sampler: SwiftSampler | None = None
 
 
 Objective = Callable[[NDArray[np.float64], Trial], float]  # probabilities (rows,) -> score, higher is better
@@ -94,12 +98,13 @@ class Outcome:
 def run(objective: Objective, task: tuple[NDArray[np.float64], Trial], /) -> Outcome:
     """One run of the objective, timed; what it raises is kept."""
     probabilities, trial = task
+    told = replace(trial, sampler=None)  # the way back is long for its tables
     begin = time.perf_counter()
     try:
         score = evaluate(objective, probabilities, trial)
     except ObjectiveError as error:
-        return Outcome(trial, None, time.perf_counter() - begin, error, describe_error(error.__cause__ or error))
-    return Outcome(trial, score, time.perf_counter() - begin)
+        return Outcome(told, None, time.perf_counter() - begin, error, describe_error(error.__cause__ or error))
+    return Outcome(told, score, time.perf_counter() - begin)
 
 
 def open_objective(objective: Objective, workers: Workers, /) -> AbstractContextManager[Pool]:

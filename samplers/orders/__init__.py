@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.samplers.orders.capped import Capped
     from drawstream.samplers.orders.counts import count_rows, entropy, histogram
     from drawstream.samplers.orders.guide import build_guide, locate
     from drawstream.samplers.orders.order import Draws, Order, Sequential, ones

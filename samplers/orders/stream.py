@@ -80,8 +80,9 @@ class IndexStream(Batches):
         weights_or_rows: number of rows N; or weights, numbers (N,), finite, >= 0, of any scale, by position: a list,
             an array, a tensor of any dtype on any device, a pandas Series with the index 0, 1, 2, …, a polars Series,
             an Arrow array; or a row sampler, an object with `probabilities(epoch)`, asked once per epoch (tables are
-            kept while its answer stays equal); or a `Schedule`. In mode 'stratified' a `numpy.memmap` stays on disk:
-            the same rows, hardly any memory, but slower (`drawstream.samplers.orders.stratified_on_disk`).
+            kept while its answer stays equal); or a law: a `Schedule`, or `Capped`. In mode 'stratified' a
+            `numpy.memmap` stays on disk: the same rows, hardly any memory, but slower
+            (`drawstream.samplers.orders.stratified_on_disk`).
         mode: 'permutation' (default for a number: every row once per N positions), 'stratified' (default for
             weights: each row floor(M P) or ceil(M P) times), 'multinomial' (M independent draws) or 'subset' (M
             distinct rows, heavy ones first).
@@ -95,7 +96,7 @@ class IndexStream(Batches):
         rows: N.
         draws: M.
         seed: the seed.
-        mode: the mode; 'schedule' for recorded orders, where the seed has no effect.
+        mode: the mode; 'schedule' for recorded orders, where the seed has no effect; 'capped'.
         window: the window, 0 for none.
 
     Raises:
@@ -151,12 +152,13 @@ class IndexStream(Batches):
             self._weights = np.array(weights)
 
     def _replay(self, law: Law, mode: str | None, draws: int | None, window: int | None) -> None:
-        if mode not in (None, "schedule") or window is not None or draws not in (None, law.draws):
+        fixed = getattr(law, "mode", "schedule")
+        if mode not in (None, fixed) or window is not None or draws not in (None, law.draws):
             raise ValueError(
-                f"a schedule fixes mode, window and its {law.draws} draws, but got {mode=}, {window=} and {draws=}: "
-                "leave them out"
+                f"a {'schedule' if fixed == 'schedule' else f'{fixed} law'} fixes mode, window and its {law.draws} "
+                f"draws, but got {mode=}, {window=} and {draws=}: leave them out"
             )
-        self.mode, self.rows, self.draws = "schedule", law.rows, law.draws
+        self.mode, self.rows, self.draws = fixed, law.rows, law.draws
         self._law = self._first = law
 
     def _read(self, source: int | ArrayLike | RowSampler) -> NDArray[np.floating[Any]] | None:
@@ -285,7 +287,7 @@ class IndexStream(Batches):
 
     def _own(self, weights: ArrayLike) -> NDArray[np.floating[Any]]:
         """Weights in place of those that the stream was made of."""
-        if self._sampler is not None or self.mode in ("permutation", "schedule"):
+        if self._sampler is not None or self.mode not in MODES[1:]:
             kind = "a row sampler" if self._sampler is not None else f"mode {self.mode!r}"
             raise ValueError(f"other weights are for a stream of weights, as np.ones(rows), but this one is of {kind}")
         return self._weights_of(weights)

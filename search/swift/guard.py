@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t as student
 
-from drawstream.samplers.swift import SwiftFit
+from drawstream.samplers.swift import SwiftFit, SwiftParams
 from drawstream.search import Outcome, Trial, usable
 from drawstream.search.swift import gp
 from drawstream.search.swift.rounds import Rounds, history_of, run_seed
@@ -149,7 +149,14 @@ def run_confirmation(
     study, pool, seed = rounds.study, rounds.pool, rounds.agent.proposals.seed
     rows = next(iter(candidates.values())).size
     runs = {UNIFORM: np.full(rows, 1 / rows), **candidates}
-    trials = [Trial(number, run_seed(seed, 1, index), "confirm") for number in runs for index in range(seeds)]
+    params = {record.number: record.params for record in records_of(study) if record.params is not None}
+    params[UNIFORM] = SwiftParams.uniform(len(rounds.fit.features), rounds.agent.proposals.segments)
+    samplers = {number: rounds.sampler(params[number]) for number in runs}
+    trials = [
+        Trial(number, run_seed(seed, 1, index), "confirm", samplers[number])
+        for number in runs
+        for index in range(seeds)
+    ]
     waiting = [trial for trial in trials if _key(trial) not in study.user_attrs]
     for trial in waiting:
         pool.start((runs[trial.number], trial))

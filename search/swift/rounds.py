@@ -21,7 +21,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from drawstream.pipeline import describe_error
 from drawstream.pipeline.workers import Pool
-from drawstream.samplers.swift import DegenerateSampler, SwiftFit, effective_share, require_share
+from drawstream.samplers.swift import (
+    DegenerateSampler,
+    SwiftFit,
+    SwiftParams,
+    SwiftSampler,
+    effective_share,
+    require_share,
+)
 from drawstream.search import Outcome, Trial, usable
 from drawstream.search.swift.agent import History, SwiftAgent
 from drawstream.search.swift.space import Point, Space
@@ -46,6 +53,7 @@ class Rounds:
         agent: Proposes.
         fit: Feature table: candidates to probabilities.
         pool: Runs the objective.
+        samplers: The objective reads candidates as samplers.
         mark: Hash of the settings, which every trial carries: two processes that created a study at the same moment
             may have set different ones.
         progress: Called after every trial.
@@ -55,6 +63,7 @@ class Rounds:
     agent: SwiftAgent
     fit: SwiftFit
     pool: Pool
+    samplers: bool = False
     mark: str = ""
     progress: Progress | None = None
     _running: dict[int, int] = field(default_factory=dict)  # candidate to trial number, of this process
@@ -82,6 +91,10 @@ class Rounds:
             for trial in self._running.values():
                 self._fail(trial, "stopped", describe_error(error))
             raise
+
+    def sampler(self, params: SwiftParams) -> SwiftSampler | None:
+        """Return the sampler of some parameters, if the objective reads it: its tables cost a pass over the rows."""
+        return self.fit.sampler(params) if self.samplers else None
 
     def _taken(self) -> dict[int, FrozenTrial]:
         taken = by_candidate(self.study.get_trials(deepcopy=False))
@@ -144,7 +157,8 @@ class Rounds:
             self._report(trial.number)
         else:
             self._running[number] = trial.number
-            self.pool.start((probabilities, Trial(number, run_seed(self.agent.proposals.seed, 0, number), "search")))
+            seed = run_seed(self.agent.proposals.seed, 0, number)
+            self.pool.start((probabilities, Trial(number, seed, "search", self.sampler(params))))
 
     def _settle(self, outcome: Outcome) -> None:
         trial = self._running.pop(outcome.trial.number)

@@ -111,7 +111,8 @@ def search_swift(
         open_study(study.storage, study.name, all_settings) as opened,
         open_objective(objective, workers) as pool,
     ):
-        rounds = Rounds(opened, agent, fit, pool, settings_mark(all_settings), progress)
+        reads = bool(getattr(objective, "reads_sampler", False))
+        rounds = Rounds(opened, agent, fit, pool, reads, settings_mark(all_settings), progress)
         rounds.run()
         verdict, confirmation = confirm(rounds, guard)
         records = records_of(opened)

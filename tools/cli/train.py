@@ -39,7 +39,12 @@ class TrainOptions(
         None, "Weights of the model that scores those crops, or that embeds for coreset-k_center."
     )
     score_model: str | None = option(None, "Name of that model, if it is another than --model.")
-    crop_factor: int = option(2, "Crops to draw for each one trained on.", within=FEW)
+    crop_factor: int | None = option(
+        None,
+        "Crops to draw for each one trained on; 2 with --crop-filter. Without it: rows to draw uniformly, of which the "
+        "sampler keeps a part in each step; by default it draws by itself.",
+        within=FEW,
+    )
     # the next three decide what becomes of a bad image: a run that was stopped by one goes on with others
     checksum: Literal["always", "first", "never"] = option("always", "Check images against the catalog.", decides=False)
     on_bad: Literal["raise", "substitute"] = option(
@@ -72,7 +77,8 @@ def train(given: TrainOptions) -> None:
     ranks = join_ranks(given.device)
     setup = given.setup(ranks=ranks, reading=pick(Reading, given))
     source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join)}
-    sampling = pick(Sampling, given, **source, budget=budget, score_weights=embedding)
+    capped = 1 if filtering or given.crop_factor is None else given.crop_factor
+    sampling = pick(Sampling, given, **source, budget=budget, crop_factor=capped, score_weights=embedding)
     job = TrainingJob(setup, recipe, sampling, given.out, track=given.track, filtering=filtering)
     record = options.run_job(given, ranks, job, estimate_training, train_job)
     if record is not None:

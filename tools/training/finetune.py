@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from drawstream.features import state_hash
-from drawstream.pipeline import Loader
-from drawstream.samplers.orders import IndexStream
+from drawstream.features import CropScorer, state_hash
+from drawstream.pipeline import CropFilter, Loader
+from drawstream.samplers.orders import Capped, IndexStream
 from drawstream.search import Stage, Trial
 from drawstream.tools.runs import loader_identity, model_identity, part_identity
 from drawstream.tools.training.evaluation import Evaluation
@@ -40,6 +40,9 @@ class FineTune:
         share: Draws of an epoch of the fine-tuning, as a share of the samples.
         scratch: Train from scratch in the confirmation, else fine-tune w0.
         table: Feature table whose rows may be crops; None: whole samples.
+        factor: Rows that are drawn uniformly for each one that a candidate keeps, as training will do; 1: it draws by
+            itself. A candidate is scored under the contrast that it will be trained with.
+        random_crops: These rows are random crops of the samples, scored by w0 (`CropFilter`), not those of the table.
     """
 
     setup: Setup
@@ -49,10 +52,19 @@ class FineTune:
     share: float = 1.0
     scratch: bool = False
     table: Path | None = None
+    factor: int = 1
+    random_crops: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"`0 < share <= 1` must hold, but got {self.share}")
+        if self.factor < 1 + self.random_crops:
+            raise ValueError(f"`crop-factor >= {1 + self.random_crops}` must hold, but got {self.factor}")
+
+    @property
+    def reads_sampler(self) -> bool:
+        """Whether it needs the candidate's tables besides its probabilities."""
+        return self.random_crops
 
     @property
     def device(self) -> str:
@@ -85,6 +97,8 @@ class FineTune:
     @cached_property
     def loader(self) -> Loader:
         """Over the training rows, samples or crops; its stream is replaced by each candidate's."""
+        if self.random_crops:
+            return self.setup.training_loader(self.factor)
         return self.setup.training_loader(rows=crop_rows(self.table, self.setup))
 
     def open(self) -> None:
@@ -102,14 +116,35 @@ class FineTune:
         self.open()
         searching = trial.stage == "search"
         recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
-        draws = self.draws(trial.stage)
-        self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=recipe.seed, draws=draws))
+        loader = self._drawn(probabilities, trial, recipe.seed)
         model = self.setup.build(recipe.seed)
         if searching or not self.scratch:
             model.load_state_dict(self.weights)
         evaluation = Evaluation({"held_out": self.held_out}, every=recipe.epochs)
         parts = LoopParts(mix=self.setup.mix(self.search.seed))
-        return train(model, self.loader, recipe, parts=parts, evaluation=evaluation).last("held_out")
+        return train(model, loader, recipe, parts=parts, evaluation=evaluation).last("held_out")
+
+    def _drawn(self, probabilities: NDArray[np.float64], trial: Trial, seed: int) -> Loader | CropFilter:
+        """The loader with the candidate's draws, or the filter that chooses by it among the loader's crops."""
+        draws = self.draws(trial.stage)
+        if self.random_crops:
+            assert trial.sampler is not None, "the search gives it to an objective that reads it"
+            self.loader.replace_stream(IndexStream(len(self.loader.catalog), seed=seed, draws=self.factor * draws))
+            scorer = CropScorer(self._scoring, measures=trial.sampler.features)
+            return CropFilter(self.loader, trial.sampler, scorer, keep=1 / self.factor)
+        if self.factor > 1:
+            law = Capped(probabilities, draws, batch=self.setup.global_batch, factor=self.factor)
+            self.loader.replace_stream(IndexStream(law, seed=seed))
+        else:
+            self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=seed, draws=draws))
+        return self.loader
+
+    @cached_property
+    def _scoring(self) -> nn.Module:
+        """The model with the weights w0, which scores crops."""
+        model = self.setup.build(0)
+        model.load_state_dict(self.weights)
+        return model
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -125,6 +160,8 @@ class FineTune:
             "share": self.share,
             "confirm": self.confirm.settings(),
             "scratch": self.scratch,
+            "factor": self.factor if self.factor > 1 else None,
+            "random_crops": self.random_crops or None,
             "mixing": part_identity(self.setup.mix(self.search.seed)),
         }
 
@@ -135,7 +172,8 @@ class FineTune:
 
     def steps(self, stage: Stage, /) -> int:
         """Optimizer steps of a run."""
-        self.loader.replace_stream(IndexStream(self.loader.stream.rows, draws=self.draws(stage)))
+        drawn = self.factor if self.random_crops else 1
+        self.loader.replace_stream(IndexStream(self.loader.stream.rows, draws=drawn * self.draws(stage)))
         return (self.search if stage == "search" else self.confirm).epochs * len(self.loader)
 
     def __getstate__(self) -> dict[str, Any]:

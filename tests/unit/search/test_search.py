@@ -58,6 +58,25 @@ def test_a_better_sampler_wins(search, columns, low):
     assert winner.params == result.sampler.params
 
 
+def test_an_objective_that_reads_samplers_gets_each_run_s_own(search, columns, low):
+    seen = set()
+
+    class Reads:
+        reads_sampler = True
+
+        def __call__(self, p, trial):
+            np.testing.assert_array_equal(trial.sampler.probabilities(columns), p)
+            seen.add((trial.stage, trial.number))
+            return low(p, trial)
+
+    result = search(columns, Reads(), trials=6, agent="random")
+    assert {number for stage, number in seen if stage == "confirm"} > {-1}
+    plain = search(
+        columns, lambda p, trial: low(p, trial) if trial.sampler is None else np.nan, trials=6, agent="random"
+    )
+    assert [each.value for each in plain.trials] == [each.value for each in result.trials]
+
+
 def test_noise_gives_the_uniform_sampler(search, columns):
     result = search(columns, noise, trials=8, agent="random")
     assert result.winner == "uniform"

@@ -232,7 +232,7 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--crop-factor", "0"], "--crop-factor is of a crop filter: give --crop-filter and --score-weights"),
+        (["--crop-factor", "2"], "--crop-factor goes with a sampler.json or weights, but there is none: leave it out"),
         (["--mode", "multinomial"], "--mode goes with a sampler.json, weights or your own sampler, but there is none"),
         (["--column", "p"], "--column goes with weights or rho, but there is none"),
         (["--join", "x.csv"], "--join goes with a --table, but there is none"),

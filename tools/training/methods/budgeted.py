@@ -20,7 +20,7 @@ from drawstream.samplers.methods import (
     k_center,
     random_coreset,
 )
-from drawstream.samplers.orders import IndexStream, Order
+from drawstream.samplers.orders import Capped, IndexStream, Order
 from drawstream.tools.training.methods.plan import Inputs, LoopParts, TrainingPlan
 
 
@@ -35,8 +35,12 @@ def scan(inputs: Inputs, /) -> TrainingPlan:
 
 
 def weighted(inputs: Inputs, /) -> TrainingPlan:
-    """Draw by fixed weights: of a sampler.json, or of a file."""
-    stream = IndexStream(inputs.weights(), mode=inputs.mode, seed=inputs.seed, draws=inputs.draws)
+    """Draw by fixed weights: of a sampler.json, or of a file; or keep a part of each batch by them."""
+    weights = inputs.weights()
+    if inputs.capped != 1:
+        law = Capped(weights, inputs.draws, batch=inputs.global_batch, factor=inputs.capped)
+        return TrainingPlan(IndexStream(law, seed=inputs.seed), inputs.epochs)
+    stream = IndexStream(weights, mode=inputs.mode, seed=inputs.seed, draws=inputs.draws)
     return TrainingPlan(stream, inputs.epochs)
 
 

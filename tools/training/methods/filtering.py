@@ -47,18 +47,16 @@ class Filtering:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
-def filtering_of(sampler: Path | None, weights: Path | None, model: str | None, factor: int, /) -> Filtering | None:
+def filtering_of(
+    sampler: Path | None, weights: Path | None, model: str | None, factor: int | None, /
+) -> Filtering | None:
     """The filtering that options ask for, or none.
 
     Raises:
         ValueError: One of sampler and weights is missing.
     """
     if sampler is None and weights is None and model is None:
-        if factor != FACTOR:
-            raise ValueError(
-                "--crop-factor is of a crop filter: give --crop-filter and --score-weights, or leave it out"
-            )
         return None
     if sampler is None or weights is None:
         raise ValueError("a crop filter needs the model that scores: give both --crop-filter and --score-weights")
-    return Filtering(sampler, weights, model, factor)
+    return Filtering(sampler, weights, model, FACTOR if factor is None else factor)

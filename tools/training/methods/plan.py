@@ -130,6 +130,7 @@ class Inputs:
         global_batch: Rows of a step over all ranks.
         mode: Of a stream of weights: stratified, multinomial or subset.
         factor: f.
+        capped: Rows that are drawn uniformly for each one that weights keep (`Capped`); 1: rows are drawn by weights.
         irreducible: Name of the column of RHO's irreducible losses.
         labels: int64 (N,).
         column: A column of the feature table, float32 (N,).
@@ -147,6 +148,7 @@ class Inputs:
     global_batch: int = 128
     mode: str = "stratified"
     factor: int = 1
+    capped: int = 1
     irreducible: str = "loss"
     labels: Callable[[], ArrayLike] = _refuse
     column: Callable[[str], ArrayLike] = _refuse

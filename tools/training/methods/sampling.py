@@ -44,6 +44,7 @@ class Sampling:
         frozen: Keep the sampler's stored tables where the feature table is not the one it was fitted on.
         budget: Part of a full run.
         column: Of a file of weights, or of the table where RHO-loss finds the irreducible losses; by default `loss`.
+        crop_factor: Rows (crops) that are drawn uniformly for each one that the sampler keeps; 1: it draws by itself.
         score_weights: Of the model whose embeddings `coreset-k_center` takes; by default the initial ones.
     """
 
@@ -54,6 +55,7 @@ class Sampling:
     frozen: bool = False
     budget: Budget = FULL
     column: str | None = None
+    crop_factor: int = 1
     score_weights: Path | None = None
 
     @property
@@ -97,10 +99,13 @@ class Sampling:
             "join": bool(self.join),
             "frozen": self.frozen,
             "column": self.column is not None,
+            "crop_factor": self.crop_factor != 1,
             "paper": self.budget.paper,
             "uniform_epochs": self.budget.uniform_epochs is not None,
         }
         used = self.entry.options
+        if self.crop_factor > 1 and given["mode"]:
+            raise ValueError("--crop-factor keeps a part of each batch and --mode draws: leave out one of them")
         for option in (option for option, is_given in given.items() if is_given):
             if option not in used or (option == "join" and self.table is None):
                 what = "there is none" if self.sampler is None else f"--sampler is {self.sampler}"
@@ -136,6 +141,7 @@ class Sampling:
             global_batch=setup.global_batch,
             mode=self.mode,
             factor=factor,
+            capped=self.crop_factor,
             irreducible=self.column or "loss",
             labels=lambda: setup.data.label,
             column=column,
@@ -175,7 +181,7 @@ class Sampling:
         return {
             "sampler": self.method,
             **named_identity("sampler", str(self.sampler) if given == "own" else ""),
-            "mode": self.mode if given in ("file", "own") else None,
+            "mode": self.mode if given in ("file", "own") and self.crop_factor == 1 else None,
             "table": None if table is None else table.fingerprint,
             **asdict(self.budget),
             "uniform_epochs": None if early == 1 else early,  # 1 is the default
@@ -184,8 +190,9 @@ class Sampling:
     def as_dict(self) -> dict[str, Any]:
         """Return what a record keeps beside the files."""
         budget = {"budget": self.budget.share, "paper": self.budget.paper, "uniform_epochs": self.budget.uniform_epochs}
+        own = {name: getattr(self, name) for name in ("column", "crop_factor")}
         weights = None if self.score_weights is None else str(self.score_weights)
-        return {"name": self.method, **budget, "column": self.column, "score_weights": weights}
+        return {"name": self.method, **budget, **own, "score_weights": weights}
 
     def probabilities(self, setup: Setup) -> NDArray[np.float64]:
         """Return P of a sampler.json over the rows of the table, float64.

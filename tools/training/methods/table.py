@@ -102,10 +102,14 @@ _ENTRIES = (
         given="file",
         label="Swift Sampler",
         noun="a sampler.json",
-        options=("mode", "table", "join", "frozen", "crop_filter"),
+        options=("mode", "table", "join", "frozen", "crop_filter", "crop_factor"),
     ),
     Method(
-        "weights", build=f"{_NAMED}:weighted", given="file", noun="weights", options=("mode", "column", "crop_filter")
+        "weights",
+        build=f"{_NAMED}:weighted",
+        given="file",
+        noun="weights",
+        options=("mode", "column", "crop_filter", "crop_factor"),
     ),
     Method("schedule", build=f"{_NAMED}:replay", given="file", noun="a schedule"),
     Method(
