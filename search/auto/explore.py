@@ -8,10 +8,11 @@ Notation
                                    log(P + beta)      `literal`, Eq. 7: nearly P at beta = 1, uniform above it
     L      epochs of a cycle, N_u + 1 but for the last one
 
-The paper's order of a cycle is N_u full permutations and N draws of s / sum(s), all shuffled. A stratified stream over
-the weights N_u / N + s / sum(s) with (N_u + 1) N draws is that order with the least variance: it gives each row
-N_u + floor or ceil of N s / sum(s) times, in an order shuffled as a whole. Of its positions, as of those of a plain
-epoch, the ones behind the last whole batch are left out, a random part of N mod B per epoch.
+A cycle is N_u full permutations and N draws of s / sum(s), all shuffled; each child draws its own, independently
+(`multinomial`). A `stratified` stream over the weights N_u / N + s / sum(s) is that order with the least variance: it
+gives each row N_u + floor or ceil of N s / sum(s) times, so children differ in little but the order. A cycle that the
+end of the run cuts short is the first part of a whole one. Of its positions, as of those of a plain epoch, the ones
+behind the last whole batch are left out, a random part of N mod B per epoch.
 """
 
 from collections.abc import Callable
@@ -20,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.samplers import derive_keys
-from drawstream.samplers.orders import IndexStream
+from drawstream.samplers.orders import IndexStream, keyed_shuffle
 from drawstream.search.auto.plan import Cycle, PopulationPlan, Smoothing
 
 SubSchedule = Callable[[int, int, int], NDArray[np.int64]]  # epoch, start, stop -> rows at positions [start, stop)
+Part = Callable[[int, int], NDArray[np.int64]]  # the same of a cycle
 
 
 def child_seed(seed: int, child: int, /) -> int:
@@ -50,22 +52,45 @@ def smooth(counts: NDArray[np.int64], /, *, beta: float, smoothing: Smoothing) -
     return values / values.sum()  # type: ignore[no-any-return]
 
 
-def cycle_weights(plan: PopulationPlan, counts: NDArray[np.int64], /) -> NDArray[np.float64]:
-    """Weights of a cycle's stream, float64 (N,): N_u / N + s / sum(s)."""
-    return plan.permutations / plan.rows + smooth(counts, beta=plan.beta, smoothing=plan.count_smoothing)
+def sub_schedule(plan: PopulationPlan, cycle: Cycle, child: int, share: NDArray[np.float64] | None, /) -> SubSchedule:
+    """The rows of one child in one cycle.
 
-
-def sub_schedule(plan: PopulationPlan, cycle: Cycle, child: int, weights: NDArray[np.float64] | None, /) -> SubSchedule:
-    """The rows of one child in one cycle; `weights` is None in cycle 0, whose epochs are permutations."""
+    Args:
+        plan: Of the search.
+        cycle: The cycle.
+        child: Its number in the population.
+        share: The smoothed distribution, float64 (N,); None in cycle 0, whose epochs are permutations.
+    """
     seed = child_seed(plan.seed, child)
-    if weights is None:
+    if share is None:
         uniform = IndexStream(plan.rows, seed=seed)
         return lambda epoch, start, stop: uniform.epoch(epoch)[start:stop]
-    stream = IndexStream(weights, mode="stratified", seed=seed, draws=(cycle.end - cycle.begin) * plan.rows)
-    order = stream.epoch(cycle.number)
+    part = (_stratified if plan.mode == "stratified" else _multinomial)(plan, cycle, seed, share)
 
     def rows(epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
         before = (epoch - cycle.begin) * plan.draws
-        return order[before + start : before + stop]
+        return part(before + start, before + stop)
+
+    return rows
+
+
+def _stratified(plan: PopulationPlan, cycle: Cycle, seed: int, share: NDArray[np.float64]) -> Part:
+    """Rows at positions [start, stop) of a cycle with the least variance."""
+    weights = plan.permutations / plan.rows + share
+    stream = IndexStream(weights, mode="stratified", seed=seed, draws=(cycle.end - cycle.begin) * plan.rows)
+    order = stream.epoch(cycle.number)
+    return lambda start, stop: order[start:stop]
+
+
+def _multinomial(plan: PopulationPlan, cycle: Cycle, seed: int, share: NDArray[np.float64]) -> Part:
+    """Rows at positions [start, stop) of N_u permutations and N independent draws, shuffled as a whole."""
+    permuted = plan.permutations * plan.rows
+    places = keyed_shuffle(permuted + plan.rows, "cycle", seed, cycle.number)
+    drawn = IndexStream(share, mode="multinomial", seed=seed).epoch(cycle.number)[:]
+
+    def rows(start: int, stop: int, /) -> NDArray[np.int64]:
+        at = np.empty(stop - start, dtype=np.int64)
+        places.fill(start, at)
+        return np.where(at < permuted, at % plan.rows, drawn[np.maximum(at - permuted, 0)])
 
     return rows

@@ -9,11 +9,14 @@ Notation: see `drawstream.search.auto.search`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 Exploration = Literal["uniform", "random", "mixture"]
 Smoothing = Literal["log_count", "log_relative", "literal"]
 Estimate = Literal["cycle", "run"]
+Mode = Literal["multinomial", "stratified"]
+STAGES = 3  # Fig. 2 and 4 of the paper: epochs 80, 160 and 240
 
 
 class Cycle(NamedTuple):
@@ -40,6 +43,8 @@ class PopulationPlan:
         beta: Smoothing factor, at least 1.
         count_smoothing: Of the distribution, see `drawstream.search.auto.explore`.
         estimate: Rows counted for it: of the last `cycle` (Alg. 2), or of the whole `run`.
+        mode: Of a child's draws from it: independent ones (`multinomial`, the paper), or `stratified`, whose children
+            differ in little but the order.
         seed: Of all orders.
 
     Raises:
@@ -57,6 +62,7 @@ class PopulationPlan:
     beta: float = 1.0
     count_smoothing: Smoothing = "log_count"
     estimate: Estimate = "cycle"
+    mode: Mode = "multinomial"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +76,8 @@ class PopulationPlan:
             )
         if not 1 <= self.beta < float("inf"):
             raise ValueError(f"`beta >= 1` must hold, or a logarithm is negative, but got {self.beta}")
-        for name, kind in (("exploration", Exploration), ("count_smoothing", Smoothing), ("estimate", Estimate)):
+        kinds = {"exploration": Exploration, "count_smoothing": Smoothing, "estimate": Estimate, "mode": Mode}
+        for name, kind in kinds.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise ValueError(f"`{name}` must be one of {known}, but got {getattr(self, name)!r}")
@@ -111,3 +118,23 @@ class PopulationPlan:
         number = (epoch - self.first) // length
         begin = self.first + number * length
         return Cycle(number + 1, begin, min(begin + length, self.epochs))
+
+    def stages(self) -> list[range]:
+        """Return the epochs of each stage, about a third of the run; a stage ends where a cycle does."""
+        mixture = self.exploration == "mixture"
+        first, cycle = (self.first, self.permutations + 1) if mixture else (1, 1)
+        return stage_epochs(self.epochs, first=first, cycle=cycle)
+
+
+def stage_epochs(epochs: int, /, *, first: int = 1, cycle: int = 1) -> list[range]:
+    """Return the epochs of each stage.
+
+    Args:
+        epochs: Number of epochs of the schedule.
+        first: Epochs before the first exploration.
+        cycle: Epochs of a cycle after that, N_u + 1; the last one may be shorter.
+    """
+    inner = range(first, epochs, cycle)
+    thirds = [epochs * part / STAGES for part in range(1, STAGES)]
+    cuts = {min(inner, key=lambda end: abs(end - third)) for third in thirds} if inner else set()
+    return [range(a, b) for a, b in pairwise(sorted({0, *cuts, epochs}))]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import refuse_other
 from drawstream.search import load_tensors, save_tensors
-from drawstream.search.auto.explore import SubSchedule, cycle_weights, sub_schedule
+from drawstream.search.auto.explore import SubSchedule, smooth, sub_schedule
 from drawstream.search.auto.group import Group, Ranks, children_of, of_first
 from drawstream.search.auto.plan import Cycle, PopulationPlan
 from drawstream.search.auto.record import Recorder, write_distribution, write_orders
@@ -206,15 +206,16 @@ class AutoRun:
         """At the beginning of a cycle: the distribution of the rows recorded so far, and each child's order from it."""
         if cycle == self.cycle:
             return
-        weights = None
+        share = None
         if cycle.number:
             before = self.plan.cycle(cycle.begin - 1).begin if self.plan.estimate == "cycle" else 0
             counted = (before * self.plan.draws, cycle.begin * self.plan.draws)
             if self.recorder is not None:
-                weights = cycle_weights(self.plan, self.recorder.counts(*counted, self.plan.rows))
-            weights = self.ranks.share(weights, 0)
+                found = self.recorder.counts(*counted, self.plan.rows)
+                share = smooth(found, beta=self.plan.beta, smoothing=self.plan.count_smoothing)
+            share = self.ranks.share(share, 0)
         children = children_of(self.ranks, population=self.plan.population)
-        self.orders = [sub_schedule(self.plan, cycle, child, weights) for child in children]
+        self.orders = [sub_schedule(self.plan, cycle, child, share) for child in children]
         self.cycle = cycle
 
     def end_epoch(self, epoch: int) -> None:

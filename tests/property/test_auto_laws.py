@@ -2,6 +2,7 @@
 
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from drawstream.search.auto.explore import child_seed, cycle_weights, smooth, sub_schedule
+from drawstream.search.auto.explore import child_seed, smooth, sub_schedule
 from drawstream.search.auto.plan import PopulationPlan, Smoothing
 from drawstream.search.auto.record import Recorder
 
@@ -84,35 +85,64 @@ def test_the_literal_formula_does_what_it_does():
 
 
 @settings(deadline=None, max_examples=50)
-@given(plans(batch_size=1, exploration="mixture"), st.data())
-def test_a_whole_cycle_is_permutations_and_draws_of_p(plan, data):
+@given(plans(batch_size=1, exploration="mixture", mode="stratified"), st.data())
+def test_a_stratified_cycle_has_the_least_variance(plan, data):
     """With batches of one row nothing is left out: each row comes N_u + floor or ceil of N P times."""
     counts = data.draw(hnp.arrays(np.int64, plan.rows, elements=st.integers(0, 9)).filter(lambda c: c.sum() > 0))
     cycle = plan.cycle(plan.epochs - 1)
     length = cycle.end - cycle.begin
     if cycle.number == 0:
-        weights, expected = None, np.full(plan.rows, length, dtype=np.float64)
+        share, expected = None, np.full(plan.rows, length, dtype=np.float64)
     else:
-        weights = cycle_weights(plan, counts)
         share = smooth(counts, beta=plan.beta, smoothing=plan.count_smoothing)
         expected = length / (plan.permutations + 1) * (plan.permutations + plan.rows * share)
-    order = sub_schedule(plan, cycle, 1, weights)
+    order = sub_schedule(plan, cycle, 1, share)
     seen = np.bincount(np.concatenate([order(e, 0, plan.draws) for e in range(cycle.begin, cycle.end)]))
     seen = np.r_[seen, np.zeros(plan.rows - seen.size, dtype=np.int64)]
     assert (seen >= np.floor(expected - 1e-9)).all() and (seen <= np.ceil(expected + 1e-9)).all()
     assert seen.sum() == length * plan.rows
 
 
+@settings(deadline=None, max_examples=50)
+@given(plans(batch_size=1, exploration="mixture", first=1, epochs=25), st.integers(0, 10))
+def test_a_multinomial_cycle_holds_its_permutations(plan, child):
+    """Each row comes at least N_u times in a whole cycle; rows that P leaves out come no more often."""
+    share = smooth(np.arange(plan.rows) % 3 + (plan.rows == 1), beta=1, smoothing="log_count")
+    cycle = plan.cycle(1)
+    order = sub_schedule(plan, cycle, child, share)
+    seen = np.bincount(np.concatenate([order(e, 0, plan.draws) for e in range(cycle.begin, cycle.end)]))
+    assert seen.size == plan.rows and (seen >= plan.permutations).all()
+    assert (seen[share == 0] == plan.permutations).all() and seen.sum() == plan.rows * (plan.permutations + 1)
+
+
+def test_children_draw_independently_from_p():
+    """Counts of a row over many children: mean N_u + N P, variance N P (1 - P); stratified ones hardly vary."""
+    plan = PopulationPlan(200, 2, 1, 9, first=1, permutations=2, seed=3)
+    share = smooth(1 + np.random.default_rng(0).poisson(4, 200), beta=1, smoothing="log_count")
+    children = 2000
+
+    def counts(mode):
+        orders = (sub_schedule(replace(plan, mode=mode), plan.cycle(1), child, share) for child in range(children))
+        return np.stack([np.bincount(np.concatenate([order(e, 0, 200) for e in (1, 2, 3)])) for order in orders])
+
+    seen, least = counts("multinomial"), counts("stratified")
+    variance = 200 * share * (1 - share)
+    deviations = (seen.mean(0) - 2 - 200 * share) / np.sqrt(variance / children)
+    assert np.abs(deviations).max() < 5
+    assert seen.var(0).mean() == pytest.approx(variance.mean(), rel=0.05)
+    assert least.var(0).mean() < 0.25
+
+
 @settings(deadline=None)
-@given(plans(), st.integers(0, 10))
+@given(plans(mode="multinomial") | plans(mode="stratified"), st.integers(0, 10))
 def test_intervals_are_parts_of_one_order(plan, child):
     cycle = plan.cycle(plan.epochs - 1)
-    weights = None if cycle.number == 0 else cycle_weights(plan, np.arange(1, plan.rows + 1))
-    order = sub_schedule(plan, cycle, child, weights)
+    share = None if cycle.number == 0 else smooth(np.arange(1, plan.rows + 1), beta=1, smoothing="log_count")
+    order = sub_schedule(plan, cycle, child, share)
     epoch = plan.epochs - 1
     parts = [order(epoch, start, stop) for start, stop in plan.spans()]
     np.testing.assert_array_equal(np.concatenate(parts), order(epoch, 0, plan.draws))
-    again = sub_schedule(plan, cycle, child, weights)
+    again = sub_schedule(plan, cycle, child, share)
     np.testing.assert_array_equal(again(epoch, 0, plan.draws), order(epoch, 0, plan.draws))
 
 

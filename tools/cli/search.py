@@ -31,6 +31,7 @@ PAPER: dict[str, Any] = {
     "confirm_top": 0,
 }
 TUNING = ("start", "held_out", "confirm", "fine_tune_epochs", "fine_tune_lr", "global_batch", "augment")
+CROPS = ("crop_filter", "crop_factor")
 COURSE = ("epochs", "lr", "schedule", "milestones", "gamma", "warmup_epochs")  # of the learning rate
 AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 
@@ -60,6 +61,16 @@ class SwiftOptions(
     kappa: float = option(1.0, "Weight of the deviation in UCB.", within=SOME)
     fine_tune_epochs: float = option(0.25, "Epochs of a candidate; a part of one will do.", within=SOME)
     fine_tune_lr: float = option(0.02, "Learning rate of a candidate.", within=SOME)
+    crop_filter: bool = option(
+        False,
+        "Let candidates choose among random crops, as train --crop-filter does; --start scores these.",
+    )
+    crop_factor: int | None = option(
+        None,
+        "Rows of the table (or random crops) to draw uniformly for each one that a candidate keeps, as in train; by "
+        "default 1, or 2 with --crop-filter.",
+        within=FEW,
+    )
     confirm: Literal["finetune", "scratch"] = option(
         "finetune", "Confirm by fine-tuning for longer with other seeds, or by training from scratch."
     )
@@ -117,9 +128,8 @@ def swift(given: SwiftOptions) -> None:
 
     given = given.followed()
     if given.objective is not None:
-        given.refuse_typed(
-            (*TUNING, *COURSE, *shared.DESCENT), "fine-tuning, which an --objective of your own takes the place of"
-        )
+        unused = (*TUNING, *CROPS, *COURSE, *shared.DESCENT)
+        given.refuse_typed(unused, "fine-tuning, which an --objective of your own takes the place of")
     elif given.confirm_top == 0:
         given.refuse_typed(("confirm", "confirm_seeds", "epochs", "lr"), "a confirmation, and --confirm-top is 0")
     setup = given.setup()
@@ -153,7 +163,9 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
     own = given.recipe(epochs=epochs, lr=lr, seed=0)
     longer = own if scratch else own.tuning(epochs, lr)
     short = replace(own.tuning(max(1, round(length)), given.fine_tune_lr), seed=given.seed)
-    score = FineTune(setup, given.start, short, longer, min(1.0, length), scratch, given.table)
+    factor = given.crop_factor if given.crop_factor is not None else 2 if given.crop_filter else 1
+    kind: dict[str, Any] = {"table": given.table, "factor": factor, "random_crops": given.crop_filter}
+    score = FineTune(setup, given.start, short, longer, min(1.0, length), scratch, **kind)
     score.open()
     return score
 
@@ -164,6 +176,7 @@ class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOpt
 
     catalog: str = argument(shared.CATALOG)
     held_out: str = option(..., "Take rewards on this catalog; it chooses, so it is never the test set.")
+    test: str | None = option(None, "Report the best child's accuracy on this catalog, once at the end.")
     exploration: Literal["mixture", "random", "uniform"] = option(
         "mixture", "Explore by mixture (the paper), random (exploitation only) or uniform (plain training)."
     )
@@ -180,6 +193,10 @@ class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOpt
     estimate: Literal["cycle", "run"] = option(
         "cycle", "Count the rows of a cycle, or of the run, for the distribution."
     )
+    mode: Literal["multinomial", "stratified"] = option(
+        "multinomial",
+        "Draw each child's rows from it independently, or with the least variance (stratified).",
+    )
     reward: Literal["accuracy", "loss"] = option("accuracy", "Reward children by accuracy, or loss (its negative).")
     reward_rows: int = option(1000, "Held-out images that a reward is taken on, drawn once.", within=(1, 10**9))
     second_score: bool = option(
@@ -191,9 +208,9 @@ class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOpt
 def auto(given: AutoOptions) -> None:
     """Search a schedule with a population: the best child's rows of every interval, its weights cloned into all.
 
-    Writes schedule.arrow (replays exactly), distribution.parquet (to draw from, or for another model), last.safetensors
-    and auto.json. Costs as many trainings as there are children, and the rewards. A killed search goes on when started
-    again.
+    Writes schedule.arrow (replays exactly), distribution.parquet (to draw from, or for another model), losses of the
+    rows at three epochs, last.safetensors and auto.json. Costs as many trainings as there are children, and the
+    rewards. A killed search goes on when started again.
 
     Example: drawstream search auto data/train -o auto --held-out data/holdout --population 4 --epochs 20
 
@@ -229,8 +246,9 @@ def summary(record: dict[str, Any], /) -> str:
     children = len(rewards[0])
     last = abs(max(each for each in rewards[-1] if each is not None))
     reward = f"accuracy {last:.2f} %" if record["reward"]["kind"] == "accuracy" else f"loss {last:.4f}"
+    test = f"test top-1 {record['result']['last']:.2f} %; " if "result" in record else ""
     return (
-        f"{record['auto']['exploration']}, {children} {'child' if children == 1 else 'children'}, {len(rewards)} "
+        f"{test}{record['auto']['exploration']}, {children} {'child' if children == 1 else 'children'}, {len(rewards)} "
         f"intervals in {total:.1f} s ({share['evaluate']:.1%} evaluating on {record['reward']['rows']} images, "
         f"{share['clone']:.1%} cloning, {share['write']:.2%} writing); last reward: {reward}"
     )

@@ -25,6 +25,7 @@ class _MadeUp:
 
     def __init__(self, real: FineTune | None) -> None:
         self._real, self._random = real, np.random.default_rng(0)
+        self.reads_sampler = real is not None and real.reads_sampler
         self.probe = Probe()
         self.done = 0
         self.proposing = 0.0  # seconds of all but the candidate

@@ -3,17 +3,19 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
-from drawstream.pipeline import plain
+from drawstream.pipeline import Loader, plain
 from drawstream.pipeline.shards import claimed
 from drawstream.samplers import derive_keys
+from drawstream.samplers.files import write_atomically
 from drawstream.samplers.orders import IndexStream, Sequential
 from drawstream.search.auto import Group, InTurn, PopulationPlan, children_of, of_first, search_auto
 from drawstream.tools.runs import (
@@ -38,10 +40,13 @@ from drawstream.tools.training import (
     TwoScores,
     keep,
     overrides,
+    row_losses,
     save_weights,
+    top1,
 )
 
 FILES = ("schedule.arrow", "distribution.parquet", "last.safetensors")
+LOSSES = "losses/epoch-{}.npy"  # of all rows, float32 (rows,), after an epoch
 KEPT = 2 << 30  # bytes of decoded training images that a process keeps in memory; above that they are streamed
 
 
@@ -50,7 +55,7 @@ class AutoJob:
     """A search of a schedule.
 
     Attributes:
-        setup: Data and model; the held-out set gives the rewards.
+        setup: Data and model; the held-out set gives the rewards, and a test set is looked at once, at the end.
         recipe: Of the children.
         out: Folder of the results.
         plan: Over the rows, batches, epochs and seed of setup and recipe.
@@ -72,11 +77,14 @@ class AutoJob:
 
 
 def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
-    """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors` and `auto.json`.
+    """Search a schedule; write `schedule.arrow`, `distribution.parquet`, `last.safetensors`, `losses`, `auto.json`.
+
+    The losses of all rows at the end of each stage are for the report; their passes over the data are not in the
+    record's work.
 
     Raises:
-        ValueError: There is no held-out set, it is the training set, images would be mixed, `out` holds another
-            search, or the children cannot be scored twice.
+        ValueError: There is no held-out set, it is the training set, `out` holds another search, or the children
+            cannot be scored twice.
     """
     setup, recipe, out, plan, ranks = job.setup, job.recipe, job.out, job.plan, job.ranks
     settings = _settings(job)
@@ -89,7 +97,8 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
         "transform": setup.transforms[0].as_dict(),
         **{key: settings[key] for key in ("reward", "augment", "recipe", "second_rows")},
     }
-    settings["identity"] = plain({"catalog": setup.data.fingerprint, **decides, "auto": settings["auto"]})
+    own = {"catalog": setup.data.fingerprint, "auto": settings["auto"], "test": settings["test_fingerprint"]}
+    settings["identity"] = plain({**decides, **own})
     path = out / "auto.json"
     finished = of_first(ranks, lambda: finished_record(path, "auto", settings["identity"], FILES))
     if finished is not None:
@@ -98,12 +107,14 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
         return finished | BEFORE  # type: ignore[no-any-return]
     begin = time.perf_counter()
     rewarded = settings["reward"]["rows"]
-    images, labels = _reward_set(setup, recipe.seed, rewarded + settings["second_rows"])
+    sets = setup.evaluation_loaders()
+    images, labels = _reward_set(sets["held_out"], recipe.seed, rewarded + settings["second_rows"])
     held_out, others = (images[:rewarded], labels[:rewarded]), (images[rewarded:], labels[rewarded:])
     source = source_of(setup, recipe.seed)
     mine = len(children_of(ranks, population=plan.population))
-    about: dict[str, Any] = {"steps": plan.epochs * plan.steps, "reward": job.reward}
+    about: dict[str, Any] = {"steps": plan.steps, "mix": setup.mix(recipe.seed), "reward": job.reward}
     models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
+    ends = [stage.stop for stage in plan.stages()]
     children = [ModelChild(model, source, held_out, recipe, **about) for model in models]
     group: Group = TwoScores(children, others) if job.second_score else InTurn(children)
     watch = Hooks(out, hooks, writes=ranks.writes)
@@ -115,6 +126,9 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
             progress.update(event["done"], event["total"], _note(event))
             rewards = [each for each in event["rewards"] if not math.isnan(each)]
             watch.step(event["done"], event["total"], {"reward": max(rewards), "reward_mean": fmean(rewards)})
+            epoch, within = divmod(event["done"], plan.intervals)
+            if ranks.writes and not within and epoch in ends:
+                _write_losses(out / LOSSES.format(epoch), setup, first, recipe)
 
         notes: dict[str, Any] = {"catalog": setup.data.fingerprint, "provenance": plain(decides)}
         result = search_auto(group, out, plan, **notes, ranks=ranks, progress=show)
@@ -127,6 +141,7 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
         "steps": result.steps.tolist(),
         "rewards": [[None if math.isnan(each) else each for each in interval] for interval in result.rewards.tolist()],
         "winners": result.winners.tolist(),
+        "losses": [out / LOSSES.format(epoch) for epoch in ends],
         "seconds": result.seconds,
         "wall_seconds": time.perf_counter() - begin,
         "ranks": ranks.world_size,
@@ -136,10 +151,14 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     if isinstance(group, TwoScores):
         record["second_score"] = {"rows": len(others[1]), "scores": group.scores, "seconds": group.seconds}
     if ranks.writes:
+        if "test" in sets:
+            record["result"] = {"set": "test", "last": top1(first, sets["test"], amp=recipe.amp)}
         save_weights(out / "last.safetensors", result.state["model"])
         record = write_record(path, "auto", record)
         watch.end(record)
         (out / "checkpoint.pt").unlink(missing_ok=True)
+    for each in sets.values():
+        each.close()
     return ranks.share(record, 0)  # type: ignore[no-any-return]
 
 
@@ -150,11 +169,9 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         raise ValueError("the search needs a held-out catalog to take rewards on: give --held-out")
     if job.reward_rows < 1:
         raise ValueError(f"`reward_rows >= 1` must hold, but got {job.reward_rows}")
-    if setup.mix(0) is not None:
-        raise ValueError(f"a schedule is searched on images as they are, but {setup.augment} mixes them: give another")
     if job.recipe.ema or job.recipe.accumulate > 1 or job.recipe.compile:
         raise ValueError("the children of a search train without --ema, --accumulate and --compile: leave them out")
-    held_out = setup.evaluated["held_out"]
+    held_out, test = setup.evaluated["held_out"], setup.evaluated.get("test")
     beside = ("rows", "epochs", "seed")  # of the catalog and the recipe
     return {
         "seed": job.recipe.seed,
@@ -162,6 +179,8 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         "catalog_fingerprint": setup.data.fingerprint,
         "held_out_fingerprint": held_out.fingerprint,
         "held_out_rows": len(held_out),
+        "test": setup.test,
+        "test_fingerprint": None if test is None else test.fingerprint,
         "reward": {"kind": job.reward, "rows": min(job.reward_rows, len(held_out))},
         "recipe": job.recipe.settings(),
         "named_recipe": overrides(job.recipe, setup),
@@ -195,14 +214,20 @@ def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
     return Streamed(loader, setup.global_batch, rows // setup.global_batch, seed)
 
 
-def _reward_set(setup: Setup, seed: int, rows: int) -> tuple[Tensor, Tensor]:
+def _reward_set(held_out: Loader, seed: int, rows: int) -> tuple[Tensor, Tensor]:
     """Images and labels of some held-out rows, drawn by the seed."""
-    loader = setup.evaluation_loaders("held_out")["held_out"]
     own = int(derive_keys(1, "reward", seed)[0])
-    loader.replace_stream(IndexStream(len(loader.catalog), seed=own, draws=rows))
-    kept = keep(loader)
-    loader.close()
-    return kept
+    held_out.replace_stream(IndexStream(len(held_out.catalog), seed=own, draws=rows))
+    return keep(held_out)
+
+
+def _write_losses(path: Path, setup: Setup, model: nn.Module, recipe: Recipe) -> None:
+    """Write the loss of every training row under a model."""
+    with closing(setup.ordered_loader()) as loader:
+        losses = row_losses(model, loader, amp=recipe.amp)
+    path.parent.mkdir(exist_ok=True)
+    with write_atomically(path) as draft, draft.open("wb") as file:
+        np.save(file, losses)
 
 
 def _note(event: dict[str, Any]) -> str:

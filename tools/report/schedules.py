@@ -13,7 +13,6 @@ Notation
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,19 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import Schedule, entropy
+from drawstream.search.auto import PopulationPlan
 from drawstream.tools.report.left_out import LeftOut, naming
 from drawstream.tools.report.records import place_of
 from drawstream.tools.runs import read_record
 
 __all__ = ["RewardSpread", "SearchedSchedule", "children_spread", "correlation", "count_stages", "dispersion"]
-__all__ += ["effective_rows", "read_schedules", "segment_counts", "stage_epochs"]
+__all__ += ["effective_rows", "read_schedules", "segment_counts"]
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
-STAGES = 3  # Fig. 2 of the AutoSampling paper: epochs 80, 160 and 240
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ class SearchedSchedule:
     seed: int  # seed of the search
     catalog: Catalog  # the training data
     schedule: Schedule  # the schedule that it recorded
-    # loss of each row under the final weights, float32 (N,); None without a feature table
-    loss: NDArray[np.float32] | None
+    losses: NDArray[np.float32]  # of each row at the end of each stage, float32 (stages, N)
     epochs: Sequence[range]  # epochs of each stage
     ends: Floats  # epochs done at the end of each interval, float64 (intervals,)
     rewards: Floats  # float64 (intervals, children); NaN if a child diverged
@@ -57,7 +54,7 @@ class SearchedSchedule:
 
     @classmethod
     def open(cls, path: Path, /) -> Self:
-        """Open a record (`auto.json`), the files that it names, and the feature table in the folder `features` beside.
+        """Open a record (`auto.json`) and the files that it names.
 
         Raises:
             ValueError: A file or number is missing or damaged, or they do not belong together.
@@ -73,19 +70,19 @@ class SearchedSchedule:
         with naming(path):
             catalog = Catalog.open(place_of(path, document["catalog"]))
             schedule = Schedule.open(path.parent / document["schedule"], catalog=catalog.fingerprint)
-            features = path.with_name("features")
-            table = FeatureTable.open(features, catalog=catalog) if features.is_dir() else None
-        cycles = {}
-        if auto.get("exploration", "mixture") == "mixture":
-            cycles = {"first": int(auto["first"]), "cycle": int(auto["permutations"]) + 1}
+            losses = np.stack([np.load(path.parent / name, allow_pickle=False) for name in document["losses"]])
+        plan = PopulationPlan(schedule.rows, epochs=schedule.epochs, **auto)
+        epochs = plan.stages()
+        if losses.shape != (len(epochs), schedule.rows):
+            raise ValueError(f"losses must have shape {(len(epochs), schedule.rows)}, but have {losses.shape}")
         return cls(
             path=path,
             document=document,
             seed=int(document["seed"]),
             catalog=catalog,
             schedule=schedule,
-            loss=None if table is None else table.columns("loss")["loss"],
-            epochs=stage_epochs(schedule.epochs, **cycles),
+            losses=losses,
+            epochs=epochs,
             ends=np.cumsum(steps) / steps.sum() * schedule.epochs,
             rewards=rewards,
             rows=int(reward["rows"]),
@@ -133,20 +130,6 @@ def read_schedules(folder: Path, left: LeftOut, /) -> list[SearchedSchedule]:
         return None if left.needs(path, read_record(path, "auto").get("catalog")) else SearchedSchedule.open(path)
 
     return left.read_all(folder, "auto.json", build)
-
-
-def stage_epochs(epochs: int, /, *, first: int = 1, cycle: int = 1) -> list[range]:
-    """Return the epochs of each stage.
-
-    Args:
-        epochs: Number of epochs of the schedule.
-        first: Epochs before the first exploration.
-        cycle: Epochs of a cycle after that, N_u + 1; the last one may be shorter.
-    """
-    inner = range(first, epochs, cycle)
-    thirds = [epochs * part / STAGES for part in range(1, STAGES)]
-    cuts = {min(inner, key=lambda end: abs(end - third)) for third in thirds} if inner else set()
-    return [range(a, b) for a, b in pairwise(sorted({0, *cuts, epochs}))]
 
 
 def count_stages(schedule: Schedule, stages: Sequence[Sequence[int]], /) -> Counts:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.pipeline import Loader
+from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.samplers.orders import Draws, Order, ones
 from drawstream.search.auto import InTurn
 from drawstream.tools.training.descent import Descent, autocast
 from drawstream.tools.training.recipe import Amp, Recipe
 from drawstream.tools.training.setup import EVAL_BATCH
 
-__all__ = ["Kept", "ModelChild", "Reward", "Streamed", "TwoScores", "reward_of"]
+__all__ = ["Kept", "ModelChild", "Reward", "Streamed", "TwoScores", "reward_of", "row_losses"]
 
 Reward = Literal["accuracy", "loss"]
 
@@ -106,7 +107,8 @@ class ModelChild:
         source: Its training images.
         held_out: Images (n, C, H, W) and labels (n,) that the reward is taken on.
         recipe: How to train.
-        steps: Of the whole run, over which the learning rate goes.
+        steps: Of an epoch.
+        mix: Mixes the images of a step, as in `train`.
         reward: `accuracy`, per cent, or `loss`, the negative mean cross-entropy in nats.
     """
 
@@ -119,6 +121,7 @@ class ModelChild:
         /,
         *,
         steps: int,
+        mix: Mixup | RICAP | None = None,
         reward: Reward = "accuracy",
     ) -> None:
         self.model, self._source, self._held_out, self._recipe = model, source, held_out, recipe
@@ -126,21 +129,35 @@ class ModelChild:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._descent = Descent(model, recipe)
         self._device = next(model.parameters()).device
-        self._steps, self._step, self._reward = steps, 0, reward
+        self._steps, self._step, self._mix, self._reward = steps, 0, mix, reward
 
     def train(self, rows: NDArray[np.int64], /) -> None:
         """One step of `train` per batch of rows."""
         self.model.train()
-        smoothing = self._recipe.label_smoothing
         for images, labels in self._source.batches(rows, self._step):
-            if self._recipe.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
             with autocast(self._device, self._recipe.amp):
-                loss = F.cross_entropy(self.model(images), labels, label_smoothing=smoothing)
-            self._descent.descend(loss, self._recipe.lr_at(self._step, self._steps))
+                loss = self._loss(images, labels)
+            self._descent.descend(loss, self._recipe.lr_at(self._step, self._recipe.epochs * self._steps))
             self._step += 1
         if self._device.type == "cuda":  # so that the seconds of training are not those of the evaluation
             torch.cuda.synchronize(self._device)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        smoothing, mixed = self._recipe.label_smoothing, None
+        if self._mix is not None:
+            epoch, step = divmod(self._step, self._steps)
+            mixed = self._mix(images, labels, epoch=epoch, step=step)
+            images = mixed.images
+        if self._recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits = self.model(images)
+        if mixed is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = mixed.loss(logits, reduction="none")
+        if smoothing:
+            losses = (1 - smoothing) * losses - smoothing * F.log_softmax(logits, 1).mean(1)
+        return losses.mean()
 
     def evaluate(self) -> float:
         """The reward."""
@@ -179,6 +196,20 @@ def keep(loader: Loader, /) -> tuple[Tensor, Tensor]:
     loader.set_epoch(0)
     images, labels = zip(*((batch.images.clone(), batch.labels.clone()) for batch in loader), strict=True)
     return torch.cat(images), torch.cat(labels)
+
+
+@torch.inference_mode()
+def row_losses(model: nn.Module, loader: Loader, /, *, amp: Amp = "off") -> NDArray[np.float32]:
+    """Cross-entropy of every row in nats, float32 (rows,), over one pass of a loader in file order."""
+    model.eval()
+    device, losses = next(model.parameters()).device, []
+    loader.set_epoch(0)
+    for batch in loader:
+        with autocast(device, amp):
+            logits = model(batch.images)
+        losses.append(F.cross_entropy(logits.float(), batch.labels, reduction="none").cpu())
+    found: NDArray[np.float32] = torch.cat(losses).numpy()
+    return found
 
 
 class TwoScores(InTurn):

@@ -138,6 +138,7 @@ def test_files_say_where_they_come_from(tmp_path):
         "beta": 1.0,
         "count_smoothing": "log_count",
         "estimate": "cycle",
+        "mode": "multinomial",
         "seed": 0,
         "model": "toy",
         "catalog": "abc",
@@ -158,18 +159,18 @@ class KilledError(BaseException):
     """Stands for SIGKILL: nothing is tidied up by whoever catches only exceptions."""
 
 
-@pytest.mark.parametrize("estimate", ["cycle", "run"])
+@pytest.mark.parametrize("more", [{}, {"estimate": "run", "mode": "stratified"}])
 @pytest.mark.parametrize("after", [1, 3, 7, 20])
-def test_a_killed_search_goes_on_to_the_same_schedule(tmp_path, after, estimate):
+def test_a_killed_search_goes_on_to_the_same_schedule(tmp_path, after, more):
     def kill(event):
         if event["done"] == after:
             raise KilledError
 
-    whole = search(tmp_path / "whole", estimate=estimate)
+    whole = search(tmp_path / "whole", **more)
     with pytest.raises(KilledError):
-        search(tmp_path / "killed", estimate=estimate, progress=kill)
+        search(tmp_path / "killed", **more, progress=kill)
     begun = []
-    again = search(tmp_path / "killed", estimate=estimate, progress=lambda event: begun.append(event["done"]))
+    again = search(tmp_path / "killed", **more, progress=lambda event: begun.append(event["done"]))
     assert begun[0] == (after - 1) // 3 * 3 + 1  # the epochs before are not done again
     assert Schedule.open(again.schedule).diff(Schedule.open(whole.schedule)).first is None
     np.testing.assert_array_equal(again.rewards, whole.rewards)

@@ -12,8 +12,9 @@ from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search.auto import PopulationPlan
 from drawstream.tools.cli.app import main
 from drawstream.tools.jobs.auto import AutoJob, auto_job, source_of
-from drawstream.tools.training.child import Kept, Streamed, reward_of
-from drawstream.tools.training.loop import Recipe, train
+from drawstream.tools.training.child import Kept, Streamed, keep, reward_of
+from drawstream.tools.training.loop import Recipe, top1, train
+from drawstream.tools.training.methods import LoopParts
 from drawstream.tools.training.setup import Setup
 
 RECIPE = Recipe(epochs=4, lr=0.05, seed=3)
@@ -33,7 +34,7 @@ def replay(setup, schedule):
     loader = setup.training_loader()
     loader.replace_stream(IndexStream(Schedule.open(schedule, catalog=setup.data.fingerprint), seed=RECIPE.seed))
     model = setup.build(RECIPE.seed)
-    train(model, loader, RECIPE)
+    train(model, loader, RECIPE, parts=LoopParts(mix=setup.mix(RECIPE.seed)))
     loader.close()
     return model.state_dict()
 
@@ -44,6 +45,8 @@ def replay(setup, schedule):
         ("mlp", "none"),
         ("resnet8", "none"),  # buffers of the normalisation are cloned, too
         ("mlp", "standard"),  # each draw is transformed anew, by its position in the run
+        ("mlp", "mixup"),
+        ("mlp", "ricap"),
     ],
 )
 def test_the_training_loop_replays_a_schedule_to_the_bit(digits, tmp_path, model, augment):
@@ -69,14 +72,36 @@ def test_the_record_says_what_was_done(digits, tmp_path):
     assert set(record["seconds"]) == {"train", "evaluate", "wait", "clone", "write", "explore", "checkpoint"}
     schedule = Schedule.open(tmp_path / "schedule.arrow")
     assert schedule.provenance["model"] == "mlp" and schedule.provenance["recipe"]["lr"] == 0.05
-    written = ["auto.json", "distribution.parquet", "last.safetensors", "schedule.arrow"]
+    written = ["auto.json", "distribution.parquet", "last.safetensors", "losses", "schedule.arrow"]
     assert sorted(path.name for path in tmp_path.iterdir()) == written
+    assert record["losses"] == [f"losses/epoch-{epoch}.npy" for epoch in (1, 3, 4)]  # cycles end at 1 and 3
+    assert "result" not in record and record["test"] is None
     stamp = (tmp_path / "schedule.arrow").stat().st_mtime_ns
     again = search(setup, tmp_path, reward="loss")
     assert again == record | {"finished_before": True}
     assert (tmp_path / "schedule.arrow").stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"started with reward.kind 'loss', not 'accuracy': give another output"):
         search(setup, tmp_path)
+
+
+def test_the_test_set_is_looked_at_once_at_the_end_and_chooses_nothing(digits, tmp_path):
+    setup = setup_of(digits, test=digits.test)
+    record = search(setup, tmp_path / "tested", reward_rows=60)
+    without = search(setup_of(digits), tmp_path / "plain", reward_rows=60)
+    assert record["rewards"] == without["rewards"]
+    weights = load_file(tmp_path / "tested/last.safetensors")
+    model = setup.build(0)
+    model.load_state_dict(weights)
+    loader = setup.evaluation_loaders()["test"]
+    assert record["result"] == {"set": "test", "last": top1(model, loader)}
+    losses = np.load(tmp_path / "tested" / record["losses"][-1])
+    assert losses.dtype == np.float32 and losses.shape == (500,)
+    images, labels = keep(setup.ordered_loader())
+    with torch.inference_mode():
+        expected = torch.nn.functional.cross_entropy(model.eval()(images), labels, reduction="none")
+    np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"started with test none, not [0-9a-f]{12}: give"):
+        search(setup, tmp_path / "plain", reward_rows=60)
 
 
 def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
@@ -116,7 +141,7 @@ def test_rewards_are_those_of_the_whole_set():
     ("given", "options", "law"),
     [
         ({"held_out": None}, {}, "needs a held-out catalog to take rewards on: give --held-out"),
-        ({"augment": "mixup"}, {}, "but mixup mixes them"),
+        ({"test": "train"}, {}, "is the training set itself: give rows that are not trained on"),
         ({}, {"reward_rows": 0}, "`reward_rows >= 1` must hold, but got 0"),
         ({"held_out": "train"}, {}, "is the training set itself: give rows that are not trained on"),
     ],

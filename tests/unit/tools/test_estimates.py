@@ -89,7 +89,7 @@ BAD = {
     "train": (["--sampler", "nothing.json"], ["--budget", "2"], ["--epochs", "0"], ["--hook", "none"]),
     "features": (["--measures", "nothing"], ["--engine", "slurm"]),
     "swift": (["--agent", "nobody"], ["--workers", "0"], ["--features", "nothing"]),
-    "auto": (["--interval", "0"], ["--reward-rows", "0"], ["--exploration", "wild"], ["--augment", "mixup"]),
+    "auto": (["--interval", "0"], ["--reward-rows", "0"], ["--exploration", "wild"], ["--test", "nowhere"]),
 }
 
 

@@ -1,8 +1,7 @@
 """The AutoSampling benchmark at one noise level under one seed: searches, and trainings on what they found.
 
 uniform-K/        independent plain trainings, each with its own initial weights and order; 0 is the control
-search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole,
-                  with features/, the loss of the rows under the weights that it ended with
+search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole
 replay-random/    trained on the schedule from the initial weights of the search;  replay-mixture/  likewise
 static/           trained on draws of the mixture's distribution
 replay-other/     trained on the mixture's schedule from the initial weights of uniform-1
@@ -21,7 +20,7 @@ from drawstream.samplers.files import map_weights
 from drawstream.samplers.orders import IndexStream, Schedule
 from drawstream.search.auto import PopulationPlan
 from drawstream.tools.bench import Cell, Record
-from drawstream.tools.jobs import AutoJob, FeaturesJob, auto_job, features_job
+from drawstream.tools.jobs import AutoJob, auto_job
 from drawstream.tools.runs import pick
 from drawstream.tools.training import Recipe
 
@@ -140,8 +139,3 @@ class AutoCell(Cell):
         work["seconds"] = sum(record["seconds"].values()) - record["second_score"]["seconds"]
         work["reward_forward"] = record["forward"] - record["backward"]
         return record | {"method": name, "work": work}
-
-    def score_rows(self) -> None:
-        """Make a feature table of the rows under the last weights of the mixture."""
-        folder = self.folder / "search-mixture"
-        features_job(FeaturesJob(self.setup, folder / "last.safetensors", folder / "features"))

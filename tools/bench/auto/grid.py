@@ -80,7 +80,7 @@ def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) 
             told = f"{method} last {row.values['last']:.2f}, best {row.values['best']:.2f}"
             print(f"noise {level:g}, seed {seed}: {told}", flush=True)
             rows.append(row)
-        searches += _searches_of(cell, grid.methods, features=seed == grid.seeds[0])
+        searches += _searches_of(cell, grid.methods)
         cell.close()
     entries = entries_of(rows)
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summarise(entries)}
@@ -93,8 +93,8 @@ def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) 
     return {**result, "page": str(out / "auto.html"), **before(record)}
 
 
-def _searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> list[Record]:
-    """Describe the searches that some methods need; `features` adds the figures of the mixture.
+def _searches_of(cell: AutoCell, methods: Sequence[str]) -> list[Record]:
+    """Describe the searches that some methods need.
 
     Returns:
         method, noise, seed, `record` (its auto.json), `identical` (a replay ended with the same weights), `spread` of
@@ -105,8 +105,6 @@ def _searches_of(cell: AutoCell, methods: Sequence[str], *, features: bool) -> l
     found: list[Record] = []
     for name in (each for each in ("random", "mixture") if f"search-{each}" in needed):
         same = cell.same_weights(name)
-        if features and name == "mixture":
-            cell.score_rows()
         search = SearchedSchedule.open(cell.folder / f"search-{name}" / "auto.json")
         spread, late = search.spread(), search.spread(0.5)
         words = words_of(search)

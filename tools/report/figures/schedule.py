@@ -42,7 +42,7 @@ def loss_figure(loss: NDArray[np.float32], counts: NDArray[np.int64], wrong: NDA
         data[-1]["marker"] |= {"size": 6, "opacity": 0.65}
     return {
         "data": data,
-        "layout": _from_zero(axes("Loss under the final weights (nats)", "Times drawn in the whole run")),
+        "layout": _from_zero(axes("Loss at the end of the stage (nats)", "Times drawn in the stage")),
     }
 
 

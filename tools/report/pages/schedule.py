@@ -26,8 +26,8 @@ from drawstream.tools.report.figures import loss_figure, rewards_figure, segment
 __all__ = ["reward_words", "schedule_blocks", "schedule_sections", "words_of"]
 
 Block = tuple[str, str]  # heading and HTML
-SEGMENTS = 100  # at most; 500 of 100 images in the paper
-SHOWN = 500  # rows in the chart of count against loss, as in Fig. 4 of the paper
+SEGMENTS, LEAST = 500, 10  # of Fig. 2, as in the paper; fewer where they would have fewer rows than that
+SHOWN = 500  # rows in the charts of count against loss, as in Fig. 4 of the paper
 CLASSES, IMAGES = 4, 6  # classes with images, as in Fig. 3; images of each at both ends
 SETTINGS = ("model", "forward", "backward", "seconds", "catalog_fingerprint", "held_out_fingerprint", "versions")
 
@@ -37,8 +37,7 @@ def schedule_blocks(search: SearchedSchedule, /, *, images: bool = True) -> list
     blocks = [("Reward over the intervals", _rewards(search)), ("How often rows were drawn, by stage", _stages(search))]
     if images:
         blocks.append(("Images drawn least and most", _images(search)))
-    if search.loss is not None:
-        blocks.append(("Count against loss", _against_loss(search, search.loss)))
+    blocks.append(("Count against loss", _against_loss(search)))
     return blocks
 
 
@@ -53,6 +52,12 @@ def schedule_sections(searches: Sequence[SearchedSchedule], /) -> list[str]:
         title = f"Schedule searched with seed {search.seed} ({search.path.parent})"
         parts.append(page.folded(title, *body) if i else page.section(title, *body))
     return parts
+
+
+def accuracy_words(search: SearchedSchedule, /) -> str:
+    """Return the test accuracy that a search ended with; empty where it has none."""
+    found = search.document.get("result")
+    return "" if found is None else f"Test accuracy of the best child at the end: {found['last']:.2f} %."
 
 
 def words_of(search: SearchedSchedule, /) -> str:
@@ -112,14 +117,14 @@ def _rewards(search: SearchedSchedule) -> str:
         binomial = 100 * np.sqrt(share * (1 - share) / rows) if search.accuracy else None
         note = "A point per interval. Children see the same images, so their differences are less noisy than the line."
         charts.append(page.chart(spread_figure(rewards, ends, binomial, unit), note if search.accuracy else ""))
-    words = words_of(search)
+    words = " ".join(filter(None, (accuracy_words(search), words_of(search))))
     return (page.paragraph(words, kind="verdict") if words else "") + page.panels(*charts)
 
 
 def _stages(search: SearchedSchedule) -> str:
     counts, wrong = search.stages, search.wrong
-    names = [f"Epoch {s[0] + 1}" if len(s) == 1 else f"Epochs {s[0] + 1} to {s[-1] + 1}" for s in search.epochs]
-    parts = segment_counts(counts, segments=min(SEGMENTS, max(1, counts.shape[1] // 10)))
+    names = _stage_names(search)
+    parts = segment_counts(counts, segments=min(SEGMENTS, max(1, counts.shape[1] // LEAST)))
     caption = (
         "Stages end where cycles do. The last one rises because it made the ranking. A stage that draws the rows of "
         "the last one rises with it; a stage that is unrelated to it is flat."
@@ -177,16 +182,23 @@ def _images(search: SearchedSchedule) -> str:
     return "".join(parts) + page.paragraph(note, kind="soft")
 
 
-def _against_loss(search: SearchedSchedule, loss: NDArray[np.float32]) -> str:
-    counts = search.counts
-    some = np.random.default_rng(0).permutation(counts.size)[:SHOWN]
-    figure = loss_figure(loss[some], counts[some], None if search.wrong is None else search.wrong[some])
-    few, every = correlation(loss[some], counts[some]), correlation(loss, counts)
-    words = "All counts, or all losses, are equal."
-    if few is not None and every is not None:
-        words = (
-            f"Correlation over these {some.size} rows: Pearson {number(few[0], '.3f')}, Spearman "
-            f"{number(few[1], '.3f')} (± {1 / np.sqrt(some.size):.3f} by chance); over all {counts.size:,} rows: "
-            f"{number(every[0], '.3f')} and {number(every[1], '.3f')} (± {1 / np.sqrt(counts.size):.3f})."
-        )
-    return page.chart(figure, f"{some.size} rows taken at random.") + page.paragraph(words)
+def _against_loss(search: SearchedSchedule) -> str:
+    """The counts of some rows in each stage against their losses at its end, with the correlations."""
+    some = np.random.default_rng(0).permutation(search.counts.size)[:SHOWN]
+    wrong = None if search.wrong is None else search.wrong[some]
+    charts, lines = [], []
+    for name, counts, loss in zip(_stage_names(search), search.stages, search.losses, strict=True):
+        charts.append(page.chart(loss_figure(loss[some], counts[some], wrong), name))
+        found = (correlation(loss[some], counts[some]), correlation(loss, counts))
+        lines.append([name, *(number(value, ".3f") for each in found for value in each or (None, None))])
+    few, every = (1 / np.sqrt(size) for size in (some.size, search.counts.size))
+    note = (
+        f"{some.size} rows taken at random: their counts in a stage against their losses under the weights at its end. "
+        f"By chance a correlation is within ± {few:.3f} over these rows, and ± {every:.3f} over all."
+    )
+    head = ["", f"Pearson, {some.size} rows", "Spearman", f"Pearson, all {search.counts.size:,} rows", "Spearman"]
+    return page.panels(*charts) + page.paragraph(note) + page.table(head, lines)
+
+
+def _stage_names(search: SearchedSchedule) -> list[str]:
+    return [f"Epoch {s[0] + 1}" if len(s) == 1 else f"Epochs {s[0] + 1} to {s[-1] + 1}" for s in search.epochs]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drawstream.samplers.orders.schedule import Schedule, write_schedule
+from drawstream.search.auto.plan import stage_epochs
 from drawstream.tools.report.schedules import (
     children_spread,
     correlation,
@@ -13,7 +14,6 @@ from drawstream.tools.report.schedules import (
     dispersion,
     effective_rows,
     segment_counts,
-    stage_epochs,
 )
 
 
