@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from drawstream.tools.training.checkpoint import AsTensors
     from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, TwoScores, keep, row_losses
     from drawstream.tools.training.descent import Descent, autocast, make_optimizer
-    from drawstream.tools.training.embeddings import embed
     from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation
     from drawstream.tools.training.finetune import FineTune, flush_denormals
     from drawstream.tools.training.guard import compare_finished

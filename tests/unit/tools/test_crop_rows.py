@@ -134,6 +134,7 @@ def test_the_commands_search_and_train_under_the_same_contrast(given, done, digi
     short = ("--transform", "cdf", "--trials", 3, "--fine-tune-epochs", 0.5, "--epochs", 1, "--confirm-seeds", 2)
     start = ("--start", done / "w.safetensors")
     command = ("search", "swift", done / "f", "-o", tmp_path / "search", *of_data, *start, *short, *given)
+    assert main([str(word) for word in (*command, "--dry-run")]) == 0
     assert main([str(word) for word in command]) == 0
     objective = record(tmp_path / "search/search.json")["identity"]["objective"]
     assert (objective["factor"], objective["random_crops"]) == ((2, True) if len(given) == 1 else (3, None))
