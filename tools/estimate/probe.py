@@ -71,7 +71,7 @@ class Probe:
     @property
     def unit_seconds(self) -> float:
         """Seconds per unit, data waits included, warm-up excluded."""
-        begin, before = self._marks[min(WARM_UP, self.count // 2)] if self.count > 1 else (self.began, 0.0)
+        begin, before = self._marks[min(WARM_UP, (self.count - 1) // 2)] if self.count > 1 else (self.began, 0.0)
         end, after = self._marks[-1]
         return (end - begin) / (after - before)
 
