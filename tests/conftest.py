@@ -41,6 +41,8 @@ def make_run():
         content |= {"recipe": recipe, "global_batch": 32, "sampling": {"budget": 1.0}, "augment": "none"}
         content |= {"catalog_fingerprint": Catalog.open(catalog).fingerprint if catalog else f"data-{seed}"}
         result = {"set": "test", "last": last, "best": max(test), "best_epoch": 2}
+        result["metrics"] = {"top1": last, "top5": last + 20, "balanced": last - 3}
+        result["classes"] = {"cat": last + 2, "dog": last - 2, "owl": None}
         content |= {"history": history, "seconds": 5.0, "wait_share": 0.0, "result": result, **changed}
         return write_record(folder / "run.json", "train", content)
 

@@ -6,7 +6,7 @@ RUN/         run.json and last.safetensors of a finished training, checkpoint.pt
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from drawstream.pipeline.shards import FILE
 from drawstream.pipeline.sources import Source
 from drawstream.samplers.orders import IndexStream
 from drawstream.tools import PLANS, DemoPlan, hold_data, source_and_test
+from drawstream.tools.jobs import history_of, result_of
 from drawstream.tools.runs import Progress, finished_record, model_identity, training_identity, write_record
 from drawstream.tools.training import Evaluation, Recipe, Setup, flush_denormals, save_weights, train
 from drawstream.tools.training.methods import LoopParts
@@ -185,14 +186,9 @@ class Cell:
                 "recipe": recipe.settings(),
                 "global_batch": setup.global_batch,
                 "identity": identity,
-                "history": [asdict(epoch) for epoch in run.history],
+                "history": history_of(run),
                 "seconds": run.seconds,
-                "result": {
-                    "set": "test",
-                    "last": run.last("test"),
-                    "best": run.best("test"),
-                    "best_epoch": run.best_epoch,
-                },
+                "result": result_of(run, "test", setup.data.classes),
                 "forward": run.forward,
                 "backward": run.backward,
                 "extra_forward_backward": [0, 0] if work is None else work.tolist(),

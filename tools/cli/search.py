@@ -30,7 +30,8 @@ PAPER: dict[str, Any] = {
     "fine_tune_epochs": 5.0,
     "confirm_top": 0,
 }
-TUNING = ("start", "held_out", "confirm", "fine_tune_epochs", "fine_tune_lr", "global_batch", "augment")
+TUNING: tuple[str, ...] = ("start", "held_out", "confirm", "objective_metric", "global_batch", "augment")
+TUNING += ("fine_tune_epochs", "fine_tune_lr")
 CROPS = ("crop_filter", "crop_factor")
 COURSE = ("epochs", "lr", "schedule", "milestones", "gamma", "warmup_epochs")  # of the learning rate
 AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
@@ -46,6 +47,9 @@ class SwiftOptions(
     catalog: str = option(..., "Catalog that the features were made from.")
     start: Path | None = option(None, "Fine-tune candidates from these weights of uniform training.")
     objective: str | None = option(None, "Score by your own module:function, instead of fine-tuning.")
+    objective_metric: Literal["top1", "top5", "balanced"] = option(
+        "top1", "Score of a candidate on the held-out set: top-1, top-5 or balanced accuracy."
+    )
     protocol: Literal["default", "paper"] = option(
         "default", "Search by the defaults, or by the paper's exact protocol."
     )
@@ -165,6 +169,7 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
     short = replace(own.tuning(max(1, round(length)), given.fine_tune_lr), seed=given.seed)
     factor = given.crop_factor if given.crop_factor is not None else 2 if given.crop_filter else 1
     kind: dict[str, Any] = {"table": given.table, "factor": factor, "random_crops": given.crop_filter}
+    kind["metric"] = given.objective_metric
     score = FineTune(setup, given.start, short, longer, min(1.0, length), scratch, **kind)
     score.open()
     return score

@@ -92,5 +92,7 @@ def _summary(record: dict[str, Any]) -> str:
         text += f"; {len(record['bad_samples'])} bad images were substituted (listed in run.json)"
     if "result" in record:
         r = record["result"]
-        text = f"{r['set']} top-1: last epoch {r['last']:.2f} %, best epoch {r['best']:.2f} %; {text}"
+        more = r["metrics"]
+        last = f"last epoch {r['last']:.2f} % ({more['balanced']:.2f} % balanced, {more['top5']:.2f} % top-5)"
+        text = f"{r['set']} top-1: {last}, best epoch {r['best']:.2f} %; {text}"
     return text

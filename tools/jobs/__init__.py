@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     from drawstream.tools.jobs.features import Extracted, FeaturesJob, features_job, prepare_extraction
     from drawstream.tools.jobs.pack import finished_before, tell_source
     from drawstream.tools.jobs.search import SearchJob, prepare_search, search_job
-    from drawstream.tools.jobs.train import TrainingJob, prepare_training, train_job
+    from drawstream.tools.jobs.train import TrainingJob, history_of, prepare_training, result_of, train_job
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -199,7 +199,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
 
         run = training.run(out / "checkpoint.pt", on_epoch=show, on_step=step)
     before = training.planned.forward
-    results = _results(run, time.perf_counter() - begin) | {
+    results = _results(run, time.perf_counter() - begin, job.setup.data.classes) | {
         "forward": run.forward + before,
         "backward": run.backward,
         "effective_budget": run.effective_budget(training.full, before=before),
@@ -231,19 +231,32 @@ def _require_tracked(out: Path, record: Mapping[str, Any], track: Path, parts: i
         require_there(part_path(track, part), run)
 
 
-def _results(run: Run, wall: float) -> dict[str, Any]:
+def _results(run: Run, wall: float, classes: Sequence[str]) -> dict[str, Any]:
     """Return a finished run's results: on the test set if there is one, else on the held-out set."""
     sets = list(run.history[-1].accuracy)
     results: dict[str, Any] = {
-        "history": [asdict(epoch) for epoch in run.history],
+        "history": history_of(run),
         "seconds": run.seconds,
         "wall_seconds": wall,
         "wait_share": run.wait_share,
     }
     if sets:
         name = "test" if "test" in sets else sets[0]
-        results["result"] = {"set": name, "last": run.last(name), "best": run.best(name), "best_epoch": run.best_epoch}
+        results["result"] = result_of(run, name, classes)
     return results
+
+
+def history_of(run: Run, /) -> list[dict[str, Any]]:
+    """Return the epochs of a run as a record keeps them."""
+    return [{name: value for name, value in asdict(epoch).items() if name != "classes"} for epoch in run.history]
+
+
+def result_of(run: Run, name: str, classes: Sequence[str], /) -> dict[str, Any]:
+    """Return the results of a run on a set as a record keeps them; `metrics` and `classes` after the last epoch."""
+    found = {"set": name, "last": run.last(name), "best": run.best(name), "best_epoch": run.best_epoch}
+    last = run.history[-1]
+    by_class = dict(zip(classes, last.classes[name], strict=True))
+    return found | {"metrics": last.metrics[name], "classes": by_class}
 
 
 def _epoch_note(epoch: Epoch, loader: Loader) -> str:
@@ -256,5 +269,7 @@ def _epoch_note(epoch: Epoch, loader: Loader) -> str:
 
 def _epoch_values(epoch: Epoch, loader: Loader) -> dict[str, float]:
     accuracy = {f"accuracy/{name}": value for name, value in epoch.accuracy.items()}
+    beside = [(name, key, value) for name, all_ in epoch.metrics.items() for key, value in all_.items()]
+    accuracy |= {f"{key}/{name}": value for name, key, value in beside if key != "top1"}
     speed = {name: loader.metrics[name] for name in ("images_per_second", "wait_share")}
     return {"loss": epoch.loss, "lr": epoch.lr, "seconds": epoch.seconds, **accuracy, **speed}

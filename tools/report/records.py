@@ -5,7 +5,7 @@ Paths inside a record are relative to its own folder.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Result:
     best: float  # highest accuracy over the epochs of the history, whatever epoch the record calls best
     # accuracy at the epoch that the held-out set chose; None if the run had no other set than this one
     chosen: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)  # all of the last epoch, by name
+    classes: Mapping[str, float | None] = field(default_factory=dict)  # of the last epoch, by class
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,9 @@ def _result(entry: Mapping[str, Any], history: Sequence[Epoch]) -> Result:
     picked = [each.accuracy for each in history if each.number == entry["best_epoch"]]
     chosen = picked[0].get(name) if picked and name != "held_out" and "held_out" in picked[0] else None
     seen = [each.accuracy[name] for each in history if name in each.accuracy]
-    return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen)
+    metrics = {str(key): finite(value) for key, value in entry.get("metrics", {}).items()}
+    classes = {str(key): _number(value) for key, value in entry.get("classes", {}).items()}
+    return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen, metrics, classes)
 
 
 def _search(folder: str, path: Path, /) -> SearchRecord:

@@ -59,11 +59,13 @@ class Epoch:
         epoch: Its number, from 0.
         loss: Mean training loss, nats.
         lr: Learning rate at its end.
-        accuracy: Of each evaluation set, per cent.
+        accuracy: Top-1 of each evaluation set, per cent.
         seconds: Training time, evaluation left out.
         wait: Part of `seconds` spent waiting for the loader.
         forward: f, of all ranks.
         backward: b, of all ranks.
+        metrics: All metrics of each evaluation set, by name, per cent.
+        classes: Top-1 of each class of each set, per cent, None for one without rows; after the last epoch alone.
     """
 
     epoch: int
@@ -74,6 +76,8 @@ class Epoch:
     wait: float
     forward: int = 0
     backward: int = 0
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    classes: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -121,9 +125,9 @@ class Run:
         """B̂ against a full run of N T rows; `before` rows went forward before the first epoch."""
         return (self.forward + before + 2 * self.backward) / (3 * full)
 
-    def last(self, name: str) -> float:
-        """Accuracy on a set after the last epoch, per cent."""
-        return self.history[-1].accuracy[name]
+    def last(self, name: str, metric: str = "top1") -> float:
+        """A metric of a set after the last epoch, per cent."""
+        return self.history[-1].metrics[name][metric]
 
     def best(self, name: str) -> float:
         """Accuracy on a set at the best epoch, per cent: early stopping by the set `select`."""

@@ -15,7 +15,7 @@ from drawstream.pipeline import CropFilter, Loader
 from drawstream.samplers.orders import Capped, IndexStream
 from drawstream.search import Stage, Trial
 from drawstream.tools.runs import loader_identity, model_identity, part_identity
-from drawstream.tools.training.evaluation import Evaluation
+from drawstream.tools.training.evaluation import METRICS, Evaluation, Metric
 from drawstream.tools.training.loop import train
 from drawstream.tools.training.methods import LoopParts
 from drawstream.tools.training.models import load_weights
@@ -43,6 +43,7 @@ class FineTune:
         factor: Rows that are drawn uniformly for each one that a candidate keeps, as training will do; 1: it draws by
             itself. A candidate is scored under the contrast that it will be trained with.
         random_crops: These rows are random crops of the samples, scored by w0 (`CropFilter`), not those of the table.
+        metric: Of the held-out set, the score.
     """
 
     setup: Setup
@@ -54,10 +55,13 @@ class FineTune:
     table: Path | None = None
     factor: int = 1
     random_crops: bool = False
+    metric: Metric = "top1"
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"`0 < share <= 1` must hold, but got {self.share}")
+        if self.metric not in METRICS:
+            raise ValueError(f"`metric` must be one of {', '.join(METRICS)}, but got {self.metric!r}")
         if self.factor < 1 + self.random_crops:
             raise ValueError(f"`crop-factor >= {1 + self.random_crops}` must hold, but got {self.factor}")
 
@@ -112,7 +116,7 @@ class FineTune:
         self.held_out.close()
 
     def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
-        """Top-1 per cent on the held-out set after training with these probabilities."""
+        """The metric, per cent, on the held-out set after training with these probabilities."""
         self.open()
         searching = trial.stage == "search"
         recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
@@ -122,7 +126,7 @@ class FineTune:
             model.load_state_dict(self.weights)
         evaluation = Evaluation({"held_out": self.held_out}, every=recipe.epochs)
         parts = LoopParts(mix=self.setup.mix(self.search.seed))
-        return train(model, loader, recipe, parts=parts, evaluation=evaluation).last("held_out")
+        return train(model, loader, recipe, parts=parts, evaluation=evaluation).last("held_out", self.metric)
 
     def _drawn(self, probabilities: NDArray[np.float64], trial: Trial, seed: int) -> Loader | CropFilter:
         """The loader with the candidate's draws, or the filter that chooses by it among the loader's crops."""

@@ -23,12 +23,12 @@ from drawstream.tools.runs import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
 from drawstream.tools.training.descent import Descent, autocast
-from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation
+from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation, evaluate
 from drawstream.tools.training.methods import NO_PARTS, Chooser, LearnedWeights, LoopParts, Step
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.recipe import Amp, Recipe
+from drawstream.tools.training.recipe import Recipe
 
-__all__ = ["Epoch", "Evaluation", "Recipe", "Run", "autocast", "top1", "train"]
+__all__ = ["Epoch", "Evaluation", "Recipe", "Run", "train"]
 
 
 def train(
@@ -87,13 +87,18 @@ def train(
         due = (epoch + 1) % evaluation.every == 0 or epoch + 1 == recipe.epochs
         sets = evaluation.sets if due else {}
         with loop.descent.averaged():
-            accuracy = {name: top1(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
+            scores = {name: evaluate(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
+            metrics = {name: each.metrics() for name, each in scores.items()}
+            accuracy = {name: each["top1"] for name, each in metrics.items()}
             select = evaluation.select
             if select in accuracy and (run.best_epoch < 0 or accuracy[select] > run.best(select)):
                 run.best_epoch = epoch
                 run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         lr = loop.descent.optimizer.param_groups[0]["lr"]
-        run.history.append(Epoch(epoch, mean, lr, accuracy, seconds, wait, work.forward, work.backward))
+        ended = epoch + 1 == recipe.epochs
+        classes = {name: each.per_class() for name, each in scores.items() if ended}
+        done = (seconds, wait, work.forward, work.backward)
+        run.history.append(Epoch(epoch, mean, lr, accuracy, *done, metrics, classes))
         save_checkpoint(checkpoint, identity or {}, run, loop.states, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
@@ -260,22 +265,6 @@ class _Loop:
         if self.chooser is not None:
             weights = self.chooser.judge(step, logits, losses, epoch=epoch)
         return _mean_of(losses, weights, self.ranks, weighted=self.weighted), weights
-
-
-@torch.inference_mode()
-def top1(model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ranks | None = None) -> float:
-    """Top-1 accuracy over one pass of the ranks' loaders, per cent; rows of weight 0 (fill) do not count."""
-    device = next(model.parameters()).device
-    model.eval()
-    counted = torch.zeros(2, device=device, dtype=torch.float64)  # right, all
-    loader.set_epoch(0)
-    for batch in loader:
-        with autocast(device, amp):
-            logits = model(batch.images)
-        real = batch.weights > 0
-        counted += torch.stack([((logits.argmax(1) == batch.labels) & real).sum(), real.sum()])
-    right, total = (ranks or Ranks()).total(counted).tolist()
-    return 100 * float(right) / float(total)
 
 
 def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks, smoothing: float) -> Tensor:

@@ -92,7 +92,6 @@ CHANGES = {
     "train": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--test", "TEST"), ("--lr", 0.1), ("--global-batch", 100),
         ("--seed", 1), ("--augment", "standard"), ("--augment", "mixup"), ("--epochs", 2), ("--schedule", "linear"),
-
         ("--weight-decay", 0), ("--amp", "bf16"), ("--no-nesterov",), ("--ema", 0.9),
         ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5),
         ("--track", "TRACK"), ("--channels", 3),

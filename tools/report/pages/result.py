@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from drawstream.tools.experiments import NONE, Difference, signed
 from drawstream.tools.report import (
@@ -23,6 +24,7 @@ from drawstream.tools.report.figures import history_figure, result_figure
 __all__ = ["history_sections", "result_section"]
 
 TOGETHER = 8  # groups in one chart; of more, a chart for each setting
+MOST_CLASSES = 100  # in a table
 OPEN = 4  # charts that are not folded
 NOTE = "A point per seed; the bar is the mean, its whiskers one standard deviation (n − 1) over the seeds."
 GAPS = ["Last epoch less uniform, points", "Control", "Its last epoch", "95 % interval"]
@@ -54,6 +56,7 @@ def result_section(groups: Sequence[Group], searches: Sequence[SearchRecord], ju
         _numbers(shown),
         page.folded("Early stopping and best epochs too", _numbers(entries)) if len(shown) < len(entries) else "",
         _gaps(pairs) if len(pairs) > SENTENCES else "",
+        *_beside_top1(groups),
         *(page.chart(result_figure(mine, name), NOTE) for name, mine in _by_set(shown)),
         page.paragraph(
             f"“Best epoch” is the one with the highest accuracy on the {' and '.join(sets)} set itself, picked in "
@@ -85,6 +88,36 @@ def _numbers(entries: Sequence[Entry]) -> str:
         rows.append([entry.name, f"{mean:.2f}", NONE if std is None else f"± {std:.2f}", *cells])
     head = ["Top-1 accuracy (%)", "Mean", "Std", *(f"Seed {seed}" for seed in seeds)]
     return page.table(head, rows, label="Accuracy of every method and seed")
+
+
+def _beside_top1(groups: Sequence[Group]) -> list[str]:
+    """Return the other metrics of the last epoch, and top-1 of each class: means over the seeds of each group."""
+    tables = {}
+    for title, part, names in (
+        ("Top-5 and balanced accuracy", "metrics", {"top5": "Top-5 (%)", "balanced": "Balanced (%)"}),
+        ("Accuracy of every class", "classes", {}),
+    ):
+        found = {
+            group.name: _means([getattr(run.result, part) for run in group.runs if run.result]) for group in groups
+        }
+        known = names or {name: name for name in dict.fromkeys(name for each in found.values() for name in each)}
+        cells = {
+            of: [f"{each[key]:.2f}" if key in each else NONE for key in known] for of, each in found.items() if each
+        }
+        if cells and len(known) <= MOST_CLASSES:
+            tables[title] = page.table(
+                ["Last epoch", *known.values()], [[of, *row] for of, row in cells.items()], label=title
+            )
+    return [page.folded(title, table) for title, table in tables.items()]
+
+
+def _means(parts: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Return means by name of what is known."""
+    values: dict[str, list[float]] = {}
+    for name, value in (item for part in parts for item in part.items()):
+        if value is not None:
+            values.setdefault(name, []).append(value)
+    return {name: fmean(each) for name, each in values.items()}
 
 
 def _gaps(pairs: Sequence[Pair]) -> str:

@@ -19,9 +19,10 @@ from drawstream.tools.bench.noise.rank_study import agreement
 from drawstream.tools.bench.noise.results import findings_of
 from drawstream.tools.cli.app import main
 from drawstream.tools.experiments.results import Row
+from drawstream.tools.training.evaluation import top1
 from drawstream.tools.training.guard import compare_finished
-from drawstream.tools.training.loop import Recipe, top1
 from drawstream.tools.training.models import save_weights
+from drawstream.tools.training.recipe import Recipe
 
 KEYS = {"method", "noise", "validation", "seed", "last", "best", "extra_forward_backward"}
 TIMES = {"search_seconds", "train_seconds"}

@@ -414,3 +414,14 @@ def _flip(path: Path) -> None:
     for i in range(0, len(data), 16):
         data[i] ^= 1
     path.write_bytes(data)
+
+
+def test_other_metrics_and_classes_are_means_over_the_seeds(trains, tmp_path):
+    text = html.unescape(render(trains(tmp_path, LAST, BEST), tmp_path / "report.html"))
+    found = re.findall(r"<td[^>]*>([^<]*)</td>", text[text.index("Top-5 and balanced accuracy") :])
+    mean = np.mean(LAST["uniform"])
+    at = found.index(f"{mean + 20:.2f}")
+    assert found[at + 1] == f"{mean - 3:.2f}"
+    found = re.findall(r"<td[^>]*>([^<]*)</td>", text[text.index("Accuracy of every class") :])
+    at = found.index(f"{mean + 2:.2f}")
+    assert found[at + 1] == f"{mean - 2:.2f}" and len(found[at:]) > 2

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from drawstream.samplers.orders import IndexStream
-from drawstream.tools.training.loop import Evaluation, Recipe, top1, train
+from drawstream.tools.training.evaluation import Evaluation, top1
+from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.setup import Setup
 
 

@@ -15,7 +15,8 @@ from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
 from drawstream.tools.cli.options import DescentOptions
 from drawstream.tools.training.descent import Descent, make_optimizer
-from drawstream.tools.training.loop import Evaluation, Recipe, top1, train
+from drawstream.tools.training.evaluation import Evaluation, top1
+from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed
 from drawstream.tools.training.recipe import RECIPES, guide_table, named_recipe
