@@ -117,7 +117,7 @@ def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits
     for amp in ("off", "bf16"):
         assert cli("train", *options, "-o", tmp_path / amp, "--amp", amp)[0] == 0
         ends[amp] = json.loads((tmp_path / amp / "run.json").read_text())
-        assert ends[amp]["recipe"]["amp"] is (amp == "bf16")
+        assert ends[amp]["recipe"]["amp"] == amp
     assert ends["off"]["history"][-1]["loss"] != ends["bf16"]["history"][-1]["loss"]
     np.testing.assert_allclose(*(end["history"][-1]["loss"] for end in ends.values()), rtol=0.05)
     fails("'fp16' is not one of 'off', 'bf16'", "train", *options, "-o", tmp_path / "x", "--amp", "fp16")
