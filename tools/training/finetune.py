@@ -166,6 +166,7 @@ class FineTune:
             "scratch": self.scratch,
             "factor": self.factor if self.factor > 1 else None,
             "random_crops": self.random_crops or None,
+            "metric": self.metric,
             "mixing": part_identity(self.setup.mix(self.search.seed)),
         }
 

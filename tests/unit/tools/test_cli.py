@@ -120,7 +120,7 @@ def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits
         assert ends[amp]["recipe"]["amp"] == amp
     assert ends["off"]["history"][-1]["loss"] != ends["bf16"]["history"][-1]["loss"]
     np.testing.assert_allclose(*(end["history"][-1]["loss"] for end in ends.values()), rtol=0.05)
-    fails("'fp16' is not one of 'off', 'bf16'", "train", *options, "-o", tmp_path / "x", "--amp", "fp16")
+    fails("'fp8' is not one of 'off', 'bf16', 'fp16'", "train", *options, "-o", tmp_path / "x", "--amp", "fp8")
     assert not (tmp_path / "x").exists()
 
 
