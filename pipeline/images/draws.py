@@ -9,8 +9,9 @@ Notation: n positions; H, W stored size in pixels; a window is (y0, x0, y1, x1) 
 import numpy as np
 from numpy.typing import NDArray
 
-# Purposes: each has its own key, so that one draw never depends on another. 4 is the plan's, for bad samples.
-_FLIP, _PAD, _CROP, _OPERATION, _FACTOR = 1, 2, 3, 5, 6
+# Purposes: each has its own key, so that one draw never depends on another. 4 is the plan's, for bad samples; 7 and 8
+# are those of `mixing`.
+_FLIP, _PAD, _CROP, _OPERATION, _FACTOR, _HOLE = 1, 2, 3, 5, 6, 9
 _ATTEMPTS = 10  # as in torchvision's RandomResizedCrop; then the centre crop nearest to the allowed aspect
 
 
@@ -94,6 +95,12 @@ def draw_operations(seed: int, epoch: int, start: int, count: int, layers: int, 
     """Return RandAugment's draws, (count, 2, layers): operation, uniform in [0, choices); sign (1: negative)."""
     u = _uniform(seed, epoch, _OPERATION, start, count, blocks=-(-layers // 2))[:, : 2 * layers]
     return np.stack([np.floor(u[:, ::2] * choices), u[:, 1::2] < 0.5], axis=1).astype(np.int32)
+
+
+def draw_holes(seed: int, epoch: int, start: int, count: int, layers: int) -> NDArray[np.float32]:
+    """Return centres (y, x) of the holes that cutout makes, uniform in [0, 1) of the sides, (count, layers, 2)."""
+    u = _uniform(seed, epoch, _HOLE, start, count, blocks=-(-layers // 2))[:, : 2 * layers]
+    return u.astype(np.float32).reshape(count, layers, 2)
 
 
 def draw_jitter(

@@ -51,7 +51,7 @@ class GraphSpec:
         DALI would take longer for the inputs per image than for all the rest.
         """
         moved = self.geometry == "pad" or (self.geometry == "whole" and self.mirror)
-        return self.raw and not self.resize and moved
+        return self.raw and not self.resize and moved and self.transform.suite is None
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -74,6 +74,8 @@ class GraphSpec:
                 found["mirror"] = (types.INT32, 0)
         if self.transform.randaugment:
             found["operations"] = found["negative"] = (types.INT32, 1)  # one per layer
+            if self.transform.suite is not None:
+                found["holes"] = (types.FLOAT, 2)  # (y, x) per layer, parts of the sides
         return found | dict.fromkeys(self.factors, (types.FLOAT, 0))
 
 
@@ -111,16 +113,16 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
     images = _decode(data, given, spec, device)
     if spec.turn:
         images = _turn(images, given["sideways"], given["turn_mirror"], given["turn_flip"])
-    images = _widen(_place(images, given, spec), spec)
+    images = _widen(_resize(images, spec), spec)
     mirror = given.get("mirror", 0)
-    if spec.transform.randaugment is not None:
-        if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
-            images, mirror = fn.flip(images, horizontal=mirror), 0
-        layers, magnitude = spec.transform.randaugment
-        drawn = {"numbers": given["operations"], "negative": given["negative"]}
-        images = apply_operations(
-            images, **drawn, layers=layers, magnitude=magnitude, channels=spec.channels, size=spec.transform.size
-        )
+    if spec.transform.suite is not None:
+        images = _crop(apply_operations(images, given, spec.transform, channels=spec.channels), given, spec)
+    else:
+        images = _crop(images, given, spec)
+        if spec.transform.randaugment is not None:
+            if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
+                images, mirror = fn.flip(images, horizontal=mirror), 0
+            images = apply_operations(images, given, spec.transform, channels=spec.channels)
     return fn.crop_mirror_normalize(
         _jitter(images, given, spec),
         dtype=types.FLOAT,
@@ -175,18 +177,20 @@ def _turn(images: Any, sideways: Any, mirror: Any, flip: Any) -> Any:
 
 
 @_plain
-def _place(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
+def _resize(images: Any, spec: GraphSpec) -> Any:
     """Bring images to the size of the batch, or to the size from which its centre is cut."""
-    size = spec.transform.size
     if spec.geometry == "center":
         return fn.resize(images, size=spec.transform.resize, mode="not_smaller", antialias=True)
-    if spec.resize:
-        images = fn.resize(images, size=size, antialias=True)
-    if "corner" in given and spec.geometry == "pad":
-        images = fn.slice(
-            images, start=given["corner"], shape=size, axes=[0, 1], out_of_bounds_policy="pad", fill_values=0
-        )
-    return images
+    return fn.resize(images, size=spec.transform.size, antialias=True) if spec.resize else images
+
+
+@_plain
+def _crop(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
+    """Cut images of the size of the batch out of padded ones."""
+    if spec.geometry != "pad" or "corner" not in given:
+        return images
+    cut = {"start": given["corner"], "shape": spec.transform.size, "axes": [0, 1]}
+    return fn.slice(images, **cut, out_of_bounds_policy="pad", fill_values=0)
 
 
 @_plain

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.decoding import SIDEWAYS, flips
 from drawstream.pipeline.images.draws import (
     draw_flips,
+    draw_holes,
     draw_jitter,
     draw_operations,
     draw_pad_offsets,
@@ -123,8 +124,11 @@ class Inputs:
             coins = drawn(draw_flips) if self._flip is None else self._flip[ids]
             given["mirror"] = coins.astype(np.int32)
         if transform.randaugment is not None:
-            both = drawn(draw_operations, transform.randaugment[0], len(operations(spec.channels)))
+            layers = transform.randaugment[0]
+            both = drawn(draw_operations, layers, len(operations(spec.channels, transform.suite)))
             given["operations"], given["negative"] = (np.ascontiguousarray(both[:, i]) for i in (0, 1))
+            if transform.suite is not None:
+                given["holes"] = drawn(draw_holes, layers)
         if transform.jitter is not None:
             factors = drawn(draw_jitter, transform.jitter)
             given |= {name: np.ascontiguousarray(column) for name, column in zip(FACTORS, factors.T, strict=True)}

@@ -41,7 +41,8 @@ class Mixed:
 
     Attributes:
         images: float32 (n, C, H, W), as the batch's.
-        labels: int64 (n, k), the labels in each image; the first is that of the row itself.
+        labels: int64 (n, k), the labels in each image; the first is that of the row itself, but for
+            `RICAP(permuted=True)`.
         shares: float32 (n, k), how much each counts; a row sums to 1.
     """
 
@@ -80,23 +81,30 @@ class Mixup:
     Attributes:
         alpha: α. 0.3 as in budgeted training; the authors take 0.2 for ImageNet and 1 for CIFAR.
         seed: Keys the draws.
+        larger: Take the larger of λ and 1 − λ for the row's own image, as in the selective backprop of Arazo et al.;
+            None: λ as it is drawn.
     """
 
     alpha: float = 0.3
     seed: int = 0
+    larger: Literal[True] | None = None
 
     def __post_init__(self) -> None:
         _check("alpha", self.alpha)
 
     def share(self, epoch: int, step: int, rank: int = 0) -> float:
         """λ of the batch that `rank` has at `step` of `epoch`, in [0, 1]."""
-        return _beta(self.alpha, _words(self.seed, epoch, _MIXUP, step, rank, 1))[0]
+        return self._share(_words(self.seed, epoch, _MIXUP, step, rank, 1))
+
+    def _share(self, words: NDArray[np.uint64]) -> float:
+        (share,) = _beta(self.alpha, words)
+        return max(share, 1 - share) if self.larger else share
 
     def __call__(self, images: Tensor, labels: Tensor, /, *, epoch: int, step: int, rank: int = 0) -> Mixed:
         """Mix a batch: float images (n, C, H, W), labels int64 (n,)."""
         n = len(images)
         words = _words(self.seed, epoch, _MIXUP, step, rank, 1 + n)
-        (share,) = _beta(self.alpha, words[:1])
+        share = self._share(words[:1])
         other = _permutation(words[1:], images.device)
         shares = _shares([share, 1 - share], n, images.device)
         return Mixed(torch.lerp(images[other], images, share), torch.stack([labels, labels[other]], 1), shares)
@@ -114,10 +122,13 @@ class RICAP:
     Attributes:
         beta: β. 0.3 as in the paper.
         seed: Keys the draws.
+        permuted: Take the upper left from a permutation too, as in the code of Arazo et al.: a row's own image is then
+            in the mixture by chance alone. None: it is the row's own.
     """
 
     beta: float = 0.3
     seed: int = 0
+    permuted: Literal[True] | None = None
 
     def __post_init__(self) -> None:
         _check("beta", self.beta)
@@ -125,13 +136,15 @@ class RICAP:
     def __call__(self, images: Tensor, labels: Tensor, /, *, epoch: int, step: int, rank: int = 0) -> Mixed:
         """Mix a batch: images (n, C, H, W), labels int64 (n,)."""
         n, _, height, width = images.shape
-        words = _words(self.seed, epoch, _RICAP, step, rank, 10 + 3 * n)
+        words = _words(self.seed, epoch, _RICAP, step, rank, 10 + (4 if self.permuted else 3) * n)
         w, h = (round(side * part) for side, part in zip((width, height), _beta(self.beta, words[:2]), strict=True))
         places = to_unit(words[2:10]).tolist()
         out, found, areas = torch.empty_like(images), [], []
         patches = product(((0, h), (h, height - h)), ((0, w), (w, width - w)))  # upper left to lower right
         for k, ((y, high), (x, wide)) in enumerate(patches):
-            rows = slice(None) if k == 0 else _permutation(words[10 + (k - 1) * n : 10 + k * n], images.device)
+            start = 10 + (k - 1 if k else 3) * n
+            whole = k == 0 and not self.permuted
+            rows = slice(None) if whole else _permutation(words[start : start + n], images.device)
             top = int(places[2 * k] * (height - high + 1))
             left = int(places[2 * k + 1] * (width - wide + 1))
             out[:, :, y : y + high, x : x + wide] = images[:, :, top : top + high, left : left + wide][rows]

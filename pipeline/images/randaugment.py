@@ -1,19 +1,34 @@
 """RandAugment inside a DALI graph: N operations one after the other, each drawn uniformly, all of magnitude M.
 
-Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space". The operations and
-the ranges of their magnitudes are those of `nvidia.dali.auto_aug` ("monotonic": a larger M is a stronger change), but
-which one is taken, and the sign of its magnitude, are inputs of the graph: DALI's own generators have a state, and what
-they draw is no function of the position. Translations reach 100/224 of the image's side at M = 30; what comes from
-outside the image is gray (128).
+Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space". Which operation is
+taken, the sign of its magnitude and the place of a hole are inputs of the graph: DALI's own generators have a state,
+and what they draw is no function of the position. There are two suites of operations:
+
+None    those of `nvidia.dali.auto_aug` ("monotonic": a larger M is a stronger change). Translations reach 100/224 of
+        the image's side at M = 30; what comes from outside the image is gray (128), linear between pixels
+"bt"    the 16 of Arazo et al. ("How Important is Importance Sampling for Deep Budgeted Training?", BMVC 2021) as in
+        their code. Ranges are AutoAugment's: brightness, colour, contrast and sharpness go from 0.1 to 1.9 times, so
+        that M = 15 changes nothing; `posterize` keeps 0 to 4 bits, at least 1; the threshold of `solarize` goes from 0
+        to 256. Translations reach 100 pixels, however small the image; `cutout` makes a gray hole of up to 40;
+        `solarize_add` makes all levels brighter by up to 110, then inverts those from 128 on. What comes from outside
+        is black (0), pixels are the nearest ones
 """
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
-from nvidia.dali.auto_aug import rand_augment
-from nvidia.dali.auto_aug.core import select, signed_bin
+import numpy as np
+import nvidia.dali
+from nvidia.dali.auto_aug import augmentations, rand_augment
+from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
 
-from drawstream.pipeline.images.transform import BINS
+from drawstream.pipeline.images.transform import BINS, Transform
+
+fn: Any = nvidia.dali.fn
+types: Any = nvidia.dali.types
+math: Any = nvidia.dali.math
+
+Suite = Literal["bt"] | None
 
 OPERATIONS = (
     "identity",
@@ -33,31 +48,112 @@ OPERATIONS = (
 )
 """By the number that is drawn; gray images do without the last one, as they have no colour."""
 
+BT_OPERATIONS = (
+    "auto_contrast",
+    "equalize",
+    "invert",
+    "rotate",
+    "posterize",
+    "solarize",
+    "solarize_add",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "cutout",
+    "translate_x",
+    "translate_y",
+    "color",
+)
+"""Those of the suite `bt`, in the same way."""
 
-def operations(channels: int) -> tuple[str, ...]:
-    """Names of the operations for images of 1 or 3 channels."""
-    return OPERATIONS if channels == 3 else OPERATIONS[:-1]
+_HOLE = {3: [125, 123, 114], 1: [123]}  # levels of the holes that cutout makes, by channels
 
 
-def apply_operations(
-    images: Any, numbers: Any, negative: Any, *, layers: int, magnitude: int, channels: int, size: tuple[int, int]
-) -> Any:
-    """Add the operators to a graph that is being built with conditionals; images are uint8 HWC of one size.
+def operations(channels: int, suite: Suite = None) -> tuple[str, ...]:
+    """Names of the operations of a suite for images of 1 or 3 channels."""
+    names = OPERATIONS if suite is None else BT_OPERATIONS
+    return names if channels == 3 else names[:-1]
 
-    `numbers` (index into `operations`) and `negative` (1 negates the magnitude) are int32 (layers,) per image.
+
+def apply_operations(images: Any, given: dict[str, Any], transform: Transform, *, channels: int) -> Any:
+    """Add the operators of a transform to a graph that is being built with conditionals.
+
+    Args:
+        images: uint8 HWC, of the transform's size.
+        given: Per image `operations` (index into `operations`) and `negative` (1 negates the magnitude), int32
+            (layers,); for the suite `bt` also `holes`, centres (y, x) in [0, 1), float32 (layers, 2).
+        transform: Its layers, magnitude, suite and size.
+        channels: 1 or 3.
     """
-    suite = {operation.name: operation for operation in rand_augment.get_rand_augment_suite(use_shape=True)}
-    chosen = [suite[name] for name in operations(channels)]
-    signed = signed_bin(magnitude, negative)
+    assert transform.randaugment is not None
+    layers, magnitude = transform.randaugment
+    plain = transform.suite is None
+    suite = {
+        each.name: each for each in (rand_augment.get_rand_augment_suite(use_shape=True) if plain else _bt_suite())
+    }
+    chosen = [suite[name] for name in operations(channels, transform.suite)]
+    outside = {"fill_value": 128} if plain else {"fill_value": 0, "interp_type": types.INTERP_NN}
+    signed = signed_bin(magnitude, given["negative"])
     with warnings.catch_warnings(record=True):  # DALI 2.4's suite calls two operators by old names, and shows it always
         for layer in range(layers):
+            hole = {} if plain else {"hole": given["holes"][layer], "levels": _HOLE[channels]}
             images = select(
                 chosen,
-                numbers[layer],
+                given["operations"][layer],
                 images,
                 magnitude_bin=signed[layer],
                 num_magnitude_bins=BINS,
-                shape=size,
-                fill_value=128,
+                shape=transform.size,
+                **outside,
+                **hole,
             )
     return images
+
+
+def _bt_suite() -> list[Any]:
+    """The operations of the suite `bt` with their ranges from M = 0 to 30."""
+    a, enhance = augmentations, (0.1, 1.9)
+    return [
+        a.auto_contrast,
+        a.equalize,
+        a.invert,
+        a.rotate.augmentation((0, 30), True),
+        a.posterize.augmentation((0, 4), False, _kept_bits),
+        a.solarize.augmentation((0, 256), False),
+        augmentation(
+            _solarize_add, mag_range=(0, 110), mag_to_param=np.int32, param_device="auto", name="solarize_add"
+        ),
+        a.contrast.augmentation(enhance, False, None),
+        a.brightness.augmentation(enhance, False, None),
+        a.sharpness.augmentation(enhance, False, a.sharpness_kernel_shifted),
+        a.shear_x.augmentation((0, 0.3), True),
+        a.shear_y.augmentation((0, 0.3), True),
+        augmentation(_cutout, mag_range=(0, 40), mag_to_param=np.float32, name="cutout"),
+        a.translate_x_no_shape.augmentation((0, 100), True),
+        a.translate_y_no_shape.augmentation((0, 100), True),
+        a.color.augmentation(enhance, False, None),
+    ]
+
+
+def _kept_bits(magnitude: float) -> Any:
+    """Mask of the bits that posterize keeps: as many as the whole part of the magnitude, at least 1."""
+    return np.uint8(256 - (1 << 8 - max(1, int(magnitude))))
+
+
+def _solarize_add(images: Any, shift: Any) -> Any:
+    """Brighter by `shift` levels, at most 255; then levels from 128 on are inverted."""
+    brighter = fn.cast_like(math.clamp(images + shift, 0, 255), images)
+    low = brighter < 128
+    return low * brighter + (low ^ True) * (types.Constant(255, dtype=types.UINT8) - brighter)
+
+
+def _cutout(images: Any, side: Any, hole: Any, shape: Any, levels: Any) -> Any:
+    """A square of ⌊side⌋ + 1 pixels around `hole` (parts of the sides of `shape`), cut off by the image's border.
+
+    Its upper left corner moves in from outside with the whole square, as in the authors' code.
+    """
+    corner = math.floor(math.max(hole * types.Constant(np.array(shape, np.float32)) - side / 2, 0.0))
+    sides = math.floor(side) + types.Constant(np.ones(2, np.float32))
+    return fn.erase(images, anchor=corner, shape=sides, axes=(0, 1), fill_value=levels)

@@ -12,7 +12,7 @@ FACTORS = ("brightness", "contrast", "saturation", "hue")
 class Transform:
     """Steps applied to the images of a batch, in this order: crop, flip, RandAugment, jitter, normalisation.
 
-    The same values always mean the same pixels.
+    RandAugment of `suite="bt"` comes before crop and flip. The same values always mean the same pixels.
 
     Attributes:
         size: Height and width of the images in the batch, pixels.
@@ -28,6 +28,9 @@ class Transform:
         resize: Shorter side for `center`, pixels.
         randaugment: Number of operations N and magnitude M in 0..30 of RandAugment (Cubuk et al. 2020): (2, 9) for
             ImageNet; (2, 4) for small images in budgeted training. None: off.
+        suite: Operations and ranges of RandAugment: None those of `nvidia.dali.auto_aug`, after crop and flip; `bt`
+            those of Arazo et al. 2021, about three times as strong at M = 4, before crop and flip, but after the cut of
+            a window (`crop="random"`).
         jitter: Ranges of brightness, contrast, saturation and hue as in torchvision's ColorJitter: a factor is drawn in
             [max(0, 1 - r), 1 + r], the hue in [-r, r] turns. Gray images have no saturation and hue. None: off.
     """
@@ -42,6 +45,7 @@ class Transform:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     resize: int = 256
     randaugment: tuple[int, int] | None = None
+    suite: Literal["bt"] | None = None
     jitter: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +69,11 @@ class Transform:
         self._check_jitter(self.jitter)
 
     def _check_randaugment(self, value: tuple[int, int] | None) -> None:
+        if self.suite not in (None, "bt") or (self.suite and value is None):
+            raise ValueError(
+                f"`suite` must be None, or 'bt' beside `randaugment`, but got {self.suite!r} with {value}: "
+                "give `randaugment=(2, 4)`, or leave out `suite`"
+            )
         if value is None:
             return
         if len(value) != 2 or value[0] < 1 or not 0 <= value[1] < BINS:

@@ -29,7 +29,9 @@ def undecodable(
     """Return the rows of the catalog, among `samples` (n,), whose images the graph cannot take, one by one."""
     from drawstream.pipeline.images import build_pipeline  # DALI, which verify can do without
 
-    plain = replace(spec, transform=replace(spec.transform, randaugment=None, jitter=None))  # they refuse no image
+    plain = replace(
+        spec, transform=replace(spec.transform, randaugment=None, suite=None, jitter=None)
+    )  # they refuse no image
     inputs = given[: 1 + len(plain.inputs)]
     image: tuple[Any, ...] = ()
     pipeline, bad = None, []

@@ -12,7 +12,8 @@ p_y comes from the training forward pass, so nothing is computed twice. This is 
 is Importance Sampling for Deep Budgeted Training?", BMVC 2021). Their text (`paper=True`) divides by t in place of n_i
 (by n_i where that is more, as of rows that come twice an epoch) and fills nothing in: a row seen rarely counts little,
 one never seen has the smoothing alone. Taken literally, eq. 2 puts the smoothing inside c, which could make c negative:
-here it is added afterwards in both.
+here it is added afterwards in both. `last_only` is the ablation of their Fig. 1: m_i is the uncertainty in the last
+epoch that drew the row, in place of the mean over its visits.
 """
 
 from collections.abc import Mapping
@@ -48,18 +49,30 @@ class PSGD(Visits):
         uniform_epochs: leading epochs drawn uniformly. In epoch 0 nothing is known, so 0 and 1 are the same.
         paper: follow the paper's text instead of its authors' code (above).
         smoothing: add the mean of all importances to each.
+        last_only: take the last epoch with the row in place of the mean over all visits; not with `paper`.
 
     Raises:
-        ValueError: rows < 1 or uniform_epochs < 0.
+        ValueError: rows < 1, uniform_epochs < 0, or `last_only` with `paper`.
     """
 
     name = "p"
     _kept: ClassVar[Mapping[str, str]] = {"epochs": "_epochs", "totals": "_totals", "pending": "sums"}
 
-    def __init__(self, rows: int, /, *, uniform_epochs: int = 1, paper: bool = False, smoothing: bool = True) -> None:
+    def __init__(
+        self,
+        rows: int,
+        /,
+        *,
+        uniform_epochs: int = 1,
+        paper: bool = False,
+        smoothing: bool = True,
+        last_only: bool = False,
+    ) -> None:
         super().__init__(rows, measure="uncertainty")
         self.uniform_epochs, self.paper = whole_number(uniform_epochs, "uniform_epochs"), bool(paper)
-        self.smoothing = bool(smoothing)
+        self.smoothing, self.last_only = bool(smoothing), bool(last_only) or None  # None: not in a state's identity
+        if paper and last_only:
+            raise ValueError("`paper` divides by all epochs, and `last_only` takes one: leave out one of them")
         if self.uniform_epochs < 0:
             raise ValueError(f"uniform_epochs >= 0 must hold, but got {uniform_epochs}")
         self._totals: NDArray[np.int64] = np.zeros((self.rows, 2), dtype=np.int64)
@@ -77,7 +90,10 @@ class PSGD(Visits):
         Raises:
             ValueError: `total` gave an array of another shape or type.
         """
-        self._totals += self.take(total)
+        sums = self.take(total)
+        if self.last_only:
+            self._totals[sums[:, 1] > 0] = 0
+        self._totals += sums
         np.minimum(self._totals, FULL, out=self._totals)
         self._epochs += 1
 
@@ -99,7 +115,8 @@ class PSGD(Visits):
 
     def _identity(self) -> dict[str, Any]:
         options = {"uniform_epochs": self.uniform_epochs, "paper": self.paper, "smoothing": self.smoothing}
-        return {"format": _FORMAT, "sampler": self.name, "rows": self.rows, **options}
+        name = self.name + ("-last" if self.last_only else "")
+        return {"format": _FORMAT, "sampler": name, "rows": self.rows, **options}
 
 
 class CSGD(PSGD):

@@ -169,8 +169,14 @@ class OrderedSGD(Stateful):
         [1]
 
     q = s, and s/2, s/4, s/8, s/16 (rounded down, at least 1) once the training accuracy has reached 80, 90, 95, 99.5 %;
-    it never rises again. Equal losses: the first rows are taken. Losses come from the training pass itself, of which
-    only the part back is smaller. Nothing is drawn.
+    it never rises again. Of a short last batch of n rows it is min(q, n). Equal losses: the first rows are taken.
+    Losses come from the training pass itself, of which only the part back is smaller. Nothing is drawn.
+
+    Args:
+        batch_size: s, rows of a full global batch; None: those of each batch given.
+
+    Raises:
+        ValueError: batch_size < 1.
     """
 
     factor = 1
@@ -178,7 +184,10 @@ class OrderedSGD(Stateful):
     before = False
     _kept: ClassVar[Mapping[str, str]] = {"halvings": "halvings"}
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch_size: int | None = None) -> None:
+        self.batch_size = None if batch_size is None else whole_number(batch_size, "batch_size")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size >= 1 must hold, but got {batch_size}")
         self.halvings = 0
 
     def __repr__(self) -> str:
@@ -203,7 +212,7 @@ class OrderedSGD(Stateful):
         Errors as `SelectiveBackprop`.
         """
         losses = check_scores(scores)
-        return select_largest(losses, max(1, losses.size >> self.halvings))
+        return select_largest(losses, max(1, (self.batch_size or losses.size) >> self.halvings))
 
     def _identity(self) -> dict[str, Any]:
         return {"selector": "osgd"}
@@ -225,9 +234,9 @@ def check_scores(scores: Any, /) -> NDArray[np.float64]:
 
 
 def select_largest(scores: NDArray[np.float64], count: int, /) -> Selected:
-    """Return the `count` places with the largest scores, rising; of equal ones the first."""
-    order = np.argsort(-scores, kind="stable")
-    return Selected(np.sort(order[:count]), np.ones(count, dtype=np.float32))
+    """Return the `count` places with the largest scores, rising, all if there are fewer; of equal ones the first."""
+    largest = np.sort(np.argsort(-scores, kind="stable")[:count])
+    return Selected(largest, np.ones(largest.size, dtype=np.float32))
 
 
 def all_rows(count: int, /) -> Selected:

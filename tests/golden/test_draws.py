@@ -4,9 +4,16 @@ the numbers to make the test pass; give the new law another name or format versi
 import numpy as np
 import torch
 
-from drawstream.pipeline.images.draws import draw_flips, draw_jitter, draw_operations, draw_pad_offsets, draw_windows
+from drawstream.pipeline.images.draws import (
+    draw_flips,
+    draw_holes,
+    draw_jitter,
+    draw_operations,
+    draw_pad_offsets,
+    draw_windows,
+)
 from drawstream.pipeline.images.mixing import RICAP, Mixup
-from drawstream.pipeline.images.randaugment import OPERATIONS
+from drawstream.pipeline.images.randaugment import BT_OPERATIONS, OPERATIONS
 
 FLIPS = "01110010000010001101000011110011"
 OFFSETS = [[-3, -2], [-2, -2], [0, 3], [0, -4]]
@@ -16,6 +23,11 @@ SUITE = (
     *("sharpness", "shear_x", "shear_y", "translate_x", "translate_y", "color"),
 )
 NUMBERS = [[[4, 0], [0, 1]], [[1, 10], [0, 1]], [[5, 1], [1, 0]]]
+BT_SUITE = (
+    *("auto_contrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add", "contrast"),
+    *("brightness", "sharpness", "shear_x", "shear_y", "cutout", "translate_x", "translate_y", "color"),
+)
+HOLES = [[[0.2132, 0.25775], [0.65998, 0.03832]], [[0.29755, 0.20938], [0.19974, 0.60055]]]
 FACTORS = [[1.26416, 0.9353, 1.39429, 4.38123], [0.93557, 1.18075, 1.1614, 2.54625]]
 MIXUP = (0.760732, [5, 2, 1, 0, 4, 3])
 AREAS = [9.0, 81.0, 1.0, 9.0]
@@ -39,6 +51,11 @@ def test_windows():
 def test_operations():
     assert OPERATIONS == SUITE
     assert draw_operations(7, 3, 1000, 3, 2, len(OPERATIONS)).tolist() == NUMBERS
+
+
+def test_operations_of_budgeted_training():
+    assert BT_OPERATIONS == BT_SUITE
+    assert np.round(draw_holes(7, 3, 1000, 2, 2).astype(float), 5).tolist() == HOLES
 
 
 def test_factors():

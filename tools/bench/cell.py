@@ -16,15 +16,14 @@ from torch import nn
 
 from drawstream import pack
 from drawstream.features import Tracker
-from drawstream.pipeline import Loader
+from drawstream.pipeline import Loader, Stream
 from drawstream.pipeline.shards import FILE
 from drawstream.pipeline.sources import Source
-from drawstream.samplers.orders import IndexStream
 from drawstream.tools import PLANS, DemoPlan, hold_data, source_and_test
 from drawstream.tools.jobs import history_of, result_of
 from drawstream.tools.runs import Progress, finished_record, model_identity, training_identity, write_record
 from drawstream.tools.training import Evaluation, Recipe, Setup, flush_denormals, save_weights, train
-from drawstream.tools.training.methods import LoopParts
+from drawstream.tools.training.methods import NO_PARTS, LoopParts
 
 __all__ = ["VALIDATION", "Cell", "Record", "accuracies", "pack_plan", "start_plan"]
 
@@ -135,10 +134,11 @@ class Cell:
     def train_once(
         self,
         name: str,
-        stream: IndexStream,
+        stream: Stream,
         recipe: Recipe,
         /,
         *,
+        parts: LoopParts = NO_PARTS,
         criterion: MakeCriterion | None = None,
         tracker: Tracker | None = None,
     ) -> Record:
@@ -151,7 +151,8 @@ class Cell:
         self.loader.replace_stream(stream)
         model = setup.build(recipe.seed)
         loss = criterion(model) if criterion is not None else None
-        how: dict[str, Any] = {"parts": LoopParts(criterion=loss, tracker=tracker), "evaluation": Evaluation(self.sets)}
+        parts = replace(parts, criterion=loss, tracker=tracker)
+        how: dict[str, Any] = {"parts": parts, "evaluation": Evaluation(self.sets)}
         identity = training_identity(model, self.loader, recipe, **how, about=model_identity(setup.model))
         finished = finished_record(folder / "run.json", "train", identity)
         if finished is not None:

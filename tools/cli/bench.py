@@ -209,7 +209,9 @@ class BudgetOptions(GridOptions, EngineOptions, DryRunOptions):
     budgets: tuple[float, ...] = option(
         (0.3,), "Parts of a full training, comma list; the whole grid has .05,.1,.2,.3,.5.", within=FEW
     )
-    augments: tuple[str, ...] = option(("none",), "Augmentations: none, standard, randaugment, mixup, ricap.")
+    augments: tuple[str, ...] = option(
+        ("none",), "Augmentations: none, standard, randaugment, randaugment-bt, mixup, ricap."
+    )
     schedules: tuple[str, ...] = option(("linear", "step"), "Schedules of the learning rate: linear, step.")
     seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of weights and orders, comma list.", within=SEED)
     held_out: Path | None = option(None, "Choose epochs on this catalog, if --data is a catalog.")
@@ -218,6 +220,8 @@ class BudgetOptions(GridOptions, EngineOptions, DryRunOptions):
     epochs: int | None = option(None, "Epochs of a full training; by default the data set's.", within=SOME)
     global_batch: int | None = option(None, "Images per step; by default the data set's.", within=AT_LEAST_ONE)
     lr: float | None = option(None, "Learning rate at the start; by default the data set's.", within=SOME)
+    uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p, c and rais; 1.", within=SOME)
+    mix_order: Literal["default", "paper"] = option("default", "Order of mixup and ricap, as `train` has it.")
     processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
     threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
     device: Literal["cpu", "gpu"] = option("cpu", "Run loaders and models on the CPU or a GPU.")
@@ -228,7 +232,7 @@ def budget(given: BudgetOptions) -> None:
     """Methods of budgeted training beside uniform draws at equal measured compute: table, verdict, page.
 
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
-    --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment,mixup,ricap
+    --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment-bt,mixup,ricap
     """
     from drawstream.pipeline.workers import Workers
     from drawstream.tools.bench import estimate_budget
@@ -238,7 +242,7 @@ def budget(given: BudgetOptions) -> None:
     Workers(engine=given.engine)  # refuses what is no engine
     at_once = given.processes or (1 if given.device == "gpu" else len(os.sched_getaffinity(0)))
     names = ("model", "epochs", "global_batch", "lr", "device", "source", "held_out", "test", "threads")
-    settings = {name: getattr(given, name) for name in names}
+    settings = {name: getattr(given, name) for name in (*names, "uniform_epochs", "mix_order")}
     out = given.folder("budget")
     placed: dict[str, Any] = {"processes": at_once, "engine": given.engine}
     if not _told(given, lambda: estimate_budget(given.data, grid, out, **placed, **settings)):
@@ -252,7 +256,8 @@ class AutoOptions(GridOptions, DryRunOptions):
     noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
     methods: tuple[str, ...] | None = option(
         None,
-        "Methods to run, comma list: uniform, best-of, random, mixture, static, replay, replay-other (by default all).",
+        "Methods to run, comma list: uniform, best-of, dlis, rais, random, mixture, static, replay, replay-other (by "
+        "default all).",
     )
     epochs: int | None = option(None, "Epochs of every training; 10, or 30 of digits.", within=SOME)
     population: int | None = option(None, "Children of a search, and runs of best-of; 4.", within=COUNT)

@@ -98,10 +98,14 @@ class TrainedOptions(ModelOptions):
 
     held_out: str | None = option(None, "Choose on this catalog (best epoch, best sampler); it is never trained on.")
     global_batch: int = option(128, "Images per training step, over all ranks.", within=MANY)
-    augment: Literal["none", "standard", "randaugment", "mixup", "ricap"] = option(
+    augment: Literal["none", "standard", "randaugment", "randaugment-bt", "mixup", "ricap"] = option(
         "none",
         "Augment by standard (random crops and flips; large images always have them), or with more on top: "
-        "randaugment, mixup or ricap.",
+        "randaugment (DALI's operations), randaugment-bt (those of budgeted training), mixup or ricap.",
+    )
+    mix_order: Literal["default", "paper"] = option(
+        "default",
+        "Mix what a selector has chosen, the row's own patch first; or before it scores, as the paper's code (paper).",
     )
     seed: int = option(0, "Seed of everything that is drawn.", within=SEED)
 

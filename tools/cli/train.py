@@ -25,7 +25,10 @@ class TrainOptions(
     )
     budget: float = option(1.0, "Train for this part of the full run, in (0, 1].", within=FEW)
     paper: bool = option(False, "Draw p and c as in the paper's text, not as in its authors' code.")
-    uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p and c; 1.", within=SOME)
+    uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p, c and rais; 1.", within=SOME)
+    no_smoothing: bool = option(False, "Leave out the mean that p and c add to each row's importance.")
+    last_only: bool = option(False, "Draw p and c by the last epoch with a row, not by the mean over its visits.")
+    full_epochs: bool = option(False, "Give osgd B N rows in all epochs, not all rows in B of the epochs.")
     table: Path | None = option(None, "Read the sampler's features from this table.")
     column: str | None = option(
         None, "Column of a file of weights (weight), or of the table with rho's irreducible losses (loss)."
@@ -73,7 +76,8 @@ def train(given: TrainOptions) -> None:
     embedding = given.score_weights if method and "score_weights" in method.options else None
     scoring = None if embedding else given.score_weights
     filtering = filtering_of(given.crop_filter, scoring, given.score_model, given.crop_factor)
-    recipe, budget = given.recipe(), Budget(given.budget, given.paper, given.uniform_epochs)
+    budget = pick(Budget, given, share=given.budget, smoothing=not given.no_smoothing)
+    recipe = given.recipe()
     ranks = join_ranks(given.device)
     setup = given.setup(ranks=ranks, reading=pick(Reading, given))
     source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join)}

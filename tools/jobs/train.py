@@ -125,7 +125,9 @@ def prepare_training(job: TrainingJob, /) -> Training:
     full, recipe = len(setup.data) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
     tracker = None if job.track is None else Tracker(len(setup.data))
-    planned = replace(planned, parts=replace(planned.parts, mix=setup.mix(recipe.seed), tracker=tracker))
+    mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
+    first = setup.mix_order == "paper"
+    planned = replace(planned, parts=replace(planned.parts, mix=mix, mix_first=first, tracker=tracker))
     model = setup.build(recipe.seed)
     identity = training_identity(
         model,

@@ -139,7 +139,8 @@ class _Loop:
         self.chooser = None
         if parts.selector is not None:
             given = (parts.selector, model, loader.catalog, ranks)
-            self.chooser = Chooser(*given, global_batch=parts.global_batch, amp=recipe.amp)
+            mix = parts.mix if parts.mix_first else None
+            self.chooser = Chooser(*given, global_batch=parts.global_batch, amp=recipe.amp, mix=mix)
         self.states: dict[str, Stateful | None] = {
             "model": model,
             "descent": self.descent,
@@ -204,8 +205,8 @@ class _Loop:
         return self.ranks.total((weights > 0).sum())
 
     def _backward_part(self, step: Step, epoch: int, share: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        batch, mixed = step.batch, None
-        if self.parts.mix is not None:
+        batch, mixed = step.batch, step.mixed
+        if mixed is None and self.parts.mix is not None:
             at = {"epoch": epoch, "step": step.at, "rank": self.ranks.rank}
             mixed = self.parts.mix(batch.images, batch.labels, **at)
         images = batch.images if mixed is None else mixed.images

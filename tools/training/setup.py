@@ -20,7 +20,8 @@ from drawstream.tools.training.models import build_model
 from drawstream.tools.training.ranks import Ranks
 
 Device = Literal["cpu", "gpu"]
-AUGMENT = ("none", "standard", "randaugment", "mixup", "ricap")
+MIX_ORDER = ("default", "paper")
+AUGMENT = ("none", "standard", "randaugment", "randaugment-bt", "mixup", "ricap")
 RANDAUGMENT = (2, 4)  # N and M of budgeted training on small images (Arazo et al. 2021)
 EVAL_BATCH = 512  # images; evaluation keeps no activations
 
@@ -36,7 +37,11 @@ class Setup:
         test: Catalog that reports; never chooses.
         global_batch: Images per training step, over all ranks.
         augment: Of training images. `standard`: random crops of the image padded by 4 zeros, and flips (large images
-            have random resized crops and flips under `none` too); `randaugment`, `mixup` and `ricap` come on top.
+            have random resized crops and flips under `none` too); `randaugment`, `randaugment-bt`, `mixup` and `ricap`
+            come on top.
+        mix_order: Of `mixup` and `ricap`: `default` mixes the rows that a selector has chosen, and the first patch of
+            RICAP is the row's own; `paper` mixes before a selector scores (the larger share of mixup is then the row's)
+            and permutes all patches, as the code of Arazo et al.
         device: `cpu` or `gpu`.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
@@ -50,6 +55,7 @@ class Setup:
     test: Path | str | None = None
     global_batch: int = 128
     augment: str = "none"
+    mix_order: str = "default"
     device: Device = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
@@ -65,6 +71,11 @@ class Setup:
             )
         if self.augment not in AUGMENT:
             raise ValueError(f"`augment` must be one of {', '.join(AUGMENT)}, but got {self.augment!r}")
+        if self.mix_order not in MIX_ORDER or (self.mix_order == "paper" and self.augment not in ("mixup", "ricap")):
+            raise ValueError(
+                f"`mix_order` must be default, or paper with the augmentation mixup or ricap, but got "
+                f"{self.mix_order!r} with {self.augment!r}"
+            )
         if self.channels not in (None, 1, 3):
             raise ValueError(f"`channels` must be 1 or 3, but got {self.channels}")
         if self.device == "gpu" and not torch.cuda.is_available():
@@ -135,12 +146,20 @@ class Setup:
             mean, std = (values * (channels // len(values)) for values in found)
             evaluation = Transform(self._largest, mean, std)
             training = evaluation if self.augment == "none" else replace(evaluation, crop="pad", flip=True)
-        return replace(training, randaugment=RANDAUGMENT) if self.augment == "randaugment" else training, evaluation
+        if self.augment in ("randaugment", "randaugment-bt"):
+            suite: Literal["bt"] | None = "bt" if self.augment == "randaugment-bt" else None
+            training = replace(training, randaugment=RANDAUGMENT, suite=suite)
+        return training, evaluation
 
-    def mix(self, seed: int) -> Mixup | RICAP | None:
-        """Return the mixer of a training batch's images; None without one."""
-        kinds: dict[str, type[Mixup] | type[RICAP]] = {"mixup": Mixup, "ricap": RICAP}
-        return kinds[self.augment](seed=seed) if self.augment in kinds else None
+    def mix(self, seed: int, *, selected: bool = False) -> Mixup | RICAP | None:
+        """Return the mixer of a training batch's images, for a selector that scores them or not; None without one."""
+        paper: Literal[True] | None = True if self.mix_order == "paper" else None
+        match self.augment:
+            case "mixup":
+                return Mixup(seed=seed, larger=paper if selected else None)
+            case "ricap":
+                return RICAP(seed=seed, permuted=paper)
+        return None
 
     def training_loader(self, factor: int = 1, *, rows: FeatureTable | None = None) -> Loader:
         """Over the samples, or the crops of a table, uniformly permuted until its stream is replaced.

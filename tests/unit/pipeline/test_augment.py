@@ -66,6 +66,30 @@ def test_loss_is_cross_entropy_with_soft_labels(mixer):
     assert torch.allclose(logits.grad, (logits.detach().softmax(1) - soft) / N, atol=1e-6)
 
 
+def test_the_larger_share_is_the_rows_own():
+    shares = [Mixup(alpha=1.0, seed=2).share(0, step) for step in range(50)]
+    larger = [Mixup(alpha=1.0, seed=2, larger=True) for _ in shares]
+    assert [mixup.share(0, step) for step, mixup in enumerate(larger)] == [max(s, 1 - s) for s in shares]
+    mixed = larger[0](IMAGES, LABELS, epoch=0, step=3)
+    assert torch.equal(mixed.labels[:, 0], LABELS) and float(mixed.shares[0, 0]) == pytest.approx(larger[0].share(0, 3))
+
+
+def test_all_patches_are_of_other_rows():
+    """The first patch is permuted too; the others are those of the plain mixer."""
+    for step in range(20):
+        plain = RICAP(beta=1.0, seed=1)(IMAGES, LABELS, epoch=2, step=step)
+        mixed = RICAP(beta=1.0, seed=1, permuted=True)(IMAGES, LABELS, epoch=2, step=step)
+        source = mixed.images.long()[:, 0] // (3 * H * W)
+        share = mixed.shares[0].double()
+        h, w = round(float(share[0] + share[1]) * H), round(float(share[0] + share[2]) * W)
+        assert torch.equal(mixed.shares, plain.shares) and torch.equal(mixed.labels[:, 1:], plain.labels[:, 1:])
+        assert torch.equal(mixed.images[:, :, h:], plain.images[:, :, h:])
+        if h and w:
+            rows = source[:, 0, 0]
+            assert (source[:, :h, :w] == rows[:, None, None]).all() and sorted(rows.tolist()) == list(range(N))
+            assert not torch.equal(rows, torch.arange(N)) and torch.equal(mixed.labels[:, 0], LABELS[rows])
+
+
 def test_one_label_twice_counts_once():
     mixed = Mixed(IMAGES[:1], torch.tensor([[2, 2]]), torch.tensor([[0.25, 0.75]]))
     assert mixed.soft_labels(3).tolist() == [[0, 0, 1]]

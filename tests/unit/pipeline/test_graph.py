@@ -153,7 +153,8 @@ def test_geometries_and_flips(catalogs, kind, geometry):
 def test_raw_and_encoded_images_go_through_the_same(catalogs, channels, size, crop):
     """Raw images that keep their size are cropped and mirrored by the reader, all others by DALI: equal pixels."""
     jitter = (0.4, 0.4, 0.4, 0.1) if channels == 3 else (0.4, 0.4, 0.0, 0.0)
-    changes = [{}, {"jitter": jitter}, {"jitter": jitter, "randaugment": (2, 9)}]
+    strong = {"jitter": jitter, "randaugment": (2, 9)}
+    changes = [{}, {"jitter": jitter}, strong, strong | {"suite": "bt"}]
     for change in changes if (crop, size) == ("pad", (60, 80)) else changes[:1]:
         raw, png = (
             loaded(catalogs[kind, channels], plain(catalogs[kind, channels], size=size, crop=crop, flip=True, **change))
@@ -215,6 +216,22 @@ def test_randaugment_takes_the_operations_of_the_position(catalogs, kind):
                 assert (left, right) == (not negative, bool(negative))
             case _:
                 assert (change != image).any()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_operations_of_budgeted_training_come_before_crop_and_flip(catalogs, kind):
+    """Images of which every level is inverted: the border that the crop brings in stays 0."""
+    catalog = catalogs[kind]
+    names, images = operations(catalog.channels, "bt"), stored(catalog)
+    options = {"size": (60, 80), "crop": "pad", "pad": 6, "flip": True}
+    ids, found = loaded(catalog, plain(catalog, randaugment=(1, 4), suite="bt", **options))
+    flips, drawn = draw_flips(SEED, EPOCH, 0, N), draw_operations(SEED, EPOCH, 0, N, 1, len(names))[:, 0, 0]
+    inverted = [i for i, number in enumerate(drawn) if names[number] in ("invert", "posterize")]
+    assert inverted
+    for i in inverted:
+        image = images[ids[i]].astype(int)
+        expected = padded(255 - image if names[drawn[i]] == "invert" else image // 128 * 128, i)
+        assert np.abs(found[i] - (expected[:, ::-1] if flips[i] else expected)).max() < 1e-3
 
 
 class Crops:

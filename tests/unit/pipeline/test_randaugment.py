@@ -8,7 +8,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from drawstream.pipeline.images.randaugment import OPERATIONS, apply_operations, operations
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.images.draws import draw_holes, draw_operations
+from drawstream.pipeline.images.randaugment import BT_OPERATIONS, OPERATIONS, apply_operations, operations
 
 H, W, N = 36, 48, 12
 PHOTOS = load_sample_images().images
@@ -18,17 +20,21 @@ NEGATIVE = (np.arange(N) % 2).astype(np.int32)
 
 
 @lru_cache
-def pipeline(channels, layers, magnitude):
+def pipeline(channels, layers, magnitude, suite):
     """A graph, and the list from which it takes its inputs: to build one takes a third of a second."""
     inputs = []
+    kinds = [(dali.types.UINT8, 3, "HWC"), (dali.types.INT32, 1, ""), (dali.types.INT32, 1, "")]
+    names = ["operations", "negative"]
+    if suite is not None:
+        kinds, names = [*kinds, (dali.types.FLOAT, 2, "")], [*names, "holes"]
+    dtype, ndim, layout = (list(each) for each in zip(*kinds, strict=True))
+    given = {"num_outputs": len(kinds), "dtype": dtype, "ndim": ndim, "layout": layout}
 
     def graph():
-        kinds = [dali.types.UINT8, dali.types.INT32, dali.types.INT32]
-        data, number, sign = dali.fn.external_source(
-            source=lambda: inputs, num_outputs=3, dtype=kinds, ndim=[3, 1, 1], layout=["HWC", "", ""]
-        )
-        options = {"layers": layers, "magnitude": magnitude, "channels": channels}
-        return apply_operations(data, number, sign, size=(H, W), **options)
+        data, *drawn = dali.fn.external_source(source=lambda: inputs, **given)
+        half = (127.5,) * channels
+        transform = Transform((H, W), half, half, randaugment=(layers, magnitude), suite=suite)
+        return apply_operations(data, {names[i]: drawn[i] for i in range(len(names))}, transform, channels=channels)
 
     built = dali.pipeline_def(graph, enable_conditionals=True)(
         batch_size=N, num_threads=1, device_id=None, prefetch_queue_depth=1
@@ -37,11 +43,11 @@ def pipeline(channels, layers, magnitude):
     return built, inputs
 
 
-def run(images, numbers, negative, magnitude):
-    """Images after the operations of each; `numbers` and `negative` are (n, layers)."""
+def run(images, numbers, negative, magnitude, suite=None, holes=None):
+    """Images after the operations of each; `numbers` and `negative` are (n, layers), `holes` (n, layers, 2)."""
 
-    built, inputs = pipeline(images.shape[3], numbers.shape[1], magnitude)
-    inputs[:] = images, numbers.astype(np.int32), negative.astype(np.int32)
+    built, inputs = pipeline(images.shape[3], numbers.shape[1], magnitude, suite)
+    inputs[:] = images, numbers.astype(np.int32), negative.astype(np.int32), *([] if suite is None else [holes])
     return built.run()[0].as_array()
 
 
@@ -165,3 +171,105 @@ def test_each_image_goes_through_its_own_operations(channels):
     assert (both == run(first, numbers[:, 1:], negative[:, 1:], 9)).all()
     alone = [run(PATCHES[channels][i : i + 1], numbers[i : i + 1], negative[i : i + 1], 9)[0] for i in range(0, N, 5)]
     assert (both[::5] == np.stack(alone)).all()
+
+
+HOLES = np.random.default_rng(3).random((N, 1, 2), dtype=np.float32)
+
+
+def found_bt(name, channels, magnitude):
+    number = np.full((N, 1), BT_OPERATIONS.index(name))
+    return run(PATCHES[channels], number, NEGATIVE[:, None], magnitude, "bt", HOLES).astype(float)
+
+
+def scaled(magnitude, low, high):
+    return low + (high - low) * magnitude / 30
+
+
+def brightened(image, magnitude):
+    brighter = np.minimum(image.astype(int) + int(scaled(magnitude, 0, 110)), 255).astype(np.uint8)
+    return pillow(brighter, lambda each: ImageOps.solarize(each, 128))
+
+
+def holed(image, magnitude, hole):
+    """A square of side v, drawn with both its ends, cut off at the border."""
+    image, v = image.copy(), scaled(magnitude, 0, 40)
+    y, x = (int(max(0, part * side - v / 2)) for part, side in zip(hole, (H, W), strict=True))
+    image[y : int(y + v) + 1, x : int(x + v) + 1] = (125, 123, 114) if image.shape[2] == 3 else 123
+    return image
+
+
+BT_CHANGES = {  # tolerance in levels, and the image after the operation
+    "invert": (0, lambda image, m: 255 - image.astype(float)),
+    "posterize": (0, lambda image, m: pillow(image, lambda i: ImageOps.posterize(i, max(1, int(scaled(m, 0, 4)))))),
+    "solarize": (0, lambda image, m: pillow(image, lambda i: ImageOps.solarize(i, scaled(m, 0, 256)))),
+    "solarize_add": (0, brightened),
+    "brightness": (
+        2,
+        lambda image, m: pillow(image, lambda i: ImageEnhance.Brightness(i).enhance(scaled(m, 0.1, 1.9))),
+    ),
+    "contrast": (2, lambda image, m: pillow(image, lambda i: ImageEnhance.Contrast(i).enhance(scaled(m, 0.1, 1.9)))),
+    "color": (2, lambda image, m: pillow(image, lambda i: ImageEnhance.Color(i).enhance(scaled(m, 0.1, 1.9)))),
+    "sharpness": (2, lambda image, m: pillow(image, lambda i: ImageEnhance.Sharpness(i).enhance(scaled(m, 0.1, 1.9)))),
+    "auto_contrast": (1, lambda image, m: pillow(image, ImageOps.autocontrast)),
+    "equalize": (1, lambda image, m: equalized(image)),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("magnitude", [0, 4, 14, 30])
+@pytest.mark.parametrize("name", BT_CHANGES)
+def test_levels_under_the_operations_of_budgeted_training(name, channels, magnitude):
+    if name not in operations(channels, "bt"):
+        pytest.skip("gray images have no colour")
+    tolerance, change = BT_CHANGES[name]
+    inside = (slice(1, -1), slice(1, -1)) if name == "sharpness" else ()
+    for image, after in zip(PATCHES[channels], found_bt(name, channels, magnitude), strict=True):
+        assert np.abs(after[inside] - change(image, magnitude)[inside]).max() <= tolerance
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("magnitude", [0, 4, 30])
+def test_holes_are_where_they_are_drawn(channels, magnitude):
+    images = found_bt("cutout", channels, magnitude)
+    for i, after in enumerate(images):
+        assert (after == holed(PATCHES[channels][i], magnitude, HOLES[i, 0])).all()
+
+
+@pytest.mark.parametrize("magnitude", [4, 9])
+@pytest.mark.parametrize("name", ["translate_x", "translate_y"])
+def test_translations_are_in_pixels_whatever_the_size(name, magnitude):
+    """13 of 36 or 48 pixels at M = 4; black comes in from outside."""
+    axis, moved = 2 if name == "translate_x" else 1, round(scaled(magnitude, 0, 100))
+    expected = np.zeros_like(SHIFTS)
+    for i, image in enumerate(SHIFTS):
+        shift = -moved if NEGATIVE[i] else moved
+        expected[i] = np.roll(image, shift, axis - 1)
+        edge = slice(0, shift) if shift > 0 else slice(shift, None)
+        expected[i][(slice(None),) * (axis - 1) + (edge,)] = 0
+    assert (found_bt(name, 3, magnitude) == expected).all()
+
+
+@pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y"])
+def test_turned_images_of_budgeted_training(name):
+    """Nearest pixels of the image, black outside: nearly all as in the reference, whose halves may round elsewhere."""
+    images, y, x = found_bt(name, 3, 4), *np.mgrid[:H, :W] + 0.5
+    for i, after in enumerate(images):
+        amount = (1 - 2 * NEGATIVE[i]) * RANGES[name] * 4 / 30
+        u, v = matrix(name, amount) @ np.stack([x.ravel(), y.ravel(), np.ones(H * W)])
+        j, k = np.floor(v).astype(int).reshape(H, W), np.floor(u).astype(int).reshape(H, W)
+        inside = (j >= 0) & (j < H) & (k >= 0) & (k < W)
+        expected = np.where(inside[..., None], SHIFTS[i][j.clip(0, H - 1), k.clip(0, W - 1)], 0)
+        assert (after == expected).all(2).mean() > 0.96
+
+
+def test_the_operations_of_budgeted_training_are_about_three_times_as_strong():
+    """At N = 2, M = 4, the published setting: mean change of a level, over the same photographs."""
+    changes = []
+    for suite in (None, "bt"):
+        strength = []
+        for epoch in range(25):
+            drawn = draw_operations(5, epoch, 0, N, 2, len(operations(3, suite)))
+            after = run(SHIFTS, drawn[:, 0], drawn[:, 1], 4, suite, draw_holes(5, epoch, 0, N, 2))
+            strength.append(np.abs(after.astype(float) - SHIFTS).mean())
+        changes.append(np.mean(strength))
+    assert 2 < changes[1] / changes[0] < 4.5

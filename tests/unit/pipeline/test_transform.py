@@ -46,6 +46,8 @@ def areas_and_aspects(windows, height, width):
         ({"randaugment": (0, 9)}, r"`randaugment` must be \(operations >= 1, magnitude in 0..30\), but got \(0, 9\)"),
         ({"randaugment": (2, 31)}, "`randaugment` must be"),
         ({"randaugment": (2, 9), "crop": "center", "resize": 28}, "`randaugment` is for training"),
+        ({"suite": "bt"}, "`suite` must be None, or 'bt' beside `randaugment`, but got 'bt' with None"),
+        ({"suite": "dali", "randaugment": (2, 9)}, "`suite` must be None, or 'bt'"),
         ({"jitter": (0.4, 0.4, 0.4)}, "`jitter` must be ranges"),
         ({"jitter": (-0.1, 0.0, 0.0, 0.0)}, "`jitter` must be ranges"),
         ({"jitter": (math.nan, 0.0, 0.0, 0.0)}, "`jitter` must be ranges"),

@@ -84,6 +84,10 @@ def test_ordered_sgd(percent, q):
     selector.set_accuracy(0)  # q never rises again
     assert len(selector.select(losses).indices) == q
     assert len(selector.select(losses[:3]).indices) == max(1, 3 * q // 64)
+    whole = OrderedSGD(batch_size=64)  # of which the last batch is short
+    whole.set_accuracy(percent)
+    for n in (64, 20, 3):
+        assert [len(each) for each in whole.select(losses[:n])] == [min(q, n)] * 2
 
 
 def test_ordered_sgd_takes_the_first_of_equal_losses():

@@ -1,5 +1,6 @@
 """The AutoSampling benchmark at one noise level under one seed: searches, and trainings on what they found.
 
+dlis/, rais/      trained on rows that importance sampling draws
 uniform-K/        independent plain trainings, each with its own initial weights and order; 0 is the control
 search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole
 replay-random/    trained on the schedule from the initial weights of the search;  replay-mixture/  likewise
@@ -23,10 +24,12 @@ from drawstream.tools.bench import Cell, Record
 from drawstream.tools.jobs import AutoJob, auto_job
 from drawstream.tools.runs import pick
 from drawstream.tools.training import Recipe
+from drawstream.tools.training.methods import METHODS as TABLE
+from drawstream.tools.training.methods import Budget, Inputs
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 
-METHODS = ("uniform", "best-of", "random", "mixture", "static", "replay", "replay-other")
+METHODS = ("uniform", "best-of", "dlis", "rais", "random", "mixture", "static", "replay", "replay-other")
 WORK = ("seconds", "forward", "backward")
 
 
@@ -55,6 +58,8 @@ def folders(method: str, population: int, /) -> tuple[list[str], str | None]:
     """Return the folders of the trainings that a method needs, and of its search."""
     if method in ("uniform", "best-of"):
         return [f"uniform-{number}" for number in range(population if method == "best-of" else 1)], None
+    if method in ("dlis", "rais"):
+        return [method], None
     if method in ("random", "mixture"):
         return [f"replay-{method}"], f"search-{method}"
     return ["replay-mixture" if method == "replay" else method], "search-mixture"
@@ -108,6 +113,18 @@ class AutoCell(Cell):
         if kind == "uniform":
             seed = self.seed_of(int(of))
             return self.train_once(name, IndexStream(self.rows, seed=seed, draws=self.draws), self.recipe(seed))
+        if kind in ("dlis", "rais"):
+            budget, batch = Budget(self.draws / self.rows), self.plan.batch_size
+            inputs = Inputs(
+                name=kind,
+                rows=self.rows,
+                epochs=self.settings.epochs,
+                budget=budget,
+                seed=self.seed,
+                global_batch=batch,
+            )
+            planned = TABLE[kind].plan(inputs)
+            return self.train_once(name, planned.stream, self.recipe(self.seed), parts=planned.parts)
         folder = self.folder / self.search("random" if of == "random" else "mixture")["method"]
         if kind == "static":
             weights = map_weights(folder / "distribution.parquet", column="weight")

@@ -2,6 +2,7 @@
 
     uniform        one plain training: the control
     best-of        the best of N_p independent plain trainings, chosen on the held-out set: the same work as a search
+    dlis, rais     importance sampling: out of three times the rows of a step, and by the gradient norms seen
     random         what a search with exploitation only ends with
     mixture        what the whole of AutoSampling ends with
     static         a new training on draws of the mixture's distribution

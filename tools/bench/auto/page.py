@@ -25,7 +25,8 @@ Record = dict[str, Any]
 CONTROLS = {"uniform": "plain training of the same steps", "best-of": "the best of as many plain trainings"}
 NOTES = (
     "uniform: one plain training. best-of: the best of as many independent plain trainings as a search has children, "
-    "chosen on the held-out set. random, mixture: what a search ends with. static: a new training on draws of the "
+    "chosen on the held-out set. dlis, rais: importance sampling, scoring passes counted. random, mixture: what a "
+    "search ends with. static: a new training on draws of the "
     "mixture's distribution. replay: a new training on its schedule from the same initial weights; replay-other: from "
     "others. All have the same steps, data and recipe. Last epoch: nothing chosen; best epoch: chosen on the held-out "
     "set. Seconds and work (forward + 2 × backward rows, uniform = 1) are all that a method needs, search included; "

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from drawstream.pipeline.shards import Catalog
-from drawstream.samplers.methods import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
+from drawstream.samplers.methods import CSGD, DLIS, PSGD, RAIS, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
 from drawstream.samplers.orders import IndexStream
 from drawstream.tools.jobs import FeaturesJob, TrainingJob, features_job, train_job
 from drawstream.tools.runs import read_record, use_config
@@ -32,7 +32,11 @@ METHODS = tuple(
 )
 SCHEDULES = ("linear", "step")
 IRREDUCIBLE = "irreducible"  # the run that `rho` needs; no method
-PAPER = "-paper"  # ending of the variants of p and c that follow the paper's text
+VARIANTS: dict[str, dict[str, Any]] = {  # endings of the variants of p and c, and their options
+    "-paper": {"paper": True},  # the paper's text
+    "-no-smoothing": {"smoothing": False},  # Fig. 1c, d
+    "-last": {"last_only": True},
+}
 
 Record = dict[str, Any]
 
@@ -85,6 +89,8 @@ class Common:
         evaluations: Times that a run is evaluated, evenly over its epochs, the last one included.
         threads: Of torch, for every run.
         device: `cpu` or `gpu`.
+        uniform_epochs: Leading epochs of the methods that learn, drawn uniformly; None: 1. 70 in the paper's Tab. 1.
+        mix_order: Of the augmentations mixup and ricap, see `Setup`.
     """
 
     catalog: Path
@@ -96,12 +102,14 @@ class Common:
     evaluations: int
     threads: int
     device: Device = "cpu"
+    uniform_epochs: int | None = None
+    mix_order: str = "default"
 
     def setup(self, augment: str, /) -> Setup:
         """Return training and judging rows."""
-        return Setup(
-            self.catalog, self.model, self.held_out, self.test, self.global_batch, augment=augment, device=self.device
-        )
+        order = self.mix_order if augment in ("mixup", "ricap") else "default"
+        given: dict[str, Any] = {"augment": augment, "mix_order": order, "device": self.device}
+        return Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
 
     def recipe_of(self, point: Point, /) -> Recipe:
         """Return the recipe of a full training with the schedule and seed of a point."""
@@ -154,10 +162,11 @@ def run_point(task: Task, /) -> Record:
 def _compile() -> None:
     """Use every sampler and selector once, so that no run of this process pays for compiling or loading its kernels."""
     ids, scores = np.arange(8), np.ones(8)
-    for learner in (PSGD(8), CSGD(8), PSGD(8, paper=True), InfoBatch(8, epochs=2)):
+    for learner in (PSGD(8), CSGD(8), PSGD(8, paper=True), RAIS(8), InfoBatch(8, epochs=2)):
         learner.observe(ids, np.zeros((8, 2), np.float32), ids % 2)
         learner.reduce()
-        stream = learner.stream(0) if isinstance(learner, InfoBatch) else IndexStream(learner, mode="subset", draws=4)
+        mode = "multinomial" if isinstance(learner, RAIS) else "subset"
+        stream = learner.stream(0) if isinstance(learner, InfoBatch) else IndexStream(learner, mode=mode, draws=4)
         stream.epoch(1)[:]
     for selector in (SelectiveBackprop(budget=0.5), OrderedSGD(), DLIS(memory=0.0), RHOLoss(scores)):
         for step in range(2):
@@ -168,9 +177,11 @@ def _compile() -> None:
 def _sampling(task: Task) -> Sampling:
     """How the rows of a point are drawn."""
     point = task.point
-    budget = Budget(point.budget, paper=point.method.endswith(PAPER))
-    name = CONTROL if point.method == FULL else point.method.removesuffix(PAPER)
     options, before = TABLE[point.method].options, task.out / point.needs.folder if point.needs else Path()
+    early = task.common.uniform_epochs if "uniform_epochs" in options else None
+    ending = next((ending for ending in VARIANTS if point.method.endswith(ending)), "")
+    budget = Budget(point.budget, uniform_epochs=early, **VARIANTS.get(ending, {}))
+    name = CONTROL if point.method == FULL else point.method.removesuffix(ending)
     return Sampling(
         name,
         before / "features" if "table" in options else None,

@@ -103,6 +103,8 @@ def common_of(
     test: Path | None = None,
     threads: int = 1,
     device: Device = "cpu",
+    uniform_epochs: int | None = None,
+    mix_order: str = "default",
     **changed: Any,
 ) -> Common:
     """Return the settings that all runs share, from a demo plan (its data is packed into `out`) or from a catalog.
@@ -123,7 +125,8 @@ def common_of(
     given = {key: value for key, value in changed.items() if value is not None}
     recipe = replace(plan.recipe, **{key: given[key] for key in ("epochs", "lr") if key in given})
     model, batch = given.get("model", plan.model), given.get("global_batch", plan.batch_size)
-    return Common(*judges, model, batch, recipe, min(EVALUATIONS, recipe.epochs), threads, device)
+    times = min(EVALUATIONS, recipe.epochs)
+    return Common(*judges, model, batch, recipe, times, threads, device, uniform_epochs, mix_order)
 
 
 def run(common: Common, grid: Grid, out: Path, /, *, processes: int = 1, engine: str = "local") -> dict[str, Any]:
@@ -199,6 +202,8 @@ def remember(common: Common, out: Path, /, *, processes: int, engine: str) -> No
     settings: dict[str, Any] = {key: value and Catalog.open(value).fingerprint for key, value in places.items()}
     settings |= model_identity(common.model) | {"recipe": common.recipe.settings()}
     settings |= {key: getattr(common, key) for key in ("global_batch", "evaluations", "device", "threads")}
+    early, order = common.uniform_epochs, common.mix_order
+    settings |= {"uniform_epochs": None if early == 1 else early, "mix_order": None if order == "default" else order}
     kind = engine.partition(":")[0]
     settings |= {"engine": kind, "processes": processes if kind == "local" else None}  # Ray runs what it has room for
     hold_identity(out / "common.json", "budget-common", settings)

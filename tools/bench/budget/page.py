@@ -8,7 +8,7 @@ from pathlib import Path
 from drawstream.tools.bench.budget.cell import CONTROL, FULL, Common
 from drawstream.tools.bench.budget.claims import claims
 from drawstream.tools.bench.budget.results import UNIFORM, Check, Finding
-from drawstream.tools.experiments import NONE, Figure, Style, Table, axes, by_name, style_of, table_of, trace
+from drawstream.tools.experiments import NONE, Figure, Style, Table, axes, by_name, number, style_of, table_of, trace
 from drawstream.tools.report import page
 from drawstream.tools.training.methods import BLUE, ORANGE
 
@@ -30,6 +30,11 @@ EVENNESS = (
     "H(c) is the entropy of how often each of the N rows was trained on. All real strategies reach 0.88 to 1 of log N, "
     "so exp H(c) / N is shown: the share of rows which, all equally often, would give the same entropy."
 )
+VARIABILITY = (
+    "The paper's points: p-SGD under the step and the linear schedule, without its smoothing constant (p-no-smoothing),"
+    " with the last prediction in place of the mean over epochs (p-last), and under more augmentation. For all of them "
+    "give --methods p,p-no-smoothing,p-last, both --schedules, and --augments none,standard."
+)
 
 
 def _blocks(findings: Sequence[Finding]) -> list[list[Finding]]:
@@ -39,6 +44,12 @@ def _blocks(findings: Sequence[Finding]) -> list[list[Finding]]:
 
 def tables(findings: Sequence[Finding], /) -> list[Table]:
     """Return a table per augmentation and schedule, the control first."""
+    full = {each.where: each.entry.mean("seconds") for each in findings if each.method == FULL}
+
+    def speedup(each: Finding) -> str:
+        """Time saved over the full training, as in the paper's Tab. 1."""
+        return number(full.get(each.where) and 100 * (1 - each.entry.mean("seconds") / full[each.where]), ".1f")
+
     columns: dict[str, Callable[[Finding], str]] = {
         "method": lambda each: each.method,
         "B": lambda each: f"{each.budget:g}",
@@ -48,6 +59,7 @@ def tables(findings: Sequence[Finding], /) -> list[Table]:
         "control": _control,
         "points (95 % interval)": lambda each: each.gain.text() if each.gain else NONE,
         "seconds": lambda each: f"{each.entry.mean('seconds'):.1f}",
+        "speed-up, %": speedup,
         "exp H(c) / N": lambda each: f"{each.entry.mean('effective_rows'):.3f}",
     }
     return [
@@ -131,6 +143,8 @@ def write_page(
         page.section(
             "How evenly rows were trained on (Fig. 1c, d)",
             page.paragraph(EVENNESS),
+            _charts([variability_figure(findings)]),
+            page.paragraph(VARIABILITY),
             _charts(map(evenness_figure, blocks)),
         ),
         page.section("Linear against step schedule", _charts(schedule_figures(findings), "Only one schedule was run.")),
@@ -231,6 +245,27 @@ def evenness_figure(block: Sequence[Finding], /) -> Charted:
     layout["xaxis"]["range"] = [0, 1.02]
     layout["yaxis"]["autorange"] = True
     return {"data": [bars], "layout": layout}, f"{block[0].where.capitalize()}, B = {budget:g}"
+
+
+def variability_figure(findings: Sequence[Finding], /) -> Charted:
+    """Return Fig. 1c, d: accuracy against H(c) of p-SGD, its ablation and uniform draws, at one budget.
+
+    A marker is a method, schedule and augmentation; the budget the one that most have, of equal ones that nearest 0.3.
+    """
+    mine = [each for each in findings if each.method in (CONTROL, "p", "p-no-smoothing", "p-last")]
+    counts = Counter(each.budget for each in mine if each.method != CONTROL)
+    if not counts:
+        return None
+    budget = max(counts, key=lambda value: (counts[value], -abs(value - 0.3)))
+    data = []
+    for method in dict.fromkeys(each.method for each in mine):
+        entries = [each.entry for each in mine if each.method == method and each.budget == budget]
+        points = [(entry.mean("count_entropy"), entry.mean("last")) for entry in entries]
+        told = ["{schedule} schedule, {augment}".format(**entry.setting) for entry in entries]
+        hover = f"{method}, %{{customdata}}: %{{y:.2f}} % at H(c) = %{{x:.3f}}"
+        spreads = [entry.spread("last") for entry in entries]
+        data.append(trace(method, points, style_of(method), spreads=spreads, hover=hover, told=told))
+    return {"data": data, "layout": axes("H(c), nats", LAST)}, f"Variability and accuracy at B = {budget:g}"
 
 
 def schedule_figures(findings: Sequence[Finding], /) -> list[Charted]:

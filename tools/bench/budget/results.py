@@ -165,9 +165,14 @@ class Check:
 
 
 LIMITS = {  # bounds of a method's time, per counted row or of the whole training, relative to `unif`
-    **dict.fromkeys(("p", "c", "p-paper", "c-paper"), ("training time of {} relative to unif", (0.0, 1.02))),
+    **dict.fromkeys(
+        ("p", "c", "p-paper", "c-paper", "p-no-smoothing", "p-last"),
+        ("training time of {} relative to unif", (0.0, 1.02)),
+    ),
     "sb": ("time of {} per counted row relative to unif", (0.9, 1.1)),
-    **dict.fromkeys(("osgd", "dlis", "rho", "infobatch"), ("time of {} per counted row relative to unif", (0.0, 1.02))),
+    **dict.fromkeys(
+        ("osgd", "dlis", "rais", "rho", "infobatch"), ("time of {} per counted row relative to unif", (0.0, 1.02))
+    ),
 }
 
 

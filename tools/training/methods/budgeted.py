@@ -3,7 +3,7 @@
 What a run costs is counted by the loop (`accounting`), for B says what is trained on and not what is scored for it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from drawstream.samplers.methods import (
     CSGD,
     DLIS,
     PSGD,
+    RAIS,
     BatchSelector,
     InfoBatch,
     OrderedSGD,
@@ -59,10 +60,19 @@ def replay(inputs: Inputs, /) -> TrainingPlan:
 def importance(inputs: Inputs, /) -> TrainingPlan:
     """Draw different rows by the importance that p-SGD or c-SGD learns."""
     chosen = inputs.budget.uniform_epochs
-    kind = PSGD if inputs.name.startswith("p") else CSGD
-    learner = kind(inputs.rows, uniform_epochs=1 if chosen is None else chosen, paper=inputs.budget.paper)
+    kind, budget = PSGD if inputs.name.startswith("p") else CSGD, inputs.budget
+    variant = {name: getattr(budget, name) for name in ("paper", "smoothing", "last_only")}
+    learner = kind(inputs.rows, uniform_epochs=1 if chosen is None else chosen, **variant)
     stream = IndexStream(learner, mode="subset", draws=inputs.draws, seed=inputs.seed)
     return TrainingPlan(stream, inputs.epochs, LoopParts(learner))
+
+
+def robust(inputs: Inputs, /) -> TrainingPlan:
+    """Draw rows with replacement by the worst gradient norm that RAIS holds possible, weighted 1 / (N p)."""
+    chosen = inputs.budget.uniform_epochs
+    learner = RAIS(inputs.rows, uniform_epochs=1 if chosen is None else chosen)
+    stream = IndexStream(learner, mode="multinomial", draws=inputs.draws, seed=inputs.seed)
+    return TrainingPlan(stream, inputs.epochs, LoopParts(learner, weighted=True))
 
 
 def infobatch(inputs: Inputs, /) -> TrainingPlan:
@@ -94,16 +104,19 @@ def selective_backprop(inputs: Inputs, /) -> TrainingPlan:
     return TrainingPlan(stream, inputs.epochs, LoopParts(selector=selector, global_batch=inputs.global_batch))
 
 
+def ordered(inputs: Inputs, /) -> TrainingPlan:
+    """Train on the largest losses of batches: all rows in fewer epochs, or M rows in each of all (`full_epochs`)."""
+    parts = LoopParts(selector=OrderedSGD(batch_size=inputs.global_batch), global_batch=inputs.global_batch)
+    if inputs.budget.full_epochs:
+        return TrainingPlan(inputs.uniform(), inputs.epochs, parts)
+    return replace(scan(inputs), parts=parts)
+
+
 def selected(inputs: Inputs, /) -> TrainingPlan:
-    """Draw as many rows for a step as ordered SGD, DLIS or RHO-loss chooses from."""
-    selector: BatchSelector
-    match inputs.name:
-        case "osgd":
-            selector = OrderedSGD()
-        case "dlis":
-            selector = DLIS(seed=inputs.seed)
-        case _:
-            selector = RHOLoss(inputs.column(inputs.irreducible))
+    """Draw as many rows for a step as DLIS or RHO-loss chooses from."""
+    selector: BatchSelector = (
+        DLIS(seed=inputs.seed) if inputs.name == "dlis" else RHOLoss(inputs.column(inputs.irreducible))
+    )
     parts = LoopParts(selector=selector, global_batch=inputs.global_batch)
     return TrainingPlan(inputs.uniform(selector.factor), inputs.epochs, parts)
 

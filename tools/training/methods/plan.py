@@ -49,6 +49,7 @@ class LoopParts:
         weighted: Multiply the losses by the weights of the stream.
         mix: Mixes the images of a step. Learner and tracker then see the logits of the mixed image with the label of
             the row itself.
+        mix_first: Mix a batch before a selector scores it, and not after.
         criterion: Called with (logits, batch, epoch), gives the loss of each row (n,), of which the mean is taken; its
             buffers are part of the checkpoint. None is cross-entropy; `robust` has others.
         tracker: Observes every step.
@@ -59,6 +60,7 @@ class LoopParts:
     global_batch: int = 0
     weighted: bool = False
     mix: Mixup | RICAP | None = None
+    mix_first: bool = False
     criterion: nn.Module | None = None
     tracker: Tracker | None = None
 
@@ -90,12 +92,18 @@ class Budget:
     Attributes:
         share: B.
         paper: Follow the text of the paper on p-SGD and c-SGD in place of its authors' code.
-        uniform_epochs: Leading epochs that p-SGD and c-SGD draw uniformly; None: 1.
+        uniform_epochs: Leading epochs that p-SGD, c-SGD and RAIS draw uniformly; None: 1.
+        smoothing: Add the mean of all importances of p-SGD and c-SGD to each.
+        last_only: Take the last epoch with a row for its importance, in place of the mean over its visits.
+        full_epochs: Spend the budget of ordered SGD on M rows of T epochs, and not on all rows of round(B T) epochs.
     """
 
     share: float = 1.0
     paper: bool = False
     uniform_epochs: int | None = None
+    smoothing: bool = True
+    last_only: bool = False
+    full_epochs: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:

@@ -102,6 +102,9 @@ class Sampling:
             "crop_factor": self.crop_factor != 1,
             "paper": self.budget.paper,
             "uniform_epochs": self.budget.uniform_epochs is not None,
+            "no_smoothing": not self.budget.smoothing,
+            "last_only": self.budget.last_only,
+            "full_epochs": self.budget.full_epochs,
         }
         used = self.entry.options
         if self.crop_factor > 1 and given["mode"]:
@@ -177,19 +180,23 @@ class Sampling:
         """
         given = self.entry.given
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
-        early = self.budget.uniform_epochs
+        budget = self.budget
         return {
             "sampler": self.method,
             **named_identity("sampler", str(self.sampler) if given == "own" else ""),
             "mode": self.mode if given in ("file", "own") and self.crop_factor == 1 else None,
             "table": None if table is None else table.fingerprint,
-            **asdict(self.budget),
-            "uniform_epochs": None if early == 1 else early,  # 1 is the default
+            **asdict(budget),  # what is as by default stands as None, which is as good as not there
+            "uniform_epochs": None if budget.uniform_epochs == 1 else budget.uniform_epochs,
+            "smoothing": None if budget.smoothing else False,
+            "last_only": budget.last_only or None,
+            "full_epochs": budget.full_epochs or None,
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a record keeps beside the files."""
-        budget = {"budget": self.budget.share, "paper": self.budget.paper, "uniform_epochs": self.budget.uniform_epochs}
+        budget = asdict(self.budget)
+        budget["budget"] = budget.pop("share")
         own = {name: getattr(self, name) for name in ("column", "crop_factor")}
         weights = None if self.score_weights is None else str(self.score_weights)
         return {"name": self.method, **budget, **own, "score_weights": weights}

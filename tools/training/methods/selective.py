@@ -6,9 +6,11 @@ Notation
 
 The selector's scores come either from a forward pass of their own (`before`: selective backprop, RHO-loss, DLIS while
 it is on) or from the training pass (ordered SGD, DLIS while it is off). A scoring pass is made in evaluation mode,
-without gradient, and on images that are not mixed yet. What it takes:
+without gradient, and on images that are not mixed yet; where a mixer is given, on mixed ones, by their mixed labels,
+and the chosen ones are trained on as they were mixed. What it takes:
 
-    f = 1   a batch of the loader is scored; its chosen rows wait until there are G, which are then a step
+    f = 1   a batch of the loader is scored; its chosen rows wait until there are G, which are then a step; what is left
+            at the end of an epoch is a last step, of fewer rows
     f > 1   f batches of the loader are scored one after another, and the choice among all of them is a step
 
 All ranks gather the scores of the global batch and decide alike. A rank trains on those of the chosen rows that it
@@ -16,7 +18,6 @@ holds, few or many; one that holds none takes part with a row of weight 0.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +29,13 @@ from torch.nn import functional as F
 
 from drawstream.features import measure, require_classes
 from drawstream.pipeline import Batch
+from drawstream.pipeline.images import RICAP, Mixed, Mixup
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import BatchSelector, OrderedSGD
 from drawstream.tools.training import Amp, AsTensors, Ranks, Work, autocast
 
 Places = NDArray[np.int64]
+Rows = dict[str, Tensor]  # fields of a batch, (n, …) each; beside them `targets` and `shares` (n, k) of mixed images
 
 
 class Step(NamedTuple):
@@ -44,6 +47,7 @@ class Step(NamedTuple):
         at: See the module.
         share: Rows of the step over all ranks, divided by the ranks.
         chosen: Whether the selector has spoken, and the weights are its own.
+        mixed: The images with their labels, if they were mixed before they were scored.
     """
 
     batch: Batch
@@ -51,12 +55,13 @@ class Step(NamedTuple):
     at: int
     share: float
     chosen: bool = False
+    mixed: Mixed | None = None
 
 
 class _Scored(NamedTuple):
     """A batch of this rank, and what all ranks know of the global one: score, id and reality of each row."""
 
-    batch: Batch
+    rows: Rows
     table: NDArray[np.float64]
 
 
@@ -82,14 +87,13 @@ class Chooser:
         *,
         global_batch: int,
         amp: Amp = "off",
+        mix: Mixup | RICAP | None = None,
     ) -> None:
-        """Prepare the choice; `global_batch` is G."""
+        """Prepare the choice; `global_batch` is G, and `mix` mixes a batch of the loader before it is scored."""
         self.selector = selector
         self._model, self._catalog, self._ranks, self._amp = model, catalog, ranks, amp
-        self._global_batch = global_batch
+        self._global_batch, self._mix = global_batch, mix
         self._device = next(model.parameters()).device
-        self._waiting: Batch | None = None  # chosen rows of this rank
-        self._owners: Places = np.empty(0, np.int64)  # ranks of all chosen rows, in the order of their choice
         self._right = torch.zeros((), dtype=torch.int64, device=self._device)  # rows of this rank
         self._seen = 0  # rows of all ranks
 
@@ -110,6 +114,7 @@ class Chooser:
             batches: How many there are.
         """
         group: list[_Scored] = []
+        waiting, owners = list[Rows](), np.empty(0, np.int64)  # chosen rows of this rank; the ranks of all chosen ones
         waited, at, length = 0.0, 0, self.length(batches)
         for number, (batch, seconds) in enumerate(given, 1):
             waited += seconds
@@ -117,15 +122,20 @@ class Chooser:
                 yield Step(batch, waited, at, len(batch.labels))
                 waited = 0.0
             else:
-                group.append(self._score(batch, work))
+                group.append(self._score(self._mixed(batch, epoch, number - 1), work))
                 if len(group) < self.selector.factor and number < batches:
                     continue
-                chosen, owners = self._choose(group, epoch, at)
-                if self.selector.factor == 1:
-                    chosen, owners = self._fill_up(chosen, owners)
-                if owners.size:
-                    chosen = chosen if len(chosen.ids) else _without_weight(batch)
-                    yield Step(chosen, waited, at, owners.size / self._ranks.world_size, chosen=True)
+                chosen, more = self._choose(group, epoch, at)
+                waiting, owners = [*waiting, chosen], np.concatenate([owners, more])
+                last = number == batches or self.selector.factor > 1
+                while owners.size >= self._global_batch or (last and owners.size):
+                    rows = _joined(waiting)
+                    due, owners = np.split(owners, [self._global_batch])
+                    mine = int((due == self._ranks.rank).sum())
+                    waiting = [_part(rows, mine, None)]
+                    share = due.size / self._ranks.world_size
+                    part = _part(rows, 0, mine) if mine else _without_weight(group[-1].rows)
+                    yield _step(part, waited, at, share)
                     waited = 0.0
                 group = []
             at += 1
@@ -139,10 +149,11 @@ class Chooser:
             return batch.weights
         if isinstance(self.selector, OrderedSGD):
             self._right += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
-        scores = losses if self.selector.scores == "loss" else _scores(logits, batch.labels, self.selector.scores)
-        table = self._table(batch, scores.detach())
+        rows = _fields(batch)
+        scores = losses if self.selector.scores == "loss" else _scores(logits, rows, self.selector.scores)
+        table = self._table(rows, scores.detach())
         self._seen += int(table[:, 2].sum())
-        choice = self._select([_Scored(batch, table)], epoch, step.at)
+        choice = self._select([_Scored(rows, table)], epoch, step.at)
         mine = choice.ranks == self._ranks.rank
         weights = np.zeros(len(batch.ids), np.float32)
         weights[choice.places[mine]] = choice.weights[mine]
@@ -156,45 +167,39 @@ class Chooser:
             self._right, self._seen = torch.zeros_like(self._right), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the selector, and the rows that wait for a full step (a collective call)."""
-        mine = None if self._waiting is None else {k: v.cpu() for k, v in _fields(self._waiting).items()}
-        return {
-            "selector": AsTensors(self.selector).state_dict(),
-            "waiting": self._ranks.gather(mine),
-            "owners": torch.from_numpy(self._owners.copy()),
-        }
+        """State of the selector."""
+        return AsTensors(self.selector).state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Restore a state; another number of ranks shares the waiting rows out anew.
+        """Restore a state.
 
         Raises:
             ValueError: The state is of another selector.
         """
-        AsTensors(self.selector).load_state_dict(state["selector"])
-        self._owners, self._waiting = state["owners"].numpy().copy(), None
-        if not self._owners.size:
-            return
-        held = [waiting for waiting in state["waiting"] if waiting is not None]
-        order = np.argsort(np.argsort(self._owners, kind="stable"))  # place among all held ones, in order of choice
-        if len(state["waiting"]) != self._ranks.world_size:
-            self._owners = np.arange(self._owners.size) % self._ranks.world_size
-        mine = torch.from_numpy(order[self._owners == self._ranks.rank])
-        self._waiting = Batch(**{k: torch.cat([w[k] for w in held])[mine].to(self._device) for k in held[0]})
+        AsTensors(self.selector).load_state_dict(state)
+
+    def _mixed(self, batch: Batch, epoch: int, number: int) -> Rows:
+        """Rows of a batch of the loader, mixed if they are to be."""
+        rows = _fields(batch)
+        if self._mix is None:
+            return rows
+        mixed = self._mix(batch.images, batch.labels, epoch=epoch, step=number, rank=self._ranks.rank)
+        return rows | {"images": mixed.images, "targets": mixed.labels, "shares": mixed.shares}
 
     @torch.no_grad()
-    def _score(self, batch: Batch, work: Work) -> _Scored:
+    def _score(self, rows: Rows, work: Work) -> _Scored:
         """Score a batch by a forward pass of its own."""
         self._model.eval()
         with autocast(self._device, self._amp):
-            logits = self._model(batch.images)
+            logits = self._model(rows["images"])
         self._model.train()
         require_classes(logits, self._catalog)
-        work.forward += len(batch.ids)
-        return _Scored(batch, self._table(batch, _scores(logits, batch.labels, self.selector.scores)))
+        work.forward += len(rows["ids"])
+        return _Scored(rows, self._table(rows, _scores(logits, rows, self.selector.scores)))
 
-    def _table(self, batch: Batch, scores: Tensor) -> NDArray[np.float64]:
+    def _table(self, rows: Rows, scores: Tensor) -> NDArray[np.float64]:
         """Score, id (exact below 2^53) and reality of the rows of the global batch, (n · ranks, 3); fill is last."""
-        mine = torch.stack([scores.double(), batch.ids.double(), (batch.weights > 0).double()], 1)
+        mine = torch.stack([scores.double(), rows["ids"].double(), (rows["weights"] > 0).double()], 1)
         if self._ranks.world_size > 1:
             everyone = mine.new_empty(len(mine) * self._ranks.world_size, 3)
             dist.all_gather_into_tensor(everyone, mine)
@@ -205,17 +210,17 @@ class Chooser:
         table = np.concatenate([scored.table for scored in group])
         real = table[: int(table[:, 2].sum())]
         chosen = self.selector.select(real[:, 0], epoch=epoch, step=at, ids=real[:, 1].astype(np.int64))
-        if len(table) == len(group[0].batch.ids):  # one batch of one rank
+        if len(table) == len(group[0].rows["ids"]):  # one batch of one rank
             none = np.zeros_like(chosen.indices)
             return _Choice(chosen.weights, none, none, chosen.indices)
         ends = np.cumsum([len(scored.table) for scored in group])
         batches = np.searchsorted(ends, chosen.indices, side="right")
-        sizes = np.array([len(scored.batch.ids) for scored in group])
+        sizes = np.array([len(scored.rows["ids"]) for scored in group])
         within = chosen.indices - (ends - np.diff(ends, prepend=0))[batches]
         ranks, places = np.divmod(within, sizes[batches])
         return _Choice(chosen.weights, ranks, batches, places)
 
-    def _choose(self, group: list[_Scored], epoch: int, at: int) -> tuple[Batch, Places]:
+    def _choose(self, group: list[_Scored], epoch: int, at: int) -> tuple[Rows, Places]:
         """The chosen rows that this rank holds, and the ranks of all of them."""
         choice = self._select(group, epoch, at)
         parts = []
@@ -223,44 +228,43 @@ class Chooser:
             mine = (choice.ranks == self._ranks.rank) & (choice.batches == number)
             places = torch.from_numpy(choice.places[mine]).to(self._device, non_blocking=True)
             weights = torch.from_numpy(choice.weights[mine]).to(self._device, non_blocking=True)
-            own = {name: value[places] for name, value in _fields(scored.batch).items()}
-            parts.append(Batch(**{**own, "weights": weights}))
+            parts.append({name: value[places] for name, value in scored.rows.items()} | {"weights": weights})
         return _joined(parts), choice.ranks
 
-    def _fill_up(self, chosen: Batch, owners: Places) -> tuple[Batch, Places]:
-        """Let chosen rows wait; the G that have waited longest, or none while there are fewer."""
-        waiting = chosen if self._waiting is None else _joined([self._waiting, chosen])
-        self._owners = np.concatenate([self._owners, owners])
-        due = self._owners[: self._global_batch if self._owners.size >= self._global_batch else 0]
-        self._owners = self._owners[due.size :]
-        mine = int((due == self._ranks.rank).sum())
-        self._waiting = _part(waiting, mine, None)
-        return _part(waiting, 0, mine), due
 
-
-def _scores(logits: Tensor, labels: Tensor, name: str) -> Tensor:
+def _scores(logits: Tensor, rows: Rows, name: str) -> Tensor:
     """Losses, or norms of the gradient over the logits, float32 (n,)."""
+    if "targets" in rows:
+        mixed = Mixed(rows["images"], rows["targets"], rows["shares"])
+        if name == "loss":
+            return mixed.loss(logits.float(), reduction="none")
+        norms: Tensor = (logits.float().softmax(1) - mixed.soft_labels(logits.shape[1])).norm(dim=1)
+        return norms
     if name == "loss":
-        return F.cross_entropy(logits.float(), labels, reduction="none")
-    return measure(logits, labels, None, [name])[name]
+        return F.cross_entropy(logits.float(), rows["labels"], reduction="none")
+    return measure(logits, rows["labels"], None, [name])[name]
 
 
-def _fields(batch: Batch) -> dict[str, Tensor]:
+def _fields(batch: Batch) -> Rows:
     return {"images": batch.images, "labels": batch.labels, "ids": batch.ids, "weights": batch.weights}
 
 
-def _joined(parts: list[Batch]) -> Batch:
-    return parts[0] if len(parts) == 1 else Batch(*(torch.cat(each) for each in zip(*map(_values, parts), strict=True)))
+def _step(rows: Rows, waited: float, at: int, share: float) -> Step:
+    """A step of chosen rows."""
+    batch = Batch(**{name: rows[name] for name in ("images", "labels", "ids", "weights")})
+    mixed = Mixed(batch.images, rows["targets"], rows["shares"]) if "targets" in rows else None
+    return Step(batch, waited, at, share, chosen=True, mixed=mixed)
 
 
-def _part(batch: Batch, a: int, b: int | None) -> Batch:
-    return Batch(*(value[a:b] for value in _values(batch)))
+def _joined(parts: list[Rows]) -> Rows:
+    return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _values(batch: Batch) -> tuple[Tensor, ...]:
-    return tuple(_fields(batch).values())
+def _part(rows: Rows, a: int, b: int | None) -> Rows:
+    return {name: value[a:b] for name, value in rows.items()}
 
 
-def _without_weight(batch: Batch) -> Batch:
+def _without_weight(rows: Rows) -> Rows:
     """A row that takes part in a step and changes nothing."""
-    return replace(_part(batch, 0, 1), weights=torch.zeros_like(batch.weights[:1]))
+    row = _part(rows, 0, 1)
+    return row | {"weights": torch.zeros_like(row["weights"])}

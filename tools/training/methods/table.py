@@ -88,8 +88,9 @@ _UNIFORM: dict[str, Any] = {"build": f"{_NAMED}:uniform", "control": True, "colo
 _IMPORTANCE: dict[str, Any] = {
     "help": "B N different rows, by importance; the first epoch uniform",
     "build": f"{_NAMED}:importance",
-    "options": ("paper", "uniform_epochs"),
+    "options": ("paper", "uniform_epochs", "no_smoothing", "last_only"),
 }
+_VARIANT: dict[str, Any] = {"given": "bench", "slow": True, **_IMPORTANCE}
 _SELECTED: dict[str, Any] = {"build": f"{_NAMED}:selected", "colour": PURPLE}
 _CORESET: dict[str, Any] = {"build": f"{_NAMED}:coreset"}
 _LOSS: dict[str, Any] = {"given": "bench", "loss": True, "colour": GREEN}
@@ -124,8 +125,10 @@ _ENTRIES = (
     Method("scan", "all rows", build=f"{_NAMED}:scan", fewer_epochs=True, colour=ORANGE, marker="circle-open"),
     Method("p", **_IMPORTANCE),
     Method("c", marker="square", **_IMPORTANCE),
-    Method("p-paper", given="bench", slow=True, marker="circle-open", **_IMPORTANCE),
-    Method("c-paper", given="bench", slow=True, marker="square-open", **_IMPORTANCE),
+    Method("p-paper", marker="circle-open", **_VARIANT),
+    Method("c-paper", marker="square-open", **_VARIANT),
+    Method("p-no-smoothing", marker="triangle-down-open", **_VARIANT),
+    Method("p-last", marker="triangle-left-open", **_VARIANT),
     Method(
         "sb",
         "all rows are scored, about B N are trained on",
@@ -135,7 +138,14 @@ _ENTRIES = (
         marker="diamond",
     ),
     Method(
-        "osgd", "B N rows, of which the largest losses count", cost="B, see below", marker="triangle-up", **_SELECTED
+        "osgd",
+        "all rows, of which the largest losses count",
+        build=f"{_NAMED}:ordered",
+        options=("full_epochs",),
+        fewer_epochs=True,
+        cost="B, see below",
+        colour=PURPLE,
+        marker="triangle-up",
     ),
     Method(
         "dlis",
@@ -143,6 +153,14 @@ _ENTRIES = (
         cost="B to 2 B",
         marker="diamond-open",
         **_SELECTED,
+    ),
+    Method(
+        "rais",
+        "B N rows with replacement, by the largest gradient norm that is held possible; the first epoch uniform",
+        build=f"{_NAMED}:robust",
+        options=("uniform_epochs",),
+        colour=PURPLE,
+        marker="star",
     ),
     Method(
         "rho",

@@ -39,6 +39,9 @@ def test_all_methods_at_the_command_line(tmp_path, capsys):
     work = {"uniform": (trained, trained), "best-of": (2 * trained, 2 * trained)}
     work |= dict.fromkeys(("random", "mixture"), (2 * trained + rewards, 2 * trained))
     later = dict.fromkeys(("static", "replay", "replay-other"), (3 * trained + rewards, 3 * trained))
+    work |= {"rais": (trained, trained)}
+    dlis = rows.pop("dlis")
+    assert dlis["backward"] == trained and trained <= dlis["forward"] <= 4 * trained
     assert {name: (row["forward"], row["backward"]) for name, row in rows.items()} == work | later
     assert rows["random"]["reward_forward"] == rows["mixture"]["reward_forward"] == rewards
     assert all(rows[name]["seconds"] > rows["mixture"]["seconds"] for name in later)  # what they need first is in them

@@ -16,6 +16,7 @@ from drawstream.tools.bench.budget.page import (
     pareto_figure,
     schedule_figures,
     tables,
+    variability_figure,
     write_page,
 )
 from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
@@ -142,7 +143,7 @@ def linear(findings):
 def test_claims_of_the_paper_stand_beside_numbers(findings):
     found = claims(findings)
     assert any("over unif of the same measured compute, which is +0.33 above B" in ours for ours in found.values())
-    assert "Better for 15 of 15 methods" in found["The linear schedule is better than steps for every method (Tab. 2)."]
+    assert "Better for 18 of 18 methods" in found["The linear schedule is better than steps for every method (Tab. 2)."]
     assert claims(findings_of(rows_of("unif", 0.3, [88]))) == {}
 
 
@@ -170,8 +171,26 @@ def test_figures_show_the_uniform_control(findings, linear):
     even, _ = evenness_figure(small)
     assert even["data"][0]["y"].count("unif") == 1
     ((schedules, _),) = filter(None, schedule_figures([each for each in findings if each.budget == 0.3]))
-    assert [len(trace["x"]) for trace in schedules["data"]] == [14, 14]
+    assert [len(trace["x"]) for trace in schedules["data"]] == [17, 17]
     assert schedule_figures(small) == [None]
+
+
+def test_the_figure_of_variability_has_p_and_its_ablation_under_every_schedule(findings):
+    figure, caption = variability_figure(findings)
+    assert [trace["name"] for trace in figure["data"]] == ["unif", "p", "p-no-smoothing", "p-last"]
+    assert {told for trace in figure["data"] for told in trace["customdata"]} == {
+        "linear schedule, none",
+        "step schedule, none",
+    }
+    assert all(len(trace["x"]) == 2 for trace in figure["data"]) and "B = 0.3" in caption
+    assert variability_figure([each for each in findings if each.method == "unif"]) is None
+
+
+def test_the_table_has_the_time_saved_over_a_full_training():
+    rows = [*rows_of("full", 1.0, [90, 90], seconds=8.0), *rows_of("p", 0.8, [90, 90], seconds=6.0)]
+    (table,) = tables(findings_of(rows))
+    column = list(table.head).index("speed-up, %")
+    assert [each[column] for each in table.rows] == ["0.0", "25.0"]
 
 
 def test_the_page_holds_the_verdict_the_control_and_every_number(findings, tmp_path):
@@ -184,6 +203,6 @@ def test_the_page_holds_the_verdict_the_control_and_every_number(findings, tmp_p
     assert all(f">{each.method}</th>" in text for each in findings)
     assert "2 run(s) at a time" in text
     charts = re.findall(r'<script type="application/json">(.*?)</script>', page)
-    assert len(charts) == 8
+    assert len(charts) == 9
     assert all(json.loads(chart)["data"] for chart in charts)
     assert "src=" not in text.replace("img-src", "")

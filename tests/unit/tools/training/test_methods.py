@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import write_schedule
@@ -39,8 +40,8 @@ def made(name, share=0.3, seed=4, **options):
 @pytest.mark.parametrize(
     ("name", "draws", "epochs"),
     [
-        *((name, 300, 10) for name in ("unif", "p", "c", "osgd", *CORESETS)),
-        *((name, 1000, 3) for name in ("scan", "infobatch")),
+        *((name, 300, 10) for name in ("unif", "p", "c", "rais", *CORESETS)),
+        *((name, 1000, 3) for name in ("scan", "infobatch", "osgd")),
         *(("sb", 1000, 10), ("dlis", 900, 10), ("rho", 3000, 10)),
     ],
 )
@@ -51,6 +52,18 @@ def test_draws_and_epochs_of_a_budget(name, draws, epochs):
     assert made(name).stream.fingerprint == found.stream.fingerprint
     assert made(name, seed=5).stream.fingerprint != found.stream.fingerprint
     np.testing.assert_array_equal(made(name).stream.epoch(0)[:], found.stream.epoch(0)[:])
+
+
+def test_ordered_sgd_may_spend_its_budget_on_all_epochs():
+    found = made("osgd", full_epochs=True)
+    assert (len(found.stream.epoch(0)), found.epochs, found.parts.selector.batch_size) == (300, 10, 128)
+
+
+def test_variants_of_importance():
+    learner = made("p", smoothing=False, last_only=True).parts.learner
+    assert (learner.smoothing, learner.last_only) == (False, True)
+    plan = made("rais", uniform_epochs=3)
+    assert plan.parts.learner.uniform_epochs == 3 and plan.parts.weighted
 
 
 def test_every_name_of_the_table_has_a_plan():
@@ -117,10 +130,17 @@ def test_augmentation_is_of_training_images_only(digits, augment):
     training, evaluation = setup.transforms
     assert evaluation == Setup(digits.train, "mlp").transforms[1] and evaluation.crop == "none" and not evaluation.flip
     assert training.crop == ("none" if augment == "none" else "pad") and training.flip == (augment != "none")
-    assert training.randaugment == ((2, 4) if augment == "randaugment" else None)
+    assert training.randaugment == ((2, 4) if augment.startswith("randaugment") else None)
+    assert training.suite == ("bt" if augment == "randaugment-bt" else None)
     mix = setup.mix(7)
     assert (mix is None) == (augment not in ("mixup", "ricap"))
     assert mix is None or (mix.seed == 7 and (mix.alpha if augment == "mixup" else mix.beta) == 0.3)
+
+
+def test_the_papers_order_of_mixing(digits):
+    mixup, ricap = (Setup(digits.train, "mlp", augment=name, mix_order="paper") for name in ("mixup", "ricap"))
+    assert mixup.mix(0) == Mixup() and mixup.mix(0, selected=True) == Mixup(larger=True)
+    assert ricap.mix(0) == ricap.mix(0, selected=True) == RICAP(permuted=True)
 
 
 def test_another_augmentation_is_refused(digits):
@@ -183,7 +203,12 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
         (("--sampler", "pp"), "the sampler must be a file or one of unif"),
         (("--sampler", "unif", "--budget", "0"), "`0 < budget <= 1` must hold, but got 0"),
         (("--sampler", "sb", "--paper"), "--paper goes with p or c, but --sampler is sb: leave it out"),
-        (("--uniform-epochs", "2"), "--uniform-epochs goes with p or c, but there is none: leave it out"),
+        (("--uniform-epochs", "2"), "--uniform-epochs goes with p, c or rais, but there is none: leave it out"),
+        (("--sampler", "sb", "--no-smoothing"), "--no-smoothing goes with p or c, but --sampler is sb: leave it out"),
+        (("--sampler", "scan", "--last-only"), "--last-only goes with p or c, but --sampler is scan: leave it out"),
+        (("--sampler", "p", "--last-only", "--paper"), "`paper` divides by all epochs, and `last_only` takes one"),
+        (("--sampler", "sb", "--full-epochs"), "--full-epochs goes with osgd, but --sampler is sb: leave it out"),
+        (("--mix-order", "paper"), "`mix_order` must be default, or paper with the augmentation mixup or ricap"),
         (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
         (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),
         (("--sampler", "rho", "--column", "clean"), "needs a feature table with a column clean"),

@@ -164,18 +164,19 @@ def test_selective_backprop_at_the_full_budget_is_uniform_training(setup):
     assert (run.forward, run.backward) == (2 * plain.forward, plain.backward) == (3000, 1500)
 
 
-def test_selective_backprop_trains_on_full_batches_of_what_it_keeps(setup):
+def test_selective_backprop_trains_on_full_batches_and_on_the_rest_of_an_epoch(setup):
     selector, spy = SelectiveBackprop(budget=0.4, seed=2), Spy()
     kept = []
     select = selector.select
     selector.select = lambda scores, **given: kept.append((given["ids"], select(scores, **given))) or kept[-1][1]
     stream = IndexStream(ROWS, seed=3)
     run, _ = go(setup, stream, by(selector, spy), Recipe(3, 0.05))
-    chosen = np.concatenate([ids[found.indices] for ids, found in kept])
+    chosen = [np.concatenate([ids[found.indices] for ids, found in kept[at : at + 10]]) for at in (0, 10, 20)]
+    sizes = [[50] * (len(rows) // 50) + [len(rows) % 50] * (len(rows) % 50 > 0) for rows in chosen]
+    assert [len(batch[0]) for batch in spy.seen] == [*sizes[0], *sizes[1], *sizes[2]]
+    assert min(sizes[1][-1], sizes[2][-1]) < 50
     trained = torch.cat([batch[0] for batch in spy.seen]).numpy()
-    assert all(len(batch[0]) == 50 for batch in spy.seen)
-    np.testing.assert_array_equal(trained, chosen[: len(trained)])
-    assert len(chosen) - len(trained) < 50
+    np.testing.assert_array_equal(trained, np.concatenate(chosen))
     assert [epoch.forward - epoch.backward for epoch in run.history] == [ROWS] * 3
     assert run.backward == len(trained)
     np.testing.assert_array_equal(run.counts, np.bincount(trained, minlength=ROWS))
@@ -321,6 +322,63 @@ def test_selectors_score_images_that_are_not_mixed(setup):
         method = by(selector, mix=mix)
         go(setup, IndexStream(ROWS, seed=3), method, Recipe(1))
     np.testing.assert_array_equal(*scores.values())  # of the first step, before any gradient
+
+
+class Linear(torch.nn.Module):
+    """A model whose logits show the image: scores of any image are known."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
+@pytest.mark.parametrize("name", ["sb", "rho", "dlis"])
+@pytest.mark.parametrize(
+    "mix", [Mixup(seed=5, larger=True), RICAP(seed=5, permuted=True)], ids=lambda m: type(m).__name__
+)
+def test_in_the_papers_order_the_mixed_image_is_scored_and_trained_on(setup, name, mix):
+    """All scores by hand, and what was chosen: images, labels and shares as they were mixed."""
+    selector = {"sb": SelectiveBackprop(budget=0.5), "rho": RHOLoss(np.zeros(ROWS), factor=2), "dlis": hot(DLIS())}[
+        name
+    ]
+    scored, select = [], selector.select
+    selector.select = lambda scores, **given: scored.append(scores.copy()) or select(scores, **given)
+    stream, loader = IndexStream(ROWS, seed=3, draws=ROWS // selector.factor * selector.factor), setup.training_loader()
+    loader.replace_stream(stream)
+    torch.manual_seed(2)
+    model, shown = Linear(), []
+    model.register_forward_pre_hook(lambda _, given: shown.extend(given) if model.training else None)
+    head = torch.nn.Linear(64, 10)
+    head.load_state_dict(model.head.state_dict())
+    recipe = Recipe(1, 1e-9, momentum=0.0, weight_decay=0.0)
+    run = train(model, loader, recipe, parts=by(selector, mix=mix, mix_first=True))
+    loader.set_epoch(0)
+    rows = {"images": [], "score": [], "loss": []}
+    for number, batch in enumerate(loader):
+        mixed = mix(batch.images, batch.labels, epoch=0, step=number)
+        logits = head(mixed.images.flatten(1)).detach()
+        error = logits.softmax(1) - mixed.soft_labels(10)
+        loss = mixed.loss(logits, reduction="none")
+        rows["score"].append(error.norm(dim=1) if name == "dlis" else loss)
+        rows["images"].append(mixed.images)
+        rows["loss"].append(loss)
+    found = {key: torch.cat(value) for key, value in rows.items()}
+    np.testing.assert_allclose(np.concatenate(scored), found["score"], rtol=1e-3, atol=1e-5)
+    known = {image.numpy().tobytes() for image in found["images"]}
+    assert all(image.numpy().tobytes() in known for images in shown for image in images)
+    if name == "sb":  # all rows of the first epoch, so the mean of all mixed losses
+        assert run.history[0].loss == pytest.approx(float(found["loss"].mean()), rel=1e-4)
+    loader.close()
+
+
+def test_ordered_sgd_takes_at_most_a_short_last_batch(setup):
+    selector, spy = OrderedSGD(batch_size=50), Spy()
+    selector.set_accuracy(85)
+    run, _ = go(setup, IndexStream(ROWS, seed=3, draws=60), by(selector, spy), Recipe(1, 0.05))
+    assert [len(batch[0]) for batch in spy.seen] == [50, 10] and int(run.counts.sum()) == 25 + 10
 
 
 def test_scoring_leaves_batchnorm_alone(setup, digits):
