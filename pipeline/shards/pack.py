@@ -4,9 +4,10 @@
                                └─▶ train rows ──▶ OUT/train/catalog.parquet, shard-000000.tar, …
 
 Without a holdout there is one catalog, in OUT itself. Shards are ordinary WebDataset tars with the members ``KEY.cls``
-(the label), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm`` or ``.ppm`` (the image; the last two are raw pixels), and with
-label noise ``KEY.clean.cls`` (the true label). Rows are written in shuffled order, so a reader that goes through the
-shards from end to end meets mixed classes. The same input gives the same shards.
+(the label), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm`` or ``.ppm`` (the image; the last two are raw pixels), and where
+labels are wrong in part (label noise, or a source with ``clean_labels``) ``KEY.clean.cls`` (the true label). Rows are
+written in shuffled order, so a reader that goes through the shards from end to end meets mixed classes. The same input
+gives the same shards.
 """
 
 import os
@@ -50,8 +51,9 @@ class PackOptions:
         shard_rows: Most rows of a shard; 10 000 keeps the parts of a resumable job short.
         shard_bytes: A shard whose images have these many bytes takes no further row.
         skip_bad: Leave out images that cannot be read, from the part in which they would be; the result names them.
-        label_noise: Share R of every class that is relabelled uniformly into the other classes, in [0, 1).
-        noise_holdout: Relabel the holdout too; by default it keeps its true labels, as in the papers.
+        label_noise: Share R of every class that is relabelled uniformly into the other classes, in [0, 1); of a source
+            without ``clean_labels``.
+        noise_holdout: Wrong labels in the holdout too; by default it has its true labels, as in the papers.
         orientation: ``exif``: images are turned as their first EXIF block says; ``stored``: they are not.
         overwrite: Replace an earlier pack in the folder; any other filled folder is still refused.
     """
@@ -213,15 +215,22 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
     held, noise = options.holdout, options.label_noise
-    chosen = [("train" if held else "all", order[held:rows], noise)]
+    true = source.clean_labels if isinstance(source, ArraySource) else None
+    if true is not None and noise:
+        raise ValueError(f"{source.name} has clean_labels beside wrong ones: leave out label noise (--label-noise)")
+    chosen = [("train" if held else "all", order[held:rows], noise, True)]
     if held:
-        chosen.append(("holdout", order[:held], noise if options.noise_holdout else 0.0))
+        chosen.append(("holdout", order[:held], noise if options.noise_holdout else 0.0, options.noise_holdout))
     parts = []
-    for number, (name, part, rate) in enumerate(chosen):
+    for number, (name, part, rate, wrong) in enumerate(chosen):
         labels = source.labels[part]
         noisy = relabel(labels, rate=rate, classes=len(source.classes), seed=options.noise_seed, part=number)
+        clean = labels if rate else None
         origin = made | {"part": name, "label_noise": rate}
-        parts.append(_Part(name if held else "", part, noisy, labels if rate else None, origin))
+        if true is not None:
+            noisy, clean = (labels, true[part]) if wrong else (true[part], None)
+            origin["clean_labels"] = "beside" if wrong else "instead"
+        parts.append(_Part(name if held else "", part, noisy, clean, origin))
     return parts
 
 
@@ -229,6 +238,8 @@ def _listing(source: Source) -> str:
     """A hash over keys, labels and classes, and size and time of its files: tells two states apart."""
     state = xxhash.xxh3_128("\n".join(source.classes).encode())
     state.update(np.ascontiguousarray(source.labels, dtype="<i8").data)
+    if isinstance(source, ArraySource) and source.clean_labels is not None:
+        state.update(np.ascontiguousarray(source.clean_labels, dtype="<i8").data)
     for begin in range(0, len(source), 10_000):
         keys = [source.key(row) for row in range(begin, min(begin + 10_000, len(source)))]
         state.update("".join(f"\n{key}" for key in keys).encode())

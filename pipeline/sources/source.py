@@ -26,6 +26,7 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's pack
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+CLEAN = "clean_labels"  # name of true labels, as an array or a file
 IDX_PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 IDX_UINT8 = 0x08
 UNREADABLE = (
@@ -71,6 +72,8 @@ class ArraySource:
         name: For messages and provenance.
         left_out: What its file or folder holds beside images and labels.
         files: Where images and labels come from.
+        clean_labels: int64 (rows,), true labels, where `labels` are wrong in part (as given by people). None:
+            nothing is known of wrong ones.
 
     Raises:
         ValueError: Another dtype or shape, counts that differ, or labels outside the classes.
@@ -82,9 +85,11 @@ class ArraySource:
     name: str = "arrays"
     left_out: LeftOut = field(default_factory=LeftOut)
     files: tuple[Path, ...] = ()
+    clean_labels: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
+        clean = labels if self.clean_labels is None else np.asarray(self.clean_labels)
         shape = images.shape
         try:
             if images.dtype != np.uint8:
@@ -99,14 +104,19 @@ class ArraySource:
             if len(images) != len(labels) or len(images) == 0:
                 got = f"{len(images)} images and {len(labels)} labels: give those of one split, in one order"
                 raise ValueError(f"images and labels must be as many and not none, but got {got}")
-            classes = tuple(self.classes) or number_names(int(labels.max()), len(labels))
-            if labels.min() < 0 or labels.max() >= len(classes):
-                got = f"{labels.min()} … {labels.max()}"
-                raise ValueError(f"labels must lie in 0 … {len(classes) - 1}, but got {got}")
+            if clean.shape != labels.shape or clean.dtype.kind not in "iu":
+                law = f"clean_labels must be integers {labels.shape}, as labels, but got {clean.dtype} {clean.shape}"
+                raise ValueError(f"{law}: give the true class of each row")
+            found = [int(each) for values in (labels, clean) for each in (values.min(), values.max())]
+            classes = tuple(self.classes) or number_names(max(found), len(labels))
+            if min(found) < 0 or max(found) >= len(classes):
+                raise ValueError(f"labels must lie in 0 … {len(classes) - 1}, but got {min(found)} … {max(found)}")
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         for name, value in (("images", images), ("labels", labels.astype(np.int64)), ("classes", classes)):
             object.__setattr__(self, name, value)
+        if self.clean_labels is not None:
+            object.__setattr__(self, "clean_labels", clean.astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -128,7 +138,8 @@ def open_source(
 
     Understood, in this order:
 
-    * ``FILE.npz`` with arrays ``images`` and ``labels``; a folder with ``images.npy`` and ``labels.npy``;
+    * ``FILE.npz`` with arrays ``images`` and ``labels``; a folder with ``images.npy`` and ``labels.npy``; both may have
+      the true labels beside them, ``clean_labels``;
     * a folder with IDX files (``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, each also as
       ``.gz``), or such a file, or its path up to ``-images-idx3-ubyte``;
     * CIFAR-10, CIFAR-100 (binary or Python batches) and SVHN (``.mat``) as published, see ``cifar``;
@@ -152,7 +163,9 @@ def open_source(
     parts = (path / "images.npy", path / "labels.npy")
     if any(part.is_file() for part in parts):
         images, targets = map(_open_npy, parts)
-        return ArraySource(images, targets, names, str(path), _others(path, parts), parts)
+        more = tuple(filter(Path.is_file, [path / f"{CLEAN}.npy"]))
+        true = _open_npy(more[0]) if more else None
+        return ArraySource(images, targets, names, str(path), _others(path, parts + more), parts + more, true)
     if prefix := _idx_prefix(path, split):
         parts = (_idx_file(prefix, "images", 3), _idx_file(prefix, "labels", 1))
         images, targets = (read_idx(part, dims=dims) for part, dims in zip(parts, (3, 1), strict=True))
@@ -266,13 +279,14 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
     """Read ``images`` and ``labels`` of an archive."""
     _check_present(path)
     needed, arrays = {"images", "labels"}, dict[str, Any]()
+    known = needed | {CLEAN}
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             names = set() if isinstance(archive, np.ndarray) else set(archive.files)
             if names:
                 _check_archive(archive)
-                arrays = {name: archive[name] for name in needed & names}
+                arrays = {name: archive[name] for name in known & names}
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     if isinstance(archive, np.ndarray):
@@ -282,8 +296,8 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
         lacks = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         law = f"must hold images and labels, but {lacks} among its arrays ({held})"
         raise ValueError(f"{path}: {law}: a = np.load({path.name!r}); np.savez('new.npz', images=a[…], labels=a[…])")
-    beside = _beside(sorted(names - needed))
-    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), beside, (path,))
+    beside = _beside(sorted(names - known))
+    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), beside, (path,), arrays.get(CLEAN))
 
 
 def _others(folder: Path, parts: Sequence[Path]) -> LeftOut:

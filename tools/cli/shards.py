@@ -43,7 +43,9 @@ class ImageOptions(ResultOptions):
 class PackOptions(ImageOptions):
     """Options of `pack`."""
 
-    source: Path = argument("IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy.")
+    source: Path = argument(
+        "IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy (+ clean_labels.npy)."
+    )
     out: Path = argument("Folder to write: shards and catalog.parquet.")
     encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
     quality: int = option(95, "Quality of newly encoded JPEGs.", within=FEW)

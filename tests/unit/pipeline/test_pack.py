@@ -18,6 +18,7 @@ from drawstream.pipeline.decoding.image import decode, encode
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import FASHION_MNIST, ArraySource, open_source
+from drawstream.pipeline.verify import verify
 
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
@@ -88,6 +89,27 @@ def test_holdout_gets_noise_when_asked(tmp_path):
     result = pack(SOURCE, tmp_path / "out", holdout=300, label_noise=0.4, noise_holdout=True)
     holdout = Catalog.open(result.holdout)
     assert (holdout.label != holdout.clean_label).sum() == sum(round(0.4 * n) for n in np.bincount(holdout.clean_label))
+
+
+@pytest.mark.parametrize("noise_holdout", [False, True])
+def test_given_true_labels_are_the_clean_ones(tmp_path, noise_holdout):
+    wrong = np.where(np.arange(1797) % 3 == 0, (DIGITS.target + 1) % 10, DIGITS.target)
+    for name, values in (("images", SOURCE.images), ("labels", wrong), ("clean_labels", DIGITS.target)):
+        np.save(tmp_path / f"{name}.npy", values)
+    source = open_source(tmp_path)
+    assert not source.left_out.reasons
+    result = pack(source, tmp_path / "out", holdout=300, noise_holdout=noise_holdout)
+    train, holdout = Catalog.open(result.train), Catalog.open(result.holdout)
+    rows, held = (np.array([int(key) for key in each.keys]) for each in (train, holdout))
+    assert (train.label == wrong[rows]).all() and (train.clean_label == DIGITS.target[rows]).all()
+    assert (holdout.label == (wrong if noise_holdout else DIGITS.target)[held]).all()
+    assert (holdout.clean_label is None) == (not noise_holdout) and verify(train) == verify(holdout) == []
+    assert result.relabelled == (rows % 3 == 0).sum() + noise_holdout * (held % 3 == 0).sum()
+    assert not pack(source, tmp_path / "out", holdout=300, noise_holdout=noise_holdout).ran
+    with pytest.raises(ValueError, match="holds a pack with"):
+        pack(source, tmp_path / "out", holdout=300, noise_holdout=not noise_holdout)
+    with pytest.raises(ValueError, match="has clean_labels beside wrong ones: leave out label noise"):
+        pack(source, tmp_path / "other", label_noise=0.1)
 
 
 def test_limit_is_balanced_and_leaves_the_holdout_alone(tmp_path):

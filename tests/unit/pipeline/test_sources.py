@@ -114,6 +114,19 @@ def test_missing_idx_parts(idx_folder):
         read_idx(idx_folder / "nothing", dims=1)
 
 
+def test_true_labels_of_an_archive(tmp_path):
+    np.savez(tmp_path / "digits.npz", images=PIXELS, labels=DIGITS.target // 2, clean_labels=DIGITS.target)
+    source = open_source(tmp_path / "digits.npz")
+    assert (source.clean_labels == DIGITS.target).all() and len(source.classes) == 10 and not source.left_out.reasons
+    for clean, text in (
+        (DIGITS.target[:9], r"clean_labels must be integers \(1797,\), as labels, but got int64 \(9,\)"),
+        (DIGITS.target / 2, "but got float64"),
+        (DIGITS.target - 1, r"labels must lie in 0 … 9, but got -1 … 9"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ArraySource(PIXELS, DIGITS.target, tuple("0123456789"), clean_labels=clean)
+
+
 def test_npz_and_npy(tmp_path):
     np.savez_compressed(tmp_path / "digits.npz", images=PIXELS, labels=DIGITS.target)
     np.save(tmp_path / "images.npy", PIXELS[..., None])
