@@ -1,6 +1,7 @@
 """The demo: the whole main job on real data with label noise, for several seeds, next to ordinary shuffling."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     Raises:
         ValueError: Unknown data, no seeds, or `out` holds a demo with other settings.
     """
-    start_demo(data, seeds)
+    plan = start_plan(data, seeds)
     print(f"{data}, {noise:.0%} of the training labels wrong; held-out and test labels are right", flush=True)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        rows += _one_seed(data, out / f"seed-{seed}", source, noise, seed)
+        pack_plan(out / f"seed-{seed}", data, source, plan, noise=noise, seed=seed)
+        rows += _one_seed(plan, out / f"seed-{seed}", seed)
     print(_table(rows))
     report = out / "report.html"
     for line in write_report(out, report).lines:
@@ -85,24 +87,27 @@ def run_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seed
     return {**result, "report": str(report), **before(record)}
 
 
-def start_demo(data: str, seeds: list[int], /) -> DemoPlan:
-    """Check what a demo is asked for, and set torch as its plan says; errors as `run_demo`."""
+def start_plan(data: str, seeds: Sequence[int] = (0,), /, **changed: Any) -> DemoPlan:
+    """Return the plan of a data set with changes, and set torch as it says.
+
+    Raises:
+        ValueError: No such plan, no seeds, or one that comes twice.
+    """
     if data not in PLANS:
-        raise ValueError(f"no demo on {data!r}: give one of {', '.join(PLANS)}")
+        raise ValueError(f"no plan for {data!r}: give one of {', '.join(PLANS)}")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be given and differ, but got {seeds}")
+        raise ValueError(f"seeds must be given and differ, but got {list(seeds)}")
     flush_denormals()
-    plan = PLANS[data]
+    plan = replace(PLANS[data], **changed)
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     return plan
 
 
-def _one_seed(data: str, out: Path, source: Path | None, noise: float, seed: int) -> list[dict[str, Any]]:
-    """Pack, train uniformly, score, search, train with the sampler, and compare the two, for one seed of all of it."""
-    plan = PLANS[data]
+def _one_seed(plan: DemoPlan, out: Path, seed: int) -> list[dict[str, Any]]:
+    """Train uniformly, score, search, train with the sampler, and compare the two, for one seed of all of it."""
     print(f"seed {seed}", flush=True)
-    setup, recipe = pack_seed(data, out, source, noise, seed)
+    setup, recipe = setup_of(plan, out), replace(plan.recipe, seed=seed)
     uniform = train_job(TrainingJob(setup, recipe, Sampling(), out / "uniform"))
     features_job(FeaturesJob(setup, out / "uniform/best.safetensors", out / "features"))
     job = search_of(plan, setup, out, seed)
@@ -132,21 +137,26 @@ def search_of(plan: DemoPlan, setup: Setup, out: Path, seed: int, /) -> SearchJo
     return SearchJob(setup, out / "features", objective, out / "search", **law)
 
 
-def pack_seed(data: str, out: Path, source: Path | None, noise: float, seed: int, /) -> tuple[Setup, Recipe]:
-    """Write the catalogs of a seed, as far as they are not there; data and model, and the recipe of its trainings."""
-    plan = PLANS[data]
+def pack_plan(
+    out: Path, data: str, source: Path | None, plan: DemoPlan, /, *, noise: float = 0.0, seed: int = 0
+) -> Source:
+    """Write the catalogs of a plan, as far as they are not there; return the training images."""
     train, test = source_and_test(data, source, seed)
     about: dict[str, Any] = {"seed": seed, "limit": plan.limit, "holdout": plan.holdout}
-    hold_data(out, data, source, noise=noise, **about)
+    _hold_data(out, data, source, noise=noise, **about)
     if not (out / "test" / FILE).exists():
         pack(test, out / "test", encoding="raw", seed=seed)
     if not (out / "data/train" / FILE).exists():
         pack(train, out / "data", encoding="raw", label_noise=noise, noise_seed=seed, **about)
-    setup = Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
-    return setup, replace(plan.recipe, seed=seed)
+    return train
 
 
-def hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> None:
+def setup_of(plan: DemoPlan, out: Path, /) -> Setup:
+    """Data and model over the catalogs that `pack_plan` writes."""
+    return Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
+
+
+def _hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> None:
     """Note in `data.json` what the catalogs of a folder are packed from, or compare with what is noted there.
 
     Raises:

@@ -31,7 +31,7 @@ def estimate_noise(plan: DemoPlan, data: str, out: Path, grid: NoiseGrid, /, *, 
                 trials = SEARCHES[method].get("trials", plan.trials)
                 runs[f"search of {method}"] += new * (trials * share + confirming)
     runs["rank study"] += len(grid.folders(out)) * len(grid.validation) * grid.candidates * (1 + share)
-    with packed_plan(data, out, source, max(grid.noise)) as (setup, _):
+    with packed_plan(data, out, source, plan, max(grid.noise)) as setup:
         return estimate_runs("bench noise", out, setup, plan.recipe, runs)
 
 
@@ -50,7 +50,7 @@ def estimate_auto(plan: DemoPlan, data: str, out: Path, grid: AutoGrid, /, *, so
     runs = {"trainings": sum(not (folder / name / "run.json").exists() for folder in cells for name in trainings)}
     for search in dict.fromkeys(each for _, each in needed if each is not None):
         runs[search] = population * sum(not (folder / search / "auto.json").exists() for folder in cells)
-    with packed_plan(data, out, source, max(grid.noise)) as (setup, _):
+    with packed_plan(data, out, source, plan, max(grid.noise)) as setup:
         return estimate_runs("bench auto", out, setup, replace(plan.recipe, epochs=grid.settings.epochs), runs)
 
 

@@ -22,7 +22,8 @@ from torch import nn
 from drawstream.features.table import FeatureTable
 from drawstream.samplers import effective_sample_size
 from drawstream.samplers.swift import SwiftSampler
-from drawstream.tools.bench.cell import Record, accuracies, start_plan
+from drawstream.tools import start_plan
+from drawstream.tools.bench.cell import Record, accuracies
 from drawstream.tools.bench.checks import check_noise
 from drawstream.tools.bench.noise import CHANGED, NoiseCell, Probabilities, right_rows
 from drawstream.tools.experiments import Difference, Entry, Row, Table, blocks, control_of, entries_of, table_of
@@ -94,7 +95,6 @@ def run_transfer(
                 told = f"{method}: last {row.values['last']:.2f}, best {row.values['best']:.2f}"
                 print(f"seed {seed}, {name}, {told}", flush=True)
                 rows.append(row)
-            cell.close()
     entries = entries_of(rows)
     print(*(table.text() for table in tables(entries)), sep="\n\n")
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summarise(entries)}

@@ -270,7 +270,8 @@ def auto(given: AutoOptions) -> None:
 
     Example: drawstream bench auto --data digits --seeds 0,1,2 --json auto.json; drawstream bench auto --seeds 0,1,2
     """
-    from drawstream.tools.bench import estimate_auto, start_plan
+    from drawstream.tools import start_plan
+    from drawstream.tools.bench import estimate_auto
     from drawstream.tools.bench.auto import METHODS, SETTINGS, AutoGrid, run
 
     changed = {"epochs": given.epochs, "population": given.population, "first": given.explore_after}

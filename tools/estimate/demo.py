@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drawstream.tools import pack_seed, search_of, start_demo
+from drawstream.tools import DemoPlan, pack_plan, search_of, setup_of, start_plan
 from drawstream.tools.estimate.probe import scratch_folder
 from drawstream.tools.estimate.search import estimate_candidates
 from drawstream.tools.estimate.stages import Estimate, Stage, finished
@@ -43,24 +43,25 @@ def estimate_runs(
 
 
 @contextmanager
-def packed_plan(data: str, out: Path, source: Path | None, noise: float) -> Iterator[tuple[Setup, Recipe]]:
-    """Data and recipe of a plan of the demo, in a scratch folder."""
+def packed_plan(data: str, out: Path, source: Path | None, plan: DemoPlan, noise: float) -> Iterator[Setup]:
+    """Data and model of a plan of the demo, in a scratch folder."""
     with scratch_folder(out) as scratch:
-        yield pack_seed(data, scratch, source, noise, 0)
+        pack_plan(scratch, data, source, plan, noise=noise)
+        yield setup_of(plan, scratch)
 
 
 def estimate_demo(data: str, out: Path, /, *, source: Path | None, noise: float, seeds: list[int]) -> Estimate:
     """Estimate `run_demo`; arguments and errors are its own."""
-    plan = start_demo(data, seeds)
+    plan = start_plan(data, seeds)
     missing = sum(not (out / f"seed-{seed}/swift/run.json").exists() for seed in seeds)
     if not missing:
         return finished("demo", out / "demo.json")
-    with packed_plan(data, out, source, noise) as (setup, recipe), scratch_folder(out) as scratch:
+    with packed_plan(data, out, source, plan, noise) as setup, scratch_folder(out) as scratch:
         job = search_of(plan, setup, scratch, 0)
         objective = job.objective
         assert isinstance(objective, FineTune)
         save_weights(objective.start, setup.build(0).state_dict())
-        training = estimate_training(TrainingJob(setup, recipe, Sampling(), scratch / "estimated")).stages
+        training = estimate_training(TrainingJob(setup, plan.recipe, Sampling(), scratch / "estimated")).stages
         scoring = estimate_extraction(FeaturesJob(setup, objective.start, job.table)).stages
         draw = np.random.default_rng(0)
         columns = {name: draw.random(len(setup.data), dtype=np.float32) for name in ("loss", "entropy")}

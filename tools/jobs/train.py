@@ -44,6 +44,7 @@ class TrainingJob:
         method: Name in reports; by default the sampling's.
         track: Folder for a feature table of averages over this training.
         filtering: Chooses among the crops of a step; the stream draws `factor` times as many.
+        criterion: Makes the loss, from the model that is trained; None: cross-entropy.
         every: Epochs between evaluations; there is one after the last.
     """
 
@@ -54,6 +55,7 @@ class TrainingJob:
     method: str | None = None
     track: Path | None = None
     filtering: Filtering | None = None
+    criterion: Callable[[nn.Module], nn.Module] | None = None
     every: int = 1
 
 
@@ -125,10 +127,12 @@ def prepare_training(job: TrainingJob, /) -> Training:
     full, recipe = len(setup.data) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
     tracker = None if job.track is None else Tracker(len(setup.data))
-    mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
-    first = setup.mix_order == "paper"
-    planned = replace(planned, parts=replace(planned.parts, mix=mix, mix_first=first, tracker=tracker))
     model = setup.build(recipe.seed)
+    mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
+    parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
+    if job.criterion is not None:
+        parts = replace(parts, criterion=job.criterion(model))
+    planned = replace(planned, parts=parts)
     identity = training_identity(
         model,
         loader if crops is None else crops,
@@ -157,7 +161,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
         "transform": plain(setup.transforms[0].as_dict()),
         "recipe": recipe.settings(),
         "named_recipe": named,
-        "evaluation": {name: path for name in ("held_out", "test") if (path := getattr(setup, name))},
+        "evaluation": setup.judges,
         "tracked": job.track,
         "crop_filter": filtering.as_dict() if filtering else None,
         "identity": identity,
@@ -210,6 +214,8 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
     met = {bad.sample_id: asdict(bad) for rank in ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     results |= {} if training.crops is None else {"filtered": training.crops.metrics}
+    work = getattr(training.planned.parts.criterion, "work", None)
+    results |= {} if work is None else {"extra_forward_backward": work.tolist()}
     if ranks.writes:
         save_weights(out / "last.safetensors", model.state_dict())
         if run.best_state:

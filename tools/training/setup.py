@@ -1,6 +1,7 @@
 """Shared setup of the jobs: catalogs, preprocessing, loaders and models, opened and checked once."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ class Setup:
         model: Name, see `build_model`.
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
+        more: Further catalogs that a model is evaluated on, by name.
         global_batch: Images per training step, over all ranks.
         augment: Of training images. `standard`: random crops of the image padded by 4 zeros, and flips (large images
             have random resized crops and flips under `none` too); `randaugment`, `randaugment-bt`, `mixup` and `ricap`
@@ -60,6 +62,7 @@ class Setup:
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
     channels: int | None = None
+    more: Mapping[str, Path | str] = field(default_factory=dict)
     _checked: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,11 +95,16 @@ class Setup:
         catalog.require_labels("a model's loss")
         return catalog
 
+    @property
+    def judges(self) -> dict[str, Path | str]:
+        """Folders or URLs of `held_out`, `test` and `more`, as far as they are given."""
+        given = {"held_out": self.held_out, "test": self.test, **self.more}
+        return {name: path for name, path in given.items() if path is not None}
+
     @cached_property
     def evaluated(self) -> dict[str, Catalog]:
-        """The catalogs of `held_out` and `test`, as far as they are given."""
-        given = {"held_out": self.held_out, "test": self.test}
-        catalogs = {name: Catalog.open(path) for name, path in given.items() if path is not None}
+        """The catalogs of `judges`."""
+        catalogs = {name: Catalog.open(path) for name, path in self.judges.items()}
         for catalog in catalogs.values():
             catalog.require_labels("evaluation")
         return catalogs
@@ -176,7 +184,7 @@ class Setup:
         return self._loader(self.data, stream, self.transforms[1], EVAL_BATCH, reading=self.reading)
 
     def evaluation_loaders(self, *names: str) -> dict[str, Loader]:
-        """Loaders in file order over what there is of `held_out` and `test`, or of some of them by name.
+        """Loaders in file order over the catalogs of `judges`, or of some of them by name.
 
         Raises:
             ValueError: A set has other classes than the training set, or is the training set.

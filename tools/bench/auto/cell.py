@@ -24,8 +24,7 @@ from drawstream.tools.bench import Cell, Record
 from drawstream.tools.jobs import AutoJob, auto_job
 from drawstream.tools.runs import pick
 from drawstream.tools.training import Recipe
-from drawstream.tools.training.methods import METHODS as TABLE
-from drawstream.tools.training.methods import Budget, Inputs
+from drawstream.tools.training.methods import Budget, Sampling
 
 __all__ = ["METHODS", "AutoCell", "Settings", "folders"]
 
@@ -114,17 +113,8 @@ class AutoCell(Cell):
             seed = self.seed_of(int(of))
             return self.train_once(name, IndexStream(self.rows, seed=seed, draws=self.draws), self.recipe(seed))
         if kind in ("dlis", "rais"):
-            budget, batch = Budget(self.draws / self.rows), self.plan.batch_size
-            inputs = Inputs(
-                name=kind,
-                rows=self.rows,
-                epochs=self.settings.epochs,
-                budget=budget,
-                seed=self.seed,
-                global_batch=batch,
-            )
-            planned = TABLE[kind].plan(inputs)
-            return self.train_once(name, planned.stream, self.recipe(self.seed), parts=planned.parts)
+            sampling = Sampling(kind, budget=Budget(self.draws / self.rows))
+            return self.train_once(name, sampling, self.recipe(self.seed))
         folder = self.folder / self.search("random" if of == "random" else "mixture")["method"]
         if kind == "static":
             weights = map_weights(folder / "distribution.parquet", column="weight")

@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.bench import Record, check_names, check_noise, noise_folders, start_plan
+from drawstream.tools import start_plan
+from drawstream.tools.bench import Record, check_names, check_noise, noise_folders
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
 from drawstream.tools.experiments import Row, entries_of
@@ -82,7 +83,6 @@ def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) 
             print(f"noise {level:g}, seed {seed}: {told}", flush=True)
             rows.append(row)
         searches += _searches_of(cell, grid.methods)
-        cell.close()
     entries = entries_of(rows)
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summarise(entries)}
     result |= {"verdicts": verdicts(entries), "searches": searches}

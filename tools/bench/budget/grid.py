@@ -19,8 +19,8 @@ import numpy as np
 
 from drawstream.pipeline.shards import FILE, Catalog
 from drawstream.pipeline.workers import spread
-from drawstream.tools import PLANS
-from drawstream.tools.bench import check_distinct, check_names, pack_plan
+from drawstream.tools import PLANS, pack_plan
+from drawstream.tools.bench import check_distinct, check_names
 from drawstream.tools.bench.budget.cell import (
     CONTROL,
     FULL,

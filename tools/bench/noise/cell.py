@@ -5,6 +5,7 @@ uniform/ and swift-clean/ ──▶ swift-clean/guard.json, which of the two is 
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -15,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drawstream.features import Tracker
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import IndexStream
 from drawstream.search.swift import Guard, Proposals
-from drawstream.tools.bench import VALIDATION, Cell, Record
+from drawstream.tools.bench import Cell, Record
 from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
 from drawstream.tools.jobs import FeaturesJob, SearchJob, features_job, search_job
 from drawstream.tools.runs import finished_record, pick, write_record
@@ -58,7 +58,7 @@ class NoiseCell(Cell):
 
     def uniform(self) -> Record:
         """Train uniformly; the tracker's averages go to `features`."""
-        return self.train("uniform", tracker=Tracker(self.rows))
+        return self.train("uniform", track=True)
 
     def train(self, name: str, probabilities: Probabilities | None = None, /, **options: Any) -> Record:
         """Train once on draws of P, by default uniform ones; arguments as of `train_once`."""
@@ -138,12 +138,14 @@ class NoiseCell(Cell):
 
     def _trusted(self, validation: str) -> tuple[Tensor, Tensor]:
         """Images and labels of the first rows of a validation set, which are balanced over the classes."""
+        (loader,) = self.setups[validation].evaluation_loaders("held_out").values()
         images, labels = [], []
-        for batch in self.sets[VALIDATION[validation]]:
-            images.append(batch.images)
-            labels.append(batch.labels)
-            if sum(map(len, labels)) >= TRUSTED:
-                break
+        with closing(loader):
+            for batch in loader:
+                images.append(batch.images.clone())
+                labels.append(batch.labels.clone())
+                if sum(map(len, labels)) >= TRUSTED:
+                    break
         return torch.cat(images)[:TRUSTED], torch.cat(labels)[:TRUSTED]
 
 

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools import DemoPlan
-from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, noise_folders, start_plan
+from drawstream.tools import DemoPlan, start_plan
+from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, noise_folders
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise.page import agreement_line, tables, write_page
@@ -96,7 +96,6 @@ def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None)
             _compare(cell, expand(grid.methods), validation, results)
             if grid.candidates:
                 _study(cell, grid.candidates, validation, results)
-        cell.close()
     findings = findings_of(results.rows)
     print(*(table.text() for table in tables(findings)), *map(agreement_line, results.rank_agreement), sep="\n\n")
     more = {name: getattr(results, name) for name in ("searches", "rank_study", "rank_agreement")}
@@ -114,7 +113,10 @@ def _compare(cell: NoiseCell, methods: Sequence[str], validation: str, results: 
         for name, record in cell.runs(method, validation).items():
             found = accuracies(record, validation if cell.noise else "clean")
             found["search_seconds"] = record["search"]["seconds"] if "search" in record else 0.0
-            found |= {"train_seconds": record["seconds"], "extra_forward_backward": record["extra_forward_backward"]}
+            found |= {
+                "train_seconds": record["seconds"],
+                "extra_forward_backward": record.get("extra_forward_backward", [0, 0]),
+            }
             row = Row(name, setting, cell.seed, found)
             place = f"noise {cell.noise:g}, {validation} validation, seed {cell.seed}"
             print(f"{place}: {name} last {row.values['last']:.2f}, best {row.values['best']:.2f}", flush=True)

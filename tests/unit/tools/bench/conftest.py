@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from drawstream.tools import demo
-from drawstream.tools.bench import cell as bench_cell
 from drawstream.tools.bench.noise import grid as noise_grid
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.cli.app import main
+from drawstream.tools.jobs import train as jobs
 from drawstream.tools.training.loop import Recipe
 
 
@@ -28,23 +28,20 @@ def shrink():
 @pytest.fixture
 def cell(tmp_path):
     """Makes the cell of a noise level and seed, with its data."""
-    made = []
 
     def make(noise=0.4, seed=0):
-        made.append(NoiseCell(tmp_path, demo.PLANS["digits"], noise, seed))
-        made[-1].pack("digits", None)
-        return made[-1]
+        made = NoiseCell(tmp_path, demo.PLANS["digits"], noise, seed)
+        made.pack("digits", None)
+        return made
 
-    yield make
-    for each in made:
-        each.close()
+    return make
 
 
 class Killer:
     """Trainings of cells; that of number `at` is killed after its second epoch."""
 
     def __init__(self, at):
-        self.at, self.calls, self.train = at, 0, bench_cell.train
+        self.at, self.calls, self.train = at, 0, jobs.train
 
     def __call__(self, *arguments, on_epoch, **keywords):
         self.calls += 1
@@ -64,7 +61,7 @@ def goes_on(tmp_path, monkeypatch):
     def check(run, numbers, at):
         whole = run(tmp_path / "whole")
         killer = Killer(at)
-        monkeypatch.setattr(bench_cell, "train", killer)
+        monkeypatch.setattr(jobs, "train", killer)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "part")
         assert killer.calls == at

@@ -194,7 +194,7 @@ def test_both_models_are_judged_on_the_same_images(tmp_path, cell):
     record, weights, start = made.uniform(), tmp_path / "uniform/last.safetensors", tmp_path / "start.safetensors"
     save_weights(start, made.setup.build(0).state_dict())
     found = compare_finished(made.setup, start, weights)
-    begun = top1(made.setup.build(0), made.sets["held_out"])
+    begun = top1(made.setup.build(0), made.setup.evaluation_loaders("held_out")["held_out"])
     assert found.gained - found.lost == round(record["history"][-1]["accuracy"]["held_out"] - begun)  # of 100 images
     assert found.better
     assert compare_finished(made.setup, weights, weights) == PairedTest(0, 0, 1.0)
