@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from drawstream.tools.training import Ranks, Recipe, Setup
 
 CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…)."
-MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "timm:")
+MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "wrn-28-2", "timm:")
 ORIENTATION = "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
 ENGINES = ("local", "ray", "ray:")
 
@@ -75,7 +75,17 @@ class EngineOptions(Options):
 class ModelOptions(Options):
     """Model and device of a job."""
 
-    model: str = option("cnn", "Use mlp, cnn, resnet8, resnet20, resnet18, timm:NAME or module:factory.", known=MODELS)
+    model: str = option(
+        "cnn", "Use mlp, cnn, resnet8, resnet20, resnet18, wrn-28-2, timm:NAME or module:factory.", known=MODELS
+    )
+    small_stem: bool = option(False, "Give a timm model a first layer for 32 pixels: 3×3, stride 1, no pooling.")
+    size: int | None = option(
+        None, "Height and width of images in batches; by default their own up to 64, else 224.", within=(1, 10**5)
+    )
+    crop: Literal["pad", "random"] | None = option(
+        None,
+        "Take whole images, with crops of padded ones in training, or resized windows. By default pad up to 64 pixels.",
+    )
     channels: int | None = option(
         None,
         "Load images with 1 or 3 channels (gray as RGB). By default 3 where one of the sets or the model needs it.",
@@ -85,11 +95,13 @@ class ModelOptions(Options):
 
     def setup(self, **others: Any) -> "Setup":
         """Data and model of the job; `others` are further arguments of `Setup`."""
-        from drawstream.tools.training import Setup, flush_denormals
+        from drawstream.tools.training import Framing, Setup, flush_denormals, small_stem
 
         flush_denormals()
         given = {name: getattr(self, name, None) for name in ("catalog", "held_out", "test")}
-        return pick(Setup, self, **{name: value and place(value) for name, value in given.items()}, **others)
+        others |= {name: value and place(value) for name, value in given.items()}
+        others |= {"model": small_stem(self.model)} if self.small_stem else {}
+        return pick(Setup, self, framing=pick(Framing, self), **others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +118,14 @@ class TrainedOptions(ModelOptions):
     mix_order: Literal["default", "paper"] = option(
         "default",
         "Mix what a selector has chosen, the row's own patch first; or before it scores, as the paper's code (paper).",
+    )
+    flip: bool = option(
+        True, "Mirror half of the training images, where they are augmented or large.", "--flip/--no-flip"
+    )
+    jitter: tuple[float, ...] = option(
+        (),
+        "Ranges of brightness, contrast, saturation and hue of training images, comma list, as .4,.4,.4,.1.",
+        within=FEW,
     )
     seed: int = option(0, "Seed of everything that is drawn.", within=SEED)
 

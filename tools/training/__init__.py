@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from drawstream.tools.training.finetune import FineTune, flush_denormals
     from drawstream.tools.training.guard import compare_finished
     from drawstream.tools.training.loop import train
-    from drawstream.tools.training.models import ResNet, build_model, load_weights, mlp, save_weights
+    from drawstream.tools.training.models import ResNet, build_model, load_weights, mlp, save_weights, small_stem
     from drawstream.tools.training.ranks import Ranks, join_ranks, leave_ranks
     from drawstream.tools.training.recipe import RECIPES, Amp, Recipe, named_recipe, overrides
-    from drawstream.tools.training.setup import AUGMENT, EVAL_BATCH, Device, Setup, crop_rows
+    from drawstream.tools.training.setup import AUGMENT, EVAL_BATCH, Device, Framing, Setup, crop_rows
     from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,4 +1,9 @@
-"""Models by name: small ones for 8 to 32 pixel images, timm's, or any factory a user names as `module:factory`."""
+"""Models by name: small ones for 8 to 32 pixel images, timm's, or any factory a user names as `module:factory`.
+
+`timm:NAME+small-stem` is a model of timm for images of 32 pixels: its first convolution is 3×3 with stride 1, and no
+pooling follows it, as in the papers' tables on CIFAR. Swin has no such stem: it gets patches of 2 pixels and windows
+of 4 tokens (not stated in the papers).
+"""
 
 import importlib
 from collections.abc import Callable
@@ -84,21 +89,61 @@ class ResNet(nn.Module):
         return head
 
 
+class _PreActivationBlock(nn.Module):
+    """Norm, ReLU and 3×3 convolution, twice, with a shortcut (Zagoruyko and Komodakis 2016, Fig. 1)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same or half the side."""
+        y = F.relu(self.norm1(x))
+        rest = x if self.shortcut is None else self.shortcut(y)
+        found: Tensor = self.conv2(F.relu(self.norm2(self.conv1(y)))) + rest
+        return found
+
+
+class WideResNet(nn.Module):
+    """Wide residual network of images of 28 to 64 pixels: depth 6 n + 4, width k (Zagoruyko and Komodakis 2016)."""
+
+    def __init__(self, depth: int, width: int, *, num_classes: int, channels: int) -> None:
+        super().__init__()
+        widths = (16, 16 * width, 32 * width, 64 * width)
+        layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False)]
+        for stage, (inputs, outputs) in enumerate(pairwise(widths)):
+            for index in range((depth - 4) // 6):
+                first = index == 0
+                layers.append(_PreActivationBlock(inputs if first else outputs, outputs, 2 if stage and first else 1))
+        self.stages = nn.Sequential(*layers, nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, num_classes) of images (n, channels, H, W)."""
+        head: Tensor = self.head(self.stages(x).mean((2, 3)))
+        return head
+
+
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet8": partial(ResNet, (1, 1, 1), 16),
     "resnet20": partial(ResNet, (3, 3, 3), 16),  # of CIFAR: He et al. 2016, §4.2
     "resnet18": partial(ResNet, (2, 2, 2, 2), 64),  # the stem for small images, as in the papers' tables on CIFAR
+    "wrn-28-2": partial(WideResNet, 28, 2),
 }
+SMALL_STEM = "+small-stem"
 
 
 def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[int, int], seed: int) -> nn.Module:
     """Make a freshly initialised model.
 
     Args:
-        spec: A name of `BUILT_IN`, `timm:NAME`, or `module:factory`; a factory is called with those of the keywords
-            `num_classes`, `channels`, `size` (height, width) that it accepts.
+        spec: A name of `BUILT_IN`, `timm:NAME`, `timm:NAME+small-stem`, or `module:factory`; a factory is called with
+            those of the keywords `num_classes`, `channels`, `size` (height, width) that it accepts.
         num_classes: Length of the logits.
         channels: Of the images.
         size: Height and width of the images, pixels.
@@ -109,7 +154,7 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
     """
     arguments: dict[str, Any]
     if spec.startswith("timm:"):
-        factory, arguments = _timm(spec.removeprefix("timm:")), {"num_classes": num_classes, "in_chans": channels}
+        factory, arguments = _timm(spec.removeprefix("timm:"), size), {"num_classes": num_classes, "in_chans": channels}
     else:
         if spec not in BUILT_IN and ":" not in spec:
             raise ValueError(f"unknown model {spec!r}: give one of {', '.join(BUILT_IN)}, timm:NAME or module:factory")
@@ -130,7 +175,19 @@ def build_model(spec: str, /, *, num_classes: int, channels: int, size: tuple[in
     return model
 
 
-def _timm(name: str) -> Callable[..., nn.Module]:
+def small_stem(spec: str, /) -> str:
+    """Return the name of a timm model's variant for small images.
+
+    Raises:
+        ValueError: It is not timm's.
+    """
+    if not spec.startswith("timm:"):
+        raise ValueError(f"--small-stem goes with --model timm:NAME, but got {spec!r}: leave it out")
+    return spec.removesuffix(SMALL_STEM) + SMALL_STEM
+
+
+def _timm(spec: str, size: tuple[int, int]) -> Callable[..., nn.Module]:
+    name, small = spec.removesuffix(SMALL_STEM), spec.endswith(SMALL_STEM)
     try:
         timm = importlib.import_module("timm")
     except ModuleNotFoundError:
@@ -142,7 +199,30 @@ def _timm(name: str) -> Callable[..., nn.Module]:
         ) from None
     if name not in timm.list_models():
         raise ValueError(f"timm has no model {name!r}: see timm.list_models()")
-    return lambda **arguments: timm.create_model(name, **arguments)
+    if not small:
+        return lambda **arguments: timm.create_model(name, **arguments)
+    if name.startswith("swin"):
+        tokens: dict[str, Any] = {"img_size": size, "patch_size": 2, "window_size": 4}
+        return lambda **arguments: timm.create_model(name, **tokens, **arguments)
+    return lambda **arguments: _with_small_stem(timm.create_model(name, **arguments), name)
+
+
+def _with_small_stem(model: nn.Module, name: str) -> nn.Module:
+    """Replace the first convolution of a timm model by one of 3×3 with stride 1, and leave out a pooling behind it."""
+    first: Any = getattr(model, "default_cfg", {}).get("first_conv")
+    above, _, last = first.rpartition(".") if isinstance(first, str) else ("", "", "")
+    parent = model.get_submodule(above)
+    old = getattr(parent, last, None)
+    if not isinstance(old, nn.Conv2d) or old.kernel_size == old.stride or old.stride == (1, 1):
+        raise ValueError(f"timm:{name} has no stem of one convolution with a stride: leave out --small-stem")
+    conv = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=old.bias is not None)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm initialises all of them
+    setattr(parent, last, conv)
+    for child, module in parent.named_children():
+        if isinstance(module, nn.MaxPool2d):
+            setattr(parent, child, nn.Identity())
+            break
+    return model
 
 
 def load_weights(model: nn.Module, path: Path, /) -> None:

@@ -27,6 +27,37 @@ RANDAUGMENT = (2, 4)  # N and M of budgeted training on small images (Arazo et a
 EVAL_BATCH = 512  # images; evaluation keeps no activations
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How training images are framed and coloured, where a data set's recipe says more than the size of its images.
+
+    Attributes:
+        size: Height and width of the images in batches, pixels; None: that of small images, 224 of large ones.
+        crop: `pad`: the whole image, in training random crops of it padded by 4 zeros (under an augmentation);
+            `random`: the random resized crop, the centre in evaluation. None: `pad` up to 64 pixels, else `random`.
+        flip: Mirror half of the training images, where they are augmented or large.
+        jitter: Ranges of brightness, contrast, saturation and hue of training images, see `Transform`.
+    """
+
+    size: int | None = None
+    crop: Literal["pad", "random"] | None = None
+    flip: bool = True
+    jitter: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"`size >= 1` must hold, but got {self.size}")
+        if len(self.jitter) not in (0, 4):
+            raise ValueError(
+                f"`jitter` must be 4 ranges (brightness, contrast, saturation, hue), but got {self.jitter}"
+            )
+
+    def of_training(self, transform: Transform, /) -> Transform:
+        """Return a training transform with what is asked for."""
+        jitter = (self.jitter[0], self.jitter[1], self.jitter[2], self.jitter[3]) if self.jitter else None
+        return replace(transform, flip=transform.flip and self.flip, jitter=jitter)
+
+
 @dataclass(frozen=True)
 class Setup:
     """Data and model of a job.
@@ -44,6 +75,7 @@ class Setup:
         mix_order: Of `mixup` and `ricap`: `default` mixes the rows that a selector has chosen, and the first patch of
             RICAP is the row's own; `paper` mixes before a selector scores (the larger share of mixup is then the row's)
             and permutes all patches, as the code of Arazo et al.
+        framing: Size, crops, flips and colours of the images.
         device: `cpu` or `gpu`.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
@@ -58,6 +90,7 @@ class Setup:
     global_batch: int = 128
     augment: str = "none"
     mix_order: str = "default"
+    framing: Framing = field(default_factory=Framing)
     device: Device = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
@@ -137,7 +170,10 @@ class Setup:
     @property
     def _size(self) -> tuple[int, int]:
         """Height and width of the images in batches."""
-        return self._largest if max(self._largest) <= SMALL else Transform.large(train=False).size
+        if self.framing.size is not None:
+            return self.framing.size, self.framing.size
+        whole = max(self._largest) <= SMALL or self.framing.crop == "pad"
+        return self._largest if whole else Transform.large(train=False).size
 
     def _note(self, text: str) -> None:
         if self.ranks.writes:
@@ -146,18 +182,19 @@ class Setup:
     @cached_property
     def transforms(self) -> tuple[Transform, Transform]:
         """For training and for evaluation; small images are normalised with the training set's mean and deviation."""
-        channels = self.input_channels
-        if max(self._largest) > SMALL:
-            training, evaluation = (Transform.large(train=train, channels=channels) for train in (True, False))
+        channels, size, framing = self.input_channels, self._size, self.framing
+        if (framing.crop or ("pad" if max(size) <= SMALL else "random")) == "random":
+            law: dict[str, Any] = {"size": size[0], "channels": channels}
+            training, evaluation = (Transform.large(train=train, **law) for train in (True, False))
         else:
-            found = channel_statistics(self.data, size=self._largest, reading=self.reading)
+            found = channel_statistics(self.data, size=size, reading=self.reading)
             mean, std = (values * (channels // len(values)) for values in found)
-            evaluation = Transform(self._largest, mean, std)
+            evaluation = Transform(size, mean, std)
             training = evaluation if self.augment == "none" else replace(evaluation, crop="pad", flip=True)
         if self.augment in ("randaugment", "randaugment-bt"):
             suite: Literal["bt"] | None = "bt" if self.augment == "randaugment-bt" else None
             training = replace(training, randaugment=RANDAUGMENT, suite=suite)
-        return training, evaluation
+        return framing.of_training(training), evaluation
 
     def mix(self, seed: int, *, selected: bool = False) -> Mixup | RICAP | None:
         """Return the mixer of a training batch's images, for a selector that scores them or not; None without one."""

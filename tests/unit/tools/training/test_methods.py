@@ -1,6 +1,7 @@
 """Methods of budgeted training by name: what they draw, for how many epochs, and what is refused in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -16,7 +17,7 @@ from drawstream.samplers.orders.schedule import write_schedule
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.methods.plan import Budget, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, add_method, guide_table, method_names
-from drawstream.tools.training.setup import AUGMENT, Setup
+from drawstream.tools.training.setup import AUGMENT, Framing, Setup
 
 ROWS, EPOCHS = 1000, 10
 CORESETS = ("coreset-random", "coreset-forgetting", "coreset-k_center")
@@ -137,6 +138,35 @@ def test_augmentation_is_of_training_images_only(digits, augment):
     assert mix is None or (mix.seed == 7 and (mix.alpha if augment == "mixup" else mix.beta) == 0.3)
 
 
+def test_geometry_is_as_asked_for(digits):
+    def transforms(augment="standard", **framing):
+        return Setup(digits.train, "mlp", augment=augment, framing=Framing(**framing)).transforms
+
+    plain, evaluation = transforms()
+    svhn, _ = transforms(flip=False)
+    assert plain.flip and not svhn.flip and replace(svhn, flip=True) == plain
+    pad, whole = transforms(size=84, crop="pad")  # of mini-ImageNet
+    assert (pad.size, pad.crop, pad.pad, whole.size, whole.crop) == ((84, 84), "pad", 4, (84, 84), "none")
+    random, centre = transforms(size=84)
+    assert (random.size, random.crop, centre.crop, centre.resize) == ((84, 84), "random", "center", 96)
+    assert transforms(size=84, flip=False, augment="none")[0].flip is False
+    small, _ = transforms(crop="random")
+    assert (small.size, small.crop) == ((8, 8), "random")
+    coloured, still = transforms(jitter=(0.4, 0.3, 0.0, 0.0))
+    assert coloured.jitter == (0.4, 0.3, 0.0, 0.0) and still == evaluation
+    for wrong, text in (({"jitter": (0.4,)}, "`jitter` must be 4 ranges"), ({"size": 0}, "`size >= 1` must hold")):
+        with pytest.raises(ValueError, match=text):
+            Framing(**wrong)
+
+
+def test_geometry_at_the_command_line(run, tmp_path):
+    options = ("--augment", "standard", "--size", "12", "--no-flip", "--jitter", ".4,.4,0,0", "--crop", "pad")
+    assert run(*options, "--model", "wrn-28-2", epochs=1) == 0
+    transform = json.loads((tmp_path / "run/run.json").read_text())["transform"]
+    found = {name: transform[name] for name in ("size", "crop", "flip", "jitter")}
+    assert found == {"size": [12, 12], "crop": "pad", "flip": False, "jitter": [0.4, 0.4, 0.0, 0.0]}
+
+
 def test_the_papers_order_of_mixing(digits):
     mixup, ricap = (Setup(digits.train, "mlp", augment=name, mix_order="paper") for name in ("mixup", "ricap"))
     assert mixup.mix(0) == Mixup() and mixup.mix(0, selected=True) == Mixup(larger=True)
@@ -208,6 +238,7 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
         (("--sampler", "scan", "--last-only"), "--last-only goes with p or c, but --sampler is scan: leave it out"),
         (("--sampler", "p", "--last-only", "--paper"), "`paper` divides by all epochs, and `last_only` takes one"),
         (("--sampler", "sb", "--full-epochs"), "--full-epochs goes with osgd, but --sampler is sb: leave it out"),
+        (("--small-stem",), "--small-stem goes with --model timm:NAME, but got 'mlp': leave it out"),
         (("--mix-order", "paper"), "`mix_order` must be default, or paper with the augmentation mixup or ricap"),
         (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
         (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from drawstream.tools.training.models import BUILT_IN, build_model, load_weights
+from drawstream.tools.training.models import BUILT_IN, build_model, load_weights, small_stem
 
 SHAPE = {"num_classes": 7, "channels": 1, "size": (28, 28)}
 
@@ -56,6 +56,60 @@ def test_a_factory_gets_the_keywords_it_accepts():
 def test_bad_names_are_refused(spec, text):
     with pytest.raises(ValueError, match=text):
         build_model(spec, seed=0, **SHAPE)
+
+
+def test_the_wide_network_has_its_papers_size():
+    """WRN-28-2 of 10 classes: 1.47 million parameters, 25 convolutions of 3×3 in 12 blocks and the stem."""
+    model = build_model("wrn-28-2", num_classes=10, channels=3, size=(32, 32), seed=0)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_467_610
+    kernels = [module.kernel_size for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert kernels.count((3, 3)) == 25 and kernels.count((1, 1)) == 3
+
+
+TIMM = ("resnet50", "densenet121", "mobilenetv2_100", "seresnext50_32x4d", "efficientnet_b0")
+NEEDS = "needs timm and the torchvision that belongs to torch"
+
+
+def timm_or_skip():
+    pytest.importorskip("timm", reason=NEEDS, exc_type=Exception)
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_timm_model_with_a_small_stem_keeps_the_side(name, channels):
+    timm_or_skip()
+    spec = small_stem(f"timm:{name}")
+    model = build_model(spec, num_classes=7, channels=channels, size=(32, 32), seed=0).eval()
+    sides = []
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_hook(lambda _, __, out: sides.append(out.shape[2:]))
+    assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
+    assert sides == [(32, 32)] and first.kernel_size == (3, 3)
+    assert not any(isinstance(module, nn.MaxPool2d) for module in model.modules())
+    again, other = (build_model(spec, num_classes=7, channels=channels, size=(32, 32), seed=seed) for seed in (0, 1))
+    weights = [next(each.parameters()) for each in (model, again, other)]
+    assert torch.equal(*weights[:2]) and not torch.equal(*weights[1:])
+    assert 0.5 < float((first.weight.detach() ** 2).mean() * first.out_channels * 9 / 2) < 2  # of He et al., fan out
+
+
+def test_swin_takes_small_images_in_small_patches():
+    timm_or_skip()
+    spec = "timm:swin_tiny_patch4_window7_224+small-stem"
+    model = build_model(spec, num_classes=7, channels=3, size=(32, 32), seed=0).eval()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert model.patch_embed.num_patches == 256
+
+
+def test_models_without_a_stem_to_make_small_are_refused():
+    timm_or_skip()
+    with pytest.raises(ValueError, match=r"timm:vgg11 has no stem of one convolution with a stride: leave out --small"):
+        build_model("timm:vgg11+small-stem", num_classes=7, channels=3, size=(32, 32), seed=0)
+
+
+def test_only_models_of_timm_have_a_variant():
+    assert small_stem("timm:a+small-stem") == small_stem("timm:a") == "timm:a+small-stem"
+    with pytest.raises(ValueError, match="--small-stem goes with --model timm:NAME, but got 'resnet18': leave it out"):
+        small_stem("resnet18")
 
 
 @pytest.fixture
