@@ -324,6 +324,39 @@ def language(given: LanguageOptions) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NovelOptions(GridOptions, DryRunOptions):
+    """Options of `bench novel`."""
+
+    data: str = option(
+        "fashion-mnist", "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).", known=DATA
+    )
+    methods: tuple[str, ...] = option(("uniform", "swift"), "Methods to run: uniform, swift, swift-cgf.")
+    noise: tuple[float, ...] = option((0.0,), "Shares of wrong labels, comma list.", within=FEW)
+    novel: int = option(4, "Classes to hold out.", within=COUNT)
+    shots: tuple[int, ...] = option((1, 5, 10), "Labelled rows of a class in few-shot classification.", within=COUNT)
+    model: str | None = option(None, "Model as for training; by default the data set's.")
+    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
+    trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
+
+
+@command(app, NovelOptions)
+def novel(given: NovelOptions) -> None:
+    """Classes that were never trained on: few-shot and verification accuracy of embeddings, uniform and with a sampler.
+
+    Example: drawstream bench novel --data digits --noise 0,.4 --seeds 0,1,2 --json novel.json
+    """
+    from drawstream.tools.bench.novel import NovelGrid, estimate, plan_of, run
+
+    changed = {name: value for name in ("model", "trials") if (value := getattr(given, name)) is not None}
+    plan = plan_of(given.data, **changed)
+    if given.epochs is not None:
+        plan = replace(plan, recipe=plan.recipe.shortened(given.epochs))
+    place = (given.data, given.folder("novel"), plan, pick(NovelGrid, given))
+    if not _told(given, lambda: estimate(*place, source=given.source)):
+        write_result(run(*place, source=given.source), given.json_path)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RehearsalOptions(ResultOptions):
     """Options of `bench rehearsal`."""
 
