@@ -23,8 +23,8 @@ from drawstream.tools import DemoPlan, start_plan
 from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, noise_folders
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
-from drawstream.tools.bench.noise.page import agreement_line, tables, write_page
-from drawstream.tools.bench.noise.rank_study import agreement, rank_study
+from drawstream.tools.bench.noise.page import rank_table, tables, write_page
+from drawstream.tools.bench.noise.rank_study import agreements, rank_study
 from drawstream.tools.bench.noise.results import findings_of
 from drawstream.tools.experiments import Row
 from drawstream.tools.runs import before, conclude
@@ -64,8 +64,7 @@ class Results:
 
     rows: list[Row]
     searches: list[Record]
-    rank_study: list[Record]
-    rank_agreement: list[Record]
+    rank_study: list[Row]
 
 
 def start(data: str, /) -> DemoPlan:
@@ -88,17 +87,19 @@ def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None)
         ValueError: Unknown data, or `out` holds runs with other settings.
     """
     plan = start(data)
-    results = Results([], [], [], [])
+    results = Results([], [], [])
     for (level, seed), folder in grid.folders(out).items():
         cell = NoiseCell(folder, plan, level, seed)
         cell.pack(data, source)
         for validation in grid.validation:
             _compare(cell, expand(grid.methods), validation, results)
             if grid.candidates:
-                _study(cell, grid.candidates, validation, results)
+                results.rank_study.extend(rank_study(cell, grid.candidates, validation))
     findings = findings_of(results.rows)
-    print(*(table.text() for table in tables(findings)), *map(agreement_line, results.rank_agreement), sep="\n\n")
-    more = {name: getattr(results, name) for name in ("searches", "rank_study", "rank_agreement")}
+    ranks = {"rank_study": results.rank_study, "rank_agreement": agreements(results.rank_study)}
+    more = {"searches": results.searches} | {name: [row.as_dict() for row in rows] for name, rows in ranks.items()}
+    found = [*tables(findings), *([rank_table(more["rank_agreement"])] if results.rank_study else [])]
+    print(*(table.text() for table in found), sep="\n\n")
     result: dict[str, Any] = {"rows": [row.as_dict() for row in results.rows], **more}
     result["summary"] = [finding.as_dict() for finding in findings]
     record = conclude(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
@@ -125,14 +126,6 @@ def _compare(cell: NoiseCell, methods: Sequence[str], validation: str, results: 
                 results.rows.append(Row(STOPPED, setting, cell.seed, row.values | {"last": row.values["best"]}))
             if "search" in record:
                 results.searches.append({"method": name, **setting, "seed": cell.seed, **_story(record)})
-
-
-def _study(cell: NoiseCell, candidates: int, validation: str, results: Results) -> None:
-    """Do the rank study under one validation set; its rows are added to the results."""
-    key = {"noise": cell.noise, "validation": validation, "seed": cell.seed}
-    scores = rank_study(cell, candidates, validation)
-    results.rank_study.extend(key | score for score in scores)
-    results.rank_agreement.append(key | agreement(scores))
 
 
 def _story(record: Record) -> Record:

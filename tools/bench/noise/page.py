@@ -80,13 +80,16 @@ def _blocks(findings: Sequence[Finding]) -> list[list[Finding]]:
     return [list(block) for _, block in groupby(findings, key=lambda each: each.entry.setting)]
 
 
-def agreement_line(each: Row, /) -> str:
-    """Return a rank study as one sentence."""
-    return (
-        f"rank study, {where(each)}, seed {each['seed']}: Spearman {number(each['spearman'])} between fine-tuning and "
-        f"training from scratch; the candidate that fine-tunes best has true rank {each['true_rank']:g} of "
-        f"{each['candidates']}"
-    )
+def rank_table(agreements: Sequence[Row], /) -> Table:
+    """Return a line per rank study."""
+    columns = {
+        "rank study": where,
+        "seed": lambda each: str(each["seed"]),
+        "candidates": lambda each: str(each["candidates"]),
+        "Spearman of both scores": lambda each: number(each["spearman"]),
+        "true rank of the best fine-tuned": lambda each: f"{each['true_rank']:g}",
+    }
+    return table_of(agreements, columns)
 
 
 def write_page(
@@ -113,9 +116,8 @@ def write_page(
     parts += _section("Best candidate so far", agent_figures(searches))
     if searches:
         parts.append(page.folded("What each search found", _stories(searches)))
-    lines = [page.paragraph(agreement_line(each)) for each in rank_agreement]
-    ranks = [_rank_figure(block) for block in _by_place(rank_study)]
-    parts += _section("Does fine-tuning rank as training does?", ranks, *lines)
+    ranks, table = [_rank_figure(block) for block in _by_place(rank_study)], rank_table(rank_agreement)
+    parts += _section("Does fine-tuning rank as training does?", ranks, page.table(table.head, table.rows))
     page.write_page(path, "Training on wrong labels", *parts)
 
 

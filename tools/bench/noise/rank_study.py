@@ -4,6 +4,8 @@ Random candidates of the search space are scored twice: as the search scores the
 set, and by test accuracy after training from scratch.
 """
 
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +19,37 @@ from drawstream.samplers import digest_array
 from drawstream.samplers.swift import DegenerateSampler, SwiftFit, effective_share, require_share
 from drawstream.search import Trial
 from drawstream.search.swift import Space
-from drawstream.tools.bench import Record
 from drawstream.tools.bench.noise.cell import NoiseCell
+from drawstream.tools.experiments import Row
 from drawstream.tools.runs import finished_record, objective_identity, write_record
 from drawstream.tools.training import FineTune
 
-__all__ = ["agreement", "rank_study"]
+__all__ = ["agreements", "rank_study"]
 
 FEATURES = ("loss", "entropy")
 MIN_ESS = 0.3  # as in the search
 
 
-def rank_study(cell: NoiseCell, count: int, validation: str, /) -> list[Record]:
+def rank_study(cell: NoiseCell, count: int, validation: str, /) -> list[Row]:
     """Score candidates both ways, on the features of the cell's uniform run; finished runs are read.
 
     Returns:
-        A row for each candidate: candidate, ess, fine_tuned and from_scratch in per cent.
+        A row for each candidate, `rank-0` and on: candidate, ess, fine_tuned and from_scratch in per cent.
     """
     cell.uniform()
     columns = FeatureTable.open(cell.folder / "features").columns(*FEATURES)
     fit = SwiftFit(columns, features=FEATURES, mass=None, transform="cdf")
-    objective = cell.objective(validation if cell.noise else "clean")
-    rows: list[Record] = []
-    for number, probabilities in enumerate(_random_candidates(fit, count, cell.seed)):
-        folder = cell.folder / f"rank-{number}"
-        tuned = _fine_tuned(folder / "fine-tuned.json", objective, probabilities, Trial(number, cell.seed, "search"))
-        trained = cell.train(folder.name, probabilities)["result"]["last"]
-        share = effective_share(probabilities)
-        rows.append({"candidate": number, "ess": share, "fine_tuned": tuned, "from_scratch": trained})
-    objective.loader.close()
-    objective.held_out.close()
+    setting, rows = {"noise": cell.noise, "validation": validation}, []
+    with closing(cell.objective(validation if cell.noise else "clean")) as objective:
+        for number, probabilities in enumerate(_random_candidates(fit, count, cell.seed)):
+            folder, trial = cell.folder / f"rank-{number}", Trial(number, cell.seed, "search")
+            values = {
+                "candidate": number,
+                "ess": effective_share(probabilities),
+                "fine_tuned": _fine_tuned(folder / "fine-tuned.json", objective, probabilities, trial),
+                "from_scratch": cell.train(folder.name, probabilities)["result"]["last"],
+            }
+            rows.append(Row(folder.name, setting, cell.seed, values))
     return rows
 
 
@@ -75,17 +78,24 @@ def _random_candidates(fit: SwiftFit, count: int, seed: int) -> list[NDArray[np.
     return found
 
 
-def agreement(rows: list[Record], /) -> dict[str, Any]:
-    """Say how well the first score ranks for the second.
+def agreements(rows: Sequence[Row], /) -> list[Row]:
+    """Say how well the first score ranks for the second, a row per setting and seed.
 
     Returns:
         `candidates`; `spearman`, None where all scores of one kind are equal; `true_rank` of the candidate with the
         highest fine-tuned score, 1 for the best (the mean rank where it ties).
     """
-    tuned, trained = (np.array([row[key] for row in rows]) for key in ("fine_tuned", "from_scratch"))
-    constant = np.ptp(tuned) == 0 or np.ptp(trained) == 0
-    return {
-        "candidates": len(rows),
-        "spearman": None if constant else float(spearmanr(tuned, trained).statistic),
-        "true_rank": float(rankdata(-trained)[np.argmax(tuned)]),
-    }
+    studies: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        studies.setdefault((*row.setting.values(), row.seed), []).append(row)
+    found = []
+    for mine in studies.values():
+        tuned, trained = (np.array([row.values[key] for row in mine]) for key in ("fine_tuned", "from_scratch"))
+        constant = np.ptp(tuned) == 0 or np.ptp(trained) == 0
+        values = {
+            "candidates": len(mine),
+            "spearman": None if constant else float(spearmanr(tuned, trained).statistic),
+            "true_rank": float(rankdata(-trained)[np.argmax(tuned)]),
+        }
+        found.append(Row("rank study", mine[0].setting, mine[0].seed, values))
+    return found
