@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from drawstream.tools.bench.estimates import estimate_auto, estimate_budget, estimate_noise
     from drawstream.tools.bench.features import run_features
     from drawstream.tools.bench.stream import missing_systems, run_stream
-    from drawstream.tools.bench.transfer import MODELS, TransferGrid, run_transfer
+    from drawstream.tools.bench.transfer import run_transfer
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -12,8 +12,7 @@ tracker took along a model's uniform run. `same-p` needs no run of the target be
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,12 @@ from drawstream.tools import start_plan
 from drawstream.tools.bench.cell import Record, accuracies
 from drawstream.tools.bench.checks import check_noise
 from drawstream.tools.bench.noise import CHANGED, NoiseCell, Probabilities, right_rows
+from drawstream.tools.cli import TransferGrid
 from drawstream.tools.experiments import Difference, Entry, Row, Table, blocks, control_of, entries_of, table_of
 from drawstream.tools.runs import before, conclude
 from drawstream.tools.training import carry, mlp
 
-__all__ = ["METHODS", "MODELS", "TransferGrid", "run_transfer", "summarise", "tables"]
+__all__ = ["METHODS", "run_transfer", "summarise", "tables"]
 
 METHODS = ("uniform", "own", "refit", "frozen", "same-p")
 MODELS = {"digits": ("mlp", ("mlp-64", "cnn")), "fashion-mnist": ("cnn", ("resnet8",))}  # source, targets
@@ -43,27 +43,23 @@ def mlp_64(*, num_classes: int, channels: int, size: tuple[int, int]) -> nn.Modu
     return mlp(num_classes=num_classes, channels=channels, size=size, hidden=(64,))
 
 
-@dataclass(frozen=True, slots=True)
-class TransferGrid:
-    """Grid of models and seeds at one noise level; the source is searched on, the targets are trained too."""
+def models_of(grid: TransferGrid, /) -> tuple[str, tuple[str, ...]]:
+    """Return the source and the targets of a grid, which is checked before anything runs.
 
-    source: str
-    targets: tuple[str, ...]
-    noise: float = 0.4
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    def __post_init__(self) -> None:
-        targets = self.targets
-        if not targets or self.source in targets or len(set(targets)) < len(targets):
-            raise ValueError(
-                f"targets must be given and differ, also from the source {self.source}, but got {list(targets)}"
-            )
-        check_noise((self.noise,), self.seeds)
+    Raises:
+        ValueError: Unknown data, or a value that comes twice or is out of range.
+    """
+    if grid.data not in MODELS:
+        raise ValueError(f"no plan for {grid.data!r}: give one of {', '.join(MODELS)}")
+    usual = MODELS[grid.data]
+    source, targets = grid.model or usual[0], grid.targets or usual[1]
+    if source in targets or len(set(targets)) < len(targets):
+        raise ValueError(f"targets must be given and differ, also from the source {source}, but got {list(targets)}")
+    check_noise((grid.noise,), grid.seeds)
+    return source, targets
 
 
-def run_transfer(
-    data: str, out: Path, grid: TransferGrid, /, *, files: Path | None = None, **changes: Any
-) -> dict[str, Any]:
+def run_transfer(grid: TransferGrid, /) -> dict[str, Any]:
     """Search on the source, train the targets in every way, print a table, and write `transfer.json` into `out`.
 
     What a killed study finished is kept when it is started again; an unfinished run goes on after its last epoch.
@@ -75,7 +71,11 @@ def run_transfer(
     Raises:
         ValueError: Unknown data, or `out` holds runs with other settings.
     """
-    plan = start_plan(data, **{**CHANGED.get(data, {}), **changes})
+    (source, targets), out = models_of(grid), grid.folder
+    changes = {} if grid.trials is None else {"trials": grid.trials}
+    plan = start_plan(grid.data, **CHANGED.get(grid.data, {}) | changes)
+    if grid.epochs is not None:
+        plan = replace(plan, recipe=replace(plan.recipe, epochs=grid.epochs))
     rows: list[Row] = []
     for seed in grid.seeds:
         cells = {
@@ -85,20 +85,20 @@ def run_transfer(
                 grid.noise,
                 seed,
             )
-            for name in (grid.source, *grid.targets)
+            for name in (source, *targets)
         }
         for name, cell in cells.items():
-            cell.pack(data, files)
-            setting = {"source": grid.source, "target": name, "noise": grid.noise}
-            for method in METHODS[:2] if name == grid.source else METHODS:
-                row = Row(method, setting, seed, _outcome(cell, cells[grid.source], method))
+            cell.pack(grid.data, grid.source)
+            setting = {"source": source, "target": name, "noise": grid.noise}
+            for method in METHODS[:2] if name == source else METHODS:
+                row = Row(method, setting, seed, _outcome(cell, cells[source], method))
                 told = f"{method}: last {row.values['last']:.2f}, best {row.values['best']:.2f}"
                 print(f"seed {seed}, {name}, {told}", flush=True)
                 rows.append(row)
     entries = entries_of(rows)
     print(*(table.text() for table in tables(entries)), sep="\n\n")
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summarise(entries)}
-    record = conclude(out / "transfer.json", "transfer", {"data": data, **result, "plan": asdict(plan)})
+    record = conclude(out / "transfer.json", "transfer", {"data": grid.data, **result, "plan": asdict(plan)})
     return {**result, **before(record)}
 
 

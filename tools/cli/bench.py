@@ -1,6 +1,6 @@
 """`drawstream bench`: our parts beside the ones people use today, in one run."""
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import typer
 
-from drawstream.tools.cli.options import DryRunOptions, EngineOptions, ResultOptions
+from drawstream.tools.cli import grids
+from drawstream.tools.cli.grids import AT_LEAST_ONE
+from drawstream.tools.cli.options import DryRunOptions, ResultOptions
 from drawstream.tools.runs import COUNT, FEW, SEED, SOME, Options, command, option, pick, write_result
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-AT_LEAST_ONE = (1, 10**9)
-DATA = ("fashion-mnist", "digits")
 
 
 @app.callback()
@@ -116,171 +115,52 @@ def features(given: FeaturesOptions) -> None:
     write_result(run_features(**_values(given)), given.json_path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridOptions(Options):
-    """Data, seeds and folder of a grid of trainings."""
-
-    data: str = option("fashion-mnist", "Train on fashion-mnist or digits.", known=DATA)
-    methods: tuple[str, ...] | None = option(None, "Methods to run, comma list; by default the main ones.")
-    seeds: tuple[int, ...] = option(
-        (0,), "Seeds of data, noise, weights, orders and searches, comma list.", within=SEED
-    )
-    out: Path | None = option(None, "Folder of all runs; by default runs/BENCH-DATA.", "--out", "-o")
-    source: Path | None = option(None, "Read Fashion-MNIST's files in this folder.")
-
-    def folder(self, bench: str) -> Path:
-        """Folder of all runs."""
-        return self.out or Path("runs") / f"{bench}-{Path(self.data).name}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseOptions(GridOptions, DryRunOptions):
-    """Options of `bench noise`."""
-
-    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
-    methods: tuple[str, ...] | None = option(
-        None,
-        "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
-        "reed-hard, l2rw, mentornet, clean-only (by default all of these), swift-paper (its exact protocol), and the "
-        "sets segments (swift-s2, …) and candidates (swift-5, …: result against the cost of the search).",
-    )
-    validation: tuple[str, ...] = option(
-        ("clean",), "Validation labels: clean, noisy (as many wrong ones as in training) or clean,noisy."
-    )
-    candidates: int = option(
-        0, "Score so many random samplers by fine-tuning and from scratch.", "--rank-study", within=FEW
-    )
-
-
-@command(app, NoiseOptions)
-def noise(given: NoiseOptions) -> None:
+@command(app, grids.NoiseGrid)
+def noise(given: grids.NoiseGrid) -> None:
     """Training on wrong labels: the Swift Sampler beside uniform, REED, L2RW, MentorNet PD, dropping, and the oracle.
 
     Example: drawstream bench noise --data digits --json noise.json; drawstream bench noise --seeds 0,1,2
     """
     from drawstream.tools.bench import estimate_noise
-    from drawstream.tools.bench.noise import METHODS, NoiseGrid, run, start
+    from drawstream.tools.bench.noise import run
 
-    grid = pick(NoiseGrid, given, methods=given.methods or METHODS)
-    place = (given.data, given.folder("noise"), grid)
-    if not _told(given, lambda: estimate_noise(start(given.data), *place, source=given.source)):
-        write_result(run(*place, source=given.source), given.json_path)
+    _run(given, estimate_noise, run)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransferOptions(GridOptions, ResultOptions):
-    """Options of `bench transfer`."""
-
-    data: str = option("digits", "Train on digits or fashion-mnist.", known=DATA)
-    model: str | None = option(None, "Search on this model; by default mlp, or cnn on Fashion-MNIST.")
-    targets: tuple[str, ...] | None = option(None, "Models to train, comma list; by default mlp-64,cnn, or resnet8.")
-    noise: float = option(0.4, "Share of wrong labels.", within=FEW)
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of data, noise, weights, orders and searches.", within=SEED)
-    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
-    trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
-
-
-@command(app, TransferOptions)
-def transfer(given: TransferOptions) -> None:
+@command(app, grids.TransferGrid)
+def transfer(given: grids.TransferGrid) -> None:
     """A sampler searched on one model carried to others: refitted, frozen, as probabilities; beside their own, uniform.
 
     Example: drawstream bench transfer --json transfer.json
     """
-    from drawstream.tools import PLANS
-    from drawstream.tools.bench import MODELS, TransferGrid, run_transfer
+    from drawstream.tools.bench import run_transfer
 
-    source, targets = _of_data(MODELS, given.data)
-    grid = pick(TransferGrid, given, source=given.model or source, targets=given.targets or targets)
-    changes: dict[str, Any] = {} if given.trials is None else {"trials": given.trials}
-    if given.epochs is not None:
-        changes["recipe"] = replace(PLANS[given.data].recipe, epochs=given.epochs)
-    result = run_transfer(given.data, given.folder("transfer"), grid, files=given.source, **changes)
-    write_result(result, given.json_path)
+    write_result(run_transfer(given), given.json_path)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetOptions(GridOptions, EngineOptions, DryRunOptions):
-    """Options of `bench budget`."""
-
-    data: str = option("fashion-mnist", "Train on fashion-mnist, digits, or the folder of a catalog.", known=DATA)
-    methods: tuple[str, ...] | None = option(
-        None, "Methods to run, comma list, or all; full and unif are always there. By default all but the slow ones."
-    )
-    budgets: tuple[float, ...] = option(
-        (0.3,), "Parts of a full training, comma list; the whole grid has .05,.1,.2,.3,.5.", within=FEW
-    )
-    augments: tuple[str, ...] = option(
-        ("none",), "Augmentations: none, standard, randaugment, randaugment-bt, mixup, ricap."
-    )
-    schedules: tuple[str, ...] = option(("linear", "step"), "Schedules of the learning rate: linear, step.")
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of weights and orders, comma list.", within=SEED)
-    held_out: Path | None = option(None, "Choose epochs on this catalog, if --data is a catalog.")
-    test: Path | None = option(None, "Report on this catalog, if --data is a catalog.")
-    model: str | None = option(None, "Model as for training; by default the data set's.")
-    epochs: int | None = option(None, "Epochs of a full training; by default the data set's.", within=SOME)
-    global_batch: int | None = option(None, "Images per step; by default the data set's.", within=AT_LEAST_ONE)
-    lr: float | None = option(None, "Learning rate at the start; by default the data set's.", within=SOME)
-    uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p, c and rais; 1.", within=SOME)
-    mix_order: Literal["default", "paper"] = option("default", "Order of mixup and ricap, as `train` has it.")
-    processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
-    threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
-    device: Literal["cpu", "gpu"] = option("cpu", "Run loaders and models on the CPU or a GPU.")
-
-
-@command(app, BudgetOptions)
-def budget(given: BudgetOptions) -> None:
+@command(app, grids.BudgetGrid)
+def budget(given: grids.BudgetGrid) -> None:
     """Methods of budgeted training beside uniform draws at equal measured compute: table, verdict, page.
 
     Example: drawstream bench budget --data digits --methods all; the whole grid: drawstream bench budget --methods all
     --budgets .05,.1,.2,.3,.5 --augments none,standard,randaugment-bt,mixup,ricap
     """
-    from drawstream.pipeline.workers import Workers
     from drawstream.tools.bench import estimate_budget
-    from drawstream.tools.bench.budget import MAIN, METHODS, Grid, common_of, run
+    from drawstream.tools.bench.budget import run
 
-    grid = pick(Grid, given, methods=METHODS if given.methods == ("all",) else given.methods or MAIN)
-    Workers(engine=given.engine)  # refuses what is no engine
-    at_once = given.processes or (1 if given.device == "gpu" else len(os.sched_getaffinity(0)))
-    names = ("model", "epochs", "global_batch", "lr", "device", "source", "held_out", "test", "threads")
-    settings = {name: getattr(given, name) for name in (*names, "uniform_epochs", "mix_order")}
-    out = given.folder("budget")
-    placed: dict[str, Any] = {"processes": at_once, "engine": given.engine}
-    if not _told(given, lambda: estimate_budget(given.data, grid, out, **placed, **settings)):
-        write_result(run(common_of(given.data, out, **settings), grid, out, **placed), given.json_path)
+    _run(given, estimate_budget, run)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AutoOptions(GridOptions, DryRunOptions):
-    """Options of `bench auto`."""
-
-    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
-    methods: tuple[str, ...] | None = option(
-        None,
-        "Methods to run, comma list: uniform, best-of, dlis, rais, random, mixture, static, replay, replay-other (by "
-        "default all).",
-    )
-    epochs: int | None = option(None, "Epochs of every training; 10, or 30 of digits.", within=SOME)
-    population: int | None = option(None, "Children of a search, and runs of best-of; 4.", within=COUNT)
-    explore_after: int | None = option(None, "Epochs before the first exploration; 2, or 3 of digits.", within=SOME)
-
-
-@command(app, AutoOptions)
-def auto(given: AutoOptions) -> None:
+@command(app, grids.AutoGrid)
+def auto(given: grids.AutoGrid) -> None:
     """AutoSampling beside uniform training of the same steps, and the best of as many trainings: accuracy and work.
 
     Example: drawstream bench auto --data digits --seeds 0,1,2 --json auto.json; drawstream bench auto --seeds 0,1,2
     """
-    from drawstream.tools import start_plan
     from drawstream.tools.bench import estimate_auto
-    from drawstream.tools.bench.auto import METHODS, SETTINGS, AutoGrid, run
+    from drawstream.tools.bench.auto import run
 
-    changed = {"epochs": given.epochs, "population": given.population, "first": given.explore_after}
-    changed = {name: value for name, value in changed.items() if value is not None}
-    settings = replace(_of_data(SETTINGS, given.data), **changed)
-    grid = pick(AutoGrid, given, settings=settings, methods=given.methods or METHODS)
-    place = (given.data, given.folder("auto"), grid)
-    if not _told(given, lambda: estimate_auto(start_plan(given.data), *place, source=given.source)):
-        write_result(run(*place, source=given.source), given.json_path)
+    _run(given, estimate_auto, run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,16 +199,19 @@ def language(given: LanguageOptions) -> None:
     tuning = replace(recipe, epochs=given.fine_tune_epochs, lr=given.lr / 3)
     plan = pick(LanguagePlan, given, recipe=recipe, tuning=tuning, batch_size=given.global_batch)
     place = (given.out, plan, pick(LanguageGrid, given))
-    if not _told(given, lambda: estimate(*place)):
-        write_result(run(*place), given.json_path)
+    _run(given, lambda _: estimate(*place), lambda _: run(*place))
 
 
 @dataclass(frozen=True, kw_only=True)
-class NovelOptions(GridOptions, DryRunOptions):
+class NovelOptions(grids.Grid, DryRunOptions):
     """Options of `bench novel`."""
 
+    bench = "novel"
+
     data: str = option(
-        "fashion-mnist", "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).", known=DATA
+        "fashion-mnist",
+        "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).",
+        known=grids.DATA,
     )
     methods: tuple[str, ...] = option(("uniform", "swift"), "Methods to run: uniform, swift, swift-cgf.")
     noise: tuple[float, ...] = option((0.0,), "Shares of wrong labels, comma list.", within=FEW)
@@ -351,9 +234,8 @@ def novel(given: NovelOptions) -> None:
     plan = plan_of(given.data, **changed)
     if given.epochs is not None:
         plan = replace(plan, recipe=plan.recipe.shortened(given.epochs))
-    place = (given.data, given.folder("novel"), plan, pick(NovelGrid, given))
-    if not _told(given, lambda: estimate(*place, source=given.source)):
-        write_result(run(*place, source=given.source), given.json_path)
+    place = (given.data, given.folder, plan, pick(NovelGrid, given))
+    _run(given, lambda _: estimate(*place, source=given.source), lambda _: run(*place, source=given.source))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,17 +266,11 @@ def _values(given: Options) -> dict[str, Any]:
     return {name: value for name, value in vars(given).items() if name not in ("typed", "stated", "json_path")}
 
 
-def _of_data(plans: dict[str, Any], data: str) -> Any:
-    """Return the entry of a data set, or name those there are."""
-    if data not in plans:
-        raise ValueError(f"no plan for {data!r}: give one of {', '.join(plans)}")
-    return plans[data]
-
-
-def _told(given: DryRunOptions, estimate: Any) -> bool:
-    """Print the estimate where a dry run is asked for."""
+def _run(given: Any, estimate: Callable[[Any], Any], run: Callable[[Any], dict[str, Any]]) -> None:
+    """Run a benchmark on its options, or print its estimate where a dry run is asked for."""
     if given.dry_run:
         from drawstream.tools.estimate import tell
 
-        tell(estimate(), given.json_path)
-    return given.dry_run
+        tell(estimate(given), given.json_path)
+    else:
+        write_result(run(given), given.json_path)

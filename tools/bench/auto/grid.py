@@ -19,20 +19,20 @@ over uniform with ResNet-18 on CIFAR-100.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from drawstream.tools import start_plan
 from drawstream.tools.bench import Record, check_names, check_noise, noise_folders
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
+from drawstream.tools.cli import AutoGrid
 from drawstream.tools.experiments import Row, entries_of
 from drawstream.tools.report import SearchedSchedule
 from drawstream.tools.report.pages import words_of
 from drawstream.tools.runs import before, conclude
 
-__all__ = ["SETTINGS", "AutoGrid", "run"]
+__all__ = ["SETTINGS", "methods_of", "run", "settings_of"]
 
 SETTINGS = {
     "digits": Settings(epochs=30, interval=10, first=3, reward_rows=200),  # of 400 held-out rows
@@ -40,25 +40,30 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AutoGrid:
-    """Grid of noise levels (of the training labels alone), seeds and methods; `settings` of the searches."""
+def methods_of(grid: AutoGrid, /) -> Sequence[str]:
+    """Return the methods of a grid, which is checked before anything runs.
 
-    settings: Settings
-    noise: tuple[float, ...] = (0.0, 0.4)
-    methods: tuple[str, ...] = METHODS
-    seeds: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        check_names("methods", self.methods, METHODS)
-        check_noise(self.noise, self.seeds)
-
-    def folders(self, out: Path, /) -> dict[tuple[float, int], Path]:
-        """Return the folder of every noise level and seed."""
-        return noise_folders(out, self.noise, self.seeds)
+    Raises:
+        ValueError: An unknown name, or a value that comes twice or is out of range.
+    """
+    check_names("methods", grid.methods or METHODS, METHODS)
+    check_noise(grid.noise, grid.seeds)
+    return grid.methods or METHODS
 
 
-def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) -> dict[str, Any]:
+def settings_of(grid: AutoGrid, /) -> Settings:
+    """Return the settings of the searches: those of the data set, with what the grid has otherwise.
+
+    Raises:
+        ValueError: Unknown data.
+    """
+    if grid.data not in SETTINGS:
+        raise ValueError(f"no plan for {grid.data!r}: give one of {', '.join(SETTINGS)}")
+    changed = {name: getattr(grid, name) for name in ("epochs", "population", "first")}
+    return replace(SETTINGS[grid.data], **{name: value for name, value in changed.items() if value is not None})
+
+
+def run(grid: AutoGrid, /) -> dict[str, Any]:
     """Run the grid, print a table, and write `bench-auto.json` and the page `auto.html` into `out`.
 
     What a killed benchmark finished is kept when it is started again; an unfinished training or search goes on.
@@ -71,26 +76,26 @@ def run(data: str, out: Path, grid: AutoGrid, /, *, source: Path | None = None) 
     Raises:
         ValueError: Unknown data, or `out` holds runs with other settings.
     """
-    plan = start_plan(data)
+    methods, settings, plan, out = methods_of(grid), settings_of(grid), start_plan(grid.data), grid.folder
     rows: list[Row] = []
     searches: list[Record] = []
-    for (level, seed), folder in grid.folders(out).items():
-        cell = AutoCell(folder, plan, level, seed, grid.settings)
-        cell.pack(data, source)
-        for method in grid.methods:
+    for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():
+        cell = AutoCell(folder, plan, level, seed, settings)
+        cell.pack(grid.data, grid.source)
+        for method in methods:
             row = Row(method, {"noise": level}, seed, cell.outcome(method))
             told = f"{method} last {row.values['last']:.2f}, best {row.values['best']:.2f}"
             print(f"noise {level:g}, seed {seed}: {told}", flush=True)
             rows.append(row)
-        searches += _searches_of(cell, grid.methods)
+        searches += _searches_of(cell, methods)
     entries = entries_of(rows)
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summarise(entries)}
     result |= {"verdicts": verdicts(entries), "searches": searches}
     first = [each["words"] for each in searches if each["seed"] == grid.seeds[0]]  # the page has the numbers of all
     print(*(table.text() for table in tables(entries)), *result["verdicts"], *first, sep="\n\n")
-    record = {"data": data, **result, "plan": asdict(plan), "settings": asdict(grid.settings)}
+    record = {"data": grid.data, **result, "plan": asdict(plan), "settings": asdict(settings)}
     record = conclude(out / "bench-auto.json", "bench-auto", record)
-    write_page(out / "auto.html", f"AutoSampling on {data}", entries, record["searches"])
+    write_page(out / "auto.html", f"AutoSampling on {grid.data}", entries, record["searches"])
     return {**result, "page": str(out / "auto.html"), **before(record)}
 
 

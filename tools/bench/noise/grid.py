@@ -16,7 +16,6 @@ on the validation set serves both.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from drawstream.tools import DemoPlan, start_plan
@@ -26,36 +25,15 @@ from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
 from drawstream.tools.bench.noise.page import rank_table, tables, write_page
 from drawstream.tools.bench.noise.rank_study import agreements, rank_study
 from drawstream.tools.bench.noise.results import findings_of
+from drawstream.tools.cli import NoiseGrid
 from drawstream.tools.experiments import Row
 from drawstream.tools.runs import before, conclude
 
-__all__ = ["CHANGED", "NoiseGrid", "Results", "run"]
+__all__ = ["CHANGED", "Results", "methods_of", "run", "start"]
 
 CHANGED: dict[str, dict[str, Any]] = {
     "digits": {"trials": 30, "confirm_seeds": 2}
 }  # of the demo's plan, to take minutes
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseGrid:
-    """Grid of noise levels, validation sets, seeds and methods; `candidates` of a rank study at each, 0 for none."""
-
-    noise: tuple[float, ...] = (0.0, 0.4)
-    methods: tuple[str, ...] = METHODS
-    seeds: tuple[int, ...] = (0,)
-    validation: tuple[str, ...] = ("clean",)
-    candidates: int = 0
-
-    def __post_init__(self) -> None:
-        check_names("validation", self.validation, VALIDATION)
-        check_noise(self.noise, self.seeds)
-        expand(self.methods)
-        if self.candidates and self.candidates < 3:
-            raise ValueError(f"a rank study needs at least 3 candidates, but got {self.candidates}")
-
-    def folders(self, out: Path, /) -> dict[tuple[float, int], Path]:
-        """Return the folder of every noise level and seed."""
-        return noise_folders(out, self.noise, self.seeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +45,25 @@ class Results:
     rank_study: list[Row]
 
 
-def start(data: str, /) -> DemoPlan:
-    """Return the plan of a data set, and set torch as it says."""
-    return start_plan(data, **CHANGED.get(data, {}))
+def methods_of(grid: NoiseGrid, /) -> list[str]:
+    """Return the methods of a grid, which is checked before anything runs.
+
+    Raises:
+        ValueError: An unknown name, a value that comes twice or is out of range, or too few candidates.
+    """
+    check_names("validation", grid.validation, VALIDATION)
+    check_noise(grid.noise, grid.seeds)
+    if grid.candidates and grid.candidates < 3:
+        raise ValueError(f"a rank study needs at least 3 candidates, but got {grid.candidates}")
+    return expand(grid.methods or METHODS)
 
 
-def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None) -> dict[str, Any]:
+def start(grid: NoiseGrid, /) -> DemoPlan:
+    """Return the plan of the grid's data set, and set torch as it says."""
+    return start_plan(grid.data, **CHANGED.get(grid.data, {}))
+
+
+def run(grid: NoiseGrid, /) -> dict[str, Any]:
     """Run the grid, print a table, write `noise.json` and `noise.html`.
 
     What a killed benchmark finished is kept when it is started again; an unfinished run goes on after its last epoch.
@@ -86,13 +77,13 @@ def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None)
     Raises:
         ValueError: Unknown data, or `out` holds runs with other settings.
     """
-    plan = start(data)
+    methods, plan, out = methods_of(grid), start(grid), grid.folder
     results = Results([], [], [])
-    for (level, seed), folder in grid.folders(out).items():
+    for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():
         cell = NoiseCell(folder, plan, level, seed)
-        cell.pack(data, source)
+        cell.pack(grid.data, grid.source)
         for validation in grid.validation:
-            _compare(cell, expand(grid.methods), validation, results)
+            _compare(cell, methods, validation, results)
             if grid.candidates:
                 results.rank_study.extend(rank_study(cell, grid.candidates, validation))
     findings = findings_of(results.rows)
@@ -102,8 +93,8 @@ def run(data: str, out: Path, grid: NoiseGrid, /, *, source: Path | None = None)
     print(*(table.text() for table in found), sep="\n\n")
     result: dict[str, Any] = {"rows": [row.as_dict() for row in results.rows], **more}
     result["summary"] = [finding.as_dict() for finding in findings]
-    record = conclude(out / "noise.json", "noise", {"data": data, **result, "plan": asdict(plan)})
-    write_page(out / "noise.html", data, findings, **more)
+    record = conclude(out / "noise.json", "noise", {"data": grid.data, **result, "plan": asdict(plan)})
+    write_page(out / "noise.html", grid.data, findings, **more)
     return {**result, **before(record)}
 
 

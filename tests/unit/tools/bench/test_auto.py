@@ -9,8 +9,9 @@ import pytest
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.bench.auto import grid as auto_grid
 from drawstream.tools.bench.auto.cell import METHODS, Settings
-from drawstream.tools.bench.auto.grid import AutoGrid, run
+from drawstream.tools.bench.auto.grid import run
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts
+from drawstream.tools.cli import AutoGrid
 from drawstream.tools.cli.app import main
 from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.report import build as report
@@ -66,11 +67,11 @@ def test_all_methods_at_the_command_line(tmp_path, capsys):
 
 
 def test_a_killed_benchmark_goes_on_to_the_same_rows(goes_on, tmp_path):
-    grid = AutoGrid(SMALL, (0.4,), ("uniform", "mixture", "static"))
+    grid = AutoGrid(data="digits", noise=(0.4,), methods=("uniform", "mixture", "static"))
     numbers = lambda result: [{key: row[key] for key in NUMBERS} for row in result["rows"]]  # noqa: E731
-    goes_on(lambda out: run("digits", out, grid), numbers, 2)  # the replay
+    goes_on(lambda out: run(replace(grid, out=out)), numbers, 2)  # the replay
     with pytest.raises(ValueError, match="another output folder"):
-        run("digits", tmp_path / "part", replace(grid, settings=replace(SMALL, epochs=2)))
+        run(replace(grid, out=tmp_path / "part", epochs=2))
 
 
 def row(method, seed, last, forward=10, backward=10):
@@ -140,7 +141,7 @@ def test_bad_arguments_are_named(refused, arguments, text):
 
 
 def test_a_search_whose_files_are_gone_is_refused(tmp_path):
-    run("digits", tmp_path, AutoGrid(SMALL, (0.4,), ("mixture",)))
+    run(AutoGrid(data="digits", noise=(0.4,), methods=("mixture",), out=tmp_path))
     record = tmp_path / "noise-0.4/seed-0/search-mixture/auto.json"
     search = SearchedSchedule.open(record)
     assert search.counts.sum() == STEPS * 32

@@ -10,28 +10,19 @@ import pytest
 from drawstream.pipeline.shards import Catalog
 from drawstream.tools.bench.budget import cell as budget_cell
 from drawstream.tools.bench.budget.cell import METHODS, Point, Task, run_point
-from drawstream.tools.bench.budget.grid import EVALUATIONS, Grid, common_of, remember, run
+from drawstream.tools.bench.budget.grid import EVALUATIONS, common_of, missing, points_of, remember, run
+from drawstream.tools.cli import BudgetGrid
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
 
 KEYS = {"method", "budget", "augment", "schedule", "seed", "last", "best", "seconds", "forward", "backward"}
 ROWS, EPOCHS = 400, 2
-LINEAR = {"budgets": (0.5,), "schedules": ("linear",)}
+DIGITS = BudgetGrid(data="digits", budgets=(0.5,), schedules=("linear",), seeds=(0,), processes=1)
 
 
 @pytest.fixture(autouse=True)
 def small_plan(shrink, monkeypatch):
     shrink(monkeypatch, recipe=Recipe(EPOCHS, 0.05))
-
-
-@pytest.fixture
-def run_in():
-    """Runs a grid on the digits in a folder."""
-
-    def make(out, grid, **placed):
-        return run(common_of("digits", out), grid, out, **placed)
-
-    return make
 
 
 def results(result):
@@ -72,9 +63,9 @@ def test_every_method_at_the_command_line(tmp_path, capsys):
     assert json.loads((out / "budget.json").read_text())["rows"] == result["rows"]
 
 
-def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch, run_in):
-    grid = Grid(("p", "coreset-forgetting"), (0.5,), schedules=("step",), seeds=(0, 1))
-    whole = run_in(tmp_path / "whole", grid)
+def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch):
+    grid = replace(DIGITS, methods=("p", "coreset-forgetting"), schedules=("step",), seeds=(0, 1))
+    whole = run(replace(grid, out=tmp_path / "whole"))
     train_job, calls = budget_cell.train_job, 0
 
     def killed(*arguments, **keywords):
@@ -86,16 +77,16 @@ def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch, run_
         return train_job(*arguments, **keywords)
 
     monkeypatch.setattr(budget_cell, "train_job", killed)
-    part = tmp_path / "part"
+    part = replace(grid, out=tmp_path / "part")
     with pytest.raises(KeyboardInterrupt):
-        run_in(part, grid)
-    assert len(grid.points()) - len(grid.missing(part)) == 3
-    resumed = run_in(part, grid)
+        run(part)
+    assert len(points_of(part)) - len(missing(part)) == 3
+    resumed = run(part)
     assert results(resumed) == results(whole)
     calls = 10
-    assert run_in(part, grid)["rows"] == resumed["rows"]
+    assert run(part)["rows"] == resumed["rows"]
     assert calls == 10  # what is finished is read
-    larger = run_in(part, replace(grid, methods=("p", "c")))
+    larger = run(replace(part, methods=("p", "c")))
     assert calls == 10 + 2
     of_p = [[row for row in result["rows"] if row["method"] == "p"] for result in (larger, resumed)]
     assert of_p[0] == of_p[1]
@@ -109,13 +100,14 @@ def test_a_killed_benchmark_goes_on_to_the_same_rows(tmp_path, monkeypatch, run_
         pytest.param(("p",), {"engine": "ray"}, marks=pytest.mark.slow),
     ],
 )
-def test_other_processes_give_the_rows_of_this_one(tmp_path, run_in, methods, placed):
-    grid = Grid(methods, **LINEAR)
-    assert results(run_in(tmp_path / "other", grid, **placed)) == results(run_in(tmp_path / "this", grid))
+def test_other_processes_give_the_rows_of_this_one(tmp_path, methods, placed):
+    grid = replace(DIGITS, methods=methods)
+    other = run(replace(grid, out=tmp_path / "other", **placed))
+    assert results(other) == results(run(replace(grid, out=tmp_path / "this")))
 
 
 def test_a_row_says_what_its_run_recorded(tmp_path):
-    task = Task(common_of("digits", tmp_path), Point("p", 0.5, "none", "linear", 1), tmp_path)
+    task = Task(common_of(replace(DIGITS, out=tmp_path)), Point("p", 0.5, "none", "linear", 1), tmp_path)
     values = run_point(task)
     record = json.loads((tmp_path / "none-linear/p-0.5/seed-1/run.json").read_text())
     assert {key: values[key] for key in ("last", "best")} == {key: record["result"][key] for key in ("last", "best")}
@@ -137,30 +129,33 @@ def test_a_dry_run_says_how_many_trainings_are_missing_and_writes_nothing(tmp_pa
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path):
-    common, local = common_of("digits", tmp_path, epochs=1), {"processes": 1, "engine": "local"}
-    remember(common, tmp_path, **local)
-    remember(common, tmp_path, **local)
-    for changed, other, text in (
-        (common_of("digits", tmp_path, epochs=2), local, "recipe.epochs 1, not 2"),
-        (replace(common, threads=2), local, "threads 1, not 2"),
-        (replace(common, device="gpu"), local, "device 'cpu', not 'gpu'"),
-        (common, {"processes": 2, "engine": "local"}, "processes 1, not 2"),
-        (common, {"processes": 1, "engine": "ray"}, "engine 'local', not 'ray'"),
+    grid = replace(DIGITS, out=tmp_path, epochs=1)
+    remember(common_of(grid), grid)
+    remember(common_of(grid), grid)
+    for changed, text in (
+        ({"epochs": 2}, "recipe.epochs 1, not 2"),
+        ({"threads": 2}, "threads 1, not 2"),
+        ({"device": "gpu"}, "device 'cpu', not 'gpu'"),
+        ({"processes": 2}, "processes 1, not 2"),
+        ({"engine": "ray"}, "engine 'local', not 'ray'"),
     ):
+        other = replace(grid, **changed)
         with pytest.raises(ValueError, match=rf"common\.json: .*{text}.*: give another output folder"):
-            remember(changed, tmp_path, **other)
+            remember(common_of(other), other)
 
 
 def test_a_catalog_of_ones_own(digits, tmp_path):
-    common = common_of(str(digits.train), tmp_path, held_out=digits.held_out, model="mlp", epochs=1)
-    result = run(common, Grid(("scan",), **LINEAR), tmp_path)
+    own = {"data": str(digits.train), "held_out": digits.held_out, "model": "mlp", "epochs": 1}
+    grid = replace(DIGITS, methods=("scan",), out=tmp_path, **own)
+    result = run(grid)
     assert {row["method"] for row in result["rows"]} == {"full", "unif", "scan"}
-    assert Catalog.open(common.catalog).fingerprint == Catalog.open(digits.train).fingerprint
+    assert Catalog.open(common_of(grid).catalog).fingerprint == Catalog.open(digits.train).fingerprint
     assert EVALUATIONS >= 1
 
 
 def test_every_seed_has_an_order_of_its_own_and_the_same_points():
-    points = Grid(METHODS, (0.1, 0.3), ("none", "ricap"), ("linear",), (0, 1, 2)).points()
+    crossed = {"budgets": (0.1, 0.3), "augments": ("none", "ricap"), "seeds": (0, 1, 2)}
+    points = points_of(replace(DIGITS, methods=METHODS, **crossed))
     assert len(points) == len(set(points)) == 3 * 2 * (1 + 2 * 17)
     assert len({point.folder for point in points}) == len(points)
     orders = [[p.method for p in points if (p.seed, p.augment, p.budget) == (seed, "none", 0.3)] for seed in range(3)]

@@ -8,7 +8,7 @@ import pytest
 
 from drawstream.tools.bench.budget.cell import METHODS, Common
 from drawstream.tools.bench.budget.claims import claims
-from drawstream.tools.bench.budget.grid import Grid
+from drawstream.tools.bench.budget.grid import points_of
 from drawstream.tools.bench.budget.page import (
     coreset_figure,
     evenness_figure,
@@ -20,6 +20,7 @@ from drawstream.tools.bench.budget.page import (
     write_page,
 )
 from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
+from drawstream.tools.cli import BudgetGrid
 from drawstream.tools.experiments.results import Row
 from drawstream.tools.training.loop import Recipe
 
@@ -125,7 +126,7 @@ def findings():
     effective = {"sb": 1 / 3, "dlis": 0.2}
     share = {"p": 0.8, "coreset-random": 0.3}
     rows = []
-    for p in Grid(METHODS, (0.1, 0.3), seeds=(0, 1)).points():
+    for p in points_of(BudgetGrid(methods=METHODS, budgets=(0.1, 0.3), seeds=(0, 1))):
         last = 88 + rng.normal(0, 0.2) - (1.0 if p.schedule == "step" else 0) - 3 * p.method.startswith("coreset")
         more = {"effective": p.budget + effective.get(p.method, 0), "count_entropy": np.log(share.get(p.method, 0.95))}
         more |= {"prepare_budget": 1.0 * (p.method in ("coreset-forgetting", "coreset-k_center"))}

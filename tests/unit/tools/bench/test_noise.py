@@ -12,11 +12,12 @@ from drawstream.search import PairedTest, paired_test
 from drawstream.tools import demo
 from drawstream.tools.bench.noise import cell as noise_cell
 from drawstream.tools.bench.noise.cell import right_rows, without_highest
-from drawstream.tools.bench.noise.grid import NoiseGrid, run
+from drawstream.tools.bench.noise.grid import run
 from drawstream.tools.bench.noise.methods import DROPPED, METHODS, SETS, expand
 from drawstream.tools.bench.noise.page import agent_figures, over_levels, tables, write_page
 from drawstream.tools.bench.noise.rank_study import agreements
 from drawstream.tools.bench.noise.results import findings_of
+from drawstream.tools.cli import NoiseGrid
 from drawstream.tools.cli.app import main
 from drawstream.tools.experiments.results import Row
 from drawstream.tools.training.evaluation import top1
@@ -32,6 +33,10 @@ CHEAP = ("uniform", "drop", "reed-hard", "mentornet", "l2rw", "clean-only")
 @pytest.fixture(autouse=True)
 def small_plan(shrink, monkeypatch):
     shrink(monkeypatch)
+
+
+def grid_of(out, *methods, noise=0.4, **options):
+    return NoiseGrid(data="digits", noise=(noise,), methods=methods, out=out, **options)
 
 
 def accuracies(result):
@@ -76,8 +81,7 @@ def test_rows_of_all_methods_at_the_command_line(tmp_path, capsys):
 
 
 def test_a_killed_benchmark_goes_on_to_the_same_rows(goes_on):
-    grid = NoiseGrid((0.4,), CHEAP, validation=("clean", "noisy"))
-    goes_on(lambda out: run("digits", out, grid), accuracies, 4)
+    goes_on(lambda out: run(grid_of(out, *CHEAP, validation=("clean", "noisy"))), accuracies, 4)
 
 
 def test_noisy_validation_has_the_same_images_and_as_many_wrong_labels(tmp_path, cell):
@@ -98,7 +102,7 @@ def test_noisy_validation_has_the_same_images_and_as_many_wrong_labels(tmp_path,
 
 
 def test_without_noise_both_validation_sets_are_the_clean_one(tmp_path):
-    rows = run("digits", tmp_path, NoiseGrid((0,), ("uniform", "l2rw"), validation=("clean", "noisy")))["rows"]
+    rows = run(grid_of(tmp_path, "uniform", "l2rw", noise=0, validation=("clean", "noisy")))["rows"]
     clean, noisy = ([row for row in rows if row["validation"] == name] for name in ("clean", "noisy"))
     assert [{**row, "validation": "noisy"} for row in clean] == noisy
     assert not (tmp_path / "noise-0/seed-0/noisy").exists()
@@ -118,11 +122,11 @@ def test_dropping_leaves_out_the_rows_of_highest_loss_as_the_tracker_saw_them(tm
 
 
 def test_another_plan_in_the_same_folder_is_refused(tmp_path, monkeypatch):
-    grid = NoiseGrid((0,), ("uniform",))
-    run("digits", tmp_path, grid)
+    grid = grid_of(tmp_path, "uniform", noise=0)
+    run(grid)
     monkeypatch.setitem(demo.PLANS, "digits", replace(demo.PLANS["digits"], recipe=Recipe(2, 0.05)))
     with pytest.raises(ValueError, match=r"run\.json: .* with recipe.epochs \d+, not 2.*another output folder"):
-        run("digits", tmp_path, grid)
+        run(grid)
 
 
 def row(method, seed, last, best=0.0, noise=0.4):
@@ -241,8 +245,8 @@ def test_page_shows_every_figure(tmp_path):
 
 
 def test_rank_study_scores_every_candidate_both_ways(tmp_path, capsys):
-    grid = NoiseGrid((0.4,), ("uniform",), candidates=3)
-    result = run("digits", tmp_path, grid)
+    grid = grid_of(tmp_path, "uniform", candidates=3)
+    result = run(grid)
     rows = result["rank_study"]
     assert [each["candidate"] for each in rows] == [0, 1, 2]
     assert all(0.3 <= each["ess"] <= 1 for each in rows)
@@ -252,7 +256,7 @@ def test_rank_study_scores_every_candidate_both_ways(tmp_path, capsys):
     ]
     shown = capsys.readouterr().out
     assert "Spearman of both scores" in shown and "40% wrong labels, clean validation     0" in shown
-    again = run("digits", tmp_path, grid)
+    again = run(grid)
     assert again["rank_study"] == rows
     assert again["rank_agreement"] == result["rank_agreement"]
 

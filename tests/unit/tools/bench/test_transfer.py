@@ -1,18 +1,20 @@
 """The transfer study: whose sampler each run follows, its table, and that a killed one goes on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from drawstream.features.table import FeatureTable
 from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.swift import SwiftSampler
-from drawstream.tools.bench.transfer import METHODS, TransferGrid, run_transfer, summarise, tables
+from drawstream.tools.bench.transfer import METHODS, run_transfer, summarise, tables
+from drawstream.tools.cli import TransferGrid
 from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.transfer import carry
 
-GRID = TransferGrid("mlp", ("mlp-64",), seeds=(3,))
+GRID = TransferGrid(data="digits", model="mlp", targets=("mlp-64",), seeds=(3,))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def studied(tmp_path_factory, shrink):
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch, recipe=Recipe(2, 0.05))
         out = tmp_path_factory.mktemp("transfer")
-        yield out, run_transfer("digits", out, GRID)
+        yield out, run_transfer(replace(GRID, out=out))
 
 
 def test_rows(studied):
@@ -64,7 +66,7 @@ def test_a_finished_study_is_read_and_an_unfinished_one_goes_on(studied, capsys)
     run_of_frozen = out / "seed-3/mlp-64/frozen/run.json"
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("run.json") if path != run_of_frozen}
     run_of_frozen.unlink()
-    again = run_transfer("digits", out, GRID)
+    again = run_transfer(replace(GRID, out=out))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     timeless = [{key: row[key] for key in row if key != "train_seconds"} for row in again["rows"]]
     assert timeless == [{key: row[key] for key in row if key != "train_seconds"} for row in result["rows"]]

@@ -1,0 +1,123 @@
+"""Grids of trainings, as benchmarks run them and their commands take them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from drawstream.tools.cli.options import DryRunOptions, EngineOptions, ResultOptions
+from drawstream.tools.runs import COUNT, FEW, SEED, SOME, option
+
+AT_LEAST_ONE = (1, 10**9)
+DATA = ("fashion-mnist", "digits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(ResultOptions):
+    """Data, methods, seeds and folder of a grid of trainings."""
+
+    bench: ClassVar[str]
+
+    data: str = option("fashion-mnist", "Train on fashion-mnist or digits.", known=DATA)
+    methods: tuple[str, ...] | None = option(None, "Methods to run, comma list; by default the main ones.")
+    seeds: tuple[int, ...] = option(
+        (0,), "Seeds of data, noise, weights, orders and searches, comma list.", within=SEED
+    )
+    out: Path | None = option(None, "Folder of all runs; by default runs/BENCH-DATA.", "--out", "-o")
+    source: Path | None = option(None, "Read Fashion-MNIST's files in this folder.")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs."""
+        return self.out or Path("runs") / f"{self.bench}-{Path(self.data).name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseGrid(Grid, DryRunOptions):
+    """Levels of label noise, validation sets, methods and seeds; `candidates` of a rank study at each, 0 for none."""
+
+    bench = "noise"
+
+    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
+        "reed-hard, l2rw, mentornet, clean-only (by default all of these), swift-paper (its exact protocol), and the "
+        "sets segments (swift-s2, …) and candidates (swift-5, …: result against the cost of the search).",
+    )
+    validation: tuple[str, ...] = option(
+        ("clean",), "Validation labels: clean, noisy (as many wrong ones as in training) or clean,noisy."
+    )
+    candidates: int = option(
+        0, "Score so many random samplers by fine-tuning and from scratch.", "--rank-study", within=FEW
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferGrid(Grid):
+    """Models and seeds at one noise level; a sampler is searched on `model`, the targets are trained too."""
+
+    bench = "transfer"
+
+    data: str = option("digits", "Train on digits or fashion-mnist.", known=DATA)
+    model: str | None = option(None, "Search on this model; by default mlp, or cnn on Fashion-MNIST.")
+    targets: tuple[str, ...] | None = option(None, "Models to train, comma list; by default mlp-64,cnn, or resnet8.")
+    noise: float = option(0.4, "Share of wrong labels.", within=FEW)
+    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of data, noise, weights, orders and searches.", within=SEED)
+    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
+    trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetGrid(Grid, EngineOptions, DryRunOptions):
+    """Methods, budgets, augmentations, schedules and seeds; `full` and `unif` are always run, as controls."""
+
+    bench = "budget"
+
+    data: str = option("fashion-mnist", "Train on fashion-mnist, digits, or the folder of a catalog.", known=DATA)
+    methods: tuple[str, ...] | None = option(
+        None, "Methods to run, comma list, or all; full and unif are always there. By default all but the slow ones."
+    )
+    budgets: tuple[float, ...] = option(
+        (0.3,), "Parts of a full training, comma list; the whole grid has .05,.1,.2,.3,.5.", within=FEW
+    )
+    augments: tuple[str, ...] = option(
+        ("none",), "Augmentations: none, standard, randaugment, randaugment-bt, mixup, ricap."
+    )
+    schedules: tuple[str, ...] = option(("linear", "step"), "Schedules of the learning rate: linear, step.")
+    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of weights and orders, comma list.", within=SEED)
+    held_out: Path | None = option(None, "Choose epochs on this catalog, if --data is a catalog.")
+    test: Path | None = option(None, "Report on this catalog, if --data is a catalog.")
+    model: str | None = option(None, "Model as for training; by default the data set's.")
+    epochs: int | None = option(None, "Epochs of a full training; by default the data set's.", within=SOME)
+    global_batch: int | None = option(None, "Images per step; by default the data set's.", within=AT_LEAST_ONE)
+    lr: float | None = option(None, "Learning rate at the start; by default the data set's.", within=SOME)
+    uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p, c and rais; 1.", within=SOME)
+    mix_order: Literal["default", "paper"] = option("default", "Order of mixup and ricap, as `train` has it.")
+    processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
+    threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
+    device: Literal["cpu", "gpu"] = option("cpu", "Run loaders and models on the CPU or a GPU.")
+
+    @property
+    def at_once(self) -> int:
+        """Runs at a time."""
+        return self.processes or (1 if self.device == "gpu" else len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoGrid(Grid, DryRunOptions):
+    """Levels of noise in the training labels, methods and seeds, and what the searches have otherwise."""
+
+    bench = "auto"
+
+    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to run, comma list: uniform, best-of, dlis, rais, random, mixture, static, replay, replay-other (by "
+        "default all).",
+    )
+    epochs: int | None = option(None, "Epochs of every training; 10, or 30 of digits.", within=SOME)
+    population: int | None = option(None, "Children of a search, and runs of best-of; 4.", within=COUNT)
+    first: int | None = option(
+        None, "Epochs before the first exploration; 2, or 3 of digits.", "--explore-after", within=SOME
+    )
