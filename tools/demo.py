@@ -13,7 +13,7 @@ from drawstream import pack
 from drawstream.pipeline import refuse_other
 from drawstream.pipeline.shards import FILE, printable, stratified_order
 from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
-from drawstream.search.swift import Guard, Proposals
+from drawstream.search.swift import Guard, Proposals, runs_of
 from drawstream.tools.experiments import Table
 from drawstream.tools.jobs import FeaturesJob, SearchJob, TrainingJob, features_job, search_job, train_job
 from drawstream.tools.report import write_report
@@ -53,6 +53,16 @@ class DemoPlan:
     confirm_top: int
     confirm_seeds: int
     threads: int | None = None
+
+    @property
+    def candidate_cost(self) -> float:
+        """Work of a candidate, in trainings."""
+        return self.fine_tune.epochs * self.share / self.recipe.epochs
+
+    def search_cost(self, trials: int, /) -> float:
+        """Work of a search with its confirmation, in trainings."""
+        second = (self.confirm or self.recipe).epochs / self.recipe.epochs
+        return trials * self.candidate_cost + second * runs_of(self.confirm_top, self.confirm_seeds)
 
 
 DIGITS_TEST = 300  # of 1797 rows; Fashion-MNIST comes with a test set

@@ -23,8 +23,6 @@ def estimate_noise(grid: NoiseGrid, /) -> Estimate:
     methods, plan, out = methods_of(grid), start(grid), grid.folder
     cells = noise_folders(out, grid.noise, grid.seeds)
     runs: defaultdict[str, float] = defaultdict(float)
-    share = plan.fine_tune.epochs * plan.share / plan.recipe.epochs  # of a training, for a candidate
-    confirming = (plan.confirm or plan.recipe).epochs / plan.recipe.epochs * (plan.confirm_top + 1) * plan.confirm_seeds
     for (level, _), folder in cells.items():
         for method in dict.fromkeys(("uniform", *methods)):
             judges = grid.validation if level else ("clean",)
@@ -33,8 +31,8 @@ def estimate_noise(grid: NoiseGrid, /) -> Estimate:
             if method in SEARCHES:
                 new = sum(not (folder / f"search-{method}-{judge}/search.json").exists() for judge in judges)
                 trials = SEARCHES[method].get("trials", plan.trials)
-                runs[f"search of {method}"] += new * (trials * share + confirming)
-    runs["rank study"] += len(cells) * len(grid.validation) * grid.candidates * (1 + share)
+                runs[f"search of {method}"] += new * plan.search_cost(trials)
+    runs["rank study"] += len(cells) * len(grid.validation) * grid.candidates * (1 + plan.candidate_cost)
     with packed_plan(grid.data, out, grid.source, plan, max(grid.noise)) as setup:
         return estimate_runs("bench noise", out, setup, plan.recipe, runs)
 

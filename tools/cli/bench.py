@@ -202,40 +202,15 @@ def language(given: LanguageOptions) -> None:
     _run(given, lambda _: estimate(*place), lambda _: run(*place))
 
 
-@dataclass(frozen=True, kw_only=True)
-class NovelOptions(grids.Grid, DryRunOptions):
-    """Options of `bench novel`."""
-
-    bench = "novel"
-
-    data: str = option(
-        "fashion-mnist",
-        "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).",
-        known=grids.DATA,
-    )
-    methods: tuple[str, ...] = option(("uniform", "swift"), "Methods to run: uniform, swift, swift-cgf.")
-    noise: tuple[float, ...] = option((0.0,), "Shares of wrong labels, comma list.", within=FEW)
-    novel: int = option(4, "Classes to hold out.", within=COUNT)
-    shots: tuple[int, ...] = option((1, 5, 10), "Labelled rows of a class in few-shot classification.", within=COUNT)
-    model: str | None = option(None, "Model as for training; by default the data set's.")
-    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
-    trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
-
-
-@command(app, NovelOptions)
-def novel(given: NovelOptions) -> None:
+@command(app, grids.NovelGrid)
+def novel(given: grids.NovelGrid) -> None:
     """Classes that were never trained on: few-shot and verification accuracy of embeddings, uniform and with a sampler.
 
     Example: drawstream bench novel --data digits --noise 0,.4 --seeds 0,1,2 --json novel.json
     """
-    from drawstream.tools.bench.novel import NovelGrid, estimate, plan_of, run
+    from drawstream.tools.bench.novel import estimate, run
 
-    changed = {name: value for name in ("model", "trials") if (value := getattr(given, name)) is not None}
-    plan = plan_of(given.data, **changed)
-    if given.epochs is not None:
-        plan = replace(plan, recipe=plan.recipe.shortened(given.epochs))
-    place = (given.data, given.folder, plan, pick(NovelGrid, given))
-    _run(given, lambda _: estimate(*place, source=given.source), lambda _: run(*place, source=given.source))
+    _run(given, estimate, run)
 
 
 @dataclass(frozen=True, kw_only=True)

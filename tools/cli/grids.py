@@ -121,3 +121,23 @@ class AutoGrid(Grid, DryRunOptions):
     first: int | None = option(
         None, "Epochs before the first exploration; 2, or 3 of digits.", "--explore-after", within=SOME
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NovelGrid(Grid, DryRunOptions):
+    """Levels of noise in the labels of the trained classes, methods and seeds; `novel` classes are held out."""
+
+    bench = "novel"
+
+    data: str = option(
+        "fashion-mnist",
+        "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).",
+        known=DATA,
+    )
+    methods: tuple[str, ...] = option(("uniform", "swift"), "Methods to run: uniform, swift, swift-cgf.")
+    noise: tuple[float, ...] = option((0.0,), "Shares of wrong labels, comma list.", within=FEW)
+    novel: int = option(4, "Classes to hold out.", within=COUNT)
+    shots: tuple[int, ...] = option((1, 5, 10), "Labelled rows of a class in few-shot classification.", within=COUNT)
+    model: str | None = option(None, "Model as for training; by default the data set's.")
+    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
+    trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)

@@ -1,4 +1,4 @@
-"""The one table printer: records and columns to texts, lines of text, Markdown."""
+"""The one table printer: records and columns to texts and lines of text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,12 +38,6 @@ class Table:
             cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
-
-    def markdown(self) -> str:
-        """Return a Markdown table."""
-        rule = ("---", *["---:"] * (len(self.head) - 1))
-        lines = [f"| {' | '.join(row)} |" for row in (self.head, rule, *self.rows)]
-        return "\n".join([f"**{self.title}**", "", *lines] if self.title else lines)
 
 
 def table_of(records: Sequence[Record], columns: Columns[Record], /, title: str = "") -> Table:

@@ -11,7 +11,7 @@ A search that keeps uniform gives uniform's model.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,35 +30,16 @@ from drawstream.tools import PLANS, DemoPlan, setup_of, source_and_test, start_p
 from drawstream.tools.bench import Record, check_noise, noise_folders
 from drawstream.tools.bench.noise import CHANGED, NoiseCell
 from drawstream.tools.bench.novel.tasks import few_shot, unit, verification
+from drawstream.tools.cli import NovelGrid
 from drawstream.tools.estimate import Estimate, estimate_runs, scratch_folder
 from drawstream.tools.experiments import Entry, Row, Table, blocks, control_of, entries_of, relations, table_of
 from drawstream.tools.runs import before, conclude, hold_identity
 from drawstream.tools.training import EVAL_BATCH, Setup, load_weights
 
-__all__ = ["NovelCell", "NovelGrid", "estimate", "plan_of", "run", "tables", "verdicts"]
+__all__ = ["NovelCell", "estimate", "plan_of", "run", "tables", "verdicts"]
 
 METHODS = ("uniform", "swift", "swift-cgf")
 WAYS = 5  # at most, as in the paper
-
-
-@dataclass(frozen=True, slots=True)
-class NovelGrid:
-    """Grid of shares of wrong labels of the trained classes, seeds and methods; `novel` classes are held out."""
-
-    noise: tuple[float, ...] = (0.0,)
-    methods: tuple[str, ...] = METHODS[:2]
-    seeds: tuple[int, ...] = (0,)
-    novel: int = 4
-    shots: tuple[int, ...] = (1, 5, 10)
-
-    def __post_init__(self) -> None:
-        check_noise(self.noise, self.seeds)
-        unknown = [each for each in self.methods if each not in METHODS]
-        if unknown or not self.methods:
-            raise ValueError(f"methods must be some of {', '.join(METHODS)}, but got {list(self.methods)}")
-        if self.novel < 2 or min(self.shots, default=0) < 1:
-            law = "at least 2 classes must be held out, and 1 shot given"
-            raise ValueError(f"{law}, but got {self.novel} and {list(self.shots)}")
 
 
 @dataclass(frozen=True)
@@ -147,12 +128,26 @@ def _sources(data: str, source: Path | None, seed: int) -> tuple[Source, Source]
     return open_source(Path(data) / "train"), open_source(Path(data) / "test")
 
 
-def plan_of(data: str, /, **changed: Any) -> DemoPlan:
-    """Return the plan of a data set, or Fashion-MNIST's for a folder with `train` and `test`; see `start_plan`."""
-    return start_plan(data if data in PLANS else "fashion-mnist", **{**CHANGED.get(data, {}), **changed})
+def plan_of(grid: NovelGrid, /) -> DemoPlan:
+    """Check a grid, and return the plan of its data set, or Fashion-MNIST's for a folder with `train` and `test`.
+
+    Raises:
+        ValueError: An unknown name, or a value that comes twice or is out of range.
+    """
+    check_noise(grid.noise, grid.seeds)
+    unknown = [each for each in grid.methods if each not in METHODS]
+    if unknown or not grid.methods:
+        raise ValueError(f"methods must be some of {', '.join(METHODS)}, but got {list(grid.methods)}")
+    if grid.novel < 2 or min(grid.shots, default=0) < 1:
+        law = "at least 2 classes must be held out, and 1 shot given"
+        raise ValueError(f"{law}, but got {grid.novel} and {list(grid.shots)}")
+    changed = {name: value for name in ("model", "trials") if (value := getattr(grid, name)) is not None}
+    data = grid.data if grid.data in PLANS else "fashion-mnist"
+    plan = start_plan(data, **{**CHANGED.get(grid.data, {}), **changed})
+    return plan if grid.epochs is None else replace(plan, recipe=plan.recipe.shortened(grid.epochs))
 
 
-def run(data: str, out: Path, plan: DemoPlan, grid: NovelGrid, /, *, source: Path | None = None) -> dict[str, Any]:
+def run(grid: NovelGrid, /) -> dict[str, Any]:
     """Run the grid, print a table for each share of wrong labels, and write `novel.json` into `out`.
 
     What a killed benchmark finished is kept when it is started again.
@@ -164,10 +159,10 @@ def run(data: str, out: Path, plan: DemoPlan, grid: NovelGrid, /, *, source: Pat
     Raises:
         ValueError: Unknown data, too few classes, or `out` holds runs with other settings.
     """
-    rows: list[Row] = []
+    plan, out, rows = plan_of(grid), grid.folder, list[Row]()
     for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():
         cell = NovelCell(folder, plan, level, seed, novel=grid.novel)
-        cell.pack(data, source)
+        cell.pack(grid.data, grid.source)
         for method in grid.methods:
             row = Row(method, {"noise": level, "novel": grid.novel}, seed, cell.outcome(method, grid.shots))
             told = ", ".join(f"{key} {row.values[key]:.2f}" for key in _measured(grid.shots))
@@ -177,7 +172,8 @@ def run(data: str, out: Path, plan: DemoPlan, grid: NovelGrid, /, *, source: Pat
     print(*(table.text() for table in tables(entries, measured)), *(lines := verdicts(entries, measured)), sep="\n\n")
     summary = [entry.as_dict(("search_seconds", "train_seconds"), measured) for entry in entries]
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summary, "verdicts": lines}
-    record = {"data": data, **result, "plan": asdict(plan), "grid": asdict(grid)}
+    crossed = {name: getattr(grid, name) for name in ("noise", "methods", "seeds", "novel", "shots")}
+    record = {"data": grid.data, **result, "plan": asdict(plan), "grid": crossed}
     return {**result, **before(conclude(out / "novel.json", "bench-novel", record))}
 
 
@@ -214,16 +210,15 @@ def verdicts(entries: Sequence[Entry], measured: Sequence[str], /) -> list[str]:
     return lines
 
 
-def estimate(data: str, out: Path, plan: DemoPlan, grid: NovelGrid, /, *, source: Path | None = None) -> Estimate:
-    """Estimate `run`; arguments and errors are its own."""
-    share = plan.fine_tune.epochs * plan.share / plan.recipe.epochs  # of a training, for a candidate
-    confirming = (plan.confirm or plan.recipe).epochs / plan.recipe.epochs * (plan.confirm_top + 1) * plan.confirm_seeds
+def estimate(grid: NovelGrid, /) -> Estimate:
+    """Estimate `run`; errors are its own."""
+    plan, out = plan_of(grid), grid.folder
     cells = noise_folders(out, grid.noise, grid.seeds).values()
     runs = {"uniform": float(sum(not (folder / "uniform/run.json").exists() for folder in cells))}
     for method in (each for each in grid.methods if each != "uniform"):
         missing = sum(not (folder / f"search-{method}-clean/search.json").exists() for folder in cells)
-        runs[method] = missing * (1 + plan.trials * share + confirming)
+        runs[method] = missing * (1 + plan.search_cost(plan.trials))
     with scratch_folder(out) as scratch:
         cell = NovelCell(scratch, plan, max(grid.noise), grid.seeds[0], novel=grid.novel)
-        cell.pack(data, source)
+        cell.pack(grid.data, grid.source)
         return estimate_runs("bench novel", out, cell.setup, plan.recipe, runs)

@@ -61,4 +61,3 @@ def test_table():
     table = table_of([("swift", 1.5), ("p", 10.25)], {"method": lambda r: r[0], "%": lambda r: number(r[1])}, "Title")
     assert table == Table(("method", "%"), (("swift", "1.50"), ("p", "10.25")), "Title")
     assert table.text() == "Title\nmethod      %\nswift    1.50\np       10.25"
-    assert table.markdown() == "**Title**\n\n| method | % |\n| --- | ---: |\n| swift | 1.50 |\n| p | 10.25 |"
