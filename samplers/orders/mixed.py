@@ -1,0 +1,206 @@
+"""Several sources as one stream: shares between them, their own streams inside.
+
+Notation
+    G, N_g   sources, and rows of each; the mixture's row numbers are those of source 0, then source 1, …
+    M        draws     positions of an epoch; position p of the whole training is epoch * M + position
+    unit     a position, or one global batch: what the shares count
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.samplers import derive_keys, whole_number
+from drawstream.samplers.orders.order import Batches, Draws, Order
+from drawstream.samplers.orders.shares import BLOCK, Shares
+
+__all__ = ["MixedStream"]
+
+Share = float | Sequence[tuple[float, float]]
+
+
+class MixedStream(Batches):
+    """Draw from several sources, each with its share of the positions and its own stream inside.
+
+    In every block of 1024 positions each source has its share to within one draw, and so has it up to the end of any
+    block. A source's draws are those of its own stream, in order, over as many of its epochs as it takes. Any slice is
+    computed where it is looked at: ranks, batch sizes and restarts change nothing.
+
+        stream = MixedStream([IndexStream(len(a)), IndexStream(weights_of_b)], [0.7, 0.3], seed=0)
+
+    Args:
+        streams: One stream per source: `IndexStream`, `Sequential` or another mixture.
+        shares: One for each source: a number >= 0, of any scale; or steps `[[progress, share], …]`, where progress in
+            [0, 1) of the training is increasing from 0 and each share holds until the next step.
+        seed: In [0, 2^64); it orders the sources within a block, the streams have seeds of their own.
+        draws: M; by default the rows of all sources.
+        epochs: Length of the training, where shares have steps.
+        batches: 'mixed', or 'single': every global batch comes from one source, and the shares count batches.
+        global_batch: Rows of a batch over all ranks, for 'single'; it divides M, which is by default rounded down.
+
+    Attributes:
+        rows: N, of all sources.
+        draws: M.
+        offsets: Row number of each source's first row, and N, int64 (G + 1,).
+        seed: The seed.
+
+    Raises:
+        TypeError: A number is none, or not whole.
+        ValueError: No sources, shares that do not fit them, or an option that does not fit the others.
+    """
+
+    mode = "mixed"
+    window = 0
+
+    def __init__(
+        self,
+        streams: Sequence[Any],
+        shares: Sequence[Share],
+        /,
+        *,
+        seed: int = 0,
+        draws: int | None = None,
+        epochs: int | None = None,
+        batches: Literal["mixed", "single"] = "mixed",
+        global_batch: int | None = None,
+    ) -> None:
+        self.streams = tuple(streams)
+        if not self.streams or len(self.streams) != len(shares):
+            raise ValueError(f"a mixture has one share per stream, but got {len(self.streams)} and {len(shares)}")
+        if batches not in ("mixed", "single") or (batches == "single") != (global_batch is not None):
+            raise ValueError(
+                f"batches is 'mixed', or 'single' with global_batch, but got {batches=} and {global_batch=}"
+            )
+        self.seed, self.batches = whole_number(seed, "seed"), batches
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
+        self.offsets = np.cumsum([0, *(stream.rows for stream in self.streams)], dtype=np.int64)
+        self.rows = int(self.offsets[-1])
+        self.unit = 1 if global_batch is None else whole_number(global_batch, "global_batch")
+        self.draws = self.rows // self.unit * self.unit if draws is None else whole_number(draws, "draws")
+        if self.unit < 1 or self.draws < 1 or self.draws % self.unit:
+            raise ValueError(f"draws must be a positive multiple of global_batch, but got {self.draws} and {self.unit}")
+        times, table = _steps(shares)
+        if len(times) > 1 and epochs is None:
+            raise ValueError("shares with steps need epochs, the length of the training: give it")
+        units = 0 if epochs is None else whole_number(epochs, "epochs") * self.draws // self.unit
+        self._given = (times, table.tolist(), units if len(times) > 1 else 0)
+        self._shares = Shares(table, [int(time * units) for time in times[1:]])
+        self._keys = derive_keys(2, "mixed", self.seed)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables held between epochs."""
+        return sum(stream.nbytes for stream in self.streams)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that the orders depend on."""
+        parts = (self.mode, self.seed, self.draws, self.unit, self._given, [each.fingerprint for each in self.streams])
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    def epoch(self, epoch: int, /) -> Order:
+        """Return the order of an epoch >= 0.
+
+        Raises:
+            ValueError: The epoch is negative.
+        """
+        number = whole_number(epoch, "epoch")
+        if not 0 <= number < 1 << 64:
+            raise ValueError(f"0 <= epoch < 2**64 must hold, but got {number}")
+        first = number * self.draws
+        return Order(Draws(partial(self._fill, first), partial(self._importance, first)), self.draws)
+
+    def drawn(self, epoch: int, /) -> NDArray[np.int64]:
+        """Return how often each source was drawn from before the block in which an epoch begins, int64 (G,)."""
+        return self._shares.counts(whole_number(epoch, "epoch") * self.draws // self.unit // BLOCK)[0] * self.unit
+
+    def state_dict(self, since: int = 0, /) -> dict[str, Any]:
+        """Return the changes of the sources' streams, by number; as `IndexStream.state_dict`."""
+        states = {}
+        for g, (stream, drawn) in enumerate(zip(self.streams, self.drawn(since).tolist(), strict=True)):
+            if hasattr(stream, "state_dict") and (state := stream.state_dict(drawn // stream.draws)):
+                states[str(g)] = state
+        return {"sources": states} if states else {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on where `state_dict` was taken from a mixture that was made alike; errors as `IndexStream`'s.
+
+        Raises:
+            ValueError: The state is of another kind of stream.
+        """
+        if unknown := state.keys() - {"sources"}:
+            raise ValueError(f"a state of a mixture holds sources, but got {min(unknown)!r}")
+        states = state.get("sources", {})
+        if unknown := states.keys() - {str(g) for g in range(len(self.streams))}:
+            raise ValueError(f"a state of a mixture of {len(self.streams)} sources has none named {min(unknown)!r}")
+        for g, stream in enumerate(self.streams):
+            if hasattr(stream, "load_state_dict"):
+                stream.load_state_dict(states.get(str(g), {}))
+
+    def _turns(self, start: int, size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Source, and number of the draw of that source, of positions start … start + size - 1 of the training."""
+        first = start // self.unit
+        units = (start + size - 1) // self.unit + 1 - first
+        sources, numbers = np.empty(units, dtype=np.int32), np.empty(units, dtype=np.int64)
+        self._shares.fill(self._keys, first, sources, numbers)
+        if self.unit == 1:
+            return sources, numbers
+        skip = slice(start - first * self.unit, start - first * self.unit + size)
+        draws = (numbers[:, None] * self.unit + np.arange(self.unit)).reshape(-1)
+        return np.repeat(sources, self.unit)[skip], draws[skip]
+
+    def _fill(self, first: int, start: int, out: NDArray[np.int64]) -> None:
+        sources, numbers = self._turns(first + start, out.size)
+        for g, places, order, span in self._spans(sources, numbers):
+            out[places] = order[span] + self.offsets[g]
+
+    def _importance(self, first: int, start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not rows.size:
+            return np.empty(0, dtype=np.float32)
+        sources, numbers = self._turns(first + start, rows.size)
+        units = (first + start + np.arange(rows.size, dtype=np.int64)) // self.unit
+        share = self._shares.at(units)[np.arange(rows.size), sources]
+        out = np.empty(rows.size, dtype=np.float32)
+        for g, places, order, span in self._spans(sources, numbers):
+            inside = order.weights(span.start, span.stop).astype(np.float64)
+            out[places] = inside * self.streams[g].rows / self.rows / share[places]
+        return out
+
+    def _spans(
+        self, sources: NDArray[np.int32], numbers: NDArray[np.int64]
+    ) -> Iterator[tuple[int, NDArray[np.int64], Order, slice]]:
+        """Of each source and each of its epochs: where its draws stand, their order and their positions in it."""
+        for g in np.unique(sources).tolist():
+            places, draws = np.flatnonzero(sources == g), self.streams[g].draws
+            low, high = int(numbers[places[0]]), int(numbers[places[-1]]) + 1
+            for epoch in range(low // draws, (high - 1) // draws + 1):
+                span = slice(max(low - epoch * draws, 0), min(high - epoch * draws, draws))
+                offset = epoch * draws - low
+                yield g, places[span.start + offset : span.stop + offset], self.streams[g].epoch(epoch), span
+
+    def __repr__(self) -> str:
+        return f"MixedStream(sources={len(self.streams)}, rows={self.rows}, seed={self.seed}, draws={self.draws})"
+
+
+def _steps(shares: Sequence[Share]) -> tuple[list[float], NDArray[np.float64]]:
+    """Return the progress at which shares change, from 0 on (K,), and the shares from each on, float64 (K, G)."""
+    steps: list[Any] = [[(0.0, share)] if isinstance(share, int | float) else share for share in shares]
+    for g, of_source in enumerate(steps):
+        progress = [step[0] for step in of_source]
+        if not progress or progress[0] != 0 or progress != sorted(set(progress)) or progress[-1] >= 1:
+            raise ValueError(
+                f"steps of a share begin at progress 0 and increase below 1, but source {g} has {progress}"
+            )
+    times = sorted({float(time) for of_source in steps for time, _ in of_source})
+    table = np.array(
+        [[[share for begin, share in of_source if begin <= time][-1] for of_source in steps] for time in times],
+        dtype=np.float64,
+    )
+    if not (np.isfinite(table).all() and (table >= 0).all() and (table.sum(1) > 0).all()):
+        raise ValueError(f"shares must be finite, >= 0 and positive for a source at any time, but got {table.tolist()}")
+    return times, table

@@ -1,0 +1,114 @@
+"""Mixtures: shares hold in every block, each source's draws are its own stream's, any slice is a slice."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drawstream import IndexStream, MixedStream
+from drawstream.samplers.orders.shares import BLOCK, Shares
+from drawstream.testing import check_stream
+
+share = st.floats(0, 1) | st.integers(0, 10).map(float)
+
+
+def tables(sources, steps):
+    table = st.lists(st.lists(share, min_size=sources, max_size=sources), min_size=steps, max_size=steps)
+    return table.map(lambda rows: np.array(rows, dtype=np.float64) + np.eye(1, sources) * 1e-3)
+
+
+def lags(shares, blocks):
+    """The integral of the shares less the units given, at the ends of blocks, float64 (blocks, G)."""
+    sources, numbers = np.empty(blocks * BLOCK, np.int32), np.empty(blocks * BLOCK, np.int64)
+    shares.fill(np.array([1, 2], np.uint64), 0, sources, numbers)
+    given = sources[:, None] == np.arange(shares.shares.shape[1])
+    for g in range(given.shape[1]):
+        np.testing.assert_array_equal(numbers[sources == g], np.arange((sources == g).sum()))
+    owed = shares.at(np.arange(blocks * BLOCK)) - given
+    return owed.reshape(blocks, BLOCK, -1).sum(1)
+
+
+@given(st.integers(2, 9).flatmap(lambda sources: tables(sources, 1)))
+def test_fixed_shares_hold_to_within_one_draw_in_and_up_to_every_block(table):
+    owed = lags(Shares(table), 40)
+    assert np.abs(owed).max() < 1 + 1e-6 and np.abs(owed.cumsum(0)).max() < 1 + 1e-6
+
+
+@given(st.integers(2, 3).flatmap(lambda sources: tables(sources, 3)), st.integers(1, 20000), st.integers(1, 20000))
+def test_shares_in_steps_hold_to_within_one_draw_of_their_integral(table, first, second):
+    owed = lags(Shares(table, [first, first + second]), 40)
+    assert np.abs(owed.cumsum(0)).max() < 1 + 1e-6
+
+
+@given(st.integers(2, 5).flatmap(lambda sources: tables(sources, 2)), st.integers(1, 10**6), st.integers(0, 2**40))
+def test_counts_of_a_far_block_are_those_that_counting_on_gives(table, end, block):
+    for shares in (Shares(table, [end]), Shares(table[:1])):
+        at = block % 3000 if shares._period == 0 else block
+        (counts, lag), (after, later) = shares.counts(at), shares.counts(at + 1)
+        assert counts.sum() == at * BLOCK and (after >= counts).all() and after.sum() == counts.sum() + BLOCK
+        assert lag.sum() == later.sum() == 0
+
+
+@given(st.integers(1, 3000), st.integers(0, 5000), st.integers(0, 3000), st.sampled_from([1, 7, 64]))
+def test_any_slice_is_that_of_the_whole_and_each_source_follows_its_own_stream(draws, start, size, unit):
+    weights = np.arange(1.0, 301)
+    sources = [IndexStream(500, seed=1), IndexStream(weights, seed=2), IndexStream(50, mode="multinomial", draws=9)]
+    kind = {"batches": "single", "global_batch": unit} if unit > 1 else {}
+    stream = MixedStream(sources, [0.5, [[0, 0.3], [0.5, 0.1]], 0.2], seed=3, draws=draws * unit, epochs=4, **kind)
+    whole = [stream.epoch(epoch)[:] for epoch in range(3)]
+    start = min(start, stream.draws)
+    np.testing.assert_array_equal(stream.epoch(1)[start : start + size], whole[1][start : start + size])
+    rows = np.concatenate(whole)
+    source = np.searchsorted(stream.offsets, rows, side="right") - 1
+    for g, own in enumerate(sources):
+        mine = rows[source == g] - stream.offsets[g]
+        epochs = [own.epoch(epoch)[:] for epoch in range(len(mine) // own.draws + 1)]
+        np.testing.assert_array_equal(mine, np.concatenate(epochs)[: len(mine)])
+    assert unit == 1 or (source.reshape(-1, unit) == source.reshape(-1, unit)[:, :1]).all()
+
+
+def test_the_contract_of_a_stream_holds_with_the_weights_of_a_mixture():
+    weights = np.random.default_rng(0).random(300)
+    sources = [IndexStream(500), IndexStream(weights), IndexStream(77, seed=3)]
+    mixture = np.concatenate([np.full(500, 0.5 / 500), 0.3 * weights / weights.sum(), np.full(77, 0.2 / 77)])
+    others = [
+        MixedStream(sources, [5, 3, 2], seed=5),
+        MixedStream(sources, [5, 3, 3], seed=4),
+        MixedStream(sources, [5, 3, 2], seed=4, draws=900),
+        MixedStream(sources[:2], [5, 3], seed=4),
+        MixedStream(sources, [5, 3, 2], seed=4, batches="single", global_batch=877),
+        MixedStream(sources, [5, 3, [[0, 2], [0.5, 1]]], seed=4, epochs=3),
+    ]
+    check_stream(MixedStream(sources, [5, 3, 2], seed=4), weights=mixture, others=others)
+
+
+def test_weights_that_change_are_part_of_the_state():
+    def mixture():
+        return MixedStream([IndexStream(np.ones(40), seed=1), IndexStream(60)], [1, 1], seed=2)
+
+    stream, again = mixture(), mixture()
+    assert stream.state_dict() == {}
+    stream.streams[0].update(np.arange(40.0))
+    again.load_state_dict(stream.state_dict())
+    np.testing.assert_array_equal(again.epoch(3)[:], stream.epoch(3)[:])
+    assert not np.array_equal(mixture().epoch(3)[:], stream.epoch(3)[:])
+
+
+@pytest.mark.parametrize(
+    ("shares", "options", "named"),
+    [
+        ([1], {}, "2 and 1"),
+        ([1, -1], {}, "-1"),
+        ([0, 0], {}, "0.0"),
+        ([1, float("nan")], {}, "nan"),
+        ([1, [[0.5, 1]]], {"epochs": 2}, "source 1"),
+        ([1, [[0, 1], [0.5, 0]]], {}, "epochs"),
+        ([1, 1], {"batches": "single"}, "global_batch=None"),
+        ([1, 1], {"global_batch": 4}, "global_batch=4"),
+        ([1, 1], {"batches": "single", "global_batch": 4, "draws": 6}, "6 and 4"),
+        ([1, 1], {"seed": -1}, "-1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(shares, options, named):
+    with pytest.raises(ValueError, match=named):
+        MixedStream([IndexStream(5), IndexStream(6)], shares, **options)
