@@ -78,8 +78,8 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.selection import OrderedSGD as OrderedSGD
     from drawstream.samplers.methods.selection import Selected as Selected
     from drawstream.samplers.methods.selection import SelectiveBackprop as SelectiveBackprop
-    from drawstream.samplers.orders.order import Order as Order
     from drawstream.samplers.orders.mixed import MixedStream as MixedStream
+    from drawstream.samplers.orders.order import Order as Order
     from drawstream.samplers.orders.order import Sequential as Sequential
     from drawstream.samplers.orders.schedule import Schedule as Schedule
     from drawstream.samplers.orders.schedule import write_schedule as write_schedule

@@ -72,7 +72,8 @@ class Shares:
 
     def at(self, units: Whole, /) -> NDArray[np.float64]:
         """Return the shares at units (n,), float64 (n, G)."""
-        return self.shares[np.searchsorted(self._ends, units, side="right")]
+        shares: NDArray[np.float64] = self.shares[np.searchsorted(self._ends, units, side="right")]
+        return shares
 
 
 def _whole_parts(shares: NDArray[np.float64], parts: int) -> Whole:
