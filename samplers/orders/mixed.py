@@ -120,7 +120,11 @@ class MixedStream(Batches):
         return self._shares.counts(whole_number(epoch, "epoch") * self.draws // self.unit // BLOCK)[0] * self.unit
 
     def state_dict(self, since: int = 0, /) -> dict[str, Any]:
-        """Return the changes of the sources' streams, by number; as `IndexStream.state_dict`."""
+        """Return the changes of the sources' streams since they were made, by number; empty without any.
+
+        Args:
+            since: The epoch in which the training stands; nothing of earlier ones is held.
+        """
         states = {}
         for g, (stream, drawn) in enumerate(zip(self.streams, self.drawn(since).tolist(), strict=True)):
             if hasattr(stream, "state_dict") and (state := stream.state_dict(drawn // stream.draws)):
