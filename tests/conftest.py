@@ -10,6 +10,8 @@ import sys
 import pytest
 from hypothesis import settings
 
+from shared.samples import LABELS, PIXELS
+
 settings.register_profile("repeat", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
@@ -21,6 +23,17 @@ def ieee_floats():
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch add in the order of one thread, as started programs do."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +66,6 @@ def make_run():
 def make_search():
     """Pack digits with wrong labels, write features that betray them, and search over them with a numeric objective."""
     import numpy as np
-    from sklearn.datasets import load_digits
 
     from drawstream.features.table import FeatureTable
     from drawstream.features.table.part import part_path, write_part
@@ -64,8 +76,7 @@ def make_search():
     from drawstream.tools.runs.record import write_record
 
     def act(folder, seed=0, *, rows=400, prefers_clean=True, features=("loss", "entropy"), classes=()):
-        digits = load_digits()
-        images, labels = (digits.images[:rows] * 15.9375).astype(np.uint8), digits.target[:rows]
+        images, labels = PIXELS[:rows], LABELS[:rows]
         data = pack(ArraySource(images, labels, classes, name="digits"), folder / "data", label_noise=0.4).train
         catalog, rng = Catalog.open(data), np.random.default_rng(seed)
         noisy = catalog.label != catalog.clean_label

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from drawstream.features.table import FeatureTable
 from drawstream.features.table.part import FORMAT, part_path, write_part
+from shared.refusals import refused
 
 COLUMNS = {
     "sample_id": np.arange(2),
@@ -62,8 +62,7 @@ def test_schema_and_metadata(tmp_path):
 def test_format_1_was_never_released(tmp_path):
     meta = json.dumps({"format": 1, "catalog": "abc", "parts": 1}).encode()
     pq.write_table(pa.table({"loss": [0.5]}).replace_schema_metadata({b"drawstream": meta}), part_path(tmp_path, 0))
-    with pytest.raises(ValueError, match="format 1, which was never released: extract it anew"):
-        FeatureTable.open(tmp_path)
+    refused("format 1, which was never released: extract it anew", FeatureTable.open, tmp_path)
 
 
 def test_the_fingerprint_of_format_2(tmp_path):

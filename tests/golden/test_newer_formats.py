@@ -10,21 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream.features.table.part import open_part, write_part
-from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.samplers.files.weights_file import map_weights
+from drawstream import ArraySource, Catalog, Schedule, map_weights, pack, write_part, write_schedule
+from drawstream.features.table.part import open_part
+from drawstream.pipeline.reading import read_quarantine, write_quarantine
 from drawstream.samplers.methods import CSGD, DLIS, PSGD, InfoBatch, OrderedSGD, RHOLoss, SelectiveBackprop
-from drawstream.samplers.orders.schedule import Schedule, write_schedule
 from drawstream.samplers.swift import SwiftFit, SwiftParams, SwiftSampler
 from drawstream.search.auto import run as auto_state
 from drawstream.search.auto.record import write_distribution
+from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.runs.hooks import read_journal
-from drawstream.tools.runs.record import read_record, write_record
-from drawstream.tools.training import checkpoint
-from drawstream.tools.training.accounting import Run
+from drawstream.tools.training import Run, checkpoint
+from shared.refusals import refused
 
 
 def json_file(path, key, version):
@@ -141,8 +137,7 @@ def test_this_version_is_read_and_a_newer_one_is_refused_in_one_line(write, vers
 @pytest.mark.parametrize("damaged", [None, "1", [1]])
 def test_a_record_whose_format_is_no_number_is_damaged(damaged, tmp_path):
     opened = record(tmp_path, damaged)
-    with pytest.raises(ValueError, match="damaged, its format must be a number"):
-        opened()
+    refused("damaged, its format must be a number", opened)
 
 
 def test_checkpoints_without_a_format_are_refused(tmp_path):
@@ -178,5 +173,4 @@ STATES = (
 def test_the_state_of_a_newer_sampler_is_refused(part):
     state = part.state_dict()
     part.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"format\b.*\b7"):
-        part.load_state_dict({**state, "format": 7})
+    refused(r"format\b.*\b7", part.load_state_dict, {**state, "format": 7})

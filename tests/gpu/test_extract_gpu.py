@@ -3,23 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from drawstream.features import extract_features as extract
 from drawstream.features.table.part import part_path
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
 from drawstream.tools.training.models import build_model
+from shared.samples import digits_catalog
 
-DIGITS = load_digits()
 ROWS = 200
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    source = ArraySource((DIGITS.images[:ROWS] * 15.9375).astype(np.uint8), DIGITS.target[:ROWS])
-    return Catalog.open(pack(source, tmp_path_factory.mktemp("gpu") / "d", shard_rows=80).train)
+    return digits_catalog(tmp_path_factory.mktemp("gpu") / "d", ROWS, shard_rows=80)
 
 
 def scored(catalog, out, device, **options):

@@ -6,19 +6,13 @@ import time
 from collections import Counter, deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Loader
+from drawstream import IndexStream, Loader
 from drawstream.pipeline.reading import cache
 from drawstream.pipeline.shards import remote
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.samplers.orders import IndexStream
+from shared.samples import pack_digits
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 CHUNK = 1 << 14
 
 
@@ -104,8 +98,7 @@ def quick(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    source = ArraySource(PIXELS[:300], DIGITS.target[:300])
-    return pack(source, tmp_path_factory.mktemp("remote") / "digits", shard_rows=50).train
+    return pack_digits(tmp_path_factory.mktemp("remote") / "digits", shard_rows=50).train
 
 
 @pytest.fixture

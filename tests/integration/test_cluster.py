@@ -2,34 +2,26 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 from torch import nn
 
+from drawstream import WorkerError, Workers
 from drawstream.features import extract_features as extract
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.tools.cli.app import main
-from drawstream.tools.training.models import build_model
+from drawstream.tools.training import build_model
+from shared.processes import kill, start
+from shared.programs import cli
+from shared.samples import digits_catalog
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
-from drawstream.pipeline.workers.engines import Workers
-from drawstream.pipeline.workers.pool import WorkerError
-
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 SHARDS = 8
+pytestmark = pytest.mark.usefixtures("one_thread")  # as many as a node has cores
 STORE = 80 << 20  # bytes; Ray's least
 
 
@@ -47,17 +39,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    source = ArraySource(PIXELS[:800], DIGITS.target[:800])
-    return Catalog.open(pack(source, tmp_path_factory.mktemp("cluster") / "d", shard_rows=800 // SHARDS).train)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As many as a node has cores: a convolution adds in another order on two threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    return digits_catalog(tmp_path_factory.mktemp("cluster") / "d", 800, shard_rows=800 // SHARDS)
 
 
 def make(folder=None, pause=0.0):
@@ -152,15 +134,14 @@ def command(catalog, tmp_path):
         ("ray:127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1: [Errno 111] Connection refused"),
     ],
 )
-def test_an_engine_that_does_not_exist_is_one_line(command, tmp_path, capsys, engine, text):
-    assert main([*command, str(tmp_path / "f"), "--engine", engine]) == 2
-    assert capsys.readouterr().err == f"drawstream: {text}\n"
+def test_an_engine_that_does_not_exist_is_one_line(command, tmp_path, engine, text):
+    assert cli(*command, tmp_path / "f", "--engine", engine, status=2) == f"drawstream: {text}\n"
 
 
 @pytest.mark.slow
 def test_the_command_on_a_cluster_writes_what_it_writes_here(cluster, command, tmp_path):
-    assert main([*command, str(tmp_path / "a")]) == 0
-    assert main([*command, str(tmp_path / "b"), "--engine", f"ray:{cluster.address}"]) == 0
+    cli(*command, tmp_path / "a")
+    cli(*command, tmp_path / "b", "--engine", f"ray:{cluster.address}")
     assert parts(tmp_path / "a") == parts(tmp_path / "b")
     assert all((tmp_path / f"{run}.features.json").exists() for run in "ab")
 
@@ -193,8 +174,7 @@ def test_models_and_data_that_a_node_cannot_open_are_named(cluster, catalog, tmp
     broken.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"^the model cannot be sent to other processes: .*_thread.lock"):
         on_cluster(cluster, catalog, broken, tmp_path / "f")
-    source = ArraySource(PIXELS[:100], DIGITS.target[:100])
-    moved = Catalog.open(pack(source, tmp_path / "here").train)
+    moved = digits_catalog(tmp_path / "here", 100)
     moved.path.parent.rename(tmp_path / "there")
     with pytest.raises(ValueError, match=r"node [0-9.]+: .*here.*; every node must see the data under the same path"):
         on_cluster(cluster, moved, make(), tmp_path / "g")
@@ -224,12 +204,10 @@ extract_features(Catalog.open(sys.argv[1]), model, Path(sys.argv[2]), model_name
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_ends_leaves_whole_parts(cluster, catalog, whole, tmp_path, end):
-    command = [sys.executable, "-c", DRIVER, str(catalog.path), str(tmp_path / "f"), cluster.address]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("-c", DRIVER, catalog.path, tmp_path / "f", cluster.address)
     while int(process.stdout.readline()) < 100:  # a part is about to be written
         pass
-    process.send_signal(end)
-    process.communicate(timeout=60)
+    kill(process, end)
     assert process.returncode != 0
     there = parts(tmp_path / "f")
     assert len(there) < SHARDS and all(data == whole[name] for name, data in there.items() if name[0] != ".")

@@ -11,9 +11,18 @@ Its imports are run all the same, and the arguments of its calls are held agains
 import ast
 import inspect
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
+from typer._click.exceptions import BadOptionUsage, ClickException, MissingParameter
+
+from drawstream.tools.cli.app import app, main
+from drawstream.tools.training.models import build_model
+from shared.refusals import refused
+from shared.samples import LABELS, PIXELS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")])
@@ -142,3 +151,158 @@ def test_the_readme_names_every_guide():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     guides = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
     assert guides == set(re.findall(r"^\| \[[^]]+\]\((docs/[a-z-]+\.md)\)", readme, re.MULTILINE))
+
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+SMALLER = {  # what a test adds to each command, to be done in seconds
+    "train": "--model mlp --epochs 4 --global-batch 32",
+    "features": "--model mlp",
+    "search": "--model mlp --global-batch 32 --epochs 4 --trials 5 --confirm-top 1 --confirm-seeds 2",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with digits as two .npz files."""
+    np.savez(tmp_path / "train.npz", images=PIXELS[:700], labels=LABELS[:700])
+    np.savez(tmp_path / "test.npz", images=PIXELS[700:900], labels=LABELS[700:900])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def walk_through():
+    """The commands of the README's step-by-step block, as argument lists."""
+    block = re.search(r"```\n(drawstream pack .*?)```", README, re.DOTALL)
+    assert block is not None
+    return [shlex.split(line)[1:] for line in block[1].replace("\\\n", " ").splitlines()]
+
+
+def test_walk_through_and_training_loop(folder, capsys):
+    commands = walk_through()
+    assert [command[0] for command in commands] == ["pack", "pack", "train", "features", "search", "train", "report"]
+    for command in commands:
+        if command[0] == "pack":
+            source = "test.npz" if "test" in command else "train.npz"
+            command[1] = source
+            command = [c if c not in ("25000", "5000") else {"25000": "700", "5000": "150"}[c] for c in command]
+        assert main([*command, *SMALLER.get(command[0], "").split()]) == 0, capsys.readouterr().err
+    assert (folder / "report.html").stat().st_size > 1_000_000  # the charts' code is inside
+
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    names = {"model": build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0)}
+    exec(compile(code[1], "README.md", "exec"), names)
+    assert len(names["batch"].images) > 0
+    assert names["loader"].state_dict()["epoch"] == 1
+    assert bool((names["loss"] > 0).all())
+
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "tools" / "bench" / "README.md"])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INDENTED = re.compile(r"(?:^ {4}\S.*\n)+", re.MULTILINE)
+INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+CALL = re.compile(r"^\s*(?:\w+=\S+ )*(?:\.venv/bin/)?(?:drawstream|torchrun .*?-m drawstream\.tools\.cli)\s(.*)$")
+EXAMPLE = re.compile(r"[:;] (drawstream [^;]*)")
+ROOT_COMMAND = typer.main.get_command(app)
+NOT_PARSED = "COMMAND", "--install-completion", "--show-completion"  # a placeholder, and what acts while it is parsed
+FOREIGN = {  # of other programs; --help is of every command
+    "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--logdir", "--no-deps", "--index-url",
+    "--help",
+}  # fmt: skip
+
+
+def calls(text, *, whole):
+    """The argument lists of the commands in a text, each with whether nothing is left out."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if (found := CALL.match(line)) and not found[1].startswith(NOT_PARSED):
+            yield [word for word in shlex.split(found[1], comments=True) if word != "…"], whole and "…" not in line
+
+
+def commands(text):
+    """Those of a page: of code blocks, and of code within its lines."""
+    for kind, block in FENCE.findall(text):
+        if kind in ("", "sh", "bash"):
+            yield from calls(block, whole=True)
+    prose = FENCE.sub("", text)
+    for block in INDENTED.findall(prose):
+        yield from calls(block, whole=True)
+    for code in INLINE.findall(prose):
+        yield from calls(" ".join(code.split()), whole=False)
+
+
+def parse(words, *, whole, command=None, parent=None):
+    """Take a command line as the program does, without running it.
+
+    Raises:
+        ClickException: There is no such command or option, a value does not parse, or an argument is missing.
+    """
+    command = command or ROOT_COMMAND
+    if not (words or whole):
+        return
+    try:
+        context = command.make_context(command.name or "drawstream", list(words), parent=parent)
+    except (MissingParameter, BadOptionUsage):  # an argument is left out, or the value of the last option
+        if whole:
+            raise
+        return
+    rest = [*context._protected_args, *context.args]
+    if hasattr(command, "commands") and rest:
+        name, below, rest = command.resolve_command(context, rest)
+        below.name = name
+        parse(rest, whole=whole, command=below, parent=context)
+
+
+def leaves(command, path=()):
+    """All commands by their path."""
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from leaves(below, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+LEAVES = dict(leaves(ROOT_COMMAND))
+PARAMETERS = [parameter for each in (ROOT_COMMAND, *LEAVES.values()) for parameter in each.params]
+OPTIONS = {option for each in PARAMETERS for option in (*each.opts, *each.secondary_opts)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_commands_of_a_page_are_parsed(path):
+    wrong = []
+    for words, whole in commands(path.read_text(encoding="utf-8")):
+        try:
+            parse(words, whole=whole)
+        except ClickException as error:
+            wrong.append(f"drawstream {shlex.join(words)}: {error.format_message()}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_the_example_of_a_help_text_is_parsed(name):
+    paragraphs = [" ".join(each.split()) for each in (LEAVES[name].help or "").split("\n\n")]
+    examples = [example for each in paragraphs for example in EXAMPLE.findall(each)]
+    assert examples, f"{name} has no example in its help"
+    for words, whole in calls("\n".join(examples), whole=True):
+        parse(words, whole=whole)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_options_named_in_the_text_exist(path):
+    prose = FENCE.sub("", path.read_text(encoding="utf-8"))
+    named = {name for code in INLINE.findall(prose) for name in re.findall(r"(?:^|[\s/\[(])(--[a-z][a-z0-9-]+)", code)}
+    assert named - OPTIONS - FOREIGN == set()
+
+
+def test_the_parser_finds_what_is_wrong():
+    page = "```\ndrawstream train data -o runs --epoch-s 3\n```\n`drawstream train --epochs many`\n"
+    first, second = commands(page)
+    assert first == (["train", "data", "-o", "runs", "--epoch-s", "3"], True)
+    refused("epoch-s", parse, first[0], error=ClickException, whole=True)
+    refused("valid integer", parse, second[0], error=ClickException, whole=False)
+    with pytest.raises(MissingParameter):
+        parse(["train", "data"], whole=True)
+    parse(["train", "data"], whole=False)
+
+
+def test_commands_are_found():
+    assert sum(len(list(commands(path.read_text(encoding="utf-8")))) for path in PAGES) > 100

@@ -1,32 +1,28 @@
 """Extraction in processes of its own: SIGKILL at random points, a disk that is full, shards divided among ranks."""
 
 import json
-import os
 import random
 import resource
-import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 from torch import nn
 
+from drawstream import Catalog, FeatureTable
 from drawstream.features import extract_features as extract
-from drawstream.features.table import FeatureTable
-from drawstream.features.table.part import part_path
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.features.table import part_path
+from drawstream.samplers.swift import SwiftSampler
+from drawstream.tools import demo
 from drawstream.tools.cli.app import main
-from drawstream.tools.training.models import build_model
+from drawstream.tools.training import build_model
+from drawstream.tools.training.loop import Recipe
+from shared.processes import finish, kill, run, start, torchrun
+from shared.programs import cli
+from shared.samples import pack_digits
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 SHARDS = 8
 EXTRACT = """
 import sys, time
@@ -49,8 +45,7 @@ extract(catalog, model, out, model_name="mlp", **options)
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    source = ArraySource(PIXELS[:800], DIGITS.target[:800])
-    return pack(source, tmp_path_factory.mktemp("extract") / "d", shard_rows=800 // SHARDS).train
+    return pack_digits(tmp_path_factory.mktemp("extract") / "d", 800, shard_rows=800 // SHARDS).train
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +55,6 @@ def weights(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def one_thread():
-    """Sums in the order of the other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def extract_here(catalog, out, crops):
     """The same extraction in this process."""
     torch.manual_seed(0)
@@ -76,9 +62,8 @@ def extract_here(catalog, out, crops):
     return extract(Catalog.open(catalog), model, out, model_name="mlp", batch_size=50, crops=crops or None)
 
 
-def start(catalog, out, *, crops, pause=0.0):
-    command = [sys.executable, "-W", "error", "-c", EXTRACT, str(catalog), str(out), str(pause), str(crops)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start_extraction(catalog, out, *, crops, pause=0.0):
+    process = start("-W", "error", "-c", EXTRACT, catalog, out, pause, crops)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -97,17 +82,15 @@ def test_killed_extraction_gives_the_same_bytes(catalog, tmp_path, one_thread, k
     assert len(whole) == SHARDS
     chance, counts = random.Random(kills), []
     for _ in range(kills):
-        process = start(catalog, tmp_path / "killed", crops=crops, pause=0.05)
+        process = start_extraction(catalog, tmp_path / "killed", crops=crops, pause=0.05)
         time.sleep(chance.uniform(0, 2.4 / kills))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill(process)
         there = parts(tmp_path / "killed") if (tmp_path / "killed").exists() else {}
         counts.append(sum(name.startswith("part-") for name in there))
         for name, data in there.items():  # a part that is there is whole
             assert name.startswith(".") or data == whole[name]
     assert counts == sorted(counts)
-    last = start(catalog, tmp_path / "killed", crops=crops)
-    assert last.communicate(timeout=60)[1] == "" and last.returncode == 0
+    assert finish(start_extraction(catalog, tmp_path / "killed", crops=crops))[1] == ""
     assert parts(tmp_path / "killed") == whole
 
 
@@ -141,11 +124,58 @@ def test_ranks_divide_the_missing_shards(catalog, weights, tmp_path, one_thread)
     kept = part_path(shared, 3)
     kept.write_bytes(whole[kept.name])
     inode = kept.stat().st_ino
-    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments += ["-m", "drawstream.tools.cli", *command(catalog, weights, shared), "--json", str(tmp_path / "r.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
+    words = ["-m", "drawstream.tools.cli", *command(catalog, weights, shared), "--json", tmp_path / "r.json"]
+    told, errors = run(*torchrun(2, *words))
     assert parts(shared) == whole and kept.stat().st_ino == inode
-    assert done.stdout.count("1600 rows") == 1 and done.stderr.count("features: ") == 1  # rank 0 speaks
+    assert told.count("1600 rows") == 1 and errors.count("features: ") == 1  # rank 0 speaks
     assert json.loads((tmp_path / "r.json").read_text())["rows"] == 1600
+
+
+# The main job from images to a better model, on digits with label noise, in small
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The demo's plan for digits with a shorter search."""
+    plan = replace(demo.PLANS["digits"], recipe=Recipe(25, 0.05), trials=8)
+    monkeypatch.setitem(demo.PLANS, "digits", plan)
+
+
+def test_demo_beats_uniform_and_goes_on_where_it_was(small, tmp_path):
+    command = ["demo", "--seeds", "5", "-o", str(tmp_path / "d"), "--json", str(tmp_path / "d.json")]
+    shown = cli(*command)
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert result["data"] == "digits"
+    assert result["noise"] == 0.4
+    rows = {row["method"]: row for row in result["rows"]}
+    assert set(rows) == {"uniform", "swift"}
+    for row in rows.values():
+        assert {"method", "seed", "last", "best", "seconds"} <= set(row)
+        assert f"{row['last']:.2f}" in shown
+    assert rows["swift"]["last"] > rows["uniform"]["last"] + 4
+    assert rows["swift"]["guard"]["p"] < 0.05
+    assert "the sampler's model is better: of the held-out images" in shown
+    page = (tmp_path / "d/report.html").read_text()
+    assert "uniform" in page
+    assert page.startswith("<!")
+
+    sampler = tmp_path / "d/seed-5/search/sampler.json"
+    assert SwiftSampler.load(sampler).provenance["search"]["trials"] == 8
+    seen = {p: p.stat().st_mtime_ns for p in (tmp_path / "d/seed-5").rglob("*.safetensors")}
+    assert len(seen) == 4
+    assert main(command) == 0  # finished work is kept
+    assert json.loads((tmp_path / "d.json").read_text())["rows"] == result["rows"]
+    assert {p: p.stat().st_mtime_ns for p in seen} == seen
+
+
+@pytest.mark.slow
+def test_demo_digits_in_full(tmp_path):
+    assert main(["demo", "-o", str(tmp_path / "d"), "--json", str(tmp_path / "d.json")]) == 0
+    rows = json.loads((tmp_path / "d.json").read_text())["rows"]
+    mean = {
+        (method, key): sum(row[key] for row in rows if row["method"] == method) / 3
+        for method in ("uniform", "swift")
+        for key in ("last", "best")
+    }
+    assert mean["swift", "last"] >= mean["uniform", "last"] + 10
+    assert mean["swift", "last"] > mean["uniform", "best"]

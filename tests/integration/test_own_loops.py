@@ -1,11 +1,10 @@
 """Loaders and samplers in the loops of Lightning, Accelerate and torch.distributed, as they come by default."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from shared.processes import run, torchrun
 
 COMMON = """
 import json, sys, warnings
@@ -77,20 +76,11 @@ def fit(model, out, epochs=3, checkpoint=None, **options):
 """
 
 
-def run(tmp_path, code, *, processes=None):
+def result_of(tmp_path, code, *, processes=None):
     """What a script writes to result.json of its folder; under torchrun where `processes` are given."""
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes else []
-    done = subprocess.run(
-        [sys.executable, *launch, str(script)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(*(torchrun(processes, script) if processes else [script]), cwd=tmp_path)
     return json.loads((tmp_path / "result.json").read_text())
 
 
@@ -114,7 +104,7 @@ Path("result.json").write_text(json.dumps(result))
 
 def test_lightning_sets_the_epoch_and_restores_the_place(tmp_path):
     pytest.importorskip("lightning")
-    result = run(tmp_path, ONE_PROCESS)
+    result = result_of(tmp_path, ONE_PROCESS)
     text = result.pop("refused", "")
     assert "set_epoch(1) comes after workers of a DataLoader asked for rows of epoch 0" in text
     assert {name: flag for name, flag in result.items() if flag not in (True, [True] * 3)} == {} and len(result) == 9
@@ -176,7 +166,7 @@ accelerator.end_training()
 
 def test_two_processes_under_accelerate(tmp_path):
     pytest.importorskip("accelerate")
-    result = run(tmp_path, ACCELERATE, processes=2)
+    result = result_of(tmp_path, ACCELERATE, processes=2)
     assert result["loader"] is True and result["restored"] is True
     for name in ("prepared loader", "skipped loader"):
         assert "leave the loader out of accelerator.prepare" in result[name]
@@ -213,6 +203,6 @@ if model.trainer.global_rank == 0:
 @pytest.mark.slow
 def test_two_processes_under_lightning(tmp_path):
     pytest.importorskip("lightning")
-    result = run(tmp_path, TWO_PROCESSES, processes=2)
+    result = result_of(tmp_path, TWO_PROCESSES, processes=2)
     assert "set Trainer(use_distributed_sampler=False)" in result.pop("refused")
     assert {name: flag for name, flag in result.items() if flag is not True} == {} and len(result) == 10

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from drawstream.tools.cli.app import main
+from shared.programs import cli
+from shared.samples import LABELS, PIXELS
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = 200_000  # bytes of a file in the wheel
@@ -161,9 +161,8 @@ assert main(["train", "data", "-o", "run"]) == 2
     assert done.stdout.count("DALI is not installed: Pillow alone judged the images") == 2
 
 
-def test_the_version_is_the_installed_one(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"drawstream {distribution('drawstream').version}\n"
+def test_the_version_is_the_installed_one():
+    assert cli("--version") == f"drawstream {distribution('drawstream').version}\n"
 
 
 @pytest.mark.slow
@@ -196,13 +195,7 @@ def test_mypy_sees_the_types_of_the_public_names(wheel, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     *told, last = done.stdout.splitlines()
     revealed = [line.split('"')[1] for line in told if "Revealed type" in line]
-    types = [
-        "shards.catalog.Catalog",
-        "numpy.ndarray[",
-        "str",
-        "-> drawstream.features.table",
-        "psgd.PSGD",
-    ]
+    types = ["shards.catalog.Catalog", "numpy.ndarray[", "str", "-> drawstream.features.table", "psgd.PSGD"]
     assert len(revealed) == len(types)
     assert all(part in found for found, part in zip(revealed, types, strict=True)), revealed
     assert [line for line in told if ": error: " in line] == [
@@ -244,8 +237,7 @@ def test_an_empty_environment_runs_the_main_job(wheel, tmp_path):
     assert told.stdout == f"drawstream {wheel.name.split('-')[1]}\n"
     assert "pip install 'drawstream[cuda13]'" in drawstream("doctor", status=1)
     assert "1797" in drawstream("stream", "show", "--rows", "1797")
-    digits = load_digits()
-    np.savez(tmp_path / "digits.npz", images=(digits.images * 15).astype(np.uint8), labels=digits.target)
+    np.savez(tmp_path / "digits.npz", images=PIXELS, labels=LABELS)
     drawstream("pack", "digits.npz", "data", "--limit", "300", "--holdout", "60")
     training = ("train", "data/train", "--model", "mlp", "--epochs", "1", "--held-out", "data/holdout")
     assert "pip install 'drawstream[cuda13]'" in drawstream(*training, "-o", "runs/uniform", status=2)

@@ -2,12 +2,10 @@
 
 import dataclasses
 import gzip
-import io
 import os
 import re
 import shutil
 import sys
-import tarfile
 import threading
 import time
 import traceback
@@ -18,22 +16,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits, load_sample_image
+from sklearn.datasets import load_sample_image
 
-from drawstream.pipeline.decoding.image import encode
-from drawstream.pipeline.reading import BadSampleError, Reading, ranges
-from drawstream.pipeline.reading.cache import CachedShards
-from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.shards import Catalog, Remote, RemoteError
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.shards.remote import Transfer
-from drawstream.pipeline.sources import ArraySource
-from drawstream.pipeline.verify import verify
-from drawstream.tools.runs.record import write_record
+from drawstream import BadSampleError, Catalog, Reading, Remote, RemoteError, index, verify
+from drawstream.pipeline.decoding import encode
+from drawstream.pipeline.reading import CachedShards, ShardFiles, ranges
+from drawstream.pipeline.shards import Transfer
+from drawstream.tools.runs import write_record
+from shared.processes import wait_until
+from shared.refusals import refused
+from shared.samples import PIXELS, pack_digits, write_tar
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 CHUNK = 1 << 14
 HOW = {"cache": Remote(), "tight": Remote(limit=2 * 112_640 + 5), "ranges": Remote("ranges")}
 pytestmark = pytest.mark.usefixtures("quick")
@@ -62,11 +55,10 @@ def test_the_catalog_is_fetched_anew_each_time(server, packed, tmp_path):
     first = Catalog.open(f"{server.url}/catalog.parquet")
     assert first.path.is_file() and first.path.read_bytes() == (packed / "catalog.parquet").read_bytes()
     assert repr(first).startswith(f"Catalog('{server.url}': 300 rows")
-    other = pack(ArraySource(PIXELS[:20], DIGITS.target[:20]), tmp_path / "other").train
+    other = pack_digits(tmp_path / "other", 20).train
     server.folder = other
     assert len(Catalog.open(server.url)) == 20
-    with pytest.raises(ValueError, match=r"http://.*/train/shard-000001.tar: this needs local shards"):
-        first.shard_path(1)
+    refused(r"http://.*/train/shard-000001.tar: this needs local shards", first.shard_path, 1)
 
 
 def test_ranges_fetch_what_is_asked_for(server, monkeypatch):
@@ -107,8 +99,7 @@ def test_retries_are_bounded(server, mode, batches):
     server.always = 503
     catalog = Catalog.open(server.url)
     text = r"shard-00000\d.tar: could not be read in 4 attempts \(503 Service Unavailable\): check the connection"
-    with pytest.raises(RemoteError, match=text):
-        batches(catalog, reading=Reading(remote=Remote(mode, retries=3)))
+    refused(text, batches, catalog, error=RemoteError, reading=Reading(remote=Remote(mode, retries=3)))
     assert max(Counter(server.seen).values()) == 4
 
 
@@ -161,8 +152,7 @@ def test_wrong_bytes_in_a_range_are_found(server, packed):
     assert files.read(np.array([120]))[0].tobytes() == PIXELS[int(catalog.key(120))].tobytes()
     server.always = "flip"
     text = rf"sample '{catalog.key(120)}' \(row 120\) of {server.url}/shard-000002.tar: its 64 bytes do not match"
-    with pytest.raises(BadSampleError, match=text):
-        files.read(np.array([120]))
+    refused(text, files.read, np.array([120]), error=BadSampleError)
 
 
 def test_a_copy_that_went_bad_is_replaced(server, folder):
@@ -204,13 +194,11 @@ def test_verify_names_remote_samples(server, tmp_path):
     """Damage from before the indexing: the shard is as its catalog says, but an image does not decode."""
     flower = load_sample_image("flower.jpg")[:256, :256]
     good, _ = encode(flower, "jpeg", quality=90)
-    with tarfile.open(tmp_path / "shard-000000.tar", "w") as tar:
-        for name, data in {"a": good, "cut": good[: len(good) // 2], "z": good}.items():
-            for ending, content in (("cls", b"0"), ("jpg", data)):
-                info = tarfile.TarInfo(f"flower/{name}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    server.folder = index(tmp_path / "shard-000000.tar").parent
+    images = {"a": good, "cut": good[: len(good) // 2], "z": good}
+    members = [
+        (f"flower/{key}.{end}", data) for key, jpg in images.items() for end, data in (("cls", "0"), ("jpg", jpg))
+    ]
+    server.folder = index(write_tar(tmp_path / "shard-000000.tar", *members)).parent
     (finding,) = verify(Catalog.open(server.url))
     assert finding.kind == "decode" and finding.key == "flower/cut"
     assert finding.message.startswith(f"{server.url}/shard-000000.tar: sample 'flower/cut' (row ")
@@ -279,10 +267,8 @@ def test_in_order_the_next_shard_comes_ahead(server, packed):
     shards = CachedShards(catalog, Remote())
     os.close(shards.open(0))
     os.close(shards.open(1))
-    deadline = time.monotonic() + 10
-    while "shard-000002.tar" not in server.downloads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert "shard-000002.tar" in server.downloads() and "shard-000005.tar" not in server.downloads()
+    wait_until(lambda: "shard-000002.tar" in server.downloads())
+    assert "shard-000005.tar" not in server.downloads()
     os.close(shards.open(2))
     assert set(server.downloads().values()) == {1}
 

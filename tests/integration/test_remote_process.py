@@ -4,26 +4,20 @@ import json
 import os
 import re
 import resource
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Loader
-from drawstream.pipeline.reading import Reading, cache
-from drawstream.pipeline.reading.cache import CachedShards
-from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.shards import Catalog, Remote, RemoteError
-from drawstream.samplers.orders import Sequential
+from drawstream import Catalog, Loader, Reading, Remote, RemoteError, Sequential
+from drawstream.pipeline.reading import CachedShards, ShardFiles, cache
 from drawstream.tools.cli.app import main
+from shared.processes import finish, kill, start, wait_until
+from shared.programs import cli
+from shared.samples import PIXELS
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 CHUNK = 1 << 14
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -48,14 +42,13 @@ if __name__ == "__main__":
 """
 
 
-def python(code, *arguments, **options):
-    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+def python(code, *arguments):
+    return start("-W", "error", "-c", code, *arguments)
 
 
 def finished(process):
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, ""), err
+    out, err = finish(process)
+    assert err == ""
     return out.splitlines()[-1]
 
 
@@ -72,11 +65,8 @@ def test_processes_share_one_download(server, packed, processes):
 def test_a_killed_download_is_gone_on_with(server, folder, batches, names, whole_names):
     server.pace = 0.001
     process = python(READ, server.url, "{}")
-    deadline = time.monotonic() + 60
-    while len(server.seen) < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    wait_until(lambda: len(server.seen) >= 3)
+    kill(process)
     (partial,) = folder.glob("*.partial")
     have = partial.stat().st_size
     assert have > 0 and have % CHUNK == 0
@@ -114,8 +104,7 @@ def test_killed_again_and_again(server, folder, batches, names):
             process.stdout.readline()
         time.sleep(chance.uniform(0, 1.5))
         for process in running:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            kill(process)
         for path in folder.glob("*.tar"):
             assert cache.hash_file(path) == path.name[:32]
         assert sum(int(re.split("[-.]", name)[1]) for name in names(folder)) <= 3 * catalog.shards[0].size
@@ -181,8 +170,7 @@ def test_a_forked_process_reads_too(server):
 def test_commands_take_urls(server, tmp_path, capsys):
     run = tmp_path / "run"
     train = ["train", server.url, "-o", str(run), "--model", "mlp", "--epochs", "1"]
-    assert main([*train, "--test", server.url + "/"]) == 2
-    assert "is the training set itself" in capsys.readouterr().err
+    assert "is the training set itself" in cli(*train, "--test", server.url + "/", status=2)
     assert main(train) == 0
     assert main(["verify", server.url]) == 0
     assert json.loads((run / "run.json").read_text())["catalog"] == server.url

@@ -4,24 +4,16 @@ import threading
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Loader
-from drawstream.pipeline.reading import Reading
-from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.shards import Catalog, Remote, RemoteError, remote
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.samplers.orders import IndexStream
-
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+from drawstream import Catalog, IndexStream, Loader, Reading, Remote, RemoteError
+from drawstream.pipeline.reading import ShardFiles
+from drawstream.pipeline.shards import remote
+from shared.samples import pack_digits
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    source = ArraySource(PIXELS[:200], DIGITS.target[:200])
-    return pack(source, tmp_path_factory.mktemp("s3") / "digits", shard_rows=50).train
+    return pack_digits(tmp_path_factory.mktemp("s3") / "digits", 200, shard_rows=50).train
 
 
 @pytest.fixture(scope="module")

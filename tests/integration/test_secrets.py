@@ -10,8 +10,7 @@ import pytest
 from drawstream.pipeline.shards import remote
 from drawstream.tools.cli.app import main
 from drawstream.tools.report.board import Board
-from drawstream.tools.runs import hooks
-from drawstream.tools.runs.record import files_below
+from drawstream.tools.runs import files_below, hooks
 
 S = "hUnTer2xyz"
 pytestmark = pytest.mark.usefixtures("quick")

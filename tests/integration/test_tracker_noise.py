@@ -1,23 +1,15 @@
 """Wrong labels on digits: losses averaged over training tell them from right ones, those of the last epoch do not."""
 
-import numpy as np
 import pytest
-import torch
 from scipy.stats import rankdata
-from sklearn.datasets import load_digits
 
-from drawstream.features import Tracker
-from drawstream.features.table import FeatureTable
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.samplers.orders import IndexStream
+from drawstream import Catalog, FeatureTable, IndexStream, LoopParts, Tracker
 from drawstream.tools.cli.app import main
-from drawstream.tools.jobs.train import TrainingJob, train_job
-from drawstream.tools.training.loop import Recipe, train
-from drawstream.tools.training.methods.plan import LoopParts
-from drawstream.tools.training.methods.sampling import Sampling
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.jobs import TrainingJob, train_job
+from drawstream.tools.training import Setup, train
+from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training.methods import Sampling
+from shared.samples import pack_digits
 
 ROWS, EPOCHS = 1000, 24
 
@@ -31,9 +23,8 @@ def auc(score, wrong):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """The catalog with 40 % wrong labels, and which they are."""
-    digits, root = load_digits(), tmp_path_factory.mktemp("noise")
-    source = ArraySource((digits.images[:ROWS] * 15.9375).astype(np.uint8), digits.target[:ROWS])
-    clean, noisy = (pack(source, root / name, label_noise=noise).train for name, noise in (("a", 0.0), ("b", 0.4)))
+    root = tmp_path_factory.mktemp("noise")
+    clean, noisy = (pack_digits(root / name, ROWS, label_noise=noise).train for name, noise in (("a", 0.0), ("b", 0.4)))
     return noisy, Catalog.open(clean).label != Catalog.open(noisy).label
 
 
@@ -51,15 +42,6 @@ class Several(list):
     def reduce(self):
         for tracker in self:
             tracker.reduce()
-
-
-@pytest.fixture
-def one_thread():
-    """Layers this small run no faster on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_averages_separate_wrong_labels(data, one_thread):

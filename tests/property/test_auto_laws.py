@@ -1,4 +1,4 @@
-"""Laws of the population search: what a cycle's order holds, what smoothing keeps, what a recorder survives."""
+"""Laws of the population search: the orders of cycles, what smoothing keeps, what a recorder survives, STATIC draws."""
 
 import tempfile
 import zlib
@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from drawstream import IndexStream, map_weights
 from drawstream.search.auto.explore import child_seed, smooth, sub_schedule
 from drawstream.search.auto.plan import PopulationPlan, Smoothing
-from drawstream.search.auto.record import Recorder
+from drawstream.search.auto.record import Recorder, write_distribution
+from shared.refusals import refused
 
 COUNTS = hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 50)).filter(lambda counts: counts.sum() > 0)
 SMOOTHINGS = st.sampled_from(Smoothing.__args__)
@@ -172,8 +174,7 @@ def test_a_recorder_torn_at_any_byte_goes_on_or_is_refused(parts, data):
         torn = data.draw(st.integers(0, len(whole)))
         path.write_bytes(whole[:torn])
         if torn < 8 * length:
-            with pytest.raises(ValueError, match="it was cut short"):
-                Recorder(path, length=length, checksum=checksum)
+            refused("it was cut short", Recorder, path, length=length, checksum=checksum)
             assert path.read_bytes() == whole[:torn]  # left as it was found
             return
         with Recorder(path, length=length, checksum=checksum) as recorder:
@@ -209,5 +210,32 @@ def test_a_turned_bit_is_noticed(rows, bit):
         place = bit % (64 * rows.size)
         content[place // 8] ^= 1 << place % 8
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="it is damaged"):
-            Recorder(path, length=length, checksum=checksum)
+        refused("it is damaged", Recorder, path, length=length, checksum=checksum)
+
+
+WON = st.lists(st.integers(0, 9), min_size=2, max_size=60).filter(any)
+
+
+def recorded(folder, counts):
+    path = Path(folder) / "distribution.parquet"
+    write_distribution(path, np.array(counts), catalog="", provenance={})
+    return map_weights(path, column="weight")
+
+
+@given(WON, st.integers(0, 2**32), st.integers(1, 4))
+def test_stratified_draws_repeat_the_recorded_counts(tmp_path_factory, counts, seed, times):
+    weights = recorded(tmp_path_factory.mktemp("static"), counts)
+    order = IndexStream(weights, seed=seed, draws=times * sum(counts)).epoch(0)
+    drawn = np.bincount(order[:], minlength=len(counts))
+    assert np.abs(drawn - times * np.array(counts)).max() <= 1  # M P is whole but for rounding
+    assert set(np.flatnonzero(drawn)) == set(np.flatnonzero(counts))
+
+
+@given(WON, st.integers(0, 2**32))
+def test_what_never_won_is_never_drawn(tmp_path_factory, counts, seed):
+    weights = recorded(tmp_path_factory.mktemp("static"), counts)
+    won = np.flatnonzero(counts)
+    multinomial = IndexStream(weights, mode="multinomial", seed=seed, draws=200).epoch(3)
+    assert set(multinomial[:]) <= set(won)
+    subset = IndexStream(weights, mode="subset", seed=seed, draws=won.size).epoch(1)
+    assert sorted(subset[:]) == won.tolist()

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drawstream.samplers.orders import IndexStream, Sequential
-from drawstream.samplers.orders.schedule import Schedule, write_schedule
+from drawstream import IndexStream, Schedule, Sequential, write_schedule
 from drawstream.testing import check_stream
 
 MODES = ("permutation", "stratified", "multinomial", "subset", "schedule", "sequential")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.cli.app import main
 from drawstream.tools.cli.signals import system_error_line
+from shared.samples import LABELS, PIXELS
 
 CONTEXT = multiprocessing.get_context("forkserver")
 ROOMS = ("cli", "jobs.train", "jobs.features", "jobs.search", "jobs.auto", "report.build", "training.setup")
@@ -68,12 +68,11 @@ class Inputs:
 def inputs(tmp_path_factory):
     """Digits, packed; a tracked training, its features, a sampler, a search's record."""
     root = tmp_path_factory.mktemp("inputs")
-    digits = load_digits()
-    images = np.kron((digits.images * 15).astype(np.uint8), np.ones((1, 4, 4), np.uint8))
-    np.savez(root / "pixels.npz", images=images, labels=digits.target)
+    images = np.kron(PIXELS, np.ones((1, 4, 4), np.uint8))
+    np.savez(root / "pixels.npz", images=images, labels=LABELS)
     train, held = str(root / "data/train"), str(root / "data/holdout")
     small = ["--limit", "480", "--holdout", "96", "--encoding", "raw"]
-    np.savez(root / "small.npz", images=(digits.images * 15).astype(np.uint8), labels=digits.target)
+    np.savez(root / "small.npz", images=PIXELS, labels=LABELS)
     run = ["train", train, "-o", str(root / "run"), "--model", "mlp", "--epochs", "2", "--held-out", held]
     for command in (
         ["pack", str(root / "small.npz"), str(root / "data"), *small],
@@ -266,11 +265,7 @@ def leftovers(out):
     return sorted(str(each) for each in [*below, *out.parent.glob(f".{out.name}*")])
 
 
-CLEAR = (
-    ValueError,
-    OSError,
-    RuntimeError,
-)  # one line; RuntimeError: subclasses; OSError: with a file
+CLEAR = (ValueError, OSError, RuntimeError)  # one line; RuntimeError: subclasses; OSError: with a file
 
 
 def damaged(content, rng):

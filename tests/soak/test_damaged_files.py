@@ -14,44 +14,34 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
-from sklearn.datasets import load_digits
 
-from drawstream.features.table import FeatureTable
-from drawstream.pipeline.decoding.image import encode
-from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
-from drawstream.pipeline.reading.read import ShardFiles
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource, open_source
-from drawstream.samplers.files.weights_file import map_weights
-from drawstream.samplers.orders import IndexStream
-from drawstream.samplers.orders.schedule import Schedule, write_schedule
-from drawstream.samplers.swift import SwiftSampler
+from drawstream import Catalog, FeatureTable, SwiftSampler, index, map_weights, open_source, pack
+from drawstream.pipeline.decoding import encode
+from drawstream.pipeline.reading import ShardFiles, read_quarantine, write_quarantine
+from drawstream.samplers.orders import IndexStream, Schedule, write_schedule
 from drawstream.search.auto.record import Recorder, write_distribution
 from drawstream.search.auto.run import Progressed
 from drawstream.search.auto.run import load_checkpoint as load_search
 from drawstream.search.auto.run import save_checkpoint as save_search
 from drawstream.search.swift import Guard, Proposals, Study, search_swift
 from drawstream.tools.cli.app import app, main
+from drawstream.tools.report import write_report
 from drawstream.tools.report.board import Board
-from drawstream.tools.report.build import write_report
-from drawstream.tools.runs.config import read_config
-from drawstream.tools.runs.hooks import Journal, load_hooks, read_journal
-from drawstream.tools.runs.record import read_record
-from drawstream.tools.training.accounting import Epoch, Run
+from drawstream.tools.runs import load_hooks, read_config, read_record
+from drawstream.tools.runs.hooks import Journal, read_journal
+from drawstream.tools.training import Epoch, Run
 from drawstream.tools.training.checkpoint import load_checkpoint, save_checkpoint
 from drawstream.tools.training.descent import Descent
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import build_model, load_weights, save_weights
+from shared.samples import LABELS, PIXELS, pack_digits
 
 pytestmark = pytest.mark.slow
 COUNT = int(os.environ.get("SOAK", "300"))
 CLEAR = (ValueError, FileNotFoundError, RuntimeError)  # one line on the command line; RuntimeError: subclasses
 RECIPE = Recipe(4, 0.05)
 IDENTITY = {"recipe": {"epochs": 4, "lr": 0.05}}
-DIGITS = load_digits()
-PIXELS, LABELS = (DIGITS.images[:40] * 15).astype(np.uint8), DIGITS.target[:40]
+FEW = {"images": PIXELS[:40], "labels": LABELS[:40]}
 
 
 def mlp():
@@ -62,8 +52,7 @@ def mlp():
 def root(tmp_path_factory):
     """One of each file."""
     root = tmp_path_factory.mktemp("files")
-    source = ArraySource((DIGITS.images * 15).astype(np.uint8), DIGITS.target)
-    data = pack(source, root / "data", limit=120, shard_rows=60, encoding="png").train
+    data = pack_digits(root / "data", None, limit=120, shard_rows=60, encoding="png").train
     catalog = Catalog.open(data)
     command = ["train", str(data), "-o", str(root / "run"), "--model", "mlp", "--epochs", "1", "--track"]
     assert main([*command, str(root / "features")]) == 0
@@ -221,14 +210,14 @@ def sources(root):
     """Sources of `pack`: the path to open, and the files to damage."""
     for folder, ending, squeeze in (("idx", "", bytes), ("idx.gz", ".gz", gzip.compress)):
         (root / folder).mkdir()
-        for name, array in (("train-images-idx3-ubyte", PIXELS), ("train-labels-idx1-ubyte", LABELS)):
+        for name, array in zip(("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), FEW.values(), strict=True):
             (root / folder / f"{name}{ending}").write_bytes(squeeze(idx(array)))
             yield f"{folder}, {name}", root / folder, root / folder / f"{name}{ending}"
-    np.savez(root / "plain.npz", images=PIXELS, labels=LABELS)
-    np.savez_compressed(root / "small.npz", images=PIXELS, labels=LABELS)
+    np.savez(root / "plain.npz", **FEW)
+    np.savez_compressed(root / "small.npz", **FEW)
     yield from ((name, root / name, root / name) for name in ("plain.npz", "small.npz"))
     (root / "npy").mkdir()
-    for name, array in (("images", PIXELS), ("labels", LABELS)):
+    for name, array in FEW.items():
         np.save(root / "npy" / f"{name}.npy", array)
         yield f"{name}.npy", root / "npy", root / "npy" / f"{name}.npy"
     for ending in ("png", "jpeg"):

@@ -19,8 +19,22 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+from drawstream.pipeline import Loader
+from drawstream.pipeline.decoding.image import ImageInfo, probe
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import Reading
+from drawstream.pipeline.shards import Catalog
+from drawstream.pipeline.shards.catalog import FILE, METADATA, SEAL, Shard, fingerprint, hash_file, seal
+from drawstream.pipeline.shards.catalog_writer import CatalogWriter
+from drawstream.pipeline.shards.index import index
+from drawstream.pipeline.shards.names import printable
+from drawstream.pipeline.verify import verify
+from drawstream.samplers.orders import Sequential
 
 pytestmark = pytest.mark.slow
 COUNT = int(os.environ.get("SOAK", "300"))
@@ -91,11 +105,6 @@ def write_tar(path, files):
 
 def read_all(catalog, crop, checksum="always"):
     """One epoch through DALI; how many were replaced."""
-    from drawstream.pipeline import Loader
-    from drawstream.pipeline.images import Transform
-    from drawstream.pipeline.reading import Reading
-    from drawstream.samplers.orders import Sequential
-
     colours = catalog.channels
     transform = Transform((32, 32), (0.0,) * colours, (1.0,) * colours, crop=crop)
     loader = Loader(
@@ -118,11 +127,6 @@ def labelled(images, kind):
 
 def lying_catalog(folder, images, kind, size=(40, 60)):
     """A sealed catalog with right checksums that says of each image what is true of none."""
-    from drawstream.pipeline.decoding.image import ImageInfo
-    from drawstream.pipeline.shards import Catalog
-    from drawstream.pipeline.shards.catalog import FILE, Shard, hash_file
-    from drawstream.pipeline.shards.catalog_writer import CatalogWriter
-
     path = write_tar(folder / "a.tar", [(f"{i}.{kind}", image) for i, image in enumerate(images)])
     draft = CatalogWriter()
     with tarfile.open(path) as tar:
@@ -136,10 +140,6 @@ def lying_catalog(folder, images, kind, size=(40, 60)):
 
 def try_images(kind, number, folder):
     """Mutated images: what `index` takes of them is read, and so is all of them through a catalog that lies."""
-    from drawstream.pipeline.decoding.image import probe
-    from drawstream.pipeline.shards import Catalog
-    from drawstream.pipeline.shards.index import index
-
     rng = np.random.default_rng([number, *kind.encode()])
     bases = IMAGES[kind]
     images = [mutated(bases[int(rng.integers(len(bases)))], rng) for _ in range(PER_SHARD)]
@@ -172,14 +172,8 @@ def chunk(name, data):
 
 def bombs():
     """Small files that claim much."""
-    for height, width in (
-        (65535, 65535),
-        (1 << 31, 1),
-        ((1 << 31) - 1, (1 << 31) - 1),
-        (0, 0),
-        (0, 5),
-        (40_000, 25_000),
-    ):
+    most = (1 << 31) - 1
+    for height, width in ((65535, 65535), (1 << 31, 1), (most, most), (0, 0), (0, 5), (40_000, 25_000)):
         head = struct.pack(">IIBBBBB", width & 0xFFFFFFFF, height & 0xFFFFFFFF, 8, 2, 0, 0, 0)
         body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1 << 20), 9)) + chunk(b"IEND", b"")
         yield "png", b"\x89PNG\r\n\x1a\n" + body
@@ -197,8 +191,6 @@ def bombs():
 
 
 def try_bombs(_kind, number, folder):
-    from drawstream.pipeline.shards.index import index
-
     every = list(bombs())
     kind, image = every[number % len(every)]
     if number < len(every):
@@ -217,11 +209,6 @@ NAMES = (
 
 
 def try_names(_kind, number, folder):
-    from drawstream.pipeline.shards import Catalog
-    from drawstream.pipeline.shards.index import index
-    from drawstream.pipeline.shards.names import printable
-    from drawstream.pipeline.verify import verify
-
     rng = np.random.default_rng(number)
     name = NAMES[number] if number < len(NAMES) else "".join(chr(int(c)) for c in rng.integers(0, 0x3000, 6))
     form = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)[number % 2]
@@ -242,8 +229,6 @@ def try_names(_kind, number, folder):
 
 def try_tars(_kind, number, folder):
     """Tars whose headers are mutated and sealed again with a right checksum."""
-    from drawstream.pipeline.shards.index import index
-
     rng = np.random.default_rng([number, 7])
     files = [(f"{'deep/' * 60 * (i % 4 < 2)}{name}", data) for i, (name, data) in enumerate(labelled([PNG] * 6, "png"))]
     path = write_tar(folder / "a.tar", files)
@@ -281,8 +266,6 @@ def chains(kind, length):
 
 
 def try_traps(_kind, number, folder):
-    from drawstream.pipeline.shards.index import index
-
     path = folder / "a.tar"
     sample = [("x.png", IMAGES["png"][0])]
     traps = {
@@ -319,12 +302,6 @@ def try_traps(_kind, number, folder):
 
 def try_catalogs(_kind, number, folder):
     """Sealed catalogs whose values or metadata are false."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from drawstream.pipeline.shards import Catalog
-    from drawstream.pipeline.shards.catalog import METADATA, SEAL, Shard, fingerprint, seal
-
     rng = np.random.default_rng([number, 9])
     lying_catalog(folder, IMAGES["png"][:1] * 8, "png")
     file = folder / "catalog.parquet"
@@ -333,11 +310,8 @@ def try_catalogs(_kind, number, folder):
     extremes = (-1, 0, 1, 2**31 - 1, -(2**31), 2**40, 10**18, 2**63 - 1, -(2**63))
     column = str(rng.choice(["shard", "offset", "size", "label", "height", "width", "key", "meta"]))
     if column == "meta":
-        path = str(
-            rng.choice(
-                ["/etc/passwd", "../../../etc/passwd", "a\nb.tar", "\x1b[2J", "https://other/a.tar", "a.tar/", ""]
-            )
-        )
+        paths = ["/etc/passwd", "../../../etc/passwd", "a\nb.tar", "\x1b[2J", "https://other/a.tar", "a.tar/", ""]
+        path = str(rng.choice(paths))
         changes = (
             {"shards": [{**meta["shards"][0], "path": path}]},
             {"shards": [{**meta["shards"][0], "size": int(rng.choice(extremes))}]},
@@ -379,8 +353,6 @@ COUNTS = {"jpeg": COUNT // 40 + 1, "png": COUNT // 40 + 1, "webp": COUNT // 40 +
 
 def clear(error):
     """A refusal is one line with words, and nothing in it acts on a terminal once it is printed."""
-    from drawstream.pipeline.shards.names import printable
-
     assert isinstance(error, (ValueError, FileNotFoundError, RuntimeError)), repr(error)
     assert type(error) is not RuntimeError, repr(error)
     text = str(error)
@@ -425,10 +397,8 @@ def test_every_input_ends_clearly(kind):
         last = begun[-1] if begun else start
         wrong.append(f"{last}: the process ended with {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}")
         start = last + 1
-    print(
-        f"{kind}: {sum(ended.values()) + len(wrong)} inputs, ended as "
-        + ", ".join(f"{k} {n}" for k, n in ended.most_common())
-    )
+    told = ", ".join(f"{k} {n}" for k, n in ended.most_common())
+    print(f"{kind}: {sum(ended.values()) + len(wrong)} inputs, ended as {told}")
     assert not wrong, "\n".join(wrong[:10])
 
 

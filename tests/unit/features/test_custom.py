@@ -1,18 +1,23 @@
-"""Measures of the user's own: their columns, names, source hashes, and what is refused."""
+"""Measures of the user's own: columns, names, hashes, what is refused; and extraction on Ray without Ray."""
 
 import importlib
+import importlib.util
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from drawstream import FeatureTable, Scoring, ShardScorer, WorkerError, Workers
+from drawstream.features import RemoteScorer, extraction, missing_shards, provenance, write_shards_on_ray
 from drawstream.features import extract_features as extract
 from drawstream.features.custom import call_measure, hash_source, load_measure, name_measure
 from drawstream.features.measures import MEASURES
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream.pipeline.workers import Pool
+from drawstream.pipeline.workers.pool import ThisProcess
+from shared.refusals import refused
+from shared.samples import array_catalog, digits_catalog
 
 ROWS = 40
 
@@ -30,8 +35,7 @@ def without_head(logits, targets, activations):
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8), np.uint8)
-    source = ArraySource(images, np.arange(ROWS) % 5)
-    return Catalog.open(pack(source, tmp_path_factory.mktemp("custom") / "d", shard_rows=15).train)
+    return array_catalog(tmp_path_factory.mktemp("custom") / "d", images, np.arange(ROWS) % 5, shard_rows=15)
 
 
 def make():
@@ -94,23 +98,18 @@ def test_another_source_under_the_same_name_is_refused(catalog, tmp_path, monkey
 
 def test_loading_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="measure must be module:factory, but got 'entropy'"):
-        load_measure("entropy")
-    with pytest.raises(ValueError, match="'nowhere_at_all:f' cannot be imported: ModuleNotFoundError: No module"):
-        load_measure("nowhere_at_all:f")
-    with pytest.raises(ValueError, match="cannot be imported: AttributeError"):
-        load_measure("math:nothing")
-    with pytest.raises(
-        ValueError, match=r"'math:sqrt' must be .* plain function, but got a builtins\.builtin_.*: wrap it"
-    ):
-        load_measure("math:sqrt")
+    refused("measure must be module:factory, but got 'entropy'", load_measure, "entropy")
+    refused("'nowhere_at_all:f' cannot be imported: ModuleNotFoundError: No module", load_measure, "nowhere_at_all:f")
+    refused("cannot be imported: AttributeError", load_measure, "math:nothing")
+    refused(
+        r"'math:sqrt' must be .* plain function, but got a builtins\.builtin_.*: wrap it", load_measure, "math:sqrt"
+    )
     (tmp_path / "partial_measures.py").write_text("from functools import partial\nm = partial(max, 1)\n")
     with pytest.raises(ValueError, match=r"measure 'partial_measures:m' must be .*, but got a functools\.partial"):
         load_measure("partial_measures:m")
     namespace = {}
     exec(compile("def f(z, y, h): return {}", "nowhere.py", "exec"), namespace)
-    with pytest.raises(ValueError, match="its source cannot be read: define it in a module"):
-        hash_source(namespace["f"])
+    refused("its source cannot be read: define it in a module", hash_source, namespace["f"])
 
 
 @pytest.mark.parametrize(
@@ -159,19 +158,97 @@ def test_taken_names_unsteady_columns_and_infinite_values_are_refused(catalog, t
     def run(*measures):
         extract(catalog, make(), tmp_path, model_name="m", measures=measures, batch_size=10)
 
-    with pytest.raises(ValueError, match=r"again gives a column 'loss', which is there already: give it another name"):
-        run("loss", again)
-    with pytest.raises(ValueError, match=r"gives a column 'label', which is there already"):
-        run(fixed)
-    with pytest.raises(ValueError, match="the same columns for every batch, but one got n5 after n10"):
-        run(unsteady)
+    refused(r"again gives a column 'loss', which is there already: give it another name", run, "loss", again)
+    refused(r"gives a column 'label', which is there already", run, fixed)
+    refused("the same columns for every batch, but one got n5 after n10", run, unsteady)
     row = int(np.argmax(catalog.label == 3))
     bad = int((catalog.label[slice(*catalog.shard_rows(0))] == 3).sum())
     text = rf"'inverse' is inf for sample '.+' \(row {row}\), and not finite for {bad} rows of its shard: .* of yours"
-    with pytest.raises(ValueError, match=text):
-        run(infinite)
-    with pytest.raises(ValueError, match=r"a measure must be a name or a plain function, but got a builtins\.int"):
-        run("loss", 3)
-    with pytest.raises(ValueError, match="unknown measure 'top'"):
-        run(*MEASURES, "top")
+    refused(text, run, infinite)
+    refused(r"a measure must be a name or a plain function, but got a builtins\.int", run, "loss", 3)
+    refused("unknown measure 'top'", run, *MEASURES, "top")
     assert not list(tmp_path.glob("part-*"))
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+MODEL = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+SCORING = Scoring(batch_size=30)
+
+
+@pytest.fixture(scope="module")
+def remote_catalog(tmp_path_factory):
+    return digits_catalog(tmp_path_factory.mktemp("cluster") / "d", 250, shard_rows=100)
+
+
+def scorer(remote_catalog, /, **changes):
+    given = {"catalog": str(remote_catalog.path), "fingerprint": remote_catalog.fingerprint, "model": MODEL}
+    return RemoteScorer(**{**given, "scoring": SCORING, "flush_denormals": False, **changes})
+
+
+def test_a_worker_yields_rows_so_far_and_returns_the_columns(remote_catalog, monkeypatch):
+    monkeypatch.setattr(extraction, "PULSE", 0.0)
+    counts, scoring = [], scorer(remote_catalog)(1)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            counts.append(next(scoring))
+    assert counts == sorted(counts) and all(0 <= n <= 100 for n in counts)
+    with ShardScorer(remote_catalog, MODEL, SCORING) as local:
+        expected = local.score(1)
+    assert end.value.value.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(end.value.value[name], values)
+
+
+def test_a_worker_computes_with_the_settings_of_its_driver(remote_catalog):
+    torch.set_flush_denormal(True)
+    try:
+        remote = RemoteScorer.of(remote_catalog, MODEL, SCORING)
+    finally:
+        torch.set_flush_denormal(False)
+    assert remote.flush_denormals and not RemoteScorer.of(remote_catalog, MODEL, SCORING).flush_denormals
+    assert remote._thread.submit(torch.get_num_threads).result() == torch.get_num_threads()
+    assert remote._thread.submit(lambda: float(torch.tensor(1e-30) * torch.tensor(1e-10))).result() == 0.0
+
+
+@needs_ray
+def test_a_node_without_the_data_is_named(remote_catalog, tmp_path):
+    with pytest.raises(ValueError, match=r"node \S+: .*nowhere.*; every node must see the data under the same path"):
+        next(scorer(remote_catalog, catalog=str(tmp_path / "nowhere"))(0))
+    with pytest.raises(
+        ValueError, match=rf"node \S+: .* has the fingerprint {remote_catalog.fingerprint}, but .* it is 00ff"
+    ):
+        next(scorer(remote_catalog, fingerprint="00ff")(0))
+
+
+@pytest.mark.parametrize(("failures", "kept"), [(0, True), (2, True), (3, False)])
+def test_a_shard_that_fails_is_tried_three_times(remote_catalog, tmp_path, monkeypatch, failures, kept):
+    """The rows of a shard that was lost are taken back; all others are kept."""
+    told, seen = [], []
+
+    def fail(shard):
+        yield 5
+        if shard == 1 and len(told) < failures:
+            told.append(shard)
+            raise RuntimeError("node 10.0.0.2: no such host")
+        return (yield from remote(shard))
+
+    @contextmanager
+    def here(_function, _workers, /, *, name, **_):
+        yield Pool(ThisProcess(fail), name)
+
+    monkeypatch.setattr(extraction, "open_workers", here)
+    remote = RemoteScorer.of(remote_catalog, MODEL, SCORING)
+    made = provenance(remote_catalog, MODEL, SCORING, model_name="linear")
+    shards = missing_shards(remote_catalog, tmp_path, made)
+    how = {"workers": Workers(engine="ray"), "progress": lambda p: seen.append(p.done)}
+
+    def write():
+        write_shards_on_ray(remote_catalog, remote, shards, tmp_path, made, **how)
+
+    if kept:
+        write()
+        assert len(FeatureTable.open(tmp_path)) == seen[-1] == 250
+    else:
+        text = r"^shard \S+ failed 3 times, the last time: node 10.0.0.2: no such host$"
+        refused(text, write, error=WorkerError)
+        assert missing_shards(remote_catalog, tmp_path, made) == [1]

@@ -4,26 +4,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features import Crops, Scoring, ShardScorer
+from drawstream import BadSampleError, Crops, FeatureTable, Scoring, ShardScorer, Transform, Workers, write_part
 from drawstream.features import extract_features as extract
+from drawstream.features import measure, provenance
 from drawstream.features.extraction import Progress
-from drawstream.features.measures import measure
-from drawstream.features.options import provenance, weights_hash
-from drawstream.features.table import FeatureTable
-from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.reading import BadSampleError
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.pipeline.workers import Workers
+from drawstream.features.options import weights_hash
+from drawstream.features.table import part_path
+from shared.refusals import refused
+from shared.samples import LABELS, PIXELS, array_catalog, digits_catalog
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 ROWS, SHARDS = 250, 3
 
 
@@ -34,8 +26,7 @@ def make(classes=10, seed=0):
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    source = ArraySource(PIXELS[:ROWS], DIGITS.target[:ROWS])
-    return Catalog.open(pack(source, tmp_path_factory.mktemp("extract") / "d", shard_rows=100).train)
+    return digits_catalog(tmp_path_factory.mktemp("extract") / "d", ROWS, shard_rows=100)
 
 
 def parts(folder):
@@ -92,8 +83,7 @@ def test_one_part_per_shard_with_its_provenance(catalog, tmp_path):
 
 
 def test_two_classes_have_no_entropy(tmp_path):
-    source = ArraySource(PIXELS[:60], DIGITS.target[:60] % 2)
-    catalog = Catalog.open(pack(source, tmp_path / "d").train)
+    catalog = array_catalog(tmp_path / "d", PIXELS[:60], LABELS[:60] % 2)
     assert "entropy" not in extract(catalog, make(2), tmp_path / "f", model_name="mlp").names
     with pytest.raises(ValueError, match="the renormed entropy needs at least 3 classes, but there are 2"):
         extract(catalog, make(2), tmp_path / "g", model_name="mlp", measures=["entropy"])
@@ -143,11 +133,9 @@ def test_a_missing_gpu_is_told(catalog, tmp_path):
 
 def test_another_catalog_is_refused(catalog, tmp_path):
     extract(catalog, make(), tmp_path / "f", model_name="mlp")
-    source = ArraySource(PIXELS[:ROWS], DIGITS.target[:ROWS])
-    other = Catalog.open(pack(source, tmp_path / "d", shard_rows=100, label_noise=0.1).train)
+    other = digits_catalog(tmp_path / "d", ROWS, shard_rows=100, label_noise=0.1)
     text = f"made with catalog {catalog.fingerprint[:12]}, not {other.fingerprint[:12]}"
-    with pytest.raises(ValueError, match=text):
-        extract(other, make(), tmp_path / "f", model_name="mlp")
+    refused(text, lambda: extract(other, make(), tmp_path / "f", model_name="mlp"))
 
 
 @pytest.mark.parametrize(
@@ -155,8 +143,7 @@ def test_another_catalog_is_refused(catalog, tmp_path):
     [(Workers(2), ValueError, r"runs on Ray: give `Workers\(2, engine='ray'\)`"), (2, TypeError, "must be a Workers")],
 )
 def test_several_workers_without_ray_are_refused(catalog, tmp_path, workers, error, hint):
-    with pytest.raises(error, match=hint):
-        extract(catalog, make(), tmp_path / "f", model_name="mlp", workers=workers)
+    refused(hint, lambda: extract(catalog, make(), tmp_path / "f", model_name="mlp", workers=workers), error=error)
     assert not (tmp_path / "f").exists()
 
 
@@ -164,8 +151,7 @@ def test_broken_weights_are_refused(catalog, tmp_path):
     model = make()
     model[4].weight.data[3, 5] = torch.nan
     text = r"feature 'loss' is nan for sample '.+' \(row 0\), and not finite for 100 rows of its shard: the model"
-    with pytest.raises(ValueError, match=text):
-        extract(catalog, model, tmp_path, model_name="mlp")
+    refused(text, extract, catalog, model, tmp_path, model_name="mlp")
     assert parts(tmp_path) == {}
 
 
@@ -275,16 +261,14 @@ def test_a_scorer_can_take_any_shard_in_any_order(catalog, tmp_path):
 
 
 def test_damaged_shard_is_named_and_the_others_are_kept(tmp_path):
-    source = ArraySource(PIXELS[:ROWS], DIGITS.target[:ROWS])
-    catalog = Catalog.open(pack(source, tmp_path / "d", shard_rows=100).train)
+    catalog = digits_catalog(tmp_path / "d", ROWS, shard_rows=100)
     whole = catalog.shard_path(1).read_bytes()
     at = int(catalog.offset[130])
     catalog.shard_path(1).write_bytes(whole[:at] + b"\xff\x01" + whole[at + 2 :])
     with pytest.raises(BadSampleError, match=r"\(row 130\) of .*shard-000001\.tar: its 64 bytes do not match"):
         extract(catalog, make(), tmp_path / "f", model_name="mlp")
     assert list(parts(tmp_path / "f")) == ["part-00000.parquet"]
-    with pytest.raises(ValueError, match="1 of 3 parts are there"):
-        FeatureTable.open(tmp_path / "f")
+    refused("1 of 3 parts are there", FeatureTable.open, tmp_path / "f")
     catalog.shard_path(1).write_bytes(whole)
     assert len(extract(catalog, make(), tmp_path / "f", model_name="mlp")) == ROWS
 

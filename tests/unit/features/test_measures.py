@@ -1,4 +1,4 @@
-"""Measures against float64 formulas and autograd, where they are easy and where float32 is hard."""
+"""Measures and gradient norms against float64 formulas and autograd; the last linear layer is found or refused."""
 
 import math
 
@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream.features.grad_norm import HeadInput
-from drawstream.features.measures import MEASURES, chosen_measures, measure
+from drawstream.features import HeadInput, measure
+from drawstream.features.grad_norm import full_grad_norms
+from drawstream.features.measures import MEASURES, chosen_measures
+from drawstream.tools.training.models import build_model
+from shared.refusals import refused
 
 NAMES = MEASURES
 GENERATOR = torch.Generator().manual_seed(0)
@@ -92,11 +95,7 @@ def test_huge_logits():
         np.testing.assert_allclose(found[name].numpy(), expected[name], rtol=1e-6, atol=1e-30, err_msg=name)
 
 
-@given(
-    z=st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=6),
-    near=st.booleans(),
-    target=st.integers(0, 2),
-)
+@given(z=st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=6), near=st.booleans(), target=st.integers(0, 2))
 def test_equals_high_precision_up_to_logits_of_ten_thousand(z, near, target):
     """Against 60 digits times the range of the exponents; `near` moves all logits close to one another."""
     z = torch.tensor([z])
@@ -126,14 +125,14 @@ def test_entropy_near_zero_keeps_its_digits():
     np.testing.assert_allclose(found, np.log1p(s) + s * g / (1 + s), rtol=2e-5)
 
 
-def per_row_gradients(model, images, labels, parameters):
-    """Norm of the gradient of each row's loss by autograd, one row after the other."""
+def by_autograd(model, images, labels, of=None):
+    """Norm of the gradient of each row's loss in the parameters of the model, or a part, one row after the other."""
     norms = []
     for image, label in zip(images, labels, strict=True):
         loss = F.cross_entropy(model(image[None]), label[None])
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, list((of or model).parameters()))
         norms.append(math.sqrt(sum(float(g.square().sum()) for g in gradients)))
-    return norms
+    return torch.tensor(norms)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -146,7 +145,7 @@ def test_last_layer_gradient_is_autograds(bias):
         h, has_bias = head.of(z)
     assert has_bias == bias and h.shape == (30, 20)
     found = measure(z, labels, h, ("grad_norm",), bias=has_bias)["grad_norm"]
-    np.testing.assert_allclose(found, per_row_gradients(model, images, labels, list(model[3].parameters())), rtol=1e-5)
+    np.testing.assert_allclose(found, by_autograd(model, images, labels, model[3]), rtol=1e-5)
 
 
 def test_logit_gradient_is_autograds():
@@ -171,5 +170,204 @@ def test_choice_of_measures():
             ValueError, match=f"at least 3 classes, but there are {classes}: it would be 0 for every row"
         ):
             chosen_measures(["entropy"], classes)
-    with pytest.raises(ValueError, match="unknown measure 'margin': give some of loss, entropy, grad_norm"):
-        chosen_measures(["loss", "margin"], 10)
+    refused("unknown measure 'margin': give some of loss, entropy, grad_norm", chosen_measures, ["loss", "margin"], 10)
+
+
+class Scaled(nn.Module):
+    """Ends in a linear layer whose output is changed in place."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.linear, self.change = nn.Linear(6, 4), change
+
+    def forward(self, x):
+        return self.change(self.linear(x))
+
+
+class Convolution(nn.Module):
+    """A 1×1 convolution as its head: logits from a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.head = nn.Linear(6, 6), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        return self.head(self.linear(x)[:, :, None, None]).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(6, 4), nn.Softplus()),
+        nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)),
+        Scaled(lambda z: z.mul_(2)),
+        Scaled(lambda z: z.view(-1, 2)),
+        Scaled(lambda z: z[:, :3]),
+        Convolution(),
+        nn.Sequential(nn.Conv1d(6, 4, 1), nn.Flatten()),
+    ],
+    ids=["activation", "norm", "in place", "reshaped", "sliced", "1x1 convolution", "no linear layer"],
+)
+def test_models_that_do_not_end_in_a_linear_layer_are_refused(model):
+    x = (
+        torch.randn(8, 6, 1)
+        if isinstance(model, nn.Sequential) and isinstance(model[0], nn.Conv1d)
+        else torch.randn(8, 6)
+    )
+    model.train()  # so that a norm layer is no identity
+    with torch.no_grad(), HeadInput(model) as head:
+        z = model(x)
+        refused(r"does not end in a linear layer: choose the gradient norm of the logits", head.of, z)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)),
+        nn.Sequential(nn.Linear(6, 4), nn.Identity()),
+        nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)).eval(),
+        Scaled(lambda z: z.view(-1, 4)),
+        Scaled(lambda z: z.reshape(2, -1, 4).flatten(0, 1)),
+    ],
+    ids=["plain", "identity", "dropout", "same view", "there and back"],
+)
+def test_the_head_is_found_by_its_output(model):
+    with torch.no_grad(), HeadInput(model) as head:
+        x = torch.randn(8, 6)
+        z = model(x)
+        h, bias = head.of(z)
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    assert bias and torch.equal(last(h), z.detach())
+    assert not last._forward_hooks  # removed at the end
+
+
+def test_not_a_number_reaches_the_features():
+    """A broken model is reported as such, by its values, not as one without a linear layer."""
+    model = nn.Linear(6, 4)
+    model.weight.data.fill_(torch.nan)
+    with torch.no_grad(), HeadInput(model) as head:
+        z = model(torch.randn(8, 6))
+        assert head.of(z)[0].shape == (8, 6)
+    assert measure(z, torch.zeros(8, dtype=torch.long), None, ("loss",))["loss"].isnan().all()
+
+
+def test_a_named_head_is_taken_and_a_wrong_name_lists_the_layers():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    x = torch.randn(8, 6)
+    with torch.no_grad(), HeadInput(model, "2") as head:
+        h, bias = head.of(model(x))
+        assert bias and torch.equal(h, model[1](model[0](x)))
+    with torch.no_grad(), HeadInput(model, "0") as head:
+        z = model(x)
+        refused("not the output of linear layer '0': name another, or choose the grad", head.of, z)
+    refused(r"no linear layer 'fc': give one of '0', '2'$", HeadInput, model, "fc")
+    with pytest.raises(ValueError, match="no linear layer '1'"):  # there is such a module, but it is no linear layer
+        HeadInput(model, "1")
+    deep = nn.Sequential(*(nn.Linear(3, 3) for _ in range(11)))
+    refused(r"give one of '3', .*'10' and 3 before them", HeadInput, deep, "head")
+    refused("no linear layer 'fc': it has none at all", lambda: HeadInput(nn.Conv2d(1, 1, 1), "fc"))
+
+
+def test_after_the_first_batch_only_the_head_is_watched():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    with torch.no_grad(), HeadInput(model) as head:
+        for n in (8, 3):  # the last batch is smaller
+            x = torch.randn(n, 6)
+            assert torch.equal(head.of(model(x))[0], model[1](model[0](x)))
+            assert not model[0]._forward_hooks and len(model[2]._forward_hooks) == 1
+    assert not model[2]._forward_hooks
+    with torch.no_grad(), head:  # and it can be used again
+        assert head.of(model(torch.randn(2, 6)))[0].shape == (2, 5)
+
+
+MEMORY = 1 << 24
+
+
+def batch(n, classes, channels=1, size=8):
+    torch.manual_seed(1)
+    return torch.randn(n, channels, size, size), torch.randint(classes, (n,))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8"])
+def test_equals_autograd_row_by_row(name):
+    model = build_model(name, num_classes=7, channels=1, size=(8, 8), seed=0)
+    images, labels = batch(12, 7)
+    model.train()(images)  # running statistics of norm layers that are not those of the batch
+    model.eval()
+    found = full_grad_norms(model, images, labels, memory=MEMORY)
+    assert found.dtype == torch.float32 and found.shape == (12,)
+    torch.testing.assert_close(found, by_autograd(model, images, labels), rtol=2e-5, atol=0)
+
+
+def test_equals_autograd_in_float64():
+    model = build_model("resnet8", num_classes=5, channels=1, size=(8, 8), seed=0).double().eval()
+    images, labels = batch(5, 5)
+    found = full_grad_norms(model, images.double(), labels, memory=MEMORY)
+    torch.testing.assert_close(found, by_autograd(model, images.double(), labels), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scale", [1, 60])
+def test_a_linear_model_has_only_its_last_layer(bias, scale):
+    """Also where p_y is so near 1 that float32 cross-entropy has no gradient left."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 7, bias=bias)).eval()
+    model[1].weight.data *= scale
+    images, _ = batch(40, 7)
+    z = model(images).detach()
+    y = z.argmax(1)
+    last = measure(z, y, images.flatten(1), ("grad_norm",), bias=bias)["grad_norm"]
+    found = full_grad_norms(model, images, y, memory=MEMORY)
+    torch.testing.assert_close(found, last, rtol=1e-4, atol=0)
+    assert scale == 1 or (last < 1e-12).any()
+
+
+def test_memory_bounds_the_rows_at_once_and_not_the_values():
+    model = build_model("cnn", num_classes=7, channels=1, size=(8, 8), seed=0).eval()
+    images, labels = batch(10, 7)
+    row = 4 * sum(p.numel() for p in model.parameters())
+    rows = []
+    model[0].register_forward_pre_hook(lambda *_: rows.append(1))
+    whole = full_grad_norms(model, images, labels, memory=MEMORY)
+    once = len(rows)
+    chunked = full_grad_norms(model, images, labels, memory=4 * row)
+    assert len(rows) - once == 3  # 4 + 4 + 2
+    one = full_grad_norms(model, images, labels, memory=1)
+    assert len(rows) - once - 3 == 10
+    torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=0)
+    torch.testing.assert_close(one, whole, rtol=1e-5, atol=0)
+
+
+def test_frozen_and_shared_parameters_count():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(64, 64)
+            self.b = nn.Linear(64, 64)
+            self.b.weight = self.a.weight
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.head(self.b(self.a(x.flatten(1)).tanh()).tanh())
+
+    torch.manual_seed(0)
+    model = Tied().eval()
+    images, labels = batch(6, 3)
+    expected = by_autograd(model, images, labels)
+    model.a.requires_grad_(requires_grad=False)
+    torch.testing.assert_close(full_grad_norms(model, images, labels, memory=MEMORY), expected, rtol=1e-5, atol=0)
+
+
+def test_a_model_that_branches_on_values_is_refused():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x):
+            z = self.head(x.flatten(1))
+            return z if z.sum() > 0 else -z
+
+    images, labels = batch(6, 3)
+    text = r"`full` gradient norms need a model that torch.func runs row by row, but it says: .+; choose the norm"
+    refused(text, lambda: full_grad_norms(Branching().eval(), images, labels, memory=MEMORY))

@@ -1,7 +1,8 @@
-"""The feature table on disk: what opens, what is refused, and what rows with windows mean to the loader."""
+"""The feature table on disk: what opens, what is refused, faults by their part, rows with windows in the loader."""
 
 import json
 import os
+import re
 import tracemalloc
 
 import numpy as np
@@ -9,17 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
-from drawstream.features.table import FeatureTable
-from drawstream.features.table.part import part_path, remove_abandoned, write_part
-from drawstream.pipeline import Loader
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream import FeatureTable, IndexStream, Loader, Transform, write_part
+from drawstream.features.table import check_table, part_path, remove_abandoned
 from drawstream.samplers.files.atomic import temporary_name
-from drawstream.samplers.orders import IndexStream
+from shared.refusals import refused
+from shared.samples import array_catalog, digits_catalog
 
 PROVENANCE = {"catalog": "c" * 32, "parts": 3, "model": "m"}
 RNG = np.random.default_rng(0)
@@ -86,38 +82,31 @@ def test_fingerprint_covers_values_and_provenance(folder):
 
 
 def test_unknown_column(folder):
-    with pytest.raises(ValueError, match="no feature 'margin'; there are loss, entropy"):
-        FeatureTable.open(folder).columns("loss", "margin")
+    refused("no feature 'margin'; there are loss, entropy", lambda: FeatureTable.open(folder).columns("loss", "margin"))
 
 
 def test_nothing_there(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(FileNotFoundError, match=r"no feature table there .*run `drawstream features`"):
-            FeatureTable.open(path)
+        refused(r"no feature table there .*run `drawstream features`", FeatureTable.open, path, error=FileNotFoundError)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_missing_and_surplus_parts(folder, number):
     path = part_path(folder, number)
     path.unlink() if path.exists() else write_part(path, part(number), PROVENANCE)
-    with pytest.raises(ValueError, match=f"{4 if number == 3 else 2} of 3 parts are there; run `drawstream features`"):
-        FeatureTable.open(folder)
+    refused(f"{4 if number == 3 else 2} of 3 parts are there; run `drawstream features`", FeatureTable.open, folder)
 
 
 def test_part_of_another_extraction_shows_both_sides(folder):
     write_part(part_path(folder, 2), part(2), PROVENANCE | {"model": "other"})
-    with pytest.raises(ValueError, match=r"part-00002.parquet: made with model 'other', not 'm': give"):
-        FeatureTable.open(folder)
+    refused(r"part-00002.parquet: made with model 'other', not 'm': give", FeatureTable.open, folder)
 
 
 @pytest.mark.parametrize("cut", [0, 3, 100, -1])
 def test_truncated_part(folder, cut):
     path = part_path(folder, 1)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(
-        ValueError, match=r"part-00001.parquet: not a readable Parquet file \(.+\); remove it and extract"
-    ):
-        FeatureTable.open(folder)
+    refused(r"part-00001.parquet: not a readable Parquet file \(.+\); remove it and extract", FeatureTable.open, folder)
 
 
 def test_every_flipped_byte_is_noticed_or_harmless(folder):
@@ -173,10 +162,8 @@ def test_values_that_are_not_those_hashed_are_refused(tmp_path):
     pq.write_table(other, path, write_page_checksum=True)
     table = FeatureTable.open(tmp_path)
     assert table.columns("entropy")["entropy"].tolist() == list(range(5))
-    with pytest.raises(ValueError, match=r"part-00000\.parquet: .*column 'loss' is not as it was written"):
-        table.columns("loss")
-    with pytest.raises(ValueError, match="column 'loss' is not as it was written"):
-        list(table.blocks("loss"))
+    refused(r"part-00000\.parquet: .*column 'loss' is not as it was written", table.columns, "loss")
+    refused("column 'loss' is not as it was written", lambda: list(table.blocks("loss")))
 
 
 def test_blocks_are_the_columns(folder, monkeypatch):
@@ -186,8 +173,7 @@ def test_blocks_are_the_columns(folder, monkeypatch):
     assert [len(block["loss"]) for block in blocks] == [2, 2, 1] * 3
     for name, values in table.columns("loss", "entropy").items():
         assert np.concatenate([block[name] for block in blocks]).tolist() == values.tolist()
-    with pytest.raises(ValueError, match="no feature 'margin'"):
-        next(table.blocks("margin"))
+    refused("no feature 'margin'", lambda: next(table.blocks("margin")))
 
 
 def test_a_column_lies_in_memory_once(tmp_path):
@@ -226,16 +212,14 @@ def test_the_fingerprint_reads_no_values(folder, monkeypatch):
 def test_foreign_parquet(tmp_path, meta, text):
     table = pa.table({"loss": [1.0]}).replace_schema_metadata(meta and {"drawstream": meta})
     pq.write_table(table, part_path(tmp_path, 0))
-    with pytest.raises(ValueError, match=text):
-        FeatureTable.open(tmp_path)
+    refused(text, FeatureTable.open, tmp_path)
 
 
 def test_part_without_a_column_of_the_others(folder):
     columns = part(1)
     del columns["entropy"]
     write_part(part_path(folder, 1), columns, PROVENANCE)
-    with pytest.raises(ValueError, match=r"part-00001\.parquet: made with columns.entropy none, not 'float32'"):
-        FeatureTable.open(folder)
+    refused(r"part-00001\.parquet: made with columns.entropy none, not 'float32'", FeatureTable.open, folder)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -261,9 +245,7 @@ def test_abandoned_files_are_removed(folder):
 
 @pytest.fixture
 def catalog(tmp_path):
-    digits = load_digits()
-    source = ArraySource((digits.images * 15.9375).astype(np.uint8)[:40], digits.target[:40])
-    return Catalog.open(pack(source, tmp_path / "digits").train)
+    return digits_catalog(tmp_path / "digits", 40)
 
 
 def crops(folder, catalog, fingerprint):
@@ -311,5 +293,118 @@ def test_table_of_another_catalog_is_refused(tmp_path, catalog):
     text = (
         f"features of catalog 0123456789ab, but .*catalog.parquet is {catalog.fingerprint[:12]}: extract them from it"
     )
-    with pytest.raises(ValueError, match=text):
-        Loader(catalog, IndexStream(80), rows=table)
+    refused(text, lambda: Loader(catalog, IndexStream(80), rows=table))
+
+
+ROWS = 12
+
+
+def piece(i, rows=4, crops=1, **more):
+    ids = np.repeat(np.arange(i * rows, (i + 1) * rows), crops)
+    columns = {"sample_id": ids, "crop": np.tile(np.arange(crops, dtype=np.int32), rows), "label": ids % 3}
+    return {**columns, "loss": ids.astype(np.float32), **more}
+
+
+@pytest.fixture
+def sound(tmp_path):
+    for i in range(3):
+        write_part(part_path(tmp_path, i), piece(i), PROVENANCE)
+    return tmp_path
+
+
+def faults(sound, twelve=None):
+    return [(finding.kind, finding.part) for finding in check_table(sound, twelve)]
+
+
+def test_a_sound_table_has_none(sound):
+    calls = []
+    assert check_table(sound, progress=lambda *call: calls.append(call)) == []
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    for i in range(3):
+        write_part(part_path(sound, i), piece(i, crops=3), PROVENANCE)
+    assert check_table(sound) == []
+
+
+def test_missing_damaged_and_foreign_parts_are_all_named(sound):
+    path = part_path(sound, 0)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(np.float32(3).tobytes())] ^= 1  # the last loss
+    path.write_bytes(whole)
+    part_path(sound, 1).unlink()
+    write_part(part_path(sound, 2), piece(2), PROVENANCE | {"model": "n"})
+    assert faults(sound) == [("missing", 1), ("damaged", 0), ("foreign", 2)]
+    write_part(part_path(sound, 2), piece(2, more=np.zeros(4, np.float32)), PROVENANCE)
+    part_path(sound, 1).write_bytes(b"PAR1")
+    write_part(part_path(sound, 3), piece(3), PROVENANCE)
+    assert faults(sound) == [("foreign", None), ("damaged", 0), ("damaged", 1), ("foreign", 2)]
+
+
+def test_values_and_types(sound):
+    write_part(part_path(sound, 1), piece(1, loss=np.array([0, np.nan, np.inf, 1], np.float32)), PROVENANCE)
+    (finding,) = check_table(sound)
+    assert finding.part == 1 and "column 'loss' must be finite, but 2 of 4 rows are not" in finding.message
+    for i in range(3):
+        write_part(part_path(sound, i), piece(i, loss=np.zeros(4)), PROVENANCE)
+    assert faults(sound) == [("values", None)]
+    for i in range(3):
+        write_part(part_path(sound, i), {"loss": np.zeros(4, np.float32)}, PROVENANCE)
+    assert faults(sound) == [("damaged", None)] * 3
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        ([4, 5, 5, 6], "1 rows are there twice, the first of sample 5 crop 0"),
+        ([4, 6, 5, 7], r"must be in order of sample and crop, but row 2 is not \(1 such\)"),
+        ([3, 5, 6, 7], "1 rows are there twice, the first of sample 3 crop 0"),
+        ([1, 5, 6, 7], r"must be in order of sample and crop, but row 0 is not \(1 such\)"),
+    ],
+)
+def test_ids_without_a_catalog(sound, ids, text):
+    write_part(part_path(sound, 1), piece(1, sample_id=np.array(ids)), PROVENANCE)
+    (finding,) = check_table(sound)
+    assert finding.kind == "ids" and finding.part == 1
+    assert re.search(text, finding.message)
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    images = np.random.default_rng(0).integers(0, 255, (ROWS, 4, 4), dtype=np.uint8)
+    return array_catalog(tmp_path_factory.mktemp("digits"), images, np.arange(ROWS) % 3, shard_rows=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"crops": 2}, []),
+        ({"drop": 1}, ["samples of its shard are missing, the first 1"]),
+        ({"shift": 1}, ["samples outside its shard", "samples of its shard are missing", "labels are not those"]),
+        ({"label": 1}, ["1 labels are not those of the catalog"]),
+        ({"crops": 2, "drop": 1}, ["samples must have equally many crops, but have 1 to 2"]),
+        ({"catalog": "0" * 32}, ["features of catalog 000000000000, but"]),
+    ],
+)
+def test_against_the_catalog(tmp_path, twelve, change, expected):
+    parts = len(twelve.shards)
+    provenance = {"catalog": change.get("catalog", twelve.fingerprint), "parts": parts}
+    for shard in range(parts):
+        start, stop = twelve.shard_rows(shard)
+        ids = np.repeat(np.arange(start, stop), change.get("crops", 1))
+        crop = np.tile(np.arange(change.get("crops", 1), dtype=np.int32), stop - start)
+        keep = np.ones(ids.size, bool)
+        if shard == 0 and "drop" in change:
+            keep[change["drop"]] = False
+        label = twelve.label[ids].copy()
+        if shard == 0:
+            ids = ids + change.get("shift", 0)
+            label[0] += change.get("label", 0)
+        columns = {"sample_id": ids, "crop": crop, "label": label, "loss": np.zeros(ids.size, np.float32)}
+        write_part(part_path(tmp_path, shard), {name: each[keep] for name, each in columns.items()}, provenance)
+    messages = [finding.message for finding in check_table(tmp_path, twelve) if finding.part in (0, None)]
+    assert len(messages) == len(expected), messages
+    assert all(text in message for text, message in zip(expected, messages, strict=True)), messages
+
+
+def test_a_check_of_nothing(tmp_path):
+    refused("no feature table there", check_table, tmp_path, error=FileNotFoundError)

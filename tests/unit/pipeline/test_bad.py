@@ -1,48 +1,28 @@
 """Bad samples: replaced by the same other draw whatever the ranks and buffers, listed, and bounded."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Loader
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.reading import BadSampleError, Reading
-from drawstream.pipeline.reading.bad_samples import BadSamples
-from drawstream.pipeline.reading.quarantine import Finding, write_quarantine
-from drawstream.pipeline.reading.read_ahead import ENDING
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.samplers.orders import IndexStream, Sequential
+from drawstream import BadSampleError, Catalog, IndexStream, Loader, Reading, Sequential, Transform, index
+from drawstream.pipeline.reading import ENDING, BadSamples, Finding, write_quarantine
+from shared.refusals import refused
+from shared.samples import FLOWER, digits_catalog, overwrite, write_tar
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 N = 300
 FLIPPED, CUT = (11, 12, 157), range(290, 300)  # rows with a flipped byte; rows behind the end of a truncated shard
 WEIGHTS = 1.0 + np.random.default_rng(0).random(N)
 
 
-def overwrite(catalog, row):
-    with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
-        file.seek(int(catalog.offset[row]) + 3)
-        file.write(b"\x55")
-
-
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad") / "d"
-    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), folder, shard_rows=100).train)
+    catalog = digits_catalog(folder, N, shard_rows=100)
     for row in FLIPPED:
         overwrite(catalog, row)
     os.truncate(catalog.shard_path(2), int(catalog.offset[CUT[0]]))
@@ -52,16 +32,10 @@ def damaged(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """24 JPEGs of a tar made elsewhere, of which 3 are cut: only the decoder can tell."""
-    folder = tmp_path_factory.mktemp("bad")
-    photo = (Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg").read_bytes()
-    with tarfile.open(folder / "a.tar", "w") as tar:
-        for i in np.random.default_rng(0).permutation(24):
-            data = photo[: len(photo) * 2 // 3] if i in (3, 13, 14) else photo
-            for ending, content in (("cls", b"0"), ("jpg", data)):
-                info = tarfile.TarInfo(f"a/{i:02d}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return Catalog.open(index(folder / "a.tar").parent)
+    folder, cut = tmp_path_factory.mktemp("bad"), FLOWER[: len(FLOWER) * 2 // 3]
+    images = [(f"{i:02d}", cut if i in (3, 13, 14) else FLOWER) for i in np.random.default_rng(0).permutation(24)]
+    members = [(f"a/{i}.{end}", data) for i, image in images for end, data in (("cls", "0"), ("jpg", image))]
+    return Catalog.open(index(write_tar(folder / "a.tar", *members)).parent)
 
 
 SUBSTITUTE = Reading(on_bad="substitute")
@@ -158,19 +132,17 @@ def test_more_bad_samples_than_allowed(damaged):
 
 def test_an_epoch_of_bad_samples_ends_with_an_error(damaged):
     loader = loader_of(damaged, Sequential(290, N), batch_size=4)
-    with pytest.raises(BadSampleError, match="is bad, as were 1000 other draws of its epoch: restore the data"):
-        list(loader)
+    refused("is bad, as were 1000 other draws of its epoch: restore the data", list, loader, error=BadSampleError)
 
 
 def test_raise_is_the_default(damaged):
     loader = Loader(damaged, Sequential(0, N), transform=Transform.small((8, 8), 1))
-    with pytest.raises(BadSampleError, match=r"\(row 11\)"):
-        list(loader)
+    refused(r"\(row 11\)", list, loader, error=BadSampleError)
     assert loader.bad_samples == ()
 
 
 def test_quarantined_samples_are_never_read(tmp_path):
-    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
+    catalog = digits_catalog(tmp_path / "d", N)
     expected = columns(loader_of(catalog, batch_size=16))
     findings = [Finding("checksum", 0, row, catalog.key(row), "its bytes differ") for row in (5, 3)]
     write_quarantine(tmp_path / "q.json", catalog, findings)
@@ -197,22 +169,18 @@ def test_quarantined_samples_are_never_read(tmp_path):
     ],
 )
 def test_bad_options_are_refused(options, text):
-    with pytest.raises(ValueError, match=text):
-        Reading(**options)
+    refused(text, Reading, **options)
 
 
 def test_a_list_of_all_samples_is_refused(damaged, tmp_path):
     findings = [Finding("checksum", 0, row, damaged.key(row), "its bytes differ") for row in range(N)]
     write_quarantine(tmp_path / "q.json", damaged, findings)
-    with pytest.raises(ValueError, match="the quarantine list holds all 300 samples"):
-        BadSamples(damaged, Reading(quarantine=tmp_path / "q.json"))
+    refused("the quarantine list holds all 300 samples", BadSamples, damaged, Reading(quarantine=tmp_path / "q.json"))
 
 
 def test_headers_are_looked_at_even_without_checksums(tmp_path):
-    catalog = Catalog.open(pack(ArraySource(PIXELS[:50], DIGITS.target[:50]), tmp_path / "d", encoding="png").train)
-    with catalog.shard_path(0).open("r+b") as file:
-        file.seek(int(catalog.offset[9]))
-        file.write(bytes(8))
+    catalog = digits_catalog(tmp_path / "d", 50, encoding="png")
+    overwrite(catalog, 9, bytes(8), at=0)
     loader = loader_of(catalog, IndexStream(50), reading=replace(SUBSTITUTE, checksum="never"))
     assert 9 not in columns(loader)[2]
     assert "its header cannot be parsed as png" in loader.bad_samples[0].reason
@@ -221,7 +189,7 @@ def test_headers_are_looked_at_even_without_checksums(tmp_path):
 @pytest.mark.filterwarnings("ignore:this is a second pass")
 @pytest.mark.parametrize(("policy", "found"), [("always", True), ("first", False), ("never", False)])
 def test_what_is_held_against_the_checksum(tmp_path, policy, found):
-    catalog = Catalog.open(pack(ArraySource(PIXELS[:N], DIGITS.target[:N]), tmp_path / "d").train)
+    catalog = digits_catalog(tmp_path / "d", N)
     loader = loader_of(catalog, reading=replace(SUBSTITUTE, checksum=policy))
     list(loader)
     overwrite(catalog, 7)  # after the first epoch
@@ -256,7 +224,7 @@ begun.wait(60)
 
 @pytest.mark.slow
 def test_a_daemon_thread_at_exit_calls_nothing_damaged(tmp_path):
-    catalog = Catalog.open(pack(ArraySource(PIXELS[:40], DIGITS.target[:40]), tmp_path / "d", encoding="png").train)
+    catalog = digits_catalog(tmp_path / "d", 40, encoding="png")
     done = subprocess.run(
         [sys.executable, "-c", AT_EXIT, str(catalog.root)], capture_output=True, text=True, timeout=120
     )

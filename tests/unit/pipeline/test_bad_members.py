@@ -1,24 +1,29 @@
-"""What `index` says and does of images that no loader decodes, labels that are none, and compressed shards."""
+"""What `index` says of bad images, labels that are none, compressed shards, and tars as others write them."""
 
 import bz2
 import gzip
 import io
 import json
 import lzma
+import sys
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
+from webdataset.writer import TarWriter
 
-from drawstream.pipeline.decoding.image import encode
-from drawstream.pipeline.left_out import BadImagesError
-from drawstream.pipeline.shards import Catalog, RemoteError
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.shards.labels import Selection
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources.source import ArraySource, open_source
-from drawstream.pipeline.verify import verify
+from drawstream import ArraySource, Catalog, RemoteError, index, open_source, pack, verify
+from drawstream.pipeline import BadImagesError
+from drawstream.pipeline.decoding import encode
+from drawstream.pipeline.shards import Selection
 from drawstream.tools.cli.app import main
+from shared.processes import kill, start, wait_until
+from shared.programs import cli
+from shared.refusals import refused
+from shared.samples import CHINA, encoded, write_tar
 
 PNG = encode(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), "png", quality=95)[0]
 
@@ -30,18 +35,18 @@ def image(form):
 
 
 @pytest.fixture
-def spoilt(tmp_path, shard):
+def spoilt(tmp_path):
     """Two shards: four sound samples, labels 1 0 1 0, and four whose image no loader decodes."""
     first = [("0.png", PNG), ("0.cls", "1"), ("1.jpg", b"<html>"), ("1.cls", "0"), ("2.png", PNG), ("2.cls", "0")]
     second = [("3.cls", "1"), ("3.gif", image("GIF")), ("4.cls", "1"), ("4.png", PNG), ("5.tif", image("TIFF"))]
     second += [("5.cls", "0"), ("6.png", PNG[:40]), ("6.cls", "0"), ("7.png", PNG), ("7.cls", "0")]
-    shard(tmp_path / "a.tar", *first)
-    shard(tmp_path / "b.tar", *second)
+    write_tar(tmp_path / "a.tar", *first)
+    write_tar(tmp_path / "b.tar", *second)
     return tmp_path
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_bad_images_are_named(spoilt, capsys, workers):
+def test_all_bad_images_are_named(spoilt, workers):
     with pytest.raises(BadImagesError) as refused:
         index(spoilt, workers=workers)
     found = [(each.path, each.key) for each in refused.value.bad]
@@ -54,14 +59,13 @@ def test_all_bad_images_are_named(spoilt, capsys, workers):
     )
     assert "unpack" not in line and "\n" not in line and not (spoilt / "catalog.parquet").exists()
     if workers == 1:
-        assert main(["index", str(spoilt), "--json", str(spoilt / "r.json")]) == 2
-        assert "4 images cannot be read" in capsys.readouterr().err
+        assert "4 images cannot be read" in cli("index", spoilt, "--json", spoilt / "r.json", status=2)
         assert [each["key"] for each in json.loads((spoilt / "r.json").read_text())["bad"]] == ["1", "3", "5", "6"]
 
 
-def test_twenty_bad_images_are_shown_and_the_rest_counted(tmp_path, shard):
+def test_twenty_bad_images_are_shown_and_the_rest_counted(tmp_path):
     files = [(f"{i}.{end}", data) for i in range(30) for end, data in (("bmp", image("BMP")), ("cls", "0"))]
-    path = shard(tmp_path / "a.tar", *files)
+    path = write_tar(tmp_path / "a.tar", *files)
     with pytest.raises(BadImagesError, match=r"30 images cannot be read: .*; and 10 others: replace them") as refused:
         index(path)
     assert str(refused.value).count("a.tar: sample '") == 20 and len(refused.value.bad) == 30
@@ -69,7 +73,7 @@ def test_twenty_bad_images_are_shown_and_the_rest_counted(tmp_path, shard):
         index(path, selection=Selection(skip_bad=True))
 
 
-def test_bad_images_are_left_out_and_listed(spoilt, capsys, shard):
+def test_bad_images_are_left_out_and_listed(spoilt, capsys):
     listed = spoilt / "bad.json"
     assert main(["index", str(spoilt), "--skip-bad", str(listed), "--json", str(spoilt / "r.json")]) == 0
     assert f"4 images in 2 shards, 2 classes: {spoilt}" in (out := capsys.readouterr().out)
@@ -83,29 +87,26 @@ def test_bad_images_are_left_out_and_listed(spoilt, capsys, shard):
     catalog = Catalog.open(spoilt)
     assert catalog.keys == ["0", "2", "4", "7"] and catalog.label.tolist() == [1, 0, 1, 0]
     assert catalog.provenance == {"by": "index", "skip_bad": True} and verify(catalog) == []
-    shard(spoilt / "c.tar", ("x.png", PNG), ("x.cls", "1"), ("y.png", PNG))  # what else is wrong is still refused
-    with pytest.raises(ValueError, match=r"sample 'y': must have a label"):
-        index(spoilt, selection=Selection(skip_bad=True), overwrite=True)
+    write_tar(spoilt / "c.tar", ("x.png", PNG), ("x.cls", "1"), ("y.png", PNG))  # what else is wrong is still refused
+    refused(r"sample 'y': must have a label", lambda: index(spoilt, selection=Selection(skip_bad=True), overwrite=True))
 
 
-def test_a_dry_run_names_the_shard_itself(spoilt, capsys):
-    assert main(["index", str(spoilt), "--dry-run"]) == 2
-    assert f"{spoilt / 'a.tar'}: sample '1': not a readable" in capsys.readouterr().err
+def test_a_dry_run_names_the_shard_itself(spoilt):
+    assert f"{spoilt / 'a.tar'}: sample '1': not a readable" in cli("index", spoilt, "--dry-run", status=2)
     assert main(["index", str(spoilt), "--dry-run", "--skip-bad", str(spoilt / "bad.json")]) == 0
     assert not (spoilt / "bad.json").exists()
 
 
-def test_nothing_that_can_be_followed_loses_labels(tmp_path, shard):
+def test_nothing_that_can_be_followed_loses_labels(tmp_path):
     for names, text in (
         (("0.npy", "0.cls"), r"but got \.npy, \.cls: leave such samples out \(--skip-empty\)"),
         (("0.tar",), r"but got \.tar: unpack it and index the tars in it, or leave such samples out"),
     ):
-        path = shard(tmp_path / "a.tar", *((name, "1") for name in names), ("1.png", PNG), ("1.cls", "2"))
-        with pytest.raises(ValueError, match=text):
-            index(path, overwrite=True)
+        path = write_tar(tmp_path / "a.tar", *((name, "1") for name in names), ("1.png", PNG), ("1.cls", "2"))
+        refused(text, index, path, overwrite=True)
         catalog = Catalog.open(index(path, selection=Selection(skip_empty=True), overwrite=True))
         assert catalog.keys == ["1"] and catalog.label.tolist() == [2]
-    only = shard(tmp_path / "only.tar", ("0.npy", "1"), ("0.cls", "1"))
+    only = write_tar(tmp_path / "only.tar", ("0.npy", "1"), ("0.cls", "1"))
     with pytest.raises(ValueError, match=r"no sample has an image and a label: .*: give other shards, or choose the"):
         index(only, selection=Selection(skip_empty=True), overwrite=True)
     (tmp_path / "z.tar").write_bytes(b"PK\x03\x04" + bytes(600))
@@ -120,10 +121,9 @@ def test_labels_beside_images_of_a_folder_are_told(tmp_path):
         folder.mkdir(parents=True)
         (folder / "007.png").write_bytes(PNG)
         (folder / "007.cls").write_text("3")
-    with pytest.raises(
-        ValueError, match="samples with labels beside them are indexed: write the samples as a sorted tar"
-    ):
-        open_source(tmp_path / "flat")
+    refused(
+        "samples with labels beside them are indexed: write the samples as a sorted tar", open_source, tmp_path / "flat"
+    )
     assert open_source(tmp_path / "deep").left_out.lines == [
         "1 files that are no images (.cls), which are not read: the labels are the names of the class folders: "
         "train/007.cls"
@@ -139,36 +139,36 @@ NAMES += ["'s-Hertogenbosch", "rock'n'roll", "3D", "1st", "c/o", "C#", "ten%", "
 
 @pytest.mark.parametrize("text", MISSING)
 @pytest.mark.parametrize("member", ["cls", "json", "txt"])
-def test_missing_values_are_no_classes(tmp_path, member, text, shard):
+def test_missing_values_are_no_classes(tmp_path, member, text):
     content = json.dumps({"label": text}) if member == "json" else f" {text}\n"
-    path = shard(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), (f"1.{member}", '"cat"'))
-    with pytest.raises(ValueError, match=r"sample '0': .* a missing value: repair it .* leave such samples out"):
-        index(path)
-    path = shard(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), ("1.cls", "cat"))
+    path = write_tar(
+        tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), (f"1.{member}", '"cat"')
+    )
+    refused(r"sample '0': .* a missing value: repair it .* leave such samples out", index, path)
+    path = write_tar(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), ("1.cls", "cat"))
     catalog = Catalog.open(index(path, selection=Selection(skip_empty=True)))
     assert catalog.keys == ["1"] and catalog.classes == ("cat",) and verify(catalog) == []
 
 
 @pytest.mark.parametrize("text", VALUES)
-def test_structured_values_are_no_classes(tmp_path, text, shard):
+def test_structured_values_are_no_classes(tmp_path, text):
     for member, content in (("cls", text), ("json", json.dumps(text)), ("json", json.dumps({"cls": f" {text} "}))):
-        path = shard(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content))
-        with pytest.raises(ValueError, match=r"must hold a class number or name, but got .*: give one whole number"):
-            index(path)
+        path = write_tar(tmp_path / "a.tar", ("0.png", PNG), (f"0.{member}", content))
+        refused(r"must hold a class number or name, but got .*: give one whole number", index, path)
 
 
-def test_names_that_look_alike_are_classes(tmp_path, shard):
+def test_names_that_look_alike_are_classes(tmp_path):
     files = [(f"{i}.{end}", data) for i, name in enumerate(NAMES) for end, data in (("png", PNG), ("cls", name))]
-    catalog = Catalog.open(index(shard(tmp_path / "a.tar", *files)))
+    catalog = Catalog.open(index(write_tar(tmp_path / "a.tar", *files)))
     assert [catalog.classes[label] for label in catalog.label] == NAMES
 
 
-def test_two_labels_in_one_object_that_differ_are_told(tmp_path, shard):
+def test_two_labels_in_one_object_that_differ_are_told(tmp_path):
     told = []
     for i, selection in enumerate((Selection(), Selection(label="json"))):
         files = [("0.png", PNG), ("0.json", '{"label": 0, "cls": 1}'), ("1.png", PNG), ("1.json", '{"label": 1}')]
         files += [("2.png", PNG), ("2.json", '{"label": 1, "cls": 1}'), ("3.png", PNG), ("3.json", "0")]
-        path = shard(tmp_path / f"{i}.tar", *files)
+        path = write_tar(tmp_path / f"{i}.tar", *files)
         catalog = Catalog.open(index(path, selection=selection, overwrite=True, finish=told.append))
         assert catalog.label.tolist() == [0, 1, 1, 0]
     line = "1 labels of .json:cls that say something else than the one that was taken (--label json:cls takes them): 0"
@@ -176,20 +176,19 @@ def test_two_labels_in_one_object_that_differ_are_told(tmp_path, shard):
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\rb", "a\x1b[1m", "x" * 5000])
-def test_a_label_is_repaired_and_not_renamed(tmp_path, text, shard):
+def test_a_label_is_repaired_and_not_renamed(tmp_path, text):
     with pytest.raises(ValueError, match=r"sample '0': .cls .*: repair it, or choose another source with --label"):
-        index(shard(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", text)))
+        index(write_tar(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", text)))
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b"\xef\xbb\xbf", b"null", b"NaN"])
 @pytest.mark.parametrize("member", ["json", "cls", "clean.cls"])
-def test_empty_labels_are_left_out(tmp_path, member, content, shard):
+def test_empty_labels_are_left_out(tmp_path, member, content):
     files = [("0.png", PNG), (f"0.{member}", content), ("1.png", PNG), ("1.cls", "2"), ("1.clean.cls", "0")]
     files += [("0.cls", "1")] if member == "clean.cls" else []
     files.sort()
-    path = shard(tmp_path / "a.tar", *files)
-    with pytest.raises(ValueError, match=r"sample '0': .*\(--skip-empty\)"):
-        index(path)
+    path = write_tar(tmp_path / "a.tar", *files)
+    refused(r"sample '0': .*\(--skip-empty\)", index, path)
     catalog = Catalog.open(index(path, selection=Selection(skip_empty=True)))
     assert catalog.keys == ["1"] and catalog.label.tolist() == [2] and catalog.clean_label.tolist() == [0]
     assert verify(catalog) == []
@@ -210,26 +209,23 @@ def test_empty_labels_are_left_out(tmp_path, member, content, shard):
         lambda data: b"LZIP\1" + data,
     ],
 )
-def test_compressed_shards_are_known_by_their_content(tmp_path, compress, shard):
-    path = shard(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", "1"))
+def test_compressed_shards_are_known_by_their_content(tmp_path, compress):
+    path = write_tar(tmp_path / "a.tar", ("0.png", PNG), ("0.cls", "1"))
     path.write_bytes(compress(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"a\.tar: shard is compressed, .*: decompress it"):
-        index(path)
-    with pytest.raises(ValueError, match="shard is compressed"):
-        index([path])
+    refused(r"a\.tar: shard is compressed, .*: decompress it", index, path)
+    refused("shard is compressed", index, [path])
 
 
-def test_compressed_shards_are_known_by_their_name_too(tmp_path, shard):
+def test_compressed_shards_are_known_by_their_name_too(tmp_path):
     (tmp_path / "a.tar.br").write_bytes(bytes(range(200)) * 9)
-    with pytest.raises(ValueError, match="shard is compressed"):
-        index(tmp_path / "a.tar.br")
-    plain = shard(tmp_path / "a.tar.gz", ("0.png", PNG), ("0.cls", "1"))  # its name is wrong, it is a tar
+    refused("shard is compressed", index, tmp_path / "a.tar.br")
+    plain = write_tar(tmp_path / "a.tar.gz", ("0.png", PNG), ("0.cls", "1"))  # its name is wrong, it is a tar
     assert len(Catalog.open(index(plain))) == 1
 
 
 @pytest.mark.parametrize("key", ["BZh91", "LZIP", "]", "PK"])
-def test_a_name_that_begins_like_a_compressed_file_is_no_such_file(tmp_path, key, shard):
-    catalog = Catalog.open(index(shard(tmp_path / "a.tar", (f"{key}.png", PNG), (f"{key}.cls", "1"))))
+def test_a_name_that_begins_like_a_compressed_file_is_no_such_file(tmp_path, key):
+    catalog = Catalog.open(index(write_tar(tmp_path / "a.tar", (f"{key}.png", PNG), (f"{key}.cls", "1"))))
     assert catalog.keys == [key]
 
 
@@ -239,6 +235,128 @@ def test_a_server_that_does_not_answer_is_no_bad_image(tmp_path):
             raise RemoteError("http://far: does not answer")
 
     source = Far(np.zeros((4, 2, 2), np.uint8), np.zeros(4, np.int64))
-    with pytest.raises(RemoteError, match="does not answer"):
-        pack(source, tmp_path / "out", skip_bad=True)
+    refused("does not answer", pack, source, tmp_path / "out", error=RemoteError, skip_bad=True)
     assert not (tmp_path / "out").exists()
+
+
+PIXELS = np.arange(108, dtype=np.uint8).reshape(6, 6, 3)
+DRAWING = encode(PIXELS, "png", quality=95)[0]
+PHOTO = CHINA
+
+
+SAMPLES = {  # key → image, its extension, label member
+    "plain": (PHOTO, "jpg", "cls"),
+    "UPPER": (PHOTO, "JPG", "CLS"),
+    "Mixed": (PHOTO, "Jpeg", "Txt"),
+    "drawing": (DRAWING, "PNG", "json"),
+    "web": (encoded(PIXELS, "webp", lossless=True), "webp", "txt"),
+    "train/n01440764/n01440764_10026": (PHOTO, "JPEG", "cls"),
+    "deep/" * 20 + "name-of-a-picture-that-was-found-in-the-end": (DRAWING, "png", "cls"),
+    "名前/süß, „quoted“ – 50 %": (DRAWING, "png", "cls"),
+    "v1.2/a folder with dots and spaces/x": (DRAWING, "png", "cls"),
+    "./dotted": (DRAWING, "png", "cls"),
+}
+EXTRA = (("caption.txt", "a temple"), ("mask.png", DRAWING), ("meta.json", '{"author": "x"}'), ("npy", bytes(20)))
+
+
+def files():
+    for i, (key, (image, extension, label)) in enumerate(SAMPLES.items()):
+        yield f"{key}.{extension}", image
+        yield f"{key}.{label}", json.dumps({"label": i, "caption": "a temple"}) if label == "json" else f"{i}\n"
+        for end, data in EXTRA:
+            yield f"{key}.{end}", data
+    yield "deep/._hidden.jpg", b"what macOS leaves behind"
+    yield "__meta__/info.json", "{}"
+    yield "README", "no sample"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its shards open
+@pytest.mark.parametrize(
+    "form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT], ids=["ustar", "gnu", "pax"]
+)
+def test_every_format_and_name(tmp_path, form):
+    path = write_tar(tmp_path / "a.tar", *files(), form=form)
+    catalog = Catalog.open(index(path))
+    assert catalog.keys == list(SAMPLES) and catalog.label.tolist() == list(range(len(SAMPLES)))
+    data = path.read_bytes()
+    for row, (image, *_) in enumerate(SAMPLES.values()):
+        assert data[catalog.offset[row] : catalog.offset[row] + catalog.size[row]] == image
+    theirs = [sample["__key__"] for sample in webdataset.WebDataset(str(path), shardshuffle=False)]
+    assert theirs == [*catalog.keys, "deep/"]  # webdataset takes the hidden file for a sample without a name
+    assert verify(catalog) == []
+
+
+def test_shards_of_webdatasets_own_writer(tmp_path):
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file, TarWriter(file) as writer:
+        for i, key in enumerate(("a", "deep/" * 30 + "b", "süß")):
+            writer.write({"__key__": key, "png": PIXELS, "cls": i, "json": {"caption": "x"}, "txt": "a caption"})
+    catalog = Catalog.open(index(path))
+    assert catalog.keys == ["a", "deep/" * 30 + "b", "süß"] and catalog.label.tolist() == [0, 1, 2]
+    assert verify(catalog) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda data, at: data[:at] + b"\xff" * 512 + data[at + 512 :], r"damaged .*byte \d+"),
+        (lambda data, at: data[:at] + bytes(512) + data[at + 512 :], r"data after the end-of-archive mark at byte \d+"),
+        (lambda data, at: data[: at + 1024], r"damaged or truncated tar after byte \d+: no end-of-archive mark"),
+        (lambda data, at: data + data, r"data after the end-of-archive mark at byte \d+"),
+    ],
+    ids=["header", "zeros", "cut within a sample", "two in a row"],
+)
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_where_webdataset_stops_without_a_word_we_say_so(tmp_path, damage, text):
+    content = [(f"{i}.{end}", data) for i in range(20) for end, data in (("cls", "0"), ("png", DRAWING))]
+    path = write_tar(tmp_path / "a.tar", *content, form=tarfile.USTAR_FORMAT)
+    with tarfile.open(path) as tar:
+        at = tar.getmember("10.cls").offset
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole, at))
+    theirs = len(list(webdataset.WebDataset(str(path), shardshuffle=False)))
+    assert theirs in (10, 11) or (theirs == 20 and len(path.read_bytes()) > len(whole))
+    refused(rf"a\.tar: .*{text}", index, path)
+
+
+def test_names_that_lead_elsewhere_write_nothing(tmp_path):
+    """Nothing is ever unpacked: a name is only a key."""
+    names = ["../../evil", "/tmp/evil-absolute", "a/../../b"]
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    content = [(f"{name}.{end}", data) for name in names for end, data in (("cls", "0"), ("png", DRAWING))]
+    catalog = Catalog.open(index(write_tar(folder / "a.tar", *content)))
+    assert catalog.keys == names and verify(catalog) == []
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()) == [
+        "deep/er/a.tar",
+        "deep/er/catalog.parquet",
+    ]
+    assert not Path("/tmp/evil-absolute.png").exists()
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+from drawstream.pipeline.shards.index import index
+def slow(done, total, samples):
+    print("ready", flush=True)
+    time.sleep(60)
+if __name__ == "__main__":
+    index(sys.argv[1], workers=int(sys.argv[2]), progress=slow)
+"""
+
+
+@pytest.mark.slow  # processes take seconds to start
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_killed_index_leaves_nothing(tmp_path):
+    for i in range(4):
+        write_tar(tmp_path / f"{i}.tar", (f"{i}.cls", "0"), (f"{i}.png", DRAWING))
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    process = start(script, tmp_path, 2)
+    assert process.stdout.readline() == "ready\n"
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    kill(process)
+    assert len(workers) >= 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["0.tar", "1.tar", "2.tar", "3.tar", "endless.py"]
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))

@@ -1,27 +1,27 @@
-"""Opening a catalog: what it gives, and what it refuses."""
+"""Catalogs: what one gives and refuses, keys and the rows they mean, checksums, and that reading one takes little."""
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline.shards.catalog import METADATA, SEAL, Catalog, seal
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources.source import ArraySource
-
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
+from drawstream.pipeline.shards.catalog import METADATA, SEAL, Catalog, checksum_of, seal
+from drawstream.pipeline.shards.checksum import member_checksum
+from drawstream.pipeline.shards.keys import find_rows, shard_stems, with_stems, without_stems
+from shared.refusals import refused
+from shared.samples import LABELS, PIXELS, array_catalog, member, pack_digits
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     out = tmp_path_factory.mktemp("packed") / "digits"
-    return pack(ArraySource(PIXELS, DIGITS.target), out, label_noise=0.4, shard_rows=500).train
+    return pack_digits(out, None, label_noise=0.4, shard_rows=500).train
 
 
 @pytest.fixture
@@ -48,9 +48,8 @@ def edit(folder, *, meta=None, **columns):
 def test_arrays_describe_every_row(packed):
     catalog = Catalog.open(packed)
     assert len(catalog) == 1797
-    assert [len(column) for column in (catalog.label, catalog.clean_label, catalog.keys, catalog.encodings)] == [
-        1797
-    ] * 4
+    columns = (catalog.label, catalog.clean_label, catalog.keys, catalog.encodings)
+    assert [len(column) for column in columns] == [1797] * 4
     dtypes = {
         "shard": "i4",
         "offset": "i8",
@@ -62,15 +61,13 @@ def test_arrays_describe_every_row(packed):
     }
     assert {name: getattr(catalog, name).dtype for name in dtypes} == dtypes
     assert catalog.channels == 1 and catalog.num_classes == 10 and set(catalog.encodings) == {"raw"}
-    assert catalog.key(3) == catalog.keys[3]
+    assert catalog.key(3) == catalog.keys[3] and not catalog.label.flags.writeable
     for row in range(0, 1797, 61):
-        with catalog.shard_path(catalog.shard[row]).open("rb") as file:
-            file.seek(catalog.offset[row])
-            data = file.read(catalog.size[row])
+        data = member(catalog, row)
         source = int(catalog.key(row))
         assert data == PIXELS[source].tobytes()
         assert xxhash.xxh32_intdigest(data) == catalog.checksum[row]
-        assert catalog.clean_label[row] == DIGITS.target[source]
+        assert catalog.clean_label[row] == LABELS[source]
 
 
 def test_shard_rows_partition_the_catalog(packed):
@@ -78,12 +75,6 @@ def test_shard_rows_partition_the_catalog(packed):
     assert [catalog.shard_rows(i) for i in range(4)] == [(0, 500), (500, 1000), (1000, 1500), (1500, 1797)]
     for i in range(4):
         assert set(catalog.shard[slice(*catalog.shard_rows(i))]) == {i}
-
-
-def test_arrays_are_read_only(packed):
-    catalog = Catalog.open(packed)
-    with pytest.raises(ValueError, match="read-only"):
-        catalog.label[0] = 3
 
 
 def test_opens_from_the_file_too(packed):
@@ -96,7 +87,7 @@ def test_opens_from_the_file_too(packed):
 def test_fingerprint_follows_labels_and_not_the_place(packed, folder, tmp_path):
     first = Catalog.open(packed).fingerprint
     assert Catalog.open(folder).fingerprint == first
-    other = pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "n", label_noise=0.4, noise_seed=1, shard_rows=500)
+    other = pack_digits(tmp_path / "n", None, label_noise=0.4, noise_seed=1, shard_rows=500)
     assert Catalog.open(other.train).fingerprint != first
 
 
@@ -104,15 +95,13 @@ def test_missing_things_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere: no such catalog: make one with `drawstream pack`"):
         Catalog.open(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty: no catalog\.parquet in this folder"):
-        Catalog.open(tmp_path / "empty")
+    refused(r"empty: no catalog\.parquet in this folder", Catalog.open, tmp_path / "empty", error=FileNotFoundError)
     (folder / "shard-000002.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard .*shard-000002\.tar is missing"):
-        Catalog.open(folder)
+    refused(r"shard .*shard-000002\.tar is missing", Catalog.open, folder, error=FileNotFoundError)
 
 
 def test_a_folder_of_two_catalogs_says_which(tmp_path):
-    pack(ArraySource(PIXELS, DIGITS.target), tmp_path / "two", limit=100, holdout=20)
+    pack_digits(tmp_path / "two", None, limit=100, holdout=20)
     with pytest.raises(FileNotFoundError, match=r"two: holds two catalogs: open .*two/train or .*two/holdout"):
         Catalog.open(tmp_path / "two")
 
@@ -124,15 +113,13 @@ def test_not_a_catalog(tmp_path, content):
         file.write_bytes(content)
     else:
         pq.write_table(pa.table({"key": ["a"]}), file)
-    with pytest.raises(ValueError, match=r"catalog\.parquet: not a catalog: [^\n]*pack or index the data anew$"):
-        Catalog.open(file)
+    refused(r"catalog\.parquet: not a catalog: [^\n]*pack or index the data anew$", Catalog.open, file)
 
 
 def test_truncated_parquet_is_not_a_catalog(folder):
     file = folder / "catalog.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a catalog"):
-        Catalog.open(folder)
+    refused("not a catalog", Catalog.open, folder)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +140,7 @@ def test_truncated_parquet_is_not_a_catalog(folder):
 )
 def test_altered_catalogs_are_refused(folder, change, text):
     edit(folder, **change)
-    with pytest.raises(ValueError, match=f"catalog.parquet: {text}"):
-        Catalog.open(folder)
+    refused(f"catalog.parquet: {text}", Catalog.open, folder)
 
 
 def reseal(folder, metadata, **columns):
@@ -179,33 +165,27 @@ def reseal(folder, metadata, **columns):
 )
 def test_the_hash_covers_the_metadata(folder, old, new):
     reseal(folder, lambda text: text.replace(old, new))
-    with pytest.raises(
-        ValueError, match=r"parquet: the hash of the metadata is [0-9a-f]{32}, the file says b?'[0-9a-f]{32}"
-    ):
-        Catalog.open(folder)
+    refused(r"parquet: the hash of the metadata is [0-9a-f]{32}, the file says b?'[0-9a-f]{32}", Catalog.open, folder)
 
 
 def test_both_copies_of_the_metadata_count(folder):
     """Arrow reads its own, in base64; other readers see Parquet's."""
     file = folder / "catalog.parquet"
     file.write_bytes(file.read_bytes().replace(b'"channels": 1', b'"channels": 3'))
-    with pytest.raises(ValueError, match=r"catalog\.parquet: both copies of the metadata .* must be the same"):
-        Catalog.open(folder)
+    refused(r"catalog\.parquet: both copies of the metadata .* must be the same", Catalog.open, folder)
 
 
 @pytest.mark.parametrize("values", [None, pa.array([0] * 1797)], ids=["dropped", "changed"])
 def test_the_hash_covers_clean_labels(folder, values):
     reseal(folder, lambda text: text, clean_label=values)
-    with pytest.raises(ValueError, match="the catalog was altered: pack or index the data anew"):
-        Catalog.open(folder)
+    refused("the catalog was altered: pack or index the data anew", Catalog.open, folder)
 
 
 def test_rows_open_whatever_has_become_of_the_shards(folder):
     (folder / "shard-000000.tar").unlink()
     (folder / "shard-000001.tar").write_bytes(b"")
     assert len(Catalog.open_rows(folder)) == 1797
-    with pytest.raises(FileNotFoundError, match=r"shard .*shard-000000\.tar is missing"):
-        Catalog.open(folder)
+    refused(r"shard .*shard-000000\.tar is missing", Catalog.open, folder, error=FileNotFoundError)
 
 
 def test_clean_label_is_optional(folder):
@@ -216,10 +196,7 @@ def test_clean_label_is_optional(folder):
 def test_shard_of_another_length_is_refused(folder):
     shard = folder / "shard-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(
-        ValueError, match=r"shard-000001\.tar: shard has \d+ bytes, its catalog says \d+: copy it again"
-    ):
-        Catalog.open(folder)
+    refused(r"shard-000001\.tar: shard has \d+ bytes, its catalog says \d+: copy it again", Catalog.open, folder)
 
 
 def test_no_flipped_byte_changes_a_row(packed, folder):
@@ -240,3 +217,83 @@ def test_no_flipped_byte_changes_a_row(packed, folder):
             assert (catalog.classes, catalog.channels) == (whole.classes, whole.channels)
             assert (catalog.shards, catalog.provenance) == (whole.shards, whole.provenance)
     assert refused > 200  # the rest lies in page statistics, which nobody reads
+
+
+@pytest.mark.parametrize(
+    ("paths", "stems"),
+    [
+        (["/d/a.tar", "/d/b.TAR"], ["a", "b"]),
+        (["/d/a/0.tar", "/d/b/0.tar"], ["a/0", "b/0"]),
+        (["/d/0.tar", "/d/b/0.tar", "/d/b/c/1.tar"], ["0", "b/0", "b/c/1"]),
+        (["/d/a.tar", "/d/a.TAR"], ["a.tar", "a.TAR"]),
+        (["/train.v2-0.tar"], ["train.v2-0"]),
+        (["/d/ß.tar", "/d/.tar"], ["ß", ".tar"]),
+    ],
+)
+def test_stems_differ(paths, stems):
+    assert shard_stems(paths) == stems
+
+
+def large(*texts):
+    return pa.array(texts, pa.large_string())
+
+
+def test_stems_come_and_go():
+    short, shard, stems = large("0", "1", "0", "ü/b"), np.array([0, 0, 2, 2]), ["a", "none", "ß.1/x"]
+    keys = with_stems(short, shard, stems)
+    assert keys.to_pylist() == ["a/0", "a/1", "ß.1/x/0", "ß.1/x/ü/b"]
+    starts = np.array([0, 2, 2, 4])
+    assert without_stems(keys, starts, stems).equals(short)
+    refused("every key of shard 'b' must begin with 'b/'", without_stems, keys, starts, ["b", "none", "ß.1/x"])
+
+
+def test_the_whole_key_goes_before_the_short_one():
+    """A short key that looks like another row's whole key: the catalog's own writing is what counts."""
+    keys, short = large("a/0", "b/0", "b/a/0"), large("0", "0", "a/0")
+    assert find_rows(large("a/0", "b/a/0"), keys, lambda: short).tolist() == [0, 2]
+
+
+def test_keys_of_every_kind_of_column(tmp_path):
+    catalog = array_catalog(tmp_path / "a", np.zeros((6, 2, 2), np.uint8), np.arange(6) % 2)
+    keys = catalog.keys
+    for column in (keys, tuple(keys), np.array(keys), np.array(keys, object), pa.array(keys), pa.chunked_array([keys])):
+        assert catalog.rows_of(column).tolist() == list(range(6))
+    assert catalog.rows_of([]).dtype == np.int64 and catalog.rows_of([]).size == 0
+    assert catalog.rows_of(pa.array(keys).dictionary_encode()).tolist() == list(range(6))
+    assert catalog.rows_of([keys[4], keys[4], None]).tolist() == [4, 4, -1]
+    assert catalog.rows_of([f"shard-000000/{key}" for key in keys]).tolist() == list(range(6))
+    assert catalog.rows_of([f"shard-000001/{key}" for key in keys]).tolist() == [-1] * 6
+    for wrong in ([1, 2], np.arange(3), 7, [["a"]]):
+        refused("keys must be texts", catalog.rows_of, wrong, error=TypeError)
+
+
+@pytest.mark.parametrize("length", [*range(70), *range(241, 250), 1023, 1024, 1025, 1088, 2049, 109_978, 1_000_003])
+def test_members_have_the_checksum_of_their_length_at_any_alignment(length):
+    data = np.random.default_rng(length).integers(0, 256, length + 7, np.uint8)
+    for shift in range(7):
+        part = data[shift : shift + length]
+        reference = xxhash.xxh3_64_intdigest(part) % 2**32 if length > 1024 else xxhash.xxh32_intdigest(part)
+        assert int(member_checksum(part)) == checksum_of(part.tobytes()) == reference
+
+
+def test_one_flipped_bit_shows():
+    data = np.random.default_rng(0).integers(0, 256, 784, np.uint8)
+    whole = member_checksum(data)
+    for byte in range(784):
+        data[byte] ^= 1 << byte % 8
+        assert member_checksum(data) != whole
+        data[byte] ^= 1 << byte % 8
+
+
+@pytest.mark.parametrize("module", ["drawstream.pipeline.shards.index", "drawstream.pipeline.verify"])
+def test_catalogs_need_neither_torch_nor_dali(module):
+    code = f"import {module}, sys; print([m for m in ('torch', 'nvidia.dali') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_starts_with_little():
+    heavy = ("torch", "nvidia.dali", "numba", "pyarrow", "scipy", "optuna", "plotly", "sklearn")
+    code = f"import drawstream.tools.cli.app, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

@@ -10,15 +10,11 @@ import pytest
 import torch
 from scipy import stats
 
-from drawstream.pipeline import CropFilter, Loader
+from drawstream import BadSampleError, CropFilter, IndexStream, Loader, Reading, SwiftFit, SwiftParams, Transform
 from drawstream.pipeline import crop_filter as module
 from drawstream.pipeline.crop_filter import Contrast, choose, gumbel, kept_of
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.reading import BadSampleError, Reading
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.samplers.orders import IndexStream
-from drawstream.samplers.swift import SwiftFit, SwiftParams
+from shared.refusals import refused
+from shared.samples import digits_catalog, overwrite
 
 N = 300
 RANKS = {"value": np.linspace(0, 1, 1001)}
@@ -123,12 +119,7 @@ def test_contrast_of_nothing_and_of_zero_is_none():
     assert set(contrast.as_dict().values()) == {None}
     contrast.add(np.zeros(0), np.zeros(0, bool))
     contrast.add(np.array([0.0, 0.0, 0.5, 1.0]), np.array([False, False, True, True]))
-    assert contrast.as_dict() == {
-        "tau_kept": 0.75,
-        "tau_dropped": 0.0,
-        "wanted_ratio": None,
-        "realised_ratio": None,
-    }
+    assert contrast.as_dict() == {"tau_kept": 0.75, "tau_dropped": 0.0, "wanted_ratio": None, "realised_ratio": None}
 
 
 # The filter
@@ -224,10 +215,8 @@ def test_states_of_another_choice_are_refused(digits):
     state = make().state_dict()
     make().load_state_dict(state)
     for other, shown in ((make(low=0.2), "sampler"), (make(keep=0.25), "'1/4'"), (make(name="mine"), "mine")):
-        with pytest.raises(ValueError, match=rf"state is of another crop filter: saved .*, this one has .*{shown}"):
-            other.load_state_dict(state)
-    with pytest.raises(ValueError, match="another crop filter: saved None"):
-        make().load_state_dict(loader_of(digits).state_dict())
+        refused(rf"state is of another crop filter: saved .*, this one has .*{shown}", other.load_state_dict, state)
+    refused("another crop filter: saved None", lambda: make().load_state_dict(loader_of(digits).state_dict()))
     with pytest.raises(ValueError, match="another stream"):
         CropFilter(loader_of(digits, IndexStream(N)), two_levels(0.1), LabelScorer()).load_state_dict(state)
 
@@ -273,12 +262,10 @@ def test_too_few_are_filled_up_uniformly_with_one_warning_an_epoch(digits, lane)
     assert counts.std() < 1.5 * np.sqrt(counts.mean()) and counts.min() > 0
 
 
-def test_batches_before_a_bad_image_are_given(digits_source, tmp_path, lane):
-    damaged = Catalog.open(pack(digits_source, tmp_path / "d", encoding="png").train)
+def test_batches_before_a_bad_image_are_given(tmp_path, lane):
+    damaged = digits_catalog(tmp_path / "d", encoding="png")
     row = int(IndexStream(N, seed=3).epoch(0)[32 * 5 + 7 : 32 * 5 + 8][0])
-    with damaged.shard_path(0).open("r+b") as file:
-        file.seek(int(damaged.offset[row]) + 50)
-        file.write(b"\x55\x55")
+    overwrite(damaged, row, b"\x55\x55", at=50)
     taken = []
     crops = CropFilter(loader_of(damaged), two_levels(0.1), LabelScorer())
     with pytest.raises(BadSampleError):
@@ -296,8 +283,7 @@ def test_what_a_scorer_must_give(digits):
         (LabelScorer(lambda labels: labels / 0), "column 'value' must be finite"),
     ]
     for scorer, message in cases:
-        with pytest.raises(ValueError, match=message):
-            next(iter(CropFilter(loader_of(digits), two_levels(0.1), scorer)))
+        refused(message, next, iter(CropFilter(loader_of(digits), two_levels(0.1), scorer)))
 
 
 def test_the_state_after_a_scorer_that_failed_has_lost_nothing(digits, lane):
@@ -327,8 +313,7 @@ def test_a_scorer_that_fails_at_once_leaves_the_state_where_it_was(digits, lane)
     for _ in range(2):
         crops.set_epoch(1)
         scorer.function = lambda labels: labels[:0]
-        with pytest.raises(ValueError, match="must have shape"):
-            next(iter(crops))
+        refused("must have shape", lambda: next(iter(crops)))
         assert (crops.state_dict()["epoch"], crops.state_dict()["position"]) == (1, 0)
         scorer.function = lambda labels: labels / 10
     crops.load_state_dict(crops.state_dict())

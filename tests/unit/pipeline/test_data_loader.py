@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 
-from drawstream.pipeline import StreamDataLoader
-from drawstream.samplers.orders import IndexStream
+from drawstream import IndexStream, StreamDataLoader
+from shared.refusals import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of workers beside threads
 ROWS = 300
@@ -125,14 +125,12 @@ def test_validation_without_a_stream():
     ],
 )
 def test_bad_arguments(error, given, text):
-    with pytest.raises(error, match=text):
-        make(**given)
+    refused(text, make, error=error, **given)
 
 
 def test_a_state_of_something_else_is_refused():
     state = make().state_dict()
-    with pytest.raises(ValueError, match="another rows: saved 299, loader has 300"):
-        make().load_state_dict(state | {"rows": 299})
+    refused("another rows: saved 299, loader has 300", lambda: make().load_state_dict(state | {"rows": 299}))
 
 
 def test_ids_before_the_first_batch():
@@ -154,8 +152,7 @@ def test_two_loops_at_once_cannot_share_persistent_workers():
     one, two = iter(loader), iter(loader)
     next(one)
     assert rows([next(two)]) == IndexStream(WEIGHTS, seed=2).epoch(0)[:32].tolist()
-    with pytest.raises(ValueError, match="a second loop over this loader took its workers"):
-        next(one)
+    refused("a second loop over this loader took its workers", next, one)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -198,20 +195,17 @@ def test_stop_iteration_in_a_dataset_is_no_end(workers, resumed):
         loader.load_state_dict(loader.state_dict() | {"position": 32})
     step = (failing - (32 if resumed else 0)) // 32
     expected = rf"StopIteration in batch {step} of {9 if resumed else 10}, at one of the rows \["
-    with pytest.raises(RuntimeError, match=expected):
-        list(loader)
+    refused(expected, list, loader, error=RuntimeError)
     assert loader.state_dict()["position"] == 32 * (step + resumed)
 
 
 def test_stop_iteration_in_collate_fn_is_no_end():
-    with pytest.raises(RuntimeError, match="StopIteration in batch 0 of 10"):
-        list(make(collate_fn=first_of_small))
+    refused("StopIteration in batch 0 of 10", lambda: list(make(collate_fn=first_of_small)), error=RuntimeError)
 
 
 def test_a_dataset_without_rows_is_refused():
     for stream in (None, WEIGHTS):
-        with pytest.raises(ValueError, match="the dataset has no rows"):
-            StreamDataLoader([], stream)
+        refused("the dataset has no rows", StreamDataLoader, [], stream)
 
 
 @pytest.mark.parametrize("workers", WORKERS[1:])

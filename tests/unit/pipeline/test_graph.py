@@ -1,36 +1,19 @@
 """The DALI graph on real images against plain NumPy and Pillow: every geometry, raw and encoded, gray and RGB."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_sample_images
 
-from drawstream.pipeline import Loader
-from drawstream.pipeline.decoding.image import decode
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.images.draws import (
-    draw_flips,
-    draw_jitter,
-    draw_operations,
-    draw_pad_offsets,
-    draw_windows,
-    pixel_windows,
-)
+from drawstream import Catalog, IndexStream, Loader, Transform, open_source, pack
+from drawstream.pipeline.decoding import decode
+from drawstream.pipeline.images import draw_flips, draw_windows, pixel_windows
+from drawstream.pipeline.images.draws import draw_jitter, draw_operations, draw_pad_offsets
 from drawstream.pipeline.images.randaugment import operations
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource, open_source
-from drawstream.samplers.orders import IndexStream
+from shared.samples import PIXELS, array_catalog, member
 
-DIGITS = (load_digits().images * 15.9375).astype(np.uint8)
-PHOTOS = [
-    np.asarray(Image.open(Path(sklearn.datasets.__file__).parent / "images" / name))
-    for name in ("china.jpg", "flower.jpg")
-]
+PHOTOS = load_sample_images().images
 SEED, EPOCH, N = 5, 2, 24
 ROUNDING = 0.501  # of 255: resized images are rounded to whole levels
 KINDS = [("raw", 1), ("raw", 3), ("png", 1), ("png", 3), ("jpeg", 1), ("jpeg", 3)]
@@ -53,9 +36,7 @@ def catalogs(tmp_path_factory):
     """Catalogs of the same patches, by encoding and channels."""
     folder = tmp_path_factory.mktemp("graph")
     return {
-        (kind, c): Catalog.open(
-            pack(ArraySource(patches(c), np.arange(N) % 3), folder / f"{kind}{c}", encoding=kind, shard_rows=10).train
-        )
+        (kind, c): array_catalog(folder / f"{kind}{c}", patches(c), np.arange(N) % 3, encoding=kind, shard_rows=10)
         for kind, c in KINDS
     }
 
@@ -64,8 +45,7 @@ def stored(catalog):
     """All images of a catalog as stored, decoded by Pillow: list of uint8 (height, width, channels)."""
     images = []
     for row in range(len(catalog)):
-        data = catalog.shard_path(catalog.shard[row]).read_bytes()
-        data = data[catalog.offset[row] :][: catalog.size[row]]
+        data = member(catalog, row)
         image = np.frombuffer(data, np.uint8) if catalog.encodings[row] == "raw" else decode(data)
         image = image.reshape(catalog.height[row], catalog.width[row], -1)
         images.append(np.broadcast_to(image, (*image.shape[:2], catalog.channels)))
@@ -282,7 +262,7 @@ def test_images_of_many_sizes_and_depths(tmp_path):
 
 
 def test_digits_with_the_default_transform(tmp_path):
-    catalog = Catalog.open(pack(ArraySource(DIGITS[:100], np.arange(100) % 10), tmp_path / "digits").train)
+    catalog = array_catalog(tmp_path / "digits", PIXELS[:100], np.arange(100) % 10)
     images = np.stack(stored(catalog))
     loader = Loader(catalog, IndexStream(100))
     batch = next(iter(loader))

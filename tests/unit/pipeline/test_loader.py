@@ -1,42 +1,27 @@
-"""The loader: what it refuses, how its passes begin and end, and what it says of damage."""
+"""The loader: what it refuses, how its passes begin and end, what it says of damage, what it counts."""
 
 import gc
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
-from pathlib import Path
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
-from sklearn.datasets import load_digits
 
-from drawstream.pipeline import Loader
-from drawstream.pipeline.decoding.image import encode
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.loader import default_transform
-from drawstream.pipeline.reading import BadSampleError, Reading
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource, open_source
-from drawstream.samplers.orders import IndexStream, Sequential
+from drawstream import BadSampleError, Catalog, IndexStream, Reading, Sequential, Transform, index, open_source, pack
+from drawstream.pipeline import Loader, default_transform
+from drawstream.pipeline.decoding import encode
+from shared.refusals import refused
+from shared.samples import FLOWER, LABELS, PHOTOS, PIXELS, array_catalog, digits_catalog, overwrite, write_tar
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
 SMALL = Transform.small((8, 8), 1, augment=True)
 AGAIN = pytest.mark.filterwarnings("ignore:this is a second pass")  # here on purpose
-
-
-def packed(folder, n=300, **options):
-    source = ArraySource(PIXELS[:n], DIGITS.target[:n])
-    return Catalog.open(pack(source, folder, shard_rows=100, **options).train)
 
 
 def ids(batches):
@@ -74,8 +59,7 @@ class Foreign(Rows):
     ],
 )
 def test_bad_options_are_refused(digits, options, text):
-    with pytest.raises(ValueError, match=text):
-        Loader(digits, IndexStream(300), **options)
+    refused(text, lambda: Loader(digits, IndexStream(300), **options))
 
 
 @pytest.mark.parametrize(
@@ -87,8 +71,7 @@ def test_bad_options_are_refused(digits, options, text):
     ],
 )
 def test_options_of_earlier_versions_are_refused_with_the_new_place(digits, name, hint):
-    with pytest.raises(TypeError, match=f"`{name}` is .*: {hint}"):
-        Loader(digits, **{name: 1})
+    refused(f"`{name}` is .*: {hint}", Loader, digits, error=TypeError, **{name: 1})
 
 
 @pytest.mark.parametrize(
@@ -99,39 +82,27 @@ def test_options_of_earlier_versions_are_refused_with_the_new_place(digits, name
     ],
 )
 def test_what_is_no_catalog_is_refused(given, text):
-    with pytest.raises(TypeError, match=text):
-        Loader(given)
+    refused(text, Loader, given, error=TypeError)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_gpu_without_one_is_refused(digits):
-    with pytest.raises(ValueError, match="needs a CUDA device, but there is none: use cpu"):
-        Loader(digits, IndexStream(300), device="gpu")
+    refused("needs a CUDA device, but there is none: use cpu", lambda: Loader(digits, IndexStream(300), device="gpu"))
 
 
 @pytest.mark.parametrize("rows", [299, 301])
 def test_stream_over_other_rows_is_refused(digits, rows):
     text = f"draws from {rows} rows, but there are 300 samples in the catalog"
     for refuse in (lambda stream: Loader(digits, stream), Loader(digits, IndexStream(300)).replace_stream):
-        with pytest.raises(ValueError, match=text):
-            refuse(IndexStream(rows))
-    with pytest.raises(ValueError, match="but there are 2 rows in the feature table"):
-        Loader(digits, IndexStream(300), rows=Rows([0, 1]))
+        refused(text, refuse, IndexStream(rows))
+    refused("but there are 2 rows in the feature table", lambda: Loader(digits, IndexStream(300), rows=Rows([0, 1])))
 
 
 def test_raw_beside_encoded_is_refused(tmp_path):
-    with tarfile.open(tmp_path / "mixed.tar", "w") as tar:
-        for i, kind in enumerate(("raw", "png")):
-            for name, data in (
-                ("pgm" if kind == "raw" else kind, encode(PIXELS[i], kind, quality=95)[0]),
-                ("cls", b"0"),
-            ):
-                info = tarfile.TarInfo(f"{i}.{name}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    catalog = Catalog.open(index([tmp_path / "mixed.tar"]))
-    with pytest.raises(ValueError, match="raw images cannot be mixed with encoded ones"):
-        Loader(catalog, IndexStream(2))
+    raw, png = (encode(PIXELS[i], kind, quality=95)[0] for i, kind in enumerate(("raw", "png")))
+    tar = write_tar(tmp_path / "mixed.tar", ("0.pgm", raw), ("0.cls", "0"), ("1.png", png), ("1.cls", "0"))
+    catalog = Catalog.open(index(tar))
+    refused("raw images cannot be mixed with encoded ones", lambda: Loader(catalog, IndexStream(2)))
 
 
 def test_batches_are_torch_tensors_of_the_catalog(digits):
@@ -172,6 +143,36 @@ def test_leaving_early_leaves_no_trace(catalog, request):
         assert loader.state_dict()["position"] == (stop + 1) * 10
     loader.set_epoch(0)
     assert all(torch.equal(batch.images, images) for batch, images in zip(loader, whole, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("raw", 3), ("png", 1)])
+def test_augmented_images_do_not_depend_on_batches_ranks_buffers_and_resumes(tmp_path, kind, channels):
+    pixels = {1: PIXELS[:60], 3: PIXELS[:180].reshape(3, 60, 8, 8).transpose(1, 2, 3, 0)}[channels]
+    catalog = array_catalog(tmp_path / "d", pixels, LABELS[:60], encoding=kind)
+    jitter = (0.4, 0.4, *((0.4, 0.1) if channels == 3 else (0.0, 0.0)))
+    small = replace(Transform.small((8, 8), channels, augment=True), randaugment=(2, 9), jitter=jitter)
+
+    def make(**options):
+        return Loader(catalog, IndexStream(60, seed=11), **{"transform": small, "batch_size": 13, **options})
+
+    def images(*loaders, epoch=1):
+        """Without fill: steps one after the other, in each the ranks'."""
+        for loader in loaders:
+            loader.set_epoch(epoch)
+        return torch.cat([b.images[b.weights > 0] for step in zip(*loaders, strict=True) for b in step])
+
+    loader = make()
+    whole = images(loader)
+    assert not torch.equal(whole, images(loader, epoch=2))
+    loader.set_epoch(1)
+    batches = iter(loader)
+    head = [next(batches).images for _ in range(2)]
+    other = make(batch_size=9, reading=Reading(prefetch=3, ahead=0, threads=1))
+    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert torch.equal(whole, torch.cat([*head, *(batch.images for batch in other)]))
+    assert torch.equal(whole, images(*(make(rank=r, world_size=2, reading=Reading(read_threads=2)) for r in range(2))))
+    loader.replace_stream(IndexStream(60, seed=12))
+    assert not torch.equal(whole, images(loader))
 
 
 @AGAIN
@@ -233,18 +234,18 @@ def test_default_transforms(digits, tmp_path):
     assert default_transform(digits, train=True) == Transform.small((8, 8), 1)
     folder = tmp_path / "photos" / "a"
     folder.mkdir(parents=True)
-    shutil.copy(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg", folder)
+    shutil.copy(PHOTOS / "china.jpg", folder)
     catalog = Catalog.open(pack(open_source(tmp_path / "photos"), tmp_path / "out").train)
     assert default_transform(catalog, train=True) == Transform.large(train=True)
     assert next(iter(Loader(catalog, IndexStream(1)))).images.shape == (1, 3, 224, 224)
 
 
-def test_large_gray_images_load_by_default(tmp_path):
-    source = ArraySource(np.kron(PIXELS[:4], np.ones((10, 10), np.uint8)), DIGITS.target[:4])
-    for kind in ("raw", "png"):
-        catalog = Catalog.open(pack(source, tmp_path / kind, encoding=kind).train)
-        batch = next(iter(Loader(catalog, IndexStream(4))))
-        assert batch.images.shape == (4, 1, 224, 224) and batch.images.abs().max() <= 1
+@pytest.mark.parametrize("kind", ["raw", "png"])
+def test_large_gray_images_load_by_default(tmp_path, kind):
+    images = np.kron(PIXELS[:4], np.ones((10, 10), np.uint8))
+    catalog = array_catalog(tmp_path / kind, images, LABELS[:4], encoding=kind)
+    batch = next(iter(Loader(catalog, IndexStream(4))))
+    assert batch.images.shape == (4, 1, 224, 224) and batch.images.abs().max() <= 1
 
 
 # State
@@ -261,25 +262,27 @@ def test_state_is_json_and_shows_both_sides_of_a_mismatch(digits, pngs):
         "rows": Loader(digits, IndexStream(300, seed=1), rows=Rows(range(300)), transform=SMALL),
     }
     for what, other in others.items():
-        with pytest.raises(ValueError, match=f"this state is of another {what}: saved ") as caught:
-            other.load_state_dict(state)
-        assert repr(state[what]) in str(caught.value) and repr(other.state_dict()[what]) in str(caught.value)
+        message = refused(f"this state is of another {what}: saved ", other.load_state_dict, state)
+        assert repr(state[what]) in message and repr(other.state_dict()[what]) in message
+
+
+def test_states_from_before_there_was_an_augmentation_are_taken(digits):
+    """The transform as a state of 0.1.0 has it, word for word."""
+    old = {"size": [8, 8], "mean": [127.5], "std": [127.5], "crop": "pad", "pad": 4, "flip": True}
+    old |= {"scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "resize": 256}
+    loader = Loader(digits, IndexStream(300), transform=SMALL)
+    loader.load_state_dict(json.loads(json.dumps(loader.state_dict() | {"position": 13, "transform": old})))
+    assert sum(len(batch.ids) for batch in loader) == 287
 
 
 # Damage
 
 
-def damage(catalog, row, data=b"\x55"):
-    with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
-        file.seek(int(catalog.offset[row]) + 3)
-        file.write(data)
-
-
 def test_damage_comes_with_its_own_batch_and_the_next_epoch_works(tmp_path):
-    catalog = packed(tmp_path / "d", encoding="png")
+    catalog = digits_catalog(tmp_path / "d", shard_rows=100, encoding="png")
     loader = Loader(catalog, Sequential(0, 300), batch_size=10)
     kept = catalog.shard_path(1).read_bytes()
-    damage(catalog, 157)
+    overwrite(catalog, 157)
     seen = []
     with pytest.raises(
         BadSampleError, match=r"\(row 157\) of .*shard-000001.tar: its \d+ bytes do not match"
@@ -295,7 +298,7 @@ def test_damage_comes_with_its_own_batch_and_the_next_epoch_works(tmp_path):
 
 
 def test_truncation_while_iterating_is_named(tmp_path):
-    catalog = packed(tmp_path / "d")
+    catalog = digits_catalog(tmp_path / "d", shard_rows=100)
     loader = Loader(catalog, Sequential(0, 300), batch_size=10, reading=Reading(prefetch=1, ahead=0))
     loader._reader.group = 1
     seen = []
@@ -309,15 +312,9 @@ def test_truncation_while_iterating_is_named(tmp_path):
 @pytest.mark.parametrize("crop", ["none", "random"])
 def test_undecodable_image_with_a_right_checksum_is_named(tmp_path, crop, capfd):
     """A JPEG cut in half in a tar made elsewhere: only the decoder can tell."""
-    photo = (Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg").read_bytes()
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for i in range(24):
-            data = photo[: len(photo) * 2 // 3] if i == 13 else photo
-            for ending, content in (("cls", b"0"), ("jpg", data)):
-                info = tarfile.TarInfo(f"a/{i:02d}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    catalog = Catalog.open(index(tmp_path / "a.tar").parent)
+    images = [(f"{i:02d}", FLOWER[: len(FLOWER) * 2 // 3] if i == 13 else FLOWER) for i in range(24)]
+    members = [(f"a/{i}.{end}", data) for i, image in images for end, data in (("cls", "0"), ("jpg", image))]
+    catalog = Catalog.open(index(write_tar(tmp_path / "a.tar", *members)).parent)
     bad = catalog.keys.index("a/13")
     loader = Loader(
         catalog, Sequential(0, 24), transform=Transform((32, 32), (0.0,) * 3, (1.0,) * 3, crop=crop), batch_size=5
@@ -385,3 +382,39 @@ def test_a_forgotten_loader_ends_its_thread(digits):
         if thread.name.startswith("drawstream-read"):
             thread.join(5)
     assert threading.active_count() == before
+
+
+N = 300
+
+
+def loader_of(digits):
+    return Loader(digits, IndexStream(N), transform=Transform.small((8, 8), 1), batch_size=32)
+
+
+def test_metrics_count_what_was_delivered(digits):
+    loader = loader_of(digits)
+    assert loader.metrics["images"] == loader.metrics["images_per_second"] == loader.metrics["wait_share"] == 0
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        list(loader)
+    metrics = json.loads(json.dumps(loader.metrics))
+    assert (metrics["images"], metrics["batches"], metrics["bytes_read"]) == (3 * N, 3 * 10, 3 * N * 64)
+    assert 0 < metrics["wait_seconds"] <= metrics["seconds"] and metrics["read_seconds"] > 0
+    assert metrics["images_per_second"] == pytest.approx(3 * N / metrics["seconds"])
+
+
+def test_the_step_counts_and_is_no_waiting(digits):
+    loader = loader_of(digits)
+    for _ in loader:
+        time.sleep(0.02)
+    metrics = loader.metrics
+    assert metrics["seconds"] >= 10 * 0.02 and metrics["seconds"] - metrics["wait_seconds"] >= 10 * 0.02
+
+
+def test_a_profile_shows_reads_and_runs(digits):
+    threads = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], experimental_config=threads
+    ) as profile:
+        list(loader_of(digits))
+    assert {"drawstream.read", "drawstream.run"} <= {event.key for event in profile.key_averages()}

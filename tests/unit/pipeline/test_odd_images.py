@@ -5,25 +5,17 @@ The files are made here, each odd in one way: headers, metadata, structure, what
 
 import io
 import struct
-import tarfile
 import zlib
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from drawstream.pipeline import Loader
-from drawstream.pipeline.decoding.image import decode, encode, probe
-from drawstream.pipeline.images import Transform
-from drawstream.pipeline.reading import Reading
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.verify import verify
-from drawstream.samplers.orders import Sequential
+from drawstream import Catalog, Loader, Reading, Sequential, Transform, index, verify
+from drawstream.pipeline.decoding import decode, encode, probe
+from shared.samples import CASES, write_tar
 
-CASES = Path(__file__).parents[2] / "cases" / "images"
 H, W = 48, 96
 X, Y = np.meshgrid(np.arange(W), np.arange(H))
 COLOUR = np.stack([X * 255 // (W - 1), Y * 255 // (H - 1), (X + Y) * 255 // (W + H - 2)], axis=2).astype(np.uint8)
@@ -369,7 +361,7 @@ def webps():
 def images():
     kinds = {"jpeg": jpegs(), "png": pngs(), "webp": webps()}
     found = {f"{kind} {name}": data for kind, group in kinds.items() for name, data in group.items()}
-    return found | {path.name: path.read_bytes() for path in sorted(CASES.iterdir())}
+    return found | {path.name: path.read_bytes() for path in sorted((CASES / "images").iterdir())}
 
 
 def first_exif(data):
@@ -416,15 +408,11 @@ def refusal(act, *arguments, **options):
 def indexed(folder, names, rule):
     """A catalog of some files, one after the other in a shard."""
     folder.mkdir()
-    with tarfile.open(folder / "a.tar", "w") as tar:
-        for i, name in enumerate(names):
-            data = images()[name]
-            kind = {"jpeg": "jpg"}.get(probe(data, rule=rule).encoding, probe(data, rule=rule).encoding)
-            for ending, content in (("cls", b"0"), (kind, data)):
-                info = tarfile.TarInfo(f"{i:04d}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    index(folder / "a.tar", orientation=rule)
+    files = []
+    for i, name in enumerate(names):
+        kind = probe(images()[name], rule=rule).encoding
+        files += [(f"{i:04d}.cls", "0"), (f"{i:04d}.{'jpg' if kind == 'jpeg' else kind}", images()[name])]
+    index(write_tar(folder / "a.tar", *files), orientation=rule)
     return Catalog.open(folder)
 
 
@@ -477,7 +465,7 @@ CASE = {  # name → (height, width), None where it is refused
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted(CASES.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((CASES / "images").iterdir()), ids=lambda path: path.name)
 def test_cases(path):
     data, size = path.read_bytes(), CASE[path.name]
     if size is None:

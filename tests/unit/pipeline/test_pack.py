@@ -6,28 +6,29 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import webdataset
-from sklearn.datasets import load_digits
+from scipy.stats import chisquare
 
 from drawstream.pipeline.decoding.image import decode, encode
 from drawstream.pipeline.shards.catalog import Catalog
+from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 from drawstream.pipeline.shards.pack import pack
+from drawstream.pipeline.shards.staging import staged_folder
 from drawstream.pipeline.sources.source import FASHION_MNIST, ArraySource, open_source
 from drawstream.pipeline.verify import verify
+from shared.processes import kill, start
+from shared.refusals import refused
+from shared.samples import LABELS, PHOTOS, PIXELS, array_catalog, member
 
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
-SOURCE = ArraySource(PIXELS, DIGITS.target)
-PHOTOS = Path(sklearn.datasets.__file__).parent / "images"
+SOURCE = ArraySource(PIXELS, LABELS)
 
 ENDLESS = """
 import sys, time
 import numpy as np
+from drawstream.pipeline.shards.label_noise import relabel, stratified_order
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources.source import ArraySource
 def slow(done, total):
@@ -41,12 +42,6 @@ pack(ArraySource(np.zeros((1000, 8, 8), np.uint8), np.arange(1000) % 7), sys.arg
 def contents(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def image_bytes(catalog, row):
-    with catalog.shard_path(catalog.shard[row]).open("rb") as file:
-        file.seek(catalog.offset[row])
-        return file.read(catalog.size[row])
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
@@ -76,10 +71,10 @@ def test_holdout_is_disjoint_balanced_and_clean(tmp_path):
     train, holdout = Catalog.open(result.train), Catalog.open(result.holdout)
     assert (len(train), len(holdout)) == (result.rows, result.holdout_rows) == (1497, 300)
     assert sorted(train.keys + holdout.keys) == [f"{row:08d}" for row in range(1797)]
-    assert np.abs(np.bincount(holdout.label) - np.bincount(DIGITS.target) * 300 / 1797).max() <= 4
+    assert np.abs(np.bincount(holdout.label) - np.bincount(LABELS) * 300 / 1797).max() <= 4
     assert holdout.clean_label is None
-    assert (holdout.label == DIGITS.target[[int(key) for key in holdout.keys]]).all()
-    assert (train.clean_label == DIGITS.target[[int(key) for key in train.keys]]).all()
+    assert (holdout.label == LABELS[[int(key) for key in holdout.keys]]).all()
+    assert (train.clean_label == LABELS[[int(key) for key in train.keys]]).all()
     counts = np.bincount(train.clean_label)
     changed = np.bincount(train.clean_label[train.label != train.clean_label])
     assert changed.tolist() == [round(0.4 * n) for n in counts] and changed.sum() == result.relabelled
@@ -93,21 +88,20 @@ def test_holdout_gets_noise_when_asked(tmp_path):
 
 @pytest.mark.parametrize("noise_holdout", [False, True])
 def test_given_true_labels_are_the_clean_ones(tmp_path, noise_holdout):
-    wrong = np.where(np.arange(1797) % 3 == 0, (DIGITS.target + 1) % 10, DIGITS.target)
-    for name, values in (("images", SOURCE.images), ("labels", wrong), ("clean_labels", DIGITS.target)):
+    wrong = np.where(np.arange(1797) % 3 == 0, (LABELS + 1) % 10, LABELS)
+    for name, values in (("images", SOURCE.images), ("labels", wrong), ("clean_labels", LABELS)):
         np.save(tmp_path / f"{name}.npy", values)
     source = open_source(tmp_path)
     assert not source.left_out.reasons
     result = pack(source, tmp_path / "out", holdout=300, noise_holdout=noise_holdout)
     train, holdout = Catalog.open(result.train), Catalog.open(result.holdout)
     rows, held = (np.array([int(key) for key in each.keys]) for each in (train, holdout))
-    assert (train.label == wrong[rows]).all() and (train.clean_label == DIGITS.target[rows]).all()
-    assert (holdout.label == (wrong if noise_holdout else DIGITS.target)[held]).all()
+    assert (train.label == wrong[rows]).all() and (train.clean_label == LABELS[rows]).all()
+    assert (holdout.label == (wrong if noise_holdout else LABELS)[held]).all()
     assert (holdout.clean_label is None) == (not noise_holdout) and verify(train) == verify(holdout) == []
     assert result.relabelled == (rows % 3 == 0).sum() + noise_holdout * (held % 3 == 0).sum()
     assert not pack(source, tmp_path / "out", holdout=300, noise_holdout=noise_holdout).ran
-    with pytest.raises(ValueError, match="holds a pack with"):
-        pack(source, tmp_path / "out", holdout=300, noise_holdout=not noise_holdout)
+    refused("holds a pack with", pack, source, tmp_path / "out", holdout=300, noise_holdout=not noise_holdout)
     with pytest.raises(ValueError, match="has clean_labels beside wrong ones: leave out label noise"):
         pack(source, tmp_path / "other", label_noise=0.1)
 
@@ -122,10 +116,8 @@ def test_limit_is_balanced_and_leaves_the_holdout_alone(tmp_path):
 
 
 def test_rows_are_mixed_within_the_shards(tmp_path):
-    order = np.argsort(DIGITS.target, kind="stable")
-    catalog = Catalog.open(
-        pack(ArraySource(PIXELS[order], DIGITS.target[order]), tmp_path / "out", shard_rows=200).train
-    )
+    order = np.argsort(LABELS, kind="stable")
+    catalog = array_catalog(tmp_path / "out", PIXELS[order], LABELS[order], shard_rows=200)
     for shard in range(8):
         assert len(set(catalog.label[slice(*catalog.shard_rows(shard))])) == 10
 
@@ -171,14 +163,14 @@ def test_image_folders_keep_their_bytes(folder, tmp_path):
     assert (catalog.height == 427).all() and (catalog.width == 640).all()
     for row in range(6):
         photo = "china.jpg" if catalog.label[row] == 0 else "flower.jpg"
-        assert image_bytes(catalog, row) == (PHOTOS / photo).read_bytes()
+        assert member(catalog, row) == (PHOTOS / photo).read_bytes()
     assert "Tempel süß/photo 2_v1" in catalog.keys
 
 
 def test_image_folders_can_be_raw(folder, tmp_path):
     catalog = Catalog.open(pack(open_source(folder), tmp_path / "out", encoding="raw").train)
     photo = "china.jpg" if catalog.label[0] == 0 else "flower.jpg"
-    assert image_bytes(catalog, 0) == decode((PHOTOS / photo).read_bytes()).tobytes()
+    assert member(catalog, 0) == decode((PHOTOS / photo).read_bytes()).tobytes()
 
 
 def test_raw_images_of_two_shapes_are_refused(folder, tmp_path):
@@ -190,9 +182,8 @@ def test_raw_images_of_two_shapes_are_refused(folder, tmp_path):
 
 def test_an_unreadable_image_is_named_and_nothing_stays(folder, tmp_path):
     (folder / "flower" / "broken.jpg").write_bytes((PHOTOS / "flower.jpg").read_bytes()[:100])
-    with pytest.raises(ValueError, match="image 'flower/broken': not a readable JPEG") as caught:
-        pack(open_source(folder), tmp_path / "out")
-    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    message = refused("image 'flower/broken': not a readable JPEG", lambda: pack(open_source(folder), tmp_path / "out"))
+    assert str(folder) in message
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
@@ -208,7 +199,7 @@ def test_keys_that_webdataset_would_split_or_skip_are_refused(tmp_path, folder):
     ("options", "text"),
     [
         ({"label_noise": 1.0}, r"label noise must be in \[0, 1\), but got 1.0"),
-        ({"label_noise": -0.1}, r"label noise must be in \[0, 1\)"),
+        *(({"label_noise": rate}, r"label noise must be in \[0, 1\)") for rate in (-0.1, float("nan"))),
         ({"holdout": 1797}, "holdout must be in 0 … 1796, but got 1797"),
         ({"holdout": 100, "limit": 100}, "holdout must be in 0 … 99, but got 100"),
         ({"limit": 0}, "limit must be in 1 … 1797, but got 0"),
@@ -220,8 +211,7 @@ def test_keys_that_webdataset_would_split_or_skip_are_refused(tmp_path, folder):
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, options, text):
-    with pytest.raises(ValueError, match=text):
-        pack(SOURCE, tmp_path / "out", **options)
+    refused(text, pack, SOURCE, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,8 +222,7 @@ def test_one_class_cannot_be_noisy(tmp_path):
 
 def test_overwrite_replaces_packs_only(tmp_path):
     pack(SOURCE, tmp_path / "out", limit=100)
-    with pytest.raises(ValueError, match="out: folder is not empty"):
-        pack(SOURCE, tmp_path / "out", limit=50)
+    refused("out: folder is not empty", pack, SOURCE, tmp_path / "out", limit=50)
     assert len(Catalog.open(tmp_path / "out")) == 100
     pack(SOURCE, tmp_path / "out", limit=50, holdout=10, overwrite=True)
     assert len(Catalog.open(tmp_path / "out" / "train")) == 40
@@ -241,8 +230,7 @@ def test_overwrite_replaces_packs_only(tmp_path):
     assert len(Catalog.open(tmp_path / "out")) == 30
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="home: folder is not empty"):
-        pack(SOURCE, tmp_path / "home", limit=30, overwrite=True)
+    refused("home: folder is not empty", pack, SOURCE, tmp_path / "home", limit=30, overwrite=True)
 
 
 def test_progress_counts_every_row(tmp_path):
@@ -253,9 +241,9 @@ def test_progress_counts_every_row(tmp_path):
 
 def test_a_killed_pack_leaves_no_catalog(tmp_path):
     target = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-c", ENDLESS, target], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGKILL)
+    process = start("-c", ENDLESS, target)
+    assert process.stdout.readline() == "ready\n"
+    kill(process)
     assert not target.exists()
     assert (tmp_path / ".out.partial" / "shard-000001.tar").exists()  # it was at work
     assert list(tmp_path.rglob("catalog.parquet")) == []
@@ -270,7 +258,7 @@ def test_fashion_mnist(tmp_path):
     result = pack(source, tmp_path / "out", limit=1000, holdout=100, label_noise=0.4)
     train = Catalog.open(result.train)
     assert result.relabelled == (train.label != train.clean_label).sum()
-    assert image_bytes(train, 17) == source.read(int(train.key(17))).tobytes()
+    assert member(train, 17) == source.read(int(train.key(17))).tobytes()
 
 
 def test_what_is_added_at_the_end_appears_with_the_rest(tmp_path):
@@ -282,3 +270,109 @@ def test_what_is_added_at_the_end_appears_with_the_rest(tmp_path):
 
     pack(ArraySource(np.zeros((6, 2, 2), np.uint8), np.arange(6) % 2), out, holdout=2, finish=add)
     assert (out / "train/note.txt").read_text() == "4"
+
+
+# The laws of noise and order that hold for any labels are in tests/property/test_catalog_laws.py
+
+
+def test_new_labels_are_uniform_over_the_other_classes():
+    truth = np.full(40_000, 2)
+    noisy = relabel(truth, rate=0.5, classes=5, seed=0)
+    counts = np.bincount(noisy[noisy != 2], minlength=5)
+    assert counts[2] == 0 and counts.sum() == 20_000
+    assert chisquare(counts[[0, 1, 3, 4]]).pvalue > 1e-3
+
+
+def test_noise_is_keyed():
+    labels = np.repeat(np.arange(5), [1000, 333, 7, 1, 2000])
+    keys = ({"seed": 1}, {"seed": 1}, {"seed": 2}, {"seed": 1, "part": 1})
+    first, again, seed, part = (relabel(labels, rate=0.4, classes=5, **key) for key in keys)
+    assert (again == first).all() and (seed != first).any() and (part != first).any()
+    assert (np.sort(labels) == labels).all()  # the input is left alone
+
+
+def test_order_within_a_class_is_random():
+    labels = np.repeat([0, 1], 5000)
+    order = stratified_order(labels, seed=0)
+    inner = order[labels[order] == 0]
+    assert abs(np.corrcoef(inner, np.arange(5000))[0, 1]) < 0.06  # 4 sigma
+    assert (order != stratified_order(labels, seed=1)).mean() > 0.99
+
+
+HOLD = """
+import sys
+from drawstream.pipeline.shards.staging import staged_folder
+with staged_folder(sys.argv[1]) as folder:
+    (folder / "half").mkdir()
+    (folder / "half" / "file").write_text("half")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_appears_with_its_content(tmp_path):
+    with staged_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "file").write_text("whole")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "file").read_text() == "whole"
+    assert names(tmp_path / "deep") == ["out"]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with staged_folder(tmp_path / "link") as folder:
+        (folder / "file").write_text("whole")
+    assert (tmp_path / "link").is_symlink() and names(tmp_path / "there") == ["file"]
+    assert names(tmp_path) == ["link", "there"]
+
+
+def test_an_error_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_filled_targets_are_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(ValueError, match="out: folder is not empty: name another one"), staged_folder(tmp_path / "out"):
+        pass
+    with (
+        pytest.raises(ValueError, match="precious: is a file: name a folder"),
+        staged_folder(tmp_path / "out/precious"),
+    ):
+        pass
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_replaces_when_allowed_and_keeps_the_old_one_on_an_error(tmp_path):
+    for text in ("old", "new"):
+        with staged_folder(tmp_path / "out", replaceable=True) as folder:
+            (folder / text).write_text(text)
+    assert names(tmp_path / "out") == ["new"] and names(tmp_path) == ["out"]
+    with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "out", replaceable=True):
+        raise ZeroDivisionError
+    assert names(tmp_path / "out") == ["new"] and names(tmp_path) == ["out"]
+
+
+def test_a_killed_writer_is_cleared_away_and_a_live_one_is_not(tmp_path):
+    target = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", HOLD, target], stdin=-1, stdout=-1) as process:
+        assert process.stdout.readline() == b"ready\n"
+        with (
+            pytest.raises(ValueError, match=rf"out: another process \({process.pid} on .*\) is writing there"),
+            staged_folder(target),
+        ):
+            pass
+        process.send_signal(signal.SIGKILL)
+    assert not target.exists()
+    with staged_folder(target) as folder:
+        assert names(folder) == []
+        (folder / "file").write_text("whole")
+    assert names(target) == ["file"] and names(tmp_path) == ["out"]

@@ -1,23 +1,21 @@
-"""Sources: what each kind gives, and one line for every kind of bad input."""
+"""Sources: what each kind gives, CIFAR and SVHN as published, and one line for every kind of bad input."""
 
 import gzip
 import io
+import pickle
 import shutil
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 from PIL import Image
-from sklearn.datasets import load_digits
+from scipy.io import savemat
 
-from drawstream.pipeline.sources.source import FASHION_MNIST, FASHION_MNIST_CLASSES, ArraySource, open_source, read_idx
+from drawstream import open_source
+from drawstream.pipeline.sources.source import FASHION_MNIST, FASHION_MNIST_CLASSES, ArraySource, read_idx
 from drawstream.tools.cli.app import main
-
-DIGITS = load_digits()
-PIXELS = (DIGITS.images * 15.9375).astype(np.uint8)
-PHOTOS = Path(sklearn.datasets.__file__).parent / "images"
+from shared.refusals import refused
+from shared.samples import DIGITS, LABELS, PHOTOS, PIXELS
 
 
 def idx(array, *, magic=None):
@@ -29,7 +27,7 @@ def idx(array, *, magic=None):
 def idx_folder(tmp_path):
     for name, rows in (("train", slice(0, 100)), ("t10k", slice(100, 150))):
         (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PIXELS[rows])))
-        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(DIGITS.target[rows])))
+        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[rows])))
     return tmp_path
 
 
@@ -45,7 +43,7 @@ def image_folder(tmp_path):
 def test_idx_splits(idx_folder):
     train, test = open_source(idx_folder), open_source(str(idx_folder), split="test")
     assert (len(train), len(test)) == (100, 50)
-    assert (train.read(7) == PIXELS[7]).all() and test.labels[3] == DIGITS.target[103]
+    assert (train.read(7) == PIXELS[7]).all() and test.labels[3] == LABELS[103]
     assert train.key(7) == "00000007" and train.classes == tuple("0123456789")
 
 
@@ -56,7 +54,7 @@ def test_idx_by_prefix_and_by_file(idx_folder):
 
 def test_idx_uncompressed_with_names(tmp_path):
     (tmp_path / "train-images.idx3-ubyte").write_bytes(idx(PIXELS))
-    (tmp_path / "train-labels.idx1-ubyte").write_bytes(idx(DIGITS.target))
+    (tmp_path / "train-labels.idx1-ubyte").write_bytes(idx(LABELS))
     source = open_source(tmp_path, classes=[f"digit {c}" for c in range(10)])
     assert len(source) == 1797 and source.classes[3] == "digit 3"
 
@@ -68,38 +66,35 @@ def test_fashion_mnist():
     assert test.read(0).shape == (28, 28) and test.classes[test.labels[0]] == "Ankle boot"
 
 
-IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+IDX_IMAGES, IDX_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        (IMAGES, lambda b: b[: len(b) // 2], "damaged or truncated gzip file"),
-        (IMAGES, lambda b: gzip.compress(gzip.decompress(b)[:-1]), "header says .*: fetch it again"),
-        (IMAGES, lambda b: gzip.compress(gzip.decompress(b) + b"x"), "header says .*: fetch it"),
-        (IMAGES, lambda b: b"", "magic number must be 0x00000803 .*, but got 0x00000000"),
-        (IMAGES, lambda b: b[:40] + bytes([b[40] ^ 255]) + b[41:], "train-images"),
-        (IMAGES, lambda b: idx(DIGITS.target), "0x00000801: images and labels have changed their names: rename"),
-        (IMAGES, lambda b: idx(PIXELS[..., None]), "but got 0x00000804: read it yourself, and np.savez"),
-        (IMAGES, lambda b: idx(PIXELS, magic=0x0C03), "but got 0x00000c03: read it yourself, and np.savez"),
-        (IMAGES, lambda b: b"nothing of the kind", "it is no IDX file, or damaged: fetch it again"),
-        (IMAGES, lambda b: gzip.compress(gzip.compress(idx(PIXELS))), "is compressed twice: decompress it once"),
-        (LABELS, lambda b: idx(PIXELS[:100]), "magic number must be 0x00000801 .*0x00000803"),
-        (LABELS, lambda b: idx(DIGITS.target[:99]), "but got 100 images and 99 labels"),
+        (IDX_IMAGES, lambda b: b[: len(b) // 2], "damaged or truncated gzip file"),
+        (IDX_IMAGES, lambda b: gzip.compress(gzip.decompress(b)[:-1]), "header says .*: fetch it again"),
+        (IDX_IMAGES, lambda b: gzip.compress(gzip.decompress(b) + b"x"), "header says .*: fetch it"),
+        (IDX_IMAGES, lambda b: b"", "magic number must be 0x00000803 .*, but got 0x00000000"),
+        (IDX_IMAGES, lambda b: b[:40] + bytes([b[40] ^ 255]) + b[41:], "train-images"),
+        (IDX_IMAGES, lambda b: idx(LABELS), "0x00000801: images and labels have changed their names: rename"),
+        (IDX_IMAGES, lambda b: idx(PIXELS[..., None]), "but got 0x00000804: read it yourself, and np.savez"),
+        (IDX_IMAGES, lambda b: idx(PIXELS, magic=0x0C03), "but got 0x00000c03: read it yourself, and np.savez"),
+        (IDX_IMAGES, lambda b: b"nothing of the kind", "it is no IDX file, or damaged: fetch it again"),
+        (IDX_IMAGES, lambda b: gzip.compress(gzip.compress(idx(PIXELS))), "is compressed twice: decompress it once"),
+        (IDX_LABELS, lambda b: idx(PIXELS[:100]), "magic number must be 0x00000801 .*0x00000803"),
+        (IDX_LABELS, lambda b: idx(LABELS[:99]), "but got 100 images and 99 labels"),
     ],
 )
 def test_damaged_idx(idx_folder, name, change, text):
     file = idx_folder / f"{name}.gz"
     file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(ValueError, match=text) as caught:
-        open_source(idx_folder)
-    assert "\n" not in str(caught.value) and str(idx_folder) in str(caught.value)
+    assert str(idx_folder) in refused(text, open_source, idx_folder)
 
 
 def test_missing_idx_parts(idx_folder):
     def refuse(text, **options):
-        with pytest.raises((FileNotFoundError, ValueError), match=text):
-            open_source(idx_folder, **options)
+        refused(text, open_source, idx_folder, error=(FileNotFoundError, ValueError), **options)
 
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     refuse(r"t10k-labels-idx1-ubyte\.gz: no such file, nor without \.gz", split="test")
@@ -110,8 +105,7 @@ def test_missing_idx_parts(idx_folder):
         file.unlink()
     (idx_folder / "kept").rename(idx_folder / "t10k-images-idx3-ubyte.gz")
     refuse(r"but got t10k-images.*: take them with --split test")
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        read_idx(idx_folder / "nothing", dims=1)
+    refused("no such file", read_idx, idx_folder / "nothing", error=FileNotFoundError, dims=1)
 
 
 def test_true_labels_of_an_archive(tmp_path):
@@ -123,14 +117,13 @@ def test_true_labels_of_an_archive(tmp_path):
         (DIGITS.target / 2, "but got float64"),
         (DIGITS.target - 1, r"labels must lie in 0 … 9, but got -1 … 9"),
     ):
-        with pytest.raises(ValueError, match=text):
-            ArraySource(PIXELS, DIGITS.target, tuple("0123456789"), clean_labels=clean)
+        refused(text, ArraySource, PIXELS, DIGITS.target, tuple("0123456789"), clean_labels=clean)
 
 
 def test_npz_and_npy(tmp_path):
-    np.savez_compressed(tmp_path / "digits.npz", images=PIXELS, labels=DIGITS.target)
+    np.savez_compressed(tmp_path / "digits.npz", images=PIXELS, labels=LABELS)
     np.save(tmp_path / "images.npy", PIXELS[..., None])
-    np.save(tmp_path / "labels.npy", DIGITS.target)
+    np.save(tmp_path / "labels.npy", LABELS)
     shutil.copy(tmp_path / "digits.npz", tmp_path / "A.NPZ")
     for path in (tmp_path / "digits.npz", tmp_path / "A.NPZ", tmp_path):
         source = open_source(path)
@@ -139,8 +132,7 @@ def test_npz_and_npy(tmp_path):
 
 def test_bad_numpy_files(tmp_path):
     def refuse(name, text):
-        with pytest.raises((FileNotFoundError, ValueError), match=text):
-            open_source(tmp_path / name)
+        refused(text, open_source, tmp_path / name, error=(FileNotFoundError, ValueError))
 
     np.savez(tmp_path / "a.npz", images=PIXELS)
     refuse("a.npz", r"a\.npz: must hold images and labels, but labels is missing")
@@ -149,9 +141,9 @@ def test_bad_numpy_files(tmp_path):
     np.savez(tmp_path / "c.npz", images=PIXELS, labels=np.array([object()] * 1797))
     refuse("c.npz", r"c\.npz: not a readable NumPy file \(Object arrays")
     refuse("d.npz", "no such file")
-    np.savez(tmp_path / "keras.npz", x_train=PIXELS, y_train=DIGITS.target)
+    np.savez(tmp_path / "keras.npz", x_train=PIXELS, y_train=LABELS)
     refuse("keras.npz", r"labels are missing among its arrays \(x_train, y_train\): a = np")
-    np.save(tmp_path / "labels.npy", DIGITS.target)
+    np.save(tmp_path / "labels.npy", LABELS)
     refuse(".", r"images\.npy: no such file")
     np.save(tmp_path / "images.npy", PIXELS)
     damaged = (tmp_path / "images.npy").read_bytes().replace(b"}", b"(", 1)  # a header that is no Python
@@ -163,24 +155,23 @@ def test_bad_numpy_files(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "text"),
     [
-        (DIGITS.images, DIGITS.target, "images must be uint8, but got float64: scale them"),
-        (PIXELS[0], DIGITS.target[:8], r"images must be \(rows, height, width\).*but got \(8, 8\)"),
+        (DIGITS.images, LABELS, "images must be uint8, but got float64: scale them"),
+        (PIXELS[0], LABELS[:8], r"images must be \(rows, height, width\).*but got \(8, 8\)"),
         (np.zeros((5, 4, 4, 2), np.uint8), np.arange(5), r"but got \(5, 4, 4, 2\)"),
         (np.zeros((5, 3, 8, 8), np.uint8), np.arange(5), r"images\.transpose\(0, 2, 3, 1\)"),
         (np.zeros((5, 8, 8, 4), np.uint8), np.arange(5), r"leave alpha out, images\[\.\.\., :3\]"),
         (np.zeros((5, 64), np.uint8), np.arange(5), r"images\.reshape\(rows, height, width\)"),
-        (PIXELS, DIGITS.target[:-1], "but got 1797 images and 1796 labels"),
-        (PIXELS[:0], DIGITS.target[:0], "but got 0 images and 0 labels"),
-        (PIXELS, DIGITS.target.astype(float), "labels must be integers .*, but got float64"),
-        (PIXELS, DIGITS.target - 1, "labels must lie in 0 … 8, but got -1 … 8"),
+        (PIXELS, LABELS[:-1], "but got 1797 images and 1796 labels"),
+        (PIXELS[:0], LABELS[:0], "but got 0 images and 0 labels"),
+        (PIXELS, LABELS.astype(float), "labels must be integers .*, but got float64"),
+        (PIXELS, LABELS - 1, "labels must lie in 0 … 8, but got -1 … 8"),
         (PIXELS[:5], np.zeros((5, 1), int), r"reshape\(-1\)"),
         (PIXELS[:5], np.eye(5, dtype=int), r"argmax\(1\)"),
         (PIXELS[:5], list("abcde"), r"np\.unique"),
     ],
 )
 def test_bad_arrays(images, labels, text):
-    with pytest.raises(ValueError, match=text):
-        ArraySource(images, labels)
+    refused(text, ArraySource, images, labels)
 
 
 def test_image_folder_keeps_bytes(image_folder):
@@ -194,20 +185,15 @@ def test_image_folder_keeps_bytes(image_folder):
 
 
 def test_bad_image_folders(image_folder):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        open_source(image_folder / "nowhere")
-    with pytest.raises(ValueError, match="no IDX or NumPy files and no class folders in it"):
-        open_source(image_folder / "flower")
-    with pytest.raises(ValueError, match="not a source: give a folder"):
-        open_source(image_folder / "flower" / "flower.jpg")
+    refused("no such file or folder", open_source, image_folder / "nowhere", error=FileNotFoundError)
+    refused("no IDX or NumPy files and no class folders in it", open_source, image_folder / "flower")
+    refused("not a source: give a folder", open_source, image_folder / "flower" / "flower.jpg")
     buffer = io.BytesIO()
     Image.fromarray(PIXELS[0]).save(buffer, "png")
     (image_folder / "flower" / "flower.png").write_bytes(buffer.getvalue())
-    with pytest.raises(ValueError, match=r"flower\.png: same key 'flower/flower' as .*flower\.jpg: rename"):
-        open_source(image_folder)
+    refused(r"flower\.png: same key 'flower/flower' as .*flower\.jpg: rename", open_source, image_folder)
     (image_folder / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty: class folder without \.jpg.*: remove it or fill it"):
-        open_source(image_folder)
+    refused(r"empty: class folder without \.jpg.*: remove it or fill it", open_source, image_folder)
 
 
 def test_nested_class_folders_say_where_to_look(image_folder):
@@ -238,3 +224,133 @@ def test_what_lies_beside_idx_files_is_told(idx_folder, capsys):
         ]
     assert main(["pack", str(idx_folder), str(idx_folder / "out")]) == 0
     assert "not taken: 4 files or arrays beside images and labels: photos, t10k-" in capsys.readouterr().out
+
+
+RNG = np.random.default_rng(7)
+COLOUR = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+FLAT = COLOUR.transpose(0, 3, 1, 2).reshape(6, 3072)
+CLASSES = [3, 0, 9, 1, 1, 5]
+TEN = [f"class {n}" for n in range(10)]
+
+
+def python2(data: np.ndarray, labels: list[int], key: str = "labels") -> bytes:
+    """A batch as Python 2 pickled it: its strings are neither text nor bytes of Python 3."""
+    rows, width = (len(data)).to_bytes(4, "little"), (data.shape[1]).to_bytes(4, "little")
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    content = b"T" + data.size.to_bytes(4, "little") + data.tobytes()
+    state = b"(K\x01J" + rows + b"J" + width + b"\x86" + kind + b"\x89" + content + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    name = key.encode()
+    return b"\x80\x02}(U\x04data" + array + state + b"U" + bytes([len(name)]) + name + numbers + b"u."
+
+
+def write_ten_binary(to):
+    rows = np.hstack([np.array(CLASSES, np.uint8)[:, None], FLAT])
+    rows[:4].tofile(to / "data_batch_1.bin")
+    rows[4:].tofile(to / "data_batch_2.bin")
+    (to / "batches.meta.txt").write_text("\n".join(name.replace(" ", "_") for name in TEN) + "\n\n")
+
+
+def write_ten_python(to, protocol=None):
+    for number, part in (("1", slice(0, 4)), ("2", slice(4, 6))):
+        batch = {b"data": FLAT[part], b"labels": CLASSES[part], b"filenames": [b"a.png"]}
+        raw = python2(FLAT[part], CLASSES[part]) if protocol is None else pickle.dumps(batch, protocol)
+        (to / f"data_batch_{number}").write_bytes(raw)
+    (to / "batches.meta").write_bytes(pickle.dumps({"label_names": TEN}, protocol or 2))
+
+
+def write_hundred_binary(to):
+    head = np.array([[7, label] for label in CLASSES], np.uint8)
+    np.hstack([head, FLAT]).tofile(to / "train.bin")
+    (to / "fine_label_names.txt").write_text("\n".join(TEN).replace(" ", "_"))
+
+
+def write_hundred_python(to):
+    (to / "train").write_bytes(python2(FLAT, CLASSES, "fine_labels"))
+    (to / "meta").write_bytes(pickle.dumps({"fine_label_names": TEN, "coarse_label_names": ["x"]}, 2))
+
+
+def write_svhn(to):
+    digits = np.array([[label or 10] for label in CLASSES], np.uint8)
+    savemat(to / "train_32x32.mat", {"X": COLOUR.transpose(1, 2, 3, 0), "y": digits})
+
+
+LAYOUTS = {
+    "CIFAR-10 binary": write_ten_binary,
+    "CIFAR-10 Python 2": write_ten_python,
+    "CIFAR-10 protocol 0": lambda to: write_ten_python(to, 0),
+    "CIFAR-10 protocol 4": lambda to: write_ten_python(to, 4),
+    "CIFAR-100 binary": write_hundred_binary,
+    "CIFAR-100 Python": write_hundred_python,
+    "SVHN": write_svhn,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_images(tmp_path, layout):
+    LAYOUTS[layout](tmp_path)
+    source = open_source(tmp_path)
+    assert len(source) == 6
+    assert source.labels.tolist() == CLASSES
+    assert all(np.array_equal(source.read(row), COLOUR[row]) for row in range(6))
+    names = tuple("0123456789") if layout == "SVHN" else tuple(TEN)
+    assert tuple(name.replace("_", " ") for name in source.classes) == names
+    refused("--split train", open_source, tmp_path, error=FileNotFoundError, split="test")
+
+
+def test_a_file_of_svhn_is_a_source_whatever_its_split(tmp_path):
+    write_svhn(tmp_path)
+    extra = (tmp_path / "train_32x32.mat").rename(tmp_path / "extra_32x32.mat")
+    assert open_source(extra).labels.tolist() == CLASSES
+
+
+class Hostile:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (self.command,)
+
+
+def test_a_pickle_cannot_run_anything(tmp_path):
+    write_ten_python(tmp_path)
+    mark = tmp_path / "ran"
+    (tmp_path / "data_batch_2").write_bytes(pickle.dumps({"data": Hostile(f"touch {mark}"), "labels": []}))
+    refused(r"data_batch_2: .*posix\.system", open_source, tmp_path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another", "wide", "labels"])
+def test_a_damaged_batch_is_named(tmp_path, damage):
+    write_ten_python(tmp_path)
+    file = tmp_path / "data_batch_2"
+    whole = file.read_bytes()
+    other = {"another": [1, 2], "wide": {"data": FLAT[:, :12], "labels": [1]}, "labels": {"data": FLAT, "labels": "x"}}
+    content = {"cut": whole[:2000], "empty": b""}.get(damage) if damage not in other else pickle.dumps(other[damage], 2)
+    file.write_bytes(content)
+    refused(r"data_batch_2: ", open_source, tmp_path)
+
+
+def test_a_binary_batch_of_another_length_is_named(tmp_path):
+    write_ten_binary(tmp_path)
+    with (tmp_path / "data_batch_1.bin").open("ab") as file:
+        file.write(b"x")
+    refused(r"data_batch_1\.bin: .*rows of 3073 bytes.*12293", open_source, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"x" * 1000])
+def test_a_damaged_file_of_svhn_is_named(tmp_path, content):
+    (tmp_path / "train_32x32.mat").write_bytes(content)
+    refused(r"train_32x32\.mat: not a readable MATLAB file", open_source, tmp_path)
+
+
+def test_a_folder_with_a_file_named_train_is_no_cifar(tmp_path):
+    (tmp_path / "train").write_text("cats dogs")
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        open_source(tmp_path)
+    assert "CIFAR" not in str(raised.value)

@@ -1,29 +1,25 @@
-"""Verification finds every byte that is not as it was packed, and says where: shard, and key where there is one."""
+"""Verification finds every byte that is not as it was packed, and says where; the list of rows not to be used."""
 
-import io
+import json
 import os
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawstream import ArraySource, Catalog, index, open_source, pack, verify
 from drawstream.pipeline import verify as scan
-from drawstream.pipeline.decoding.image import encode
-from drawstream.pipeline.reading.quarantine import read_quarantine, write_quarantine
-from drawstream.pipeline.shards.catalog import Catalog
-from drawstream.pipeline.shards.index import index
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.shards.tar import mapped, members
-from drawstream.pipeline.sources.source import ArraySource, open_source
-from drawstream.pipeline.verify import verify
+from drawstream.pipeline.decoding import encode
+from drawstream.pipeline.reading import Finding, read_quarantine, write_quarantine
+from drawstream.pipeline.shards import mapped
+from drawstream.pipeline.shards.tar import members
 from drawstream.samplers.files.system import SystemFault
+from shared.refusals import refused
+from shared.samples import FLOWER, array_catalog, write_files, write_tar
 
-PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
 
 
@@ -67,11 +63,7 @@ def rewrite(catalog, shard, edit):
     path = catalog.shard_path(shard)
     with tarfile.open(path) as tar:
         files = [(info.name, tar.extractfile(info).read()) for info in tar]
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in filter(None, (edit(*file) for file in files)):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    write_tar(path, *filter(None, (edit(*file) for file in files)), form=tarfile.USTAR_FORMAT)
 
 
 def test_a_whole_catalog_has_no_findings(catalog):
@@ -203,24 +195,16 @@ def test_a_failing_disk_is_no_damage(catalog, monkeypatch):
         raise OSError(5, os.strerror(5))
 
     monkeypatch.setattr(scan, "hash_file", refuse)
-    with pytest.raises(SystemFault, match=r"Input/output error: the device .*shard-000000.tar"):
-        verify(catalog)
+    refused(r"Input/output error: the device .*shard-000000.tar", verify, catalog, error=SystemFault)
 
 
 def test_images_that_were_damaged_before_packing(tmp_path):
-    (tmp_path / "photos" / "flower").mkdir(parents=True)
-    shutil.copy(PHOTO, tmp_path / "photos" / "flower" / "whole.jpg")
-    data = PHOTO.read_bytes()
-    (tmp_path / "photos" / "flower" / "cut.jpg").write_bytes(data[: len(data) // 2])
+    write_files(tmp_path, {"photos/flower/whole.jpg": FLOWER, "photos/flower/cut.jpg": FLOWER[: len(FLOWER) // 2]})
     with pytest.raises(ValueError, match=r"image 'flower/cut': image does not decode \(image file is truncated"):
         pack(open_source(tmp_path / "photos"), tmp_path / "out")
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for path in sorted((tmp_path / "photos" / "flower").iterdir()):
-            tar.add(path, f"flower/{path.name}")
-            label = tarfile.TarInfo(f"flower/{path.stem}.cls")
-            label.size = 1
-            tar.addfile(label, io.BytesIO(b"0"))
-    catalog = Catalog.open(index(tmp_path / "a.tar"))  # which reads headers
+    files = [("cut.jpg", FLOWER[: len(FLOWER) // 2]), ("cut.cls", "0"), ("whole.jpg", FLOWER), ("whole.cls", "0")]
+    tar = write_tar(tmp_path / "a.tar", *((f"flower/{name}", data) for name, data in files))
+    catalog = Catalog.open(index(tar))  # which reads headers
     (finding,) = verify(catalog)
     assert finding.kind == "decode" and finding.key == "flower/cut" and finding.row == catalog.keys.index("flower/cut")
     assert "image does not decode" in finding.message and "replace the image or leave it out" in finding.message
@@ -260,17 +244,13 @@ def mixed(tmp_path_factory):
     """Raw and encoded images, labels by name, long and foreign names."""
     root = tmp_path_factory.mktemp("mixed")
     for name, form in (("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
-        with tarfile.open(root / f"{name}.tar", "w", format=form) as tar:
-            for i in range(6):
-                key = f"{'long/' * 25 if i % 2 else ''}{name}-süß-{i}"
-                extension, kind = ("pgm", "raw") if i < 3 else ("png", "png")
-                for file, data in (
-                    ("txt", b"cat" if i % 3 else b"dog"),
-                    (extension, encode(IMAGES[i], kind, quality=9)[0]),
-                ):
-                    info = tarfile.TarInfo(f"{key}.{file}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+        files = []
+        for i in range(6):
+            key = f"{'long/' * 25 if i % 2 else ''}{name}-süß-{i}"
+            extension, kind = ("pgm", "raw") if i < 3 else ("png", "png")
+            image = encode(IMAGES[i], kind, quality=9)[0]
+            files += [(f"{key}.txt", "cat" if i % 3 else "dog"), (f"{key}.{extension}", image)]
+        write_tar(root / f"{name}.tar", *files, form=form)
     return Catalog.open(index(root))
 
 
@@ -294,3 +274,85 @@ def test_any_flipped_byte_is_found_and_named(mixed, data):
     hit = [row for row in rows if mixed.offset[row] <= at < mixed.offset[row] + mixed.size[row]]
     assert not hit or mixed.key(hit[0]) in [finding.key for finding in findings]
     assert {finding.row for finding in findings if finding.kind == "checksum"} == set(hit)
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    out = tmp_path_factory.mktemp("q") / "out"
+    return array_catalog(out, images, np.arange(60) % 3, shard_rows=20)
+
+
+def row(kind, number, message="m"):
+    return Finding(kind, number // 20, number, None, message)
+
+
+def test_rows_come_back_sorted_and_once(listed, tmp_path):
+    path = tmp_path / "new" / "quarantine.json"
+    findings = [row("checksum", 33, "first"), row("decode", 5), row("label", 33, "second")]
+    findings += [
+        Finding("bytes", 1, None, None, "a hash alone speaks against no row"),
+        Finding("extra", 1, None, "x", "m"),
+    ]
+    assert write_quarantine(path, listed, findings) == 2
+    rows = read_quarantine(path, listed)
+    assert rows.tolist() == [5, 33] and rows.dtype == np.int64
+    content = json.loads(path.read_text())
+    assert content["format"] == 1 and content["catalog"] == listed.fingerprint
+    assert content["rows"][1] == {
+        "row": 33,
+        "key": listed.key(33),
+        "shard": "shard-000001.tar",
+        "kind": "checksum",
+        "message": "first",
+    }
+    assert [file.name for file in path.parent.iterdir()] == ["quarantine.json"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "unreadable", "swapped", "not-a-tar"])
+def test_all_rows_of_a_lost_shard(listed, tmp_path, kind):
+    path = tmp_path / "q.json"
+    assert write_quarantine(path, listed, [Finding(kind, 2, None, None, "m")]) == 20
+    assert read_quarantine(path, listed).tolist() == list(range(40, 60))
+
+
+def test_an_empty_list(listed, tmp_path):
+    assert write_quarantine(tmp_path / "q.json", listed, []) == 0
+    assert read_quarantine(tmp_path / "q.json", listed).shape == (0,)
+
+
+def test_another_catalogs_list_is_refused(listed, tmp_path):
+    other = array_catalog(tmp_path / "o", np.zeros((9, 4, 4), np.uint8), np.arange(9) % 3)
+    write_quarantine(tmp_path / "q.json", other, [])
+    with pytest.raises(
+        ValueError, match=f"list of catalog {other.fingerprint}, but .* is {listed.fingerprint}: verify"
+    ):
+        read_quarantine(tmp_path / "q.json", listed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"not a quarantine list \(Expecting value"),
+        ("{", r"not a quarantine list \("),
+        ("\xff", "not a quarantine list"),
+        ("[" * 100_000, "not a quarantine list"),
+        ("[]", "must hold format, catalog and rows"),
+        ('{"format": 1, "catalog": "x"}', "must hold format, catalog and rows"),
+        ('{"format": 1, "catalog": "x", "rows": [3]}', "must hold format, catalog and rows"),
+        ('{"format": 1, "catalog": "x", "rows": [{"row": "3", "key": "a"}]}', "must hold format, catalog and rows"),
+        ('{"format": 2, "catalog": "x", "rows": {}}', "must hold"),
+        ('{"format": 2, "catalog": "x", "rows": []}', "format must be at most 1, but got 2: upgrade drawstream"),
+        ('{"format": 1, "catalog": "FP", "rows": [{"row": 60, "key": "a"}]}', r"row 60 \('a'\) is not in"),
+        ('{"format": 1, "catalog": "FP", "rows": [{"row": 3, "key": "a"}]}', r"row 3 \('a'\) is not in"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(listed, tmp_path, text, message):
+    file = tmp_path / "q.json"
+    file.write_bytes(text.replace("FP", listed.fingerprint).encode("latin-1"))
+    assert str(file) in refused(message, read_quarantine, file, listed)
+
+
+def test_a_missing_list_says_how_to_make_it(listed, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: write it with `drawstream verify CATALOG --quarantine"):
+        read_quarantine(tmp_path / "none.json", listed)

@@ -1,23 +1,33 @@
 """The pool of workers: tasks come back whoever does them, dead workers are replaced, errors travel."""
 
+import copy
 import functools
 import os
 import pathlib
+import pickle
 import signal
+import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
+from drawstream import IndexStream, Loader, Sequential, Transform
 from drawstream.pipeline.workers import engines
 from drawstream.pipeline.workers.engines import spread
 from drawstream.pipeline.workers.pool import ATTEMPTS, Answer, Pool, WorkerError
 from drawstream.pipeline.workers.ray import Actor, RayActors, joined, places_of
+from shared.refusals import refused
+from shared.samples import array_catalog
 
 
 def open_workers(function, /, workers=None, engine="local", **options):
@@ -125,8 +135,7 @@ def test_errors_travel_also_those_that_cannot_be_pickled():
         found = results(pool, range(2))
     assert type(found[0]) is OSError and str(found[0]) == "disk full"
     assert type(found[1]) is RuntimeError and str(found[1]) == "disk full"
-    with pytest.raises(OSError, match="disk full"):
-        list(spread(failing, range(3), workers=2))
+    refused("disk full", lambda: list(spread(failing, range(3), workers=2)), error=OSError)
 
 
 def test_a_function_that_no_process_could_have_is_refused_at_once():
@@ -208,8 +217,7 @@ def test_places(sizes, device, threads, expected):
 def test_a_cluster_without_room_is_refused():
     with pytest.raises(ValueError, match=r"no node with 3 cores: its nodes have \(cores, GPUs\) \[\(2, 0\)\]"):
         places_of(nodes((2, 0)), "cpu", 3)
-    with pytest.raises(ValueError, match="no node with 1 cores and a GPU"):
-        places_of(nodes((2, 0)), "gpu", None)
+    refused("no node with 1 cores and a GPU", lambda: places_of(nodes((2, 0)), "gpu", None))
 
 
 def test_an_actor_yields_answers_and_can_be_sent_into_as_ray_does():
@@ -310,5 +318,144 @@ def test_every_task_ends_once_or_the_reason_is_told(data, size):
 
 def test_a_cluster_on_which_nothing_starts_is_told():
     pool = Pool(RayActors(FakeRay(lambda what: what != "place", 2), double, None, 1, "cpu", "it"))
-    with pytest.raises(WorkerError, match="no worker could start within 300 s: see `ray status`"):
-        results(pool, [0])
+    refused("no worker could start within 300 s: see `ray status`", results, pool, [0], error=WorkerError)
+
+
+# The loader in other people's loops: validation without a stream, forks, copies and ends
+
+
+WEIGHTS = np.linspace(1, 4, 300)
+
+
+def ids(batches):
+    return [row for batch in batches for row in batch.ids.tolist()]
+
+
+# What a loader is made of
+
+
+def test_without_a_stream_every_row_comes_once_in_order(digits):
+    ranks = [Loader(digits, batch_size=64, rank=rank, world_size=7) for rank in range(7)]
+    steps = list(zip(*ranks, strict=True))
+    rows = [[row for batch in step for row in batch.ids.tolist()] for step in steps]
+    weights = [[weight for batch in step for weight in batch.weights.tolist()] for step in steps]
+    assert len(rows) == 1 and rows[0][:300] == list(range(300)) and weights[0] == [1.0] * 300 + [0.0]
+    assert len(list(Loader(digits, batch_size=64))) == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        validation = Loader(digits, batch_size=64)
+        assert ids(validation) == ids(validation) == list(range(300))  # again and again, without set_epoch
+
+
+def test_without_a_stream_large_images_are_seen_as_in_evaluation(tmp_path):
+    photos = np.random.default_rng(0).integers(0, 256, (4, 80, 90, 3), dtype=np.uint8)
+    catalog = array_catalog(tmp_path / "photos", photos, np.arange(4), encoding="png")
+    assert Loader(catalog).transform == Transform.large(train=False)
+    assert Loader(catalog, IndexStream(4)).transform == Transform.large(train=True)
+    assert Loader(catalog, Sequential(0, 4)).transform == Transform.large(train=True)  # as it always was
+    a, b = (next(iter(Loader(catalog))).images for _ in range(2))
+    assert torch.equal(a, b)
+
+
+# Processes and ends
+
+
+def in_a_fork(work):
+    """What `work` raises in a forked child; the child must end within 20 s."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: the very case
+        child = os.fork()
+    if not child:
+        try:
+            work()
+            text = "no error"
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+        os.write(write, text.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def test_a_loader_that_was_used_before_a_fork_says_so_in_the_child(digits):
+    loader = Loader(digits, WEIGHTS, batch_size=100)
+    running = iter(loader)
+    next(running)
+    expected = f"ValueError: this loader was used in process {os.getpid()} before the fork"
+    assert in_a_fork(lambda: next(iter(loader))).startswith(expected)
+    assert in_a_fork(lambda: next(running)).startswith(expected)
+    assert len(list(running)) == 2  # and the parent goes on
+
+
+ENDS = """
+import os, sys, time
+import numpy as np
+from drawstream import Catalog, Loader
+loader = Loader(Catalog.open(sys.argv[1]), np.ones(300), batch_size=100)
+running = iter(loader)
+next(running)
+child = os.fork()
+if not child:
+    sys.exit(7)
+for _ in range(200):
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if pid:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+
+
+def test_a_forked_child_exits_as_usual(digits):
+    done = subprocess.run([sys.executable, "-c", ENDS, str(digits.path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_a_loader_that_was_not_used_before_a_fork_works_in_the_child(digits):
+    loader = Loader(digits, WEIGHTS, batch_size=100)
+    assert in_a_fork(lambda: next(iter(loader))) == "no error"
+
+
+class FromLoader:
+    """A dataset over a loader, as some write it."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        return next(iter(self.loader)).ids
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_used_loader_in_a_worker_of_a_dataloader_says_so(digits):
+    loader = Loader(digits, WEIGHTS, batch_size=100)
+    next(iter(loader))
+    workers = DataLoader(FromLoader(loader), num_workers=1, multiprocessing_context="fork", timeout=60)
+    with pytest.raises(ValueError, match=r"this loader was used in process .* make a new one in this process"):
+        next(iter(workers))
+
+
+def test_copies_are_refused_in_one_line(digits):
+    loader = Loader(digits, WEIGHTS)
+    for take in (pickle.dumps, copy.copy, copy.deepcopy):
+        refused(
+            "a loader cannot be copied or sent to another process, for it holds threads", take, loader, error=TypeError
+        )
+
+
+def test_a_closed_loader_says_so(digits):
+    loader = Loader(digits, WEIGHTS, batch_size=10)
+    running = iter(loader)
+    next(running)
+    loader.close()
+    loader.close()
+    for again in (running, iter(loader)):
+        refused("this loader is closed: make a new one", list, again)

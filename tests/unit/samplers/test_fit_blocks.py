@@ -1,23 +1,32 @@
-"""A fit over blocks gives the bits of the fit in memory: tables, sampler and the weights on disk."""
+"""A fit over blocks gives the bits of the fit in memory; a sampler is carried to other features."""
 
 import errno
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from drawstream.samplers.files.weights_file import map_weights
-from drawstream.samplers.orders import IndexStream
-from drawstream.samplers.swift import DegenerateSampler, SwiftFit, SwiftParams
+from drawstream import (
+    DegenerateSampler,
+    IndexStream,
+    SwiftFit,
+    SwiftParams,
+    SwiftSampler,
+    fit_blocks,
+    map_weights,
+    refit,
+)
 from drawstream.samplers.swift import fit_blocks as module
-from drawstream.samplers.swift.fit_blocks import fit_blocks
+from drawstream.samplers.swift import score_blocks
+from shared.refusals import refused
 
 PARAMS = SwiftParams((1.0, -0.4), (0.3, 0.5, 0.9), (1.0, 0.5, 0.75, 0.25, 0.0))
 NAMES = ("loss", "entropy", "grad_norm")
 
 
-def columns(rows, seed=0):
+def columns(rows=1000, seed=0):
     rng = np.random.default_rng(seed)
     drawn = rng.gamma(0.5, size=(3, rows)).astype(np.float32)
     drawn[1][rng.random(rows) < 0.2] = 0.25
@@ -72,8 +81,7 @@ def test_one_value_in_all_rows(tmp_path, transform):
 def test_bad_values_are_refused_and_leave_nothing(tmp_path, rows, name, value, text):
     table = columns(rows)
     table[name][7] = value
-    with pytest.raises(ValueError, match=text):
-        fit_blocks(blocks(table, 5), tmp_path / "w.npy", PARAMS)
+    refused(text, lambda: fit_blocks(blocks(table, 5), tmp_path / "w.npy", PARAMS))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,8 +92,7 @@ def test_no_mass_and_no_weight(tmp_path, rows):
         nowhere = SwiftParams((1.0, 0.0), (1e-8, 1 - 1e-8), (1.0, 0.0, 0.0, 0.0))
         fit_blocks(blocks(table), tmp_path / "w.npy", nowhere, transform="cdf")
     table["grad_norm"][:] = 0
-    with pytest.raises(ValueError, match=f"'grad_norm' is zero in all {rows} rows"):
-        fit_blocks(blocks(table), tmp_path / "w.npy", PARAMS)
+    refused(f"'grad_norm' is zero in all {rows} rows", lambda: fit_blocks(blocks(table), tmp_path / "w.npy", PARAMS))
     with pytest.raises(ValueError, match="one coefficient per feature"):
         fit_blocks(blocks(table), tmp_path / "w.npy", SwiftParams.uniform(3))
     assert list(tmp_path.iterdir()) == []
@@ -116,8 +123,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     real = module._write_weights
     monkeypatch.setattr(module, "_write_weights", full)
-    with pytest.raises(OSError, match="No space left"):
-        fit_blocks(blocks(columns(70_000)), tmp_path / "w.npy", PARAMS)
+    refused("No space left", lambda: fit_blocks(blocks(columns(70_000)), tmp_path / "w.npy", PARAMS), error=OSError)
     assert len(written) == 1 and written[0][0].startswith(".w.npy.")
     assert list(tmp_path.iterdir()) == []
 
@@ -144,3 +150,71 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     assert map_weights(tmp_path / "w.npy").size == count * rows
     assert len(seen) >= 6 * count
     assert max(seen) - before < 120e6  # of 240 MB of columns; blocks in work and tables take more than the counters
+
+
+@pytest.mark.parametrize("transform", ["cgf", "cdf"])
+@pytest.mark.parametrize("rows", [1000, 200_000])
+def test_on_its_own_rows_a_refit_is_the_sampler(transform, rows):
+    table = columns(rows)
+    sampler = SwiftFit(table, transform=transform).sampler(PARAMS)
+    again = refit(sampler, table)
+    assert np.abs(again.score(table) - sampler.score(table)).max() <= 1 / 65_536
+    np.testing.assert_allclose(again.probabilities(table), sampler.probabilities(table), rtol=0, atol=1e-9)
+
+
+def test_a_refit_follows_the_ranks_of_the_new_rows_and_frozen_their_values():
+    """Features of another model, ten times as large in the same order: refitted nothing changes, frozen all is high."""
+    table = columns(seed=1)
+    larger = {name: 10 * values for name, values in table.items()}
+    sampler = SwiftFit(table).sampler(PARAMS)
+    own = sampler.probabilities(table)
+    np.testing.assert_allclose(refit(sampler, larger).probabilities(larger), own, rtol=0, atol=1e-8)
+    assert np.abs(sampler.score(larger) - sampler.score(table)).max() > 0.3
+
+
+def test_what_is_kept_and_what_is_rebuilt():
+    sampler = SwiftFit(columns()).sampler(PARAMS)
+    other = columns(seed=2)
+    carried = refit(sampler, other)
+    assert (carried.params, carried.features, carried.transform) == (PARAMS, ("loss", "entropy"), "cgf")
+    np.testing.assert_array_equal(carried.score(other), SwiftFit(other).sampler(PARAMS).score(other))
+
+
+def test_the_chain_of_provenance_survives_the_file(tmp_path):
+    sampler = SwiftFit(columns()).sampler(PARAMS, provenance={"features": "a"})
+    second = refit(sampler, columns(seed=1), provenance={"features": "b"})
+    second.save(tmp_path / "b.json")
+    third = refit(SwiftSampler.load(tmp_path / "b.json"), columns(seed=2), provenance={"features": "c"})
+    third.save(tmp_path / "c.json")
+    chain = json.loads((tmp_path / "c.json").read_text())["provenance"]
+    assert chain == {"features": "c", "refitted_from": {"features": "b", "refitted_from": {"features": "a"}}}
+    assert sampler.provenance == {"features": "a"}
+
+
+def test_a_refit_names_all_that_is_missing():
+    sampler = SwiftFit(columns()).sampler(PARAMS)
+    with pytest.raises(ValueError, match=r"this cgf sampler reads loss, entropy, grad_norm, .* no entropy, no grad_n"):
+        refit(sampler, {"loss": np.ones(3)})
+    ranked = SwiftFit(columns(), transform="cdf").sampler(PARAMS)
+    without = {name: values for name, values in columns(seed=1).items() if name != "grad_norm"}
+    assert refit(ranked, without).transform == "cdf"
+    refused("the table has no grad_norm: compute", refit, sampler, without)
+    renamed = without | {"norm": columns(seed=1)["grad_norm"]}
+    np.testing.assert_array_equal(
+        refit(sampler, renamed, mass="norm").score(renamed), refit(sampler, columns(seed=1)).score(columns(seed=1))
+    )
+
+
+def test_blocks_give_the_same_weights(tmp_path):
+    sampler, other = SwiftFit(columns()).sampler(PARAMS), columns(seed=1)
+    score_blocks(blocks(other, 300, 600, 900), tmp_path / "frozen.npy", sampler, rows=1000)
+    np.testing.assert_array_equal(map_weights(tmp_path / "frozen.npy"), sampler.probabilities(other))
+    fit_blocks(blocks(other, 300, 600, 900), tmp_path / "refit.npy", sampler.params)
+    np.testing.assert_array_equal(map_weights(tmp_path / "refit.npy"), refit(sampler, other).probabilities(other))
+
+
+@pytest.mark.parametrize(("rows", "text"), [(999, "there are more"), (1001, "there are 1000")])
+def test_weights_of_another_number_of_rows_are_not_written(tmp_path, rows, text):
+    sampler, other = SwiftFit(columns()).sampler(PARAMS), blocks(columns(seed=1), 300, 600, 900)
+    refused(text, score_blocks, other, tmp_path / "w.npy", sampler, rows=rows)
+    assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
 from drawstream.samplers.files.weights_file import map_weights, read_weights
 from drawstream.samplers.orders import IndexStream
+from shared.refusals import refused
+from shared.samples import array_catalog
 
 ROWS = 40
 RNG = np.random.default_rng(5)
@@ -26,7 +25,7 @@ ORDER = RNG.permutation(ROWS)
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
     images = RNG.integers(0, 255, (ROWS, 4, 4), dtype=np.uint8)
-    return Catalog.open(pack(ArraySource(images, np.arange(ROWS) % 3), tmp_path_factory.mktemp("digits")).train)
+    return array_catalog(tmp_path_factory.mktemp("digits"), images, np.arange(ROWS) % 3)
 
 
 def frame(catalog, ids=("key",), order=ORDER):
@@ -173,8 +172,7 @@ def test_keys_that_look_like_numbers_stay_text(tmp_path):
     (tmp_path / "w.json").write_text('{"12": 1, "00012": 2, "True": 3, "nan": 4, "1e3": 5, "NA": 6}')
     assert map_weights(tmp_path / "w.json", catalog=Catalog()).tolist() == [2, 1, 5, 6, 4, 3]
     pq.write_table(pa.table({"key": [12, 1000], "weight": [1.0, 2.0]}), tmp_path / "w.parquet")
-    with pytest.raises(ValueError, match="column `key` must be text, but is int64"):
-        map_weights(tmp_path / "w.parquet", catalog=Catalog())
+    refused("column `key` must be text, but is int64", lambda: map_weights(tmp_path / "w.parquet", catalog=Catalog()))
     (tmp_path / "w.csv").write_text("key,weight\n12,1\n0012,2\n")
     with pytest.raises(
         ValueError, match=r"1 of 2 rows belong to none of 6 images \(its keys are like '00012'\), .* row 1 "
@@ -262,8 +260,7 @@ def test_a_folder_of_parts_with_ids(catalog, tmp_path):
     table[15:].to_parquet(tmp_path / "a.parquet")
     np.testing.assert_array_equal(map_weights(tmp_path, catalog=catalog), WEIGHTS)
     pq.write_table(pa.table({"weight": [1.0]}), tmp_path / "c.parquet")
-    with pytest.raises(ValueError, match="all files or none must have `sample_id` or `key`, but 2 have"):
-        map_weights(tmp_path, catalog=catalog)
+    refused("all files or none must have `sample_id` or `key`, but 2 have", map_weights, tmp_path, catalog=catalog)
 
 
 def test_a_column_of_features_of_another_catalog_is_refused(catalog, tmp_path):
@@ -274,8 +271,7 @@ def test_a_column_of_features_of_another_catalog_is_refused(catalog, tmp_path):
         found = read_weights(tmp_path, column="loss")
         assert found.catalog == owner
         np.testing.assert_array_equal(found.values, WEIGHTS)
-    with pytest.raises(ValueError, match=r"weights of catalog f{12}, but this is"):
-        map_weights(tmp_path, column="loss", catalog=catalog)
+    refused(r"weights of catalog f{12}, but this is", map_weights, tmp_path, column="loss", catalog=catalog)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -329,8 +325,7 @@ def write_frame(table, path):
 def test_a_file_with_columns_beside_its_weights_needs_ids(format_, name, catalog, tmp_path):
     table = pd.DataFrame({name: OTHER_IDS[name], "weight": WEIGHTS[ORDER]})
     path = write_frame(table, tmp_path / f"w.{format_}")
-    with pytest.raises(ValueError, match=rf"but {name} may name them: add `key` or `sample_id`"):
-        map_weights(path, catalog=catalog)
+    refused(rf"but {name} may name them: add `key` or `sample_id`", map_weights, path, catalog=catalog)
     write_frame(table.assign(sample_id=ORDER), path)
     np.testing.assert_array_equal(map_weights(path, catalog=catalog), WEIGHTS)
 
@@ -342,8 +337,7 @@ def test_keys_under_another_name_are_shown(name, catalog, tmp_path):
     table.to_csv(tmp_path / "w.csv", index=False)
     with pytest.raises(ValueError, match=f"its column '{name}' holds keys of the catalog: call it `key`"):
         map_weights(tmp_path / "w.csv", catalog=catalog)
-    with pytest.raises(ValueError, match=r"add `key` or `sample_id`|were sorted or filtered"):
-        map_weights(tmp_path / "w.csv")
+    refused(r"add `key` or `sample_id`|were sorted or filtered", map_weights, tmp_path / "w.csv")
 
 
 @pytest.mark.parametrize("way", ["csv", "parquet", "npz", "json records"])

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream.samplers.files.weights_file import map_weights
-from drawstream.samplers.orders import IndexStream
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.search.auto import InTurn, OneRank, PopulationPlan, children_of, search_auto
+from drawstream import IndexStream, InTurn, OneRank, PopulationPlan, Schedule, map_weights, search_auto
+from drawstream.search.auto import children_of
 from drawstream.search.auto.run import best_child
+from shared.refusals import refused
 
 ROWS, BATCH, EPOCHS, POPULATION = 37, 4, 9, 3  # 9 batches an epoch, one row left out
 FEATURES = np.random.default_rng(0).normal(size=(ROWS, 3))
@@ -182,12 +181,9 @@ def test_a_finished_search_is_not_done_again(tmp_path):
     again = search(tmp_path, progress=lambda _: pytest.fail("trained again"))
     np.testing.assert_array_equal(again.rewards, first.rewards)
     np.testing.assert_array_equal(again.state["weights"], first.state["weights"])
-    with pytest.raises(ValueError, match="started with interval 4, not 5: give another output folder"):
-        search(tmp_path, interval=5)
-    with pytest.raises(ValueError, match="started with catalog '', not 'abc'"):
-        search(tmp_path, catalog="abc")
-    with pytest.raises(ValueError, match="started with model none, not 'cnn'"):
-        search(tmp_path, provenance={"model": "cnn"})
+    refused("started with interval 4, not 5: give another output folder", search, tmp_path, interval=5)
+    refused("started with catalog '', not 'abc'", search, tmp_path, catalog="abc")
+    refused("started with model none, not 'cnn'", search, tmp_path, provenance={"model": "cnn"})
 
 
 def test_killed_while_the_schedule_is_written(tmp_path, monkeypatch):
@@ -214,21 +210,17 @@ def test_damage_is_refused(tmp_path):
     rows = tmp_path / "schedule.rows"
     whole = rows.read_bytes()
     rows.write_bytes(whole[: 8 * 3 * 36 - 1])
-    with pytest.raises(ValueError, match=r"must hold the 108 rows of its checkpoint, but holds 107: it was cut short"):
-        search(tmp_path)
+    refused(r"must hold the 108 rows of its checkpoint, but holds 107: it was cut short", search, tmp_path)
     rows.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    with pytest.raises(ValueError, match=r"must have checksum [0-9a-f]{8}, but has [0-9a-f]{8}: it is damaged"):
-        search(tmp_path)
+    refused(r"must have checksum [0-9a-f]{8}, but has [0-9a-f]{8}: it is damaged", search, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=r"checkpoint.pt: not a checkpoint of a search"):
-        search(tmp_path)
+    refused(r"checkpoint.pt: not a checkpoint of a search", search, tmp_path)
 
 
 def test_what_is_no_number_never_wins():
     assert best_child(np.array([np.nan, -3.0, -1.0, np.nan, -1.0])) == 2
     assert best_child(np.array([-np.inf, np.nan])) == 0
-    with pytest.raises(ValueError, match=r"no child has a reward that is a number.*lower the learning rate"):
-        best_child(np.array([np.nan, np.nan]))
+    refused(r"no child has a reward that is a number.*lower the learning rate", best_child, np.array([np.nan, np.nan]))
 
 
 class Diverging(Torched):
@@ -246,17 +238,11 @@ def test_settings_out_of_range_are_named(tmp_path):
         ("interval", 0, "`interval >= 1` must hold, but got 0"),
         ("beta", 0.5, "`beta >= 1` must hold"),
         ("batch_size", 38, "`rows >= batch_size` must hold, but got 37 rows for batches of 38"),
-        (
-            "count_smoothing",
-            "none",
-            "`count_smoothing` must be one of .*, but got 'none'",
-        ),
+        ("count_smoothing", "none", "`count_smoothing` must be one of .*, but got 'none'"),
         ("seed", -1, r"0 <= seed < 2\*\*64 must hold"),
     ]:
-        with pytest.raises(ValueError, match=law):
-            search(tmp_path, **{name: value})
-    with pytest.raises(ValueError, match="at least one child"):
-        InTurn([])
+        refused(law, search, tmp_path, **{name: value})
+    refused("at least one child", InTurn, [])
 
 
 def test_children_are_divided_evenly():

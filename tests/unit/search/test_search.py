@@ -6,11 +6,10 @@ import numpy as np
 import optuna
 import pytest
 
-from drawstream.samplers.swift import SwiftParams
-from drawstream.search import ObjectiveError
-from drawstream.search.auto import search_auto
-from drawstream.search.swift import StudyMismatch, search_swift
-from drawstream.search.swift.study import open_study, sqlite_url
+from drawstream import ObjectiveError, StudyMismatch, SwiftParams, search_auto, search_swift
+from drawstream.search.swift import sqlite_url
+from drawstream.search.swift.study import open_study
+from shared.refusals import refused
 
 ROWS = 400
 
@@ -182,9 +181,8 @@ def test_an_error_leaves_the_study_intact_and_resuming_gives_the_same(search, co
     options = {"trials": 9, "agent": "random", "storage": url(tmp_path)}
     stops = []
     for _ in range(3):
-        with pytest.raises(ObjectiveError, match="RuntimeError: disk full; the study is intact") as stop:
-            search(columns, broken, **options)
-        stops.append(str(stop.value))
+        told = "RuntimeError: disk full; the study is intact"
+        stops.append(refused(told, search, columns, broken, error=ObjectiveError, **options))
     assert "at trial 2 (stage 'search'" in stops[0]
     assert "stage 'confirm'" in stops[2]
     resumed = search(columns, broken, **options)
@@ -235,8 +233,7 @@ def test_suggestions_depend_on_the_study_alone(search, columns, low, tmp_path):
 def test_a_study_of_other_settings_is_refused(search, columns, low, tmp_path, change, text):
     options = {"trials": 1, "agent": "random", "storage": url(tmp_path), "provenance": {"catalog": "a"}}
     search(columns, low, **options)
-    with pytest.raises(StudyMismatch, match=text):
-        search(columns, low, **(options | change))
+    refused(text, search, columns, low, error=StudyMismatch, **options | change)
 
 
 def test_a_study_of_other_data_is_refused(search, columns, low, tmp_path):
@@ -291,8 +288,7 @@ def test_progress_tells_every_run(search, columns, low):
     ],
 )
 def test_bad_arguments(search, columns, low, change, text):
-    with pytest.raises(ValueError, match=text):
-        search(columns, low, **change)
+    refused(text, search, columns, low, **change)
 
 
 @pytest.mark.parametrize("name", ["100%20%{x}", "what? #1", "größe-図 [1]"])
@@ -318,5 +314,4 @@ def test_a_study_lies_in_the_folder_that_it_is_told(tmp_path, name):
     ],
 )
 def test_options_beside_their_group_are_refused_with_the_place(function, options, hint):
-    with pytest.raises(TypeError, match=hint):
-        function({}, noise, **options)
+    refused(hint, function, {}, noise, error=TypeError, **options)

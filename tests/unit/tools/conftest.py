@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
+from drawstream import ArraySource, pack
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,15 @@ from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search.auto import PopulationPlan
 from drawstream.tools.cli.app import main
+from drawstream.tools.jobs import auto as job
 from drawstream.tools.jobs.auto import AutoJob, auto_job, source_of
+from drawstream.tools.training import Ranks, child
 from drawstream.tools.training.child import Kept, Streamed, keep, reward_of
-from drawstream.tools.training.loop import Recipe, top1, train
+from drawstream.tools.training.evaluation import top1
+from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods import LoopParts
 from drawstream.tools.training.setup import Setup
+from shared.refusals import refused
 
 RECIPE = Recipe(epochs=4, lr=0.05, seed=3)
 PLAN = PopulationPlan(500, 2, 32, RECIPE.epochs, interval=6, first=1, permutations=1, seed=RECIPE.seed)
@@ -80,8 +84,7 @@ def test_the_record_says_what_was_done(digits, tmp_path):
     again = search(setup, tmp_path, reward="loss")
     assert again == record | {"finished_before": True}
     assert (tmp_path / "schedule.arrow").stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match=r"started with reward.kind 'loss', not 'accuracy': give another output"):
-        search(setup, tmp_path)
+    refused(r"started with reward.kind 'loss', not 'accuracy': give another output", search, setup, tmp_path)
 
 
 def test_the_test_set_is_looked_at_once_at_the_end_and_chooses_nothing(digits, tmp_path):
@@ -100,8 +103,7 @@ def test_the_test_set_is_looked_at_once_at_the_end_and_chooses_nothing(digits, t
     with torch.inference_mode():
         expected = torch.nn.functional.cross_entropy(model.eval()(images), labels, reduction="none")
     np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"started with test none, not [0-9a-f]{12}: give"):
-        search(setup, tmp_path / "plain", reward_rows=60)
+    refused(r"started with test none, not [0-9a-f]{12}: give", search, setup, tmp_path / "plain", reward_rows=60)
 
 
 def test_a_killed_job_is_refused_other_settings(digits, tmp_path, monkeypatch):
@@ -148,8 +150,7 @@ def test_rewards_are_those_of_the_whole_set():
 )
 def test_what_cannot_be_searched_is_refused(digits, tmp_path, given, options, law):
     given = {name: getattr(digits, str(value), value) for name, value in given.items()}
-    with pytest.raises(ValueError, match=law):
-        search(setup_of(digits, **given), tmp_path, **options)
+    refused(law, lambda: search(setup_of(digits, **given), tmp_path, **options))
     assert not list(tmp_path.iterdir())
 
 
@@ -173,3 +174,63 @@ def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys
     assert "--explore-after must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
     assert run(*begin, "--reward", "f1") == 2
     assert "'f1' is not one of 'accuracy', 'loss'" in capsys.readouterr().err
+
+
+# Children scored twice, in the job of `search auto`
+
+
+SHORT = Recipe(epochs=2, lr=0.05, seed=3)
+SHORT_PLAN = PopulationPlan(500, 2, 32, SHORT.epochs, interval=6, first=1, permutations=1, seed=SHORT.seed)
+
+
+@pytest.fixture
+def short_setup(digits):
+    return Setup(digits.train, "mlp", held_out=digits.held_out, global_batch=32)
+
+
+def search_shortly(short_setup, out, **options):
+    return auto_job(AutoJob(short_setup, SHORT, out, SHORT_PLAN, **{"reward_rows": 40, **options}))
+
+
+def test_second_scores_are_of_the_other_images_and_change_nothing(short_setup, tmp_path):
+    once = search_shortly(short_setup, tmp_path / "once")
+    twice = search_shortly(short_setup, tmp_path / "twice", second_score=True)
+    for name in ("rewards", "winners", "forward", "backward"):
+        assert once[name] == twice[name]
+    assert once["second_rows"] == 0 and "second_score" not in once
+    second = twice["second_score"]
+    assert second["rows"] == twice["second_rows"] == 60
+    assert np.shape(second["scores"]) == np.shape(twice["rewards"]) == (6, 2)
+    assert 0 < second["seconds"] < sum(twice["seconds"].values())
+    held = short_setup.evaluation_loaders()["held_out"]
+    model = short_setup.build(0)
+    model.load_state_dict(load_file(tmp_path / "twice/last.safetensors"))
+    whole = 100 * sum(int((model(b.images).argmax(1) == b.labels).sum()) for b in held) / 100
+    winner = twice["winners"][-1]  # both parts together are the held-out set
+    assert 0.4 * twice["rewards"][-1][winner] + 0.6 * second["scores"][-1][winner] == pytest.approx(whole)
+    refused(r"started with second_rows 60, not 0: give another", search_shortly, short_setup, tmp_path / "twice")
+
+
+def test_a_killed_search_keeps_its_second_scores(short_setup, tmp_path, monkeypatch):
+    whole = search_shortly(short_setup, tmp_path / "whole", second_score=True)
+    evaluate = child.TwoScores.evaluate
+
+    def killed(self):
+        if len(self.scores) == 4:  # in the second epoch
+            raise KeyboardInterrupt
+        return evaluate(self)
+
+    monkeypatch.setattr(child.TwoScores, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search_shortly(short_setup, tmp_path / "part", second_score=True)
+    monkeypatch.setattr(child.TwoScores, "evaluate", evaluate)
+    resumed = search_shortly(short_setup, tmp_path / "part", second_score=True)
+    assert resumed["second_score"]["scores"] == whole["second_score"]["scores"]
+    assert resumed["winners"] == whole["winners"]
+
+
+def test_what_does_not_go_together_is_refused(short_setup, tmp_path):
+    with pytest.raises(ValueError, match="takes all 100: give fewer reward rows"):
+        search_shortly(short_setup, tmp_path, reward_rows=1000, second_score=True)
+    settings = {"held_out_rows": 9, "reward": {"rows": 3}}
+    refused("children of one process: leave out torchrun", lambda: job._second_rows(settings, Ranks(0, 2)))

@@ -14,36 +14,16 @@ from safetensors.torch import save_file
 
 from drawstream.features.table.part import part_path, read_provenance, write_part
 from drawstream.pipeline.shards import Catalog
-from drawstream.tools.cli.app import main
 from drawstream.tools.training.models import build_model
+from shared.programs import cli
 
 
-@pytest.fixture
-def cli(capsys):
-    """Run a command; give its exit status and what it wrote to stderr."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        status = main([str(a) for a in arguments])
-        return status, capsys.readouterr().err
-
-    return run
-
-
-@pytest.fixture
-def fails(cli):
+def fails(pattern, *arguments):
     """A command must end with exit 2 and one line of error that matches."""
-
-    def check(pattern, *arguments):
-        status, err = cli(*arguments)
-        lines = [line for line in err.splitlines() if line.startswith("drawstream: ")]
-        assert status == 2, err
-        assert len(lines) == 1, err
-        assert err.splitlines()[-1] == lines[0], err
-        assert re.search(pattern, lines[0]), lines[0]
-        assert "Traceback" not in err
-
-    return check
+    err = cli(*arguments, status=2)
+    lines = [line for line in err.splitlines() if line.startswith("drawstream: ")]
+    assert len(lines) == 1 and err.splitlines()[-1] == lines[0], err
+    assert re.search(pattern, lines[0]), lines[0]
 
 
 @pytest.fixture(scope="session")
@@ -53,15 +33,15 @@ def scored(digits, tmp_path_factory):
     model = build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0)
     save_file(model.state_dict(), root / "w.safetensors")
     arguments = ("features", digits.train, "-o", root / "table", "--model", "mlp", "--weights", root / "w.safetensors")
-    assert main([str(a) for a in arguments]) == 0
+    cli(*arguments)
     return root
 
 
-def test_a_group_alone_and_an_unknown_command_are_bad_input(cli):
-    assert cli("search")[0] == cli("unheard")[0] == 2
+def test_a_group_alone_and_an_unknown_command_are_bad_input():
+    cli("search", status=2), cli("unheard", status=2)
 
 
-def test_pack(fails, tmp_path, digits):
+def test_pack(tmp_path, digits):
     out = tmp_path / "out"
     fails("no such file or folder", "pack", tmp_path / "missing", out)
     np.savez(tmp_path / "bad.npz", images=np.zeros((4, 8, 8), np.float32), labels=np.zeros(4, np.int64))
@@ -76,7 +56,7 @@ def test_pack(fails, tmp_path, digits):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.npz", "fine.npz", "short.npz"]
 
 
-def test_damaged_tar(fails, digits, tmp_path):
+def test_damaged_tar(digits, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(digits.train, copy)
     shard = next(copy.glob("*.tar"))
@@ -96,7 +76,7 @@ def test_damaged_tar(fails, digits, tmp_path):
     assert not (tmp_path / "index" / "catalog.parquet").exists()
 
 
-def test_train(fails, digits, scored, tmp_path):
+def test_train(digits, scored, tmp_path):
     fails("'--epochs': .* integer, but got 'many'", "train", digits.train, "-o", tmp_path / "r", "--epochs", "many")
     out = tmp_path / "run"
     fails("no catalog|catalog.parquet", "train", tmp_path, "-o", out)
@@ -111,11 +91,11 @@ def test_train(fails, digits, scored, tmp_path):
     assert not out.exists()
 
 
-def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits, tmp_path):
+def test_training_in_bf16_is_another_training_and_is_recorded(digits, tmp_path):
     options = (digits.train, "--model", "mlp", "--epochs", 2, "--global-batch", 100, "--lr", 0.1, "--test", digits.test)
     ends = {}
     for amp in ("off", "bf16"):
-        assert cli("train", *options, "-o", tmp_path / amp, "--amp", amp)[0] == 0
+        cli("train", *options, "-o", tmp_path / amp, "--amp", amp)
         ends[amp] = json.loads((tmp_path / amp / "run.json").read_text())
         assert ends[amp]["recipe"]["amp"] == amp
     assert ends["off"]["history"][-1]["loss"] != ends["bf16"]["history"][-1]["loss"]
@@ -124,7 +104,7 @@ def test_training_in_bf16_is_another_training_and_is_recorded(cli, fails, digits
     assert not (tmp_path / "x").exists()
 
 
-def test_features(fails, digits, scored, tmp_path):
+def test_features(digits, scored, tmp_path):
     out, weights = tmp_path / "table", scored / "w.safetensors"
     command = ("features", digits.train, "-o", out, "--model", "mlp")
     fails("no such file", *command, "--weights", tmp_path / "none.safetensors")
@@ -141,7 +121,7 @@ def test_features(fails, digits, scored, tmp_path):
     assert not list(out.glob("*"))
 
 
-def test_sampler_inputs(fails, digits, scored, tmp_path):
+def test_sampler_inputs(digits, scored, tmp_path):
     table, out = scored / "table", tmp_path / "sampler.json"
     fails("no feature 'los'", "fit", table, "-o", out, "--features", "los,entropy")
     fails("comma", "fit", table, "-o", out, "--values", "a,b")
@@ -158,7 +138,7 @@ def test_sampler_inputs(fails, digits, scored, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_bad_feature_values_are_named(fails, scored, tmp_path, value):
+def test_bad_feature_values_are_named(scored, tmp_path, value):
     copy = tmp_path / "table"
     shutil.copytree(scored / "table", copy)
     part = part_path(copy, 2)
@@ -177,27 +157,27 @@ def _columns(part):
 
 
 def test_floats_are_ieee_again_after_a_command(scored, digits, tmp_path):
-    assert main(["train", str(digits.train), "-o", str(tmp_path / "run"), "--model", "mlp", "--epochs", "1"]) == 0
+    cli("train", digits.train, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1)
     assert sys.float_info.min / 2 > 0
 
 
-def test_json_holds_the_result(cli, digits, scored, tmp_path):
+def test_json_holds_the_result(digits, scored, tmp_path):
     out = tmp_path / "sampler.json"
-    assert cli("fit", scored / "table", "-o", out, "--transform", "cdf", "--json", tmp_path / "r.json")[0] == 0
+    cli("fit", scored / "table", "-o", out, "--transform", "cdf", "--json", tmp_path / "r.json")
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["rows"] == 500
     assert 0 < result["ess"] < 500
     assert result["zero_rows"] > 0
 
 
-def test_the_demo_names_what_it_needs(fails, tmp_path):
+def test_the_demo_names_what_it_needs(tmp_path):
     fails("'cifar' is not one of 'digits'", "demo", "--data", "cifar", "-o", tmp_path / "d")
     fails("seeds must be", "demo", "--seeds", "1,1", "-o", tmp_path / "d")
     fails("--source", "demo", "--data", "fashion-mnist", "--source", tmp_path / "none", "-o", tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
-def test_bad_images_are_substituted_when_asked(cli, fails, digits, tmp_path):
+def test_bad_images_are_substituted_when_asked(digits, tmp_path):
     folder = shutil.copytree(digits.train, tmp_path / "copy")
     catalog = Catalog.open(folder)
     for row in (3, 20):
@@ -207,8 +187,7 @@ def test_bad_images_are_substituted_when_asked(cli, fails, digits, tmp_path):
     options = ("--model", "mlp", "--epochs", 1, "--on-bad", "substitute")
     fails("do not match the checksum", "train", folder, "-o", tmp_path / "a", "--model", "mlp", "--epochs", 1)
     fails("`max_bad` allows no more", "train", folder, "-o", tmp_path / "b", *options, "--max-bad", 1)
-    status, err = cli("train", folder, "-o", tmp_path / "c", *options, "--json", tmp_path / "c.json")
-    assert status == 0, err
+    cli("train", folder, "-o", tmp_path / "c", *options, "--json", tmp_path / "c.json")
     record = json.loads((tmp_path / "c.json").read_text())
     assert [bad["sample_id"] for bad in record["bad_samples"]] == [3, 20]
     assert record["loader"]["bad_samples"] == 2 and record["loader"]["images"] == len(catalog)
@@ -216,17 +195,17 @@ def test_bad_images_are_substituted_when_asked(cli, fails, digits, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["", "--out="])
-def test_an_empty_argument_is_refused_and_not_taken_for_the_working_folder(tmp_path, monkeypatch, capsys, word):
+def test_an_empty_argument_is_refused_and_not_taken_for_the_working_folder(tmp_path, monkeypatch, word):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "data", word]) == 2
-    assert capsys.readouterr().err == f"drawstream: argument {word!r} is empty: is a variable of the shell not set?\n"
+    err = cli("train", "data", word, status=2)
+    assert err == f"drawstream: argument {word!r} is empty: is a variable of the shell not set?\n"
 
 
-def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path, capsys):
+def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place, told in ((tmp_path, "is a folder"), (tmp_path / "pipe", "is a device, a named pipe or a socket")):
-        assert main(["stream", "count", "--rows", "10", "--json", str(place)]) == 2
-        assert capsys.readouterr().err == f"drawstream: --json {place}: {told}: name a file\n"
+        line = cli("stream", "count", "--rows", 10, "--json", place, status=2)
+        assert line == f"drawstream: --json {place}: {told}: name a file\n"
 
 
 @pytest.mark.parametrize(
@@ -245,9 +224,8 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
         (["--frozen"], "--frozen goes with a sampler.json, but there is none"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(digits, tmp_path, capsys, monkeypatch, options, told):
+def test_an_option_that_would_do_nothing_is_refused(digits, tmp_path, monkeypatch, options, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.csv").write_text("weight\n" + "1\n" * 500)
-    assert main(["train", str(digits.train), "-o", str(tmp_path / "o"), "--model", "mlp", *options]) == 2
-    err = capsys.readouterr().err
+    err = cli("train", digits.train, "-o", tmp_path / "o", "--model", "mlp", *options, status=2)
     assert told in err and err.count("\n") == 1 and not (tmp_path / "o").exists()

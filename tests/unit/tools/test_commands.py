@@ -15,18 +15,13 @@ import pytest
 import typer.main
 from safetensors.torch import save_file
 
-from drawstream.features import Scoring
-from drawstream.pipeline.reading import Reading
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.samplers.swift import SwiftSampler
+from drawstream import Reading, Schedule, Scoring, SwiftSampler
 from drawstream.tools.cli import app as cli
 from drawstream.tools.cli.features import ExtractOptions
 from drawstream.tools.cli.train import TrainOptions
-from drawstream.tools.runs.options import RENAMED
-from drawstream.tools.training.methods.table import method_names
-from drawstream.tools.training.models import build_model
-from drawstream.tools.training.recipe import Recipe
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.runs import RENAMED
+from drawstream.tools.training import Recipe, Setup, build_model
+from drawstream.tools.training.methods import method_names
 
 PROGRAM = Path(sys.executable).with_name("drawstream")
 

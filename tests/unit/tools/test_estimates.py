@@ -17,6 +17,7 @@ from drawstream.tools.training.descent import make_optimizer
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup
+from shared.programs import cli
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -94,30 +95,24 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_told_as_by_the_real_run(kind, digits, start, table, tmp_path, capsys):
+def test_bad_input_is_told_as_by_the_real_run(kind, digits, start, table, tmp_path):
     command = commands(digits, start, table, tmp_path / "out")[kind]
     for wrong in BAD[kind]:
-        lines = []
-        for dry in ([], ["--dry-run"]):
-            assert main([*command, *wrong, *dry]) == 2, (wrong, dry)
-            lines.append(capsys.readouterr().err.splitlines()[-1])
-        assert lines[0] == lines[1], wrong
+        real, dry = (cli(*command, *wrong, *more, status=2).splitlines()[-1] for more in ([], ["--dry-run"]))
+        assert real == dry, wrong
 
 
 @pytest.mark.parametrize(("kind", "change"), [("train", ["--lr", "0.1"]), ("auto", ["--seed", "5"])])
-def test_a_folder_with_another_job_is_refused_as_by_the_real_run(kind, change, digits, start, table, tmp_path, capsys):
+def test_a_folder_with_another_job_is_refused_as_by_the_real_run(kind, change, digits, start, table, tmp_path):
     folder = tmp_path / "out"
     command = commands(digits, start, table, folder)[kind]
-    assert main(command) == main([*command, "--dry-run"]) == 0
-    assert "finished" in capsys.readouterr().out
-    before, lines = tree(folder), []
-    for dry in ([], ["--dry-run"]):
-        assert main([*command, *change, *dry]) == 2
-        lines.append(capsys.readouterr().err.splitlines()[-1])
-    assert lines[0] == lines[1] and tree(folder) == before
+    assert main(command) == 0 and "finished" in cli(*command, "--dry-run")
+    before = tree(folder)
+    real, dry = (cli(*command, *change, *more, status=2).splitlines()[-1] for more in ([], ["--dry-run"]))
+    assert real == dry and tree(folder) == before
 
 
-def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys, monkeypatch):
+def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, monkeypatch):
     command = ["train", str(digits.train), "--model", "mlp", "--epochs", "5", "-o", str(tmp_path / "out")]
 
     class Stop(BaseException):
@@ -131,12 +126,10 @@ def test_epochs_of_a_checkpoint_are_not_estimated_again(digits, tmp_path, capsys
     with pytest.raises(Stop):
         main(command)
     before = tree(tmp_path / "out")
-    assert main([*command, "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    told = cli(*command, "--dry-run")
     assert "2 epochs are done and would not be done again" in told and "3 epochs" in told
     assert tree(tmp_path / "out") == before
-    assert main([*command, "--dry-run", "--lr", "0.3"]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = cli(*command, "--dry-run", "--lr", "0.3", status=2).splitlines()[-1]
     assert str(tmp_path / "out/checkpoint.pt") in line and "recipe.lr 0.05, not 0.3" in line
 
 
@@ -175,8 +168,7 @@ def test_totals(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command",
-    [["demo"], ["bench", "noise", "--noise", "0.4"], ["bench", "auto", "--noise", "0"], ["bench", "budget"]],
+    "command", [["demo"], ["bench", "noise", "--noise", "0.4"], ["bench", "auto", "--noise", "0"], ["bench", "budget"]]
 )
 @pytest.mark.slow
 def test_dry_runs_of_the_demo_and_the_benchmarks(command, tmp_path, monkeypatch):

@@ -8,14 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream.features.table import FeatureTable
-from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline.shards import Catalog
-from drawstream.samplers.swift import SwiftSampler
+from drawstream import Catalog, FeatureTable, SwiftSampler, write_part
+from drawstream.features.table import part_path
 from drawstream.tools.cli.app import main
-from drawstream.tools.runs.record import read_record
-from drawstream.tools.training.models import save_weights
-from drawstream.tools.training.setup import Setup
+from drawstream.tools.runs import read_record
+from drawstream.tools.training import Setup, save_weights
+from shared.programs import cli
 
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob")
 JUDGE = "def judge(probabilities, trial):\n    return probabilities.max() + trial.seed / 2**40\n"
@@ -156,14 +154,12 @@ def test_workers_fine_tune_as_this_process_does(digits, table, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("length", ["inf", "nan", "0", "-1", "1e400"])
-def test_epochs_of_a_candidate_are_a_number_of_epochs(digits, table, tmp_path, capsys, length):
+def test_epochs_of_a_candidate_are_a_number_of_epochs(digits, table, tmp_path, length):
     command = ["search", "swift", table, "-o", tmp_path / "s", "--catalog", digits.train, "--held-out", digits.held_out]
     start = tmp_path / "empty"
     start.write_bytes(b"")
     command += ["--model", "mlp", "--start", start]
-    assert main([str(word) for word in [*command, f"--fine-tune-epochs={length}"]]) == 2
-    assert "--fine-tune-epochs must be " in capsys.readouterr().err
-    assert main([str(word) for word in command]) == 2
+    assert "--fine-tune-epochs must be " in cli(*[*command, f"--fine-tune-epochs={length}"], status=2)
     assert (
-        capsys.readouterr().err == f"drawstream: weights {start}: cannot be read as tensors (the file ends too early)\n"
+        cli(*command, status=2) == f"drawstream: weights {start}: cannot be read as tensors (the file ends too early)\n"
     )

@@ -11,21 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline.shards import Catalog
-from drawstream.samplers import effective_sample_size
-from drawstream.samplers.orders import IndexStream
-from drawstream.samplers.orders.schedule import Schedule
-from drawstream.samplers.swift import SwiftFit, SwiftParams
+from drawstream import Catalog, IndexStream, Schedule, SwiftFit, SwiftParams, effective_sample_size, write_part
+from drawstream.features.table import part_path
 from drawstream.tools.cli.app import main
-
-
-def run(folder, *arguments, status=0):
-    """Run a command that must end with a status; return its JSON result."""
-    place = folder / "result.json"
-    place.unlink(missing_ok=True)
-    assert main([*map(str, arguments), "--json", str(place)]) == status
-    return json.loads(place.read_text()) if place.exists() else None
+from shared.programs import cli, cli_json
 
 
 def save_table(folder, fingerprint, **columns):
@@ -51,7 +40,7 @@ def sampled(digits, tmp_path_factory):
 
 def test_show_a_sampler(sampled, tmp_path, capsys):
     sampler, table, p = sampled
-    result = run(tmp_path, "stream", "show", sampler, "--table", table, "--seed", 3, "--epoch", 2, "--draws", 300)
+    result = cli_json(tmp_path, "stream", "show", sampler, "--table", table, "--seed", 3, "--epoch", 2, "--draws", 300)
     stream = IndexStream(p, seed=3, draws=300)
     assert (result["rows"], result["draws"], result["mode"], result["seed"]) == (500, 300, "stratified", 3)
     assert result["ess"] == pytest.approx(effective_sample_size(p))
@@ -66,7 +55,7 @@ def test_show_a_sampler(sampled, tmp_path, capsys):
 
 def test_count_adds_up(tmp_path, capsys):
     options = ("--rows", 400, "--mode", "multinomial", "--seed", 5)
-    result = run(tmp_path, "stream", "count", *options, "--epochs", "1:6")
+    result = cli_json(tmp_path, "stream", "count", *options, "--epochs", "1:6")
     stream = IndexStream(400, mode="multinomial", seed=5)
     counts = np.array([np.bincount(stream.epoch(epoch)[:], minlength=400) for epoch in range(1, 6)])
     for part, expected in zip(result["epochs"], counts, strict=True):
@@ -84,7 +73,7 @@ def test_count_adds_up(tmp_path, capsys):
 
 def test_uniform_rows_are_even(tmp_path):
     for rows in (1, 70):
-        total = run(tmp_path, "stream", "count", "--rows", rows)["total"]
+        total = cli_json(tmp_path, "stream", "count", "--rows", rows)["total"]
         assert total["histogram"] == [0, rows]
         assert total["unevenness"] == pytest.approx(0, abs=1e-12)
 
@@ -105,21 +94,21 @@ def test_an_exported_schedule_replays_the_same_ids(tmp_path, mode, rows, seed, f
     source = ["--rows", rows] if mode == "permutation" else [tmp_path / "weights.npy"]
     options = ["--mode", mode, "--seed", seed, "--draws", draws]
     out = tmp_path / "schedule.arrow"
-    run(tmp_path, "stream", "export", *source, *options, "--epochs", f"{first}:{first + epochs}", "-o", out)
+    cli_json(tmp_path, "stream", "export", *source, *options, "--epochs", f"{first}:{first + epochs}", "-o", out)
     stream = IndexStream(rows if mode == "permutation" else weights, mode=mode, seed=seed, draws=draws)
     replay = IndexStream(Schedule.open(out))
     for epoch in range(epochs):
         np.testing.assert_array_equal(replay.epoch(epoch)[:], stream.epoch(first + epoch)[:])
         assert np.array_equal(replay.epoch(epoch).weights(0, draws), stream.epoch(first + epoch).weights(0, draws))
     again = tmp_path / "again.arrow"
-    run(tmp_path, "stream", "export", out, "--epochs", ":", "-o", again)
-    assert run(tmp_path, "stream", "diff", out, again)["equal"]
+    cli_json(tmp_path, "stream", "export", out, "--epochs", ":", "-o", again)
+    assert cli_json(tmp_path, "stream", "diff", out, again)["equal"]
 
 
 def test_export_names_the_catalog_and_writes_idx(sampled, digits, tmp_path, capsys):
     sampler, table, p = sampled
     catalog = Catalog.open(digits.train)
-    result = run(
+    result = cli_json(
         tmp_path, "stream", "export", sampler, "--table", table, "--catalog", digits.train, "--epochs", "0:2",
         "--idx", tmp_path / "idx", "--by-shard", "-o", tmp_path / "deep" / "s.arrow",
     )  # fmt: skip
@@ -134,16 +123,18 @@ def test_export_names_the_catalog_and_writes_idx(sampled, digits, tmp_path, caps
     expected = np.concatenate([order[catalog.shard[order] == shard] for shard in range(5)])
     assert keys == [catalog.key(row) for row in expected]
     assert "2 epochs of 500 draws" in capsys.readouterr().out
-    exact = run(tmp_path, "stream", "export", "--rows", 500, "--catalog", digits.train, "--idx", tmp_path / "exact")
+    exact = cli_json(
+        tmp_path, "stream", "export", "--rows", 500, "--catalog", digits.train, "--idx", tmp_path / "exact"
+    )
     assert exact["idx"][0]["exact"]
     assert exact["idx"][0]["files"] > 300
 
 
 def test_diff_finds_the_place(tmp_path, capsys):
     for name, seed in (("a", 0), ("b", 1)):
-        run(tmp_path, "stream", "export", "--rows", 90, "--seed", seed, "--epochs", "0:2", "-o", tmp_path / name)
+        cli_json(tmp_path, "stream", "export", "--rows", 90, "--seed", seed, "--epochs", "0:2", "-o", tmp_path / name)
     one, two = Schedule.open(tmp_path / "a"), Schedule.open(tmp_path / "b")
-    result = run(tmp_path, "stream", "diff", tmp_path / "a", tmp_path / "b", status=1)
+    result = cli_json(tmp_path, "stream", "diff", tmp_path / "a", tmp_path / "b", status=1)
     differ = np.concatenate([one.epoch(epoch)[:] != two.epoch(epoch)[:] for epoch in range(2)])
     assert result["different_positions"] == differ.sum() > 100
     assert result["first"] == {"epoch": 0, "position": int(np.argmax(differ))}
@@ -159,11 +150,11 @@ def test_a_schedule_and_weights_in_arrow_are_told_apart(tmp_path):
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
     for arguments in (["w.parquet", "--column", "p"], ["w.arrow"]):
-        result = run(tmp_path, "stream", "show", tmp_path / arguments[0], *arguments[1:])
+        result = cli_json(tmp_path, "stream", "show", tmp_path / arguments[0], *arguments[1:])
         assert result["ess"] == pytest.approx(64 / 26)
         assert (result["zero_rows"], result["fingerprint"]) == (1, IndexStream(weights).fingerprint)
-    run(tmp_path, "stream", "export", tmp_path / "w.arrow", "--draws", 8, "-o", tmp_path / "s.arrow")
-    result = run(tmp_path, "stream", "show", tmp_path / "s.arrow")
+    cli_json(tmp_path, "stream", "export", tmp_path / "w.arrow", "--draws", 8, "-o", tmp_path / "s.arrow")
+    result = cli_json(tmp_path, "stream", "show", tmp_path / "s.arrow")
     assert (result["mode"], result["draws"], result["zero_rows"]) == ("schedule", 8, 1)
     assert result["ess"] == pytest.approx(64 / 26)
 
@@ -192,27 +183,26 @@ def test_a_schedule_and_weights_in_arrow_are_told_apart(tmp_path):
         ("diff {npy} {npy}", "must be an Arrow IPC file"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(sampled, digits, tmp_path, capsys, arguments, text):
+def test_bad_input_is_one_line_and_exit_2(sampled, digits, tmp_path, arguments, text):
     sampler, table, _ = sampled
     np.save(tmp_path / "w.npy", np.array([1.0, 0.0, 2.0]))
     (tmp_path / "text.arrow").write_text("no arrow")
     names = {"npy": tmp_path / "w.npy", "sampler": sampler, "table": table, "folder": tmp_path}
     names |= {"catalog": digits.train, "held_out": digits.held_out, "text": tmp_path / "text.arrow"}
-    assert main(["stream", *(part.format(**names) for part in arguments.split())]) == 2
-    error = capsys.readouterr().err
+    error = cli("stream", *(part.format(**names) for part in arguments.split()), status=2)
     assert text in error
     assert error.count("\n") == 1
 
 
 def test_epochs_of_a_schedule_are_bounded(tmp_path, capsys):
-    run(tmp_path, "stream", "export", "--rows", 9, "--epochs", "0:2", "-o", tmp_path / "s.arrow")
-    assert len(run(tmp_path, "stream", "count", tmp_path / "s.arrow", "--epochs", "1:")["epochs"]) == 1
+    cli_json(tmp_path, "stream", "export", "--rows", 9, "--epochs", "0:2", "-o", tmp_path / "s.arrow")
+    assert len(cli_json(tmp_path, "stream", "count", tmp_path / "s.arrow", "--epochs", "1:")["epochs"]) == 1
     capsys.readouterr()
     assert main(["stream", "count", str(tmp_path / "s.arrow"), "--epochs", "1:3"]) == 2
     assert "holds the epochs 0:2, but got '1:3'" in capsys.readouterr().err
 
 
-def test_crops_have_no_idx(tmp_path, digits, capsys):
+def test_crops_have_no_idx(tmp_path, digits):
     crops = {
         name: np.full(500, value, np.float32)
         for name, value in zip(("y0", "x0", "y1", "x1"), (0, 0, 1, 1), strict=True)
@@ -223,12 +213,11 @@ def test_crops_have_no_idx(tmp_path, digits, capsys):
     fit = SwiftFit({"loss": loss}, features=["loss"], transform="cdf")
     fit.sampler(SwiftParams.uniform(1)).save(tmp_path / "s.json")
     source = ["stream", "export", str(tmp_path / "s.json"), "--table", str(table)]
-    assert main([*source, "--idx", str(tmp_path / "i"), "--catalog", str(digits.train)]) == 2
-    assert "these rows are crops" in capsys.readouterr().err
+    assert "these rows are crops" in cli(*source, "--idx", tmp_path / "i", "--catalog", digits.train, status=2)
 
 
 def test_bench_stream_writes_rows(tmp_path, capsys):
-    result = run(tmp_path, "bench", "stream", "--rows", "1e3", "--rounds", 1, "--seeds", "0,1")
+    result = cli_json(tmp_path, "bench", "stream", "--rows", "1e3", "--rounds", 1, "--seeds", "0,1")
     ours = [row for row in result["rows"] if row["system"] == "drawstream"]
     assert len(ours) == 2 * 4
     assert {(row["rows"], row["seed"]) for row in ours} == {(1000, 0), (1000, 1)}
@@ -236,5 +225,4 @@ def test_bench_stream_writes_rows(tmp_path, capsys):
     assert all(set(row) == keys for row in result["rows"])
     for arguments in (["stream", "--rows", "ten"], ["stream", "--rows", "1.5"], ["loader", "--rounds", "0"]):
         capsys.readouterr()
-        assert main(["bench", *arguments]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        assert cli("bench", *arguments, status=2).count("\n") == 1

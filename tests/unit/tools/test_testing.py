@@ -9,6 +9,7 @@ import pytest
 from drawstream import PSGD, IndexStream, Order, OrderedSGD, Selected, SelectiveBackprop, Sequential
 from drawstream.samplers.orders.order import Batches
 from drawstream.testing import check_batch_selector, check_row_sampler, check_stream
+from shared.refusals import refused
 
 WEIGHTS = np.arange(40.0)
 RNG = np.random.default_rng(0)
@@ -87,11 +88,7 @@ def test_a_sound_stream_passes():
         ("epoch", lambda each, _: Order(Positions(each, 0), 59), "epoch 0 has 59 positions, and draws is 60"),
         ("epoch", drawn_again, "on what was drawn before: epoch 0, drawn again after others, has"),
         ("fill", out_of_range, r"rows lie in \[0, N\): epoch 0 holds \d+ and 40 of 40"),
-        (
-            "fill",
-            loses_a_row,
-            r"a slice is that slice of the whole: order\[\d+:\d+\] of epoch 0 has .* at place 0",
-        ),
+        ("fill", loses_a_row, r"a slice is that slice of the whole: order\[\d+:\d+\] of epoch 0 has .* at place 0"),
         ("fill", last_position, r"a (slice|position) is that .* of the whole: order\[\S+\] of epoch 0 has \d+"),
         ("batch", lambda rows, rank, **_: rows[: -rank or None], "are the global batch: step 0 of epoch 0"),
         ("importance", lambda _, rows, w: w * 2, r"1 / \(N P\): epoch 0, position 0, row \d+ has \S+, but"),
@@ -289,10 +286,7 @@ def having(**parts):
         (choosing(lambda _, s, i, w: (i, w[:-1])), r"step 0 gives int64 \(48,\) and float32 \(47,\)"),
         (choosing(lambda _, s, i, w: (i + 90, w)), r"step 0 chooses places from \d+ to 18\d of 96"),
         (choosing(lambda _, s, i, w: (i, -w)), "weights are finite and >= 0: step 0 has one of -1.0 or -1.0"),
-        (
-            choosing(lambda _, s, i, w: (RNG.permutation(i), w)),
-            "selectors made alike choose alike: the choice of",
-        ),
+        (choosing(lambda _, s, i, w: (RNG.permutation(i), w)), "selectors made alike choose alike: the choice of"),
         (choosing(lambda _, s, i, w: (i[: 9 + isinstance(s, list)], w[: 9 + isinstance(s, list)])), "a list of scores"),
         (choosing(spoil), "scores are left as they were: the scores of step 0 has 0.0 at place 0"),
         (
@@ -307,8 +301,7 @@ def having(**parts):
     ],
 )
 def test_a_broken_selector_is_caught(kind, told):
-    with pytest.raises(AssertionError, match=f"broken law: .*{told}"):
-        check_batch_selector(kind, others=[kind])
+    refused(f"broken law: .*{told}", check_batch_selector, kind, error=AssertionError, others=[kind])
 
 
 def test_sound_selectors_pass():
@@ -333,8 +326,7 @@ def test_a_state_that_is_no_copy_and_bad_scores_are_caught():
             given = np.asarray(scores.detach() if hasattr(scores, "detach") else scores)
             return super().select(np.nan_to_num(given), **options)
 
-    with pytest.raises(AssertionError, match="not finite are refused: scores with nan are taken"):
-        check_batch_selector(Takes)
+    refused("not finite are refused: scores with nan are taken", check_batch_selector, Takes, error=AssertionError)
 
 
 def test_the_suite_needs_neither_torch_nor_pytest():

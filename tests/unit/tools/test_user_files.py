@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline.shards import Catalog
-from drawstream.samplers.orders import IndexStream
+from drawstream import Catalog, IndexStream, write_part
+from drawstream.features.table import part_path
 from drawstream.tools.cli.app import main
+from shared.programs import cli, cli_json
 
 ROWS = 500
 RNG = np.random.default_rng(2)
@@ -37,16 +38,9 @@ def files(digits, tmp_path_factory):
     return folder
 
 
-def run(folder, *arguments, status=0):
-    place = folder / "result.json"
-    place.unlink(missing_ok=True)
-    assert main([*map(str, arguments), "--json", str(place)]) == status
-    return json.loads(place.read_text()) if place.exists() else None
-
-
 @pytest.mark.parametrize("name", ["w.csv", "w.csv.gz", "p.parquet", "w.json", "w.feather", "w.npy"])
 def test_a_stream_of_any_file_is_that_of_the_weights(name, files, digits, tmp_path, capsys):
-    result = run(tmp_path, "stream", "show", files / name, "--catalog", digits.train, "--seed", 4)
+    result = cli_json(tmp_path, "stream", "show", files / name, "--catalog", digits.train, "--seed", 4)
     stream = IndexStream(WEIGHTS, seed=4)
     assert result["fingerprint"] == stream.fingerprint
     assert result["first_rows"] == stream.epoch(0)[:10].tolist()
@@ -58,7 +52,7 @@ def test_a_shuffled_file_with_keys_trains_as_the_ordered_one(files, digits, tmp_
     runs = {}
     for name in ("w.npy", "w.csv", "w.json"):
         options = ("--sampler", files / name, "--model", "mlp", "--global-batch", 50, "--epochs", 1)
-        run(tmp_path, "train", digits.train, "-o", tmp_path / name, *options)
+        cli_json(tmp_path, "train", digits.train, "-o", tmp_path / name, *options)
         runs[name] = load_file(tmp_path / name / "last.safetensors")
         assert ("its rows are taken in their order" in capsys.readouterr().err) == (name == "w.npy")
         assert json.loads((tmp_path / name / "run.json").read_text())["method"] == "weights"
@@ -70,19 +64,10 @@ def test_a_shuffled_file_with_keys_trains_as_the_ordered_one(files, digits, tmp_
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (
-            "train {train} -o {out} --sampler {files}/short.npy",
-            "short.npy has 100 weights, the catalog 500 images",
-        ),
-        (
-            "train {train} -o {out} --sampler {files}/part.csv",
-            "must have its row here, but 100 of 500 have none",
-        ),
+        ("train {train} -o {out} --sampler {files}/short.npy", "short.npy has 100 weights, the catalog 500 images"),
+        ("train {train} -o {out} --sampler {files}/part.csv", "must have its row here, but 100 of 500 have none"),
         ("train {held_out} -o {out} --sampler {files}/w.csv", "rows belong to none of 100 images (its keys are like "),
-        (
-            "train {train} -o {out} --sampler {files}/p.parquet --column q",
-            "'q' must hold numbers, but is missing",
-        ),
+        ("train {train} -o {out} --sampler {files}/p.parquet --column q", "'q' must hold numbers, but is missing"),
         ("train {train} -o {out} --sampler {files}/w.xlsx", "the sampler must be a file or one of"),
         ("stream show {files}/w.csv", "named by `key`, which the catalog knows: give the catalog too"),
         ("stream show {files}/short.npy --catalog {train}", "short.npy has 100 weights, the catalog 500 images"),
@@ -105,11 +90,10 @@ def test_a_distribution_is_taken_on_its_own_catalog_only(digits, tmp_path, capsy
     catalog = Catalog.open(digits.train)
     metadata = {"drawstream.distribution": "1", "catalog": catalog.fingerprint}
     pq.write_table(pa.table({"weight": WEIGHTS}).replace_schema_metadata(metadata), tmp_path / "d.parquet")
-    result = run(tmp_path, "stream", "show", tmp_path / "d.parquet")
+    result = cli_json(tmp_path, "stream", "show", tmp_path / "d.parquet")
     assert (result["catalog"], result["fingerprint"]) == (catalog.fingerprint, IndexStream(WEIGHTS).fingerprint)
     assert capsys.readouterr().err == ""
-    assert main(["stream", "show", str(tmp_path / "d.parquet"), "--catalog", str(digits.test)]) == 2
-    error = capsys.readouterr().err
+    error = cli("stream", "show", tmp_path / "d.parquet", "--catalog", digits.test, status=2)
     assert f"weights of catalog {catalog.fingerprint[:12]}, but this is" in error and error.count("\n") == 1
     assert main(["train", str(digits.test), "-o", str(tmp_path / "run"), "--sampler", str(tmp_path / "d.parquet")]) == 2
 
@@ -126,18 +110,17 @@ def test_scores_of_a_csv_join_a_table_wherever_one_is_read(digits, tmp_path, cap
     keys = [catalog.key(row) for row in ORDER]
     pd.DataFrame({"key": keys, "score": WEIGHTS[ORDER], "who": "me"}).to_csv(more, index=False)
     fit = ("fit", folder, "--transform", "cdf", "--features", "score", "--coefficients", 1, "--catalog", digits.train)
-    run(tmp_path, *fit, "-o", tmp_path / "s.json", "--join", more, "--probabilities", tmp_path / "p.npy")
+    cli_json(tmp_path, *fit, "-o", tmp_path / "s.json", "--join", more, "--probabilities", tmp_path / "p.npy")
     assert capsys.readouterr().err == f"note: {more}: columns that are no numbers are left out: who\n"
     table = ("--table", folder, "--join", more, "--catalog", digits.train)
-    shown = run(tmp_path, "stream", "show", tmp_path / "s.json", *table)
+    shown = cli_json(tmp_path, "stream", "show", tmp_path / "s.json", *table)
     assert f"note: {more}: columns" in capsys.readouterr().err
-    assert shown["fingerprint"] == run(tmp_path, "stream", "show", tmp_path / "p.npy")["fingerprint"]
+    assert shown["fingerprint"] == cli_json(tmp_path, "stream", "show", tmp_path / "p.npy")["fingerprint"]
     pd.DataFrame({"score": WEIGHTS}).iloc[ORDER].reset_index().to_csv(tmp_path / "shuffled.csv", index=False)
     assert main([*map(str, fit), "-o", str(tmp_path / "t.json"), "--join", str(tmp_path / "shuffled.csv")]) == 2
     assert "its pandas index is not 0, 1, 2" in capsys.readouterr().err and not (tmp_path / "t.json").exists()
     odd = ("train", digits.train, "-o", tmp_path / "x", "--sampler", tmp_path / "p.npy", "--table", folder)
-    assert main([*map(str, odd)]) == 2
-    err = capsys.readouterr().err
+    err = cli(*map(str, odd), status=2)
     assert "--table goes with a sampler.json, your own sampler, rho or coreset-forgetting, but --sampler is" in err
     p = np.load(tmp_path / "p.npy")
     lowest, highest = np.quantile(WEIGHTS, 0.4) > WEIGHTS, np.quantile(WEIGHTS, 0.8) < WEIGHTS
@@ -149,7 +132,7 @@ def test_keys_that_restart_in_each_shard_need_their_shard(tmp_path, capsys):
     case = Path(__file__).parents[2] / "cases/tars/samekey_a.tar"
     for name in ("a.tar", "b.tar"):
         shutil.copy(case, tmp_path / name)
-    run(tmp_path, "index", tmp_path)
+    cli_json(tmp_path, "index", tmp_path)
     catalog = Catalog.open(tmp_path)
     rows = len(catalog)
     weights, order = np.arange(1.0, rows + 1), RNG.permutation(rows)
@@ -159,8 +142,64 @@ def test_keys_that_restart_in_each_shard_need_their_shard(tmp_path, capsys):
         table.drop(columns="sample_id").to_csv(tmp_path / f"{form}.csv", index=False)
     capsys.readouterr()
     for name in ("full.csv", "full-id.csv", "short-id.csv"):
-        result = run(tmp_path, "stream", "show", tmp_path / name, "--catalog", tmp_path)
+        result = cli_json(tmp_path, "stream", "show", tmp_path / name, "--catalog", tmp_path)
         assert result["fingerprint"] == IndexStream(weights).fingerprint
-    assert main(["stream", "show", str(tmp_path / "short.csv"), "--catalog", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
+    error = cli("stream", "show", tmp_path / "short.csv", "--catalog", tmp_path, status=2)
     assert "short.csv" in error and "a/" in error and error.count("\n") == 1
+
+
+# A module of the user's that ends the process: never exit 0 with nothing done
+
+
+ENDS = {
+    "ends_on_import": "import sys\nsys.exit(0)\n",
+    "ends_when_called": "import sys\ndef f(*_, **__):\n    sys.exit(0)\n",
+    "ends_later": "import sys\nclass f:\n    def __init__(self, *_): pass\n    def begin(self, *_): sys.exit(0)\n"
+    "    def probabilities(self, epoch): sys.exit()\n",
+}
+
+
+@pytest.fixture
+def ran(digits, tmp_path, monkeypatch, capsys):
+    for name, text in ENDS.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def ran(command):
+        status = main(command.replace("DATA", str(digits.train)).split())
+        return status, capsys.readouterr().err
+
+    yield ran
+    for name in ENDS:
+        sys.modules.pop(name, None)
+
+
+TRAIN = "train DATA -o run --model mlp --epochs 1"
+COMMANDS = [
+    ("train DATA -o run --model {}:f", "model"),
+    (f"{TRAIN} --sampler {{}}:f", "--sampler"),
+    (f"{TRAIN} --hook {{}}:f", "--hook"),
+    ("features DATA -o table --model mlp --weights no --measure {}:f", "measure"),
+    ("search swift table -o search --catalog DATA --objective {}:f", "objective"),
+]
+
+
+@pytest.mark.parametrize(("command", "what"), COMMANDS)
+def test_on_import(ran, command, what):
+    status, err = ran(command.format("ends_on_import"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{what} 'ends_on_import:f' cannot be imported: it ended the process (SystemExit 0): put its main" in err
+
+
+@pytest.mark.parametrize(("command", "what"), COMMANDS[:3])
+def test_in_the_factory(ran, command, what):
+    status, err = ran(command.format("ends_when_called"))
+    assert (status, err.count("\n")) == (2, 1) and what in err
+    assert "cannot be made: it ended the process (SystemExit 0)" in err
+
+
+@pytest.mark.parametrize("option", ["--sampler", "--hook"])
+def test_while_the_job_runs(ran, option):
+    status, err = ran(f"{TRAIN} {option} ends_later:f")
+    assert status == 2 and "ends_later.py:" in err and "ended the process (SystemExit" in err.splitlines()[-1]

@@ -13,23 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from plotly.graph_objects import Figure
-from sklearn.datasets import load_digits
 
-from drawstream.features.table import FeatureTable
-from drawstream.features.table.part import part_path, write_part
-from drawstream.pipeline.shards import Catalog
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
-from drawstream.samplers import effective_sample_size
-from drawstream.samplers.swift import SwiftSampler
-from drawstream.tools.report.build import write_report
-from drawstream.tools.report.comparison import compare
-from drawstream.tools.report.gallery import FRAME, Picture, extremes, framed
+from drawstream import Catalog, FeatureTable, SwiftSampler, effective_sample_size, write_part
+from drawstream.features.table import part_path
+from drawstream.tools.report import Picture, SampledRows, by_percentile, compare, extremes, plane, write_report
+from drawstream.tools.report.gallery import FRAME, framed
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.pages.search import shown_rows
 from drawstream.tools.report.records import read_records
-from drawstream.tools.report.sampled_rows import SampledRows, by_percentile, plane
-from drawstream.tools.runs.record import write_json
+from drawstream.tools.runs import write_json
+from shared.refusals import refused
+from shared.samples import LABELS, PIXELS, array_catalog
 
 ROWS = 400
 LAST = {"uniform": [70.0, 71.5, 69.25], "swift": [90.25, 91.75, 90.5]}
@@ -290,9 +284,8 @@ def test_any_number_of_features_makes_a_page(tmp_path: Path, names: tuple[str, .
 def test_data_without_true_labels_shows_all_rows(tmp_path: Path, make_search):
     folder = tmp_path / "run"
     make_search(folder, prefers_clean=True)
-    digits = load_digits()
-    images = (digits.images[:ROWS] * 15.9375).astype(np.uint8)
-    catalog = Catalog.open(pack(ArraySource(images, digits.target[:ROWS]), folder / "data", overwrite=True).train)
+    images = PIXELS[:ROWS]
+    catalog = array_catalog(folder / "data", images, LABELS[:ROWS], overwrite=True)
     rng = np.random.default_rng(1)
     columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
     columns |= {name: rng.random(ROWS).astype(np.float32) for name in ("loss", "entropy")}
@@ -382,9 +375,7 @@ def test_damage_is_one_clear_line_and_leaves_the_old_page(searched: Path, tmp_pa
     damage(folder)
     out = tmp_path / "report.html"
     out.write_text("old")
-    with pytest.raises(ValueError, match=re.escape(told)) as caught:
-        write_report(folder, out)
-    assert "\n" not in str(caught.value)
+    refused(re.escape(told), write_report, folder, out)
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run"]
 
@@ -393,15 +384,12 @@ def test_run_of_other_data_than_its_catalog_is_refused(searched: Path, tmp_path:
     make_run(tmp_path, catalog=searched / "data")
     write_report(tmp_path, tmp_path / "report.html")
     _edit(tmp_path / "run.json", catalog_fingerprint="0" * 32)
-    with pytest.raises(ValueError, match="trained on catalog 000000000000, but"):
-        write_report(tmp_path, tmp_path / "report.html")
+    refused("trained on catalog 000000000000, but", write_report, tmp_path, tmp_path / "report.html")
 
 
 def test_folders_without_records_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no run\.json and no search\.json"):
-        write_report(tmp_path, tmp_path / "report.html")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        write_report(tmp_path / "absent", tmp_path / "report.html")
+    refused(r"no run\.json and no search\.json", write_report, tmp_path, tmp_path / "report.html")
+    refused("no such folder", write_report, tmp_path / "absent", tmp_path / "report.html", error=FileNotFoundError)
 
 
 def _edit(path: Path, **entries: object) -> None:

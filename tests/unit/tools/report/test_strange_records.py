@@ -14,6 +14,7 @@ import pytest
 from drawstream.tools.cli.app import main
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.build import write_report
+from shared.programs import cli
 
 DEEP = "[" * 1500 + "]" * 1500
 
@@ -88,14 +89,13 @@ def test_a_bad_record_is_named_and_all_others_stay(runs: Path, monkeypatch, caps
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_closed_file_and_a_closed_folder_are_named(runs: Path, capsys):
+def test_a_closed_file_and_a_closed_folder_are_named(runs: Path):
     (runs / "bad/run.json").write_text("{}")
     (runs / "bad/run.json").chmod(0)
     (runs / "closed").mkdir(0)
     texts = {job["folder"]: job["text"] for job in Board(runs).state()["finished"]}
     assert texts["bad"] == "damaged record: Permission denied" and texts["closed"] == "folder: Permission denied"
-    assert main(["report", str(runs), "-o", str(runs.parent / "x.html")]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert len(cli("report", runs, "-o", runs.parent / "x.html", status=1).splitlines()) == 2
     (runs / "closed").chmod(0o700)
 
 
@@ -173,15 +173,14 @@ def test_a_value_of_any_type_at_any_place_takes_nothing_from_the_others(
     ],
 )
 def test_a_record_that_names_other_files_neither_hangs_nor_shows_them(
-    searched: Path, runs: Path, capsys, key: str, place: object
+    searched: Path, runs: Path, key: str, place: object
 ):
     whole = json.loads((searched / "search.json").read_text())
     for name in ("catalog", "features", "sampler"):
         whole[name] = str(searched / whole[name])
     (runs / "bad/search.json").write_text(json.dumps(whole | {key: place}))
     os.mkfifo(runs / "bad/pipe")
-    assert main(["report", str(runs), "-o", str(runs / "x.html")]) == 1
-    told = capsys.readouterr().err
+    told = cli("report", runs, "-o", runs / "x.html", status=1)
     assert told.count("\n") == 1 and "bad/search.json: " in told
     assert "root:x:0" not in told + (runs / "x.html").read_text()
 

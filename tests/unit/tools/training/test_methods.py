@@ -18,6 +18,7 @@ from drawstream.tools.cli.app import main
 from drawstream.tools.training.methods.plan import Budget, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, add_method, guide_table, method_names
 from drawstream.tools.training.setup import AUGMENT, Framing, Setup
+from shared.refusals import refused
 
 ROWS, EPOCHS = 1000, 10
 CORESETS = ("coreset-random", "coreset-forgetting", "coreset-k_center")
@@ -95,8 +96,7 @@ def test_a_method_from_outside_is_one_entry(run, tmp_path, capsys, monkeypatch):
     assert record["count_entropy"] <= np.log(250)
     assert run("--sampler", "second", "--paper", out="other") == 2
     assert "--paper goes with p or c, but --sampler is second" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="there is a method 'second' already"):
-        add_method(METHODS["second"])
+    refused("there is a method 'second' already", add_method, METHODS["second"])
 
 
 @pytest.mark.parametrize("name", ["unif", "p"])
@@ -121,8 +121,7 @@ def test_the_smallest_budget_is_one_row_and_one_epoch():
 
 @pytest.mark.parametrize(("share", "options"), [(0.0, {}), (1.01, {}), (float("nan"), {})])
 def test_a_budget_out_of_range_is_refused(share, options):
-    with pytest.raises(ValueError, match="0 < budget <= 1"):
-        Budget(share, **options)
+    refused("0 < budget <= 1", Budget, share, **options)
 
 
 @pytest.mark.parametrize("augment", AUGMENT)
