@@ -10,7 +10,7 @@ from drawstream.tools.bench.auto import methods_of as auto_methods
 from drawstream.tools.bench.auto import settings_of
 from drawstream.tools.bench.budget import common_of, missing
 from drawstream.tools.bench.checks import noise_folders
-from drawstream.tools.bench.noise import SEARCHES, folders, methods_of, start
+from drawstream.tools.bench.noise import cells_of, folders, methods_of, search_options, start
 from drawstream.tools.cli import AutoGrid, BudgetGrid, NoiseGrid
 from drawstream.tools.estimate import Estimate, estimate_runs, packed_plan, scratch_folder
 from drawstream.tools.runs import read_record
@@ -20,19 +20,19 @@ __all__ = ["estimate_auto", "estimate_budget", "estimate_noise"]
 
 def estimate_noise(grid: NoiseGrid, /) -> Estimate:
     """Estimate the benchmark of label noise."""
-    methods, plan, out = methods_of(grid), start(grid), grid.folder
-    cells = noise_folders(out, grid.noise, grid.seeds)
+    methods, plan, out, cells = methods_of(grid), start(grid), grid.folder, cells_of(grid)
     runs: defaultdict[str, float] = defaultdict(float)
-    for (level, _), folder in cells.items():
+    for (level, *_), folder in cells.items():
         for method in dict.fromkeys(("uniform", *methods)):
             judges = grid.validation if level else ("clean",)
             names = dict.fromkeys(name for judge in judges for name in folders(method, judge))
             runs[method] += sum(_is_missing(folder, name) for name in names)
-            if method in SEARCHES:
+            if (search := search_options(method)) is not None:
                 new = sum(not (folder / f"search-{method}-{judge}/search.json").exists() for judge in judges)
-                trials = SEARCHES[method].get("trials", plan.trials)
-                runs[f"search of {method}"] += new * plan.search_cost(trials)
-    runs["rank study"] += len(cells) * len(grid.validation) * grid.candidates * (1 + plan.candidate_cost)
+                runs[f"search of {method}"] += new * plan.search_cost(search.get("trials", plan.trials))
+    if grid.candidates:
+        study = grid.candidates + plan.trials * plan.candidate_cost
+        runs["rank study"] += len(cells) * len(grid.validation) * study
     with packed_plan(grid.data, out, grid.source, plan, max(grid.noise)) as setup:
         return estimate_runs("bench noise", out, setup, plan.recipe, runs)
 

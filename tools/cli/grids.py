@@ -34,7 +34,7 @@ class Grid(ResultOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseGrid(Grid, DryRunOptions):
-    """Levels of label noise, validation sets, methods and seeds; `candidates` of a rank study at each, 0 for none."""
+    """Levels of label noise, validation sets, methods, models and seeds; `candidates` of a rank study at each, or 0."""
 
     bench = "noise"
 
@@ -42,14 +42,17 @@ class NoiseGrid(Grid, DryRunOptions):
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
-        "reed-hard, l2rw, mentornet, clean-only (by default all of these), swift-paper (its exact protocol), and the "
-        "sets segments (swift-s2, …) and candidates (swift-5, …: result against the cost of the search).",
+        "reed-hard, l2rw, mentornet, clean-only (by default all of these), swift-gp, swift-gp-cgf (without designed "
+        "candidates), swift-paper (its exact protocol), and the sets agents, segments and candidates.",
     )
+    segments: tuple[int, ...] = option((), "Run each search with these numbers of segments (swift-s6).", within=(1, 32))
+    trials: tuple[int, ...] = option((), "Run each search with these numbers of candidates (swift-20).", within=COUNT)
+    models: tuple[str, ...] = option((), "Models to train, comma list; by default the data set's.")
     validation: tuple[str, ...] = option(
         ("clean",), "Validation labels: clean, noisy (as many wrong ones as in training) or clean,noisy."
     )
     candidates: int = option(
-        0, "Score so many random samplers by fine-tuning and from scratch.", "--rank-study", within=FEW
+        0, "Train the last candidates of a search from scratch, too; 10 in the paper.", "--rank-study", within=FEW
     )
 
 

@@ -21,7 +21,7 @@ from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import IndexStream
 from drawstream.search.swift import Guard, Proposals
 from drawstream.tools.bench import Cell, Record
-from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, SEARCHES, folders
+from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, folders, search_options
 from drawstream.tools.jobs import FeaturesJob, SearchJob, features_job, search_job
 from drawstream.tools.runs import finished_record, pick, write_record
 from drawstream.tools.training import FineTune, compare_finished
@@ -43,7 +43,7 @@ class NoiseCell(Cell):
         validation = validation if self.noise else "clean"
         if method == "uniform":
             return {method: self.uniform()}
-        if method in SEARCHES:
+        if search_options(method) is not None:
             return {method: self.swift(method, validation)}
         names = folders(method, validation)
         if method == "drop":
@@ -115,7 +115,7 @@ class NoiseCell(Cell):
 
     def search(self, method: str, validation: str) -> Record:
         """Search a sampler on the features of the uniform run; the record of `search_job`."""
-        law = {**asdict(self.plan), "seed": self.seed, **SEARCHES[method]}
+        law = {**asdict(self.plan), "seed": self.seed, **(search_options(method) or {})}
         objective, out = self.objective(validation, method), self.folder / f"search-{method}-{validation}"
         parts = {"proposals": pick(Proposals, law), "guard": pick(Guard, law), "transform": law["transform"]}
         try:

@@ -7,29 +7,33 @@ the rows that L2RW trusts. Only `clean-only` knows which training labels are rig
     last     test accuracy after the last epoch, per cent
     best     test accuracy at the epoch that the validation set chose: early stopping, of `uniform` and all others
     seconds  of the search, fine-tuning runs and confirmation included, and of the one training run, evaluation left out
+    balanced the same of the last epoch, averaged over the classes
     gain     last, less that of `uniform` under the same seed
+    speed    epochs until `uniform` first has its last accuracy, over those until the method has it
 `swift` and `drop` read averages that the tracker took along the `uniform` run, so they also need that run. Where the
 finished model of a sampler is no better than uniform's on the validation set (`search.paired`), the search gives
 uniform's; `searches` tells both. `early-stopping` is `uniform` at its best epoch. A training run that does not depend
 on the validation set serves both.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from drawstream.tools import DemoPlan, start_plan
 from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, noise_folders
 from drawstream.tools.bench.noise.cell import NoiseCell
-from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand
-from drawstream.tools.bench.noise.page import rank_table, tables, write_page
+from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand, varied
+from drawstream.tools.bench.noise.page import rank_tables, tables, where, write_page
 from drawstream.tools.bench.noise.rank_study import agreements, rank_study
 from drawstream.tools.bench.noise.results import findings_of
 from drawstream.tools.cli import NoiseGrid
 from drawstream.tools.experiments import Row
 from drawstream.tools.runs import before, conclude
 
-__all__ = ["CHANGED", "Results", "methods_of", "run", "start"]
+__all__ = ["CHANGED", "Results", "cells_of", "methods_of", "run", "start"]
 
 CHANGED: dict[str, dict[str, Any]] = {
     "digits": {"trials": 30, "confirm_seeds": 2}
@@ -55,7 +59,16 @@ def methods_of(grid: NoiseGrid, /) -> list[str]:
     check_noise(grid.noise, grid.seeds)
     if grid.candidates and grid.candidates < 3:
         raise ValueError(f"a rank study needs at least 3 candidates, but got {grid.candidates}")
-    return expand(grid.methods or METHODS)
+    return expand(varied(grid.methods or METHODS, grid.segments, grid.trials))
+
+
+def cells_of(grid: NoiseGrid, /) -> dict[tuple[float, int, str], Path]:
+    """Return the folder of every noise level, seed and model, "" for the plan's."""
+    found = {}
+    for (level, seed), folder in noise_folders(grid.folder, grid.noise, grid.seeds).items():
+        for model in grid.models or ("",):
+            found[level, seed, model] = folder / re.sub(r"\W", "-", model)
+    return found
 
 
 def start(grid: NoiseGrid, /) -> DemoPlan:
@@ -79,18 +92,18 @@ def run(grid: NoiseGrid, /) -> dict[str, Any]:
     """
     methods, plan, out = methods_of(grid), start(grid), grid.folder
     results = Results([], [], [])
-    for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():
-        cell = NoiseCell(folder, plan, level, seed)
+    for (level, seed, model), folder in cells_of(grid).items():
+        cell = NoiseCell(folder, replace(plan, model=model or plan.model), level, seed)
         cell.pack(grid.data, grid.source)
         for validation in grid.validation:
-            _compare(cell, methods, validation, results)
+            setting: dict[str, Any] = {"noise": level, "validation": validation} | ({"model": model} if model else {})
+            _compare(cell, methods, setting, results)
             if grid.candidates:
-                results.rank_study.extend(rank_study(cell, grid.candidates, validation))
+                results.rank_study.extend(rank_study(cell, grid.candidates, setting))
     findings = findings_of(results.rows)
     ranks = {"rank_study": results.rank_study, "rank_agreement": agreements(results.rank_study)}
     more = {"searches": results.searches} | {name: [row.as_dict() for row in rows] for name, rows in ranks.items()}
-    found = [*tables(findings), *([rank_table(more["rank_agreement"])] if results.rank_study else [])]
-    print(*(table.text() for table in found), sep="\n\n")
+    print(*(table.text() for table in (*tables(findings), *rank_tables(more["rank_agreement"]))), sep="\n\n")
     result: dict[str, Any] = {"rows": [row.as_dict() for row in results.rows], **more}
     result["summary"] = [finding.as_dict() for finding in findings]
     record = conclude(out / "noise.json", "noise", {"data": grid.data, **result, "plan": asdict(plan)})
@@ -98,19 +111,20 @@ def run(grid: NoiseGrid, /) -> dict[str, Any]:
     return {**result, **before(record)}
 
 
-def _compare(cell: NoiseCell, methods: Sequence[str], validation: str, results: Results) -> None:
+def _compare(cell: NoiseCell, methods: Sequence[str], setting: dict[str, Any], results: Results) -> None:
     """Run the methods under one validation set; rows and searches are added to the results."""
-    setting = {"noise": cell.noise, "validation": validation}
+    validation, place = setting["validation"], f"{where(setting)}, seed {cell.seed}"
     for method in methods:
         for name, record in cell.runs(method, validation).items():
-            found = accuracies(record, validation if cell.noise else "clean")
+            found: dict[str, Any] = accuracies(record, validation if cell.noise else "clean")
+            found["balanced"] = record["history"][-1]["metrics"]["test"]["balanced"]
+            found["curve"] = [epoch["accuracy"]["test"] for epoch in record["history"]]
             found["search_seconds"] = record["search"]["seconds"] if "search" in record else 0.0
             found |= {
                 "train_seconds": record["seconds"],
                 "extra_forward_backward": record.get("extra_forward_backward", [0, 0]),
             }
             row = Row(name, setting, cell.seed, found)
-            place = f"noise {cell.noise:g}, {validation} validation, seed {cell.seed}"
             print(f"{place}: {name} last {row.values['last']:.2f}, best {row.values['best']:.2f}", flush=True)
             results.rows.append(row)
             if name == "uniform":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED
+from drawstream.tools.bench.noise.rank_study import rank_table
 from drawstream.tools.bench.noise.results import Finding
 from drawstream.tools.experiments import (
     Entry,
@@ -15,7 +16,6 @@ from drawstream.tools.experiments import (
     Style,
     Table,
     axes,
-    number,
     seeds_figure,
     signed,
     style_of,
@@ -32,14 +32,17 @@ STYLES = {  # of what the table of methods does not hold
     "swift-cgf": Style(BLUE, "diamond", "dash"),
     "swift-random": Style(PURPLE, "square"),
     "swift-reinforce": Style(PURPLE, "triangle-up", "dash"),
+    "swift-gp": Style(GREEN, "circle"),
+    "swift-gp-cgf": Style(GREEN, "diamond", "dash"),
 }
-AGENTS = ("swift", "swift-cgf", "swift-random", "swift-reinforce")
+AGENTS = ("swift", "swift-cgf", "swift-random", "swift-reinforce", "swift-gp", "swift-gp-cgf")
 SPAN = 0.4  # of a level's step in the figure over levels, over which its methods stand side by side
 LAST = "Test accuracy after the last epoch (%)"
 NOTES = (
     "Test accuracy in per cent, mean ± standard deviation over the seeds. Last epoch: nothing is chosen; best epoch: "
     "the validation set chooses it. Gain: last epoch less that of uniform at the same seed, with the 95 % interval of "
-    "its mean. Gap closed: the gain as a share of the gain of training on the right rows only. Search ÷ training: "
+    "its mean. Gap closed: the gain as a share of the gain of training on the right rows only. Speed: epochs until "
+    "uniform first has the accuracy of its last epoch, over those until the method has it. Search ÷ training: "
     "seconds of the search over those of one uniform training."
 )
 
@@ -50,7 +53,12 @@ def _style(method: str) -> Style:
 
 def where(setting: Row, /) -> str:
     """Return the noise level and the validation set as text."""
-    return f"{setting['noise']:.0%} wrong labels, {setting['validation']} validation"
+    return f"{setting['noise']:.0%} wrong labels, {_judge(setting)}"
+
+
+def _judge(setting: Row) -> str:
+    """The validation set and the model as text."""
+    return f"{setting['validation']} validation" + (f", {setting['model']}" if "model" in setting else "")
 
 
 def tables(findings: Sequence[Finding], /) -> list[Table]:
@@ -62,11 +70,13 @@ def tables(findings: Sequence[Finding], /) -> list[Table]:
                 "": lambda each: each.name,
                 "last epoch": lambda each: str(each.entry.spread("last")),
                 "best epoch": lambda each: str(each.entry.spread("best")),
+                "balanced": lambda each: str(each.entry.spread("balanced")),
                 "gain (95 % interval)": lambda each: (
                     each.gain.text() if each.gain and each.entry.method != "uniform" else ""
                 ),
                 "gain, best epoch": lambda each: signed(each.best_gain.mean) if each.best_gain else "",
                 "gap closed": lambda each: "" if each.gap_closed is None else f"{each.gap_closed:.0%}",
+                "speed": lambda each: "" if each.speed is None else f"{each.speed:.0%}",
                 "search ÷ training": lambda each: f"{each.search_cost:.2f}" if each.search_cost else "",
                 "train s": lambda each: f"{each.entry.mean('train_seconds'):.1f}",
             },
@@ -80,16 +90,13 @@ def _blocks(findings: Sequence[Finding]) -> list[list[Finding]]:
     return [list(block) for _, block in groupby(findings, key=lambda each: each.entry.setting)]
 
 
-def rank_table(agreements: Sequence[Row], /) -> Table:
-    """Return a line per rank study."""
-    columns = {
-        "rank study": where,
-        "seed": lambda each: str(each["seed"]),
-        "candidates": lambda each: str(each["candidates"]),
-        "Spearman of both scores": lambda each: number(each["spearman"]),
-        "true rank of the best fine-tuned": lambda each: f"{each['true_rank']:g}",
-    }
-    return table_of(agreements, columns)
+def rank_tables(found: Sequence[Row], /) -> list[Table]:
+    """Return the rank studies of each place as a table over the seeds."""
+    parts = {where(each): [other for other in found if where(other) == where(each)] for each in found}
+    return [
+        rank_table(mine, f"rank study, {place}, {mine[0]['candidates']} candidates, {len(mine)} seed(s)")
+        for place, mine in parts.items()
+    ]
 
 
 def write_page(
@@ -104,8 +111,8 @@ def write_page(
 ) -> None:
     """Write the page of `bench noise`."""
     parts = [page.paragraph(f"{data}; all methods have the same rows, recipe and initial weights. {NOTES}")]
-    judges = dict.fromkeys(each.entry.setting["validation"] for each in findings)
-    levels = [over_levels([each for each in findings if each.entry.setting["validation"] == name]) for name in judges]
+    judges = dict.fromkeys(_judge(each.entry.setting) for each in findings)
+    levels = [over_levels([each for each in findings if _judge(each.entry.setting) == name]) for name in judges]
     parts += _section("Accuracy and share of wrong labels", levels)
     for table, block in zip(tables(findings), _blocks(findings), strict=True):
         entries, names = [each.entry for each in block], [each.name for each in block]
@@ -116,8 +123,9 @@ def write_page(
     parts += _section("Best candidate so far", agent_figures(searches))
     if searches:
         parts.append(page.folded("What each search found", _stories(searches)))
-    ranks, table = [_rank_figure(block) for block in _by_place(rank_study)], rank_table(rank_agreement)
-    parts += _section("Does fine-tuning rank as training does?", ranks, page.table(table.head, table.rows))
+    lines = [page.heading(each.title) + page.table(each.head, each.rows) for each in rank_tables(rank_agreement)]
+    ranks = [_rank_figure(block) for block in _by_place(rank_study)]
+    parts += _section("Does fine-tuning rank as training does?", ranks, *lines)
     page.write_page(path, "Training on wrong labels", *parts)
 
 
@@ -149,8 +157,8 @@ def over_levels(findings: Sequence[Finding], /) -> tuple[Figure, str] | None:
         data.append(trace(name, points, _style(method), lines=True, spreads=spreads, hover=f"{name}: %{{y:.2f}} %"))
     layout = axes("Share of wrong labels", LAST, height=460)
     layout["xaxis"] |= {"tickvals": levels, "ticktext": [f"{level:.0%}" for level in levels]}
-    judge = findings[0].entry.setting["validation"]
-    return {"data": data, "layout": layout}, f"Mean and standard deviation, {judge} validation, drawn side by side."
+    judge = _judge(findings[0].entry.setting)
+    return {"data": data, "layout": layout}, f"Mean and standard deviation, {judge}, drawn side by side."
 
 
 def cost_figure(block: Sequence[Finding], /) -> tuple[Figure, str] | None:
@@ -184,7 +192,7 @@ def _by_place(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows of one noise level and validation set together."""
 
     def place(row: Row) -> tuple[float, str]:
-        return row["noise"], row["validation"]
+        return row["noise"], _judge(row)
 
     return [list(block) for _, block in groupby(sorted(rows, key=place), key=place)]
 
@@ -234,7 +242,7 @@ def _rank_figure(rows: Sequence[Row]) -> tuple[Figure, str]:
             trace(f"seed {seed}", points, style, told=told, hover="candidate %{customdata}: %{x:.2f}, %{y:.2f}")
         )
     layout = axes("Validation accuracy after fine-tuning (%)", "Test accuracy from scratch (%)", height=420)
-    return {"data": data, "layout": layout}, f"{where(rows[0])}: random samplers, scored both ways."
+    return {"data": data, "layout": layout}, f"{where(rows[0])}: the last candidates of a search, scored both ways."
 
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GRAY)

@@ -1,81 +1,55 @@
 """Does fine-tuning rank samplers as training from scratch does? The rank study of the Swift Sampler paper (Tab. 4).
 
-Random candidates of the search space are scored twice: as the search scores them, by fine-tuning and the validation
-set, and by test accuracy after training from scratch.
+The last candidates of a search are scored twice: as the search scored them, by fine-tuning and the validation set, and
+by test accuracy after training from scratch. Beside it stand two random rankings of as many.
+
+    SR(SS)   Spearman's correlation of both scores
+    SR(RD)   the same of two random rankings, keyed by the seed
+    TR       rank by training from scratch of the candidate that fine-tunes best, 1 for the best
 """
 
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from drawstream.features.table import FeatureTable
-from drawstream.pipeline import plain
-from drawstream.samplers import digest_array
-from drawstream.samplers.swift import DegenerateSampler, SwiftFit, effective_share, require_share
-from drawstream.search import Trial
-from drawstream.search.swift import Space
+from drawstream.samplers.swift import SwiftFit, SwiftParams
+from drawstream.tools.bench import Record
 from drawstream.tools.bench.noise.cell import NoiseCell
-from drawstream.tools.experiments import Row
-from drawstream.tools.runs import finished_record, objective_identity, write_record
-from drawstream.tools.training import FineTune
+from drawstream.tools.experiments import Row, Table, number, table_of
 
-__all__ = ["agreements", "rank_study"]
+__all__ = ["agreements", "rank_study", "rank_table"]
 
-FEATURES = ("loss", "entropy")
-MIN_ESS = 0.3  # as in the search
+SEARCH = "swift-rank"
+FEATURES, MASS = ("loss", "entropy"), "grad_norm"
 
 
-def rank_study(cell: NoiseCell, count: int, validation: str, /) -> list[Row]:
-    """Score candidates both ways, on the features of the cell's uniform run; finished runs are read.
+def rank_study(cell: NoiseCell, count: int, setting: dict[str, Any], /) -> list[Row]:
+    """Score the last candidates of a search both ways; finished runs are read.
 
     Returns:
         A row for each candidate, `rank-0` and on: candidate, ess, fine_tuned and from_scratch in per cent.
+
+    Raises:
+        ValueError: The search has fewer candidates.
     """
-    cell.uniform()
-    columns = FeatureTable.open(cell.folder / "features").columns(*FEATURES)
-    fit = SwiftFit(columns, features=FEATURES, mass=None, transform="cdf")
-    setting, rows = {"noise": cell.noise, "validation": validation}, []
-    with closing(cell.objective(validation if cell.noise else "clean")) as objective:
-        for number, probabilities in enumerate(_random_candidates(fit, count, cell.seed)):
-            folder, trial = cell.folder / f"rank-{number}", Trial(number, cell.seed, "search")
-            values = {
-                "candidate": number,
-                "ess": effective_share(probabilities),
-                "fine_tuned": _fine_tuned(folder / "fine-tuned.json", objective, probabilities, trial),
-                "from_scratch": cell.train(folder.name, probabilities)["result"]["last"],
-            }
-            rows.append(Row(folder.name, setting, cell.seed, values))
+    validation = setting["validation"] if cell.noise else "clean"
+    search = cell.search(SEARCH, validation)
+    done = [trial for trial in search["trials"] if trial["state"] == "complete"]
+    if len(done) < count:
+        raise ValueError(f"a rank study of {count} candidates needs a search of as many, but it has {len(done)}")
+    columns = FeatureTable.open(cell.features(SEARCH)).columns(*FEATURES, MASS)
+    fit, rows = SwiftFit(columns, features=FEATURES, mass=MASS), list[Row]()
+    for trial in done[-count:]:
+        params = SwiftParams(**{name: tuple(values) for name, values in trial["params"].items()})
+        name = f"rank-{trial['number']}"
+        folder = name if validation == "clean" else f"{name}-{validation}"
+        trained = cell.train(folder, fit.probabilities(params))["result"]["last"]
+        scores = {"fine_tuned": trial["value"], "from_scratch": trained}
+        rows.append(Row(name, setting, cell.seed, {"candidate": trial["number"], "ess": trial["ess"], **scores}))
     return rows
-
-
-def _fine_tuned(path: Path, objective: FineTune, probabilities: NDArray[np.float64], trial: Trial) -> float:
-    """Score a candidate by fine-tuning, per cent; a finished score is read."""
-    drawn = {"probabilities": digest_array(probabilities), "seed": trial.seed}
-    identity = plain({"objective": objective_identity(objective), **drawn})
-    record = finished_record(path, "fine-tuning", identity)
-    if record is None:
-        record = write_record(path, "fine-tuning", {"score": objective(probabilities, trial), "identity": identity})
-    return float(record["score"])
-
-
-def _random_candidates(fit: SwiftFit, count: int, seed: int) -> list[NDArray[np.float64]]:
-    """Probabilities (rows,) of random points of the search space; those the search would refuse are drawn again."""
-    space = Space("reduced", len(fit.features), 4)
-    generator = np.random.default_rng([seed, 4])
-    found: list[NDArray[np.float64]] = []
-    while len(found) < count:
-        try:
-            probabilities = fit.probabilities(space.decode(generator.random(len(space.names))))
-            require_share(probabilities, MIN_ESS)
-        except DegenerateSampler:
-            continue
-        found.append(probabilities)
-    return found
 
 
 def agreements(rows: Sequence[Row], /) -> list[Row]:
@@ -83,7 +57,7 @@ def agreements(rows: Sequence[Row], /) -> list[Row]:
 
     Returns:
         `candidates`; `spearman`, None where all scores of one kind are equal; `true_rank` of the candidate with the
-        highest fine-tuned score, 1 for the best (the mean rank where it ties).
+        highest fine-tuned score (the mean rank where it ties); `random`, the correlation of two random rankings.
     """
     studies: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -92,10 +66,25 @@ def agreements(rows: Sequence[Row], /) -> list[Row]:
     for mine in studies.values():
         tuned, trained = (np.array([row.values[key] for row in mine]) for key in ("fine_tuned", "from_scratch"))
         constant = np.ptp(tuned) == 0 or np.ptp(trained) == 0
+        draw, count = np.random.default_rng([mine[0].seed, 6]), len(mine)
         values = {
-            "candidates": len(mine),
+            "candidates": count,
             "spearman": None if constant else float(spearmanr(tuned, trained).statistic),
             "true_rank": float(rankdata(-trained)[np.argmax(tuned)]),
+            "random": float(spearmanr(draw.permutation(count), draw.permutation(count)).statistic),
         }
         found.append(Row("rank study", mine[0].setting, mine[0].seed, values))
     return found
+
+
+def rank_table(found: Sequence[Record], title: str, /) -> Table:
+    """Return the paper's Tab. 4 of some agreements: average, largest and smallest of each measure."""
+    names = {"random": "SR(RD)", "spearman": "SR(SS)", "true_rank": "TR"}
+    measures = [(name, [each[key] for each in found if each[key] is not None]) for key, name in names.items()]
+    columns = {
+        "": lambda each: each[0],
+        "average": lambda each: number(float(np.mean(each[1])) if each[1] else None),
+        "largest": lambda each: number(max(each[1], default=None)),
+        "smallest": lambda each: number(min(each[1], default=None)),
+    }
+    return table_of(measures, columns, title)

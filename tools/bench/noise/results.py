@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from drawstream.tools.experiments import Difference, Entry, Row, blocks, control_of, entries_of, title_of
@@ -18,6 +19,8 @@ class Finding:
         gain: `last` less that of `uniform`; None where that has no seed in common.
         best_gain: The same of `best`.
         gap_closed: Mean gain over that of `clean-only`; None without it, and where no label is wrong.
+        speed: Epochs until uniform first has its own last test accuracy over those until this method has it, mean over
+            the seeds; None where the method never has it.
         search_cost: Seconds of the searches over those of the uniform trainings of the same seeds; None without them.
         hindsight: It is the best of the shares of `drop`: the test labels chose it.
     """
@@ -26,6 +29,7 @@ class Finding:
     gain: Difference | None
     best_gain: Difference | None
     gap_closed: float | None
+    speed: float | None
     search_cost: float | None
     hindsight: bool = False
 
@@ -36,10 +40,15 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for the JSON result."""
-        found = self.entry.as_dict(("search_seconds", "train_seconds"))
+        found = self.entry.as_dict(("balanced", "search_seconds", "train_seconds"))
         for key, gain in (("gain", self.gain), ("best_gain", self.best_gain)):
             found[key] = None if gain is None else gain.as_dict()
-        more = {"gap_closed": self.gap_closed, "search_cost": self.search_cost, "hindsight": self.hindsight}
+        more = {
+            "gap_closed": self.gap_closed,
+            "speed": self.speed,
+            "search_cost": self.search_cost,
+            "hindsight": self.hindsight,
+        }
         return found | more | {"extra_forward_backward": self.entry.rows[-1].values["extra_forward_backward"]}
 
 
@@ -55,7 +64,7 @@ def findings_of(rows: Sequence[Row], /) -> list[Finding]:
             gain, best_gain = (entry.less(control, key) for key in ("last", "best"))
             closed = gain.mean / most.mean if gain and most and most.mean and entry.setting["noise"] else None
             cost = _search_cost(entry, control)
-            findings.append(Finding(entry, gain, best_gain, closed, cost, hindsight=entry is best))
+            findings.append(Finding(entry, gain, best_gain, closed, _speed(entry, control), cost, entry is best))
     return findings
 
 
@@ -64,3 +73,19 @@ def _search_cost(entry: Entry, control: Entry | None) -> float | None:
     trained, searched = control.values("train_seconds") if control else {}, entry.values("search_seconds")
     seconds = sum(trained[seed] for seed in searched if seed in trained)
     return sum(searched[seed] for seed in searched if seed in trained) / seconds if seconds else None
+
+
+def _speed(entry: Entry, control: Entry | None) -> float | None:
+    """Epochs until the control first has its own last accuracy, over those until the entry has it; mean over seeds."""
+    mine, theirs = ({row.seed: row.values["curve"] for row in each.rows} for each in (entry, control or entry))
+    if control is None or entry is control:
+        return None
+    ratios = []
+    for seed in sorted(mine.keys() & theirs.keys()):
+        epochs = [
+            next((at for at, a in enumerate(c, 1) if a >= theirs[seed][-1]), None) for c in (theirs[seed], mine[seed])
+        ]
+        if epochs[0] is None or epochs[1] is None:
+            return None
+        ratios.append(epochs[0] / epochs[1])
+    return fmean(ratios) if ratios else None

@@ -13,9 +13,9 @@ from drawstream.tools import demo
 from drawstream.tools.bench.noise import cell as noise_cell
 from drawstream.tools.bench.noise.cell import right_rows, without_highest
 from drawstream.tools.bench.noise.grid import run
-from drawstream.tools.bench.noise.methods import DROPPED, METHODS, SETS, expand
+from drawstream.tools.bench.noise.methods import DROPPED, METHODS, SEARCHES, SETS, expand, search_options, varied
 from drawstream.tools.bench.noise.page import agent_figures, over_levels, tables, write_page
-from drawstream.tools.bench.noise.rank_study import agreements
+from drawstream.tools.bench.noise.rank_study import agreements, rank_table
 from drawstream.tools.bench.noise.results import findings_of
 from drawstream.tools.cli import NoiseGrid
 from drawstream.tools.cli.app import main
@@ -25,7 +25,7 @@ from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.recipe import Recipe
 
-KEYS = {"method", "noise", "validation", "seed", "last", "best", "extra_forward_backward"}
+KEYS = {"method", "noise", "validation", "seed", "last", "best", "balanced", "curve", "extra_forward_backward"}
 TIMES = {"search_seconds", "train_seconds"}
 CHEAP = ("uniform", "drop", "reed-hard", "mentornet", "l2rw", "clean-only")
 
@@ -129,8 +129,8 @@ def test_another_plan_in_the_same_folder_is_refused(tmp_path, monkeypatch):
         run(grid)
 
 
-def row(method, seed, last, best=0.0, noise=0.4):
-    values = {"last": last, "best": best, "search_seconds": 2.0, "train_seconds": 3.0}
+def row(method, seed, last, best=0.0, noise=0.4, curve=(50.0,)):
+    values = {"last": last, "best": best, "balanced": last, "curve": curve, "search_seconds": 2.0, "train_seconds": 3.0}
     return Row(method, {"noise": noise, "validation": "clean"}, seed, values | {"extra_forward_backward": [0, 0]})
 
 
@@ -180,7 +180,7 @@ def test_a_search_that_finds_nothing_gives_the_uniform_run(tmp_path, monkeypatch
 
 
 def test_the_papers_protocol_has_its_own_features_and_fine_tuning_and_no_guard(tmp_path, monkeypatch, cell):
-    monkeypatch.setitem(noise_cell.SEARCHES["swift-paper"], "trials", 4)
+    monkeypatch.setitem(SEARCHES["swift-paper"], "trials", 4)
     made = cell()
     made.uniform()
     objective = made.objective("clean", "swift-paper")
@@ -206,13 +206,21 @@ def test_both_models_are_judged_on_the_same_images(tmp_path, cell):
         compare_finished(replace(made.setup, held_out=None), start, weights)
 
 
-def test_sets_of_methods():
-    assert expand(["uniform", "segments"]) == ["uniform", "swift-s2", "swift-s6", "swift-s8"]
-    assert expand([*SETS]) == [name for names in SETS.values() for name in names]
-    with pytest.raises(
-        ValueError, match=r"must be given and differ, but got \['swift-s2', 'swift-s6', 'swift-s8', 'sw"
-    ):
-        expand(["segments", "swift-s2"])
+def test_sets_and_variants_of_methods():
+    assert expand(["uniform", "segments"]) == ["uniform", "swift-s2", "swift", "swift-s6", "swift-s8"]
+    assert expand(["swift", *SETS]) == [
+        "swift",
+        *dict.fromkeys(m for each in SETS.values() for m in each if m != "swift"),
+    ]
+    with pytest.raises(ValueError, match=r"must be given and differ, but got \['swift-s2', 'swift-s2'\]"):
+        expand(["swift-s2", "swift-s2"])
+    assert varied(["uniform", "swift-cgf", "swift-paper"], (2, 6), (20,)) == [
+        *("uniform", "swift-cgf-s2-20", "swift-cgf-s6-20", "swift-paper"),
+    ]
+    assert varied(["swift"], (), ()) == ["swift"]
+    assert search_options("swift-cgf-s6-20") == {"transform": "cgf", "segments": 6, "trials": 20}
+    assert search_options("swift-gp-40") == {"transform": "cdf", "starts": False, "trials": 40}
+    assert all(search_options(name) is None for name in ("uniform", "swift-paper-s6", "swift-x-2", "swiftly"))
 
 
 def scored(tuned, trained):
@@ -236,7 +244,7 @@ def test_page_shows_every_figure(tmp_path):
     shown = (tmp_path / "noise.html").read_text()
     assert shown.count('<figure class="chart">') == 2 + 1 + 2 + 1 + 1  # points, levels, cost, agents, ranks
     assert "&lt;won&gt;" in shown
-    assert "true rank of the best fine-tuned" in shown
+    assert "rank study, 40% wrong labels, clean validation, 3 candidates, 1 seed(s)" in shown and "SR(RD)" in shown
     ((agents, _),) = agent_figures(searches)
     assert agents["data"][0]["y"] == [50.0, 50.0, 60.0]
     figure, _ = over_levels(findings)
@@ -244,21 +252,52 @@ def test_page_shows_every_figure(tmp_path):
     assert [len(trace["y"]) for trace in figure["data"]] == [2, 2, 2]
 
 
-def test_rank_study_scores_every_candidate_both_ways(tmp_path, capsys):
+def test_rank_study_trains_the_last_candidates_of_a_search(tmp_path, capsys):
     grid = grid_of(tmp_path, "uniform", candidates=3)
     result = run(grid)
-    rows = result["rank_study"]
-    assert [each["candidate"] for each in rows] == [0, 1, 2]
-    assert all(0.3 <= each["ess"] <= 1 for each in rows)
-    assert len({each["fine_tuned"] for each in rows} | {each["from_scratch"] for each in rows}) > 2
+    rows, cell = result["rank_study"], tmp_path / "noise-0.4/seed-0"
+    search = json.loads((cell / "search-swift-rank-clean/search.json").read_text())
+    done = [trial for trial in search["trials"] if trial["state"] == "complete"][-3:]
+    assert [(each["candidate"], each["fine_tuned"]) for each in rows] == [(t["number"], t["value"]) for t in done]
+    assert all(0.3 <= each["ess"] <= 1 for each in rows) and search["confirmation"] == []
     assert [each["from_scratch"] for each in rows] == [
-        json.loads((tmp_path / f"noise-0.4/seed-0/rank-{k}/run.json").read_text())["result"]["last"] for k in range(3)
+        json.loads((cell / f"rank-{each['candidate']}/run.json").read_text())["result"]["last"] for each in rows
     ]
     shown = capsys.readouterr().out
-    assert "Spearman of both scores" in shown and "40% wrong labels, clean validation     0" in shown
+    assert "rank study, 40% wrong labels, clean validation, 3 candidates, 1 seed(s)" in shown
     again = run(grid)
     assert again["rank_study"] == rows
     assert again["rank_agreement"] == result["rank_agreement"]
+    with pytest.raises(ValueError, match="a rank study of 6 candidates needs a search of as many, but it has 5"):
+        run(replace(grid, candidates=6))
+
+
+def test_the_table_of_rank_studies_has_the_papers_measures():
+    found = [{"random": r, "spearman": s, "true_rank": t} for r, s, t in ((0.1, 0.9, 1.0), (-0.5, None, 3.0))]
+    table = rank_table(found, "title")
+    assert table.rows == (
+        ("SR(RD)", "−0.20", "0.10", "−0.50"),
+        ("SR(SS)", "0.90", "0.90", "0.90"),
+        ("TR", "2.00", "3.00", "1.00"),
+    )
+
+
+def test_each_model_is_a_block_of_its_own(tmp_path, capsys):
+    rows = run(grid_of(tmp_path, "uniform", models=("mlp", "cnn")))["rows"]
+    assert [row["model"] for row in rows if row["method"] == "uniform"] == ["mlp", "cnn"]
+    shown = capsys.readouterr().out
+    assert "clean validation, mlp, 1 seed(s)" in shown and "clean validation, cnn, 1 seed(s)" in shown
+
+
+def test_speed_is_in_epochs_until_the_last_accuracy_of_uniform():
+    curves = {
+        "uniform": [50.0, 70.0, 60.0, 60.0],
+        "swift": [40.0, 50.0, 55.0, 61.0],
+        "drop-0.2": [10.0, 20.0, 30.0, 40.0],
+    }
+    rows = [row(name, seed, curve[-1], curve=curve) for name, curve in curves.items() for seed in (0, 1)]
+    speeds = {each.entry.method: each.speed for each in findings_of(rows)}
+    assert speeds == {"uniform": None, "swift": 0.5, "drop-0.2": None}
 
 
 @pytest.mark.parametrize(
@@ -274,6 +313,7 @@ def test_rank_study_scores_every_candidate_both_ways(tmp_path, capsys):
 def test_agreement_of_two_scores(tuned, trained, spearman, true_rank):
     found = None if spearman is None else pytest.approx(spearman)
     (row,) = agreements(scored(tuned, trained))
+    assert -1 <= row.values.pop("random") <= 1
     assert row.values == {"candidates": 4, "spearman": found, "true_rank": true_rank}
 
 
