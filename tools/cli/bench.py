@@ -1,7 +1,7 @@
 """`drawstream bench`: our parts beside the ones people use today, in one run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +10,8 @@ import typer
 
 from drawstream.tools.cli import grids
 from drawstream.tools.cli.grids import AT_LEAST_ONE
-from drawstream.tools.cli.options import DryRunOptions, ResultOptions
-from drawstream.tools.runs import COUNT, FEW, SEED, SOME, Options, command, option, pick, write_result
+from drawstream.tools.cli.options import ResultOptions
+from drawstream.tools.runs import COUNT, SEED, SOME, Options, command, option, write_result
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -163,43 +163,15 @@ def auto(given: grids.AutoGrid) -> None:
     _run(given, estimate_auto, run)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageOptions(DryRunOptions):
-    """Options of `bench language`."""
-
-    text: str = option("python", "Train on python (its reference), or on a folder of files *train*, *valid*, *test*.")
-    shuffled: tuple[float, ...] = option((0.0,), "Shares of training windows with shuffled words.", within=FEW)
-    seeds: tuple[int, ...] = option((0,), "Seeds of text, weights, orders and searches, comma list.", within=SEED)
-    length: int = option(32, "Words that the model reads.", within=(2, 10**5))
-    vocabulary: int = option(2000, "Words that have a number of their own.", within=(2, 10**7))
-    width: int = option(64, "Width of the GPT.", within=COUNT)
-    layers: int = option(2, "Blocks of the GPT.", within=COUNT)
-    heads: int = option(4, "Heads of its attention.", within=COUNT)
-    epochs: int = option(8, "Epochs of every training.", within=(1, 10**6))
-    lr: float = option(0.003, "Learning rate of AdamW.", within=SOME)
-    global_batch: int = option(32, "Windows per step.", within=AT_LEAST_ONE)
-    trials: int = option(12, "Candidates of a search.", within=(1, 10**6))
-    fine_tune_epochs: int = option(1, "Epochs of a candidate.", within=(1, 10**6))
-    confirm_top: int = option(1, "Candidates to confirm; 0: take the best observed.", within=SOME)
-    amp: Literal["off", "bf16", "fp16"] = option("off", "Train in bf16 or fp16.")
-    device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.")
-    out: Path = option(Path("runs/language"), "Folder of all runs.", "--out", "-o")
-
-
-@command(app, LanguageOptions)
-def language(given: LanguageOptions) -> None:
+@command(app, grids.LanguageGrid)
+def language(given: grids.LanguageGrid) -> None:
     """A small GPT on text: a sampler that reads word frequency and perplexity beside uniform draws, in perplexity.
 
     Example: drawstream bench language --shuffled 0,.4 --seeds 0,1,2 --json language.json
     """
-    from drawstream.tools.bench.language import LanguageGrid, LanguagePlan, estimate, run
+    from drawstream.tools.bench.language import estimate, run
 
-    usual = LanguagePlan()
-    recipe = replace(usual.recipe, epochs=given.epochs, lr=given.lr, amp=given.amp)
-    tuning = replace(recipe, epochs=given.fine_tune_epochs, lr=given.lr / 3)
-    plan = pick(LanguagePlan, given, recipe=recipe, tuning=tuning, batch_size=given.global_batch)
-    place = (given.out, plan, pick(LanguageGrid, given))
-    _run(given, lambda _: estimate(*place), lambda _: run(*place))
+    _run(given, estimate, run)
 
 
 @command(app, grids.NovelGrid)

@@ -144,3 +144,26 @@ class NovelGrid(Grid, DryRunOptions):
     model: str | None = option(None, "Model as for training; by default the data set's.")
     epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
     trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageGrid(DryRunOptions):
+    """Shares of shuffled windows and seeds, and what their trainings of a GPT have in common."""
+
+    text: str = option("python", "Train on python (its reference), or on a folder of files *train*, *valid*, *test*.")
+    shuffled: tuple[float, ...] = option((0.0,), "Shares of training windows with shuffled words.", within=FEW)
+    seeds: tuple[int, ...] = option((0,), "Seeds of text, weights, orders and searches, comma list.", within=SEED)
+    length: int = option(32, "Words that the model reads.", within=(2, 10**5))
+    vocabulary: int = option(2000, "Words that have a number of their own.", within=(2, 10**7))
+    width: int = option(64, "Width of the GPT.", within=COUNT)
+    layers: int = option(2, "Blocks of the GPT.", within=COUNT)
+    heads: int = option(4, "Heads of its attention.", within=COUNT)
+    epochs: int = option(8, "Epochs of every training.", within=(1, 10**6))
+    lr: float = option(0.003, "Learning rate of AdamW.", within=SOME)
+    global_batch: int = option(32, "Windows per step.", within=AT_LEAST_ONE)
+    trials: int = option(12, "Candidates of a search.", within=(1, 10**6))
+    fine_tune_epochs: int = option(1, "Epochs of a candidate.", within=(1, 10**6))
+    confirm_top: int = option(1, "Candidates to confirm; 0: take the best observed.", within=SOME)
+    amp: Literal["off", "bf16", "fp16"] = option("off", "Train in bf16 or fp16.")
+    device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.")
+    out: Path = option(Path("runs/language"), "Folder of all runs.", "--out", "-o")

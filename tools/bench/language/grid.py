@@ -12,7 +12,8 @@ Nothing but the validation part chooses. `uniform` and `swift` draw equally many
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,74 +31,29 @@ from drawstream.search.swift import Guard, Proposals, Study, runs_of, search_swi
 from drawstream.tools.bench import Record, check_distinct
 from drawstream.tools.bench.language.model import GPT
 from drawstream.tools.bench.language.text import Text, read_text
+from drawstream.tools.cli import LanguageGrid
 from drawstream.tools.estimate import Estimate, Probe, Stage
 from drawstream.tools.experiments import Entry, Row, Table, blocks, control_of, entries_of, table_of
 from drawstream.tools.runs import before, conclude, finished_record, write_record
 from drawstream.tools.training import Descent, Recipe, autocast, load_weights, save_weights
 
-__all__ = ["FEATURES", "LanguageGrid", "LanguagePlan", "estimate", "run", "tables"]
+__all__ = ["FEATURES", "check", "estimate", "run", "tables"]
 
 FEATURES = ("frequency", "perplexity")
 METHODS = ("uniform", "swift")
 RECIPE = Recipe(8, 0.003, optimizer="adamw", weight_decay=0.05, clip_grad=1.0)
+CONFIRM_SEEDS = 2
+PLAN = ("text", "length", "vocabulary", "width", "layers", "heads", "epochs", "lr", "global_batch", "trials")
 SCORED = 256  # rows of a forward pass of the evaluation
 
 
-@dataclass(frozen=True, slots=True)
-class LanguagePlan:
-    """Settings that all cells have in common.
-
-    Attributes:
-        text: Of `read_text`.
-        length: L.
-        vocabulary: V, at most.
-        width: Of the embedding.
-        layers: Blocks of the GPT.
-        heads: Of its attention.
-        batch_size: Rows of a step.
-        recipe: Of every training.
-        tuning: Of a candidate, from the weights of the uniform training.
-        trials: Candidates.
-        confirm_top: Of these, trained from scratch beside uniform.
-        confirm_seeds: Seeds of that.
-        device: `cpu` or `gpu`.
-    """
-
-    text: str = "python"
-    length: int = 32
-    vocabulary: int = 2000
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    batch_size: int = 32
-    recipe: Recipe = RECIPE
-    tuning: Recipe = replace(RECIPE, epochs=1, lr=0.001)  # noqa: RUF009 - frozen
-    trials: int = 12
-    confirm_top: int = 1
-    confirm_seeds: int = 2
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"`width` must be a multiple of the heads, but got {self.width} and {self.heads}")
-
-    def settings(self) -> dict[str, Any]:
-        """Return what decides a training, as a record keeps it."""
-        names = ("length", "width", "layers", "heads", "batch_size")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageGrid:
-    """Grid of shares of shuffled windows, and seeds of text, weights, orders and searches."""
-
-    shuffled: tuple[float, ...] = (0.0,)
-    seeds: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        check_distinct(shuffled=self.shuffled, seeds=self.seeds)
-        if not all(0 <= share < 1 for share in self.shuffled):
-            raise ValueError(f"`0 <= shuffled < 1` must hold, but got {list(self.shuffled)}")
+def check(grid: LanguageGrid, /) -> None:
+    """Refuse a grid that cannot be run, before anything is (ValueError)."""
+    check_distinct(shuffled=grid.shuffled, seeds=grid.seeds)
+    if not all(0 <= share < 1 for share in grid.shuffled):
+        raise ValueError(f"`0 <= shuffled < 1` must hold, but got {list(grid.shuffled)}")
+    if grid.width % grid.heads:
+        raise ValueError(f"`width` must be a multiple of the heads, but got {grid.width} and {grid.heads}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +61,25 @@ class LanguageCell:
     """Trainings and search of one text under one seed, in a folder of their own; what is finished is read."""
 
     folder: Path
-    plan: LanguagePlan
+    grid: LanguageGrid
     text: Text
     seed: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """Recipe of every training."""
+        return replace(RECIPE, epochs=self.grid.epochs, lr=self.grid.lr, amp=self.grid.amp)
+
+    @property
+    def tuning(self) -> Recipe:
+        """Recipe of a candidate, from the weights of the uniform training."""
+        return replace(self.recipe, epochs=self.grid.fine_tune_epochs, lr=self.grid.lr / 3)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide a training beside recipe and text, as a record keeps them."""
+        found = {name: getattr(self.grid, name) for name in ("length", "width", "layers", "heads")}
+        return found | {"batch_size": self.grid.global_batch}
 
     @property
     def rows(self) -> int:
@@ -116,13 +88,13 @@ class LanguageCell:
 
     def model(self, seed: int) -> GPT:
         """Build a model on the device."""
-        plan = self.plan
-        sizes = {name: getattr(plan, name) for name in ("width", "layers", "heads")}
-        return GPT(self.text.words, plan.length, **sizes, seed=seed).to("cuda" if plan.device == "gpu" else "cpu")
+        grid = self.grid
+        sizes = {name: getattr(grid, name) for name in ("width", "layers", "heads")}
+        return GPT(self.text.words, grid.length, **sizes, seed=seed).to("cuda" if grid.device == "gpu" else "cpu")
 
     def descend(self, model: GPT, stream: IndexStream, recipe: Recipe) -> None:
         """Train a model on the rows of a stream, whole batches alone."""
-        windows, batch = self.text.train, self.plan.batch_size
+        windows, batch = self.text.train, self.grid.global_batch
         descent, steps = Descent(model, recipe), max(1, stream.draws // batch)
         device = next(model.parameters()).device
         with torch.random.fork_rng():  # dropout
@@ -138,10 +110,10 @@ class LanguageCell:
 
     def train(self, name: str, probabilities: NDArray[np.float64] | None = None) -> Record:
         """Train once from scratch, uniformly or with P; a finished run is read."""
-        recipe, path = replace(self.plan.recipe, seed=self.seed), self.folder / name / "run.json"
+        recipe, path = replace(self.recipe, seed=self.seed), self.folder / name / "run.json"
         stream = IndexStream(self.rows if probabilities is None else probabilities, seed=self.seed)
         decides = {"recipe": recipe.settings(), "text": self.text.fingerprint, "stream": stream.fingerprint}
-        identity = plain({**self.plan.settings(), **decides})
+        identity = plain({**self.settings, **decides})
         found = finished_record(path, "language", identity, ("last.safetensors",))
         if found is not None:
             return found
@@ -156,7 +128,7 @@ class LanguageCell:
 
     def search(self) -> tuple[Record, NDArray[np.float64]]:
         """Search a sampler from the uniform training; the record (winner, message, seconds), and P."""
-        plan, begin = self.plan, time.perf_counter()
+        grid, begin = self.grid, time.perf_counter()
         self.train("uniform")
         start = self.model(0)
         load_weights(start, self.folder / "uniform/last.safetensors")
@@ -168,16 +140,16 @@ class LanguageCell:
 
         def score(probabilities: NDArray[np.float64], trial: Trial) -> float:
             searching = trial.stage == "search"
-            recipe = replace(plan.tuning, seed=self.seed) if searching else replace(plan.recipe, seed=trial.seed)
+            recipe = replace(self.tuning, seed=self.seed) if searching else replace(self.recipe, seed=trial.seed)
             model = self.model(recipe.seed)
             if searching:
                 model.load_state_dict(weights)
             self.descend(model, IndexStream(probabilities, mode="stratified", seed=recipe.seed), recipe)
             return -perplexity(model, self.text.held_out)
 
-        decides = {**plan.settings(), "recipe": plan.recipe.settings(), "tuning": plan.tuning.settings()}
+        decides = {**self.settings, "recipe": self.recipe.settings(), "tuning": self.tuning.settings()}
         study = Study(sqlite_url(self.folder / "study.db"), identity=plain({**decides, "text": self.text.fingerprint}))
-        proposals, guard = Proposals(plan.trials, seed=self.seed), Guard(plan.confirm_top, plan.confirm_seeds)
+        proposals, guard = Proposals(grid.trials, seed=self.seed), Guard(grid.confirm_top, CONFIRM_SEEDS)
         law: dict[str, Any] = {"proposals": proposals, "guard": guard, "study": study}
         found = search_swift(columns, score, features=FEATURES, mass=None, transform="cdf", **law)
         found.sampler.save(self.folder / "sampler.json")
@@ -221,7 +193,7 @@ def perplexity(model: nn.Module, windows: Tensor, /) -> float:
     return float(np.exp(row_losses(model, windows).mean()))
 
 
-def run(out: Path, plan: LanguagePlan, grid: LanguageGrid, /) -> dict[str, Any]:
+def run(grid: LanguageGrid, /) -> dict[str, Any]:
     """Run the grid, print a table for each share of shuffled windows, and write `language.json` into `out`.
 
     What a killed benchmark finished is kept when it is started again.
@@ -234,26 +206,26 @@ def run(out: Path, plan: LanguagePlan, grid: LanguageGrid, /) -> dict[str, Any]:
         ValueError: No such text, or `out` holds runs with other settings.
     """
     rows: list[Row] = []
-    for share, seed, cell in _cells(out, plan, grid):
+    for share, seed, cell in _cells(grid):
         for method in METHODS:
-            row = Row(method, {"text": plan.text, "shuffled": share}, seed, cell.outcome(method))
+            row = Row(method, {"text": grid.text, "shuffled": share}, seed, cell.outcome(method))
             told = f"validation {row.values['validation']:.2f}, test {row.values['test']:.2f} {row.values['message']}"
             print(f"shuffled {share:g}, seed {seed}: {method}, perplexity {told.rstrip()}", flush=True)
             rows.append(row)
     entries = entries_of(rows)
     print(*(table.text() for table in tables(entries)), sep="\n\n")
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": _summary(entries)}
-    record = conclude(out / "language.json", "bench-language", {"plan": asdict(plan), **result})
+    plan = {name: getattr(grid, name) for name in PLAN}
+    record = conclude(grid.out / "language.json", "bench-language", {"plan": plan, **result})
     return {**result, **before(record)}
 
 
-def _cells(out: Path, plan: LanguagePlan, grid: LanguageGrid) -> list[tuple[float, int, LanguageCell]]:
+def _cells(grid: LanguageGrid) -> list[tuple[float, int, LanguageCell]]:
+    check(grid)
     found = []
-    for share in grid.shuffled:
-        for seed in grid.seeds:
-            about: dict[str, Any] = {"length": plan.length, "vocabulary": plan.vocabulary}
-            text = read_text(plan.text, **about, shuffled=share, seed=seed)
-            found.append((share, seed, LanguageCell(out / f"shuffled-{share:g}" / f"seed-{seed}", plan, text, seed)))
+    for share, seed in product(grid.shuffled, grid.seeds):
+        text = read_text(grid.text, length=grid.length, vocabulary=grid.vocabulary, shuffled=share, seed=seed)
+        found.append((share, seed, LanguageCell(grid.out / f"shuffled-{share:g}" / f"seed-{seed}", grid, text, seed)))
     return found
 
 
@@ -290,15 +262,15 @@ def _summary(entries: Sequence[Entry]) -> list[Record]:
     return found
 
 
-def estimate(out: Path, plan: LanguagePlan, grid: LanguageGrid, /) -> Estimate:
+def estimate(grid: LanguageGrid, /) -> Estimate:
     """Check and estimate `run`: some steps are measured."""
-    cells = [cell for _, _, cell in _cells(out, plan, grid)]
+    cells = [cell for _, _, cell in _cells(grid)]
     cell = cells[0]
     with Probe() as probe:
-        cell.descend(cell.model(0), IndexStream(cell.rows), plan.recipe)
-    steps = max(1, cell.rows // plan.batch_size)
-    confirming = runs_of(plan.confirm_top, plan.confirm_seeds) * plan.recipe.epochs
-    epochs = 2 * plan.recipe.epochs + plan.trials * plan.tuning.epochs + confirming
+        cell.descend(cell.model(0), IndexStream(cell.rows), cell.recipe)
+    steps, confirming = max(1, cell.rows // grid.global_batch), runs_of(grid.confirm_top, CONFIRM_SEEDS) * grid.epochs
+    epochs = 2 * grid.epochs + grid.trials * grid.fine_tune_epochs + confirming
     missing = sum(not (each.folder / "sampler.json").exists() for each in cells)
     basis = f"measured: {probe.count} steps; × {missing} cells of {epochs} epochs of {steps} steps"
-    return Estimate("bench language", out, (Stage("trainings", missing * epochs * steps * probe.unit_seconds, basis),))
+    seconds = missing * epochs * steps * probe.unit_seconds
+    return Estimate("bench language", grid.out, (Stage("trainings", seconds, basis),))
