@@ -4,10 +4,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from drawstream.tools import start_plan
 from drawstream.tools.bench.auto import folders as auto_folders
 from drawstream.tools.bench.auto import methods_of as auto_methods
-from drawstream.tools.bench.auto import settings_of
+from drawstream.tools.bench.auto import plan_of, settings_of
 from drawstream.tools.bench.budget import common_of, missing
 from drawstream.tools.bench.checks import noise_folders
 from drawstream.tools.bench.noise import cells_of, folders, methods_of, search_options, start
@@ -46,7 +45,7 @@ def _is_missing(folder: Path, name: str) -> bool:
 
 def estimate_auto(grid: AutoGrid, /) -> Estimate:
     """Estimate the benchmark of AutoSampling."""
-    methods, settings, plan, out = auto_methods(grid), settings_of(grid), start_plan(grid.data), grid.folder
+    methods, settings, plan, out = auto_methods(grid), settings_of(grid), plan_of(grid), grid.folder
     cells, population = noise_folders(out, grid.noise, grid.seeds).values(), settings.population
     needed = [auto_folders(method, population) for method in methods]
     trainings = dict.fromkeys(name for names, _ in needed for name in names)

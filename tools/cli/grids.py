@@ -119,8 +119,13 @@ class AutoGrid(Grid, DryRunOptions):
         "Methods to run, comma list: uniform, best-of, dlis, rais, random, mixture, static, replay, replay-other (by "
         "default all).",
     )
+    model: str | None = option(None, "Model as for training; by default the data set's.")
+    sources: tuple[str, ...] = option(
+        (), "Search on these models, too, and train on what each drew (methods static-MODEL)."
+    )
     epochs: int | None = option(None, "Epochs of every training; 10, or 30 of digits.", within=SOME)
     population: int | None = option(None, "Children of a search, and runs of best-of; 4.", within=COUNT)
+    interval: int | None = option(None, "Batches between two evaluations; 20, or 10 of digits.", within=AT_LEAST_ONE)
     first: int | None = option(
         None, "Epochs before the first exploration; 2, or 3 of digits.", "--explore-after", within=SOME
     )

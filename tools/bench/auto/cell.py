@@ -4,7 +4,7 @@ dlis/, rais/      trained on rows that importance sampling draws
 uniform-K/        independent plain trainings, each with its own initial weights and order; 0 is the control
 search-random/    schedule.arrow, distribution.parquet, auto.json of exploitation only;  search-mixture/  of the whole
 replay-random/    trained on the schedule from the initial weights of the search;  replay-mixture/  likewise
-static/           trained on draws of the mixture's distribution
+static/           trained on draws of the mixture's distribution;  static-MODEL/  of search-mixture-MODEL/'s
 replay-other/     trained on the mixture's schedule from the initial weights of uniform-1
 
 A search looks at no test image. Its replay ends with the same weights, bit by bit, so the replay's test accuracies are
@@ -61,6 +61,8 @@ def folders(method: str, population: int, /) -> tuple[list[str], str | None]:
         return [method], None
     if method in ("random", "mixture"):
         return [f"replay-{method}"], f"search-{method}"
+    if method.startswith("static-"):
+        return [method], f"search-mixture-{method.removeprefix('static-')}"
     return ["replay-mixture" if method == "replay" else method], "search-mixture"
 
 
@@ -115,7 +117,8 @@ class AutoCell(Cell):
         if kind in ("dlis", "rais"):
             sampling = Sampling(kind, budget=Budget(self.draws / self.rows))
             return self.train_once(name, sampling, self.recipe(self.seed))
-        folder = self.folder / self.search("random" if of == "random" else "mixture")["method"]
+        search = f"mixture-{of}" if kind == "static" and of else "random" if of == "random" else "mixture"
+        folder = self.folder / self.search(search)["method"]
         if kind == "static":
             weights = map_weights(folder / "distribution.parquet", column="weight")
             stream = IndexStream(weights, seed=self.seed, draws=self.draws)
@@ -135,12 +138,17 @@ class AutoCell(Cell):
         """Return the recipe of every training."""
         return replace(self.plan.recipe, epochs=self.settings.epochs, seed=seed)
 
-    def search(self, exploration: str) -> Record:
-        """Search a schedule; `work` leaves out the second scores, which are for the figures only."""
-        name = f"search-{exploration}"
+    def search(self, name: str) -> Record:
+        """Search a schedule: `random`, `mixture`, or `mixture-MODEL` on another model.
+
+        `work` leaves out the second scores, which are for the figures only.
+        """
+        exploration, _, model = name.partition("-")
+        setup = replace(self.setup, model=model or self.setup.model)
+        name = f"search-{name}"
         law = {**asdict(self.settings), "rows": self.rows, "batch_size": self.plan.batch_size, "seed": self.seed}
         plan = pick(PopulationPlan, law, exploration=exploration)
-        job = AutoJob(self.setup, self.recipe(self.seed), self.folder / name, plan, second_score=True)
+        job = AutoJob(setup, self.recipe(self.seed), self.folder / name, plan, second_score=True)
         record = auto_job(replace(job, reward_rows=self.settings.reward_rows))
         work = {key: record[key] for key in ("forward", "backward")}
         work["seconds"] = sum(record["seconds"].values()) - record["second_score"]["seconds"]

@@ -6,6 +6,7 @@
     random         what a search with exploitation only ends with
     mixture        what the whole of AutoSampling ends with
     static         a new training on draws of the mixture's distribution
+    static-MODEL   the same of a search on another model (the paper's Tab. 5)
     replay         a new training on the mixture's schedule from its initial weights: the mixture again, bit by bit
     replay-other   the same from other initial weights: does the order itself carry anything?
 
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from drawstream.tools import start_plan
+from drawstream.tools import DemoPlan, start_plan
 from drawstream.tools.bench import Record, check_names, check_noise, noise_folders
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
@@ -32,7 +33,7 @@ from drawstream.tools.report import SearchedSchedule
 from drawstream.tools.report.pages import words_of
 from drawstream.tools.runs import before, conclude
 
-__all__ = ["SETTINGS", "methods_of", "run", "settings_of"]
+__all__ = ["SETTINGS", "methods_of", "plan_of", "run", "settings_of"]
 
 SETTINGS = {
     "digits": Settings(epochs=30, interval=10, first=3, reward_rows=200),  # of 400 held-out rows
@@ -48,7 +49,12 @@ def methods_of(grid: AutoGrid, /) -> Sequence[str]:
     """
     check_names("methods", grid.methods or METHODS, METHODS)
     check_noise(grid.noise, grid.seeds)
-    return grid.methods or METHODS
+    return [*(grid.methods or METHODS), *(f"static-{model}" for model in dict.fromkeys(grid.sources))]
+
+
+def plan_of(grid: AutoGrid, /) -> DemoPlan:
+    """Return the plan of the grid's data set and model, and set torch as it says."""
+    return start_plan(grid.data, **({} if grid.model is None else {"model": grid.model}))
 
 
 def settings_of(grid: AutoGrid, /) -> Settings:
@@ -59,7 +65,7 @@ def settings_of(grid: AutoGrid, /) -> Settings:
     """
     if grid.data not in SETTINGS:
         raise ValueError(f"no plan for {grid.data!r}: give one of {', '.join(SETTINGS)}")
-    changed = {name: getattr(grid, name) for name in ("epochs", "population", "first")}
+    changed = {name: getattr(grid, name) for name in ("epochs", "population", "interval", "first")}
     return replace(SETTINGS[grid.data], **{name: value for name, value in changed.items() if value is not None})
 
 
@@ -76,7 +82,7 @@ def run(grid: AutoGrid, /) -> dict[str, Any]:
     Raises:
         ValueError: Unknown data, or `out` holds runs with other settings.
     """
-    methods, settings, plan, out = methods_of(grid), settings_of(grid), start_plan(grid.data), grid.folder
+    methods, settings, plan, out = methods_of(grid), settings_of(grid), plan_of(grid), grid.folder
     rows: list[Row] = []
     searches: list[Record] = []
     for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from drawstream.samplers.files import map_weights
+from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.tools.bench.auto import grid as auto_grid
 from drawstream.tools.bench.auto.cell import METHODS, Settings
@@ -64,6 +66,22 @@ def test_all_methods_at_the_command_line(tmp_path, capsys):
         assert heading in text
     report.write_report(tmp_path / "noise-0.4/seed-0/search-mixture", tmp_path / "report.html")
     assert "Count against loss" in (tmp_path / "report.html").read_text()
+
+
+def test_a_model_is_trained_on_what_a_search_on_another_one_drew(tmp_path):
+    out = tmp_path / "out"
+    command = ["bench", "auto", "--data", "digits", "--noise", "0", "--methods", "uniform,static", "--interval", "6"]
+    command += ["--model", "mlp", "--sources", "cnn", "-o", str(out)]
+    assert main([*command, "--dry-run"]) == 0 and main(command) == 0
+    rows = json.loads((out / "bench-auto.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["uniform", "static", "static-cnn"]
+    cell = out / "noise-0/seed-0"
+    search, own = (json.loads((cell / f"search-mixture{end}/auto.json").read_text()) for end in ("-cnn", ""))
+    assert (search["model"], own["model"], search["auto"]["interval"]) == ("cnn", "mlp", 6)
+    run_record = json.loads((cell / "static-cnn/run.json").read_text())
+    weights = map_weights(cell / "search-mixture-cnn/distribution.parquet", column="weight")
+    assert run_record["stream"] == IndexStream(weights, seed=0, draws=STEPS // 3 * 32).fingerprint
+    assert run_record["model"] == "mlp"
 
 
 def test_a_killed_benchmark_goes_on_to_the_same_rows(goes_on, tmp_path):
