@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from drawstream.tools.bench.checks import check_distinct, check_names, check_noise, noise_folders
     from drawstream.tools.bench.estimates import estimate_auto, estimate_budget, estimate_noise
     from drawstream.tools.bench.features import run_features
+    from drawstream.tools.bench.precision import run_precision
     from drawstream.tools.bench.stream import missing_systems, run_stream
     from drawstream.tools.bench.transfer import run_transfer
 else:

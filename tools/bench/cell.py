@@ -110,7 +110,7 @@ class Cell:
         recipe: Recipe,
         /,
         *,
-        criterion: Callable[[nn.Module], nn.Module] | None = None,
+        criterion: Callable[[nn.Module], nn.Module | None] | None = None,
         track: bool = False,
     ) -> Record:
         """Train once from scratch, in the folder `name`; a finished run is read, a killed one goes on.

@@ -186,6 +186,31 @@ def novel(given: grids.NovelGrid) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisionOptions(ResultOptions):
+    """Options of `bench precision`."""
+
+    data: Path = option(..., "Train on this catalog.")
+    held_out: Path = option(..., "Take accuracies on this catalog.")
+    model: str = option("resnet8", "Model as for training.")
+    rows: int = option(2560, "Images of an epoch.", within=AT_LEAST_ONE)
+    epochs: int = option(2, "Epochs of every training.", within=(1, 10**6))
+    rounds: int = option(5, "Alternating rounds; the median counts.", within=COUNT)
+    threads: int = option(1, "Threads of torch.", within=COUNT)
+
+
+@command(app, PrecisionOptions)
+def precision(given: PrecisionOptions) -> None:
+    """Training in bf16 and with channels last beside float32: seconds of the same steps, and accuracy.
+
+    Example: drawstream bench precision --data data/train --held-out data/holdout --json precision.json
+    """
+    from drawstream.tools.bench import run_precision
+
+    values = _values(given)
+    write_result(run_precision(values.pop("data"), values.pop("held_out"), **values), given.json_path)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RehearsalOptions(ResultOptions):
     """Options of `bench rehearsal`."""
 

@@ -187,6 +187,15 @@ class DescentOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossOptions(Options):
+    """The loss of a training."""
+
+    loss: Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd"] = option(
+        "ce", "Cross-entropy, or a loss that withstands wrong labels; l2rw and mentornet-dd trust the held-out labels."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecipeOptions(DescentOptions):
     """How a model is trained."""
 

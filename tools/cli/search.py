@@ -31,7 +31,7 @@ PAPER: dict[str, Any] = {
     "confirm_top": 0,
 }
 TUNING: tuple[str, ...] = ("start", "held_out", "confirm", "objective_metric", "global_batch", "augment")
-TUNING += ("fine_tune_epochs", "fine_tune_lr")
+TUNING += ("fine_tune_epochs", "fine_tune_lr", "loss")
 CROPS = ("crop_filter", "crop_factor")
 COURSE = ("epochs", "lr", "schedule", "milestones", "gamma", "warmup_epochs")  # of the learning rate
 AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
@@ -39,7 +39,12 @@ AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 
 @dataclass(frozen=True, kw_only=True)
 class SwiftOptions(
-    shared.TrainedOptions, shared.DescentOptions, shared.JoinOptions, shared.EngineOptions, shared.WatchedOptions
+    shared.TrainedOptions,
+    shared.DescentOptions,
+    shared.LossOptions,
+    shared.JoinOptions,
+    shared.EngineOptions,
+    shared.WatchedOptions,
 ):
     """Options of `search swift`."""
 

@@ -11,7 +11,12 @@ from drawstream.tools.training.methods import METHODS, method_names
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(
-    options.TrainedOptions, options.RecipeOptions, options.JoinOptions, options.FrozenOptions, options.WatchedOptions
+    options.TrainedOptions,
+    options.RecipeOptions,
+    options.LossOptions,
+    options.JoinOptions,
+    options.FrozenOptions,
+    options.WatchedOptions,
 ):
     """Options of `train`."""
 

@@ -169,8 +169,9 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         raise ValueError("the search needs a held-out catalog to take rewards on: give --held-out")
     if job.reward_rows < 1:
         raise ValueError(f"`reward_rows >= 1` must hold, but got {job.reward_rows}")
-    if job.recipe.ema or job.recipe.accumulate > 1 or job.recipe.compile:
-        raise ValueError("the children of a search train without --ema, --accumulate and --compile: leave them out")
+    if job.recipe.ema or job.recipe.accumulate > 1 or job.recipe.compile or job.recipe.loss != "ce":
+        told = "the children of a search train without --ema, --accumulate, --compile and a --loss of their own"
+        raise ValueError(f"{told}: leave them out")
     held_out, test = setup.evaluated["held_out"], setup.evaluated.get("test")
     beside = ("rows", "epochs", "seed")  # of the catalog and the recipe
     return {

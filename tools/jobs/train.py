@@ -29,7 +29,7 @@ from drawstream.tools.runs import (
     write_record,
 )
 from drawstream.tools.training import Epoch, Evaluation, Recipe, Run, Setup, crop_rows, overrides, save_weights, train
-from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan
+from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan, make_loss
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrainingJob:
         method: Name in reports; by default the sampling's.
         track: Folder for a feature table of averages over this training.
         filtering: Chooses among the crops of a step; the stream draws `factor` times as many.
-        criterion: Makes the loss, from the model that is trained; None: cross-entropy.
+        criterion: Makes the loss, from the model that is trained; None: the recipe's.
         every: Epochs between evaluations; there is one after the last.
     """
 
@@ -55,7 +55,7 @@ class TrainingJob:
     method: str | None = None
     track: Path | None = None
     filtering: Filtering | None = None
-    criterion: Callable[[nn.Module], nn.Module] | None = None
+    criterion: Callable[[nn.Module], nn.Module | None] | None = None
     every: int = 1
 
 
@@ -130,9 +130,8 @@ def prepare_training(job: TrainingJob, /) -> Training:
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
-    if job.criterion is not None:
-        parts = replace(parts, criterion=job.criterion(model))
-    planned = replace(planned, parts=parts)
+    loss = job.criterion(model) if job.criterion else make_loss(recipe.loss, model, setup, recipe)
+    planned = replace(planned, parts=replace(parts, criterion=loss))
     identity = training_identity(
         model,
         loader if crops is None else crops,
@@ -148,7 +147,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
         },
     )
     settings = {
-        "method": job.method or sampling.method,
+        "method": job.method or (sampling.method if sampling.sampler or recipe.loss == "ce" else recipe.loss),
         "seed": recipe.seed,
         **{name: getattr(setup, name) for name in ("model", "catalog", "augment", "global_batch")},
         "catalog_fingerprint": setup.data.fingerprint,

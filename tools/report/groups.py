@@ -99,10 +99,11 @@ def groups_of(runs: Sequence[TrainRecord], /, data: Mapping[str, str] | None = N
 
 def _settings(run: TrainRecord, data: str) -> dict[str, str]:
     document = run.document
-    recipe = {name: value for name, value in document.get("recipe", {}).items() if name != "seed"}
+    recipe = {name: value for name, value in document.get("recipe", {}).items() if name not in ("seed", "loss")}
     fewer = run.method in METHODS and METHODS[run.method].fewer_epochs
     if run.budget < 1 and fewer and isinstance(recipe.get("epochs"), int):
         recipe["epochs"] = round(recipe["epochs"] / run.budget)
+        recipe |= {"milestones": [each / run.budget for each in recipe.get("milestones", ())]}
     found = {"model": document.get("model"), "data": data, **recipe, "global batch": document.get("global_batch")}
     found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
     found |= {"evaluated on": run.result.evaluated_on if run.result else "nothing"}
@@ -111,6 +112,8 @@ def _settings(run: TrainRecord, data: str) -> dict[str, str]:
 
 def _options(run: TrainRecord) -> dict[str, str]:
     found = {name: run.document.get("sampling", {}).get(name) for name in OPTIONS}
+    loss = run.document.get("recipe", {}).get("loss", "ce")
+    found |= {"loss": None if loss in ("ce", run.method) else loss}
     found |= {"frozen": run.document.get("frozen"), "crop filter": bool(run.document.get("crop_filter"))}
     return {name: str(value) for name, value in found.items() if value}
 

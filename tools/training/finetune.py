@@ -17,7 +17,7 @@ from drawstream.search import Stage, Trial
 from drawstream.tools.runs import loader_identity, model_identity, part_identity
 from drawstream.tools.training.evaluation import METRICS, Evaluation, Metric
 from drawstream.tools.training.loop import train
-from drawstream.tools.training.methods import LoopParts
+from drawstream.tools.training.methods import LoopParts, make_loss
 from drawstream.tools.training.models import load_weights
 from drawstream.tools.training.recipe import Recipe
 from drawstream.tools.training.setup import Setup, crop_rows
@@ -125,7 +125,8 @@ class FineTune:
         if searching or not self.scratch:
             model.load_state_dict(self.weights)
         evaluation = Evaluation({"held_out": self.held_out}, every=recipe.epochs)
-        parts = LoopParts(mix=self.setup.mix(self.search.seed))
+        loss = make_loss(recipe.loss, model, self.setup, recipe)
+        parts = LoopParts(mix=self.setup.mix(self.search.seed), criterion=loss)
         return train(model, loader, recipe, parts=parts, evaluation=evaluation).last("held_out", self.metric)
 
     def _drawn(self, probabilities: NDArray[np.float64], trial: Trial, seed: int) -> Loader | CropFilter:

@@ -237,9 +237,8 @@ class _Loop:
     def _beside(self) -> tuple[int, int]:
         """Rows that went forward and backward for a crop filter or for a loss's own weights so far, on this rank."""
         scored = self.loader.metrics["rows_scored"] if isinstance(self.loader, CropFilter) else 0
-        forward, backward = (
-            self.parts.criterion.work.tolist() if isinstance(self.parts.criterion, LearnedWeights) else (0, 0)
-        )
+        work = getattr(self.parts.criterion, "work", None)
+        forward, backward = (0, 0) if work is None else work.tolist()
         return scored + forward, backward
 
     def _steps(self, epoch: int, work: Work) -> Iterator[Step]:

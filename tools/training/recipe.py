@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Amp = Literal["off", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "step", "constant"]
+Loss = Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd"]
 LAST = 1e-6  # learning rate of the last step under `linear` (Arazo et al. 2021, §4.1)
 
 
@@ -52,6 +53,7 @@ _LAWS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{name: (_share, f"0 <= {name} < 1") for name in ("momentum", "label_smoothing", "ema")},
     "gamma": (lambda value: 0 < value <= 1, "0 < gamma <= 1"),
 }
+_KNOWN = {"schedule": get_args(Schedule), "amp": get_args(Amp), "loss": get_args(Loss), "optimizer": ("sgd", "adamw")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Recipe:
         accumulate: Parts in which a batch goes through the model; their gradients add up to that of the whole.
         channels_last: Images and weights lie pixel by pixel in memory: faster convolutions.
         compile: Train through `torch.compile`.
+        loss: Cross-entropy, or one that withstands wrong labels (`methods.robust`, `methods.mentornet`).
         name: Named recipe that it was made from; decides nothing by itself.
     """
 
@@ -100,13 +103,14 @@ class Recipe:
     accumulate: int = 1
     channels_last: bool = False
     compile: bool = False
+    loss: Loss = "ce"
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name, (holds, law) in _LAWS.items():
             if not holds(getattr(self, name)):
                 raise ValueError(f"`{law}` must hold, but got {getattr(self, name)}")
-        for name, known in (("schedule", get_args(Schedule)), ("amp", get_args(Amp)), ("optimizer", ("sgd", "adamw"))):
+        for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but got {getattr(self, name)!r}")
         if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=1) <= 0:

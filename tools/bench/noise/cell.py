@@ -5,16 +5,13 @@ uniform/ and swift-clean/ ──▶ swift-clean/guard.json, which of the two is 
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards import Catalog
@@ -25,13 +22,12 @@ from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, f
 from drawstream.tools.jobs import FeaturesJob, SearchJob, features_job, search_job
 from drawstream.tools.runs import finished_record, pick, write_record
 from drawstream.tools.training import FineTune, compare_finished
-from drawstream.tools.training.methods import METHODS, Sampling
+from drawstream.tools.training.methods import Sampling, make_loss
 
 __all__ = ["NoiseCell", "right_rows", "without_highest"]
 
-TRUSTED = 1000  # rows of the validation set that L2RW has, as many as in its paper
-
 Probabilities = NDArray[np.float64]
+Criterion = Callable[[nn.Module], nn.Module | None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,12 @@ class NoiseCell(Cell):
             }
         if method == "clean-only":
             return {method: self.train(method, right_rows(self.setup.data))}
-        return {method: self.train(names[0], criterion=lambda model: self._loss(method, model, validation))}
+        return {method: self.train(names[0], criterion=self._criterion(method, validation))}
+
+    def _criterion(self, method: str, validation: str) -> Criterion:
+        """Maker of a method's loss; the validation set has the rows that it trusts."""
+        recipe = replace(self.plan.recipe, seed=self.seed)
+        return lambda model: make_loss(method, model, self.setups[validation], recipe)
 
     def uniform(self) -> Record:
         """Train uniformly; the tracker's averages go to `features`."""
@@ -122,31 +123,6 @@ class NoiseCell(Cell):
             return search_job(SearchJob(self.setups[validation], self.features(method), objective, out, **parts))
         finally:
             objective.close()
-
-    def _loss(self, method: str, model: nn.Module, validation: str) -> nn.Module:
-        """Build the loss of a method; its builder takes what it needs."""
-        build = METHODS[method].builder()
-        given: dict[str, Callable[[], Any]] = {
-            "model": lambda: model,
-            "trusted": lambda: self._trusted(validation),
-            "epochs": lambda: self.plan.recipe.epochs,
-            "global_batch": lambda: self.plan.batch_size,
-            "seed": lambda: self.seed,
-        }
-        loss: nn.Module = build(**{name: given[name]() for name in signature(build).parameters})
-        return loss
-
-    def _trusted(self, validation: str) -> tuple[Tensor, Tensor]:
-        """Images and labels of the first rows of a validation set, which are balanced over the classes."""
-        (loader,) = self.setups[validation].evaluation_loaders("held_out").values()
-        images, labels = [], []
-        with closing(loader):
-            for batch in loader:
-                images.append(batch.images.clone())
-                labels.append(batch.labels.clone())
-                if sum(map(len, labels)) >= TRUSTED:
-                    break
-        return torch.cat(images)[:TRUSTED], torch.cat(labels)[:TRUSTED]
 
 
 def without_highest(loss: NDArray[np.float32], share: float, /) -> Probabilities:

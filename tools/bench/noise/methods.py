@@ -31,7 +31,7 @@ SETS = {
 DROPPED = (0.2, 0.3, 0.4, 0.5)  # shares of the rows, those of the highest loss
 METHODS = (
     *("uniform", "swift", "swift-cgf", "swift-random", "swift-reinforce"),
-    *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet", "clean-only"),
+    *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "clean-only"),
 )
 STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
 
@@ -62,7 +62,8 @@ def folders(method: str, validation: str, /) -> list[str]:
     """Return the folders of a method's training runs under a validation set: one, or one for each share of `drop`."""
     if method == "drop":
         return [f"drop-{share:g}" for share in DROPPED]
-    return [f"{method}-{validation}"] if search_options(method) or method == "l2rw" else [method]
+    own = search_options(method) or method in ("l2rw", "mentornet-dd")
+    return [f"{method}-{validation}"] if own else [method]
 
 
 def expand(names: Sequence[str], /) -> list[str]:

@@ -25,7 +25,7 @@ class Method:
         name: As a user types it and a record keeps it.
         help: Rows of an epoch, for the guide.
         build: The builder, or its name `module:function`: from `Inputs` to a `TrainingPlan`. That of a `loss`
-            takes some of `model`, `trusted` (images, labels), `epochs`, `global_batch` and `seed`, by keyword.
+            takes some of the keywords of `losses.make_loss`.
         given: How `--sampler` gives it: it is the default, a name, a file, a user's own, or a benchmark's alone.
         options: Options of `train` that it reads, beside --budget.
         label: Name in tables and pages; empty: its name.
@@ -210,12 +210,13 @@ _ENTRIES = (
     Method("reed-hard", marker="triangle-down-open", build=f"{_HERE}.robust:reed_hard", **_LOSS),
     Method("l2rw", marker="diamond-open", build=f"{_HERE}.robust:learned", **_LOSS),
     Method(
-        "mentornet",
+        "mentornet-pd",
         build=f"{_HERE}.robust:self_paced",
         label="self-paced (MentorNet PD)",
         marker="square-open",
         **_LOSS,
     ),
+    Method("mentornet-dd", build=f"{_HERE}.mentornet:data_driven", label="MentorNet DD", marker="square", **_LOSS),
     Method("clean-only", given="bench", label="clean-only (oracle)", colour=GRAY, marker="star"),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}

@@ -27,7 +27,7 @@ from drawstream.tools.training.recipe import Recipe
 
 KEYS = {"method", "noise", "validation", "seed", "last", "best", "balanced", "curve", "extra_forward_backward"}
 TIMES = {"search_seconds", "train_seconds"}
-CHEAP = ("uniform", "drop", "reed-hard", "mentornet", "l2rw", "clean-only")
+CHEAP = ("uniform", "drop", "reed-hard", "mentornet-pd", "l2rw", "clean-only")
 
 
 @pytest.fixture(autouse=True)

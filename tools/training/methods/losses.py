@@ -1,0 +1,54 @@
+"""The loss of a training by name: cross-entropy, or one of the table's for wrong labels."""
+
+from collections.abc import Callable
+from contextlib import closing
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drawstream.tools.training import Recipe, Setup
+from drawstream.tools.training.methods.table import METHODS
+
+TRUSTED = 1000  # rows of the held-out set that L2RW and MentorNet DD trust, as many as in L2RW's paper
+
+
+def make_loss(name: str, model: nn.Module, setup: Setup, recipe: Recipe, /) -> nn.Module | None:
+    """Return the loss of a name of the table, for `LoopParts(criterion=…)`; None for `ce`, cross-entropy.
+
+    Raises:
+        ValueError: It needs trusted rows, and there is no held-out set; or it is not for several ranks.
+    """
+    if name == "ce":
+        return None
+    if name == "mentornet-dd" and setup.ranks.world_size > 1:
+        raise ValueError(f"--loss {name} keeps the losses of every row on one rank: leave out torchrun")
+    build = METHODS[name].builder()
+    given: dict[str, Callable[[], Any]] = {
+        "model": lambda: model,
+        "trusted": lambda: _trusted(name, setup, next(model.parameters()).device),
+        "epochs": lambda: recipe.epochs,
+        "global_batch": lambda: setup.global_batch,
+        "seed": lambda: recipe.seed,
+        "rows": lambda: len(setup.data),
+        "classes": lambda: setup.data.num_classes,
+    }
+    loss: nn.Module = build(**{each: given[each]() for each in signature(build).parameters})
+    return loss
+
+
+def _trusted(name: str, setup: Setup, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and labels of the first rows of the held-out set, which are balanced over the classes."""
+    if setup.held_out is None:
+        raise ValueError(f"--loss {name} trusts the labels of held-out rows: give --held-out")
+    (loader,) = setup.evaluation_loaders("held_out").values()
+    images, labels = [], []
+    with closing(loader):
+        for batch in loader:
+            real = batch.weights > 0
+            images.append(batch.images[real].to(device, copy=True))
+            labels.append(batch.labels[real].to(device, copy=True))
+            if sum(map(len, labels)) >= TRUSTED:
+                break
+    return torch.cat(images)[:TRUSTED], torch.cat(labels)[:TRUSTED]
