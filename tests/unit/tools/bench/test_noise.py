@@ -27,7 +27,7 @@ from drawstream.tools.training.recipe import Recipe
 
 KEYS = {"method", "noise", "validation", "seed", "last", "best", "balanced", "curve", "extra_forward_backward"}
 TIMES = {"search_seconds", "train_seconds"}
-CHEAP = ("uniform", "drop", "reed-hard", "mentornet-pd", "l2rw", "clean-only")
+CHEAP = ("uniform", "drop", "reed-hard", "mentornet-pd", "mentornet-dd", "l2rw", "clean-only")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_rows_of_all_methods_at_the_command_line(tmp_path, capsys):
     kept = {each["method"]: each["kept"] for each in result["searches"]}
     for name, row in rows.items():
         searched = name.startswith("swift")
-        folder = name if not (searched or name == "l2rw") else f"{name}-noisy"
+        folder = name if not (searched or name in ("l2rw", "mentornet-dd")) else f"{name}-noisy"
         folder = tmp_path / "out/noise-0.4/seed-0" / ("uniform" if kept.get(name) == "uniform" else folder)
         history = [epoch["accuracy"] for epoch in json.loads((folder / "run.json").read_text())["history"]]
         held = [each["held_out_noisy"] for each in history]
