@@ -1,8 +1,6 @@
-"""Checks of a grid, made before anything runs, and the folders of its cells."""
+"""Checks of a grid, made before anything runs."""
 
 from collections.abc import Collection, Sequence
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 
@@ -26,8 +24,3 @@ def check_noise(noise: Sequence[float], seeds: Sequence[int], /) -> None:
     check_distinct(noise=noise, seeds=seeds)
     if not all(0 <= level < 1 for level in noise) or min(seeds) < 0:
         raise ValueError(f"`0 <= noise < 1` and `seeds >= 0` must hold, but got {list(noise)} and {list(seeds)}")
-
-
-def noise_folders(out: Path, noise: Sequence[float], seeds: Sequence[int], /) -> dict[tuple[float, int], Path]:
-    """Return the folder of every noise level and seed."""
-    return {(level, seed): out / f"noise-{level:g}" / f"seed-{seed}" for level, seed in product(noise, seeds)}

@@ -8,7 +8,6 @@ from drawstream.tools.bench.auto import folders as auto_folders
 from drawstream.tools.bench.auto import methods_of as auto_methods
 from drawstream.tools.bench.auto import plan_of, settings_of
 from drawstream.tools.bench.budget import common_of, missing
-from drawstream.tools.bench.checks import noise_folders
 from drawstream.tools.bench.noise import cells_of, folders, methods_of, search_options, start
 from drawstream.tools.cli import AutoGrid, BudgetGrid, NoiseGrid
 from drawstream.tools.estimate import Estimate, estimate_runs, packed_plan, scratch_folder
@@ -46,7 +45,7 @@ def _is_missing(folder: Path, name: str) -> bool:
 def estimate_auto(grid: AutoGrid, /) -> Estimate:
     """Estimate the benchmark of AutoSampling."""
     methods, settings, plan, out = auto_methods(grid), settings_of(grid), plan_of(grid), grid.folder
-    cells, population = noise_folders(out, grid.noise, grid.seeds).values(), settings.population
+    cells, population = grid.cells.values(), settings.population
     needed = [auto_folders(method, population) for method in methods]
     trainings = dict.fromkeys(name for names, _ in needed for name in names)
     runs = {"trainings": sum(not (folder / name / "run.json").exists() for folder in cells for name in trainings)}

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -33,12 +34,24 @@ class Grid(ResultOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseGrid(Grid, DryRunOptions):
+class LevelsGrid(Grid, DryRunOptions):
+    """A grid that is run at several shares of wrong labels."""
+
+    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
+
+    @property
+    def cells(self) -> dict[tuple[float, int], Path]:
+        """Folder of every share of wrong labels and seed."""
+        pairs = product(self.noise, self.seeds)
+        return {(level, seed): self.folder / f"noise-{level:g}" / f"seed-{seed}" for level, seed in pairs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseGrid(LevelsGrid):
     """Levels of label noise, validation sets, methods, models and seeds; `candidates` of a rank study at each, or 0."""
 
     bench = "noise"
 
-    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
@@ -108,12 +121,11 @@ class BudgetGrid(Grid, EngineOptions, DryRunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoGrid(Grid, DryRunOptions):
+class AutoGrid(LevelsGrid):
     """Levels of noise in the training labels, methods and seeds, and what the searches have otherwise."""
 
     bench = "auto"
 
-    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run, comma list: uniform, best-of, dlis, rais, random, mixture, static, replay, replay-other (by "
@@ -132,7 +144,7 @@ class AutoGrid(Grid, DryRunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NovelGrid(Grid, DryRunOptions):
+class NovelGrid(LevelsGrid):
     """Levels of noise in the labels of the trained classes, methods and seeds; `novel` classes are held out."""
 
     bench = "novel"

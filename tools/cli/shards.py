@@ -36,7 +36,9 @@ class ImageOptions(ResultOptions):
     )
     skip_bad: Path | None = option(None, "Leave out images that cannot be read, and list them in this file (JSON).")
     overwrite: bool = option(False, "Replace an earlier catalog.")
-    dry_run: bool = option(False, "Check the images' source and the place of the catalog; write nothing.", "--dry-run")
+    dry_run: bool = option(
+        False, "Check the images' source and the place of the catalog; write nothing.", "--dry-run", decides=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

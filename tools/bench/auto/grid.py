@@ -24,7 +24,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from drawstream.tools import DemoPlan, start_plan
-from drawstream.tools.bench import Record, check_names, check_noise, noise_folders
+from drawstream.tools.bench import Record, check_names, check_noise
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
 from drawstream.tools.cli import AutoGrid
@@ -85,7 +85,7 @@ def run(grid: AutoGrid, /) -> dict[str, Any]:
     methods, settings, plan, out = methods_of(grid), settings_of(grid), plan_of(grid), grid.folder
     rows: list[Row] = []
     searches: list[Record] = []
-    for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():
+    for (level, seed), folder in grid.cells.items():
         cell = AutoCell(folder, plan, level, seed, settings)
         cell.pack(grid.data, grid.source)
         for method in methods:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from drawstream.tools import DemoPlan, start_plan
-from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, noise_folders
+from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand, varied
 from drawstream.tools.bench.noise.page import rank_tables, tables, where, write_page
@@ -65,7 +65,7 @@ def methods_of(grid: NoiseGrid, /) -> list[str]:
 def cells_of(grid: NoiseGrid, /) -> dict[tuple[float, int, str], Path]:
     """Return the folder of every noise level, seed and model, "" for the plan's."""
     found = {}
-    for (level, seed), folder in noise_folders(grid.folder, grid.noise, grid.seeds).items():
+    for (level, seed), folder in grid.cells.items():
         for model in grid.models or ("",):
             found[level, seed, model] = folder / re.sub(r"\W", "-", model)
     return found

@@ -27,7 +27,7 @@ from drawstream.pipeline.shards import FILE, Catalog
 from drawstream.pipeline.sources import ArraySource, Source, open_source
 from drawstream.samplers.orders import Sequential
 from drawstream.tools import PLANS, DemoPlan, setup_of, source_and_test, start_plan
-from drawstream.tools.bench import Record, check_noise, noise_folders
+from drawstream.tools.bench import Record, check_noise
 from drawstream.tools.bench.noise import CHANGED, NoiseCell
 from drawstream.tools.bench.novel.tasks import few_shot, unit, verification
 from drawstream.tools.cli import NovelGrid
@@ -160,7 +160,7 @@ def run(grid: NovelGrid, /) -> dict[str, Any]:
         ValueError: Unknown data, too few classes, or `out` holds runs with other settings.
     """
     plan, out, rows = plan_of(grid), grid.folder, list[Row]()
-    for (level, seed), folder in noise_folders(out, grid.noise, grid.seeds).items():
+    for (level, seed), folder in grid.cells.items():
         cell = NovelCell(folder, plan, level, seed, novel=grid.novel)
         cell.pack(grid.data, grid.source)
         for method in grid.methods:
@@ -213,7 +213,7 @@ def verdicts(entries: Sequence[Entry], measured: Sequence[str], /) -> list[str]:
 def estimate(grid: NovelGrid, /) -> Estimate:
     """Estimate `run`; errors are its own."""
     plan, out = plan_of(grid), grid.folder
-    cells = noise_folders(out, grid.noise, grid.seeds).values()
+    cells = grid.cells.values()
     runs = {"uniform": float(sum(not (folder / "uniform/run.json").exists() for folder in cells))}
     for method in (each for each in grid.methods if each != "uniform"):
         missing = sum(not (folder / f"search-{method}-clean/search.json").exists() for folder in cells)
