@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search.auto import PopulationPlan
-from drawstream.tools.cli.app import main
 from drawstream.tools.jobs import auto as job
 from drawstream.tools.jobs.auto import AutoJob, auto_job, source_of
 from drawstream.tools.training import Ranks, child
@@ -19,6 +18,7 @@ from drawstream.tools.training.evaluation import top1
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods import LoopParts
 from drawstream.tools.training.setup import Setup
+from shared.programs import cli
 from shared.refusals import refused
 
 RECIPE = Recipe(epochs=4, lr=0.05, seed=3)
@@ -154,26 +154,19 @@ def test_what_cannot_be_searched_is_refused(digits, tmp_path, given, options, la
     assert not list(tmp_path.iterdir())
 
 
-def run(*arguments):
-    return main([str(each) for each in arguments])
-
-
-def test_the_command_searches_and_its_files_are_streams(digits, tmp_path, capsys):
+def test_the_command_searches_and_its_files_are_streams(digits, tmp_path):
     begin = ["search", "auto", digits.train, "--held-out", digits.held_out, "--model", "mlp", "--epochs", 2]
     begin += ["--global-batch", 64, "--interval", 3, "-o", tmp_path / "auto"]
-    assert run(*begin, "--json", tmp_path / "auto.json") == 0
-    text = capsys.readouterr().out
+    text = cli(*begin, "--json", tmp_path / "auto.json")
     assert "mixture, 4 children, 6 intervals in" in text and "evaluating on 100 images" in text and "accuracy" in text
     assert json.loads((tmp_path / "auto.json").read_text())["auto"]["first"] == 1
     for name in ("schedule.arrow", "distribution.parquet"):
-        assert run("stream", "show", tmp_path / "auto" / name) == 0
-    assert "500 rows" in capsys.readouterr().out
+        assert "500 rows" in cli("stream", "show", tmp_path / "auto" / name)
     plain = [*begin[:-1], tmp_path / "plain", "--exploration", "uniform"]
-    assert run(*plain) == 0 and "uniform, 1 child, 6 intervals" in capsys.readouterr().out
-    assert run(*begin, "--explore-after", 2) == 2
-    assert "--explore-after must be less than --epochs, or the mixture never explores" in capsys.readouterr().err
-    assert run(*begin, "--reward", "f1") == 2
-    assert "'f1' is not one of 'accuracy', 'loss'" in capsys.readouterr().err
+    assert "uniform, 1 child, 6 intervals" in cli(*plain)
+    text = cli(*begin, "--explore-after", 2, status=2)
+    assert "--explore-after must be less than --epochs, or the mixture never explores" in text
+    assert "'f1' is not one of 'accuracy', 'loss'" in cli(*begin, "--reward", "f1", status=2)
 
 
 # Children scored twice, in the job of `search auto`

@@ -27,7 +27,7 @@ from drawstream.tools.training import Ranks, Setup, build_model, crop_rows
 from drawstream.tools.training.finetune import FineTune
 from drawstream.tools.training.methods import Sampling
 from drawstream.tools.training.recipe import Recipe
-from shared.programs import cli
+from shared.programs import cli, cli_json
 from shared.refusals import refused
 
 RNG = np.random.default_rng(0)
@@ -49,38 +49,31 @@ def table(tmp_path):
     return folder
 
 
-def run(capsys, *arguments):
-    capsys.readouterr()
-    status = main([str(each) for each in arguments])
-    return status, *capsys.readouterr()
-
-
-def test_help_shows_scoring_and_the_sub_commands(capsys):
-    status, out, _ = run(capsys, "features", "--help")
-    assert status == 0 and all(text in out for text in ("info", "check", "describe", "extract"))
-    assert "--grad-norm" in run(capsys, "features", "data/train", "--help")[1]
+def test_help_shows_scoring_and_the_sub_commands():
+    out = cli("features", "--help")
+    assert all(text in out for text in ("info", "check", "describe", "extract"))
+    assert "--grad-norm" in cli("features", "data/train", "--help")
 
 
 @pytest.mark.parametrize("order", [("nowhere", "-o", "x"), ("-o", "x", "nowhere"), ("extract", "nowhere", "-o", "x")])
-def test_all_else_is_scoring(capsys, order, tmp_path, monkeypatch):
+def test_all_else_is_scoring(order, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run(capsys, "features", *order, "--weights", "w.safetensors")
-    assert status == 2 and "nowhere: no such catalog" in err
+    assert "nowhere: no such catalog" in cli("features", *order, "--weights", "w.safetensors", status=2)
 
 
-def test_info(capsys, table, tmp_path):
-    status, out, _ = run(capsys, "features", "info", table, "--json", tmp_path / "i.json")
+def test_info(table, tmp_path):
+    out = cli("features", "info", table, "--json", tmp_path / "i.json")
     result = json.loads((tmp_path / "i.json").read_text())
-    assert status == 0 and out.startswith("100 rows in 2 parts")
+    assert out.startswith("100 rows in 2 parts")
     assert result["columns"]["loss"] == "float32" and result["provenance"]["model"] == "m"
     assert result["bytes"] == sum(path.stat().st_size for path in table.iterdir())
     assert f"fingerprint {result['fingerprint']}" in out and "model: m" in out
 
 
-def test_describe(capsys, table, tmp_path):
-    status, out, _ = run(capsys, "features", "describe", table, "--json", tmp_path / "d.json")
+def test_describe(table, tmp_path):
+    out = cli("features", "describe", table, "--json", tmp_path / "d.json")
     result = json.loads((tmp_path / "d.json").read_text())
-    assert status == 0 and "loss: 100 rows, 100 distinct values, 0 rows tied" in out
+    assert "loss: 100 rows, 100 distinct values, 0 rows tied" in out
     values = np.concatenate([pq.read_table(part_path(table, i))["loss"].to_numpy() for i in range(2)])
     found = result["columns"][0]
     assert found["minimum"] == values.min() and found["maximum"] == values.max()
@@ -92,43 +85,40 @@ def test_describe(capsys, table, tmp_path):
     assert "█" in out
 
 
-def test_describe_counts_what_is_not_finite_and_ties(capsys, table):
+def test_describe_counts_what_is_not_finite_and_ties(table):
     bad = np.zeros(50, np.float32)
     bad[:5] = [np.nan, np.inf, 1, 2, 2]
     provenance = {"catalog": "c" * 32, "parts": 2, "model": "m"}
     for i in range(2):
         write_part(part_path(table, i), columns(50 * i, 50, extra=bad), provenance)
-    status, out, _ = run(capsys, "features", "describe", table)
-    assert status == 1
+    out = cli("features", "describe", table, status=1, notes=False)
     assert "extra: 100 rows, 4 of them NaN or infinite, 3 distinct values, 96 rows tied" in out
     assert "quantiles 0.01: 0, 0.05: 0, 0.25: 0, 0.5: 0, 0.75: 0, 0.95: 1, 0.99: 2" in out
 
 
-def test_check_of_a_sound_table(capsys, table):
-    status, out, _ = run(capsys, "features", "check", table)
-    assert status == 0 and out == f"{table}: 0 findings\n"
+def test_check_of_a_sound_table(table):
+    assert cli("features", "check", table) == f"{table}: 0 findings\n"
 
 
-def test_fit_with_a_joined_column_and_weights_on_disk(capsys, table, tmp_path):
+def test_fit_with_a_joined_column_and_weights_on_disk(table, tmp_path):
     pq.write_table(pa.table({"sample_id": np.arange(120), "margin": RNG.random(120)}), tmp_path / "more.parquet")
     command = ("fit", table, "--features", "loss,margin", "--coefficients", "1,-1", "--join", tmp_path / "more.parquet")
-    status, out, err = run(capsys, *command, "-o", tmp_path / "a.json")
-    assert status == 0 and "20 of 120 rows belong to no row of the table" in err
-    again = run(capsys, *command, "-o", tmp_path / "b.json", "--probabilities", tmp_path / "w.npy")
-    assert again[0] == 0 and again[1].split(":")[0] == out.split(":")[0]
+    out = cli(*command, "-o", tmp_path / "a.json")
+    again = cli(*command, "-o", tmp_path / "b.json", "--probabilities", tmp_path / "w.npy")
+    assert again.split(":")[0] == out.split(":")[0]
+    told = cli(*command, "-o", tmp_path / "c.json", notes=True)
+    assert "20 of 120 rows belong to no row of the table" in told
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
     assert map_weights(tmp_path / "w.npy").sum() == pytest.approx(1)
     provenance = json.loads((tmp_path / "a.json").read_text())["provenance"]
     assert list(provenance["joined"][0]) == ["margin"]
     show = ("stream", "show", tmp_path / "a.json", "--table", table)
-    assert run(capsys, *show, "--join", tmp_path / "more.parquet")[1].startswith("100 rows, 100 draws per epoch")
-    status, _, err = run(capsys, *show)
-    assert status == 2 and "has no margin: compute or join" in err
-    status, _, err = run(capsys, "fit", table, "--features", "loss,margin", "-o", tmp_path / "c.json")
-    assert status == 2 and "no feature 'margin'" in err
+    assert cli(*show, "--join", tmp_path / "more.parquet").startswith("100 rows, 100 draws per epoch")
+    assert "has no margin: compute or join" in cli(*show, status=2)
+    assert "no feature 'margin'" in cli("fit", table, "--features", "loss,margin", "-o", tmp_path / "c.json", status=2)
 
 
-def test_search_train_and_report_with_a_joined_column(capsys, digits, tmp_path, monkeypatch):
+def test_search_train_and_report_with_a_joined_column(digits, tmp_path, monkeypatch):
     """By key, as the sampler sees it: rows of a clean label get the weight, in each step that opens the table."""
     catalog = Catalog.open(digits.train)
     folder, more = tmp_path / "features", tmp_path / "more.parquet"
@@ -144,8 +134,8 @@ def test_search_train_and_report_with_a_joined_column(capsys, digits, tmp_path, 
     monkeypatch.chdir(tmp_path)
     swift = ("search", "swift", folder, "-o", tmp_path / "search", "--catalog", digits.train, "--features", "noisy")
     options = ("--objective", "judge_of_joined:judge", "--trials", 3, "--agent", "random", "--transform", "cdf")
-    assert run(capsys, *swift, *options, "--min-ess", 0.1, "--join", more)[0] == 0
-    assert run(capsys, *swift, *options, "--min-ess", 0.1)[0] == 2
+    cli(*swift, *options, "--min-ess", 0.1, "--join", more)
+    cli(*swift, *options, "--min-ess", 0.1, status=2)
     record = read_record(tmp_path / "search/search.json", "search")
     assert record["join"] == ["../more.parquet"]
     (search,) = read_records(tmp_path / "search")[1]
@@ -153,8 +143,8 @@ def test_search_train_and_report_with_a_joined_column(capsys, digits, tmp_path, 
 
     fit = ("fit", folder, "-o", "s.json", "--features", "noisy", "--coefficients", 1, "--transform", "cdf")
     heights = ("--ends", 0.99, "--values", "1,1,0", "--join", more)
-    assert run(capsys, *fit, *heights)[2].strip().endswith("give the catalog too")
-    assert run(capsys, *fit, *heights, "--catalog", digits.train)[0] == 0
+    assert cli(*fit, *heights, status=2).strip().endswith("give the catalog too")
+    cli(*fit, *heights, "--catalog", digits.train)
     sampling = Sampling(tmp_path / "s.json", folder, join=(more,))
     setup = SimpleNamespace(data=catalog, ranks=Ranks())
     weights = sampling.probabilities(setup)
@@ -241,26 +231,20 @@ def wide(logits, targets, activations):
 
 
 @pytest.fixture
-def extract(digits, tmp_path, capsys, monkeypatch):
-    """Run the command on the digits; gives status, the JSON result or None, and stderr."""
+def scoring(digits, tmp_path, monkeypatch):
+    """Words of the command on the digits."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_cli_measures.py").write_text(MEASURES)
     save_file(build_model("mlp", num_classes=10, channels=1, size=(8, 8), seed=0).state_dict(), tmp_path / "w")
     (tmp_path / "w").rename(tmp_path / "w.safetensors")
 
-    def run(out, *options):
-        arguments = ["features", digits.train, "-o", out, "--model", "mlp", "--weights", "w.safetensors", *options]
-        status = main([str(a) for a in [*arguments, "--json", "r.json"]])
-        result = json.loads((tmp_path / "r.json").read_text()) if status == 0 else None
-        return status, result, capsys.readouterr().err
-
-    return run
+    return ("features", digits.train, "--model", "mlp", "--weights", "w.safetensors", "-o")
 
 
-def test_crops(extract, digits):
+def test_crops(scoring, digits, tmp_path):
     options = ("--crops", 3, "--crop-seed", 5, "--crop-scale", "0.3,0.6", "--crop-ratio", "1,1", "--no-crop-flip")
-    status, result, _ = extract("f", *options)
-    assert status == 0 and result["rows"] == 3 * len(Catalog.open(digits.train))
+    result = cli_json(tmp_path, *scoring, "f", *options)
+    assert result["rows"] == 3 * len(Catalog.open(digits.train))
     provenance = result["provenance"]
     assert provenance["crops"] == {"count": 3, "seed": 5, "flip": False}
     assert provenance["transform"]["scale"] == [0.3, 0.6] and provenance["transform"]["ratio"] == [1, 1]
@@ -269,19 +253,17 @@ def test_crops(extract, digits):
     area = (y1 - y0) * (x1 - x0)
     assert area.min() >= 0.3 - 1e-6 and area.max() <= 0.6 + 1e-6 and not table.flip.any()
     np.testing.assert_allclose(y1 - y0, x1 - x0, atol=1e-6)
-    status, _, err = extract("f", "--crops", 2, *options[2:])
-    assert status == 2 and "made with crops.count 3, not 2: " in err
-    assert err.count("\n") == 1
+    err = cli(*scoring, "f", "--crops", 2, *options[2:], status=2)
+    assert "made with crops.count 3, not 2: " in err and err.count("\n") == 1
 
 
-def test_modes_measures_and_memory_format(extract):
+def test_modes_measures_and_memory_format(scoring, tmp_path):
     options = ("--measure", "my_cli_measures:peak", "--measures", "loss,grad_norm", "--grad-norm", "full")
-    status, result, _ = extract("full", *options, "--grad-memory", 1, "--batch-size", 100)
-    assert status == 0 and result["columns"] == ["loss", "grad_norm", "peak", "size"]
+    result = cli_json(tmp_path, *scoring, "full", *options, "--grad-memory", 1, "--batch-size", 100)
+    assert result["columns"] == ["loss", "grad_norm", "peak", "size"]
     assert result["provenance"]["grad_memory"] == 1 << 20 and result["provenance"]["batch_size"] == 100
     assert list(result["provenance"]["functions"]) == ["my_cli_measures:peak"]
-    status, result, _ = extract("half", "--amp", "bf16", "--channels-last", "--head", "5")
-    assert status == 0
+    result = cli_json(tmp_path, *scoring, "half", "--amp", "bf16", "--channels-last", "--head", "5")
     assert [result["provenance"][key] for key in ("amp", "channels_last", "head")] == ["bf16", True, "5"]
 
 
@@ -303,10 +285,9 @@ def test_modes_measures_and_memory_format(extract):
         (("--measure", "my_cli_measures:wide"), "'wide' is torch.float32 (100, 10)"),
     ],
 )
-def test_wrong_options_end_with_one_line(extract, options, text):
-    status, _, err = extract("f", *options)
-    assert status == 2 and text in err
-    assert err.startswith("drawstream: ") and err.count("\n") == 1
+def test_wrong_options_end_with_one_line(scoring, options, text):
+    err = cli(*scoring, "f", *options, status=2)
+    assert text in err and err.startswith("drawstream: ") and err.count("\n") == 1
 
 
 # Search and training over the crops of a feature table, from the command line to the page
@@ -379,10 +360,10 @@ def test_the_page_shows_windows(done):
     assert "Least likely crops" in page and "The frame is the crop of the row." in page
 
 
-def test_a_tracker_does_not_follow_crops(done, digits, capsys):
+def test_a_tracker_does_not_follow_crops(done, digits):
     step = ("train", digits.train, "--model", "mlp", "-o", done / "tracked", "--track", done / "averages")
-    assert main([str(w) for w in (*step, "--sampler", done / "search/sampler.json", "--table", done / "f")]) == 2
-    assert "a tracker follows whole images" in capsys.readouterr().err
+    own = ("--sampler", done / "search/sampler.json", "--table", done / "f")
+    assert "a tracker follows whole images" in cli(*step, *own, status=2)
 
 
 def tuned(digits, done, **given):

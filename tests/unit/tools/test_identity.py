@@ -19,7 +19,7 @@ from drawstream import ArraySource, LoopParts, pack
 from drawstream.features import code_identity
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools import demo
-from drawstream.tools.cli import app as cli
+from drawstream.tools.cli.app import main
 from drawstream.tools.cli.features import ExtractOptions
 from drawstream.tools.cli.search import AutoOptions, SwiftOptions
 from drawstream.tools.cli.train import TrainOptions
@@ -27,6 +27,7 @@ from drawstream.tools.runs import loader_identity, objective_identity
 from drawstream.tools.runs.hooks import Journal
 from drawstream.tools.runs.options import deciding
 from drawstream.tools.training import Ranks, Recipe, Setup, train
+from shared.programs import cli
 from shared.refusals import refused
 
 OPTIONS = {"train": TrainOptions, "search swift": SwiftOptions, "search auto": AutoOptions, "features": ExtractOptions}
@@ -81,7 +82,12 @@ def load_or_train(root, digits):
 
 
 def run(*arguments):
-    return cli.main([str(each) for each in arguments])
+    return main([str(each) for each in arguments])
+
+
+def refusal(*arguments):
+    """The last line that a command says which is refused."""
+    return cli(*arguments, status=2).splitlines()[-1]
 
 
 CHANGES = {
@@ -120,20 +126,17 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_finished_job_of_another_identity_is_refused_and_its_own_runs_nothing(name, jobs, capsys, tmp_path):
+def test_a_finished_job_of_another_identity_is_refused_and_its_own_runs_nothing(name, jobs, tmp_path):
     places = {"TEST": jobs.digits.test, "OTHER": jobs.root / "other.safetensors", "TRACK": tmp_path / "track"}
     before = written(jobs.root)
     for change in CHANGES[name]:
         if change == ("--model", "cnn") and name == "search swift":
             continue  # its start weights do not fit: refused before
-        capsys.readouterr()
-        assert run(*jobs.commands[name], *(places.get(each, each) for each in change)) == 2, change
-        line = capsys.readouterr().err.splitlines()[-1]
+        line = refusal(*jobs.commands[name], *(places.get(each, each) for each in change))
         assert "give another output folder" in line and ", not " in line, (change, line)
     for change in BESIDE[name]:
         result = tmp_path / "result.json"
-        assert run(*jobs.commands[name], *change, "--json", result) == 0, change
-        told = capsys.readouterr().err
+        told = cli(*jobs.commands[name], *change, "--json", result, notes=True)
         assert "this job was finished on 20" in told and "; nothing was run" in told, change
         assert json.loads(result.read_text())["finished_before"] is True
         assert json.loads(result.read_text())["finished"]
@@ -165,15 +168,13 @@ SLOW = [pytest.param(change, marks=pytest.mark.slow) for change in (("--epochs",
 
 
 @pytest.mark.parametrize("change", [("--global-batch", 25), ("--held-out", "TEST"), *SLOW])
-def test_a_killed_training_goes_on_as_itself_alone(jobs, tmp_path, monkeypatch, capsys, change):
+def test_a_killed_training_goes_on_as_itself_alone(jobs, tmp_path, monkeypatch, change):
     sets = ("--held-out", jobs.digits.held_out)
     command = ("train", jobs.digits.train, "-o", tmp_path / "run", *COMMON, "--epochs", 3, *sets)
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         kill_after(patched, 1)
         run(*command)
-    capsys.readouterr()
-    assert run(*command, *(jobs.digits.test if each == "TEST" else each for each in change)) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = refusal(*command, *(jobs.digits.test if each == "TEST" else each for each in change))
     name = {"--epochs": "recipe.epochs", "--lr": "recipe.lr"}.get(change[0], change[0][2:].replace("-", "_"))
     assert f"checkpoint.pt: this job was started with {name} " in line
     assert line.count(", not ") == 1
@@ -186,7 +187,7 @@ CHANGED = [("--fine-tune-lr", 0.05), ("--global-batch", 25), ("--augment", "mixu
 CHANGED += [("--start", "OTHER"), ("--trials", 9), ("--fine-tune-epochs", 1)]
 
 
-def test_a_killed_search_mixes_no_objectives(jobs, tmp_path, monkeypatch, capsys):
+def test_a_killed_search_mixes_no_objectives(jobs, tmp_path, monkeypatch):
     command = [*jobs.commands["search swift"], "-o", tmp_path / "s", "--trials", 8, "--fine-tune-epochs", 0.1]
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         kill_after(patched, 4)
@@ -195,17 +196,15 @@ def test_a_killed_search_mixes_no_objectives(jobs, tmp_path, monkeypatch, capsys
     assert sum(trial.value is not None for trial in study.trials) == 4
     places = {"TEST": jobs.digits.test, "OTHER": jobs.root / "other.safetensors"}
     for change in CHANGED:
-        capsys.readouterr()
-        assert run(*command, *(places.get(each, each) for each in change)) == 2, change
-        line = capsys.readouterr().err.splitlines()[-1]
+        words = [*command, *(places.get(each, each) for each in change)]
+        line = refusal(*words)
         assert "study 'swift' in sqlite" in line and "this job was started with identity." in line, line
         assert "give another output folder (-o), or in a shared storage another study name" in line
         if change[0] not in ("--fine-tune-lr", "--start"):
             continue
         # The same from another folder, by the shared storage.
         shared = ("-o", tmp_path / "else", "--storage", f"sqlite:///{tmp_path}/s/study.db")
-        assert run(*command, *(places.get(each, each) for each in change), *shared) == 2, change
-        assert capsys.readouterr().err.splitlines()[-1] == line
+        assert refusal(*words, *shared) == line
     assert len(study.trials) == 4 + sum(trial.value is None for trial in study.trials)
     assert run(*command, "--workers", 1, "--tensorboard") == 0
     record = json.loads((tmp_path / "s/search.json").read_text())
@@ -217,15 +216,13 @@ def test_a_killed_search_mixes_no_objectives(jobs, tmp_path, monkeypatch, capsys
 JUDGE = "FACTOR = {factor}\n\n\ndef judge(probabilities, trial):\n    return FACTOR * trial.seed / 2**40\n"
 
 
-def test_an_objective_counts_by_the_source_of_its_module(jobs, tmp_path, monkeypatch, capsys):
+def test_an_objective_counts_by_the_source_of_its_module(jobs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = (*jobs.commands["search swift"][:3], "-o", tmp_path / "s", "--catalog", jobs.digits.train, *SWIFT)
     for name, factor in (("first_judge", 1), ("second_judge", 2)):
         Path(f"{name}.py").write_text(JUDGE.format(factor=factor))
     assert run(*command, "--objective", "first_judge:judge", "--confirm-seeds", 2) == 0
-    capsys.readouterr()
-    assert run(*command, "--objective", "second_judge:judge", "--confirm-seeds", 2) == 2
-    line = capsys.readouterr().err
+    line = refusal(*command, "--objective", "second_judge:judge", "--confirm-seeds", 2)
     assert "objective.objective.name 'first_judge:judge', not 'second_judge:judge'" in line
     assert "objective.objective.source" in line
     import first_judge
@@ -235,19 +232,17 @@ def test_an_objective_counts_by_the_source_of_its_module(jobs, tmp_path, monkeyp
     assert objective_identity(first_judge.judge) != before
 
 
-def test_weights_of_another_catalog_are_refused(jobs, tmp_path, capsys):
+def test_weights_of_another_catalog_are_refused(jobs, tmp_path):
     rows = len(Setup(jobs.digits.train, "mlp").data)
     for name, catalog in (("mine", Setup(jobs.digits.train, "mlp").data.fingerprint), ("other", "f" * 32)):
         write_distribution(tmp_path / f"{name}.parquet", np.arange(1, rows + 1), catalog=catalog, provenance={})
     command = ("train", jobs.digits.train, *COMMON, "--epochs", 1)
     assert run(*command, "-o", tmp_path / "a", "--sampler", tmp_path / "mine.parquet") == 0
-    capsys.readouterr()
-    assert run(*command, "-o", tmp_path / "b", "--sampler", tmp_path / "other.parquet") == 2
-    assert "other.parquet: weights of catalog ffffffffffff, but this is " in capsys.readouterr().err
+    line = refusal(*command, "-o", tmp_path / "b", "--sampler", tmp_path / "other.parquet")
+    assert "other.parquet: weights of catalog ffffffffffff, but this is " in line
     # Contents count, not paths: the same weights elsewhere are the same job.
     (tmp_path / "mine.parquet").rename(tmp_path / "moved.parquet")
-    assert run(*command, "-o", tmp_path / "a", "--sampler", tmp_path / "moved.parquet") == 0
-    assert "nothing was run" in capsys.readouterr().err
+    assert "nothing was run" in cli(*command, "-o", tmp_path / "a", "--sampler", tmp_path / "moved.parquet", notes=True)
 
 
 def test_the_global_batch_counts_and_not_how_many_ranks_share_it(digits):
@@ -258,23 +253,19 @@ def test_the_global_batch_counts_and_not_how_many_ranks_share_it(digits):
     assert mine["global_batch"] == 64
 
 
-def test_a_benchmark_of_other_data_is_refused(tmp_path, capsys, monkeypatch):
+def test_a_benchmark_of_other_data_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(demo.PLANS, "digits", replace(demo.PLANS["digits"], recipe=Recipe(2, 0.05)))
     assert run("bench", "noise", "--data", "digits", "--noise", 0, "--methods", "uniform", "-o", tmp_path / "b") == 0
     again = ("bench", "noise", "--data", "digits", "--noise", 0, "--methods", "uniform", "-o", tmp_path / "b")
-    capsys.readouterr()
-    assert run(*again, "--json", tmp_path / "r.json") == 0
-    assert "noise.json: this job was finished on " in capsys.readouterr().err
+    assert "noise.json: this job was finished on " in cli(*again, "--json", tmp_path / "r.json", notes=True)
     assert json.loads((tmp_path / "r.json").read_text())["finished_before"] is True
     folder = tmp_path / "b/noise-0/seed-0"
     record = json.loads((folder / "data.json").read_text())
     record["identity"]["data"] = "fashion-mnist"
     (folder / "data.json").write_text(json.dumps(record))
-    assert run(*again) == 2
-    assert "data.json: this job was started with data 'fashion-mnist', not 'digits'" in capsys.readouterr().err
+    assert "data.json: this job was started with data 'fashion-mnist', not 'digits'" in refusal(*again)
     (folder / "data.json").unlink()
-    assert run(*again) == 2
-    assert "started by an earlier version, which kept no identity" in capsys.readouterr().err
+    assert "started by an earlier version, which kept no identity" in refusal(*again)
 
 
 LIBRARY = """
@@ -361,11 +352,10 @@ def test_a_loss_of_torch_counts_with_its_smoothing(digits, tmp_path):
     refused(r"loss.arguments.label_smoothing 0.1, not 0.2", go, 0.2)
 
 
-def test_a_default_that_is_typed_is_the_same_job(jobs, tmp_path, capsys):
+def test_a_default_that_is_typed_is_the_same_job(jobs, tmp_path):
     command = ("train", jobs.digits.train, "-o", tmp_path / "p", *COMMON, "--epochs", 1, "--sampler", "p")
     assert run(*command) == 0
-    assert run(*command, "--uniform-epochs", 1) == 0
-    assert "nothing was run" in capsys.readouterr().err
+    assert "nothing was run" in cli(*command, "--uniform-epochs", 1, notes=True)
     assert run(*command, "--uniform-epochs", 2) == 2
 
 
@@ -379,30 +369,26 @@ def test_a_default_that_is_typed_is_the_same_job(jobs, tmp_path, capsys):
         ("search auto", "auto/distribution.parquet", "auto.json"),
     ],
 )
-def test_a_finished_job_whose_file_is_gone_does_not_say_that_it_is_there(jobs, capsys, tmp_path, name, file, record):
+def test_a_finished_job_whose_file_is_gone_does_not_say_that_it_is_there(jobs, tmp_path, name, file, record):
     folder = tmp_path / "copy"
     shutil.copytree(jobs.root / Path(file).parent, folder)
     command = [*jobs.commands[name], "-o", folder]
     whole = (folder / Path(file).name).read_bytes()
     (folder / Path(file).name).unlink()
-    capsys.readouterr()
-    assert run(*command) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = refusal(*command)
     assert f"{Path(file).name} is missing, but {record} says that its job is finished: remove it and run again" in line
     (folder / record).unlink()
     assert run(*command) == 0
     assert len((folder / Path(file).name).read_bytes()) == pytest.approx(len(whole), rel=0.1)
 
 
-def test_the_table_of_a_finished_training_is_where_it_is_asked_for(jobs, tmp_path, capsys):
+def test_the_table_of_a_finished_training_is_where_it_is_asked_for(jobs, tmp_path):
     command = ("train", jobs.digits.train, "-o", tmp_path / "t", *COMMON, "--epochs", 1, "--track")
     assert run(*command, tmp_path / "a") == 0
     assert run(*command, tmp_path / "a") == 0
-    assert run(*command, tmp_path / "b") == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = refusal(*command, tmp_path / "b")
     assert "this training is finished, and its --track was" in line and line.endswith("name that folder, or copy it")
     (tmp_path / "a").rename(tmp_path / "b")
     assert run(*command, tmp_path / "b") == 0
     next((tmp_path / "b").glob("*.parquet")).unlink()
-    assert run(*command, tmp_path / "b") == 2
-    assert ".parquet is missing, but run.json says" in capsys.readouterr().err
+    assert ".parquet is missing, but run.json says" in refusal(*command, tmp_path / "b")

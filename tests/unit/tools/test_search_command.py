@@ -10,7 +10,6 @@ import torch
 
 from drawstream import Catalog, FeatureTable, SwiftSampler, write_part
 from drawstream.features.table import part_path
-from drawstream.tools.cli.app import main
 from drawstream.tools.runs import read_record
 from drawstream.tools.training import Setup, save_weights
 from shared.programs import cli
@@ -29,9 +28,7 @@ def table(digits, tmp_path, monkeypatch):
     for shard in range(len(catalog.shards)):
         start, stop = catalog.shard_rows(shard)
         numbers = {"sample_id": np.arange(start, stop), "crop": np.zeros(stop - start, np.int32)}
-        scores = {
-            name: rng.random(stop - start, np.float32) for name in ("loss", "entropy", "grad_norm", "target_prob")
-        }
+        scores = {name: rng.random(stop - start, np.float32) for name in MEASURES}
         part = {**numbers, "label": catalog.label[start:stop], **scores}
         write_part(part_path(folder, shard), part, {"catalog": catalog.fingerprint, "parts": len(catalog.shards)})
     assert len(FeatureTable.open(folder)) == len(catalog)
@@ -42,9 +39,9 @@ def table(digits, tmp_path, monkeypatch):
     return folder
 
 
-def swift(digits, table, out, *options):
+def swift(digits, table, out, *options, status=0):
     command = ["search", "swift", table, "-o", out, "--catalog", digits.train, "--objective", "judge_of_commands:judge"]
-    return main(list(map(str, [*command, *options])))
+    return cli(*command, *options, status=status)
 
 
 QUICK = ("--trials", 5, "--agent", "random", "--min-ess", 0.1, "--confirm-seeds", 2, "--confirm-top", 1)
@@ -52,7 +49,7 @@ QUICK = ("--trials", 5, "--agent", "random", "--min-ess", 0.1, "--confirm-seeds"
 
 @pytest.mark.parametrize("features", ["loss", "loss,entropy,grad_norm,target_prob,my_column"])
 def test_one_feature_and_five(digits, table, tmp_path, features):
-    assert swift(digits, table, "s", *QUICK, "--features", features, "--join", "mine.parquet", "--segments", 6) == 0
+    swift(digits, table, "s", *QUICK, "--features", features, "--join", "mine.parquet", "--segments", 6)
     names = features.split(",")
     record = read_record(tmp_path / "s/search.json", "search")
     done = [trial for trial in record["trials"] if trial["state"] == "complete"]
@@ -63,23 +60,22 @@ def test_one_feature_and_five(digits, table, tmp_path, features):
 
 
 def test_the_seconds_of_all_parts_are_recorded_and_kept(digits, table, tmp_path):
-    assert swift(digits, table, "s", *QUICK) == 0
+    swift(digits, table, "s", *QUICK)
     record = read_record(tmp_path / "s/search.json", "search")
     assert record["spent"]["objective"] == pytest.approx(sum(trial["seconds"] for trial in record["trials"]))
     assert record["spent"]["propose"] == pytest.approx(sum(trial["propose_seconds"] for trial in record["trials"]))
     assert record["spent"]["confirm"] == pytest.approx(sum(run["seconds"] for run in record["confirmation"]))
     assert min(record["spent"].values()) > 0
     (tmp_path / "s/search.json").unlink()  # killed before its last write
-    assert swift(digits, table, "s", *QUICK) == 0
+    swift(digits, table, "s", *QUICK)
     assert read_record(tmp_path / "s/search.json", "search")["spent"] == record["spent"]
 
 
-def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
+def test_the_papers_recipe(digits, table, tmp_path, monkeypatch):
     import drawstream.tools.cli.search as recipes
 
     monkeypatch.setitem(recipes.PAPER, "trials", 5)  # of 40: the agent's time
-    assert swift(digits, table, "s", "--protocol", "paper", "--kappa", 2) == 0
-    assert "has the best score" in capsys.readouterr().out
+    assert "has the best score" in swift(digits, table, "s", "--protocol", "paper", "--kappa", 2)
     record = read_record(tmp_path / "s/search.json", "search")
     assert record["options"] | {"trials": 40} == {
         "features": ["loss", "entropy"], "mass": "grad_norm", "transform": "cgf", "space": "paper10", "segments": 4,
@@ -105,11 +101,9 @@ def test_the_papers_recipe(digits, table, tmp_path, monkeypatch, capsys):
         (("--storage", "nonsense"), "cannot open the study storage 'nonsense'"),
     ],
 )
-def test_bad_options_are_one_line(digits, table, capsys, options, text):
-    assert swift(digits, table, "s", *options) == 2
-    error = capsys.readouterr().err.strip()
-    assert text in error
-    assert "\n" not in error
+def test_bad_options_are_one_line(digits, table, options, text):
+    error = swift(digits, table, "s", *options, status=2)
+    assert text in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -119,16 +113,15 @@ def test_bad_options_are_one_line(digits, table, capsys, options, text):
         ("--fine-tune-lr", 0.1), ("--global-batch", 64), ("--augment", "mixup"), ("--held-out", "h"),
     ],
 )  # fmt: skip
-def test_options_of_fine_tuning_are_not_taken_with_an_objective(digits, table, capsys, options):
-    assert swift(digits, table, "s", *options) == 2
-    error = capsys.readouterr().err
+def test_options_of_fine_tuning_are_not_taken_with_an_objective(digits, table, options):
+    error = swift(digits, table, "s", *options, status=2)
     assert error.startswith(f"drawstream: {options[0]} goes with fine-tuning") and error.endswith(": leave it out\n")
 
 
 def test_a_shared_storage_holds_the_study(digits, table, tmp_path):
     options = (*QUICK, "--storage", f"sqlite:///{tmp_path / 'shared.db'}", "--study", "mine")
     for out in ("a", "b"):  # the second finds all done
-        assert swift(digits, table, out, *options) == 0
+        swift(digits, table, out, *options)
     records = [read_record(tmp_path / out / "search.json", "search") for out in ("a", "b")]
     assert records[0]["trials"] == records[1]["trials"]
     assert not (tmp_path / "a/study.db").exists()
@@ -146,7 +139,7 @@ def test_workers_fine_tune_as_this_process_does(digits, table, tmp_path, monkeyp
     for workers in (1, 2):
         out = tmp_path / f"s{workers}"
         given = [*common, *start, *QUICK, "-o", out, "--workers", workers]
-        assert main(list(map(str, given))) == 0
+        cli(*given)
         record = read_record(out / "search.json", "search")
         found.append([(trial["number"], trial["params"], trial["value"]) for trial in record["trials"]])
     assert found[0] == found[1]

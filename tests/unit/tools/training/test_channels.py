@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from drawstream import ArraySource, Catalog, FeatureTable, Loader, Sequential, Transform, pack, write_part
 from drawstream.features.table import part_path
 from drawstream.pipeline import Batch
-from drawstream.tools.cli.app import main
 from drawstream.tools.training import Setup
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced, learned_weights
+from shared.programs import cli
 from shared.refusals import refused
 
 RNG = np.random.default_rng(0)
@@ -102,53 +102,43 @@ def test_sets_that_differ_are_all_loaded_as_colour(data, capsys, encoding):
     refused("`channels` must be 1 or 3, but got 2", Setup, gray, "mlp", channels=2)
 
 
-def run(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
 @pytest.mark.parametrize(("first", "second"), [("gray", "colour"), ("colour", "gray")])
-def test_training_on_one_and_judging_on_the_other_works(data, tmp_path, capsys, first, second):
+def test_training_on_one_and_judging_on_the_other_works(data, tmp_path, first, second):
     train = ("train", data / f"{first}-raw", "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1)
-    assert run(*train, "--held-out", data / f"{second}-png") == 0
-    err = capsys.readouterr().err
+    err = cli(*train, "--held-out", data / f"{second}-png", notes=True)
     assert err.count("note: gray images are loaded as RGB") == 1
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert len(record["transform"]["mean"]) == 3 and "held_out" in record["history"][0]["accuracy"]
     weights = tmp_path / "run/last.safetensors"
     score = ("features", data / "gray-raw", "-o", tmp_path / "f", "--model", "mlp", "--weights", weights)
-    assert run(*score) == 2  # the model has three channels, these images one
-    err = capsys.readouterr().err
+    err = cli(*score, status=2)  # the model has three channels, these images one
     assert err.count("\n") == 1 and "--channels 3 loads gray images as RGB" in err
-    assert run(*score, "--channels", 3) == 0
+    cli(*score, "--channels", 3)
     assert len(FeatureTable.open(tmp_path / "f").provenance["transform"]["mean"]) == 3
 
 
-def test_a_model_that_takes_colour_only_gets_it(data, tmp_path, capsys, monkeypatch):
+def test_a_model_that_takes_colour_only_gets_it(data, tmp_path, monkeypatch):
     monkeypatch.chdir(data)
     monkeypatch.syspath_prepend(str(data))
     monkeypatch.delitem(sys.modules, "channel_models", raising=False)
     train = ("train", data / "gray-png", "--model", "channel_models:colour", "--epochs", 1)
-    assert run(*train, "-o", tmp_path / "a") == 0
     told = "note: gray images are loaded as RGB, as model 'channel_models:colour' takes 3 channels\n"
-    assert capsys.readouterr().err.count(told) == 1
-    assert run(*train, "-o", tmp_path / "b", "--channels", 1) == 2
-    err = capsys.readouterr().err
+    assert cli(*train, "-o", tmp_path / "a", notes=True).count(told) == 1
+    err = cli(*train, "-o", tmp_path / "b", "--channels", 1, status=2)
     assert err.count("\n") == 1 and "does not take images of 1 channel" in err and "--channels 3" in err
 
 
 @pytest.mark.parametrize("command", ["train", "auto"])
-def test_large_gray_images_are_trained_on_and_a_small_model_is_said_to_be_slow(data, tmp_path, capsys, command):
+def test_large_gray_images_are_trained_on_and_a_small_model_is_said_to_be_slow(data, tmp_path, command):
     given = (data / "large", "-o", tmp_path / "run", "--model", "cnn", "--epochs", 1, "--global-batch", 8)
     auto = ("--held-out", data / "gray-png", "--exploration", "uniform", "--reward-rows", 8)
-    status = run(*(("train", *given) if command == "train" else ("search", "auto", *given, *auto)))
-    err = capsys.readouterr().err
-    assert status == 0, err
+    err = cli(*(("train", *given) if command == "train" else ("search", "auto", *given, *auto)), notes=True)
     note = "note: --model cnn is made for images of up to 64 pixels, and these are 224 × 224: it will be slow and weak"
     assert err.count("note: ") == 1 and err.startswith(note)
 
 
 @pytest.mark.parametrize("command", ["train", "features", "swift", "auto", "bench"])
-def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, capsys, monkeypatch, command):
+def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "other_models.py").write_text(
@@ -180,8 +170,7 @@ def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, 
         ("five", "does not take images of"),
         ("pair", "gives a tuple, but must give one tensor of logits"),
     ):
-        assert run(*words, "--model", f"other_models:{model}") == 2
-        err = capsys.readouterr().err.splitlines()
+        err = cli(*words, "--model", f"other_models:{model}", status=2).splitlines()
         assert told in err[-1] and sum(not line.startswith("note: ") for line in err) == 1, err
 
 

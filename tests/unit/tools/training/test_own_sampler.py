@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from drawstream import Catalog, FeatureTable, SwiftSampler, map_weights, write_part
 from drawstream.features.table import part_path
 from drawstream.samplers.orders import IndexStream
-from drawstream.tools.cli.app import main
 from drawstream.tools.cli.stream_source import StreamOptions
 from drawstream.tools.training import Ranks, carry
 from drawstream.tools.training.methods import Sampling
 from drawstream.tools.training.methods.own_sampler import own_plan
 from drawstream.tools.training.methods.plan import Budget, Inputs
 from drawstream.tools.training.methods.sampling import is_own
+from shared.programs import cli
 
 SOURCE = """
 from pathlib import Path
@@ -89,9 +89,9 @@ def mine(tmp_path, monkeypatch):
     return name
 
 
-def train(digits, name, out, *options):
-    base = ["train", str(digits.train), "-o", out, "--model", "mlp", "--global-batch", "50", "--epochs", "3"]
-    return main([*base, "--sampler", name, *options])
+def command(digits, name, out):
+    base = ["train", digits.train, "-o", out, "--model", "mlp", "--global-batch", 50, "--epochs", 3]
+    return [*base, "--sampler", name]
 
 
 def test_its_weights_are_what_is_drawn(mine):
@@ -104,11 +104,11 @@ def test_its_weights_are_what_is_drawn(mine):
 
 
 def test_one_that_learns_is_part_of_the_run_and_of_its_checkpoint(mine, digits):
-    assert train(digits, f"{mine}:Learns", "whole") == 0
+    cli(*command(digits, f"{mine}:Learns", "whole"))
     Path("kill").touch()
-    assert train(digits, f"{mine}:Learns", "cut") == 130  # in the second epoch
+    cli(*command(digits, f"{mine}:Learns", "cut"), status=130)  # in the second epoch
     Path("kill").unlink()
-    assert train(digits, f"{mine}:Learns", "cut") == 0
+    cli(*command(digits, f"{mine}:Learns", "cut"))
     whole, cut = (load_file(f"{out}/last.safetensors") for out in ("whole", "cut"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
     record = json.loads(Path("whole/run.json").read_text())
@@ -127,9 +127,8 @@ def test_one_that_learns_is_part_of_the_run_and_of_its_checkpoint(mine, digits):
         ("Absent", "cannot be imported: .*Absent"),
     ],
 )
-def test_what_does_not_fit_is_one_line(mine, digits, capsys, name, message):
-    assert train(digits, f"{mine}:{name}", "run") == 2
-    text = capsys.readouterr().err
+def test_what_does_not_fit_is_one_line(mine, digits, name, message):
+    text = cli(*command(digits, f"{mine}:{name}", "run"), status=2)
     assert text.count("\n") == 1 and re.search(message, text)
 
 
@@ -163,14 +162,8 @@ def tables(catalog, tmp_path_factory):
                 del features["grad_norm"]
             made = {"catalog": catalog.fingerprint, "parts": len(catalog.shards), "model": name}
             write_part(part_path(root / name, shard), fixed | features, made)
-    assert main(["fit", str(root / "a"), "-o", str(root / "a.json")]) == 0
+    cli("fit", root / "a", "-o", root / "a.json")
     return root
-
-
-def fit(capsys, *arguments):
-    capsys.readouterr()
-    status = main(["fit", *map(str, arguments)])
-    return status, capsys.readouterr().err
 
 
 def test_training_refits_by_default(tables, catalog):
@@ -191,22 +184,22 @@ def test_training_refits_by_default(tables, catalog):
     np.testing.assert_array_equal(streams, [frozen, refitted])
 
 
-def test_missing_columns_are_named(tables, catalog, capsys, tmp_path):
+def test_missing_columns_are_named(tables, catalog, tmp_path):
     setup = SimpleNamespace(data=catalog, ranks=Ranks())
     with pytest.raises(ValueError, match=r"poor: a refit of this cgf sampler .* the table has no grad_norm"):
         Sampling(tables / "a.json", tables / "poor").probabilities(setup)
     assert Sampling(tables / "a.json", tables / "poor", frozen=True).probabilities(setup).sum() == pytest.approx(1)
     for more in ((), ("--probabilities", tmp_path / "w.npy")):
-        status, err = fit(capsys, tables / "poor", "-o", tmp_path / "s.json", "--like", tables / "a.json", *more)
-        assert status == 2 and "the table has no grad_norm" in err
+        err = cli("fit", tables / "poor", "-o", tmp_path / "s.json", "--like", tables / "a.json", *more, status=2)
+        assert "the table has no grad_norm" in err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["--refit", "--frozen"])
-def test_fit_like_another_sampler(tables, capsys, tmp_path, how):
+def test_fit_like_another_sampler(tables, tmp_path, how):
     like = (tables / "b", "--like", tables / "a.json", how)
-    assert fit(capsys, *like, "-o", tmp_path / "b.json")[0] == 0
-    assert fit(capsys, *like, "-o", tmp_path / "c.json", "--probabilities", tmp_path / "w.npy")[0] == 0
+    cli("fit", *like, "-o", tmp_path / "b.json")
+    cli("fit", *like, "-o", tmp_path / "c.json", "--probabilities", tmp_path / "w.npy")
     assert (tmp_path / "b.json").read_bytes() == (tmp_path / "c.json").read_bytes()
     other = FeatureTable.open(tables / "b")
     carried = carry(SwiftSampler.load(tables / "a.json"), other, frozen=how == "--frozen")
@@ -221,14 +214,14 @@ def test_fit_like_another_sampler(tables, capsys, tmp_path, how):
         assert after["provenance"]["refitted_from"] == before["provenance"]
 
 
-def test_fit_like_its_own_table_is_a_copy(tables, capsys, tmp_path):
-    assert fit(capsys, tables / "a", "--like", tables / "a.json", "-o", tmp_path / "a.json")[0] == 0
+def test_fit_like_its_own_table_is_a_copy(tables, tmp_path):
+    cli("fit", tables / "a", "--like", tables / "a.json", "-o", tmp_path / "a.json")
     assert (tmp_path / "a.json").read_bytes() == (tables / "a.json").read_bytes()
 
 
-def test_options_that_contradict(tables, capsys, tmp_path):
+def test_options_that_contradict(tables, tmp_path):
     out = ("-o", tmp_path / "s.json")
-    status, err = fit(capsys, tables / "b", *out, "--like", tables / "a.json", "--values", "1,1,1,0,0")
-    assert status == 2 and "but --values was given too: leave it out" in err
-    status, err = fit(capsys, tables / "b", *out, "--frozen")
-    assert status == 2 and "say of which with --like" in err
+    err = cli("fit", tables / "b", *out, "--like", tables / "a.json", "--values", "1,1,1,0,0", status=2)
+    assert "but --values was given too: leave it out" in err
+    err = cli("fit", tables / "b", *out, "--frozen", status=2)
+    assert "say of which with --like" in err
