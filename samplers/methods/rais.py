@@ -29,7 +29,9 @@ from drawstream.samplers.methods.visits import UNIT, Total, Visits
 __all__ = ["RAIS", "fit_set", "robust_probabilities"]
 
 _FORMAT = 1
-_ROUNDS = 200  # of the fit; each lowers its value
+_ROUNDS = 200  # of the fit, at most; each lowers its value
+_SMALL = 1e-4  # part of its value: a pair of rounds that lowers it by less is the last
+_START = 0.01  # least coefficient that a fit begins with: 0 stays 0
 _LEAST = 1e-3  # share of the uniform distribution in P: a row's weight is at most 1000
 
 
@@ -91,7 +93,8 @@ class RAIS(Visits):
             shares = sums[seen, 1] / (self.rows * self.probabilities(self._epochs)[seen])
             features = self.features()
             norms = sums[seen, 0] * UNIT / sums[seen, 1]
-            self._coefficients = fit_set(features[seen], norms, shares / shares.sum(), features.mean(axis=0))
+            given = (features[seen], norms, shares / shares.sum(), features.mean(axis=0))
+            self._coefficients = fit_set(*given, start=self._coefficients)
         self._totals += sums
         self._last[seen, 0] = sums[seen, 0] // sums[seen, 1]
         self._last[seen, 1] = self._epochs
@@ -124,7 +127,13 @@ def robust_probabilities(a: NDArray[np.float64], b: NDArray[np.float64], /) -> N
 
 
 def fit_set(
-    features: NDArray[np.float64], norms: NDArray[np.float64], shares: NDArray[np.float64], mean: NDArray[np.float64], /
+    features: NDArray[np.float64],
+    norms: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    /,
+    *,
+    start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Fit c and d: minimise ⟨d, mean⟩ such that Σ share (v − ⟨c, s⟩)² / ⟨d, s⟩ = 1.
 
@@ -137,12 +146,12 @@ def fit_set(
         norms: v, float64 (n,), >= 0.
         shares: Weights of the rows, float64 (n,), sum 1.
         mean: Mean of s over all rows, float64 (F,).
+        start: c and d to begin with, float64 (2, F); None: ½ each. It saves rounds where they are of the epoch before.
 
     Returns:
         c and d, float64 (2, F).
     """
-    c = np.full(features.shape[1], 0.5)
-    d = np.full(features.shape[1], 0.5)
+    c, d = np.full((2, features.shape[1]), 0.5) if start is None else np.maximum(start, _START)
     miss = descend(features, norms, shares, mean, c, d, _ROUNDS)
     return np.stack([c, d * miss])
 
@@ -178,7 +187,7 @@ def descend(
 ) -> float:
     """Lower the sum of `fit_set` in place; return Σ share (v − ⟨c, s⟩)² / ⟨d, s⟩ at the end."""
     count = c.size
-    miss = 0.0
+    miss, before = 0.0, np.inf
     for turn in range(rounds + 1):
         miss = 0.0
         up, down, pull = np.zeros(count), np.zeros(count), np.zeros(count)
@@ -194,6 +203,11 @@ def descend(
                 up[f] += shares[i] * norms[i] * features[i, f] / b
                 down[f] += shares[i] * a * features[i, f] / b
                 pull[f] += shares[i] * gap * features[i, f] / (b * b)
+        if turn % 2 == 0:
+            value = miss + (d * mean).sum()
+            if before - value < _SMALL * value:
+                break
+            before = value
         for f in range(count):
             if turn < rounds and turn % 2 == 0 and down[f] > 0.0:
                 c[f] *= up[f] / down[f]

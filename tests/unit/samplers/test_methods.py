@@ -200,9 +200,12 @@ def test_the_fit_is_the_minimum(seed):
         descend(*args, c, d, 2)
         values.append(sum_of_terms(np.concatenate([c, d]), *args))
     assert all(after <= before + 1e-12 for before, after in pairwise(values))
-    c, d = fit_set(*args)
-    assert (shares * (norms - features @ c) ** 2 / (features @ d)).sum() == pytest.approx(1)  # U holds them on average
-    assert np.sqrt(d @ mean) * 2 <= best.fun * 1.03
+    for start in (None, fit_set(*args), np.array([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])):
+        c, d = fit_set(*args, start=start)
+        assert (shares * (norms - features @ c) ** 2 / (features @ d)).sum() == pytest.approx(
+            1
+        )  # U holds them on average
+        assert np.sqrt(d @ mean) * 2 <= best.fun * 1.03
 
 
 ROWS, CLASSES = 40, 5

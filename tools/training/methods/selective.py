@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.features import measure, require_classes
+from drawstream.features import require_classes
 from drawstream.pipeline import Batch
 from drawstream.pipeline.images import RICAP, Mixed, Mixup
 from drawstream.pipeline.shards import Catalog
@@ -147,12 +147,12 @@ class Chooser:
         batch = step.batch
         if step.chosen:
             return batch.weights
+        logits, rows = logits.detach(), _fields(batch)
+        scores = losses.detach() if self.selector.scores == "loss" else _scores(logits, rows, self.selector.scores)
+        table = self._table(rows, scores)
         if isinstance(self.selector, OrderedSGD):
             self._right += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
-        rows = _fields(batch)
-        scores = losses if self.selector.scores == "loss" else _scores(logits, rows, self.selector.scores)
-        table = self._table(rows, scores.detach())
-        self._seen += int(table[:, 2].sum())
+            self._seen += int(table[:, 2].sum())
         choice = self._select([_Scored(rows, table)], epoch, step.at)
         mine = choice.ranks == self._ranks.rank
         weights = np.zeros(len(batch.ids), np.float32)
@@ -199,7 +199,10 @@ class Chooser:
 
     def _table(self, rows: Rows, scores: Tensor) -> NDArray[np.float64]:
         """Score, id (exact below 2^53) and reality of the rows of the global batch, (n · ranks, 3); fill is last."""
-        mine = torch.stack([scores.double(), rows["ids"].double(), (rows["weights"] > 0).double()], 1)
+        columns = [scores, rows["ids"], rows["weights"] > 0]
+        if self._ranks.world_size == 1 and scores.device.type == "cpu":
+            return np.stack([column.numpy() for column in columns], axis=1, dtype=np.float64)
+        mine = torch.stack([column.double() for column in columns], 1)
         if self._ranks.world_size > 1:
             everyone = mine.new_empty(len(mine) * self._ranks.world_size, 3)
             dist.all_gather_into_tensor(everyone, mine)
@@ -207,7 +210,7 @@ class Chooser:
         return mine.cpu().numpy()
 
     def _select(self, group: list[_Scored], epoch: int, at: int) -> _Choice:
-        table = np.concatenate([scored.table for scored in group])
+        table = group[0].table if len(group) == 1 else np.concatenate([scored.table for scored in group])
         real = table[: int(table[:, 2].sum())]
         chosen = self.selector.select(real[:, 0], epoch=epoch, step=at, ids=real[:, 1].astype(np.int64))
         if len(table) == len(group[0].rows["ids"]):  # one batch of one rank
@@ -234,15 +237,15 @@ class Chooser:
 
 def _scores(logits: Tensor, rows: Rows, name: str) -> Tensor:
     """Losses, or norms of the gradient over the logits, float32 (n,)."""
-    if "targets" in rows:
-        mixed = Mixed(rows["images"], rows["targets"], rows["shares"])
-        if name == "loss":
-            return mixed.loss(logits.float(), reduction="none")
-        norms: Tensor = (logits.float().softmax(1) - mixed.soft_labels(logits.shape[1])).norm(dim=1)
-        return norms
+    logits, mixed = logits.float(), "targets" in rows
     if name == "loss":
-        return F.cross_entropy(logits.float(), rows["labels"], reduction="none")
-    return measure(logits, rows["labels"], None, [name])[name]
+        if mixed:
+            return Mixed(rows["images"], rows["targets"], rows["shares"]).loss(logits, reduction="none")
+        return F.cross_entropy(logits, rows["labels"], reduction="none")
+    targets = rows["targets"] if mixed else rows["labels"][:, None]
+    shares = rows["shares"] if mixed else torch.ones_like(targets, dtype=torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(logits.softmax(1).scatter_add_(1, targets, -shares), dim=1)
+    return norms
 
 
 def _fields(batch: Batch) -> Rows:
