@@ -7,7 +7,6 @@ import pytest
 from drawstream.tools import demo
 from drawstream.tools.bench.noise import grid as noise_grid
 from drawstream.tools.bench.noise.cell import NoiseCell
-from drawstream.tools.cli.app import main
 from drawstream.tools.jobs import train as jobs
 from drawstream.tools.training.loop import Recipe
 
@@ -70,19 +69,5 @@ def goes_on(tmp_path, monkeypatch):
         killer.calls = 0
         assert run(tmp_path / "part")["rows"] == resumed["rows"]
         assert killer.calls == 0  # what is finished is read
-
-    return check
-
-
-@pytest.fixture
-def refused(tmp_path, capsys):
-    """Checks that a benchmark refuses arguments in one line with a text, and writes nothing."""
-
-    def check(bench, arguments, text):
-        assert main(["bench", bench, "-o", str(tmp_path / "out"), *arguments]) == 2
-        shown = capsys.readouterr().err
-        assert text in shown
-        assert len(shown.splitlines()) == 1
-        assert not (tmp_path / "out").exists()
 
     return check

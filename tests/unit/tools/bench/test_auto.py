@@ -145,19 +145,6 @@ def test_words_on_rewards():
     assert "and +0.02 on the other images" in told
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--methods", "dynamic"], "unknown methods 'dynamic': give some of uniform, best-of"),
-        (["--seeds", "0,0"], "seeds must be given and differ"),
-        (["--noise", "1"], "0 <= noise < 1"),
-        (["--data", "cifar"], "no plan for 'cifar'"),
-    ],
-)
-def test_bad_arguments_are_named(refused, arguments, text):
-    refused("auto", ["--data", "digits", *arguments], text)
-
-
 def test_a_search_whose_files_are_gone_is_refused(tmp_path):
     run(AutoGrid(data="digits", noise=(0.4,), methods=("mixture",), out=tmp_path))
     record = tmp_path / "noise-0.4/seed-0/search-mixture/auto.json"

@@ -164,20 +164,3 @@ def test_every_seed_has_an_order_of_its_own_and_the_same_points():
     before = [{after: one for one, after in pairwise(order)} for order in orders]
     assert len({each.get("p") for each in before}) > 1  # p-SGD does not always follow the same method
     assert Point("full", 1.0, "none", "linear", 0) in points
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--methods", "p,magic"], "unknown methods 'magic': give some of full, unif"),
-        (["--augments", "cutout"], "unknown augments 'cutout': give some of none, standard"),
-        (["--schedules", "cosine"], "unknown schedules 'cosine': give some of linear, step"),
-        (["--budgets", "0.3,x"], "--budgets must be numbers separated by commas, but got '0.3,x'"),
-        (["--budgets", "1.5"], "0 < budget <= 1"),
-        (["--seeds", "0,0"], "seeds must be given and differ, but got [0, 0]"),
-        (["--engine", "slurm"], "the engine must be local, ray or ray:ADDRESS, but got 'slurm'"),
-        (["--data", "cifar"], "'cifar' is neither one of digits, fashion-mnist nor the folder of a catalog"),
-    ],
-)
-def test_bad_arguments_end_with_one_line(refused, arguments, text):
-    refused("budget", ["--data", "digits", *arguments], text)

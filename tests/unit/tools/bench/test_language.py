@@ -92,16 +92,3 @@ def test_lower_is_better_in_the_table():
     rows = [row("uniform", 0, 24.0), row("uniform", 1, 25.0), row("swift", 0, 22.0), row("swift", 1, 22.5)]
     (table,) = tables(entries_of(rows))
     assert "+2.25" in table.text() and "22.25 ± 0.35" in table.text()
-
-
-@pytest.mark.parametrize(
-    ("given", "law"),
-    [
-        (("--heads", "3"), "`width` must be a multiple of the heads, but got 64 and 3"),
-        (("--shuffled", "1"), "`0 <= shuffled < 1` must hold"),
-        (("--seeds", "0,0"), "seeds must be given and differ"),
-    ],
-)
-def test_bad_arguments_are_named(given, law, tmp_path, capsys):
-    assert main(["bench", "language", *given, "-o", str(tmp_path)]) == 2
-    assert law in capsys.readouterr().err

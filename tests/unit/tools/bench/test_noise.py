@@ -315,19 +315,3 @@ def test_agreement_of_two_scores(tuned, trained, spearman, true_rank):
     (row,) = agreements(scored(tuned, trained))
     assert -1 <= row.values.pop("random") <= 1
     assert row.values == {"candidates": 4, "spearman": found, "true_rank": true_rank}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--methods", "uniform,magic"], "unknown methods 'magic': give some of uniform, swift"),
-        (["--validation", "dirty"], "unknown validation 'dirty': give some of clean, noisy"),
-        (["--noise", "0.4,x"], "--noise must be numbers separated by commas, but got '0.4,x'"),
-        (["--noise", "1"], "0 <= noise < 1"),
-        (["--seeds", "0,0"], "seeds must be given and differ, but got [0, 0]"),
-        (["--rank-study", "2"], "a rank study needs at least 3 candidates, but got 2"),
-        (["--data", "cifar"], "no plan for 'cifar': give one of digits, fashion-mnist"),
-    ],
-)
-def test_bad_arguments_end_with_one_line(refused, arguments, text):
-    refused("noise", arguments, text)

@@ -96,16 +96,3 @@ def test_words_and_table():
     ]
     (table,), (line,) = (kind(entries_of(rows), ["base"]) for kind in (tables, verdicts))
     assert "72.50 ± 0.71" in table.text() and "better: swift +2.00" in line
-
-
-@pytest.mark.parametrize(
-    ("given", "law"),
-    [
-        (("--novel", "8"), "10 classes, but 8 held out leave fewer than 3"),
-        (("--novel", "1"), "at least 2 classes must be held out"),
-        (("--methods", "drop"), "methods must be some of uniform, swift, swift-cgf"),
-    ],
-)
-def test_bad_arguments_are_named(given, law, tmp_path, capsys):
-    assert main(["bench", "novel", "--data", "digits", *given, "-o", str(tmp_path)]) == 2
-    assert law in capsys.readouterr().err

@@ -88,16 +88,3 @@ def test_summary_and_table():
     assert "75.00 ± 4.24" in text and "+5.00 (−33.12 to +43.12), higher at 2/2" in text
     assert "refit *" in text and "some searches kept uniform" in text
     assert "±" not in tables(entries_of(rows[::2]))[0].text()
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (["--data", "letters"], "no plan for 'letters'"),
-        (["--targets", "mlp"], "also from the source mlp"),
-        (["--seeds", "0,0"], "seeds must be given and differ"),
-        (["--noise", "1"], "`0 <= noise < 1`"),
-    ],
-)
-def test_bad_options(refused, options, text):
-    refused("transfer", options, text)
