@@ -9,6 +9,7 @@ import sklearn.datasets
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from drawstream.features.table import part_path, write_part
 from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources import ArraySource
@@ -72,6 +73,20 @@ def overwrite(catalog, row, data=b"\x55", at=3):
     with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
         file.seek(int(catalog.offset[row]) + at)
         file.write(data)
+
+
+def write_table(folder, catalog, columns, owner="", **provenance):
+    """A feature table of whole images in the catalog's order, a part for each shard; gives its folder.
+
+    `owner` is the fingerprint of another catalog that it says it is of.
+    """
+    folder.mkdir(exist_ok=True)
+    made = {"catalog": owner or catalog.fingerprint, "parts": len(catalog.shards), **provenance}
+    for shard in range(len(catalog.shards)):
+        rows = np.arange(*catalog.shard_rows(shard))
+        fixed = {"sample_id": rows, "crop": np.zeros(rows.size, np.int32), "label": catalog.label[rows]}
+        write_part(part_path(folder, shard), fixed | {name: each[rows] for name, each in columns.items()}, made)
+    return folder
 
 
 def write_files(root, files):

@@ -17,7 +17,7 @@ from drawstream.features.table import FeatureTable
 from drawstream.features.table.join import join_file
 from drawstream.features.table.part import part_path, write_part
 from shared.refusals import refused
-from shared.samples import array_catalog
+from shared.samples import array_catalog, write_table
 
 ROWS = 12
 RNG = np.random.default_rng(0)
@@ -187,11 +187,7 @@ def test_a_damaged_page_is_one_line_with_the_file(table, tmp_path):
 @pytest.fixture
 def whole(tmp_path, catalog):
     """A table of whole images, one row each."""
-    folder = tmp_path / "whole"
-    folder.mkdir()
-    columns = {"sample_id": IDS, "crop": np.zeros(ROWS, np.int32), "label": catalog.label, "loss": IDS / np.float32(8)}
-    write_part(part_path(folder, 0), columns, {"catalog": catalog.fingerprint, "parts": 1})
-    return folder
+    return write_table(tmp_path / "whole", catalog, {"loss": IDS / np.float32(8)})
 
 
 def test_every_format_joins_by_key_or_by_sample(table, tmp_path, catalog):
@@ -256,10 +252,7 @@ def test_huge_ids_do_not_wrap_around(table, tmp_path):
 
 def test_features_of_another_catalog_are_not_joined_by_their_row_numbers(whole, tmp_path, catalog):
     for owner, other in ((catalog.fingerprint, "more"), ("f" * 32, "strange")):
-        (tmp_path / other).mkdir()
-        columns = {"sample_id": IDS, "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
-        columns["age"] = IDS / np.float32(2)
-        write_part(part_path(tmp_path / other, 0), columns, {"catalog": owner, "parts": 1})
+        write_table(tmp_path / other, catalog, {"age": IDS / np.float32(2)}, owner=owner)
         table = pq.read_table(part_path(tmp_path / other, 0)).drop_columns(["label"])
         pq.write_table(table, tmp_path / f"{other}.parquet")
     assert (

@@ -10,11 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream.features.table.part import part_path, write_part
 from drawstream.samplers.files.weights_file import map_weights, read_weights
 from drawstream.samplers.orders import IndexStream
 from shared.refusals import refused
-from shared.samples import array_catalog
+from shared.samples import array_catalog, write_table
 
 ROWS = 40
 RNG = np.random.default_rng(5)
@@ -265,9 +264,7 @@ def test_a_folder_of_parts_with_ids(catalog, tmp_path):
 
 def test_a_column_of_features_of_another_catalog_is_refused(catalog, tmp_path):
     for owner in (catalog.fingerprint, "f" * 32):
-        columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
-        columns["loss"] = WEIGHTS.astype(np.float32)
-        write_part(part_path(tmp_path, 0), columns, {"catalog": owner, "parts": 1})
+        write_table(tmp_path, catalog, {"loss": WEIGHTS.astype(np.float32)}, owner=owner)
         found = read_weights(tmp_path, column="loss")
         assert found.catalog == owner
         np.testing.assert_array_equal(found.values, WEIGHTS)

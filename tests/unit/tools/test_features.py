@@ -29,6 +29,7 @@ from drawstream.tools.training.methods import Sampling
 from drawstream.tools.training.recipe import Recipe
 from shared.programs import cli, cli_json
 from shared.refusals import refused
+from shared.samples import write_table
 
 RNG = np.random.default_rng(0)
 
@@ -122,11 +123,8 @@ def test_search_train_and_report_with_a_joined_column(digits, tmp_path, monkeypa
     """By key, as the sampler sees it: rows of a clean label get the weight, in each step that opens the table."""
     catalog = Catalog.open(digits.train)
     folder, more = tmp_path / "features", tmp_path / "more.parquet"
-    folder.mkdir()
-    for shard in range(len(catalog.shards)):
-        start, stop = catalog.shard_rows(shard)
-        part = columns(start, stop - start, label=catalog.label[start:stop])
-        write_part(part_path(folder, shard), part, {"catalog": catalog.fingerprint, "parts": len(catalog.shards)})
+    measured = columns(0, len(catalog))
+    write_table(folder, catalog, {name: measured[name] for name in ("loss", "entropy", "grad_norm")})
     noisy = (catalog.label != catalog.clean_label).astype(float)
     order = RNG.permutation(len(catalog))
     pq.write_table(pa.table({"key": [catalog.key(i) for i in order], "noisy": noisy[order]}), more)

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drawstream import Catalog, FeatureTable, SwiftSampler, write_part
-from drawstream.features.table import part_path
+from drawstream import Catalog, FeatureTable, SwiftSampler
 from drawstream.tools.runs import read_record
 from drawstream.tools.training import Setup, save_weights
 from shared.programs import cli
+from shared.samples import write_table
 
 MEASURES = ("loss", "entropy", "grad_norm", "target_prob")
 JUDGE = "def judge(probabilities, trial):\n    return probabilities.max() + trial.seed / 2**40\n"
@@ -21,16 +21,9 @@ JUDGE = "def judge(probabilities, trial):\n    return probabilities.max() + tria
 @pytest.fixture
 def table(digits, tmp_path, monkeypatch):
     """A feature table of the digits, a column to join, and an objective, in the working folder."""
-    rng = np.random.default_rng(0)
-    catalog = Catalog.open(digits.train)
-    folder = tmp_path / "features"
-    folder.mkdir()
-    for shard in range(len(catalog.shards)):
-        start, stop = catalog.shard_rows(shard)
-        numbers = {"sample_id": np.arange(start, stop), "crop": np.zeros(stop - start, np.int32)}
-        scores = {name: rng.random(stop - start, np.float32) for name in MEASURES}
-        part = {**numbers, "label": catalog.label[start:stop], **scores}
-        write_part(part_path(folder, shard), part, {"catalog": catalog.fingerprint, "parts": len(catalog.shards)})
+    rng, catalog = np.random.default_rng(0), Catalog.open(digits.train)
+    scores = {name: rng.random(len(catalog), np.float32) for name in MEASURES}
+    folder = write_table(tmp_path / "features", catalog, scores)
     assert len(FeatureTable.open(folder)) == len(catalog)
     mine = {"sample_id": np.arange(len(catalog)), "my_column": rng.random(len(catalog))}
     pq.write_table(pa.table(mine), tmp_path / "mine.parquet")

@@ -11,19 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drawstream import Catalog, IndexStream, Schedule, SwiftFit, SwiftParams, effective_sample_size, write_part
-from drawstream.features.table import part_path
+from drawstream import Catalog, IndexStream, Schedule, SwiftFit, SwiftParams, effective_sample_size
 from drawstream.tools.cli.app import main
 from shared.programs import cli, cli_json
-
-
-def save_table(folder, fingerprint, **columns):
-    """A feature table of one part."""
-    folder.mkdir()
-    rows = len(next(iter(columns.values())))
-    fixed = {"sample_id": np.arange(rows), "crop": np.zeros(rows, np.int32), "label": np.zeros(rows, np.int64)}
-    write_part(part_path(folder, 0), fixed | columns, {"catalog": fingerprint, "parts": 1})
-    return folder
+from shared.samples import write_table
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +22,7 @@ def sampled(digits, tmp_path_factory):
     """A sampler over a feature table of the digits, and its probabilities."""
     folder = tmp_path_factory.mktemp("sampled")
     loss = np.random.default_rng(0).random(500, dtype=np.float32)
-    table = save_table(folder / "features", Catalog.open(digits.train).fingerprint, loss=loss)
+    table = write_table(folder / "features", Catalog.open(digits.train), {"loss": loss})
     fit = SwiftFit({"loss": loss}, features=["loss"], transform="cdf")
     params = SwiftParams((1.0,), (0.25, 0.5, 0.75), (1.0, 1.0, 0.5, 0.0, 0.0))
     fit.sampler(params).save(folder / "sampler.json")
@@ -209,7 +200,7 @@ def test_crops_have_no_idx(tmp_path, digits):
     }
     loss = np.random.default_rng(1).random(500, dtype=np.float32)
     columns = crops | {"flip": np.zeros(500, bool), "loss": loss}
-    table = save_table(tmp_path / "crops", Catalog.open(digits.train).fingerprint, **columns)
+    table = write_table(tmp_path / "crops", Catalog.open(digits.train), columns)
     fit = SwiftFit({"loss": loss}, features=["loss"], transform="cdf")
     fit.sampler(SwiftParams.uniform(1)).save(tmp_path / "s.json")
     source = ["stream", "export", str(tmp_path / "s.json"), "--table", str(table)]

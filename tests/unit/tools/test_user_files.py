@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from drawstream import Catalog, IndexStream, write_part
-from drawstream.features.table import part_path
+from drawstream import Catalog, IndexStream
 from drawstream.tools.cli.app import main
 from shared.programs import cli, cli_json
+from shared.samples import write_table
 
 ROWS = 500
 RNG = np.random.default_rng(2)
@@ -100,13 +100,8 @@ def test_a_distribution_is_taken_on_its_own_catalog_only(digits, tmp_path, capsy
 
 def test_scores_of_a_csv_join_a_table_wherever_one_is_read(digits, tmp_path, capsys):
     catalog = Catalog.open(digits.train)
-    folder, more = tmp_path / "features", tmp_path / "more.csv"
-    folder.mkdir()
-    ids = np.arange(ROWS)
-    fixed = {"sample_id": ids, "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
-    write_part(
-        part_path(folder, 0), fixed | {"loss": np.ones(ROWS, np.float32)}, {"catalog": catalog.fingerprint, "parts": 1}
-    )
+    folder = write_table(tmp_path / "features", catalog, {"loss": np.ones(ROWS, np.float32)})
+    more = tmp_path / "more.csv"
     keys = [catalog.key(row) for row in ORDER]
     pd.DataFrame({"key": keys, "score": WEIGHTS[ORDER], "who": "me"}).to_csv(more, index=False)
     fit = ("fit", folder, "--transform", "cdf", "--features", "score", "--coefficients", 1, "--catalog", digits.train)

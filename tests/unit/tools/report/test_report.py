@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 from plotly.graph_objects import Figure
 
-from drawstream import Catalog, FeatureTable, SwiftSampler, effective_sample_size, write_part
-from drawstream.features.table import part_path
+from drawstream import Catalog, FeatureTable, SwiftSampler, effective_sample_size
 from drawstream.tools.report import Picture, SampledRows, by_percentile, compare, extremes, plane, write_report
 from drawstream.tools.report.gallery import FRAME, framed
 from drawstream.tools.report.groups import groups_of
@@ -23,7 +22,7 @@ from drawstream.tools.report.pages.search import shown_rows
 from drawstream.tools.report.records import read_records
 from drawstream.tools.runs import write_json
 from shared.refusals import refused
-from shared.samples import LABELS, PIXELS, array_catalog
+from shared.samples import LABELS, PIXELS, array_catalog, write_table
 
 ROWS = 400
 LAST = {"uniform": [70.0, 71.5, 69.25], "swift": [90.25, 91.75, 90.5]}
@@ -287,9 +286,8 @@ def test_data_without_true_labels_shows_all_rows(tmp_path: Path, make_search):
     images = PIXELS[:ROWS]
     catalog = array_catalog(folder / "data", images, LABELS[:ROWS], overwrite=True)
     rng = np.random.default_rng(1)
-    columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": catalog.label}
-    columns |= {name: rng.random(ROWS).astype(np.float32) for name in ("loss", "entropy")}
-    write_part(part_path(folder / "features", 0), columns, {"catalog": catalog.fingerprint, "parts": 1})
+    scores = {name: rng.random(ROWS).astype(np.float32) for name in ("loss", "entropy")}
+    write_table(folder / "features", catalog, scores)
     text = words(render(folder, tmp_path / "report.html"))
     assert "true labels not recorded" in text
     assert "their true labels are not known" in text
@@ -298,11 +296,10 @@ def test_data_without_true_labels_shows_all_rows(tmp_path: Path, make_search):
 
 def crops_of(whole: SampledRows, folder: Path) -> SampledRows:
     """The same rows as mirrored crops of the upper right."""
-    columns = {"sample_id": np.arange(ROWS), "crop": np.zeros(ROWS, np.int32), "label": whole.label}
     window = {"y0": 0.0, "x0": 0.25, "y1": 0.5, "x1": 1.0}
-    columns |= {name: np.full(ROWS, edge, np.float32) for name, edge in window.items()}
+    columns = {name: np.full(ROWS, edge, np.float32) for name, edge in window.items()}
     columns |= {"flip": np.ones(ROWS, bool), **whole.table.columns("loss", "entropy")}
-    write_part(part_path(folder, 0), columns, {"catalog": whole.catalog.fingerprint, "parts": 1})
+    write_table(folder, whole.catalog, columns)
     return replace(whole, table=FeatureTable.open(folder))
 
 

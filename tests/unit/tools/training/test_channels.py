@@ -12,8 +12,7 @@ from scipy.special import log_softmax
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream import ArraySource, Catalog, FeatureTable, Loader, Sequential, Transform, pack, write_part
-from drawstream.features.table import part_path
+from drawstream import ArraySource, Catalog, FeatureTable, Loader, Sequential, Transform, pack
 from drawstream.pipeline import Batch
 from drawstream.tools.training import Setup
 from drawstream.tools.training.loop import Recipe, train
@@ -21,6 +20,7 @@ from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.methods.robust import LearnedWeights, Reed, SelfPaced, learned_weights
 from shared.programs import cli
 from shared.refusals import refused
+from shared.samples import write_table
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (60, 10, 8), np.uint8)
@@ -161,10 +161,8 @@ def test_a_model_that_does_not_fit_is_one_line_in_every_command(data, tmp_path, 
         "bench": ("bench", "features", "--data", gray),
     }[command]
     if command == "swift":
-        (tmp_path / "f").mkdir()
-        columns = {"sample_id": np.arange(60), "crop": np.zeros(60, np.int32), "label": Catalog.open(gray).label}
-        columns |= {name: RNG.random(60).astype(np.float32) for name in ("loss", "entropy", "grad_norm")}
-        write_part(part_path(tmp_path / "f", 0), columns, {"catalog": Catalog.open(gray).fingerprint, "parts": 1})
+        scores = {name: RNG.random(60).astype(np.float32) for name in ("loss", "entropy", "grad_norm")}
+        write_table(tmp_path / "f", Catalog.open(gray), scores)
     for model, told in (
         ("two", "gives logits of shape (2, 2), but the data have 4 classes: build the model for 4 classes"),
         ("five", "does not take images of"),

@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drawstream import Catalog, FeatureTable, SwiftSampler, map_weights, write_part
-from drawstream.features.table import part_path
+from drawstream import Catalog, FeatureTable, SwiftSampler, map_weights
 from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.stream_source import StreamOptions
 from drawstream.tools.training import Ranks, carry
@@ -21,6 +20,7 @@ from drawstream.tools.training.methods.own_sampler import own_plan
 from drawstream.tools.training.methods.plan import Budget, Inputs
 from drawstream.tools.training.methods.sampling import is_own
 from shared.programs import cli
+from shared.samples import write_table
 
 SOURCE = """
 from pathlib import Path
@@ -150,18 +150,11 @@ def tables(catalog, tmp_path_factory):
     """Feature tables of one catalog by three models: `a`, `b` (another scale), and `poor` (no grad_norm)."""
     root = tmp_path_factory.mktemp("tables")
     for scale, name in enumerate(("a", "b", "poor"), start=1):
-        rng = np.random.default_rng(scale)
-        (root / name).mkdir()
-        for shard in range(len(catalog.shards)):
-            start, stop = catalog.shard_rows(shard)
-            ids = np.arange(start, stop)
-            fixed = {"sample_id": ids, "crop": np.zeros(ids.size, np.int32), "label": catalog.label[start:stop]}
-            drawn = (scale**3 * rng.gamma(0.5, size=(3, ids.size))).astype(np.float32)
-            features = dict(zip(("loss", "entropy", "grad_norm"), drawn, strict=True))
-            if name == "poor":
-                del features["grad_norm"]
-            made = {"catalog": catalog.fingerprint, "parts": len(catalog.shards), "model": name}
-            write_part(part_path(root / name, shard), fixed | features, made)
+        drawn = (scale**3 * np.random.default_rng(scale).gamma(0.5, size=(3, len(catalog)))).astype(np.float32)
+        features = dict(zip(("loss", "entropy", "grad_norm"), drawn, strict=True))
+        if name == "poor":
+            del features["grad_norm"]
+        write_table(root / name, catalog, features, model=name)
     cli("fit", root / "a", "-o", root / "a.json")
     return root
 
