@@ -205,15 +205,3 @@ def test_crops_have_no_idx(tmp_path, digits):
     fit.sampler(SwiftParams.uniform(1)).save(tmp_path / "s.json")
     source = ["stream", "export", str(tmp_path / "s.json"), "--table", str(table)]
     assert "these rows are crops" in cli(*source, "--idx", tmp_path / "i", "--catalog", digits.train, status=2)
-
-
-def test_bench_stream_writes_rows(tmp_path, capsys):
-    result = cli_json(tmp_path, "bench", "stream", "--rows", "1e3", "--rounds", 1, "--seeds", "0,1")
-    ours = [row for row in result["rows"] if row["system"] == "drawstream"]
-    assert len(ours) == 2 * 4
-    assert {(row["rows"], row["seed"]) for row in ours} == {(1000, 0), (1000, 1)}
-    keys = {"system", "mode", "rows", "draws_per_second", "setup_seconds", "peak_bytes", "seek_seconds", "seed"}
-    assert all(set(row) == keys for row in result["rows"])
-    for arguments in (["stream", "--rows", "ten"], ["stream", "--rows", "1.5"], ["loader", "--rounds", "0"]):
-        capsys.readouterr()
-        assert cli("bench", *arguments, status=2).count("\n") == 1

@@ -12,6 +12,9 @@ from shared.programs import cli
         ("auto --data digits --seeds 0,0", "seeds must be given and differ"),
         ("auto --data digits --noise 1", "0 <= noise < 1"),
         ("auto --data cifar", "no plan for 'cifar'"),
+        ("stream --rows ten", "--rows must be"),
+        ("stream --rows 1.5", "--rows must be"),
+        ("loader --rounds 0", "--rounds must be"),
         ("budget --data digits --methods p,magic", "unknown methods 'magic': give some of full, unif"),
         ("budget --data digits --augments cutout", "unknown augments 'cutout': give some of none, standard"),
         ("budget --data digits --schedules cosine", "unknown schedules 'cosine': give some of linear, step"),
@@ -40,5 +43,6 @@ from shared.programs import cli
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(tmp_path, command, text):
-    told = cli("bench", *command.split(), "-o", tmp_path / "out", status=2)
+    out = () if command.startswith(("stream", "loader")) else ("-o", tmp_path / "out")
+    told = cli("bench", *command.split(), *out, status=2)
     assert text in told and told.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -1,25 +1,31 @@
 """The stream benchmark: its rows, and that it measures what it says."""
 
+import json
+from itertools import product
+
 import pytest
 import torch
 
 import drawstream.tools.bench.stream as bench
 from drawstream.tools.bench.stream import missing_systems, run_stream
+from shared.programs import cli
 
-KEYS = {"system", "mode", "rows", "draws_per_second", "setup_seconds", "peak_bytes", "seek_seconds"}
+KEYS = {"system", "mode", "rows", "draws_per_second", "setup_seconds", "peak_bytes", "seek_seconds", "seed"}
 
 
-def test_rows_and_table(capsys):
-    threads = torch.get_num_threads()
-    table = run_stream([3000], rounds=1)
+def test_rows_and_table_of_two_seeds(tmp_path):
+    threads, path = torch.get_num_threads(), tmp_path / "result.json"
+    shown = cli("bench", "stream", "--rows", "1e3", "--rounds", 1, "--seeds", "0,1", "--json", path)
     assert torch.get_num_threads() == threads
-    assert all(set(row) == KEYS for row in table)
-    ours = {row["mode"] for row in table if row["system"] == "drawstream"}
-    assert ours == {"permutation", "stratified", "multinomial", "subset"}
+    table = json.loads(path.read_text())["rows"]
+    assert all(set(row) == KEYS and row["rows"] == 1000 for row in table)
+    ours = [(row["mode"], row["seed"]) for row in table if row["system"] == "drawstream"]
+    assert sorted(ours) == sorted(product(["permutation", "stratified", "multinomial", "subset"], [0, 1]))
     assert {row["system"] for row in table} >= {"torch.multinomial", "WeightedRandomSampler", "torch.randperm"}
     assert all(row["draws_per_second"] > 0 and row["setup_seconds"] > 0 for row in table)
     assert all((row["seek_seconds"] is None) == (row["system"] != "drawstream") for row in table)
-    assert len(capsys.readouterr().out.splitlines()) == len(table) + 1
+    assert [line.split()[0] for line in shown.splitlines()].count("drawstream") == len(ours)
+    assert len([line for line in shown.splitlines() if "not installed" not in line]) == len(table) + 2
 
 
 def test_who_is_missing_is_told(monkeypatch):
