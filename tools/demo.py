@@ -11,14 +11,14 @@ import torch
 
 from drawstream import pack
 from drawstream.pipeline import refuse_other
-from drawstream.pipeline.shards import FILE, printable, stratified_order
+from drawstream.pipeline.shards import FILE, is_url, printable, stratified_order
 from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
 from drawstream.search.swift import Guard, Proposals, runs_of
 from drawstream.tools.experiments import Table
 from drawstream.tools.jobs import FeaturesJob, SearchJob, TrainingJob, features_job, search_job, train_job
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import before, conclude, file_hash, hold_identity
-from drawstream.tools.training import FineTune, Recipe, Setup, compare_finished, flush_denormals
+from drawstream.tools.training import Device, FineTune, Recipe, Setup, compare_finished, flush_denormals
 from drawstream.tools.training.methods import Sampling
 
 
@@ -37,6 +37,9 @@ class DemoPlan:
         trials: Candidates of the search.
         confirm_top: Of them, those that are confirmed.
         confirm_seeds: Seeds of the confirmation.
+        places: Catalogs of training, held-out and test rows, if they are there already; None: `pack_plan` writes them.
+        augment: Of training images.
+        device: `cpu` or `gpu`.
         threads: Of torch; None leaves all. Layers as small as the digits' run no faster on two, and stall where
             something else uses the second core.
     """
@@ -52,6 +55,9 @@ class DemoPlan:
     trials: int
     confirm_top: int
     confirm_seeds: int
+    places: tuple[str, str, str] | None = None
+    augment: str = "none"
+    device: Device = "cpu"
     threads: int | None = None
 
     @property
@@ -162,8 +168,12 @@ def pack_plan(
 
 
 def setup_of(plan: DemoPlan, out: Path, /) -> Setup:
-    """Data and model over the catalogs that `pack_plan` writes."""
-    return Setup(out / "data/train", plan.model, out / "data/holdout", out / "test", plan.batch_size)
+    """Data and model over the plan's catalogs, or those that `pack_plan` writes."""
+    packed: list[Path | str] = [out / "data/train", out / "data/holdout", out / "test"]
+    there = None if plan.places is None else [place if is_url(place) else Path(place) for place in plan.places]
+    catalog, held_out, test = there or packed
+    more: dict[str, Any] = {"augment": plan.augment, "device": plan.device}
+    return Setup(catalog, plan.model, held_out, test, global_batch=plan.batch_size, **more)
 
 
 def _hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> None:

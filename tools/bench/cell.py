@@ -15,13 +15,14 @@ from torch import nn
 
 from drawstream import pack
 from drawstream.pipeline import Stream
-from drawstream.pipeline.shards import FILE
-from drawstream.tools import DemoPlan, pack_plan, setup_of
+from drawstream.pipeline.shards import FILE, is_url
+from drawstream.tools import PLANS, DemoPlan, pack_plan, setup_of, start_plan
+from drawstream.tools.cli import CatalogOptions, RecipeGrid
 from drawstream.tools.jobs import TrainingJob, prepare_training, train_job
 from drawstream.tools.training import Recipe, Setup
 from drawstream.tools.training.methods import Sampling, TrainingPlan
 
-__all__ = ["VALIDATION", "Cell", "Record", "accuracies"]
+__all__ = ["VALIDATION", "Cell", "Record", "accuracies", "plan_of", "wrong_share"]
 
 VALIDATION = {"clean": "held_out", "noisy": "held_out_noisy"}  # name of the set in a run's history
 
@@ -59,6 +60,40 @@ def accuracies(record: Record, validation: str = "clean", /) -> dict[str, float]
     return {"last": epochs[-1]["test"], "best": chosen["test"]}
 
 
+def plan_of(grid: RecipeGrid, /, **changed: Any) -> DemoPlan:
+    """Return the plan of a grid's data set, or Fashion-MNIST's for other data, with what the grid has otherwise.
+
+    Raises:
+        ValueError: There is no such data set or catalog, or nothing to choose and report on.
+    """
+    if grid.model is not None:
+        changed["model"] = grid.model
+    if grid.data not in PLANS and isinstance(grid, CatalogOptions):
+        changed["places"] = _places(grid.data, grid)
+    plan = start_plan(grid.data if grid.data in PLANS else "fashion-mnist", **changed)
+    recipe = grid.recipe(plan.recipe)
+    if recipe != plan.recipe:
+        second = plan.confirm and recipe.tuning(plan.confirm.epochs, plan.confirm.lr)
+        plan = replace(plan, fine_tune=recipe.tuning(plan.fine_tune.epochs, plan.fine_tune.lr), confirm=second)
+    if grid.global_batch is not None:
+        plan = replace(plan, batch_size=grid.global_batch)
+    return replace(plan, recipe=recipe, augment=grid.augment or plan.augment, device=grid.device)
+
+
+def _places(data: str, given: CatalogOptions) -> tuple[str, str, str]:
+    if not is_url(data) and not (Path(data) / FILE).exists():
+        raise ValueError(f"no plan for {data!r}: give one of {', '.join(PLANS)}, or the folder of a catalog")
+    if given.held_out is None or given.test is None:
+        raise ValueError(f"{data}: rows to choose and report on are missing: give --held-out and --test")
+    return data, given.held_out, given.test
+
+
+def wrong_share(setup: Setup, /) -> float:
+    """Return the share of wrong labels in training, as far as true ones are known."""
+    clean = setup.data.clean_label
+    return 0.0 if clean is None else float((clean != setup.data.label).mean())
+
+
 @dataclass(frozen=True)
 class Cell:
     """Data and runs of one noise level under one seed.
@@ -77,6 +112,8 @@ class Cell:
 
     def pack(self, data: str, source: Path | None, /) -> None:
         """Write the catalogs, as far as they are not there; arguments as for the demo."""
+        if self.plan.places is not None:
+            return
         train = pack_plan(self.folder, data, source, self.plan, noise=self.noise, seed=self.seed)
         if self.noise and not (self.folder / "noisy/train" / FILE).exists():
             few = self.plan.holdout + 1  # the holdout is the same rows whatever the limit: leave out the others

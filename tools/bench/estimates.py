@@ -6,8 +6,9 @@ from pathlib import Path
 
 from drawstream.tools.bench.auto import folders as auto_folders
 from drawstream.tools.bench.auto import methods_of as auto_methods
-from drawstream.tools.bench.auto import plan_of, settings_of
+from drawstream.tools.bench.auto import settings_of
 from drawstream.tools.bench.budget import common_of, missing
+from drawstream.tools.bench.cell import plan_of
 from drawstream.tools.bench.noise import cells_of, folders, methods_of, search_options, start
 from drawstream.tools.cli import AutoGrid, BudgetGrid, NoiseGrid
 from drawstream.tools.estimate import Estimate, estimate_runs, packed_plan, scratch_folder

@@ -21,8 +21,7 @@ from torch import nn
 from drawstream.features.table import FeatureTable
 from drawstream.samplers import effective_sample_size
 from drawstream.samplers.swift import SwiftSampler
-from drawstream.tools import start_plan
-from drawstream.tools.bench.cell import Record, accuracies
+from drawstream.tools.bench.cell import Record, accuracies, plan_of, wrong_share
 from drawstream.tools.bench.checks import check_noise
 from drawstream.tools.bench.noise import CHANGED, NoiseCell, Probabilities, right_rows
 from drawstream.tools.cli import TransferGrid
@@ -49,9 +48,7 @@ def models_of(grid: TransferGrid, /) -> tuple[str, tuple[str, ...]]:
     Raises:
         ValueError: Unknown data, or a value that comes twice or is out of range.
     """
-    if grid.data not in MODELS:
-        raise ValueError(f"no plan for {grid.data!r}: give one of {', '.join(MODELS)}")
-    usual = MODELS[grid.data]
+    usual = MODELS.get(grid.data, MODELS["fashion-mnist"])
     source, targets = grid.model or usual[0], grid.targets or usual[1]
     if source in targets or len(set(targets)) < len(targets):
         raise ValueError(f"targets must be given and differ, also from the source {source}, but got {list(targets)}")
@@ -73,23 +70,24 @@ def run_transfer(grid: TransferGrid, /) -> dict[str, Any]:
     """
     (source, targets), out = models_of(grid), grid.folder
     changes = {} if grid.trials is None else {"trials": grid.trials}
-    plan = start_plan(grid.data, **CHANGED.get(grid.data, {}) | changes)
-    if grid.epochs is not None:
-        plan = replace(plan, recipe=replace(plan.recipe, epochs=grid.epochs))
+    plan = plan_of(grid, **CHANGED.get(grid.data, {}) | changes)
+    if grid.of_catalog:
+        grid.refuse_typed(("noise",), "fashion-mnist and digits; a catalog's wrong labels are packed into it")
     rows: list[Row] = []
     for seed in grid.seeds:
         cells = {
             name: NoiseCell(
                 out / f"seed-{seed}" / name.replace(":", "-"),
                 replace(plan, model=SPECS.get(name, name)),
-                grid.noise,
+                0.0 if grid.of_catalog else grid.noise,
                 seed,
             )
             for name in (source, *targets)
         }
         for name, cell in cells.items():
             cell.pack(grid.data, grid.source)
-            setting = {"source": source, "target": name, "noise": grid.noise}
+            share = wrong_share(cell.setup) if grid.of_catalog else grid.noise
+            setting = {"source": source, "target": name, "noise": share}
             for method in METHODS[:2] if name == source else METHODS:
                 row = Row(method, setting, seed, _outcome(cell, cells[source], method))
                 told = f"{method}: last {row.values['last']:.2f}, best {row.values['best']:.2f}"

@@ -6,6 +6,15 @@ from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
     from drawstream.tools.cli import search
-    from drawstream.tools.cli.grids import AutoGrid, BudgetGrid, LanguageGrid, NoiseGrid, NovelGrid, TransferGrid
+    from drawstream.tools.cli.grids import (
+        AutoGrid,
+        BudgetGrid,
+        CatalogOptions,
+        LanguageGrid,
+        NoiseGrid,
+        NovelGrid,
+        RecipeGrid,
+        TransferGrid,
+    )
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from drawstream.tools.cli.options import DryRunOptions, EngineOptions, ResultOptions
-from drawstream.tools.runs import COUNT, FEW, SEED, SOME, option
+from drawstream.tools.cli.options import DescentOptions, DryRunOptions, EngineOptions, ResultOptions
+from drawstream.tools.runs import COUNT, FEW, SEED, SOME, Options, option
 
 AT_LEAST_ONE = (1, 10**9)
 DATA = ("fashion-mnist", "digits")
@@ -34,24 +34,58 @@ class Grid(ResultOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelsGrid(Grid, DryRunOptions):
-    """A grid that is run at several shares of wrong labels."""
+class CatalogOptions(Options):
+    """Catalogs in place of a data set of ours."""
+
+    held_out: str | None = option(None, "Choose on this catalog, if --data is a catalog.")
+    test: str | None = option(None, "Report on this catalog, if --data is a catalog.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeGrid(Grid, DescentOptions, DryRunOptions):
+    """A grid whose trainings may have another model and recipe than the data set's."""
+
+    model: str | None = option(None, "Model as for training; by default the data set's.")
+    epochs: int | None = option(None, "Epochs of every training; by default the data set's.", within=(1, 10**6))
+    lr: float | None = option(None, "Learning rate at the start; by default the data set's.", within=SOME)
+    schedule: Literal["cosine", "linear", "step", "constant"] | None = option(
+        None, "Schedule of the learning rate; by default the data set's."
+    )
+    global_batch: int | None = option(None, "Images per step; by default the data set's.", within=AT_LEAST_ONE)
+    augment: Literal["none", "standard", "randaugment", "randaugment-bt", "mixup", "ricap"] | None = option(
+        None, "Augment as `train` does; by default not at all."
+    )
+    device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.")
+
+    @property
+    def of_catalog(self) -> bool:
+        """Whether the data are catalogs, which have the labels that they were packed with."""
+        return isinstance(self, CatalogOptions) and self.data not in DATA
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelsGrid(RecipeGrid):
+    """A grid that is run at several shares of wrong labels, or with the labels of a catalog."""
 
     noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
 
     @property
     def cells(self) -> dict[tuple[float, int], Path]:
-        """Folder of every share of wrong labels and seed."""
+        """Folder of every share of wrong labels and seed; of a catalog there is one share, 0."""
+        if self.of_catalog:
+            self.refuse_typed(("noise",), "fashion-mnist and digits; a catalog's wrong labels are packed into it")
+            return {(0.0, seed): self.folder / f"seed-{seed}" for seed in self.seeds}
         pairs = product(self.noise, self.seeds)
         return {(level, seed): self.folder / f"noise-{level:g}" / f"seed-{seed}" for level, seed in pairs}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseGrid(LevelsGrid):
+class NoiseGrid(LevelsGrid, CatalogOptions):
     """Levels of label noise, validation sets, methods, models and seeds; `candidates` of a rank study at each, or 0."""
 
     bench = "noise"
 
+    data: str = option("fashion-mnist", "Train on fashion-mnist, digits, or the folder of a catalog.", known=DATA)
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
@@ -70,17 +104,16 @@ class NoiseGrid(LevelsGrid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferGrid(Grid):
+class TransferGrid(RecipeGrid, CatalogOptions):
     """Models and seeds at one noise level; a sampler is searched on `model`, the targets are trained too."""
 
     bench = "transfer"
 
-    data: str = option("digits", "Train on digits or fashion-mnist.", known=DATA)
+    data: str = option("digits", "Train on digits, fashion-mnist, or the folder of a catalog.", known=DATA)
     model: str | None = option(None, "Search on this model; by default mlp, or cnn on Fashion-MNIST.")
     targets: tuple[str, ...] | None = option(None, "Models to train, comma list; by default mlp-64,cnn, or resnet8.")
-    noise: float = option(0.4, "Share of wrong labels.", within=FEW)
+    noise: float = option(0.4, "Share of wrong labels; a catalog's are packed into it.", within=FEW)
     seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of data, noise, weights, orders and searches.", within=SEED)
-    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
     trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
 
 
@@ -121,21 +154,20 @@ class BudgetGrid(Grid, EngineOptions, DryRunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoGrid(LevelsGrid):
+class AutoGrid(LevelsGrid, CatalogOptions):
     """Levels of noise in the training labels, methods and seeds, and what the searches have otherwise."""
 
     bench = "auto"
 
+    data: str = option("fashion-mnist", "Train on fashion-mnist, digits, or the folder of a catalog.", known=DATA)
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run, comma list: uniform, best-of, dlis, rais, random, mixture, static, replay, replay-other (by "
         "default all).",
     )
-    model: str | None = option(None, "Model as for training; by default the data set's.")
     sources: tuple[str, ...] = option(
         (), "Search on these models, too, and train on what each drew (methods static-MODEL)."
     )
-    epochs: int | None = option(None, "Epochs of every training; 10, or 30 of digits.", within=SOME)
     population: int | None = option(None, "Children of a search, and runs of best-of; 4.", within=COUNT)
     interval: int | None = option(None, "Batches between two evaluations; 20, or 10 of digits.", within=AT_LEAST_ONE)
     first: int | None = option(
@@ -158,8 +190,6 @@ class NovelGrid(LevelsGrid):
     noise: tuple[float, ...] = option((0.0,), "Shares of wrong labels, comma list.", within=FEW)
     novel: int = option(4, "Classes to hold out.", within=COUNT)
     shots: tuple[int, ...] = option((1, 5, 10), "Labelled rows of a class in few-shot classification.", within=COUNT)
-    model: str | None = option(None, "Model as for training; by default the data set's.")
-    epochs: int | None = option(None, "Epochs of every training; by default the plan's.", within=SOME)
     trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)
 
 

@@ -46,7 +46,8 @@ def estimate_runs(
 def packed_plan(data: str, out: Path, source: Path | None, plan: DemoPlan, noise: float) -> Iterator[Setup]:
     """Data and model of a plan of the demo, in a scratch folder."""
     with scratch_folder(out) as scratch:
-        pack_plan(scratch, data, source, plan, noise=noise)
+        if plan.places is None:
+            pack_plan(scratch, data, source, plan, noise=noise)
         yield setup_of(plan, scratch)
 
 

@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from drawstream.tools import DemoPlan, start_plan
-from drawstream.tools.bench import Record, check_names, check_noise
+from drawstream.tools.bench import Record, check_names, check_noise, plan_of, wrong_share
 from drawstream.tools.bench.auto.cell import METHODS, AutoCell, Settings, folders
 from drawstream.tools.bench.auto.page import summarise, tables, verdicts, write_page
 from drawstream.tools.cli import AutoGrid
@@ -33,7 +32,7 @@ from drawstream.tools.report import SearchedSchedule
 from drawstream.tools.report.pages import words_of
 from drawstream.tools.runs import before, conclude
 
-__all__ = ["SETTINGS", "methods_of", "plan_of", "run", "settings_of"]
+__all__ = ["SETTINGS", "methods_of", "run", "settings_of"]
 
 SETTINGS = {
     "digits": Settings(epochs=30, interval=10, first=3, reward_rows=200),  # of 400 held-out rows
@@ -52,21 +51,13 @@ def methods_of(grid: AutoGrid, /) -> Sequence[str]:
     return [*(grid.methods or METHODS), *(f"static-{model}" for model in dict.fromkeys(grid.sources))]
 
 
-def plan_of(grid: AutoGrid, /) -> DemoPlan:
-    """Return the plan of the grid's data set and model, and set torch as it says."""
-    return start_plan(grid.data, **({} if grid.model is None else {"model": grid.model}))
-
-
 def settings_of(grid: AutoGrid, /) -> Settings:
-    """Return the settings of the searches: those of the data set, with what the grid has otherwise.
-
-    Raises:
-        ValueError: Unknown data.
-    """
-    if grid.data not in SETTINGS:
-        raise ValueError(f"no plan for {grid.data!r}: give one of {', '.join(SETTINGS)}")
+    """Return the settings of the searches: those of the data set, with what the grid has otherwise."""
     changed = {name: getattr(grid, name) for name in ("epochs", "population", "interval", "first")}
-    return replace(SETTINGS[grid.data], **{name: value for name, value in changed.items() if value is not None})
+    if grid.epochs is not None and grid.first is None:
+        changed["first"] = max(1, round(grid.epochs / 12))  # 20 of 240 in the paper
+    usual = SETTINGS.get(grid.data, SETTINGS["fashion-mnist"])
+    return replace(usual, **{name: value for name, value in changed.items() if value is not None})
 
 
 def run(grid: AutoGrid, /) -> dict[str, Any]:
@@ -89,7 +80,8 @@ def run(grid: AutoGrid, /) -> dict[str, Any]:
         cell = AutoCell(folder, plan, level, seed, settings)
         cell.pack(grid.data, grid.source)
         for method in methods:
-            row = Row(method, {"noise": level}, seed, cell.outcome(method))
+            share = level if plan.places is None else wrong_share(cell.setup)
+            row = Row(method, {"noise": share}, seed, cell.outcome(method))
             told = f"{method} last {row.values['last']:.2f}, best {row.values['best']:.2f}"
             print(f"noise {level:g}, seed {seed}: {told}", flush=True)
             rows.append(row)

@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools import DemoPlan, start_plan
-from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise
+from drawstream.tools import DemoPlan
+from drawstream.tools.bench import VALIDATION, Record, accuracies, check_names, check_noise, plan_of, wrong_share
 from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.bench.noise.methods import METHODS, STOPPED, expand, varied
 from drawstream.tools.bench.noise.page import rank_tables, tables, where, write_page
@@ -73,7 +73,7 @@ def cells_of(grid: NoiseGrid, /) -> dict[tuple[float, int, str], Path]:
 
 def start(grid: NoiseGrid, /) -> DemoPlan:
     """Return the plan of the grid's data set, and set torch as it says."""
-    return start_plan(grid.data, **CHANGED.get(grid.data, {}))
+    return plan_of(grid, **CHANGED.get(grid.data, {}))
 
 
 def run(grid: NoiseGrid, /) -> dict[str, Any]:
@@ -95,8 +95,9 @@ def run(grid: NoiseGrid, /) -> dict[str, Any]:
     for (level, seed, model), folder in cells_of(grid).items():
         cell = NoiseCell(folder, replace(plan, model=model or plan.model), level, seed)
         cell.pack(grid.data, grid.source)
+        share = level if plan.places is None else wrong_share(cell.setup)
         for validation in grid.validation:
-            setting: dict[str, Any] = {"noise": level, "validation": validation} | ({"model": model} if model else {})
+            setting: dict[str, Any] = {"noise": share, "validation": validation} | ({"model": model} if model else {})
             _compare(cell, methods, setting, results)
             if grid.candidates:
                 results.rank_study.extend(rank_study(cell, grid.candidates, setting))

@@ -11,7 +11,7 @@ A search that keeps uniform gives uniform's model.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from drawstream.pipeline import Loader
 from drawstream.pipeline.shards import FILE, Catalog
 from drawstream.pipeline.sources import ArraySource, Source, open_source
 from drawstream.samplers.orders import Sequential
-from drawstream.tools import PLANS, DemoPlan, setup_of, source_and_test, start_plan
-from drawstream.tools.bench import Record, check_noise
+from drawstream.tools import PLANS, DemoPlan, setup_of, source_and_test
+from drawstream.tools.bench import Record, check_noise, plan_of
 from drawstream.tools.bench.noise import CHANGED, NoiseCell
 from drawstream.tools.bench.novel.tasks import few_shot, unit, verification
 from drawstream.tools.cli import NovelGrid
@@ -36,7 +36,7 @@ from drawstream.tools.experiments import Entry, Row, Table, blocks, control_of, 
 from drawstream.tools.runs import before, conclude, hold_identity
 from drawstream.tools.training import EVAL_BATCH, Setup, load_weights
 
-__all__ = ["NovelCell", "estimate", "plan_of", "run", "tables", "verdicts"]
+__all__ = ["NovelCell", "estimate", "run", "tables", "verdicts"]
 
 METHODS = ("uniform", "swift", "swift-cgf")
 WAYS = 5  # at most, as in the paper
@@ -104,7 +104,8 @@ class NovelCell(NoiseCell):
         load_weights(model, self.folder / run / "last.safetensors")
         model.eval()
         stream, found = Sequential(0, len(catalog)), []
-        loader = Loader(catalog, stream, transform=setup.transforms[1], batch_size=EVAL_BATCH)
+        place = "gpu:0" if self.plan.device == "gpu" else "cpu"
+        loader = Loader(catalog, stream, transform=setup.transforms[1], batch_size=EVAL_BATCH, device=place)
         with HeadInput(model) as head:
             for batch in loader:
                 inputs, _ = head.of(model(batch.images))
@@ -128,7 +129,7 @@ def _sources(data: str, source: Path | None, seed: int) -> tuple[Source, Source]
     return open_source(Path(data) / "train"), open_source(Path(data) / "test")
 
 
-def plan_of(grid: NovelGrid, /) -> DemoPlan:
+def checked_plan(grid: NovelGrid, /) -> DemoPlan:
     """Check a grid, and return the plan of its data set, or Fashion-MNIST's for a folder with `train` and `test`.
 
     Raises:
@@ -141,10 +142,8 @@ def plan_of(grid: NovelGrid, /) -> DemoPlan:
     if grid.novel < 2 or min(grid.shots, default=0) < 1:
         law = "at least 2 classes must be held out, and 1 shot given"
         raise ValueError(f"{law}, but got {grid.novel} and {list(grid.shots)}")
-    changed = {name: value for name in ("model", "trials") if (value := getattr(grid, name)) is not None}
-    data = grid.data if grid.data in PLANS else "fashion-mnist"
-    plan = start_plan(data, **{**CHANGED.get(grid.data, {}), **changed})
-    return plan if grid.epochs is None else replace(plan, recipe=plan.recipe.shortened(grid.epochs))
+    changed = CHANGED.get(grid.data, {}) | ({} if grid.trials is None else {"trials": grid.trials})
+    return plan_of(grid, **changed)
 
 
 def run(grid: NovelGrid, /) -> dict[str, Any]:
@@ -159,7 +158,7 @@ def run(grid: NovelGrid, /) -> dict[str, Any]:
     Raises:
         ValueError: Unknown data, too few classes, or `out` holds runs with other settings.
     """
-    plan, out, rows = plan_of(grid), grid.folder, list[Row]()
+    plan, out, rows = checked_plan(grid), grid.folder, list[Row]()
     for (level, seed), folder in grid.cells.items():
         cell = NovelCell(folder, plan, level, seed, novel=grid.novel)
         cell.pack(grid.data, grid.source)
@@ -212,7 +211,7 @@ def verdicts(entries: Sequence[Entry], measured: Sequence[str], /) -> list[str]:
 
 def estimate(grid: NovelGrid, /) -> Estimate:
     """Estimate `run`; errors are its own."""
-    plan, out = plan_of(grid), grid.folder
+    plan, out = checked_plan(grid), grid.folder
     cells = grid.cells.values()
     runs = {"uniform": float(sum(not (folder / "uniform/run.json").exists() for folder in cells))}
     for method in (each for each in grid.methods if each != "uniform"):
