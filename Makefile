@@ -15,8 +15,9 @@ help:  ## List the targets
 demo: $(VENV)/installed  ## Run the main job on real data, next to ordinary shuffling, for comparison; a report at the end
 	$(BIN)/drawstream demo
 
-# A file's tests share what they set up, so one process runs them all.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# A file's tests share what they set up, so one process runs them all. Files are taken in their order and not by their
+# number of tests: those of whole processes, few and slow, come early, and no process is left alone with them at the end.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/developed check  ## Run lint, types and all but the slow tests
 	$(PYTEST)
