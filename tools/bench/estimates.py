@@ -10,11 +10,13 @@ from drawstream.tools.bench.auto import settings_of
 from drawstream.tools.bench.budget import common_of, missing
 from drawstream.tools.bench.cell import plan_of
 from drawstream.tools.bench.noise import cells_of, folders, methods_of, search_options, start
-from drawstream.tools.cli import AutoGrid, BudgetGrid, NoiseGrid
+from drawstream.tools.bench.transfer import METHODS as TRANSFERS
+from drawstream.tools.bench.transfer import models_of, transfer_plan
+from drawstream.tools.cli import AutoGrid, BudgetGrid, NoiseGrid, TransferGrid
 from drawstream.tools.estimate import Estimate, estimate_runs, packed_plan, scratch_folder
 from drawstream.tools.runs import read_record
 
-__all__ = ["estimate_auto", "estimate_budget", "estimate_noise"]
+__all__ = ["estimate_auto", "estimate_budget", "estimate_noise", "estimate_transfer"]
 
 
 def estimate_noise(grid: NoiseGrid, /) -> Estimate:
@@ -54,6 +56,17 @@ def estimate_auto(grid: AutoGrid, /) -> Estimate:
         runs[search] = population * sum(not (folder / search / "auto.json").exists() for folder in cells)
     with packed_plan(grid.data, out, grid.source, plan, max(grid.noise)) as setup:
         return estimate_runs("bench auto", out, setup, replace(plan.recipe, epochs=settings.epochs), runs)
+
+
+def estimate_transfer(grid: TransferGrid, /) -> Estimate:
+    """Estimate the benchmark of transfer; a training of the source stands for those of the targets."""
+    (_, targets), plan, out = models_of(grid), transfer_plan(grid), grid.folder
+    seeds, search = len(grid.seeds), plan.search_cost(plan.trials)
+    runs = {"source": seeds * (2 + search), "targets": seeds * len(targets) * (len(TRANSFERS) + search)}
+    noise = 0.0 if grid.of_catalog else grid.noise
+    with packed_plan(grid.data, out, grid.source, plan, noise) as setup:
+        found = estimate_runs("bench transfer", out, setup, plan.recipe, runs)
+    return replace(found, notes=(*found.notes, "what is finished in the folder already would not be done again"))
 
 
 def estimate_budget(grid: BudgetGrid, /) -> Estimate:

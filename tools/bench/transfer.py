@@ -21,6 +21,7 @@ from torch import nn
 from drawstream.features.table import FeatureTable
 from drawstream.samplers import effective_sample_size
 from drawstream.samplers.swift import SwiftSampler
+from drawstream.tools import DemoPlan
 from drawstream.tools.bench.cell import Record, accuracies, plan_of, wrong_share
 from drawstream.tools.bench.checks import check_noise
 from drawstream.tools.bench.noise import CHANGED, NoiseCell, Probabilities, right_rows
@@ -56,6 +57,14 @@ def models_of(grid: TransferGrid, /) -> tuple[str, tuple[str, ...]]:
     return source, targets
 
 
+def transfer_plan(grid: TransferGrid, /) -> DemoPlan:
+    """Return the plan of the grid's data set, and set torch as it says."""
+    if grid.of_catalog:
+        grid.refuse_typed(("noise",), "fashion-mnist and digits; a catalog's wrong labels are packed into it")
+    changes = {} if grid.trials is None else {"trials": grid.trials}
+    return plan_of(grid, **CHANGED.get(grid.data, {}) | changes)
+
+
 def run_transfer(grid: TransferGrid, /) -> dict[str, Any]:
     """Search on the source, train the targets in every way, print a table, and write `transfer.json` into `out`.
 
@@ -68,11 +77,7 @@ def run_transfer(grid: TransferGrid, /) -> dict[str, Any]:
     Raises:
         ValueError: Unknown data, or `out` holds runs with other settings.
     """
-    (source, targets), out = models_of(grid), grid.folder
-    changes = {} if grid.trials is None else {"trials": grid.trials}
-    plan = plan_of(grid, **CHANGED.get(grid.data, {}) | changes)
-    if grid.of_catalog:
-        grid.refuse_typed(("noise",), "fashion-mnist and digits; a catalog's wrong labels are packed into it")
+    (source, targets), plan, out = models_of(grid), transfer_plan(grid), grid.folder
     rows: list[Row] = []
     for seed in grid.seeds:
         cells = {

@@ -133,9 +133,9 @@ def transfer(given: grids.TransferGrid) -> None:
 
     Example: drawstream bench transfer --json transfer.json
     """
-    from drawstream.tools.bench import run_transfer
+    from drawstream.tools.bench import estimate_transfer, run_transfer
 
-    write_result(run_transfer(given), given.json_path)
+    _run(given, estimate_transfer, run_transfer)
 
 
 @command(app, grids.BudgetGrid)

@@ -210,7 +210,7 @@ class LanguageGrid(DryRunOptions):
     global_batch: int = option(32, "Windows per step.", within=AT_LEAST_ONE)
     trials: int = option(12, "Candidates of a search.", within=(1, 10**6))
     fine_tune_epochs: int = option(1, "Epochs of a candidate.", within=(1, 10**6))
-    confirm_top: int = option(1, "Candidates to confirm; 0: take the best observed.", within=SOME)
+    confirm_top: int = option(2, "Candidates to confirm; 0: take the best observed.", within=SOME)
     amp: Literal["off", "bf16", "fp16"] = option("off", "Train in bf16 or fp16.")
     device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.")
     out: Path = option(Path("runs/language"), "Folder of all runs.", "--out", "-o")

@@ -54,7 +54,9 @@ def test_auto_and_transfer_take_catalogs(places, tmp_path, monkeypatch):
     (row, _) = json.loads((tmp_path / "auto/bench-auto.json").read_text())["rows"]
     assert row["noise"] == pytest.approx(0.4, abs=0.01) and row["last"] > 10
     transfer = ["bench", "transfer", *places, "--model", "mlp", "--targets", "cnn", "--seeds", "0", "--epochs", "1"]
-    assert main([*transfer, "--trials", "5", "-o", str(tmp_path / "transfer")]) == 0
+    transfer += ["--trials", "5", "-o", str(tmp_path / "transfer")]
+    assert main([*transfer, "--dry-run"]) == 0 and not (tmp_path / "transfer").exists()
+    assert main(transfer) == 0
     rows = json.loads((tmp_path / "transfer/transfer.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["uniform", "own", "uniform", "own", "refit", "frozen", "same-p"]
 
