@@ -103,7 +103,8 @@ def _settings(run: TrainRecord, data: str) -> dict[str, str]:
     fewer = run.method in METHODS and METHODS[run.method].fewer_epochs
     if run.budget < 1 and fewer and isinstance(recipe.get("epochs"), int):
         recipe["epochs"] = round(recipe["epochs"] / run.budget)
-        recipe |= {"milestones": [each / run.budget for each in recipe.get("milestones", ())]}
+        if "milestones" in recipe:
+            recipe["milestones"] = [each / run.budget for each in recipe["milestones"]]
     found = {"model": document.get("model"), "data": data, **recipe, "global batch": document.get("global_batch")}
     found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
     found |= {"evaluated on": run.result.evaluated_on if run.result else "nothing"}

@@ -158,7 +158,11 @@ def _parameter(each: Field[Any], said: _Said, hint: Any) -> inspect.Parameter:
     default = list[Any]() if each.default_factory is not MISSING else each.default
     if _items(hint):
         hint = str | None if NoneType in get_args(hint) or default == () else str
-        default = ",".join(str(part).removesuffix(".0") for part in default) or None if isinstance(default, tuple) else default
+        default = (
+            ",".join(str(part).removesuffix(".0") for part in default) or None
+            if isinstance(default, tuple)
+            else default
+        )
     info: dict[str, Any] = {"help": said.help, "callback": said.check}
     if said.known:
         info["autocompletion"] = _completion(said.known)
