@@ -54,10 +54,12 @@ class Drawn(Sampling):
 
 
 def accuracies(record: Record, validation: str = "clean", /) -> dict[str, float]:
-    """Return a run's test accuracy after the last epoch, and at the first best one of the validation set."""
+    """Return a run's test accuracy after the last epoch (top-5 and balanced, too), and at the best validated one."""
     epochs = [epoch["accuracy"] for epoch in record["history"]]
     chosen = max(epochs, key=lambda accuracy: accuracy[VALIDATION[validation]])
-    return {"last": epochs[-1]["test"], "best": chosen["test"]}
+    metrics = record["history"][-1]["metrics"]["test"]
+    more = {name: metrics[name] for name in ("top5", "balanced")}
+    return {"last": epochs[-1]["test"], "best": chosen["test"], **more}
 
 
 def plan_of(grid: RecipeGrid, /, **changed: Any) -> DemoPlan:

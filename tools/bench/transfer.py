@@ -7,6 +7,7 @@ All runs of a seed share rows, wrong labels, recipe and initial weights of their
 tracker took along a model's uniform run. `same-p` needs no run of the target before, the others its uniform run.
 
     last, best   test accuracy after the last epoch, and at the epoch that the held-out set chose, per cent
+    top5         top-5 of the last epoch, per cent
     gain         of `last`, less that of the target's uniform run of the same seed, points
     wrong        share of the draws with a wrong label, per cent
 """
@@ -149,7 +150,7 @@ def summarise(entries: Sequence[Entry], /) -> list[Record]:
     summary = []
     for block in blocks(entries):
         for entry, gain in zip(block, _gains(block).values(), strict=True):
-            found = entry.as_dict(("ess", "wrong", "search_seconds", "train_seconds"))
+            found = entry.as_dict(("top5", "ess", "wrong", "search_seconds", "train_seconds"))
             found |= {"gain": None if gain is None else gain.as_dict(), "kept_uniform": _kept_uniform(entry)}
             summary.append(found)
     return summary
@@ -171,6 +172,7 @@ def tables(entries: Sequence[Entry], /) -> list[Table]:
             "*: some searches kept uniform": lambda each: each.method + (" *" if _kept_uniform(each) else ""),
             "last epoch": lambda each: str(each.spread("last")),
             "best epoch": lambda each: str(each.spread("best")),
+            "top-5": lambda each: str(each.spread("top5")),
             "gain of the last epoch (95 % interval)": gain,
             "wrong %": lambda each: f"{each.mean('wrong'):.1f}",
             "search s": lambda each: f"{each.mean('search_seconds'):.1f}",

@@ -118,7 +118,6 @@ def _compare(cell: NoiseCell, methods: Sequence[str], setting: dict[str, Any], r
     for method in methods:
         for name, record in cell.runs(method, validation).items():
             found: dict[str, Any] = accuracies(record, validation if cell.noise else "clean")
-            found["balanced"] = record["history"][-1]["metrics"]["test"]["balanced"]
             found["curve"] = [epoch["accuracy"]["test"] for epoch in record["history"]]
             found["search_seconds"] = record["search"]["seconds"] if "search" in record else 0.0
             found |= {

@@ -25,7 +25,7 @@ from drawstream.tools.training.guard import compare_finished
 from drawstream.tools.training.models import save_weights
 from drawstream.tools.training.recipe import Recipe
 
-KEYS = {"method", "noise", "validation", "seed", "last", "best", "balanced", "curve", "extra_forward_backward"}
+KEYS = {"method", "noise", "validation", "seed", "last", "best", "top5", "balanced", "curve", "extra_forward_backward"}
 TIMES = {"search_seconds", "train_seconds"}
 CHEAP = ("uniform", "drop", "reed-hard", "mentornet-pd", "mentornet-dd", "l2rw", "clean-only")
 
@@ -130,7 +130,15 @@ def test_another_plan_in_the_same_folder_is_refused(tmp_path, monkeypatch):
 
 
 def row(method, seed, last, best=0.0, noise=0.4, curve=(50.0,)):
-    values = {"last": last, "best": best, "balanced": last, "curve": curve, "search_seconds": 2.0, "train_seconds": 3.0}
+    values = {
+        "last": last,
+        "best": best,
+        "top5": 99.0,
+        "balanced": last,
+        "curve": curve,
+        "search_seconds": 2.0,
+        "train_seconds": 3.0,
+    }
     return Row(method, {"noise": noise, "validation": "clean"}, seed, values | {"extra_forward_backward": [0, 0]})
 
 

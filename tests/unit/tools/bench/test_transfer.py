@@ -75,8 +75,8 @@ def test_a_finished_study_is_read_and_an_unfinished_one_goes_on(studied, capsys)
 
 def test_summary_and_table():
     rows = [
-        Row(method, {"source": "a", "target": "b", "noise": 0.4}, seed, {"last": last, "best": 80.0, "ess": 0.5,
-            "wrong": 10.0, "winner": winner, "search_seconds": 1.0, "train_seconds": 2.0})
+        Row(method, {"source": "a", "target": "b", "noise": 0.4}, seed, {"last": last, "best": 80.0, "top5": 99.0,
+            "ess": 0.5, "wrong": 10.0, "winner": winner, "search_seconds": 1.0, "train_seconds": 2.0})
         for method, values, winner in (("uniform", (70, 70), None), ("refit", (72, 78), "uniform"))
         for seed, last in enumerate(values)
     ]  # fmt: skip
