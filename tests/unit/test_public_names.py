@@ -3,7 +3,6 @@
 import builtins
 import importlib
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 import drawstream
 from drawstream.samplers.exports import lazy_exports, public_names
+from shared.processes import run
 from shared.refusals import refused
 
 HEAVY = ("numpy", "numba", "torch", "nvidia", "pyarrow", "scipy", "optuna", "sklearn", "fsspec", "importlib.metadata")
@@ -22,9 +22,7 @@ PACKAGES = ("drawstream", *(room.replace("tools.testing", "testing") for room in
 
 
 def python(code):
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return run("-W", "error", "-c", code)[0].split()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -90,8 +88,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name, end):
 
 def test_a_traceback_suggests_once():
     code = "import drawstream\ndrawstream.Catalgo"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.lower().count("did you mean") == 1
+    assert run("-c", code, status=1)[1].lower().count("did you mean") == 1
 
 
 def test_a_star_import_hides_no_builtin():

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 
 from drawstream import BadSampleError, Catalog, IndexStream, Loader, Reading, Sequential, Transform, index
 from drawstream.pipeline.reading import ENDING, BadSamples, Finding, write_quarantine
+from shared.processes import run
 from shared.refusals import refused
 from shared.samples import FLOWER, digits_catalog, overwrite, write_tar
 
@@ -113,8 +112,8 @@ def test_images_that_do_not_decode_are_replaced(photos, crop, capfd):
         assert {b.sample_id for b in loader.bad_samples} == bad
         assert all("cannot be decoded" in b.reason for b in loader.bad_samples)
         assert loader.metrics["substituted"] == 6 and loader.metrics["batches"] == 2 * -(-24 // batch_size)
-    for run in runs:
-        assert all((a == b).all() for a, b in zip(run, runs[0], strict=True))
+    for each in runs:
+        assert all((a == b).all() for a, b in zip(each, runs[0], strict=True))
     assert not bad & set(runs[0][2].tolist())
     assert capfd.readouterr().err == ""  # of the decoder
 
@@ -225,7 +224,4 @@ begun.wait(60)
 @pytest.mark.slow
 def test_a_daemon_thread_at_exit_calls_nothing_damaged(tmp_path):
     catalog = digits_catalog(tmp_path / "d", 40, encoding="png")
-    done = subprocess.run(
-        [sys.executable, "-c", AT_EXIT, str(catalog.root)], capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout == f"RuntimeError {ENDING} 0\n" and done.returncode == 0
+    assert run("-c", AT_EXIT, catalog.root)[0] == f"RuntimeError {ENDING} 0\n"

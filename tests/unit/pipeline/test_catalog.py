@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,7 @@ import xxhash
 from drawstream.pipeline.shards.catalog import METADATA, SEAL, Catalog, checksum_of, seal
 from drawstream.pipeline.shards.checksum import member_checksum
 from drawstream.pipeline.shards.keys import find_rows, shard_stems, with_stems, without_stems
+from shared.processes import run
 from shared.refusals import refused
 from shared.samples import LABELS, PIXELS, array_catalog, member, pack_digits
 
@@ -288,12 +287,10 @@ def test_one_flipped_bit_shows():
 @pytest.mark.parametrize("module", ["drawstream.pipeline.shards.index", "drawstream.pipeline.verify"])
 def test_catalogs_need_neither_torch_nor_dali(module):
     code = f"import {module}, sys; print([m for m in ('torch', 'nvidia.dali') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "[]"
+    assert run("-c", code)[0].strip() == "[]"
 
 
 def test_the_command_line_starts_with_little():
     heavy = ("torch", "nvidia.dali", "numba", "pyarrow", "scipy", "optuna", "plotly", "sklearn")
     code = f"import drawstream.tools.cli.app, sys; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == "[]"
+    assert run("-c", code)[0].strip() == "[]"

@@ -4,8 +4,6 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,6 +15,7 @@ import torch
 from drawstream import BadSampleError, Catalog, IndexStream, Reading, Sequential, Transform, index, open_source, pack
 from drawstream.pipeline import Loader, default_transform
 from drawstream.pipeline.decoding import encode
+from shared.processes import run
 from shared.refusals import refused
 from shared.samples import FLOWER, LABELS, PHOTOS, PIXELS, array_catalog, digits_catalog, overwrite, write_tar
 
@@ -365,9 +364,7 @@ assert all(a < b for a, b in zip(closed, before)), f"{before} descriptors, tasks
 
 def test_loops_leak_no_descriptors_and_no_threads(digits, pngs):
     # In a process of its own: what other tests left to the collector would end in between.
-    program = [sys.executable, "-c", LOOPS, digits.path, pngs.path]
-    ended = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    run("-c", LOOPS, digits.path, pngs.path)
 
 
 def test_a_forgotten_loader_ends_its_thread(digits):

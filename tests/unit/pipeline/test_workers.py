@@ -6,7 +6,6 @@ import os
 import pathlib
 import pickle
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -26,6 +25,7 @@ from drawstream.pipeline.workers import engines
 from drawstream.pipeline.workers.engines import spread
 from drawstream.pipeline.workers.pool import ATTEMPTS, Answer, Pool, WorkerError
 from drawstream.pipeline.workers.ray import Actor, RayActors, joined, places_of
+from shared.processes import run
 from shared.refusals import refused
 from shared.samples import array_catalog
 
@@ -412,8 +412,7 @@ sys.exit("the child hangs")
 
 
 def test_a_forked_child_exits_as_usual(digits):
-    done = subprocess.run([sys.executable, "-c", ENDS, str(digits.path)], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (7, "")
+    assert run("-c", ENDS, digits.path, status=7)[1] == ""
 
 
 def test_a_loader_that_was_not_used_before_a_fork_works_in_the_child(digits):
