@@ -263,7 +263,10 @@ class _Loop:
             losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
         weights = batch.weights
         if self.chooser is not None:
-            weights = self.chooser.judge(step, logits, losses, epoch=epoch)
+            judged = self.chooser.judge(step, logits, losses, epoch=epoch)
+            if judged is None:
+                return losses.mean(), weights
+            weights = judged
         return _mean_of(losses, weights, self.ranks, weighted=self.weighted), weights
 
 

@@ -142,21 +142,30 @@ class Chooser:
             if at == length:
                 return
 
-    def judge(self, step: Step, logits: Tensor, losses: Tensor, /, *, epoch: int) -> Tensor:
-        """Weights (n,) of the rows of a training pass; by the scores of this pass where none came before."""
+    def judge(self, step: Step, logits: Tensor, losses: Tensor, /, *, epoch: int) -> Tensor | None:
+        """Weights (n,) of the rows of a training pass, by its own scores if none came before; None: all count alike."""
         batch = step.batch
         if step.chosen:
             return batch.weights
         logits, rows = logits.detach(), _fields(batch)
-        scores = losses.detach() if self.selector.scores == "loss" else _scores(logits, rows, self.selector.scores)
-        table = self._table(rows, scores)
         if isinstance(self.selector, OrderedSGD):
-            self._right += ((logits.argmax(1) == batch.labels) & (batch.weights > 0)).sum()
+            right = logits.argmax(1) == batch.labels
+            self._right += (right if self._ranks.world_size == 1 else right & (batch.weights > 0)).sum()
+        scores = losses.detach() if self.selector.scores == "loss" else _scores(logits, rows, self.selector.scores)
+        if self._ranks.world_size == 1:  # all rows are here, and there is no fill
+            self._seen += len(batch.ids)
+            given = (each.numpy(force=True) for each in (scores, batch.ids))
+            places, factors = self.selector.select(next(given), epoch=epoch, step=step.at, ids=next(given))
+            if len(places) == len(batch.ids) and (factors == 1).all():
+                return None
+        else:
+            table = self._table(rows, scores)
             self._seen += int(table[:, 2].sum())
-        choice = self._select([_Scored(rows, table)], epoch, step.at)
-        mine = choice.ranks == self._ranks.rank
+            choice = self._select([_Scored(rows, table)], epoch, step.at)
+            mine = choice.ranks == self._ranks.rank
+            places, factors = choice.places[mine], choice.weights[mine]
         weights = np.zeros(len(batch.ids), np.float32)
-        weights[choice.places[mine]] = choice.weights[mine]
+        weights[places] = factors
         return torch.from_numpy(weights).to(self._device, non_blocking=True)
 
     def end_epoch(self) -> None:
@@ -199,10 +208,7 @@ class Chooser:
 
     def _table(self, rows: Rows, scores: Tensor) -> NDArray[np.float64]:
         """Score, id (exact below 2^53) and reality of the rows of the global batch, (n · ranks, 3); fill is last."""
-        columns = [scores, rows["ids"], rows["weights"] > 0]
-        if self._ranks.world_size == 1 and scores.device.type == "cpu":
-            return np.stack([column.numpy() for column in columns], axis=1, dtype=np.float64)
-        mine = torch.stack([column.double() for column in columns], 1)
+        mine = torch.stack([scores.double(), rows["ids"].double(), (rows["weights"] > 0).double()], 1)
         if self._ranks.world_size > 1:
             everyone = mine.new_empty(len(mine) * self._ranks.world_size, 3)
             dist.all_gather_into_tensor(everyone, mine)
