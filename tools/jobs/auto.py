@@ -19,14 +19,13 @@ from drawstream.samplers.files import write_atomically
 from drawstream.samplers.orders import IndexStream, Sequential
 from drawstream.search.auto import Group, InTurn, PopulationPlan, children_of, of_first, search_auto
 from drawstream.tools.runs import (
-    BEFORE,
     Hook,
     Hooks,
     Progress,
     finished_record,
     model_identity,
+    reuse,
     shapes_hash,
-    tell_finished,
     write_record,
 )
 from drawstream.tools.training import (
@@ -102,9 +101,7 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     path = out / "auto.json"
     finished = of_first(ranks, lambda: finished_record(path, "auto", settings["identity"], FILES))
     if finished is not None:
-        if ranks.writes:
-            tell_finished(path, finished["finished"])
-        return finished | BEFORE  # type: ignore[no-any-return]
+        return reuse(path, finished, quiet=not ranks.writes)
     begin = time.perf_counter()
     rewarded = settings["reward"]["rows"]
     sets = setup.evaluation_loaders()

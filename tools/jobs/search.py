@@ -16,14 +16,13 @@ from drawstream.samplers.swift import Transform, requested_columns
 from drawstream.search import Objective
 from drawstream.search.swift import Guard, Proposals, Study, search_swift, sqlite_url
 from drawstream.tools.runs import (
-    BEFORE,
     Hook,
     Hooks,
     Progress,
     finished_record,
     notes_of,
     objective_identity,
-    tell_finished,
+    reuse,
     tell_notes,
     write_record,
 )
@@ -122,8 +121,7 @@ def search_job(job: SearchJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     columns, study, settings, record = prepare_search(job)
     out, path = job.out, job.out / "search.json"
     if record is not None:
-        tell_finished(path, record["finished"])
-        return record | BEFORE
+        return reuse(path, record)
     out.mkdir(parents=True, exist_ok=True)
     study = replace(study, storage=study.storage or sqlite_url(out / "study.db"))
     begin = time.perf_counter()

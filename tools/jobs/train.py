@@ -15,7 +15,6 @@ from drawstream.pipeline import CropFilter, Loader, plain
 from drawstream.pipeline.shards import claimed
 from drawstream.search.auto import of_first
 from drawstream.tools.runs import (
-    BEFORE,
     Hook,
     Hooks,
     Progress,
@@ -24,7 +23,7 @@ from drawstream.tools.runs import (
     quarantine_hash,
     read_record,
     require_there,
-    tell_finished,
+    reuse,
     training_identity,
     write_record,
 )
@@ -184,9 +183,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
     path = out / "run.json"
     if training.record is not None:
         training.close()
-        if ranks.writes:
-            tell_finished(path, training.record["finished"])
-        return training.record | BEFORE
+        return reuse(path, training.record, quiet=not ranks.writes)
     settings, loader, model, epochs = training.settings, training.loader, training.model, training.recipe.epochs
     tracker = training.planned.parts.tracker
     watch = Hooks(out, hooks, writes=ranks.writes)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         machine,
         read_record,
         require_there,
+        reuse,
         tell_finished,
         versions,
         write_json,

@@ -157,6 +157,13 @@ def tell_finished(where: Path, finished: str, /) -> None:
     print(printable(f"note: {where}: this job was finished on {when}; nothing was run"), file=sys.stderr, flush=True)
 
 
+def reuse(path: Path, record: dict[str, Any], /, *, quiet: bool = False) -> dict[str, Any]:
+    """Return the record of a job that was finished before, marked so; say it on stderr unless `quiet`."""
+    if not quiet:
+        tell_finished(path, record["finished"])
+    return record | BEFORE
+
+
 def hold_identity(path: Path, kind: str, identity: Mapping[str, Any], /) -> None:
     """Note what the jobs of a folder have in common, or compare with what is noted there; errors as `refuse_other`."""
     if path.exists():
@@ -174,8 +181,7 @@ def conclude(path: Path, kind: str, content: dict[str, Any], /) -> dict[str, Any
         record = read_record(path, kind)
         now = json.loads(json.dumps({key: _kept(key, value, path.parent) for key, value in content.items()}))
         if all(record.get(key) == value for key, value in now.items() if key not in BESIDE):
-            tell_finished(path, record["finished"])
-            return record | BEFORE
+            return reuse(path, record)
     return write_record(path, kind, content)
 
 
