@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from drawstream import pack
 from drawstream.features import HeadInput
 from drawstream.pipeline import Loader
 from drawstream.pipeline.shards import FILE, Catalog
-from drawstream.pipeline.sources import ArraySource, Source, open_source
+from drawstream.pipeline.sources import Source, open_source
 from drawstream.samplers.orders import Sequential
 from drawstream.tools import PLANS, DemoPlan, setup_of, source_and_test
 from drawstream.tools.bench import Record, check_noise, plan_of
@@ -71,13 +71,12 @@ class NovelCell(NoiseCell):
         about: dict[str, Any] = {"seed": self.seed, **sizes}
         self.folder.mkdir(parents=True, exist_ok=True)
         hold_identity(self.folder / "data.json", "novel", {**about, "held": held.tolist(), "noise": self.noise})
-        kind: dict[str, Any] = {"encoding": "raw", "seed": self.seed}
         for name, images, some in (("test", test, kept), ("novel", test, held)):
             if not (self.folder / name / FILE).exists():
-                pack(of_classes(images, some), self.folder / name, **kind)
+                pack(SomeClasses.of(images, some), self.folder / name, seed=self.seed)
         if not (self.folder / "data/train" / FILE).exists():
             noise: dict[str, Any] = {"label_noise": self.noise, "noise_seed": self.seed}
-            pack(of_classes(train, kept), self.folder / "data", encoding="raw", **about, **noise)
+            pack(SomeClasses.of(train, kept), self.folder / "data", **about, **noise)
 
     def outcome(self, method: str, shots: Sequence[int]) -> Record:
         """Return the accuracies of a method's model; its search comes first."""
@@ -114,19 +113,54 @@ class NovelCell(NoiseCell):
         return unit(np.concatenate(found)), catalog.label
 
 
-def of_classes(source: Source, classes: NDArray[np.int64], /) -> ArraySource:
-    """Return the images of some classes, numbered from 0 in their order."""
-    labels = np.asarray(source.labels)
-    rows = np.flatnonzero(np.isin(labels, classes))
-    images = np.stack([np.asarray(source.read(int(row))) for row in rows])
-    names = tuple(source.classes[each] for each in classes)
-    return ArraySource(images, np.searchsorted(classes, labels[rows]), names, name=source.name)
+@dataclass(frozen=True, slots=True, eq=False)
+class SomeClasses:
+    """A source's images of some classes, numbered from 0 in their order; a `Source`.
+
+    Attributes:
+        source: All images.
+        rows: Those that are taken, int64 (rows,).
+        labels: Their new numbers, int64 (rows,).
+        classes: Names of the classes.
+    """
+
+    source: Source
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Source, classes: NDArray[np.int64], /) -> Self:
+        """Take the classes of these numbers, which increase."""
+        labels = np.asarray(source.labels)
+        rows = np.flatnonzero(np.isin(labels, classes))
+        names = tuple(source.classes[each] for each in classes)
+        return cls(source, rows, np.searchsorted(classes, labels[rows]), names)
+
+    @property
+    def name(self) -> str:
+        """Name in messages and in provenance."""
+        return self.source.name
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    def key(self, row: int, /) -> str:
+        """Name of a row."""
+        return self.source.key(int(self.rows[row]))
+
+    def read(self, row: int, /) -> bytes | NDArray[np.uint8]:
+        """Image of a row."""
+        return self.source.read(int(self.rows[row]))
 
 
 def _sources(data: str, source: Path | None, seed: int) -> tuple[Source, Source]:
     if data in PLANS:
         return source_and_test(data, source, seed)
-    return open_source(Path(data) / "train"), open_source(Path(data) / "test")
+    if (Path(data) / "train").is_dir():
+        return open_source(Path(data) / "train"), open_source(Path(data) / "test")
+    return open_source(data), open_source(data, split="test")
 
 
 def checked_plan(grid: NovelGrid, /) -> DemoPlan:
@@ -143,7 +177,7 @@ def checked_plan(grid: NovelGrid, /) -> DemoPlan:
         law = "at least 2 classes must be held out, and 1 shot given"
         raise ValueError(f"{law}, but got {grid.novel} and {list(grid.shots)}")
     changed = CHANGED.get(grid.data, {}) | ({} if grid.trials is None else {"trials": grid.trials})
-    return plan_of(grid, **changed)
+    return plan_of(grid, **changed if grid.data in PLANS else changed | {"limit": None})
 
 
 def run(grid: NovelGrid, /) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from drawstream.pipeline.shards import Catalog
 from drawstream.pipeline.sources import ArraySource
-from drawstream.tools.bench.novel.grid import of_classes, tables, verdicts
+from drawstream.tools.bench.novel.grid import SomeClasses, tables, verdicts
 from drawstream.tools.bench.novel.tasks import _best_threshold, few_shot, unit, verification
 from drawstream.tools.cli.app import main
 from drawstream.tools.experiments.results import Row, entries_of
@@ -48,9 +48,9 @@ def test_the_threshold_makes_the_fewest_errors():
 
 def test_classes_are_taken_with_their_names():
     source = ArraySource(np.arange(48, dtype=np.uint8).reshape(12, 2, 2), np.arange(12) % 4, tuple("abcd"))
-    some = of_classes(source, np.array([1, 3]))
-    assert some.classes == ("b", "d") and some.labels.tolist() == [0, 1] * 3
-    assert some.images[1].tolist() == source.images[3].tolist()
+    some = SomeClasses.of(source, np.array([1, 3]))
+    assert some.classes == ("b", "d") and some.labels.tolist() == [0, 1] * 3 and len(some) == 6
+    assert some.read(1).tolist() == source.images[3].tolist() and some.key(1) == source.key(3)
 
 
 def test_the_command_holds_classes_out_and_goes_on(shrink, monkeypatch, tmp_path, capsys):
