@@ -3,7 +3,8 @@
 The variants take turns, a whole short training each, from the same initial weights on the same rows; a round has a seed
 of its own. Of the times the median over the rounds counts, of the accuracies every difference: paired by seed.
 
-    seconds   of training, waits for data included, evaluation not;  cpu  the processor's, of this process
+    seconds   of training, waits for data included, evaluation not
+    cpu       of the processor in this process, evaluation included
     speed     seconds of float32 over those of the variant
 """
 

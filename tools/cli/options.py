@@ -158,10 +158,16 @@ class DescentOptions(Options):
     def __post_init__(self) -> None:
         """Take the named recipe's values where no option is given."""
         super().__post_init__()
-        stated = {*self.stated, "milestones"} if "schedule" in self.stated else self.stated
+        given = self._given()
+        given |= {"milestones"} if "schedule" in given else set()
         for name in self._of_recipe():
-            if name not in stated and hasattr(self, name):
+            if name not in given and hasattr(self, name):
                 object.__setattr__(self, name, RECIPES[self.named or ""][name])
+
+    def _given(self) -> set[str]:
+        """Options that are stated, or have another value than their default."""
+        changed = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
+        return changed | self.stated
 
     def _of_recipe(self) -> Collection[str]:
         """Options that a named recipe gives."""
@@ -179,7 +185,7 @@ class DescentOptions(Options):
         named: dict[str, Any] = {"name": self.named or ""}
         if base is None:
             return pick(Recipe, self, **named, **others)
-        said = {*self.stated, *self._of_recipe()}
+        said = {*self._given(), *self._of_recipe()}
         fitting = [
             each.name for each in fields(Recipe) if each.name in said and getattr(self, each.name, None) is not None
         ]
