@@ -218,10 +218,7 @@ def test_killed_training_sees_the_stream_once(folder, kills):
     order = [(epoch, stream.epoch(epoch)[a : a + FEW].tolist()) for epoch in range(LIVES) for a in range(0, 300, FEW)]
     assert [(line[0], line[1]) for line in lines] == order
     loader = Loader(
-        Catalog.open(folder / "digits"),
-        stream,
-        transform=Transform.small((8, 8), 1, augment=True),
-        batch_size=FEW,
+        Catalog.open(folder / "digits"), stream, transform=Transform.small((8, 8), 1, augment=True), batch_size=FEW
     )
     sums = []
     for epoch in range(LIVES):  # undisturbed, the images were the same, too

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from drawstream import IndexStream, MixedStream
 from drawstream.samplers.orders.shares import BLOCK, Shares
 from drawstream.testing import check_stream
+from shared.refusals import refused
 
 share = st.floats(0, 1) | st.integers(0, 10).map(float)
 
@@ -110,5 +111,4 @@ def test_weights_that_change_are_part_of_the_state():
     ],
 )
 def test_what_does_not_fit_is_refused(shares, options, named):
-    with pytest.raises(ValueError, match=named):
-        MixedStream([IndexStream(5), IndexStream(6)], shares, **options)
+    refused(named, lambda: MixedStream([IndexStream(5), IndexStream(6)], shares, **options))

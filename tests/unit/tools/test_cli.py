@@ -16,6 +16,7 @@ from drawstream.features.table.part import part_path, read_provenance, write_par
 from drawstream.pipeline.shards import Catalog
 from drawstream.tools.training.models import build_model
 from shared.programs import cli
+from shared.samples import overwrite
 
 
 def fails(pattern, *arguments):
@@ -181,9 +182,7 @@ def test_bad_images_are_substituted_when_asked(digits, tmp_path):
     folder = shutil.copytree(digits.train, tmp_path / "copy")
     catalog = Catalog.open(folder)
     for row in (3, 20):
-        with catalog.shard_path(catalog.shard[row]).open("r+b") as file:
-            file.seek(int(catalog.offset[row]))
-            file.write(b"\xaa\x55")
+        overwrite(catalog, row, b"\xaa\x55", at=0)
     options = ("--model", "mlp", "--epochs", 1, "--on-bad", "substitute")
     fails("do not match the checksum", "train", folder, "-o", tmp_path / "a", "--model", "mlp", "--epochs", 1)
     fails("`max_bad` allows no more", "train", folder, "-o", tmp_path / "b", *options, "--max-bad", 1)

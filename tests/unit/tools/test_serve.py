@@ -13,6 +13,7 @@ from drawstream.tools.cli.app import main
 from drawstream.tools.report.board import Board
 from drawstream.tools.report.serve import make_server, plain_json
 from drawstream.tools.runs.hooks import Journal
+from shared.programs import cli
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +156,8 @@ def test_long_jobs_send_some_of_their_points_and_the_last(tmp_path):
     assert len(job["points"]) <= 200 and job["points"][-1] == points[-1]
 
 
-def test_bad_input(tmp_path, capsys):
-    assert main(["serve", str(tmp_path / "none")]) == 2
-    assert "no such folder" in capsys.readouterr().err
+def test_bad_input(tmp_path):
+    assert "no such folder" in cli("serve", tmp_path / "none", status=2)
     taken = make_server(tmp_path, "127.0.0.1", 0)
-    assert main(["serve", str(tmp_path), "--port", str(taken.server_address[1])]) == 2
-    assert "give another --port" in capsys.readouterr().err
+    assert "give another --port" in cli("serve", tmp_path, "--port", taken.server_address[1], status=2)
     taken.server_close()

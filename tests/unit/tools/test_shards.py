@@ -13,6 +13,7 @@ from drawstream.pipeline.shards import Catalog
 from drawstream.tools.cli import doctor
 from drawstream.tools.cli.app import main
 from shared.programs import cli
+from shared.samples import overwrite
 
 
 @pytest.fixture
@@ -48,10 +49,7 @@ def test_a_whole_catalog(run, data, tmp_path):
 def test_all_damage_is_listed_a_line_each(run, data, tmp_path, options):
     catalog = Catalog.open(data)
     (data / "shard-000003.tar").unlink()
-    tar = data / "shard-000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[int(catalog.offset[107])] ^= 1
-    tar.write_bytes(content)
+    overwrite(catalog, 107, at=0)
     listed = tmp_path / "q.json"
     status, out, _ = run("verify", data, "--quarantine", listed, *options)
     assert status == 1 and len(out) == 4
@@ -128,10 +126,7 @@ def test_a_sound_machine_and_catalog(digits, tmp_path):
 def test_a_damaged_image_is_found(digits, tmp_path, capsys):
     data = shutil.copytree(digits.train, tmp_path / "data")
     catalog = Catalog.open(data)
-    tar = data / "shard-000001.tar"
-    content = bytearray(tar.read_bytes())
-    content[int(catalog.offset[107])] ^= 1
-    tar.write_bytes(content)
+    overwrite(catalog, 107, at=0)
     assert main(["doctor", str(data)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("BAD") and catalog.key(107) in line and "drawstream verify" in line for line in lines)

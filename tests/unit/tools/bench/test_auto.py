@@ -19,6 +19,7 @@ from drawstream.tools.experiments.results import Row, entries_of
 from drawstream.tools.report import build as report
 from drawstream.tools.report.pages.schedule import reward_words
 from drawstream.tools.report.schedules import RewardSpread, SearchedSchedule
+from shared.refusals import refused
 
 SMALL = Settings(epochs=3, population=2, interval=5, first=1, permutations=1, reward_rows=40)
 STEPS = 3 * (400 // 32)  # 400 rows, batches of 32, the last one left out
@@ -88,8 +89,7 @@ def test_a_killed_benchmark_goes_on_to_the_same_rows(goes_on, tmp_path):
     grid = AutoGrid(data="digits", noise=(0.4,), methods=("uniform", "mixture", "static"))
     numbers = lambda result: [{key: row[key] for key in NUMBERS} for row in result["rows"]]  # noqa: E731
     goes_on(lambda out: run(replace(grid, out=out)), numbers, 2)  # the replay
-    with pytest.raises(ValueError, match="another output folder"):
-        run(replace(grid, out=tmp_path / "part", epochs=2))
+    refused("another output folder", lambda: run(replace(grid, out=tmp_path / "part", epochs=2)))
 
 
 def row(method, seed, last, forward=10, backward=10):
@@ -153,5 +153,4 @@ def test_a_search_whose_files_are_gone_is_refused(tmp_path):
     assert search.ratio.mean() == pytest.approx(1)
     assert np.shape(search.rewards) == np.shape(search.again) == (9, 2)
     record.with_name("schedule.arrow").unlink()
-    with pytest.raises(ValueError, match=r"auto\.json: a file that it names cannot be used: .*schedule\.arrow"):
-        SearchedSchedule.open(record)
+    refused(r"auto\.json: a file that it names cannot be used: .*schedule\.arrow", SearchedSchedule.open, record)

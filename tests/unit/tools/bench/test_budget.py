@@ -14,6 +14,8 @@ from drawstream.tools.bench.budget.grid import EVALUATIONS, common_of, missing, 
 from drawstream.tools.cli import BudgetGrid
 from drawstream.tools.cli.app import main
 from drawstream.tools.training.loop import Recipe
+from shared.programs import cli
+from shared.refusals import refused
 
 KEYS = {"method", "budget", "augment", "schedule", "seed", "last", "best", "seconds", "forward", "backward"}
 ROWS, EPOCHS = 400, 2
@@ -119,11 +121,10 @@ def test_a_row_says_what_its_run_recorded(tmp_path):
     assert run_point(task) == values
 
 
-def test_a_dry_run_says_how_many_trainings_are_missing_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_says_how_many_trainings_are_missing_and_writes_nothing(tmp_path):
     arguments = ["--data", "digits", "--methods", "scan", "--budgets", ".25,.5", "--schedules", "linear"]
     out = tmp_path / "bench"
-    assert main(["bench", "budget", *arguments, "--seeds", "0,1", "--epochs", "1", "--dry-run", "-o", str(out)]) == 0
-    shown = capsys.readouterr().out
+    shown = cli("bench", "budget", *arguments, "--seeds", "0,1", "--epochs", "1", "--dry-run", "-o", out)
     assert "scan" in shown and "1.5 trainings" in shown
     assert not list(tmp_path.iterdir())
 
@@ -140,8 +141,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         ({"engine": "ray"}, "engine 'local', not 'ray'"),
     ):
         other = replace(grid, **changed)
-        with pytest.raises(ValueError, match=rf"common\.json: .*{text}.*: give another output folder"):
-            remember(common_of(other), other)
+        refused(rf"common\.json: .*{text}.*: give another output folder", remember, common_of(other), other)
 
 
 def test_a_catalog_of_ones_own(digits, tmp_path):

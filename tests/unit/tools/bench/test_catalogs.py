@@ -14,6 +14,7 @@ from drawstream.tools.bench.noise.cell import NoiseCell
 from drawstream.tools.cli.app import main
 from drawstream.tools.cli.grids import AutoGrid, NoiseGrid
 from drawstream.tools.demo import PLANS
+from shared.programs import cli
 
 
 @pytest.fixture
@@ -26,13 +27,12 @@ def places(shrink, monkeypatch, tmp_path):
     return [f"--data={data / 'train'}", f"--held-out={data / 'holdout'}", f"--test={tmp_path / 'packed/test'}"]
 
 
-def test_noise_has_the_labels_of_the_catalog_and_the_recipe(places, tmp_path, capsys):
+def test_noise_has_the_labels_of_the_catalog_and_the_recipe(places, tmp_path):
     out = tmp_path / "out"
     command = ["bench", "noise", *places, "--model", "mlp", "--recipe", "ss-cifar", "--epochs", "2", "-o", str(out)]
     command += ["--augment", "none", "--methods", "uniform,clean-only"]
     assert main([*command, "--dry-run"]) == 0 and not out.exists()
-    assert main(command) == 0
-    assert "40% wrong labels, clean validation, 1 seed(s)" in capsys.readouterr().out
+    assert "40% wrong labels, clean validation, 1 seed(s)" in cli(*command)
     rows = json.loads((out / "noise.json").read_text())["rows"]
     assert [row["noise"] for row in rows] == [pytest.approx(0.4, abs=0.01)] * 3
     record = json.loads((out / "seed-0/uniform/run.json").read_text())

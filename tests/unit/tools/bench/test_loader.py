@@ -26,6 +26,7 @@ from drawstream.tools.bench.loader.ours import Ours, StoredWindows, row_weights,
 from drawstream.tools.bench.loader.photos import BYTES, HEIGHT, WIDTH, digits, pack_photos
 from drawstream.tools.bench.loader.rounds import Delivery, Setting, System, alternate, median_ratio
 from drawstream.tools.cli.app import main
+from shared.refusals import refused
 
 SETTING = Setting(Transform.large(train=True, size=32), 8, threads=2, prefetch=2, device="cpu")
 IN_PROCESS = [
@@ -155,8 +156,7 @@ def test_a_missing_package_is_the_reason_and_a_dead_peer_ends_the_run(catalog, t
             assert found.missing == [{"system": "litdata", "reason": reason}]
         assert found.systems[0].name == TORCH[0]
         found.systems[0].deliver.__self__._process.kill()
-        with pytest.raises(RuntimeError, match=r"torch webdataset.*died in round 0"):
-            found.systems[0].deliver(0)
+        refused(r"torch webdataset.*died in round 0", found.systems[0].deliver, 0, error=RuntimeError)
 
 
 def test_the_peers_windows_follow_the_law_of_the_loader():
@@ -203,10 +203,8 @@ def test_digits_are_repeated_at_28_pixels(tmp_path):
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     raw, gray = (pack(digits(10), tmp_path / name, encoding=name).train for name in ("raw", "png"))
-    with pytest.raises(ValueError, match="raw images are compared on the CPU, but got --device gpu"):
-        run_loader(raw, device="gpu")
-    with pytest.raises(ValueError, match=r"must be RGB to be compared.*png.*gray"):
-        run_loader(gray)
+    refused("raw images are compared on the CPU, but got --device gpu", run_loader, raw, device="gpu")
+    refused(r"must be RGB to be compared.*png.*gray", run_loader, gray)
 
 
 def test_command_takes_a_catalog_and_writes_json(tmp_path):

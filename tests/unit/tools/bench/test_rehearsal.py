@@ -16,6 +16,7 @@ from drawstream.tools.bench.rehearsal.images import BLOCK, make_block, make_prot
 from drawstream.tools.bench.rehearsal.laws import BILLION, IMAGENET, duration, extrapolate, fit
 from drawstream.tools.bench.rehearsal.process import Measured, measure, tree_memory
 from drawstream.tools.cli.app import main
+from shared.programs import cli
 
 WAY = [
     "images", "pack", "index", "verify", "train uniform", "features", "search", "train swift", "fit",
@@ -76,8 +77,7 @@ def test_a_small_rehearsal_has_every_stage_and_is_not_run_twice(tmp_path, monkey
     assert json.loads(path.read_text())["stages"][:-1] == stages[:-1]
     capsys.readouterr()
     command[3] = "2008"
-    assert main(command) == 2
-    assert "started with rows 2000, not 2008: give another output folder" in capsys.readouterr().err
+    assert "started with rows 2000, not 2008: give another output folder" in cli(*command, status=2)
 
 
 def test_a_stage_that_fails_is_one_line_and_leaves_no_figures(tmp_path, monkeypatch, capsys):

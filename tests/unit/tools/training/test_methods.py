@@ -154,8 +154,7 @@ def test_geometry_is_as_asked_for(digits):
     coloured, still = transforms(jitter=(0.4, 0.3, 0.0, 0.0))
     assert coloured.jitter == (0.4, 0.3, 0.0, 0.0) and still == evaluation
     for wrong, text in (({"jitter": (0.4,)}, "`jitter` must be 4 ranges"), ({"size": 0}, "`size >= 1` must hold")):
-        with pytest.raises(ValueError, match=text):
-            Framing(**wrong)
+        refused(text, Framing, **wrong)
 
 
 def test_geometry_at_the_command_line(run, tmp_path):

@@ -115,8 +115,7 @@ def test_models_without_a_stem_to_make_small_are_refused():
 
 def test_only_models_of_timm_have_a_variant():
     assert small_stem("timm:a+small-stem") == small_stem("timm:a") == "timm:a+small-stem"
-    with pytest.raises(ValueError, match="--small-stem goes with --model timm:NAME, but got 'resnet18': leave it out"):
-        small_stem("resnet18")
+    refused("--small-stem goes with --model timm:NAME, but got 'resnet18': leave it out", small_stem, "resnet18")
 
 
 @pytest.fixture
