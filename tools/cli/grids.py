@@ -118,7 +118,7 @@ class TransferGrid(RecipeGrid, CatalogOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetGrid(Grid, EngineOptions, DryRunOptions):
+class BudgetGrid(Grid, DescentOptions, EngineOptions, DryRunOptions):
     """Methods, budgets, augmentations, schedules and seeds; `full` and `unif` are always run, as controls."""
 
     bench = "budget"
@@ -207,6 +207,7 @@ class LanguageGrid(DryRunOptions):
     heads: int = option(4, "Heads of its attention.", within=COUNT)
     epochs: int = option(8, "Epochs of every training.", within=(1, 10**6))
     lr: float = option(0.003, "Learning rate of AdamW.", within=SOME)
+    weight_decay: float = option(0.05, "Weight decay of AdamW.", within=SOME)
     global_batch: int = option(32, "Windows per step.", within=AT_LEAST_ONE)
     trials: int = option(12, "Candidates of a search.", within=(1, 10**6))
     fine_tune_epochs: int = option(1, "Epochs of a candidate.", within=(1, 10**6))

@@ -21,7 +21,7 @@ bt           Budgeted training (Arazo et al. 2021), §4.1; plain momentum and L2
 ============ ====================================================================================================
 
 Not stated in the papers, so a choice: momentum and L2 of AutoSampling, L2 on ImageNet and in few-shot learning, crops
-and flips on CIFAR of SS and AutoSampling.
+and flips on CIFAR of SS and AutoSampling, and the ranges of the colour jitter.
 """
 
 import math
@@ -159,15 +159,16 @@ def _entry(epochs: int, lr: float, batch: int, l2: float, schedule: str, **more:
     return {**course, "optimizer": "sgd", "momentum": 0.9, "nesterov": True, "augment": "standard", **more}
 
 
+_JITTER = {"jitter": (0.4, 0.4, 0.4, 0.1)}
 RECIPES: dict[str, dict[str, Any]] = {
     "ss-cifar": _entry(80, 0.1, 128, 1e-3, "step", milestones=(40.0, 80.0), gamma=0.1),
-    "ss-imagenet": _entry(100, 0.1, 2048, 1e-4, "step", milestones=(30.0, 60.0, 90.0), gamma=0.1),
+    "ss-imagenet": _entry(100, 0.1, 2048, 1e-4, "step", milestones=(30.0, 60.0, 90.0), gamma=0.1, **_JITTER),
     "ss-fewshot": _entry(50, 0.01, 128, 5e-4, "step", milestones=(20.0, 40.0), gamma=0.1),
     "as-cifar": _entry(240, 0.1, 128, 5e-4, "step", milestones=(60.0, 120.0, 180.0), gamma=0.1),
     "as-imagenet": _entry(100, 0.2, 512, 1e-4, "cosine"),
     "bt": _entry(200, 0.1, 128, 1e-4, "linear", nesterov=False),
 }
-BESIDE = ("global_batch", "augment")  # entries that are no fields of `Recipe`
+BESIDE = ("global_batch", "augment", "jitter")  # entries that are no fields of `Recipe`
 
 
 def named_recipe(name: str, /, **changed: Any) -> Recipe:

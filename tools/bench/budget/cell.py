@@ -114,6 +114,7 @@ class Common:
     def recipe_of(self, point: Point, /) -> Recipe:
         """Return the recipe of a full training with the schedule and seed of a point."""
         own: dict[str, Any] = {"schedule": point.schedule, "seed": point.seed}
+        own |= {} if point.schedule == "step" else {"milestones": ()}
         return replace(self.recipe, **own)
 
 

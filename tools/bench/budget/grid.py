@@ -10,7 +10,7 @@ augmentations, schedules and seeds are crossed. The loop counts the rows that go
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,7 @@ def common_of(grid: BudgetGrid, /) -> Common:
         raise ValueError(f"{data!r} is neither one of {', '.join(PLANS)} nor the folder of a catalog ({FILE})")
     elif grid.held_out is None:
         raise ValueError(f"{data}: rows to judge by are missing: give --held-out, and --test if there is one")
-    changed = {name: getattr(grid, name) for name in ("epochs", "lr")}
-    recipe = replace(plan.recipe, **{name: value for name, value in changed.items() if value is not None})
+    recipe = grid.recipe(plan.recipe, **({"schedule": "step"} if grid.milestones else {}))
     how: dict[str, Any] = {"recipe": recipe, "evaluations": min(EVALUATIONS, recipe.epochs)}
     how |= {"model": grid.model or plan.model, "global_batch": grid.global_batch or plan.batch_size}
     return pick(Common, grid, **places, **how)

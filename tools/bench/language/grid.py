@@ -68,7 +68,8 @@ class LanguageCell:
     @property
     def recipe(self) -> Recipe:
         """Recipe of every training."""
-        return replace(RECIPE, epochs=self.grid.epochs, lr=self.grid.lr, amp=self.grid.amp)
+        given = {name: getattr(self.grid, name) for name in ("epochs", "lr", "amp", "weight_decay")}
+        return replace(RECIPE, **given)
 
     @property
     def tuning(self) -> Recipe:

@@ -144,6 +144,14 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         refused(rf"common\.json: .*{text}.*: give another output folder", remember, common_of(other), other)
 
 
+def test_all_runs_have_the_recipe_and_steps_alone_its_milestones(digits, tmp_path):
+    given = {"data": str(digits.train), "held_out": digits.held_out, "model": "mlp", "named": "ss-cifar", "epochs": 2}
+    run(replace(DIGITS, methods=("unif",), budgets=(0.5,), schedules=("step", "linear"), out=tmp_path, **given))
+    records = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("**/run.json")]
+    assert {(each["weight_decay"], each["lr"], each["epochs"]) for each in records} == {(1e-3, 0.1, 2)}
+    assert {each["schedule"]: each["milestones"] for each in records} == {"step": [40, 80], "linear": []}
+
+
 def test_a_catalog_of_ones_own(digits, tmp_path):
     own = {"data": str(digits.train), "held_out": digits.held_out, "model": "mlp", "epochs": 1}
     grid = replace(DIGITS, methods=("scan",), out=tmp_path, **own)
