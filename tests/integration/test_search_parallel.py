@@ -148,15 +148,17 @@ def test_ray_finds_the_same(alone, tmp_path):
     assert 1 <= len(pids) <= 2 and str(process.pid) not in pids  # the first may do all before the second has started
 
 
-@pytest.mark.parametrize("agent", ["random", pytest.param("gp", marks=pytest.mark.slow)])
-def test_killed_and_started_again(tmp_path, agent):
+@pytest.mark.parametrize(
+    ("agent", "killed"), [("random", [1, 5]), pytest.param("gp", [1, 6], marks=pytest.mark.slow)]
+)  # one candidate of the model's is too uneven
+def test_killed_and_started_again(tmp_path, agent, killed):
     journal, other = tmp_path / "journal", tmp_path / "journal of the whole"
     options = {"trials": 7, "agent": agent}
     stored = {**options, "storage": f"sqlite:///{tmp_path / 'study.db'}"}
     for kill in (2, 7, 12):  # at a designed start, at a proposal, in the confirmation
         finish(start_search(tmp_path, stored, journal, kill=kill), status=-signal.SIGKILL)
     resumed, failed = found(start_search(tmp_path, stored, journal))
-    assert failed == [[number, "the process was killed while this trial ran"] for number in (1, 5)]
+    assert failed == [[number, "the process was killed while this trial ran"] for number in killed]
     whole, _ = found(start_search(tmp_path, options, other))
     for key in ("trials", "confirmation"):  # their numbers are others
         assert [each[1:] for each in resumed[key]] == [each[1:] for each in whole[key]]
