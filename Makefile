@@ -7,7 +7,7 @@ CUDA ?= 13
 # Numba caches compiled kernels beside the sources or, where those are read-only, in the user's cache folder.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow soak rehearsal wheel check types lint format clean
+.PHONY: help demo test test-slow soak rehearsal wheel papers check types lint format clean
 
 help:  ## List the targets
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,10 @@ rehearsal: $(VENV)/developed  ## Run the whole way at ImageNet's number of rows,
 wheel: $(VENV)/developed  ## Build the wheel and run the main job with it in an empty environment
 	$(BIN)/python -m pytest -qq -m slow tests/integration/test_packaging.py -k empty_environment \
 		-o tmp_path_retention_policy=failed
+
+papers: $(VENV)/developed  ## Write docs/papers.md: the papers' tables, their commands, what was measured
+	mkdir -p build && $(BIN)/python -m drawstream.tools.papers.page > build/papers.md
+	mv build/papers.md docs/papers.md
 
 check: lint types  ## Run lint and types
 

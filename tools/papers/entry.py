@@ -1,0 +1,39 @@
+"""A table or figure of a paper: what it shows, and the commands that make it."""
+
+from dataclasses import dataclass
+from string import Template
+
+__all__ = ["PaperTable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperTable:
+    """A table or figure of a paper.
+
+    Attributes:
+        name: `ss-table-1`; the part before the first dash is the paper's.
+        shows: Its subject, in a phrase.
+        paper: The paper's numbers, in Markdown.
+        data: Folders below `$data` that the command at the paper's size reads, as in the table of data.
+        full: Command at the paper's size, without `drawstream`; `$data` and `$out` are folders.
+        small: Command at a size for two cores: built-in data, small nets.
+        differs: Where the command, or a default of ours, differs from the paper on purpose; a stand-in says so.
+    """
+
+    name: str
+    shows: str
+    paper: str
+    data: tuple[str, ...] = ()
+    full: str
+    small: str
+    differs: str = ""
+
+    @property
+    def title(self) -> str:
+        """`SS, Table 1`."""
+        paper, kind, number = self.name.split("-")
+        return f"{paper.upper()}, {kind.capitalize()} {number}"
+
+    def command(self, out: str, *, small: bool, data: str = "data") -> str:
+        """Return a command line without `drawstream`, to be split as a shell does."""
+        return Template(self.small if small else self.full).substitute(out=out, data=data)
