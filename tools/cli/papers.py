@@ -46,8 +46,10 @@ def _show(given: PapersOptions) -> None:
         if not any(each["paper"] == title for each in listed):
             print(f"\n{title}")
         folder = f"runs/{table.name}"
-        full, small = (table.command(folder, small=size, data=str(given.data)) for size in (False, True))
-        print(f"\n  {table.name:14} {table.shows}\n    paper: drawstream {full}\n    small: drawstream {small}")
+        full, small = (table.commands(folder, small=size, data=str(given.data)) for size in (False, True))
+        print(f"\n  {table.name:14} {table.shows}")
+        for size, lines in (("paper", full), ("small", small)):
+            print("\n".join(f"    {size}: drawstream {line}" for line in lines))
         listed.append({"name": table.name, "paper": title, "shows": table.shows, "full": full, "small": small})
     write_result({"tables": listed}, given.json_path)
 

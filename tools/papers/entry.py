@@ -15,8 +15,8 @@ class PaperTable:
         shows: Its subject, in a phrase.
         paper: The paper's numbers, in Markdown.
         data: Folders below `$data` that the command at the paper's size reads, as in the table of data.
-        full: Command at the paper's size, without `drawstream`; `$data` and `$out` are folders.
-        small: Command at a size for two cores: built-in data, small nets.
+        full: Commands at the paper's size, one a line, without `drawstream`; `$data` and `$out` are folders.
+        small: Commands at a size for two cores: built-in data, small nets.
         differs: Where the command, or a default of ours, differs from the paper on purpose; a stand-in says so.
     """
 
@@ -34,6 +34,6 @@ class PaperTable:
         paper, kind, number = self.name.split("-")
         return f"{paper.upper()}, {kind.capitalize()} {number}"
 
-    def command(self, out: str, *, small: bool, data: str = "data") -> str:
-        """Return a command line without `drawstream`, to be split as a shell does."""
-        return Template(self.small if small else self.full).substitute(out=out, data=data)
+    def commands(self, out: str, *, small: bool, data: str = "data") -> list[str]:
+        """Return the command lines without `drawstream`, each to be split as a shell does."""
+        return Template(self.small if small else self.full).substitute(out=out, data=data).splitlines()

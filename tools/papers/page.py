@@ -54,8 +54,9 @@ def _section(table: PaperTable, measured: Mapping[str, Any] | None) -> Iterator[
     yield f"\n### {table.title}: {table.shows}\n"
     yield f"`{table.name}`. The paper: {table.paper}\n"
     yield "```bash"
-    yield f"# the paper's size\ndrawstream {table.command('runs/' + table.name, small=False)}"
-    yield f"# two cores\ndrawstream {table.command('runs/' + table.name, small=True)}"
+    for small, size in ((False, "the paper's size"), (True, "two cores")):
+        yield f"# {size}"
+        yield from (f"drawstream {line}" for line in table.commands(f"runs/{table.name}", small=small))
     yield "```"
     if table.differs:
         yield f"\n{table.differs}"

@@ -1,4 +1,4 @@
-"""Run the command of a table, and keep what it printed with machine and date."""
+"""Run the commands of a table, and keep what they printed with machine and date."""
 
 import shlex
 import subprocess
@@ -16,25 +16,24 @@ KIND = "paper-table"
 
 
 def run_table(table: PaperTable, out: Path, /, *, small: bool, data: Path = Path("data")) -> dict[str, Any]:
-    """Run the command of a table in a folder; killed and started again, the command goes on where it was.
+    """Run the commands of a table in a folder; killed and started again, they go on where they were.
 
     Args:
         table: The table or figure.
-        out: Folder of its runs; `table.json` in it holds what the command printed.
+        out: Folder of its runs; `table.json` in it holds what they printed.
         small: The size for two cores, in place of the paper's.
         data: Folder of the data at the paper's size.
 
     Returns:
-        The record: table, size, command, printed, seconds (of the last start), machine, versions, finished.
+        The record: identity (table, size, commands), printed, seconds (of the last start), machine, versions, finished.
 
     Raises:
         ValueError: The folder holds another table, size or data.
-        RuntimeError: The command failed; it has said why.
+        RuntimeError: A command failed; it has said why.
     """
-    command = table.command(str(out / "runs"), small=small, data=str(data))
     size = "small" if small else "paper"
-    named = table.command("$out", small=small, data=str(data))
-    identity = {"table": table.name, "size": size, "command": named}
+    commands = table.commands("OUT", small=small, data=str(data))
+    identity = {"table": table.name, "size": size, "commands": commands}
     out.mkdir(parents=True, exist_ok=True)
     hold_identity(out / "table-identity.json", KIND, identity)
     done = finished_record(out / "table.json", KIND, identity)
@@ -43,9 +42,9 @@ def run_table(table: PaperTable, out: Path, /, *, small: bool, data: Path = Path
         print(done["printed"], end="")
         return done
     started = time.perf_counter()
-    printed = _printed(command)
+    printed = "".join(_printed(command.replace("OUT", str(out / "runs"))) for command in commands)
     seconds = round(time.perf_counter() - started, 1)
-    content = {"identity": identity, "printed": printed.replace(str(out), "OUT"), "seconds": seconds}
+    content = {"identity": identity, "printed": printed.replace(str(out / "runs"), "OUT"), "seconds": seconds}
     return write_record(out / "table.json", KIND, content)
 
 

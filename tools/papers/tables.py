@@ -20,6 +20,7 @@ DATA = {
     "svhn": "drawstream pack train_32x32.mat $data/svhn --holdout 5000; drawstream pack test_32x32.mat $data/svhn/test",
     "imagenet": "drawstream pack imagenet/train $data/imagenet --holdout 50000; drawstream pack imagenet/val "
     "$data/imagenet/test",
+    "wikitext-2": "the files wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens",
     "mini-imagenet": "drawstream pack mini-imagenet/train $data/mini-imagenet --holdout 3840; drawstream pack "
     "mini-imagenet/test $data/mini-imagenet/test",
 }
