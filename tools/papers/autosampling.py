@@ -1,13 +1,12 @@
 """Tables and figures of AutoSampling's paper."""
 
-from drawstream.tools.papers.entry import PaperTable
+from drawstream.tools.papers.entry import PaperTable, sets
 
 
 def _auto(data: str, folder: str, rest: str, seeds: str = "0,1,2") -> str:
     """A line of `bench auto` at the paper's size."""
-    sets = f"--data $data/{data}/train --held-out $data/{data}/holdout --test $data/{data}/test"
     recipe = "as-imagenet" if data == "imagenet" else "as-cifar"
-    return f"bench auto {sets} --noise 0 --recipe {recipe} --device gpu --seeds {seeds} -o $out/{folder} {rest}"
+    return f"bench auto {sets(data)} --noise 0 --recipe {recipe} --device gpu --seeds {seeds} -o $out/{folder} {rest}"
 
 
 def _small(rest: str, folder: str = "", data: str = "digits", seeds: str = "0,1,2") -> str:
@@ -78,9 +77,11 @@ AUTOSAMPLING = (
         paper="ResNet-50 on CIFAR-100: uniform 79.70; from ResNet-18 80.27, ResNet-50 80.21, DenseNet-121 80.47.",
         data=("cifar100",),
         full=_auto(
-            "cifar100", "resnet18", "--model resnet18 --population 20 --target timm:resnet50 --methods uniform,static"
+            "cifar100",
+            "resnet18",
+            "--model timm:resnet50 --sources resnet18,timm:densenet121 --population 20 --methods uniform,static",
         ),
-        small=_small("--model mlp --target cnn --methods uniform,static"),
+        small=_small("--model cnn --sources mlp --methods uniform,static"),
     ),
     PaperTable(
         name="as-table-6",

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from string import Template
 
-__all__ = ["PaperTable"]
+__all__ = ["PaperTable", "sets"]
+
+
+def sets(name: str, /) -> str:
+    """Return the options that name the catalogs of a data set."""
+    return f"--data $data/{name}/train --held-out $data/{name}/holdout --test $data/{name}/test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,7 @@ def run_table(table: PaperTable, out: Path, /, *, small: bool, data: Path = Path
 def _printed(command: str) -> str:
     """Run a command of ours, show its output as it comes, return it; its progress goes to stderr as always."""
     words = [sys.executable, "-m", "drawstream.tools.cli", *shlex.split(command)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - a command of ours
         assert process.stdout is not None
         lines = []
         try:

@@ -80,7 +80,7 @@ def test_a_run_keeps_what_was_printed_and_is_not_run_twice(tmp_path, capfd):
     (tmp_path / "a/runs.json").unlink()
     assert run_table(table, tmp_path / "a", small=True)["printed"] == first["printed"]
     assert not (tmp_path / "a/runs.json").exists()
-    with pytest.raises(ValueError, match="small.*paper|paper.*small"):
+    with pytest.raises(ValueError, match=r"small.*paper|paper.*small"):
         run_table(table, tmp_path / "a", small=False)
 
 
