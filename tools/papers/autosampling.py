@@ -6,7 +6,7 @@ from drawstream.tools.papers.entry import PaperTable, sets
 def _auto(data: str, folder: str, rest: str, seeds: str = "0,1,2") -> str:
     """A line of `bench auto` at the paper's size."""
     recipe = "as-imagenet" if data == "imagenet" else "as-cifar"
-    return f"bench auto {sets(data)} --noise 0 --recipe {recipe} --device gpu --seeds {seeds} -o $out/{folder} {rest}"
+    return f"bench auto {sets(data)} --recipe {recipe} --device gpu --seeds {seeds} -o $out/{folder} {rest}"
 
 
 def _small(rest: str, folder: str = "", data: str = "digits", seeds: str = "0,1,2") -> str:

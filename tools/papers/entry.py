@@ -6,9 +6,10 @@ from string import Template
 __all__ = ["PaperTable", "sets"]
 
 
-def sets(name: str, /) -> str:
-    """Return the options that name the catalogs of a data set."""
-    return f"--data $data/{name}/train --held-out $data/{name}/holdout --test $data/{name}/test"
+def sets(name: str, /, noise: float = 0) -> str:
+    """Return the options that name the catalogs of a data set, with a share of wrong labels in training."""
+    noisy = f"{name}-{noise}" if noise else name
+    return f"--data $data/{noisy}/train --held-out $data/{name}/holdout --test $data/{name}/test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,10 +38,11 @@ def results() -> dict[str, dict[str, Any]]:
 def _lines() -> Iterator[str]:
     yield OPENING
     yield "## Data\n"
-    yield "| folder below `data` | made by |"
-    yield "| --- | --- |"
-    for name, made in DATA.items():
-        yield f"| `{name}` | `{made.replace('$data', 'data')}` |"
+    yield "From what the authors of the data publish, unpacked below `data/raw`:\n"
+    yield "```bash"
+    for lines in DATA.values():
+        yield from (line.replace("$data", "data") for line in lines)
+    yield "```"
     measured = results()
     for paper, title in PAPERS.items():
         yield f"\n## {title}"

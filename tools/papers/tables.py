@@ -13,18 +13,31 @@ PAPERS = {
     "bt": "How Important is Importance Sampling for Deep Budgeted Training? (BT)",
 }
 
-# How a folder of data comes to be. Held-out rows choose, so they are never those of the test set.
-DATA = {
-    "cifar10": "drawstream pack cifar-10-batches-bin $data/cifar10 --holdout 5000",
-    "cifar100": "drawstream pack cifar-100-binary $data/cifar100 --holdout 5000",
-    "svhn": "drawstream pack train_32x32.mat $data/svhn --holdout 5000; drawstream pack test_32x32.mat $data/svhn/test",
-    "imagenet": "drawstream pack imagenet/train $data/imagenet --holdout 50000; drawstream pack imagenet/val "
-    "$data/imagenet/test",
-    "wikitext-2": "the files wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens",
-    "mini-imagenet": "drawstream pack mini-imagenet/train $data/mini-imagenet --holdout 3840; drawstream pack "
-    "mini-imagenet/test $data/mini-imagenet/test",
-}
+_CIFAR = "drawstream pack $data/raw/cifar-10-batches-bin $data/cifar10"
 
+# The lines that make the folders of the papers' data from what their authors publish, by data set. Held-out rows choose,
+# so they are never those of the test set.
+DATA = {
+    "cifar10": [f"{_CIFAR} --holdout 5000", f"{_CIFAR}/test --split test"],
+    **{f"cifar10-{rate}": [f"{_CIFAR}-{rate} --holdout 5000 --label-noise {rate}"] for rate in (0.1, 0.2, 0.3, 0.4)},
+    "cifar100": [
+        "drawstream pack $data/raw/cifar-100-binary $data/cifar100 --holdout 5000",
+        "drawstream pack $data/raw/cifar-100-binary $data/cifar100/test --split test",
+    ],
+    "svhn": [
+        "drawstream pack $data/raw/svhn $data/svhn --holdout 5000",
+        "drawstream pack $data/raw/svhn $data/svhn/test --split test",
+    ],
+    "imagenet": [
+        "drawstream pack $data/raw/imagenet/train $data/imagenet --holdout 50000",
+        "drawstream pack $data/raw/imagenet/val $data/imagenet/test",
+    ],
+    "mini-imagenet": [
+        "drawstream pack $data/raw/mini-imagenet/train $data/mini-imagenet --holdout 3840",
+        "drawstream pack $data/raw/mini-imagenet/test $data/mini-imagenet/test",
+    ],
+    "wikitext-2": ["mv $data/raw/wikitext-2 $data/wikitext-2"],
+}
 
 TABLES = {each.name: each for each in (*SWIFT, *AUTOSAMPLING, *BUDGET)}
 

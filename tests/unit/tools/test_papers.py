@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
+from PIL import Image
 
-from drawstream.pipeline.shards.pack import pack
-from drawstream.pipeline.sources import ArraySource
 from drawstream.tools.cli.app import main
 from drawstream.tools.papers import TABLES, find_table, run_table
 from drawstream.tools.papers.entry import PaperTable
@@ -21,19 +21,56 @@ ROWS = {
     "as": [*(f"table-{n}" for n in range(1, 7)), *(f"figure-{n}" for n in (2, 3, 4))],
     "bt": [*(f"table-{n}" for n in range(1, 7)), "figure-1"],
 }
-SIZES = {"mini-imagenet": 84, "imagenet": 64}
+
+
+def published_cifar(folder, files, names, extra=0):
+    """CIFAR's binary files: a row is its label (fine behind coarse, if any) and 3 x 32 x 32 bytes."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for file, rows in files.items():
+        records = rng.integers(0, 256, (rows, extra + 1 + 3072), dtype=np.uint8)
+        records[:, extra] = np.arange(rows) % len(names)
+        records.tofile(folder / file)
+    kind = "fine_label_names.txt" if extra else "batches.meta.txt"
+    (folder / kind).write_text("\n".join(names) + "\n")
+
+
+def class_folders(folder, classes, rows, side):
+    rng = np.random.default_rng(0)
+    for number in range(classes):
+        (folder / f"class{number:02}").mkdir(parents=True)
+        for row in range(rows):
+            image = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+            image.save(folder / f"class{number:02}" / f"{row}.png")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Catalogs in place of the papers' data: few rows, the right sizes and classes."""
+    """The papers' data in the formats of their authors, a few rows of noise each, made ready by the page's own lines."""
     folder = tmp_path_factory.mktemp("papers")
-    rng = np.random.default_rng(0)
-    for name in DATA:
-        classes, side = 10 if name != "cifar100" else 100, SIZES.get(name, 32)
-        for part, rows in (("train", 400), ("holdout", 100), ("test", 100)):
-            images = rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
-            pack(ArraySource(images, np.arange(rows) % classes), folder / name / part)
+    raw = folder / "raw"
+    batches = {f"data_batch_{number}.bin": 80 for number in range(1, 6)}
+    published_cifar(raw / "cifar-10-batches-bin", batches | {"test_batch.bin": 100}, [f"c{n}" for n in range(10)])
+    published_cifar(
+        raw / "cifar-100-binary", {"train.bin": 400, "test.bin": 100}, [f"c{n}" for n in range(100)], extra=1
+    )
+    (raw / "svhn").mkdir()
+    for name, rows in (("train", 200), ("test", 100)):
+        images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, rows), dtype=np.uint8)
+        labels = (np.arange(rows) % 10 + 1).astype(np.uint8)[:, None]
+        scipy.io.savemat(raw / "svhn" / f"{name}_32x32.mat", {"X": images, "y": labels})
+    for name, side in (("imagenet", 64), ("mini-imagenet", 84)):
+        for part in ("train", "val", "test"):
+            class_folders(raw / name / part, 25, 20, side)
+    (raw / "wikitext-2").mkdir()
+    for part in ("train", "valid", "test"):
+        (raw / "wikitext-2" / f"wiki.{part}.tokens").write_text(" ".join(f"w{n % 50}" for n in range(3000)))
+    for line in (line for lines in DATA.values() for line in lines):
+        program, *words = shlex.split(re.sub(r"--holdout \d+", "--holdout 100", line).replace("$data", str(folder)))
+        if program == "mv":
+            Path(words[0]).rename(words[1])
+        else:
+            assert main(words) == 0, line
     return folder
 
 
