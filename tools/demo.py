@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from drawstream.tools.experiments import Table
 from drawstream.tools.jobs import FeaturesJob, SearchJob, TrainingJob, features_job, search_job, train_job
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import before, conclude, file_hash, hold_identity
-from drawstream.tools.training import Device, FineTune, Recipe, Setup, compare_finished, flush_denormals
+from drawstream.tools.training import Device, FineTune, Framing, Recipe, Setup, compare_finished, flush_denormals
 from drawstream.tools.training.methods import Sampling
 
 
@@ -39,6 +39,7 @@ class DemoPlan:
         confirm_seeds: Seeds of the confirmation.
         places: Catalogs of training, held-out and test rows, if they are there already; None: `pack_plan` writes them.
         augment: Of training images.
+        framing: Of all images.
         device: `cpu` or `gpu`.
         threads: Of torch; None leaves all. Layers as small as the digits' run no faster on two, and stall where
             something else uses the second core.
@@ -57,6 +58,7 @@ class DemoPlan:
     confirm_seeds: int
     places: tuple[str, str, str] | None = None
     augment: str = "none"
+    framing: Framing = field(default_factory=Framing)
     device: Device = "cpu"
     threads: int | None = None
 
@@ -172,7 +174,7 @@ def setup_of(plan: DemoPlan, out: Path, /) -> Setup:
     packed: list[Path | str] = [out / "data/train", out / "data/holdout", out / "test"]
     there = None if plan.places is None else [place if is_url(place) else Path(place) for place in plan.places]
     catalog, held_out, test = there or packed
-    more: dict[str, Any] = {"augment": plan.augment, "device": plan.device}
+    more: dict[str, Any] = {"augment": plan.augment, "framing": plan.framing, "device": plan.device}
     return Setup(catalog, plan.model, held_out, test, global_batch=plan.batch_size, **more)
 
 

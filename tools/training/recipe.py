@@ -187,7 +187,8 @@ def overrides(recipe: Recipe, setup: "Setup", /) -> dict[str, Any] | None:
     """Return the name of a recipe and what a run has otherwise, as its record keeps it; None without a name."""
     if not recipe.name:
         return None
-    own = {key: getattr(setup if key in BESIDE else recipe, key) for key in RECIPES[recipe.name]}
+    where = {"jitter": setup.framing, "global_batch": setup, "augment": setup}
+    own = {key: getattr(where.get(key, recipe), key) for key in RECIPES[recipe.name]}
     changed = {key: value for key, value in own.items() if value != RECIPES[recipe.name][key]}
     return {"name": recipe.name, "overrides": changed}
 

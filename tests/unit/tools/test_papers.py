@@ -83,7 +83,10 @@ def test_every_table_and_figure_is_there_once():
 @pytest.mark.parametrize("small", [True, False], ids=["small", "paper"])
 @pytest.mark.parametrize("name", TABLES)
 def test_the_dry_run_of_each_command_passes(name, small, data, tmp_path, capsys):
-    for command in TABLES[name].commands(str(tmp_path / "out"), small=small, data=str(data)):
+    lines = TABLES[name].commands(str(tmp_path / "out"), small=small, data=str(data))
+    if any("timm:" in line for line in lines):
+        pytest.importorskip("timm", reason="models of timm")
+    for command in lines:
         words = [word.replace("gpu", "cpu") for word in shlex.split(command)]  # as a machine with a GPU would
         few = [] if small else ["--global-batch", "8"]  # of large images, so that a core can try a step
         assert main([*words, *few, "--dry-run"]) == 0, capsys.readouterr().err
