@@ -37,8 +37,8 @@ AUTOSAMPLING = (
                 _small("--population 8 --methods random", "/8-children"),
             ]
         ),
-        differs="ResNet-50 and DenseNet-121: the same lines with `--model timm:resnet50` or `timm:densenet121` and "
-        "`--small-stem`. `best-of`, the best of as many plain trainings, is the control at equal work, which the paper "
+        differs="ResNet-50 and DenseNet-121: the same lines with `--model timm:resnet50` or `timm:densenet121`, each with "
+        "`+small-stem`. `best-of`, the best of as many plain trainings, is the control at equal work, which the paper "
         "has not.",
     ),
     PaperTable(
@@ -79,7 +79,7 @@ AUTOSAMPLING = (
         full=_auto(
             "cifar100",
             "resnet18",
-            "--model timm:resnet50 --sources resnet18,timm:densenet121 --population 20 --methods uniform,static",
+            "--model timm:resnet50+small-stem --sources resnet18,timm:densenet121+small-stem --population 20 --methods uniform,static",
         ),
         small=_small("--model cnn --sources mlp --methods uniform,static"),
     ),
@@ -89,7 +89,7 @@ AUTOSAMPLING = (
         paper="WRN-28-2: DLIS 66.0 → 68.0, AutoSampling 73.37 → 76.24; ResNet-18: RAIS 76.4 → 76.4, AutoSampling 78.46 → "
         "79.44.",
         data=("cifar100",),
-        full=_auto("cifar100", "wrn", "--model wrn28-2 --population 20 --methods uniform,dlis,rais,mixture"),
+        full=_auto("cifar100", "wrn", "--model wrn-28-2 --population 20 --methods uniform,dlis,rais,mixture"),
         small=_small("--methods uniform,dlis,rais,mixture"),
         differs="RAIS has no public code: ours is a reconstruction, and says so.",
     ),

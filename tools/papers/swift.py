@@ -71,8 +71,8 @@ SWIFT = (
         shows="few-shot classification, 1, 5 and 10 shots",
         paper="mini-ImageNet, ResNet-50: 47.6 / 63.1 / 70.3, SS 52.8 / 67.4 / 73.4.",
         data=("mini-imagenet",),
-        full="bench novel --data $data/raw/mini-imagenet --novel 20 --shots 1,5,10 --methods uniform,swift-cgf --model "
-        "timm:resnet50 --epochs 50 --seeds 0,1,2,3,4 -o $out",
+        full="bench novel --data $data/raw/mini-imagenet --novel 20 --shots 1,5,10 --methods uniform,swift-cgf --recipe ss-fewshot --model "
+        "timm:resnet50 --device gpu --seeds 0,1,2,3,4 -o $out",
         small="bench novel --methods uniform,swift-cgf --shots 1,5,10 --seeds 0 -o $out",
         differs="The paper does not say how it classifies: ours takes the nearest class mean of embeddings. Small: "
         "Fashion-MNIST, four classes held out.",
@@ -110,7 +110,7 @@ SWIFT = (
         paper="CIFAR-10, noise .2, top-1 / balanced: EfficientNet-B0 90.4 / 85.3, SS 91.7 / 87.6; ResNet-18 88.1 / 82.7, "
         "SS 89.5 / 85.0; MobileNet-v2 83.5 / 78.2, SS 84.9 / 80.1.",
         data=("cifar10",),
-        full=_cifar("--methods uniform,swift-cgf", 0.2, "0,1,2", "timm:efficientnet_b0,resnet18,timm:mobilenetv2_100"),
+        full=_cifar("--methods uniform,swift-cgf", 0.2, "0,1,2", "timm:efficientnet_b0+small-stem,resnet18,timm:mobilenetv2_100+small-stem"),
         small=f"{_DIGITS} --noise .2 --methods uniform,swift-cgf --models mlp,cnn",
         differs="CIFAR-10's test set has as many images of each class, so balanced accuracy is top-1 there; how the "
         "paper's differ by five points is not said.",
