@@ -143,6 +143,7 @@ class BudgetGrid(Grid, DescentOptions, EngineOptions, DryRunOptions):
     lr: float | None = option(None, "Learning rate at the start; by default the data set's.", within=SOME)
     uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p, c and rais; 1.", within=SOME)
     mix_order: Literal["default", "paper"] = option("default", "Order of mixup and ricap, as `train` has it.")
+    flip: bool = option(True, "Mirror half of the training images, where they are augmented.", "--flip/--no-flip")
     processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
     threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
     device: Literal["cpu", "gpu"] = option("cpu", "Run loaders and models on the CPU or a GPU.")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -40,7 +41,7 @@ def list_(given: PapersOptions) -> None:
 def _show(given: PapersOptions) -> None:
     from drawstream.tools.papers import PAPERS, TABLES
 
-    listed = []
+    listed: list[dict[str, Any]] = []
     for table in TABLES.values():
         title = PAPERS[table.name.partition("-")[0]]
         if not any(each["paper"] == title for each in listed):

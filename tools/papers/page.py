@@ -1,6 +1,7 @@
 """docs/papers.md: each table's numbers in the paper, its commands, and what was measured here."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.resources import files
@@ -10,6 +11,8 @@ from drawstream.tools.papers.entry import PaperTable
 from drawstream.tools.papers.tables import DATA, PAPERS, TABLES
 
 __all__ = ["page", "results"]
+
+EACH_RUN = re.compile(r"\bseed \d+: ")  # what a benchmark prints of each run; the tables have it too
 
 OPENING = """# The papers' tables and figures
 
@@ -68,7 +71,8 @@ def _section(table: PaperTable, measured: Mapping[str, Any] | None) -> Iterator[
     size = "at the small size" if measured["identity"]["size"] == "small" else "at the paper's size"
     place = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"
     yield f"\nMeasured {size} on {place}, {day}, in {measured['seconds'] / 60:.1f} minutes:\n"
-    yield f"```text\n{measured['printed'].rstrip()}\n```"
+    lines = [line for line in measured["printed"].splitlines() if not EACH_RUN.search(line)]
+    yield "\n".join(["```text", *lines, "```"])
 
 
 if __name__ == "__main__":

@@ -110,7 +110,12 @@ SWIFT = (
         paper="CIFAR-10, noise .2, top-1 / balanced: EfficientNet-B0 90.4 / 85.3, SS 91.7 / 87.6; ResNet-18 88.1 / 82.7, "
         "SS 89.5 / 85.0; MobileNet-v2 83.5 / 78.2, SS 84.9 / 80.1.",
         data=("cifar10",),
-        full=_cifar("--methods uniform,swift-cgf", 0.2, "0,1,2", "timm:efficientnet_b0+small-stem,resnet18,timm:mobilenetv2_100+small-stem"),
+        full=_cifar(
+            "--methods uniform,swift-cgf",
+            0.2,
+            "0,1,2",
+            "timm:efficientnet_b0+small-stem,resnet18,timm:mobilenetv2_100+small-stem",
+        ),
         small=f"{_DIGITS} --noise .2 --methods uniform,swift-cgf --models mlp,cnn",
         differs="CIFAR-10's test set has as many images of each class, so balanced accuracy is top-1 there; how the "
         "paper's differ by five points is not said.",

@@ -20,7 +20,7 @@ from drawstream.samplers.methods import CSGD, DLIS, PSGD, RAIS, InfoBatch, Order
 from drawstream.samplers.orders import IndexStream
 from drawstream.tools.jobs import FeaturesJob, TrainingJob, features_job, train_job
 from drawstream.tools.runs import read_record, use_config
-from drawstream.tools.training import Device, Recipe, Setup, flush_denormals
+from drawstream.tools.training import Device, Framing, Recipe, Setup, flush_denormals
 from drawstream.tools.training.methods import METHODS as TABLE
 from drawstream.tools.training.methods import Budget, Sampling
 
@@ -91,6 +91,7 @@ class Common:
         device: `cpu` or `gpu`.
         uniform_epochs: Leading epochs of the methods that learn, drawn uniformly; None: 1. 70 in the paper's Tab. 1.
         mix_order: Of the augmentations mixup and ricap, see `Setup`.
+        flip: Augmentations mirror images, too.
     """
 
     catalog: Path
@@ -104,11 +105,13 @@ class Common:
     device: Device = "cpu"
     uniform_epochs: int | None = None
     mix_order: str = "default"
+    flip: bool = True
 
     def setup(self, augment: str, /) -> Setup:
         """Return training and judging rows."""
         order = self.mix_order if augment in ("mixup", "ricap") else "default"
         given: dict[str, Any] = {"augment": augment, "mix_order": order, "device": self.device}
+        given["framing"] = Framing(flip=self.flip)
         return Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
 
     def recipe_of(self, point: Point, /) -> Recipe:

@@ -194,6 +194,7 @@ def remember(common: Common, grid: BudgetGrid, /) -> None:
     settings |= model_identity(common.model) | {"recipe": common.recipe.settings()}
     settings |= {key: getattr(common, key) for key in ("global_batch", "evaluations", "device", "threads")}
     early, order = common.uniform_epochs, common.mix_order
+    settings |= {} if common.flip else {"flip": False}
     settings |= {"uniform_epochs": None if early == 1 else early, "mix_order": None if order == "default" else order}
     kind = grid.engine.partition(":")[0]
     settings |= {
