@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from drawstream.pipeline.shards import printable
-from drawstream.tools.cli import bench, doctor, features, fit, pages, papers, search, shards, stream, train
+from drawstream.tools.cli import bench, doctor, features, fit, pages, search, shards, stream, train
 from drawstream.tools.cli.signals import (
     INTERRUPTED,
     open_standard_streams,
@@ -69,7 +69,7 @@ app.add_typer(features.app, name="features")
 app.add_typer(search.app, name="search")
 app.add_typer(stream.app, name="stream")
 app.add_typer(bench.app, name="bench")
-app.add_typer(papers.app, name="papers")
+app.add_typer(pages.papers_app, name="papers")
 command(app, pages.ReportOptions)(pages.report)
 command(app, pages.ServeOptions)(pages.serve)
 command(app, pages.DemoOptions)(pages.demo)

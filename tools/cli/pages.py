@@ -1,4 +1,4 @@
-"""`drawstream report`, `serve` and `demo`: pages about runs, and a first run of everything."""
+"""`drawstream report`, `serve`, `demo` and `papers`: pages about runs, a first run of everything, the papers' tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from drawstream.pipeline.shards import printable
 from drawstream.tools.cli.options import DryRunOptions, ResultOptions
-from drawstream.tools.runs import FEW, SEED, Options, argument, finish, option
+from drawstream.tools.runs import FEW, SEED, Options, argument, command, finish, option, write_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +90,71 @@ def demo(given: DemoOptions) -> None:
         return
     result = run_demo(*job, **options)
     finish(result, given.json_path, f"report: {result['report']}")
+
+
+papers_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, rich_markup_mode=None)
+
+
+@papers_app.callback()
+def papers(context: typer.Context) -> None:
+    """Every table and figure of the three papers, and the command that makes it.
+
+    Example: drawstream papers; drawstream papers run ss-table-1 --small -o runs/ss-table-1
+    """
+    if context.invoked_subcommand is None:
+        _show_papers(PapersOptions())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PapersOptions(ResultOptions):
+    """Options of `papers list`."""
+
+    data: Path = option(Path("data"), "Folder of the data at the papers' size.")
+
+
+@command(papers_app, PapersOptions, "list")
+def list_papers(given: PapersOptions) -> None:
+    """Show every table and figure with its two commands: at the paper's size, and for two cores.
+
+    Example: drawstream papers list --data /data
+    """
+    _show_papers(given)
+
+
+def _show_papers(given: PapersOptions) -> None:
+    from drawstream.tools.papers import PAPERS, TABLES
+
+    listed: list[dict[str, Any]] = []
+    for table in TABLES.values():
+        title = PAPERS[table.name.partition("-")[0]]
+        if not any(each["paper"] == title for each in listed):
+            print(f"\n{title}")
+        folder = f"runs/{table.name}"
+        full, small = (table.commands(folder, small=size, data=str(given.data)) for size in (False, True))
+        print(f"\n  {table.name:14} {table.shows}")
+        for size, lines in (("paper", full), ("small", small)):
+            print("\n".join(f"    {size}: drawstream {line}" for line in lines))
+        listed.append({"name": table.name, "paper": title, "shows": table.shows, "full": full, "small": small})
+    write_result({"tables": listed}, given.json_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRunOptions(ResultOptions):
+    """Options of `papers run`."""
+
+    table: str = argument("Name of the table or figure, as `drawstream papers list` has it.")
+    small: bool = option(False, "Run at a size for two cores, in place of the paper's.", "--small")
+    data: Path = option(Path("data"), "Folder of the data at the papers' size.")
+    out: Path = option(..., "Folder of its runs; started again, a killed run goes on.", "--out", "-o", decides=False)
+
+
+@command(papers_app, PaperRunOptions, "run")
+def run_paper(given: PaperRunOptions) -> None:
+    """Run the command of a table or figure, and keep what it printed in OUT/table.json.
+
+    Example: drawstream papers run bt-table-2 --small -o runs/bt-table-2
+    """
+    from drawstream.tools.papers import find_table, run_table
+
+    record = run_table(find_table(given.table), given.out, small=given.small, data=given.data)
+    finish(record, given.json_path, f"{given.table}: {given.out / 'table.json'}")
