@@ -1,4 +1,4 @@
-"""`drawstream report`, `serve`, `demo` and `papers`: pages about runs, a first run of everything, the papers' tables."""
+"""`drawstream report`, `serve`, `demo`, `papers`: pages about runs, a first run of everything, the papers' tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
