@@ -1,4 +1,4 @@
-"""Runnable examples: python -m drawstream.tools.examples.text."""
+"""Runnable examples: python -m drawstream.tools.examples.verification."""
 
 import sys
 
