@@ -39,7 +39,7 @@ class MixedStream(Batches):
         seed: In [0, 2^64); it orders the sources within a block, the streams have seeds of their own.
         draws: M; by default the rows of all sources.
         epochs: Length of the training, where shares have steps.
-        batches: 'mixed', or 'single': every global batch comes from one source, and the shares count batches.
+        batches: 'mixed', or 'single': a global batch comes from one source, and the shares hold in every 16 batches.
         global_batch: Rows of a batch over all ranks, for 'single'; it divides M, which is by default rounded down.
 
     Attributes:
@@ -69,6 +69,8 @@ class MixedStream(Batches):
         global_batch: int | None = None,
     ) -> None:
         self.streams = tuple(streams)
+        if wrong := [each for each in self.streams if not isinstance(each, Batches)]:
+            raise TypeError(f"a mixture draws from streams, as IndexStream(rows), but got {wrong[0]!r}")
         if not self.streams or len(self.streams) != len(shares):
             raise ValueError(f"a mixture has one share per stream, but got {len(self.streams)} and {len(shares)}")
         if batches not in ("mixed", "single") or (batches == "single") != (global_batch is not None):
@@ -81,15 +83,17 @@ class MixedStream(Batches):
         self.offsets = np.cumsum([0, *(stream.rows for stream in self.streams)], dtype=np.int64)
         self.rows = int(self.offsets[-1])
         self.unit = 1 if global_batch is None else whole_number(global_batch, "global_batch")
-        self.draws = self.rows // self.unit * self.unit if draws is None else whole_number(draws, "draws")
-        if self.unit < 1 or self.draws < 1 or self.draws % self.unit:
+        self.draws = self.rows // max(self.unit, 1) * self.unit if draws is None else whole_number(draws, "draws")
+        if self.unit < 1 or self.draws < 1 or self.draws % self.unit or self.draws >= 1 << 61:
             raise ValueError(f"draws must be a positive multiple of global_batch, but got {self.draws} and {self.unit}")
         times, table = _steps(shares)
-        if len(times) > 1 and epochs is None:
-            raise ValueError("shares with steps need epochs, the length of the training: give it")
+        if len(times) > 1 and (epochs is None or whole_number(epochs, "epochs") < 1):
+            raise ValueError(f"shares with steps need epochs >= 1, the length of the training, but got {epochs=}")
         units = 0 if epochs is None else whole_number(epochs, "epochs") * self.draws // self.unit
         self._given = (times, table.tolist(), units if len(times) > 1 else 0)
-        self._shares = Shares(table, [int(time * units) for time in times[1:]])
+        self._shares = Shares(
+            table, [int(time * units) for time in times[1:]], block=BLOCK if global_batch is None else 16
+        )
         self._keys = derive_keys(2, "mixed", self.seed)
 
     @property
@@ -117,7 +121,10 @@ class MixedStream(Batches):
 
     def drawn(self, epoch: int, /) -> NDArray[np.int64]:
         """Return how often each source was drawn from before the block in which an epoch begins, int64 (G,)."""
-        return self._shares.counts(whole_number(epoch, "epoch") * self.draws // self.unit // BLOCK)[0] * self.unit
+        return (
+            self._shares.counts(whole_number(epoch, "epoch") * self.draws // self.unit // self._shares.block)[0]
+            * self.unit
+        )
 
     def state_dict(self, since: int = 0, /) -> dict[str, Any]:
         """Return the changes of the sources' streams since they were made, by number; empty without any.
@@ -193,7 +200,7 @@ class MixedStream(Batches):
 
 def _steps(shares: Sequence[Share]) -> tuple[list[float], NDArray[np.float64]]:
     """Return the progress at which shares change, from 0 on (K,), and the shares from each on, float64 (K, G)."""
-    steps: list[Any] = [[(0.0, share)] if isinstance(share, int | float) else share for share in shares]
+    steps: list[Any] = [[(0.0, float(share))] if np.ndim(share) == 0 else share for share in shares]
     for g, of_source in enumerate(steps):
         progress = [step[0] for step in of_source]
         if not progress or progress[0] != 0 or progress != sorted(set(progress)) or progress[-1] >= 1:
@@ -205,6 +212,6 @@ def _steps(shares: Sequence[Share]) -> tuple[list[float], NDArray[np.float64]]:
         [[[share for begin, share in of_source if begin <= time][-1] for of_source in steps] for time in times],
         dtype=np.float64,
     )
-    if not (np.isfinite(table).all() and (table >= 0).all() and (table.sum(1) > 0).all()):
+    if not ((table >= 0).all() and (table < 1e300).all() and (table.sum(1) > 0).all()):
         raise ValueError(f"shares must be finite, >= 0 and positive for a source at any time, but got {table.tolist()}")
     return times, table

@@ -2,7 +2,7 @@
 
 Notation
     G     sources; a unit is a draw, or a batch of draws
-    q_g   quota of source g in a block of 1024 units: the integral of its share, in parts of a unit
+    q_g   quota of source g in a block of units (1024 draws): the integral of its share, in parts of a unit
     C_g   units of source g before a block, int64 (G,)
     lag   the integral of the share so far less C_g, in parts of a unit, int64 (G,)
 
@@ -10,7 +10,7 @@ Each block gives source g either floor(q_g) or ceil(q_g) units. Who gets one mor
 several processors (Baruah, Cohen, Plaxton and Varvel, Algorithmica 1996): of those that lag behind, the one whose lag
 would reach a unit first. So the lag stays within one unit at every block's end; where the shares of four or more
 sources jump, it can pass that for some blocks (by up to a third of a unit in 7 000 random schedules, in 5 of 1 000 of
-them). Within a block the units are shuffled.
+them). Within a block the units are shuffled; where the shares change inside one, on each side of the change apart.
 
 All is a pure function of shares, keys and unit. Counts are kept before every 256th block and found again from there;
 shares with a small common denominator repeat, so that any block is as near as the first.
@@ -40,16 +40,18 @@ class Shares:
     Args:
         shares: float64 (K, G), finite, >= 0, each row with a positive sum.
         ends: The unit at which each row but the last one ends, increasing, (K - 1,).
+        block: Units of a block.
     """
 
-    def __init__(self, shares: NDArray[np.float64], ends: Sequence[int] = (), /) -> None:
+    def __init__(self, shares: NDArray[np.float64], ends: Sequence[int] = (), /, block: int = BLOCK) -> None:
+        self.block = block
         self.shares = shares / shares.sum(1, keepdims=True)
         exact = [[Fraction(float(share)).limit_denominator(_SMALL) for share in row] for row in self.shares]
         parts = lcm(*(share.denominator for row in exact for share in row))
         self._parts = parts if parts <= _SMALL and all(sum(row) == 1 for row in exact) else _FINE
         self._ends = np.array([*ends, np.iinfo(np.int64).max], dtype=np.int64)
         self._rates = np.stack([_whole_parts(row, self._parts) for row in self.shares])
-        self._period = parts // gcd(parts, BLOCK) if self._parts == parts and not ends else 0
+        self._period = parts // gcd(parts, block) if self._parts == parts and not ends else 0
         self._kept = np.zeros((1, 2, shares.shape[1]), dtype=np.int64)  # C and lag before blocks 0, 256, …
 
     def counts(self, block: int, /) -> tuple[Whole, Whole]:
@@ -58,17 +60,17 @@ class Shares:
         missing = near // _KEPT + 1 - len(self._kept)
         if missing > 0:
             more = np.repeat(self._kept[-1:], missing, axis=0)
-            _count_on(more, len(self._kept) - 1, self._ends, self._rates, self._parts)
+            _count_on(more, len(self._kept) - 1, self.block, self._ends, self._rates, self._parts)
             self._kept = np.concatenate([self._kept, more])  # replaced, never changed: other threads read it
         counts, lags = self._kept[near // _KEPT].copy()
         for at in range(near // _KEPT * _KEPT, near):
-            _turn(at, counts, lags, self._ends, self._rates, self._parts)
-        return counts + self._rates[0] * (turns * self._period * BLOCK // self._parts), lags
+            _pass(at, counts, lags, self.block, self._ends, self._rates, self._parts)
+        return counts + self._rates[0] * (turns * self._period * self.block // self._parts), lags
 
     def fill(self, keys: NDArray[np.uint64], start: int, sources: NDArray[np.int32], numbers: Whole, /) -> None:
         """Write whose the units start, start + 1, … are, and their numbers among those of that source, both (n,)."""
-        counts, lags = self.counts(start // BLOCK)
-        fill_turns(counts, lags, keys, start, self._ends, self._rates, self._parts, sources, numbers)
+        counts, lags = self.counts(start // self.block)
+        fill_turns(counts, lags, keys, start, self.block, self._ends, self._rates, self._parts, sources, numbers)
 
     def at(self, units: Whole, /) -> NDArray[np.float64]:
         """Return the shares at units (n,), float64 (n, G)."""
@@ -86,19 +88,13 @@ def _whole_parts(shares: NDArray[np.float64], parts: int) -> Whole:
 
 
 @njit(cache=True, nogil=True)
-def _turn(block: int, counts: Whole, lags: Whole, ends: Whole, rates: Whole, parts: int) -> Whole:
-    """Give the units of a block out; add them to C, and what is owed to the lags; return them, (G,)."""
-    quota = np.zeros(counts.size, dtype=np.int64)
-    unit, stop = block * BLOCK, (block + 1) * BLOCK
-    at = np.searchsorted(ends, unit, side="right")
-    while unit < stop:
-        until = min(stop, ends[at])
-        quota += (until - unit) * rates[at]
-        unit, at = until, at + 1
+def _turn(counts: Whole, lags: Whole, size: int, rates: Whole, parts: int) -> Whole:
+    """Give `size` units out by rates (G,); add them to C, and what is owed to the lags; return them, (G,)."""
+    quota = size * rates
     given = quota // parts
     rest = quota - given * parts
     lags += rest
-    for _ in range(BLOCK - given.sum()):
+    for _ in range(size - given.sum()):
         best, soonest = -1, np.int64(0)
         for g in range(given.size):
             if rest[g] == 0:
@@ -116,12 +112,23 @@ def _turn(block: int, counts: Whole, lags: Whole, ends: Whole, rates: Whole, par
 
 
 @njit(cache=True, nogil=True)
-def _count_on(kept: NDArray[np.int64], first: int, ends: Whole, rates: Whole, parts: int) -> None:
+def _pass(block: int, counts: Whole, lags: Whole, size: int, ends: Whole, rates: Whole, parts: int) -> None:
+    """Give the units of a block out; where shares change within it, each part by its own."""
+    unit, stop = block * size, (block + 1) * size
+    at = np.searchsorted(ends, unit, side="right")
+    while unit < stop:
+        until = min(stop, ends[at])
+        _turn(counts, lags, until - unit, rates[at], parts)
+        unit, at = until, at + 1
+
+
+@njit(cache=True, nogil=True)
+def _count_on(kept: NDArray[np.int64], first: int, size: int, ends: Whole, rates: Whole, parts: int) -> None:
     """Write C and lag before every 256th block after that of number `first`, which all of `kept` (n, 2, G) hold."""
     counts, lags = kept[0, 0].copy(), kept[0, 1].copy()
     for i in range(len(kept)):
         for block in range((first + i) * _KEPT, (first + i + 1) * _KEPT):
-            _turn(block, counts, lags, ends, rates, parts)
+            _pass(block, counts, lags, size, ends, rates, parts)
         kept[i, 0], kept[i, 1] = counts, lags
 
 
@@ -131,6 +138,7 @@ def fill_turns(
     lags: Whole,
     keys: NDArray[np.uint64],
     start: int,
+    size: int,
     ends: Whole,
     rates: Whole,
     parts: int,
@@ -138,19 +146,25 @@ def fill_turns(
     numbers: Whole,
 ) -> None:
     """Write sources and numbers (n,) of the units from `start` on; C and lag are those before its block."""
-    order = np.empty(BLOCK, dtype=np.int32)
-    for block in range(start // BLOCK, (start + sources.size + BLOCK - 1) // BLOCK):
-        at = counts.copy()
-        given = _turn(block, counts, lags, ends, rates, parts)
+    order = np.empty(size, dtype=np.int32)
+    unit, last = start // size * size, start + sources.size
+    at = np.searchsorted(ends, unit, side="right")
+    while unit < last:
+        until = min((unit // size + 1) * size, ends[at])
+        first = counts.copy()
+        given = _turn(counts, lags, until - unit, rates[at], parts)
         done = 0
         for g in range(given.size):
             order[done : done + given[g]] = g
             done += given[g]
-        for last in range(BLOCK - 1, 0, -1):
-            other = np.int64(high_product(random_bits(block * BLOCK + last, keys[0], keys[1]), np.uint64(last + 1)))
-            order[last], order[other] = order[other], order[last]
-        for i in range(BLOCK):
-            place, g = block * BLOCK + i - start, order[i]
+        for i in range(done - 1, 0, -1):
+            other = np.int64(high_product(random_bits(unit + i, keys[0], keys[1]), np.uint64(i + 1)))
+            order[i], order[other] = order[other], order[i]
+        for i in range(done):
+            place, g = unit + i - start, order[i]
             if 0 <= place < sources.size:
-                sources[place], numbers[place] = g, at[g]
-            at[g] += 1
+                sources[place], numbers[place] = g, first[g]
+            first[g] += 1
+        unit = until
+        if until == ends[at]:
+            at += 1

@@ -83,6 +83,16 @@ def test_the_contract_of_a_stream_holds_with_the_weights_of_a_mixture():
     check_stream(MixedStream(sources, [5, 3, 2], seed=4), weights=mixture, others=others)
 
 
+@pytest.mark.parametrize("options", [{}, {"batches": "single", "global_batch": 50}])
+def test_a_step_holds_from_its_very_position_on(options):
+    stream = MixedStream(
+        [IndexStream(700), IndexStream(300)], [[(0, 1), (0.5, 0)], [(0, 0), (0.5, 1)]], epochs=5, seed=1, **options
+    )
+    source = np.concatenate([stream.epoch(epoch)[:] for epoch in range(5)]) >= 700
+    assert not source[:2500].any() and source[2500:].all()
+    assert all(np.isfinite(stream.epoch(epoch).weights(0, 1000)).all() for epoch in range(5))
+
+
 def test_weights_that_change_are_part_of_the_state():
     def mixture():
         return MixedStream([IndexStream(np.ones(40), seed=1), IndexStream(60)], [1, 1], seed=2)
@@ -108,6 +118,9 @@ def test_weights_that_change_are_part_of_the_state():
         ([1, 1], {"global_batch": 4}, "global_batch=4"),
         ([1, 1], {"batches": "single", "global_batch": 4, "draws": 6}, "6 and 4"),
         ([1, 1], {"seed": -1}, "-1"),
+        ([1, [[0, 1], [0.5, 0]]], {"epochs": 0}, "epochs=0"),
+        ([1, 1], {"batches": "single", "global_batch": 0}, "0"),
+        ([1e308, 1e308], {}, "308"),
     ],
 )
 def test_what_does_not_fit_is_refused(shares, options, named):

@@ -31,9 +31,15 @@ class TrainOptions(
     budget: float = option(1.0, "Train for this part of the full run, in (0, 1].", within=FEW)
     paper: bool = option(False, "Draw p and c as in the paper's text, not as in its authors' code.")
     uniform_epochs: int | None = option(None, "Draw uniformly in the first epochs of p, c and rais; 1.", within=SOME)
-    no_smoothing: bool = option(False, "Leave out the mean that p and c add to each row's importance.")
-    last_only: bool = option(False, "Draw p and c by the last epoch with a row, not by the mean over its visits.")
-    full_epochs: bool = option(False, "Give osgd B N rows in all epochs, not all rows in B of the epochs.")
+    no_smoothing: bool = option(
+        False, "Leave out the mean that p and c add to each row's importance.", "--no-smoothing"
+    )
+    last_only: bool = option(
+        False, "Draw p and c by the last epoch with a row, not by the mean over its visits.", "--last-only"
+    )
+    full_epochs: bool = option(
+        False, "Give osgd B N rows in all epochs, not all rows in B of the epochs.", "--full-epochs"
+    )
     table: Path | None = option(None, "Read the sampler's features from this table.")
     column: str | None = option(
         None, "Column of a file of weights (weight), or of the table with rho's irreducible losses (loss)."

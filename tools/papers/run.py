@@ -28,8 +28,7 @@ def run_table(table: PaperTable, out: Path, /, *, small: bool, data: Path = Path
         The record: identity (table, size, commands), printed, seconds (of the last start), machine, versions, finished.
 
     Raises:
-        ValueError: The folder holds another table, size or data.
-        RuntimeError: A command failed; it has said why.
+        ValueError: The folder holds another table, size or data; or a command failed, which has said why.
     """
     size = "small" if small else "paper"
     commands = table.commands("OUT", small=small, data=str(data))
@@ -42,7 +41,9 @@ def run_table(table: PaperTable, out: Path, /, *, small: bool, data: Path = Path
         print(done["printed"], end="")
         return done
     started = time.perf_counter()
-    printed = "".join(_printed(command.replace("OUT", str(out / "runs"))) for command in commands)
+    runs = shlex.quote(str(out / "runs"))
+    lines = table.commands(runs, small=small, data=shlex.quote(str(data)))
+    printed = "".join(_printed(line) for line in lines)
     seconds = round(time.perf_counter() - started, 1)
     content = {"identity": identity, "printed": printed.replace(str(out / "runs"), "OUT"), "seconds": seconds}
     return write_record(out / "table.json", KIND, content)
@@ -62,5 +63,5 @@ def _printed(command: str) -> str:
             process.terminate()
             raise
     if process.returncode:
-        raise RuntimeError(f"`drawstream {command}` ended with status {process.returncode}")
+        raise ValueError(f"`drawstream {command}` ended with status {process.returncode}; it says why above")
     return "".join(lines)

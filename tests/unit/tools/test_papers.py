@@ -127,9 +127,9 @@ def test_a_run_keeps_what_was_printed_and_is_not_run_twice(tmp_path, capfd):
 
 def test_a_command_that_fails_leaves_no_result(tmp_path):
     table = PaperTable(name="bt-table-0", shows="", paper="", full="", small="stream show $out/none")
-    with pytest.raises(RuntimeError, match="status 2"):
-        run_table(table, tmp_path, small=True)
-    assert not (tmp_path / "table.json").exists()
+    with pytest.raises(ValueError, match="status 2"):
+        run_table(table, tmp_path / "with space", small=True)
+    assert not (tmp_path / "with space/table.json").exists()
 
 
 def test_an_unknown_name_is_refused():
