@@ -200,7 +200,8 @@ class MixedStream(Batches):
 
 def _steps(shares: Sequence[Share]) -> tuple[list[float], NDArray[np.float64]]:
     """Return the progress at which shares change, from 0 on (K,), and the shares from each on, float64 (K, G)."""
-    steps: list[Any] = [[(0.0, float(share))] if np.ndim(share) == 0 else share for share in shares]
+    given: Sequence[Any] = shares
+    steps = [[(0.0, float(share))] if np.ndim(share) == 0 else share for share in given]
     for g, of_source in enumerate(steps):
         progress = [step[0] for step in of_source]
         if not progress or progress[0] != 0 or progress != sorted(set(progress)) or progress[-1] >= 1:
