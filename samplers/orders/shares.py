@@ -48,7 +48,8 @@ class Shares:
         self.shares = shares / shares.sum(1, keepdims=True)
         exact = [[Fraction(float(share)).limit_denominator(_SMALL) for share in row] for row in self.shares]
         parts = lcm(*(share.denominator for row in exact for share in row))
-        self._parts = parts if parts <= _SMALL and all(sum(row) == 1 for row in exact) else _FINE
+        near = np.abs(np.array(exact, dtype=np.float64) - self.shares).max() < 1e-15
+        self._parts = parts if parts <= _SMALL and near and all(sum(row) == 1 for row in exact) else _FINE
         self._ends = np.array([*ends, np.iinfo(np.int64).max], dtype=np.int64)
         self._rates = np.stack([_whole_parts(row, self._parts) for row in self.shares])
         self._period = parts // gcd(parts, block) if self._parts == parts and not ends else 0

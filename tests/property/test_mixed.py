@@ -50,6 +50,13 @@ def test_counts_of_a_far_block_are_those_that_counting_on_gives(table, end, bloc
         assert lag.sum() == later.sum() == 0
 
 
+@pytest.mark.parametrize("table", [[0.3141592653589793, 1.0], [1 / 3, 1 / 7, 0.5]])
+def test_a_far_count_is_the_share_itself_not_a_fraction_near_it(table):
+    share = np.array([table]) / np.sum(table)
+    counts, _ = Shares(np.array([table])).counts(10**6)
+    assert np.abs(counts - share[0] * 10**6 * BLOCK).max() < 1.01
+
+
 @given(st.integers(1, 3000), st.integers(0, 5000), st.integers(0, 3000), st.sampled_from([1, 7, 64]))
 def test_any_slice_is_that_of_the_whole_and_each_source_follows_its_own_stream(draws, start, size, unit):
     weights = np.arange(1.0, 301)
