@@ -13,7 +13,7 @@ from PIL import Image
 from drawstream.tools.cli.app import main
 from drawstream.tools.papers import TABLES, find_table, run_table
 from drawstream.tools.papers.entry import PaperTable
-from drawstream.tools.papers.page import page
+from drawstream.tools.papers.page import page, results
 from drawstream.tools.papers.tables import DATA
 
 ROWS = {
@@ -135,3 +135,9 @@ def test_a_command_that_fails_leaves_no_result(tmp_path):
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="ss-table-12"):
         find_table("ss-table-12")
+
+
+@pytest.mark.parametrize("name", results())
+def test_a_result_is_of_the_command_that_is_shown(name):
+    kept = results()[name]
+    assert kept["identity"]["commands"] == TABLES[name].commands("OUT", small=kept["identity"]["size"] == "small")
