@@ -77,7 +77,7 @@ def fit(model, out, epochs=3, checkpoint=None, **options):
 
 
 def result_of(tmp_path, code, *, processes=None):
-    """What a script writes to result.json of its folder; under torchrun where `processes` are given."""
+    """The result.json that a script writes into its folder; under torchrun where `processes` are given."""
     script = tmp_path / "script.py"
     script.write_text(code, encoding="utf-8")
     run(*(torchrun(processes, script) if processes else [script]), cwd=tmp_path)

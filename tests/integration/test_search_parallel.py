@@ -61,7 +61,7 @@ def start_search(tmp_path, options, journal, pause=0.0, meet=1, kill=0):
 
 
 def found(process):
-    """What a search found, and the trials that failed."""
+    """The result of a search, and the trials that failed."""
     out, error = finish(process)
     assert error == ""
     told = json.loads(out)
@@ -78,7 +78,7 @@ def wait_for(journal, runs):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process with one worker finds, in memory."""
+    """The result of one process with one worker, in memory."""
     folder = tmp_path_factory.mktemp("alone")
     return found(start_search(folder, RANDOM, folder / "journal"))[0]
 

@@ -261,7 +261,7 @@ def few(tmp_path_factory):
 
 
 def launch(few, tmp_path_factory, methods):
-    """What one and two processes find, by method."""
+    """Results of one and of two processes, by method."""
     found = []
     for processes in (1, 2):
         out = tmp_path_factory.mktemp(f"ranks-{processes}")

@@ -1,1 +1,1 @@
-"""What tests of several folders share: data, tars, processes, the command line."""
+"""Parts that tests of several folders share: data, tars, processes, the command line."""

@@ -1,4 +1,4 @@
-"""What is refused, and the one line that says so."""
+"""Refusals: the error, and the one line that says why."""
 
 import pytest
 

@@ -19,7 +19,7 @@ from drawstream.pipeline.shards import FILE, is_url
 from drawstream.tools import PLANS, DemoPlan, pack_plan, setup_of, start_plan
 from drawstream.tools.cli import CatalogOptions, RecipeGrid
 from drawstream.tools.jobs import TrainingJob, prepare_training, train_job
-from drawstream.tools.training import RECIPES, Framing, Recipe, Setup
+from drawstream.tools.training import Framing, Recipe, Setup
 from drawstream.tools.training.methods import Sampling, TrainingPlan
 
 __all__ = ["VALIDATION", "Cell", "Record", "accuracies", "plan_of", "wrong_share"]
@@ -79,7 +79,7 @@ def plan_of(grid: RecipeGrid, /, **changed: Any) -> DemoPlan:
         plan = replace(plan, fine_tune=recipe.tuning(plan.fine_tune.epochs, plan.fine_tune.lr), confirm=second)
     if grid.global_batch is not None:
         plan = replace(plan, batch_size=grid.global_batch)
-    framing = Framing(jitter=RECIPES.get(recipe.name, {}).get("jitter", ()))
+    framing = Framing(jitter=recipe.jitter)
     return replace(plan, recipe=recipe, augment=grid.augment or plan.augment, framing=framing, device=grid.device)
 
 

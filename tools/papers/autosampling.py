@@ -13,8 +13,20 @@ def _small(rest: str, folder: str = "", data: str = "digits", seeds: str = "0,1,
     return f"bench auto --data {data} --noise 0 --seeds {seeds} -o $out{folder} {rest}"
 
 
+def _figure(number: int, shows: str, paper: str) -> PaperTable:
+    """A figure of the page of one search."""
+    return PaperTable(
+        name=f"as-figure-{number}",
+        shows=shows,
+        paper=paper,
+        data=("cifar100",),
+        full=_auto("cifar100", "resnet18", "--model resnet18 --population 20 --methods mixture", "0"),
+        small=_small("--methods mixture", seeds="0"),
+        differs="The figure is in the page of the search that the benchmark writes.",
+    )
+
+
 _KINDS = "--methods uniform,random,mixture"
-_SPECTRUM = "The figure is in the page of the search that the benchmark writes."
 
 AUTOSAMPLING = (
     PaperTable(
@@ -93,31 +105,15 @@ AUTOSAMPLING = (
         small=_small("--methods uniform,dlis,rais,mixture"),
         differs="RAIS has no public code: ours is a reconstruction, and says so.",
     ),
-    PaperTable(
-        name="as-figure-2",
-        shows="counts of rows in 500 segments at three epochs",
-        paper="histograms of epochs 80, 160 and 240 differ: what is drawn changes with the training.",
-        data=("cifar100",),
-        full=_auto("cifar100", "resnet18", "--model resnet18 --population 20 --methods mixture", "0"),
-        small=_small("--methods mixture", seeds="0"),
-        differs=_SPECTRUM,
+    _figure(
+        2,
+        "counts of rows in 500 segments at three epochs",
+        "histograms of epochs 80, 160 and 240 differ: what is drawn changes with the training.",
     ),
-    PaperTable(
-        name="as-figure-3",
-        shows="images at the head and the tail of the counts",
-        paper="often drawn images are harder to recognise than those that are hardly drawn.",
-        data=("cifar100",),
-        full=_auto("cifar100", "resnet18", "--model resnet18 --population 20 --methods mixture", "0"),
-        small=_small("--methods mixture", seeds="0"),
-        differs=_SPECTRUM,
+    _figure(
+        3,
+        "images at the head and the tail of the counts",
+        "often drawn images are harder to recognise than those that are hardly drawn.",
     ),
-    PaperTable(
-        name="as-figure-4",
-        shows="how often 500 rows are drawn against their loss, at three epochs",
-        paper="no clear correlation.",
-        data=("cifar100",),
-        full=_auto("cifar100", "resnet18", "--model resnet18 --population 20 --methods mixture", "0"),
-        small=_small("--methods mixture", seeds="0"),
-        differs=_SPECTRUM,
-    ),
+    _figure(4, "how often 500 rows are drawn against their loss, at three epochs", "no clear correlation."),
 )

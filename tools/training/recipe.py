@@ -147,6 +147,11 @@ class Recipe:
         """Return the recipe of a fine-tuning: all of this one but the learning rate's course, a cosine here."""
         return replace(self, epochs=epochs, lr=lr, schedule="cosine", milestones=(), warmup_epochs=0.0, compile=False)
 
+    @property
+    def jitter(self) -> tuple[float, ...]:
+        """Colour jitter of the named recipe; empty without one."""
+        return tuple(RECIPES.get(self.name, {}).get("jitter", ()))
+
     def settings(self) -> dict[str, Any]:
         """Return all that decides a result, by name, as a record keeps it."""
         found = {name: value for name, value in asdict(self).items() if name != "name"}

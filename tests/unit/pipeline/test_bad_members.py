@@ -1,4 +1,4 @@
-"""What `index` says of bad images, labels that are none, compressed shards, and tars as others write them."""
+"""Messages of `index` about bad images, labels that are none, compressed shards, and tars as others write them."""
 
 import bz2
 import gzip

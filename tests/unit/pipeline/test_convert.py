@@ -26,7 +26,7 @@ def put(data, at, part):
 
 
 def turned(pixels, value):
-    """What EXIF orientation means, from its table."""
+    """The turn of an EXIF orientation, from its table."""
     return {
         1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.swapaxes(0, 1),
         6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).swapaxes(0, 1), 8: np.rot90(pixels),

@@ -331,7 +331,7 @@ def ids(batches):
     return [row for batch in batches for row in batch.ids.tolist()]
 
 
-# What a loader is made of
+# Parts of a loader
 
 
 def test_without_a_stream_every_row_comes_once_in_order(digits):
@@ -361,7 +361,7 @@ def test_without_a_stream_large_images_are_seen_as_in_evaluation(tmp_path):
 
 
 def in_a_fork(work):
-    """What `work` raises in a forked child; the child must end within 20 s."""
+    """The error of `work` in a forked child; the child must end within 20 s."""
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork: the very case

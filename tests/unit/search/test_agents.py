@@ -78,7 +78,7 @@ def test_reinforce_does_not_depend_on_the_unit_of_the_score():
 
 
 def test_reinforce_learns_slowly_and_the_model_fast():
-    """What Fig. 3 of the paper shows, on a bowl: with many candidates REINFORCE learns, with few the model is ahead."""
+    """Fig. 3 of the paper, on a bowl: with many candidates REINFORCE learns, with few the model is ahead."""
     agents = {name: SwiftAgent(SPACE, Proposals(agent=name, round=4, seed=1)) for name in ("gp", "random", "reinforce")}
     late = {name: searched(agents[name], 600)[1][-100:].mean() for name in ("random", "reinforce")}
     assert late["reinforce"] > late["random"] + 0.2

@@ -111,7 +111,7 @@ class Common:
         """Return training and judging rows."""
         order = self.mix_order if augment in ("mixup", "ricap") else "default"
         given: dict[str, Any] = {"augment": augment, "mix_order": order, "device": self.device}
-        given["framing"] = Framing(flip=self.flip)
+        given["framing"] = Framing(flip=self.flip, jitter=self.recipe.jitter)
         return Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
 
     def recipe_of(self, point: Point, /) -> Recipe:

@@ -195,6 +195,7 @@ def remember(common: Common, grid: BudgetGrid, /) -> None:
     settings |= {key: getattr(common, key) for key in ("global_batch", "evaluations", "device", "threads")}
     early, order = common.uniform_epochs, common.mix_order
     settings |= {} if common.flip else {"flip": False}
+    settings |= {"jitter": list(common.recipe.jitter)} if common.recipe.jitter else {}
     settings |= {"uniform_epochs": None if early == 1 else early, "mix_order": None if order == "default" else order}
     kind = grid.engine.partition(":")[0]
     settings |= {

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from drawstream.tools.bench.budget.page import (
 from drawstream.tools.bench.budget.results import checks, control_budgets, findings_of
 from drawstream.tools.cli import BudgetGrid
 from drawstream.tools.experiments.results import Row
-from drawstream.tools.training.loop import Recipe
+from drawstream.tools.training import RECIPES, Framing, Recipe, named_recipe
 
 N, T = 1000, 10
 
@@ -207,3 +208,10 @@ def test_the_page_holds_the_verdict_the_control_and_every_number(findings, tmp_p
     assert len(charts) == 9
     assert all(json.loads(chart)["data"] for chart in charts)
     assert "src=" not in text.replace("img-src", "")
+
+
+def test_the_colours_of_a_recipe_hold_and_flips_can_be_left_out(tmp_path):
+    common = Common(tmp_path, tmp_path, tmp_path, "mlp", 32, named_recipe("ss-imagenet"), 5, 1, flip=False)
+    framing = common.setup("standard").framing
+    assert framing.jitter == RECIPES["ss-imagenet"]["jitter"] and not framing.flip
+    assert replace(common, recipe=named_recipe("bt"), flip=True).setup("standard").framing == Framing()
