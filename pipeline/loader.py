@@ -146,6 +146,8 @@ class Loader(Follower):
         source = Inputs(catalog, self._spec, rows)
         self._reader = Reader(source, self._files, self._bad, self._meter, group=group, threads=reading.read_threads)
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
+        # the graphs under way: else one in garbage, with the loop that gives it back, would be destroyed as it is idle
+        self._busy: dict[int, tuple[Feed, Any]] = {}
         self._process: int | None = None  # the one that has the threads and the graph
         self._closed = False
 
@@ -256,8 +258,9 @@ class Loader(Follower):
         """The batches of a plan; where DALI refuses an image that may be replaced, it begins anew at that run."""
         run, count = 0, self._reader.runs(plan)
         while run < count:
-            feed, pipeline = self._idle.pop() if self._idle else self._new_graph()
+            feed, pipeline = graph = self._idle.pop() if self._idle else self._new_graph()
             feed.begin(plan, run)
+            self._busy[id(graph)] = graph
             try:
                 while run < count:
                     yield from self._batches(feed, pipeline, run)
@@ -266,8 +269,9 @@ class Loader(Follower):
                 self._bad.add(refused.args)
             finally:
                 feed.stop()
+                del self._busy[id(graph)]
                 if self._process == os.getpid() and self._drain(feed, pipeline) and not self._closed:
-                    self._idle[:] = [(feed, pipeline)]
+                    self._idle[:] = [graph]
 
     def _new_graph(self) -> tuple[Feed, Any]:
         reading = self._reading
