@@ -29,7 +29,7 @@ from drawstream.pipeline.decoding import ImageInfo, check_rule, encode
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.catalog_file import FILE, Shard
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
-from drawstream.pipeline.shards.label_noise import relabel, stratified_order
+from drawstream.pipeline.shards.label_noise import long_tail, relabel, stratified_order
 from drawstream.pipeline.shards.remote import RemoteError
 from drawstream.pipeline.shards.staging import check_target, staged_folder
 from drawstream.pipeline.shards.tar import split_name
@@ -51,6 +51,9 @@ class PackOptions:
         shard_rows: Most rows of a shard; 10 000 keeps the parts of a resumable job short.
         shard_bytes: A shard whose images have these many bytes takes no further row.
         skip_bad: Leave out images that cannot be read, from the part in which they would be; the result names them.
+        long_tail: Imbalance I of the training rows: class c of C keeps n_max I^(−c / (C − 1)) rows, as many as its
+            largest class has for the first one and a part of 1 / I for the last; None keeps all. The holdout keeps the
+            shares of the source.
         label_noise: Share R of every class that is relabelled uniformly into the other classes, in [0, 1); of a source
             without ``clean_labels``.
         noise_holdout: Wrong labels in the holdout too; by default it has its true labels, as in the papers.
@@ -67,6 +70,7 @@ class PackOptions:
     shard_rows: int = 10_000
     shard_bytes: int = 1 << 30
     skip_bad: bool = False
+    long_tail: float | None = None
     label_noise: float = 0.0
     noise_holdout: bool = False
     orientation: str = "exif"
@@ -98,6 +102,7 @@ class PackResult:
         relabelled: Rows of both whose label is not the true one.
         bytes: Size of all shards.
         bad: Images that could not be read and were left out.
+        class_rows: Rows of each class in ``train``, by its label; its true one, where some are wrong.
         ran: False where an earlier pack of the same source and options was found finished.
     """
 
@@ -109,6 +114,7 @@ class PackResult:
     bytes: int
     bad: tuple[BadImage, ...] = ()
     ran: bool = True
+    class_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +171,16 @@ def pack(
     if isinstance(source, FolderSource) and Path(source.name).resolve() in out.resolve().parents:
         raise ValueError(f"{out}: lies in the folder that is packed, where it would be a class: name another one")
     parts = _parts(source, settings, rows)
+    rows = sum(len(part.rows) for part in parts)
     earlier = any((out / name / FILE).is_file() for name in ("", "train"))
     if earlier and not settings.overwrite:
         return _finished(out, parts, settings.orientation)
     check_target(out, replaceable=earlier)
     if dry_run:
         held = out / "holdout" if settings.holdout else None
-        return PackResult(out / parts[0].name, held, rows - settings.holdout, settings.holdout, 0, 0, ran=False)
+        counts = _class_rows(parts[0].labels, parts[0].clean, len(source.classes))
+        sizes = (rows - settings.holdout, settings.holdout, 0, 0)
+        return PackResult(out / parts[0].name, held, *sizes, ran=False, class_rows=counts)
     done = count(1)
 
     def tick() -> None:
@@ -218,7 +227,12 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     true = source.clean_labels if isinstance(source, ArraySource) else None
     if true is not None and noise:
         raise ValueError(f"{source.name} has clean_labels beside wrong ones: leave out label noise (--label-noise)")
-    chosen = [("train" if held else "all", order[held:rows], noise, True)]
+    rest = order[held:rows]
+    if options.long_tail is not None:
+        truth, made["long_tail"] = source.labels if true is None else true, options.long_tail
+        kept = long_tail(truth, imbalance=options.long_tail, classes=len(source.classes), order=rest)
+        rest = kept[stratified_order(source.labels[kept], seed=options.seed)]
+    chosen = [("train" if held else "all", rest, noise, True)]
     if held:
         chosen.append(("holdout", order[:held], noise if options.noise_holdout else 0.0, options.noise_holdout))
     parts = []
@@ -266,7 +280,13 @@ def _result(
         bytes=sum(shard.size for catalog in catalogs for shard in catalog.shards),
         bad=tuple(bad),
         ran=ran,
+        class_rows=_class_rows(train.label, train.clean_label, train.num_classes),
     )
+
+
+def _class_rows(labels: NDArray[np.int64], clean: NDArray[np.int64] | None, classes: int) -> tuple[int, ...]:
+    """Rows of each class, by true labels where there are some."""
+    return tuple(np.bincount(labels if clean is None else clean, minlength=classes).tolist())
 
 
 def _finished(out: Path, parts: Sequence[_Part], orientation: str) -> PackResult:

@@ -56,6 +56,11 @@ class PackOptions(ImageOptions):
     holdout: int = option(
         0, "Rows to split off into a second catalog (OUT/train, OUT/holdout); `train --held-out` takes it.", within=ROWS
     )
+    long_tail: float | None = option(
+        None,
+        "Imbalance of the training rows: class c of C keeps n_max I^(-c/(C-1)), the last one 1/I; CIFAR-LT has 100.",
+        within=(1, 10**9),
+    )
     label_noise: float = option(0.0, "Share of each class to relabel into the others.", within=FEW)
     noise_seed: int = option(0, "Seed of the relabelling.", within=SEED)
     seed: int = option(0, "Seed of everything that is drawn.", within=SEED)
@@ -99,18 +104,20 @@ def pack(given: PackOptions) -> None:
     from drawstream.pipeline import BadImagesError, list_bad
     from drawstream.pipeline.shards import PackResult
     from drawstream.pipeline.sources import open_source
-    from drawstream.tools.jobs import finished_before, tell_source
+    from drawstream.tools.jobs import finished_before, tail_line, tell_source
 
     out, skip_bad = given.out, given.skip_bad
     opened = open_source(given.source, split=given.split)
     told = tell_source(opened)
-    passed = ("encoding", "quality", "orientation", "limit", "holdout", "label_noise", "noise_seed", "seed")
-    options: dict[str, Any] = {name: getattr(given, name) for name in passed}
+    passed = ("encoding", "quality", "orientation", "limit", "holdout")
+    drawn = ("long_tail", "label_noise", "noise_seed", "seed")
+    options: dict[str, Any] = {name: getattr(given, name) for name in (*passed, *drawn)}
     options |= {"overwrite": given.overwrite, "skip_bad": skip_bad is not None}
     if given.dry_run:
         planned = run(opened, out, dry_run=True, **options)
         rows = planned.rows + planned.holdout_rows
         text = f"a dry run, nothing was written: {rows} images would be packed into {out}"
+        text += tail_line(given.long_tail, planned.class_rows, opened.classes)
         finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, given.json_path, text)
         return
 
@@ -138,6 +145,7 @@ def pack(given: PackOptions) -> None:
     places = {"train": str(packed.train), "holdout": str(packed.holdout) if packed.holdout else None}
     held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
     text = f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled"
+    text += tail_line(given.long_tail, packed.class_rows, opened.classes)
     if packed.bad:
         text += f"; {len(packed.bad)} that cannot be read were left out: {skip_bad}"
     if not packed.ran:

@@ -1,5 +1,6 @@
 """Messages of `drawstream pack` beside its result: skipped files and bad images."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ from drawstream.pipeline.shards import PackResult, printable
 from drawstream.pipeline.sources import ArraySource, FolderSource, Source
 from drawstream.tools.runs import read_record
 
-__all__ = ["finished_before", "tell_source"]
+__all__ = ["finished_before", "tail_line", "tell_source"]
 
 
 def tell_source(source: Source, /) -> dict[str, Any]:
@@ -19,6 +20,15 @@ def tell_source(source: Source, /) -> dict[str, Any]:
     for line in (*notes, *(f"not taken: {line}" for line in source.left_out.lines)):
         print(printable(line))
     return {"left_out": source.left_out.as_json(), "notes": list(notes)}
+
+
+def tail_line(imbalance: float | None, rows: Sequence[int], classes: Sequence[str], /) -> str:
+    """Return the long tail as the end of a line, with its largest and smallest class; "" without one."""
+    if imbalance is None:
+        return ""
+    most, least = max(range(len(rows)), key=rows.__getitem__), min(range(len(rows)), key=rows.__getitem__)
+    sizes = " to ".join(f"{rows[each]} of {printable(classes[each])}" for each in (most, least))
+    return f"; long tail of imbalance {imbalance:g}: {sizes}"
 
 
 def finished_before(packed: PackResult, /) -> tuple[PackResult, str]:

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 from drawstream.pipeline.decoding.image import decode, encode
 from drawstream.pipeline.shards.catalog import Catalog
-from drawstream.pipeline.shards.label_noise import relabel, stratified_order
+from drawstream.pipeline.shards.label_noise import long_tail, relabel, stratified_order, tail_counts
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.shards.staging import staged_folder
 from drawstream.pipeline.sources.source import FASHION_MNIST, ArraySource, open_source
@@ -115,6 +115,36 @@ def test_limit_is_balanced_and_leaves_the_holdout_alone(tmp_path):
     assert np.abs(np.bincount(Catalog.open(small.train).label) - 40).max() <= 5
 
 
+def test_long_tail_is_that_of_cifar_lt():
+    published = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]  # Cao et al. 2019, imbalance 100
+    assert tail_counts(np.full(10, 5000), 100).tolist() == published and sum(published) == 12406
+    assert tail_counts(np.array([4, 1, 300]), 10).tolist() == [4, 1, 30]  # no class has more than its own
+    labels = np.arange(600) % 3
+    order = np.random.default_rng(0).permutation(600)
+    few, more = (long_tail(labels, imbalance=each, classes=3, order=order) for each in (100, 10))
+    assert np.bincount(labels[few]).tolist() == [200, 20, 2] and set(few) < set(more) and len(set(more)) == len(more)
+
+
+def test_long_tail_of_training_rows_leaves_the_holdout_balanced(tmp_path):
+    whole = pack(SOURCE, tmp_path / "whole", holdout=300)
+    result = pack(SOURCE, tmp_path / "tail", holdout=300, long_tail=20, label_noise=0.2, shard_rows=100)
+    train = Catalog.open(result.train)
+    assert Catalog.open(result.holdout).keys == Catalog.open(whole.holdout).keys
+    counts = np.bincount(train.clean_label)
+    assert counts.tolist() == list(result.class_rows) == tail_counts(np.array(whole.class_rows), 20).tolist()
+    assert result.rows == counts.sum() and counts[0] > 19 * counts[9]
+    assert set(train.keys) < set(Catalog.open(whole.train).keys) and verify(train) == []
+    first = train.clean_label[: train.shard_rows(0)[1]]
+    assert np.abs(np.bincount(first, minlength=10) - 100 * counts / counts.sum()).max() < 3  # mixed in every shard
+    assert train.provenance["long_tail"] == 20
+    again = {"holdout": 300, "label_noise": 0.2, "shard_rows": 100}
+    assert not pack(SOURCE, tmp_path / "tail", long_tail=20, **again).ran
+    refused("long_tail 20, wanted 10", pack, SOURCE, tmp_path / "tail", long_tail=10, **again)
+    refused("long_tail 20, wanted None", pack, SOURCE, tmp_path / "tail", **again)
+    other = Catalog.open(pack(SOURCE, tmp_path / "other", long_tail=20, **again, seed=1).train)
+    assert len(set(other.keys) - set(train.keys)) > 100
+
+
 def test_rows_are_mixed_within_the_shards(tmp_path):
     order = np.argsort(LABELS, kind="stable")
     catalog = array_catalog(tmp_path / "out", PIXELS[order], LABELS[order], shard_rows=200)
@@ -198,6 +228,7 @@ def test_keys_that_webdataset_would_split_or_skip_are_refused(tmp_path, folder):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"long_tail": 0.5}, r"long_tail >= 1 must hold, but got 0.5"),
         ({"label_noise": 1.0}, r"label noise must be in \[0, 1\), but got 1.0"),
         *(({"label_noise": rate}, r"label noise must be in \[0, 1\)") for rate in (-0.1, float("nan"))),
         ({"holdout": 1797}, "holdout must be in 0 … 1796, but got 1797"),

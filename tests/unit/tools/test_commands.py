@@ -15,7 +15,7 @@ import pytest
 import typer.main
 from safetensors.torch import save_file
 
-from drawstream import Reading, Schedule, Scoring, SwiftSampler
+from drawstream import Catalog, Reading, Schedule, Scoring, SwiftSampler
 from drawstream.tools.cli import app as cli
 from drawstream.tools.cli.features import ExtractOptions
 from drawstream.tools.cli.train import TrainOptions
@@ -193,5 +193,8 @@ def test_catalogs_say_by_which_command(typed, tmp_path):
     for folder in ("train", "holdout"):
         record = json.loads((tmp_path / "data" / folder / "catalog.json").read_text())
         assert (record["kind"], record["command"]) == ("pack", line)
+        assert "long_tail" not in Catalog.open(tmp_path / "data" / folder).provenance
+    line = typed("pack", tmp_path / "images.npz", tmp_path / "tail", "--long-tail", "5")
+    assert json.loads((tmp_path / "tail/catalog.json").read_text())["class_rows"] == [10, 2]
     line = typed("index", tmp_path / "data/train", "--overwrite", "--workers", "1")
     assert json.loads((tmp_path / "data/train/catalog.json").read_text())["command"] == line
