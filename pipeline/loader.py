@@ -50,7 +50,8 @@ class Batch:
 
     Attributes:
         images: float32 (n, C, H, W), normalised.
-        labels: int64 (n,).
+        labels: By the catalog's kind: `class` int64 (n,); `multi` uint8 (n, C), 0 or 1; `value` float32 (n, k); `none`
+            int64 (n, 0), which no loss takes.
         ids: int64 (n,), rows of the stream: samples of the catalog or rows of the feature table.
         weights: float32 (n,), 1/(N·P(row)); 0 marks rows that only fill up the last batch of a rank.
     """

@@ -49,7 +49,7 @@ class Prepared:
     bounds: NDArray[np.int64]  # (batches + 1,), batch i of the run is [bounds[i], bounds[i + 1])
     samples: NDArray[np.int64]  # rows of the catalog to decode
     ids: NDArray[np.int64]  # rows of the stream
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]  # of the catalog's kind, (n,) or (n, columns)
     weights: NDArray[np.float32]  # 1/(N P); 0 if a row only fills up the batch
     substituted: int  # rows that were replaced
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import shown
 from drawstream.pipeline.decoding import MOST_PIXELS
+from drawstream.pipeline.labels import Kind, broken_law, no_labels
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FILE,
@@ -44,6 +45,8 @@ __all__ = [
     "fingerprint", "hash_file", "seal",
 ]  # fmt: skip
 
+_NEEDED: dict[Kind, str] = {"class": "classes", "multi": "classes", "value": "values"}
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Catalog:
@@ -54,10 +57,10 @@ class Catalog:
         remote: URL of the folder that the shards are in, as it was given; None where they are local.
         shards: The tars, in the order the ``shard`` column counts them.
         orientation: ``exif``: images are turned as their EXIF block says; ``stored``: they are not.
-        label_kind: ``class``, or ``none`` where samples have no labels.
+        label_kind: ``class``; ``multi``: several classes of a sample; ``value``: numbers; ``none``: no labels.
         key_form: ``key``, or ``stem/key`` where a key comes in several shards and their stems stand before it.
         fields: Names of further members of the samples.
-        classes: Class names; label ``c`` means ``classes[c]``; none without labels.
+        classes: Class names; label ``c`` means ``classes[c]``. Of values their names; none without labels.
         channels: 1 or 3. Of raw rows the exact depth; encoded rows: 1 if every image is grayscale, else 3.
         fingerprint: Hash over the shards' contents and the columns without ``clean_label``; label noise changes it.
         provenance: How the catalog was made, as JSON values.
@@ -65,7 +68,8 @@ class Catalog:
         offset: int64 (rows,), first byte of the image in its shard.
         size: int64 (rows,), bytes.
         checksum: uint32 (rows,), of these bytes.
-        label: int64 (rows,); zeros without labels.
+        label: By kind: ``class`` int64 (rows,); ``multi`` uint8 (rows, C), 0 or 1; ``value`` float32 (rows, k);
+            ``none`` int64 (rows, 0).
         clean_label: int64 (rows,), or None where no label noise was put in.
         encoding_codes: int8 (rows,), index into ``ENCODINGS``.
         turn: int8 (rows,), EXIF orientation 1 … 8 by which stored pixels are turned; None where no image is turned.
@@ -81,7 +85,7 @@ class Catalog:
     remote: str | None
     shards: tuple[Shard, ...]
     orientation: str
-    label_kind: str
+    label_kind: Kind
     key_form: str
     fields: tuple[str, ...]
     classes: tuple[str, ...]
@@ -92,7 +96,7 @@ class Catalog:
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
     checksum: NDArray[np.uint32]
-    label: NDArray[np.int64]
+    label: NDArray[Any]
     clean_label: NDArray[np.int64] | None
     encoding_codes: NDArray[np.int8]
     turn: NDArray[np.int8] | None
@@ -138,7 +142,7 @@ class Catalog:
         columns: dict[str, Any] = {
             name: column_array(table, name) for name in table.column_names if name not in ("key", "encoding")
         }
-        columns.setdefault("label", frozen(np.zeros(table.num_rows, np.int64)))
+        columns.setdefault("label", frozen(no_labels(table.num_rows)))
         starts = np.searchsorted(columns["shard"], np.arange(len(meta["shards"]) + 1))
         given = ("shards", "orientation", "label_kind", "key_form", "channels", "fingerprint", "provenance")
         catalog = cls(
@@ -172,8 +176,8 @@ class Catalog:
         """Hold rows against metadata and fingerprint."""
         file, raw = self.path, self.encoding_codes == RAW
         hashed = {name: getattr(self, name) for name in HASHED}
-        rule = {"orientation": self.orientation, "label_kind": self.label_kind}
-        actual = fingerprint(self.shards, hashed, self._keys, self.encoding_codes, **rule)
+        data = (self.shards, hashed, self._keys, self.encoding_codes)
+        actual = fingerprint(*data, orientation=self.orientation, label_kind=self.label_kind)
         law = f"the fingerprint of the rows is {actual}, the file says {self.fingerprint}: the catalog was altered"
         require(actual == self.fingerprint, file, law)
         require((np.diff(self.shard) >= 0).all(), file, "the shard column must never decrease")
@@ -192,16 +196,19 @@ class Catalog:
             law = "only encoded images of a catalog with the orientation exif can be turned, as 1 … 8 say"
             wrong = (self.turn < 1) | (self.turn > 8) | ((self.turn != 1) & raw)
             require(self.orientation == "exif" and not wrong.any(), file, law)
-        require(self.label_kind == "class" or not self.classes, file, "there must be no classes without labels")
-        for labels in (self.label, self.clean_label) if self.label_kind == "class" else ():
-            known = labels is None or ((labels >= 0) & (labels < self.num_classes)).all()
-            require(known, file, f"labels must lie in 0 … {self.num_classes - 1}")
+        require(self.label_kind != "none" or not self.classes, file, "there must be no classes without labels")
+        require(self.label_kind == "class" or self.clean_label is None, file, "only classes have true labels")
+        for labels in (self.label, self.clean_label):
+            law = "" if labels is None else broken_law(labels, self.classes)
+            require(not law, file, law)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __repr__(self) -> str:
-        shape = f"{len(self)} rows, {len(self.shards)} shards, {self.num_classes} classes"
+        labels = {"none": "no labels", "value": f"{self.num_classes} values"}
+        what = labels.get(self.label_kind, f"{self.num_classes} classes")
+        shape = f"{len(self)} rows, {len(self.shards)} shards, {what}"
         where = str(self.path) if self.remote is None else shown(self.remote)
         return f"Catalog({where!r}: {shape}, fingerprint {self.fingerprint[:12]})"
 
@@ -212,7 +219,7 @@ class Catalog:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; 0 without labels."""
+        """Number of classes, or of values: what a model gives for each image; 0 without labels."""
         return len(self.classes)
 
     @property
@@ -262,18 +269,23 @@ class Catalog:
             return without_stems(self._keys, self._starts, stems)
         return with_stems(self._keys, self.shard, stems)
 
-    def require_labels(self, what: str, /) -> None:
-        """Refuse a catalog without labels.
+    def require_labels(self, what: str, /, *kinds: Kind) -> None:
+        """Refuse a catalog whose labels are of another kind, or that has none.
 
         Args:
             what: The work that needs them.
+            kinds: The kinds that it takes; by default all but ``none``.
 
         Raises:
-            ValueError: Its samples have no labels.
+            ValueError: Its samples have no labels, or others.
         """
-        if self.label_kind == "none":
+        kinds = kinds or ("class", "multi", "value")
+        if self.label_kind == "none" and "none" not in kinds:
             remedy = "index it with --label cls, txt or json:KEY"
-            raise ValueError(f"{self.path}: has no labels, but {what} needs classes: {remedy}")
+            raise ValueError(f"{self.path}: has no labels, but {what} needs {_NEEDED[kinds[0]]}: {remedy}")
+        if self.label_kind not in kinds:
+            law = f"has labels of kind {self.label_kind}, but {what} needs {' or '.join(kinds)}"
+            raise ValueError(f"{self.path}: {law}: pack or index it with --label-kind {kinds[0]}, or leave that out")
 
     def shard_path(self, shard: int, /) -> Path:
         """Where a local shard lies on disk.

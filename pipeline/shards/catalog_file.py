@@ -9,7 +9,8 @@ shard      int32               index into the shard list of the file metadata; n
 offset     int64               byte in the shard where the image's bytes begin
 size       int64               their number
 checksum   uint32              ``checksum_of`` exactly these bytes
-label      int64               class, 0 … classes − 1, as the training sees it; absent where the kind is ``none``
+label      by kind             as the training sees it: ``class`` int64, 0 … classes − 1; ``multi`` and ``value``
+                               lists of fixed size, of uint8 and of float32; absent where it is ``none``
 clean_label int64              only with label noise: the class before relabelling
 encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
 height     int32               pixels, as decoded (turned as the orientation rule says)
@@ -23,7 +24,8 @@ File metadata, key ``drawstream``: JSON with
 
 * ``format``; ``fingerprint``; ``checksum`` and ``hash``: names of the hashes; ``provenance``: how the catalog was made;
 * ``shards``: of each the ``path`` relative to the catalog, ``size`` in bytes, ``hash`` and ``stem``;
-* ``classes``: names; ``channels``: 1 or 3; ``label_kind``: ``class`` or ``none``;
+* ``classes``: names of the classes, or of the values; ``channels``: 1 or 3; ``label_kind``: ``class``, ``none``, or in
+  format 4 ``multi`` or ``value``;
 * ``orientation``: ``exif``, images are turned as their first EXIF block says; ``stored``, they do not;
 * ``key_form``: ``key``, as the shards have them; ``stem/key``, where a key comes in several shards;
 * ``fields``: names of further members of the samples, none in this version.
@@ -47,11 +49,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import RULES
+from drawstream.pipeline.labels import KINDS, TYPES, Kind
 from drawstream.pipeline.shards.names import shortened
 from drawstream.samplers import DrawstreamError
 from drawstream.samplers.files import raise_unless_file, system_fault
 
-FORMAT = 3
+FORMAT = 3  # of a catalog of classes, or without labels
+FORMATS = (FORMAT, 4)
 WIDE = 1024  # bytes (240 at least); longer members have an XXH3 checksum
 FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
@@ -86,7 +90,7 @@ _KINDS = {
     "key_form": str,
     "fields": list,
 }
-_KNOWN = {"orientation": RULES, "label_kind": ("class", "none"), "key_form": ("key", "stem/key")}
+_KNOWN = {"orientation": RULES, "label_kind": KINDS, "key_form": ("key", "stem/key")}
 _REMEDY = "pack or index the data anew"
 
 
@@ -119,7 +123,7 @@ def fingerprint(
     /,
     *,
     orientation: str = "exif",
-    label_kind: str = "class",
+    label_kind: Kind = "class",
 ) -> str:
     """Hash all that a user of the catalog can see: the shards' contents and every column but ``clean_label``.
 
@@ -131,15 +135,19 @@ def fingerprint(
         keys: pyarrow large_string (rows,).
         codes: int8 (rows,), positions in ``ENCODINGS``.
         orientation: ``exif`` or ``stored``.
-        label_kind: ``class`` or ``none``.
+        label_kind: Kind of the labels.
     """
     state = xxhash.xxh3_128(f"drawstream catalog {FORMAT}\n{orientation} {label_kind}\n".encode())
     for shard in shards:
         state.update(f"{shard.hash} {shard.size}\n".encode())
     for name in HASHED:
-        if name != "label" or label_kind != "none":
-            kind = np.dtype(SCHEMA.field(name).type.to_pandas_dtype()).newbyteorder("<")
-            state.update(np.ascontiguousarray(columns[name], dtype=kind).data)
+        if name == "label" and label_kind == "none":
+            continue
+        kind = TYPES[label_kind] if name == "label" else np.dtype(SCHEMA.field(name).type.to_pandas_dtype())
+        values = np.ascontiguousarray(columns[name], dtype=kind.newbyteorder("<"))
+        if values.ndim == 2:
+            state.update(f"{values.shape[1]}\n".encode())
+        state.update(values.data)
     state.update(np.ascontiguousarray(codes).data)
     _update_texts(state, keys)
     return state.hexdigest()
@@ -273,9 +281,11 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
 def _checked(meta: Any, file: Path) -> dict[str, Any]:
     """Metadata with its shards as ``Shard``."""
     version = meta.get("format") if isinstance(meta, dict) else None
-    if type(version) is int and version != FORMAT:
+    if type(version) is int and version not in FORMATS:
         remedy = "upgrade drawstream" if version > FORMAT else _REMEDY
-        raise ValueError(f"{file}: catalog format must be {FORMAT}, but got {version}: {remedy}")
+        raise ValueError(
+            f"{file}: catalog format must be {' or '.join(map(str, FORMATS))}, but got {version}: {remedy}"
+        )
     try:
         shards = tuple(
             Shard(str(each["path"]), int(each["size"]), str(each["hash"]), str(each["stem"])) for each in meta["shards"]
@@ -297,7 +307,7 @@ def _checked(meta: Any, file: Path) -> dict[str, Any]:
     return {**meta, "shards": shards}
 
 
-def _check_column(table: pa.Table, column: pa.Field, label_kind: str, file: Path) -> None:
+def _check_column(table: pa.Table, column: pa.Field, label_kind: Kind, file: Path) -> None:
     """Refuse a column that is missing, of another type, or has nulls."""
     name = column.name
     if name not in table.column_names:
@@ -306,6 +316,13 @@ def _check_column(table: pa.Table, column: pa.Field, label_kind: str, file: Path
         return
     require(label_kind != "none" or "label" not in name, file, f"column {name!r} must not be there without labels")
     kind = table.schema.field(name).type
+    if name == "label" and label_kind in ("multi", "value"):
+        due = pa.from_numpy_dtype(TYPES[label_kind])
+        same = pa.types.is_fixed_size_list(kind) and kind.value_type == due
+        require(same, file, f"column 'label' must be fixed-size lists of {due}, but got {kind}")
+        nulls = table[name].null_count or sum(chunk.flatten().null_count for chunk in table[name].chunks)
+        require(nulls == 0, file, "column 'label' must have no nulls")
+        return
     same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
     require(same, file, f"column {name!r} must be {column.type}, but got {kind}")
     require(table[name].null_count == 0, file, f"column {name!r} must have no nulls")
@@ -344,8 +361,18 @@ def require(law: bool | np.bool_, file: Path, text: str, /) -> None:
 
 
 def column_array(table: pa.Table, name: str, /) -> NDArray[Any]:
-    """Return a column as a read-only array (rows,)."""
-    return frozen(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+    """Return a column as a read-only array (rows,), or (rows, n) of lists of n items."""
+    kind = table.schema.field(name).type
+    if not pa.types.is_fixed_size_list(kind):
+        return frozen(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+    items = [chunk.flatten() for chunk in table[name].chunks]
+    values: NDArray[Any] = pa.chunked_array(items, kind.value_type).combine_chunks().to_numpy(zero_copy_only=False)
+    return frozen(values.reshape(-1, kind.list_size))
+
+
+def list_array(values: NDArray[Any], /) -> pa.Array:
+    """Return an array (rows, n) as lists of n items, without nulls."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
 def frozen(array: NDArray[Any], /) -> NDArray[Any]:

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import UPRIGHT, ImageInfo
+from drawstream.pipeline.labels import kind_of
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FORMAT,
+    FORMATS,
     METADATA,
     SCHEMA,
     SEAL,
@@ -25,6 +27,7 @@ from drawstream.pipeline.shards.catalog_file import (
     Shard,
     checksum_of,
     fingerprint,
+    list_array,
     seal,
 )
 from drawstream.pipeline.shards.keys import shard_stems, with_stems
@@ -94,7 +97,7 @@ class CatalogWriter:
     def save(
         self,
         path: Path,
-        labels: NDArray[np.int64] | None,
+        labels: NDArray[Any] | None,
         clean: NDArray[np.int64] | None,
         /,
         *,
@@ -107,10 +110,10 @@ class CatalogWriter:
 
         Args:
             path: The Parquet file.
-            labels: int64 (rows,), or None without labels.
-            clean: int64 (rows,), true labels, or None.
+            labels: Of any kind (`pipeline.labels`); None without labels.
+            clean: int64 (rows,), true classes, or None.
             shards: The tars that the rows count; their stems are set here.
-            classes: Class names.
+            classes: Names of the classes, or of the values.
             provenance: JSON values that say how the catalog was made.
             orientation: The rule by which images are turned, ``exif`` or ``stored``.
 
@@ -125,14 +128,16 @@ class CatalogWriter:
         for name in classes:
             check_name(name, what="class name")
         table = np.frombuffer(self.images, dtype=np.int64).reshape(-1, len(_IMAGE))
-        columns = {name: table[:, i] for i, name in enumerate(_IMAGE)} | ({} if labels is None else {"label": labels})
+        columns: dict[str, NDArray[Any]] = {name: table[:, i] for i, name in enumerate(_IMAGE)}
+        if labels is not None and kind_of(labels) != "none":
+            columns["label"] = labels
         codes = columns["encoding"].astype(np.int8)
         stems = shard_stems([os.path.normpath(path.parent.absolute() / shard.path) for shard in shards])
         shards = [replace(shard, stem=stem) for shard, stem in zip(shards, stems, strict=True)]
         keys, form = self._keys(path, columns["shard"], stems)
-        kind = "none" if labels is None else "class"
+        kind = "none" if labels is None else kind_of(labels)
         meta = {
-            "format": FORMAT,
+            "format": FORMAT if kind in ("class", "none") else FORMATS[1],
             "fingerprint": fingerprint(shards, columns, keys, codes, orientation=orientation, label_kind=kind),
             "checksum": "xxh3_64 of more than 1024 bytes, else xxh32",
             "hash": "xxh3_128",
@@ -145,11 +150,14 @@ class CatalogWriter:
             "shards": [asdict(shard) for shard in shards],
             "provenance": dict(provenance),
         }
-        arrays = {name: pa.array(column) for name, column in columns.items()} | {"key": keys}
+        arrays = {name: list_array(each) if each.ndim == 2 else pa.array(each) for name, each in columns.items()}
+        arrays["key"] = keys
         arrays["encoding"] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ENCODINGS))
         if clean is not None:
             arrays["clean_label"] = pa.array(clean)
         fields = [column for column in SCHEMA if column.name in arrays]
+        if kind in ("multi", "value"):
+            fields[SCHEMA.get_field_index("label")] = pa.field("label", arrays["label"].type)
         turned = [(TURN, pa.array(columns[TURN], pa.int8()))] if (columns[TURN] != UPRIGHT).any() else []
         fields += [pa.field(TURN, pa.int8()) for _ in turned]
         text = json.dumps(meta, ensure_ascii=False).encode()

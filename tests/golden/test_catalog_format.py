@@ -149,7 +149,7 @@ def test_without_labels(unlabelled):
     assert catalog.fingerprint == "22b32bf195e341f7839baf671f5549ae"
     assert "label" not in pq.read_schema(unlabelled).names
     assert (catalog.label_kind, catalog.orientation, catalog.classes) == ("none", "stored", ())
-    assert catalog.label.tolist() == [0] * 6 and catalog.label.dtype == np.int64
+    assert catalog.label.shape == (6, 0) and catalog.label.dtype == np.int64
     assert catalog.keys == ["a/0", "a/1", "a/2", "ß/0", "ß/1", "ß/2"] and catalog.key_form == "stem/key"
     assert catalog.member_key(4) == "1"
 
@@ -191,7 +191,8 @@ def test_further_columns_are_sealed_and_read_past(unlabelled):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"label_kind": "multi"}, "label_kind of a catalog must be one of class, none, but got 'multi': upgrade"),
+        ({"label_kind": "box"}, "label_kind of a catalog must be one of class, multi, value, none, but got 'box': upg"),
+        ({"label_kind": "multi"}, "column 'label' must be there"),
         ({"orientation": "xmp"}, "orientation of a catalog must be one of exif, stored, but got 'xmp': upgrade"),
         ({"key_form": "uuid"}, "key_form of a catalog must be one of key, stem/key, but got 'uuid': upgrade"),
         ({"fields": None}, "its metadata must hold format, .*fields"),
@@ -245,3 +246,63 @@ def test_turned_images(tmp_path):
     other = table.set_column(at, "turn", pa.array([8, 8, 8], pa.int8()))
     pq.write_table(other, tmp_path / "exif" / "catalog.parquet")
     refused(r"the hash of the metadata is .*: the catalog was altered", Catalog.open, tmp_path / "exif")
+
+
+LABELS = {
+    "multi": (np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], np.uint8), "fixed_size_list<element: uint8>[3]"),
+    "value": (np.array([[0.5], [-1.25], [3e30]], np.float32), "fixed_size_list<element: float>[1]"),
+}
+MARKS = {
+    "multi": ("51a94ac152007429710b0a81336a57f1", "7c800c11031c547cece5ea432aa39703"),
+    "value": ("cb09a4d75a5c70a4192d41860d9d4f87", "b92496c2bb4f0f35b5d8bf85d0497f21"),
+}
+
+
+@pytest.fixture(params=sorted(LABELS))
+def kind(request, tmp_path):
+    """A catalog whose labels are no classes; gives the kind and the file."""
+    labels, _ = LABELS[request.param]
+    draft = CatalogWriter()
+    for row in range(3):
+        draft.add(f"{row}", 0, 512 * row, b"x" * (8 + row), ImageInfo("png", 4, 5, 3))
+    shards = [Shard("a.tar", 2048, 32 * "0")]
+    (tmp_path / "a.tar").write_bytes(bytes(2048))
+    names = ("a", "b", "ç")[: labels.shape[1]]
+    draft.save(tmp_path / "catalog.parquet", labels, None, shards=shards, classes=names, provenance={})
+    return request.param, tmp_path / "catalog.parquet"
+
+
+def test_labels_of_other_kinds(kind):
+    """They have format 4, which a drawstream of classes alone refuses; a catalog of classes stays in format 3."""
+    name, file = kind
+    labels, column = LABELS[name]
+    table, catalog = pq.read_table(file), Catalog.open(file)
+    assert str(table.schema.field("label").type).replace("item", "element") == column
+    meta = json.loads(table.schema.metadata[b"drawstream"])
+    assert (meta["format"], meta["label_kind"]) == (4, name)
+    assert (catalog.fingerprint, table.schema.metadata[b"drawstream-hash"].decode()) == MARKS[name]
+    assert catalog.label_kind == name and catalog.num_classes == labels.shape[1]
+    assert catalog.label.dtype == labels.dtype and np.array_equal(catalog.label, labels)
+    assert not catalog.label.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([[0, 1], [0, 0], [1, 0]], "the fingerprint of the rows is"),
+        ([[0, 1, 2], [0, 0, 0], [1, 0, 0]], "the fingerprint of the rows is"),
+        ([[0, 1, None], [0, 0, 0], [1, 0, 0]], "column 'label' must have no nulls"),
+        ([None, [0, 0, 0], [1, 0, 0]], "column 'label' must have no nulls"),
+    ],
+)
+def test_altered_labels_of_other_kinds_are_refused(kind, values, text):
+    name, file = kind
+    table = pq.read_table(file)
+    at, size = table.column_names.index("label"), len(values[1])
+    item = pa.uint8() if name == "multi" else pa.float32()
+    other = table.set_column(at, "label", pa.array(values, pa.list_(item, size)))
+    pq.write_table(other.replace_schema_metadata(table.schema.metadata), file)
+    refused(text, Catalog.open, file)
+    wrong = table.set_column(at, "label", pa.array(values, pa.list_(pa.int32(), size)))
+    pq.write_table(wrong.replace_schema_metadata(table.schema.metadata), file)
+    refused("column 'label' must be fixed-size lists of (uint8|float), but got", Catalog.open, file)

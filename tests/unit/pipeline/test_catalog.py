@@ -124,7 +124,7 @@ def test_truncated_parquet_is_not_a_catalog(folder):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"meta": {"format": 4}}, "catalog format must be 3, but got 4: upgrade drawstream"),
+        ({"meta": {"format": 5}}, "catalog format must be 3 or 4, but got 5: upgrade drawstream"),
         ({"meta": {"shards": [{"path": "a.tar"}]}}, "not a catalog: its metadata must hold format, fingerprint"),
         ({"meta": {"classes": None}}, "not a catalog: its metadata must hold"),
         ({"checksum": None}, "column 'checksum' must be there"),
