@@ -63,6 +63,12 @@ if TYPE_CHECKING:
     from drawstream.pipeline.workers.pool import WorkerError as WorkerError
     from drawstream.samplers.errors import DrawstreamError as DrawstreamError
     from drawstream.samplers.files.weights_file import map_weights as map_weights
+    from drawstream.samplers.methods.balance import Balanced as Balanced
+    from drawstream.samplers.methods.balance import Deferred as Deferred
+    from drawstream.samplers.methods.balance import Progressive as Progressive
+    from drawstream.samplers.methods.balance import balanced as balanced
+    from drawstream.samplers.methods.balance import effective_number as effective_number
+    from drawstream.samplers.methods.balance import repeat_factors as repeat_factors
     from drawstream.samplers.methods.coreset import forgetting_coreset as forgetting_coreset
     from drawstream.samplers.methods.coreset import k_center as k_center
     from drawstream.samplers.methods.coreset import random_coreset as random_coreset

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TOO_LONG,
         check_single,
         check_values,
+        check_weights,
         effective_sample_size,
         integer_widths,
         roundings,

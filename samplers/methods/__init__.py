@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.samplers.methods.balance import (
+        Balanced,
+        Deferred,
+        Progressive,
+        balanced,
+        class_weights,
+        effective_number,
+        repeat_factors,
+    )
     from drawstream.samplers.methods.coreset import forgetting_coreset, k_center, random_coreset
     from drawstream.samplers.methods.dlis import DLIS
     from drawstream.samplers.methods.importance import clip_weights, normalize_weights

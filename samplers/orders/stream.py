@@ -24,14 +24,15 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.samplers import TOO_LONG, check_single, whole_number
+from drawstream.samplers import TOO_LONG, check_single, digest_array, whole_number
 from drawstream.samplers.orders.multinomial import Multinomial
 from drawstream.samplers.orders.order import Batches, Draws, Order
 from drawstream.samplers.orders.permutation import Permutation
@@ -88,6 +89,8 @@ class IndexStream(Batches):
             distinct rows, heavy ones first).
         seed: in [0, 2^64); combined with the epoch by key, so (1, 0) and (0, 1) have nothing in common.
         draws: M, positions per epoch; N by default.
+        where: the rows that may be drawn, bool (N,); they are the N of M's default and of the orders' weights
+            1 / (N P). All rows by default.
         window: keep draws of neighbouring rows within about this many positions of one another, so that few shards
             are open at a time (`drawstream.samplers.orders.window`); None shuffles the whole epoch. Not for
             'multinomial'.
@@ -102,7 +105,8 @@ class IndexStream(Batches):
     Raises:
         TypeError: the first argument is none of these, or an option is no whole number.
         ValueError: no rows, bad weights, an unknown mode, mode 'permutation' with weights, M < 1, window < 1024, more
-            draws than positive rows in mode 'subset', a seed out of range.
+            draws than positive rows in mode 'subset', a seed out of range; `where` of another number of rows, or one
+            that leaves no row to draw.
     """
 
     rows: int
@@ -118,6 +122,7 @@ class IndexStream(Batches):
         seed: int = 0,
         draws: int | None = None,
         window: int | None = None,
+        where: ArrayLike | None = None,
     ) -> None:
         require_object(weights_or_rows)
         self.seed = whole_number(seed, "seed")
@@ -131,7 +136,10 @@ class IndexStream(Batches):
         self._sampler = weights_or_rows if isinstance(weights_or_rows, RowSampler) else None
         self._law_digest = ""
         self.window = 0
+        self._where = None if where is None else _mask(where)
         if hasattr(weights_or_rows, "draw_epoch") and isinstance(weights_or_rows, Law):
+            if where is not None:
+                raise ValueError("`where` is for rows, weights and row samplers, but got a law: leave it out")
             self._replay(weights_or_rows, mode, draws, window)
             return
         weights = self._read(weights_or_rows)
@@ -139,8 +147,11 @@ class IndexStream(Batches):
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, but got {mode!r}")
         if self.mode == "permutation" and weights is not None:
-            raise ValueError("mode 'permutation' takes a number of rows, but got weights: use mode 'stratified'")
-        self.draws = self.rows if draws is None else whole_number(draws, "draws")
+            raise ValueError(
+                "mode 'permutation' takes a number of rows, but got weights or `where`: use mode 'stratified'"
+            )
+        allowed = self.rows if self._where is None else int(np.count_nonzero(self._where))
+        self.draws = allowed if draws is None else whole_number(draws, "draws")
         if self.draws < 1:
             raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
         if self.draws >= _MOST:
@@ -169,12 +180,23 @@ class IndexStream(Batches):
                 raise ValueError(f"rows >= 1 must hold, but got {self.rows}")
             if self.rows >= _MOST:
                 raise ValueError(f"rows < 2**61 must hold, but got {self.rows}: row numbers are int64")
-            return None
+            return None if self._where is None else self._allowed(np.ones(self._where.size, dtype=np.float32))
         given = source.probabilities(0) if isinstance(source, RowSampler) else source
         mapped = isinstance(given, np.memmap) and given.dtype in (np.float32, np.float64)
         weights: NDArray[np.floating[Any]] = np.asanyarray(given) if mapped else check_single(given)
         self.rows = weights.size
-        return weights
+        return self._allowed(weights)
+
+    def _allowed(self, weights: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """The weights, 0 for the rows that `where` leaves out."""
+        if self._where is None:
+            return weights
+        if self._where.size != self.rows or weights.size != self.rows:
+            raise ValueError(f"`where` must say it of {self.rows} rows, but got {self._where.size}: give one each")
+        kept: NDArray[np.floating[Any]] = np.where(self._where, weights, weights.dtype.type(0))
+        if not kept.any():
+            raise ValueError("no row that `where` allows has a weight above 0: there is no row to draw")
+        return kept
 
     def _set_window(self, window: int) -> None:
         if self.mode == "multinomial":
@@ -260,7 +282,7 @@ class IndexStream(Batches):
                 raise ValueError(f"an epoch of a stream's state is a number, but got {name!r}")
             epoch, used = _epoch(int(name)), None if source is None else self._weights_of(source)
             of = self._first if used is None else self._prepare(used)
-            orders[epoch] = Order(of.draw_epoch(self.seed, epoch), self.draws, used)
+            orders[epoch] = self._order(of, epoch, used)
         if learner is not None:
             learner.load_state_dict(state["sampler"])
         elif self._sampler is not None and orders:
@@ -278,7 +300,7 @@ class IndexStream(Batches):
 
     def _compare(self, epoch: int, saved: Any) -> None:
         assert self._sampler is not None
-        if not np.array_equal(check_single(self._sampler.probabilities(epoch)), saved):
+        if not np.array_equal(self._allowed(check_single(self._sampler.probabilities(epoch))), saved):
             warnings.warn(
                 f"{type(self._sampler).__name__} gives other weights for epoch {epoch} than when the state was saved: "
                 "restore it first, or give it state_dict and load_state_dict",
@@ -295,6 +317,8 @@ class IndexStream(Batches):
     def _weights_of(self, weights: ArrayLike) -> NDArray[np.floating[Any]]:
         """Weights checked, in memory of the stream's own."""
         checked = np.array(check_single(weights))
+        if self._where is not None:
+            checked = self._allowed(checked)
         if checked.size != self.rows:
             raise ValueError(f"a stream keeps its {self.rows} rows, but got {checked.size} weights: make another one")
         return checked
@@ -303,12 +327,17 @@ class IndexStream(Batches):
     def fingerprint(self) -> str:
         """Return the hash of mode, seed, rows, draws, window and law (weights up to scale): equal for equal orders.
 
-        The weights of a row sampler change while it learns, so they are not part of it: its own state is.
+        The weights of a row sampler change while it learns, so they are not part of it: its own state is, or a
+        `fingerprint` that it may have.
         """
         if not self._law_digest:
-            self._law_digest = "row sampler" if self._sampler is not None else self._first.digest()
+            self._law_digest = self._first.digest() if self._sampler is None else self._sampler_digest()
         parts = (self.mode, self.seed, self.rows, self.draws, self.window, self._law_digest)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+    def _sampler_digest(self) -> str:
+        own = str(getattr(self._sampler, "fingerprint", "row sampler"))
+        return own if self._where is None else f"{own} where {digest_array(self._where)}"
 
     @property
     def nbytes(self) -> int:
@@ -365,15 +394,24 @@ class IndexStream(Batches):
             if (known := self._known().get(epoch)) is not None:  # a thread has set it up meanwhile
                 return known
             self._renew(epoch)
-            order = Order(self._law.draw_epoch(self.seed, epoch), self.draws, self._weights)
+            order = self._order(self._law, epoch, self._weights)
             self._kept = dict([*self._kept.items(), (epoch, order)][-_KEPT_EPOCHS:])
             return order
+
+    def _order(self, law: Law, epoch: int, source: NDArray[np.floating[Any]] | None) -> Order:
+        """The order of an epoch, its weights those among the rows that may be drawn."""
+        draws = law.draw_epoch(self.seed, epoch)
+        if self._where is not None:
+            draws = Draws(draws.fill, partial(_rescaled, draws.importance, self.rows / np.count_nonzero(self._where)))
+        return Order(draws, self.draws, source)
 
     def _renew(self, epoch: int) -> None:
         """Set up again when the weights of a row sampler have changed."""
         if self._sampler is None:
             return
         weights = check_single(self._sampler.probabilities(epoch))
+        if self._where is not None:
+            weights = self._allowed(weights)
         if weights.size != self.rows:
             raise ValueError(f"a row sampler must keep its {self.rows} rows, but gave {weights.size} in epoch {epoch}")
         if self._weights is None or not np.array_equal(weights, self._weights):
@@ -390,6 +428,26 @@ class IndexStream(Batches):
 
     def __repr__(self) -> str:
         return f"IndexStream(rows={self.rows}, mode={self.mode!r}, seed={self.seed}, draws={self.draws})"
+
+
+def _rescaled(
+    importance: Callable[[int, NDArray[np.int64]], NDArray[np.float32]],
+    factor: float,
+    start: int,
+    rows: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """The importance of rows (n,) times a factor, float32 (n,)."""
+    return (importance(start, rows) * np.float64(factor)).astype(np.float32)
+
+
+def _mask(where: ArrayLike) -> NDArray[np.bool_]:
+    """Rows that may be drawn, bool (N,), in memory of the stream's own."""
+    given = np.asarray(where)
+    if given.dtype != np.bool_ or given.ndim != 1:
+        raise ValueError(f"`where` must be bool (rows,), but got {given.dtype} {given.shape}: compare a column")
+    if not given.any():
+        raise ValueError(f"`where` leaves none of {given.size} rows: there is no row to draw")
+    return given.copy()
 
 
 def require_object(given: Any, /) -> None:
