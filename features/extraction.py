@@ -161,14 +161,14 @@ class RemoteScorer:
     """Scores shards on some node; opened there, at the first shard.
 
     Attributes:
-        catalog: Path or URL.
+        catalog: Paths or URLs.
         fingerprint: That the catalog must have.
         model: On the CPU.
         scoring: What to compute.
         flush_denormals: Whether the computing thread takes denormal numbers for zero.
     """
 
-    catalog: str
+    catalog: tuple[str, ...]
     fingerprint: str
     model: nn.Module
     scoring: Scoring
@@ -178,7 +178,7 @@ class RemoteScorer:
     def of(cls, catalog: Catalog, model: nn.Module, scoring: Scoring, /) -> "RemoteScorer":
         """The scorer that computes as this thread would."""
         flushes = float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0.0  # torch can set that, but does not say it
-        return cls(catalog.remote or str(catalog.path.absolute()), catalog.fingerprint, model.cpu(), scoring, flushes)
+        return cls(catalog.places, catalog.fingerprint, model.cpu(), scoring, flushes)
 
     def __call__(self, shard: int, /) -> Generator[int, None, Columns]:
         """Yield the number of rows scored so far every now and then, and return the columns.
@@ -202,12 +202,13 @@ class RemoteScorer:
     @cached_property
     def _scorer(self) -> ShardScorer:
         try:
-            catalog = Catalog.open(self.catalog)
+            catalog = Catalog.open(*self.catalog, classes="union")
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"node {_node()}: {error}; every node must see the data under the same path") from None
         if catalog.fingerprint != self.fingerprint:
+            places = ", ".join(map(shown, self.catalog))
             raise ValueError(
-                f"node {_node()}: {shown(self.catalog)} has the fingerprint {catalog.fingerprint}, but on the machine "
+                f"node {_node()}: {places} has the fingerprint {catalog.fingerprint}, but on the machine "
                 f"that started this it is {self.fingerprint}: copy the data anew"
             )
         return ShardScorer(catalog, self.model, self.scoring, threads=torch.get_num_threads())

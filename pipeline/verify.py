@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.catalogs import MemberCatalog
 from drawstream.pipeline.decoding import dali_image, judge, probe
 from drawstream.pipeline.reading import WHOLE, CachedShards, Finding, Headers
 from drawstream.pipeline.shards import (
@@ -64,11 +65,9 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Rows of one shard; the first of a shard also looks at the shard itself."""
+    """Rows of one shard, counted in its own catalog; the first of a shard also looks at the shard itself."""
 
-    catalog: Path
-    remote: str | None
-    fingerprint: str
+    member: MemberCatalog
     shard: int
     start: int
     stop: int
@@ -117,7 +116,7 @@ def verify(
     done = ignored = 0
     for task, (findings, others) in zip(tasks, spread(_check, tasks, workers=workers), strict=True):
         ignored += others
-        found.setdefault(task.shard, []).extend(findings)
+        found.setdefault(task.member.first_shard + task.shard, []).extend(_of_whole(findings, task.member))
         done += task.stop - task.start
         if progress:
             progress(done, len(catalog))
@@ -132,10 +131,17 @@ def verify(
 
 def _tasks(catalog: Catalog, pixels: bool) -> Iterator[_Task]:
     for shard in range(len(catalog.shards)):
-        start, stop = catalog.shard_rows(shard)
+        member = catalog.member_of(shard)
+        start, stop = (row - member.first_row for row in catalog.shard_rows(shard))
         for begin in range(start, max(stop, start + 1), RUN):
-            end = min(begin + RUN, stop)
-            yield _Task(catalog.path, catalog.remote, catalog.fingerprint, shard, begin, end, begin == start, pixels)
+            yield _Task(member, shard - member.first_shard, begin, min(begin + RUN, stop), begin == start, pixels)
+
+
+def _of_whole(findings: list[Finding], member: MemberCatalog) -> list[Finding]:
+    """Findings of a catalog as those of the whole that it is joined to."""
+    rows = [None if each.row is None else member.first_row + each.row for each in findings]
+    shard = member.first_shard
+    return [replace(each, shard=shard + each.shard, row=row) for each, row in zip(findings, rows, strict=True)]
 
 
 def _settled(findings: list[Finding]) -> list[Finding]:
@@ -163,12 +169,13 @@ def _cache(path: Path, remote: str, fingerprint: str) -> CachedShards:
 
 def _check(task: _Task) -> tuple[list[Finding], int]:
     """Findings of some rows, and how many images have other orientations."""
-    catalog = _opened(task.catalog, task.fingerprint)
-    if task.remote is None:
+    member = task.member
+    catalog = _opened(member.path, member.fingerprint)
+    if member.remote is None:
         return _look(catalog, task)
-    name = replace(catalog, remote=task.remote).shard_name(task.shard)
+    name = replace(catalog, remote=member.remote).shard_name(task.shard)
     try:
-        cache = _cache(task.catalog, task.remote, task.fingerprint)
+        cache = _cache(member.path, member.remote, member.fingerprint)
         for _ in range(2):
             descriptor = cache.open(task.shard)
             with os.fdopen(descriptor, "rb"), TemporaryDirectory() as folder:

@@ -54,7 +54,8 @@ class BadSample:
 
 def name_sample(catalog: Catalog, sample: int, /) -> str:
     """Key, row and shard of a sample, for messages."""
-    return f"sample {catalog.key(sample)!r} (row {sample}) of {catalog.shard_name(int(catalog.shard[sample]))}"
+    shard = catalog.shard_name(int(catalog.shard[sample]))
+    return f"sample {catalog.key(sample)!r} ({catalog.row_name(sample)}) of {shard}"
 
 
 class BadSamples:

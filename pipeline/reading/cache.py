@@ -21,6 +21,7 @@ from threading import Lock, Thread
 
 from filelock import FileLock, Timeout
 
+from drawstream.pipeline.reading.ranges import total_counts
 from drawstream.pipeline.shards import Catalog, Remote, RemoteError, Shard, Transfer, cache_folder, hash_file
 from drawstream.samplers.files import fault_of, system_fault
 
@@ -32,14 +33,13 @@ _NAME = re.compile(r"[0-9a-f]{32}-(\d+)\.(tar|partial)")
 
 
 class CachedShards:
-    """Opens the shards of a remote catalog, downloading those that are not there. Safe with threads and processes."""
+    """Opens the shards of remote catalogs, downloading those that are not there. Safe with threads and processes."""
 
     def __init__(self, catalog: Catalog, remote: Remote) -> None:
-        assert catalog.remote is not None
         self._catalog = catalog
         self._folder = remote.folder or cache_folder() / "shards"
         self._window = min(remote.connections, AHEAD)
-        self._transfer = Transfer(catalog.remote, remote)
+        self._transfers = {root: Transfer(root, remote) for member in catalog.members if (root := member.remote)}
         self._lock = Lock()
         self._counts = {"hits": 0, "misses": 0}
         self._last = -2  # shard opened last
@@ -54,7 +54,7 @@ class CachedShards:
     def counts(self) -> dict[str, int]:
         """Shards found (perhaps after a wait) and not found, bytes downloaded here, requests repeated."""
         with self._lock:
-            return {**self._counts, **self._transfer.counts}
+            return {**self._counts, **total_counts(self._transfers)}
 
     def open(self, shard: int, /) -> int:
         """Return a descriptor of a whole shard, for the caller to close; shards opened in order are fetched ahead."""
@@ -71,7 +71,8 @@ class CachedShards:
     def _is_wanted(self, shard: int) -> bool:
         """Check that a shard is missing, and will hardly push out one that is being read."""
         shards = self._catalog.shards
-        return shard < len(shards) and 4 * shards[shard].size <= self._limit and not self._path(shard).exists()
+        remote = shard < len(shards) and self._catalog.member_of(shard).remote is not None
+        return remote and 4 * shards[shard].size <= self._limit and not self._path(shard).exists()
 
     def _prefetch(self, shard: int) -> None:
         with suppress(RemoteError, OSError):  # raised again for who opens that shard
@@ -169,12 +170,12 @@ class CachedShards:
 
     def _fill(self, descriptor: int, size: int, shard: int) -> None:
         """Append to a partial file until it has all bytes."""
-        url = self._catalog.shard_url(shard)
+        url, transfer = self._catalog.shard_url(shard), self._transfers[self._catalog.member_of(shard).remote or ""]
         done, window = os.fstat(descriptor).st_size, 1  # one chunk first: it shows whether the server serves ranges
         while done < size:
             starts = range(done, min(done + window * CHUNK, size), CHUNK)
             parts = [(url, start, min(start + CHUNK, size)) for start in starts]
-            for data in self._transfer.get(parts, most=size):
+            for data in transfer.get(parts, most=size):
                 if len(data) > min(CHUNK, size - done):
                     if len(data) != size:
                         raise RemoteError(

@@ -1,5 +1,7 @@
 """Images of a remote catalog by range requests: those that lie close together in a shard come with one request."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,18 +39,25 @@ def coalesce(shards: NDArray[np.int32], offsets: NDArray[np.int64], sizes: NDArr
     return spans
 
 
+def total_counts(transfers: Mapping[str, Transfer], /) -> dict[str, int]:
+    """Return the sums of what transfers counted, by name."""
+    total: Counter[str] = Counter({"bytes_downloaded": 0, "retries": 0})
+    for each in transfers.values():
+        total.update(each.counts)
+    return dict(total)
+
+
 class RangeShards:
-    """Fetches members of a remote catalog's shards, with the connections of `remote`. Safe with threads."""
+    """Fetches members of remote catalogs' shards, with the connections of `remote`. Safe with threads."""
 
     def __init__(self, catalog: Catalog, remote: Remote) -> None:
-        assert catalog.remote is not None
         self._catalog = catalog
-        self._transfer = Transfer(catalog.remote, remote)
+        self._transfers = {root: Transfer(root, remote) for member in catalog.members if (root := member.remote)}
 
     @property
     def counts(self) -> dict[str, int]:
         """Bytes downloaded, requests repeated."""
-        return self._transfer.counts
+        return total_counts(self._transfers)
 
     def fetch(
         self,
@@ -59,11 +68,27 @@ class RangeShards:
         out: NDArray[np.uint8],
     ) -> None:
         """Fill `out[starts[i] : starts[i] + sizes[i]]` with member i; all arrays but `out` are (n,)."""
-        spans = coalesce(shards, offsets, sizes)
+        for root, transfer in self._transfers.items():
+            spans = [span for span in coalesce(shards, offsets, sizes) if self._root(span.shard) == root]
+            self._fetch(transfer, spans, offsets, sizes, starts, out)
+
+    def _root(self, shard: int) -> str | None:
+        return self._catalog.member_of(shard).remote
+
+    def _fetch(
+        self,
+        transfer: Transfer,
+        spans: list[Span],
+        offsets: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Fill the members of some requests."""
         urls = {shard: self._catalog.shard_url(shard) for shard in {span.shard for span in spans}}
         parts: list[Any] = [(urls[span.shard], span.start, span.stop) for span in spans]
         most = max((span.stop - span.start for span in spans), default=0)
-        for span, data in zip(spans, self._transfer.get(parts, most=most), strict=True):
+        for span, data in zip(spans, transfer.get(parts, most=most), strict=True):
             if len(data) != span.stop - span.start:
                 raise RemoteError(
                     f"{self._catalog.shard_name(span.shard)}: other bytes came instead of the "

@@ -119,7 +119,10 @@ class ShardFiles:
         self._refused: dict[int, str] = {}  # shard → why it could not be opened or read last
         self._cached: CachedShards | None = None
         self._ranges: RangeShards | None = None
-        if catalog.remote is not None:
+        self._is_remote = np.zeros(len(catalog.shards), np.bool_)
+        for member in catalog.members:
+            self._is_remote[member.first_shard :] = member.remote is not None
+        if self._is_remote.any():
             remote = remote or Remote()
             if remote.mode == "cache":
                 self._cached = CachedShards(catalog, remote)
@@ -173,7 +176,8 @@ class ShardFiles:
         )
         status = self._read(members, out)
         bad = np.flatnonzero(status)
-        if len(bad) and catalog.remote is not None:  # fetched anew once
+        bad = bad[self._is_remote[members.shard[bad]]]
+        if len(bad):  # fetched anew once
             if self._cached is not None:
                 for shard in np.unique(members.shard[bad]):
                     self._cached.discard(int(shard))
@@ -183,14 +187,29 @@ class ShardFiles:
         return status
 
     def _read(self, members: Members, out: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Read members, from files or by requests; return the status of each."""
+        if self._ranges is None:
+            return self._read_files(members, out)
+        asked = self._is_remote[members.shard]
+        if asked.all():
+            return self._request(self._ranges, members, out)
+        status = np.empty(len(asked), np.int64)
+        status[asked] = self._request(self._ranges, members.at(np.flatnonzero(asked)), out)
+        status[~asked] = self._read_files(members.at(np.flatnonzero(~asked)), out)
+        return status
+
+    def _request(self, source: RangeShards, members: Members, out: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Fetch members of remote catalogs; return the status of each."""
+        status = np.zeros(len(members.shard), np.int64)
+        source.fetch(members.shard, members.offset, members.size, members.start, out)
+        for i in np.flatnonzero(members.check).tolist():
+            start, stop = members.start[i], members.start[i] + members.size[i]
+            status[i] = OK if checksum_of(out[start:stop].data) == members.checksum[i] else DAMAGED
+        return status
+
+    def _read_files(self, members: Members, out: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Read members, of so many shards at a time as may be open; return the status of each."""
         status = np.zeros(len(members.shard), np.int64)
-        if self._ranges is not None:
-            self._ranges.fetch(members.shard, members.offset, members.size, members.start, out)
-            for i in np.flatnonzero(members.check).tolist():
-                start, stop = members.start[i], members.start[i] + members.size[i]
-                status[i] = OK if checksum_of(out[start:stop].data) == members.checksum[i] else DAMAGED
-            return status
         most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
         shards = np.unique(members.shard)
         parts = np.array_split(shards, -(-len(shards) // most) or 1)
@@ -241,7 +260,9 @@ class ShardFiles:
     def _file(self, shard: int, *, wait: bool) -> OpenFile:
         """Open a shard; without a descriptor if the file is at fault, so that its reads fail."""
         try:
-            if self._cached is not None:  # not held for later: what the cache removes would still take its room
+            if (
+                self._cached is not None and self._is_remote[shard]
+            ):  # not held for later: what the cache removes would still take its room
                 cached = self._cached
                 return OpenFile(self._pool.patiently(lambda: cached.open(shard), wait=wait))
             file = self._pool.open(self._number, shard, self._catalog.shard_path(shard), wait=wait)

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import get_ident
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import shown
+from drawstream.pipeline.catalogs import MemberCatalog, join_catalogs, rows_of_keys, source_names
 from drawstream.pipeline.decoding import MOST_PIXELS
 from drawstream.pipeline.labels import Kind, broken_law, no_labels
 from drawstream.pipeline.shards.catalog_file import (
@@ -46,6 +47,8 @@ __all__ = [
 ]  # fmt: skip
 
 _NEEDED: dict[Kind, str] = {"class": "classes", "multi": "classes", "value": "values"}
+Place = str | os.PathLike[str]
+OWN = ("path", "remote", "fingerprint", "key_form", "orientation", "provenance")  # that members of several keep
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -53,8 +56,10 @@ class Catalog:
     """An opened catalog; every array has one entry per row and is read-only.
 
     Attributes:
-        path: The Parquet file; of a remote catalog the copy of it on local disk.
-        remote: URL of the folder that the shards are in, as it was given; None where they are local.
+        path: The Parquet file; of a remote catalog the copy of it on local disk; of several catalogs all their files,
+            for messages.
+        remote: URL of the folder that the shards are in, as it was given; None where they are local, and of several
+            catalogs, whose `members` say it.
         shards: The tars, in the order the ``shard`` column counts them.
         orientation: ``exif``: images are turned as their EXIF block says; ``stored``: they are not.
         label_kind: ``class``; ``multi``: several classes of a sample; ``value``: numbers; ``none``: no labels.
@@ -75,6 +80,7 @@ class Catalog:
         turn: int8 (rows,), EXIF orientation 1 … 8 by which stored pixels are turned; None where no image is turned.
         height: int32 (rows,), pixels.
         width: int32 (rows,), pixels.
+        source: int16 (rows,), index into ``sources``: which of several catalogs a row is of; else zeros.
 
     Example:
         >>> catalog = Catalog.open("data/train")
@@ -102,41 +108,57 @@ class Catalog:
     turn: NDArray[np.int8] | None
     height: NDArray[np.int32]
     width: NDArray[np.int32]
+    source: NDArray[np.int16]
     _keys: Any = field()  # pyarrow large_string (rows,)
     _starts: NDArray[np.int64] = field()  # (shards + 1,), first row of each shard
+    _members: tuple[MemberCatalog, ...] = ()  # of several catalogs
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], /) -> Self:
+    def open(cls, path: Place, /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
         """Open a catalog and check it against its shards (presence and length only; ``verify`` reads them).
+
+        Several paths give one catalog: its rows are those of the first, then those of the second, …
 
         Args:
             path: The folder that holds ``catalog.parquet``, or the file itself. Also as a URL for fsspec (``s3://…``,
                 ``https://…``): the file is then downloaded, and shards are checked when they are read.
+            *more: Further catalogs.
+            classes: Several catalogs have the same classes in the same order (``same``), or their classes are merged
+                by name (``union``), in the order in which the catalogs bring them.
 
         Raises:
             FileNotFoundError: No catalog there, or a shard is missing.
             RemoteError: A remote catalog cannot be downloaded.
-            ValueError: Not a catalog, another format, a missing column, rows that contradict the metadata, or a shard
-                of another length.
+            ValueError: Not a catalog, another format, a missing column, rows that contradict the metadata, a shard of
+                another length, or catalogs that do not fit each other.
+
+        Example:
+            >>> both = Catalog.open("photos/train", "drawings/train", classes="union")
+            >>> both.sources, both.source[-1]
         """
-        catalog = cls.open_rows(path)
-        for i, shard in enumerate(catalog.shards if catalog.remote is None else ()):
+        catalog = cls.open_rows(path, *more, classes=classes)
+        for i, shard in enumerate(catalog.shards):
+            member = catalog.member_of(i)
+            if member.remote is not None:
+                continue
             tar = catalog.shard_path(i)
             if not tar.is_file():
                 law = f"shard {tar} is missing: copy it there, or pack or index anew"
-                raise FileNotFoundError(f"{catalog.path}: {law}")
+                raise FileNotFoundError(f"{member.path}: {law}")
             if (size := tar.stat().st_size) != shard.size:
                 law = f"shard has {size} bytes, its catalog says {shard.size}: copy it again, or index anew"
                 raise ValueError(f"{tar}: {law}")
         return catalog
 
     @classmethod
-    def open_rows(cls, path: str | os.PathLike[str], /) -> Self:
-        """Open a catalog whatever has become of its shards, as ``verify`` must.
+    def open_rows(cls, path: Place, /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
+        """Open a catalog whatever has become of its shards, as ``verify`` must; arguments and errors as ``open``."""
+        if more:
+            return cls(**join_catalogs([cls._open_one(each) for each in (path, *more)], classes))
+        return cls._open_one(path)
 
-        Args:
-            path: As ``open``, and errors otherwise too.
-        """
+    @classmethod
+    def _open_one(cls, path: Place) -> Self:
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = read_file(file)
         columns: dict[str, Any] = {
@@ -153,6 +175,7 @@ class Catalog:
             clean_label=columns.pop("clean_label", None),
             turn=columns.pop(TURN, None),
             encoding_codes=encoding_codes(table, file),
+            source=np.broadcast_to(np.int16(0), table.num_rows),
             _keys=table["key"].cast(pa.large_string()).combine_chunks(),
             _starts=frozen(starts.astype(np.int64)),
             **{name: meta[name] for name in given},
@@ -209,13 +232,42 @@ class Catalog:
         labels = {"none": "no labels", "value": f"{self.num_classes} values"}
         what = labels.get(self.label_kind, f"{self.num_classes} classes")
         shape = f"{len(self)} rows, {len(self.shards)} shards, {what}"
-        where = str(self.path) if self.remote is None else shown(self.remote)
+        where = ", ".join(shown(member.place) for member in self._members) or shown(self.remote or str(self.path))
         return f"Catalog({where!r}: {shape}, fingerprint {self.fingerprint[:12]})"
 
     @property
     def root(self) -> Path:
-        """The folder that the catalog is in, and that the paths of local shards are relative to."""
+        """The folder that the catalog is in, and that the paths of local shards are relative to.
+
+        Raises:
+            ValueError: Several catalogs, which lie in several folders.
+        """
+        if self._members:
+            raise ValueError(f"{self.path}: these are several catalogs, but this takes one: give one of them")
         return self.path.parent
+
+    @property
+    def members(self) -> tuple[MemberCatalog, ...]:
+        """The catalogs that this one is made of, in order; of one catalog itself alone."""
+        if self._members:
+            return self._members
+        own = {name: getattr(self, name) for name in OWN}
+        (name,) = source_names([self.remote or str(self.root)])
+        return (MemberCatalog(name, rows=len(self), first_row=0, first_shard=0, **own),)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Short names of these catalogs."""
+        return tuple(member.name for member in self.members)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What `open` takes to open this catalog again: URLs, and absolute paths of files."""
+        return tuple(member.place for member in self.members)
+
+    def member_of(self, shard: int, /) -> MemberCatalog:
+        """The catalog that a shard is of."""
+        return next(member for member in reversed(self.members) if member.first_shard <= shard)
 
     @property
     def num_classes(self) -> int:
@@ -238,11 +290,21 @@ class Catalog:
 
     def member_key(self, row: int, /) -> str:
         """The key of one row as its shard has it, without the shard's stem."""
-        stem = self.shards[int(self.shard[row])].stem if self.key_form == "stem/key" else None
+        shard = int(self.shard[row])
+        stem = self.shards[shard].stem if self.member_of(shard).key_form == "stem/key" else None
         return self.key(row) if stem is None else self.key(row)[len(stem) + 1 :]
+
+    def row_name(self, row: int, /) -> str:
+        """A row for messages; of several catalogs the row of its own, too."""
+        if not self._members:
+            return f"row {row}"
+        member = self.member_of(int(self.shard[row]))
+        return f"row {row}, which is row {row - member.first_row} of {member.path}"
 
     def rows_of(self, keys: Any, /) -> NDArray[np.int64]:
         """Find the rows that keys mean; a shard's stem may stand before them (``stem/key``) or not.
+
+        Of several catalogs the name of a source may stand before all that (``source/key``).
 
         Args:
             keys: Texts (n,): a sequence, or a pyarrow array or column.
@@ -252,11 +314,13 @@ class Catalog:
 
         Raises:
             TypeError: Not texts.
-            ValueError: A key without its stem that several shards have.
+            ValueError: A key without its stem that several shards have, or that several catalogs have.
 
         Example:
             >>> rows = catalog.rows_of(["cats/0017", "dogs/0003"])
         """
+        if self._members:
+            return rows_of_keys(as_texts(keys), self._parts, self.sources)
         try:
             return find_rows(as_texts(keys), self._keys, self._other_keys)
         except ValueError as error:
@@ -268,6 +332,31 @@ class Catalog:
         if self.key_form == "stem/key":
             return without_stems(self._keys, self._starts, stems)
         return with_stems(self._keys, self.shard, stems)
+
+    @property
+    def _parts(self) -> list[Self]:
+        """The catalogs that this one is made of, with its classes."""
+        return [self._part(g) for g in range(len(self._members))]
+
+    def _part(self, g: int) -> Self:
+        """The rows of one of several catalogs as a catalog of its own, with the classes of the whole."""
+        member = self._members[g]
+        ends = [each.first_shard for each in self._members[1:]] + [len(self.shards)]
+        shards, rows = slice(member.first_shard, ends[g]), slice(member.first_row, member.first_row + member.rows)
+        names = ("offset", "size", "checksum", "label", "encoding_codes", "height", "width", "clean_label", "turn")
+        columns = {name: None if (each := getattr(self, name)) is None else each[rows] for name in names}
+        whole: dict[str, Any] = {name: getattr(member, name) for name in OWN}
+        return replace(
+            self,
+            **whole,
+            **columns,
+            shards=self.shards[shards],
+            shard=self.shard[rows] - np.int32(member.first_shard),
+            source=np.broadcast_to(np.int16(0), member.rows),
+            _keys=self._keys.slice(member.first_row, member.rows),
+            _starts=self._starts[member.first_shard : ends[g] + 1] - member.first_row,
+            _members=(),
+        )
 
     def require_labels(self, what: str, /, *kinds: Kind) -> None:
         """Refuse a catalog whose labels are of another kind, or that has none.
@@ -293,18 +382,21 @@ class Catalog:
         Raises:
             ValueError: The catalog is remote.
         """
-        if self.remote is not None:
+        member = self.member_of(shard)
+        if member.remote is not None:
             raise ValueError(f"{self.shard_name(shard)}: this needs local shards: copy the catalog's folder to a disk")
-        return self.root / self.shards[shard].path
+        return member.path.parent / self.shards[shard].path
 
     def shard_url(self, shard: int, /) -> str:
         """Where a shard of a remote catalog lies, with the credentials of the catalog's URL if it has any."""
-        assert self.remote is not None
-        return join(self.remote, self.shards[shard].path)
+        root = self.member_of(shard).remote
+        assert root is not None
+        return join(root, self.shards[shard].path)
 
     def shard_name(self, shard: int, /) -> str:
         """Where a shard lies, for messages: its path, or its URL without credentials."""
-        return str(self.shard_path(shard)) if self.remote is None else shown(self.shard_url(shard))
+        local = self.member_of(shard).remote is None
+        return str(self.shard_path(shard)) if local else shown(self.shard_url(shard))
 
     def shard_rows(self, shard: int, /) -> tuple[int, int]:
         """The rows of a shard, half open: ``start, stop``."""

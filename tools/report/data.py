@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drawstream.pipeline.catalogs import MemberCatalog
 from drawstream.pipeline.shards import Catalog, RemoteError, is_url
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
@@ -104,8 +105,12 @@ def _open(run: TrainRecord, place: Path | str, opened: dict[str, Catalog | None]
 
 
 def source_name(catalog: Catalog, /) -> str:
-    """Return the name of the images' source: the last part of its path that is not the name of a split."""
-    parts = Path(str(catalog.provenance.get("source", catalog.root.name))).parts
+    """Return the name of the images' sources: of each the last part of its path that is not the name of a split."""
+    return " + ".join(map(_member_name, catalog.members))
+
+
+def _member_name(member: MemberCatalog) -> str:
+    parts = Path(str(member.provenance.get("source", member.path.parent.name))).parts
     return next((part for part in reversed(parts) if part not in SPLITS), "".join(parts[-1:]) or "data")
 
 

@@ -88,9 +88,11 @@ def image_of(catalog: Catalog, sample: int, data: NDArray[np.uint8], /) -> NDArr
     if catalog.encodings[sample] == "raw":
         return data.reshape(int(catalog.height[sample]), int(catalog.width[sample]), -1)
     try:
-        return np.atleast_3d(decode(data.tobytes(), rule=catalog.orientation))
+        return np.atleast_3d(decode(data.tobytes(), rule=catalog.member_of(int(catalog.shard[sample])).orientation))
     except ValueError as error:
-        raise ValueError(f"{catalog.path}: sample {catalog.key(sample)!r} (row {sample}): {error}") from None
+        raise ValueError(
+            f"{catalog.path}: sample {catalog.key(sample)!r} ({catalog.row_name(sample)}): {error}"
+        ) from None
 
 
 def framed(image: Image.Image, window: NDArray[np.float32], /) -> Image.Image:
