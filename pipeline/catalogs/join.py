@@ -57,7 +57,7 @@ class MemberCatalog:
 
     @property
     def place(self) -> str:
-        """What `Catalog.open` takes: the URL of its folder, or the absolute path of its file."""
+        """Argument of `Catalog.open`: the URL of its folder, or the absolute path of its file."""
         return self.remote or str(self.path.absolute())
 
 

@@ -152,7 +152,13 @@ class Catalog:
 
     @classmethod
     def open_rows(cls, path: Place, /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
-        """Open a catalog whatever has become of its shards, as ``verify`` must; arguments and errors as ``open``."""
+        """Open a catalog whatever has become of its shards, as ``verify`` must.
+
+        Args:
+            path: As ``open``, and errors otherwise too.
+            *more: As ``open``.
+            classes: As ``open``.
+        """
         if more:
             return cls(**join_catalogs([cls._open_one(each) for each in (path, *more)], classes))
         return cls._open_one(path)
@@ -262,7 +268,7 @@ class Catalog:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """What `open` takes to open this catalog again: URLs, and absolute paths of files."""
+        """Arguments of `open` that open this catalog again: URLs, and absolute paths of files."""
         return tuple(member.place for member in self.members)
 
     def member_of(self, shard: int, /) -> MemberCatalog:
@@ -344,7 +350,9 @@ class Catalog:
         ends = [each.first_shard for each in self._members[1:]] + [len(self.shards)]
         shards, rows = slice(member.first_shard, ends[g]), slice(member.first_row, member.first_row + member.rows)
         names = ("offset", "size", "checksum", "label", "encoding_codes", "height", "width", "clean_label", "turn")
-        columns = {name: None if (each := getattr(self, name)) is None else each[rows] for name in names}
+        columns: dict[str, Any] = {
+            name: None if (each := getattr(self, name)) is None else each[rows] for name in names
+        }
         whole: dict[str, Any] = {name: getattr(member, name) for name in OWN}
         return replace(
             self,

@@ -106,6 +106,7 @@ def test_a_tracker_writes_a_table_of_all_rows(tmp_path, parts):
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0))
     tracker.set_epoch(0)
     tracker.observe(torch.arange(300), logits, torch.tensor(whole.label))
+    tracker.reduce()
     table = tracker.export(tmp_path / "table", whole)
     assert len(table) == 300 and len(table.parts) == len(whole.shards)
     np.testing.assert_array_equal(table.label, whole.label)
