@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.pipeline.catalogs.join import MemberCatalog, join_catalogs, joint_fingerprint, source_names
+    from drawstream.pipeline.catalogs.join import (
+        MemberCatalog,
+        join_catalogs,
+        joint_fingerprint,
+        merged_labels,
+        source_names,
+    )
     from drawstream.pipeline.catalogs.keys import rows_of_keys
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from drawstream import Catalog, IndexStream, Loader, Reading, Tracker, verify
-from drawstream.pipeline.catalogs import source_names
+from drawstream.pipeline.catalogs import merged_labels, source_names
 from drawstream.pipeline.reading import BadSampleError, read_quarantine, write_quarantine
 from drawstream.pipeline.shards.pack import pack
 from drawstream.pipeline.sources import ArraySource
@@ -156,3 +156,10 @@ def test_members_that_do_not_fit_are_refused(tmp_path, parts):
 )
 def test_names_of_sources_tell_them_apart(places, names):
     assert source_names(places) == names
+
+
+def test_labels_of_several_classes_take_the_columns_of_the_whole():
+    labels = np.array([[1, 0, 1], [0, 1, 0]], np.uint8)
+    merged = merged_labels(labels, np.array([4, 0, 2]), 5)
+    assert merged.dtype == np.uint8 and merged.tolist() == [[0, 0, 1, 0, 1], [1, 0, 0, 0, 0]]
+    assert merged_labels(np.array([2, 0]), np.array([4, 0, 2]), 5).tolist() == [2, 4]
