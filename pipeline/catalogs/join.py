@@ -216,7 +216,7 @@ def merged_labels(labels: NDArray[Any], classes: NDArray[np.int64], count: int, 
         count: C.
     """
     if labels.ndim == 1:
-        return classes[labels]
+        return np.take(classes, labels)
     wide = np.zeros((len(labels), count), labels.dtype)
     wide[:, classes] = labels
     return wide
