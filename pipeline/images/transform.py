@@ -89,7 +89,8 @@ class Transform:
                 f"`jitter` must be ranges of brightness, contrast, saturation >= 0 and hue in [0, 0.5], but got {value}"
             )
         if len(self.mean) == 1 and (value[2] or value[3]):
-            raise ValueError(f"gray images have no saturation and hue: give 0 for them in `jitter`, not {value[2:]}")
+            usable = ",".join(f"{v:g}" for v in value[:2])
+            raise ValueError(f"gray images have no saturation and hue, but `jitter` is {value}: give {usable},0,0")
 
     @classmethod
     def small(cls, size: tuple[int, int], channels: int, *, augment: bool = False) -> Self:

@@ -160,9 +160,13 @@ class DescentOptions(Options):
         super().__post_init__()
         given = self._given()
         given |= {"milestones"} if "schedule" in given else set()
-        for name in self._of_recipe():
-            if name not in given and hasattr(self, name):
-                object.__setattr__(self, name, RECIPES[self.named or ""][name])
+        taken = {name: RECIPES[self.named or ""][name] for name in self._of_recipe() if name not in given}
+        if "milestones" in taken and "epochs" in given:  # of another length, at the same parts of it
+            part = getattr(self, "epochs", None) / RECIPES[self.named or ""]["epochs"]
+            taken["milestones"] = tuple(each * part for each in taken["milestones"])
+        for name in taken:
+            if hasattr(self, name):
+                object.__setattr__(self, name, taken[name])
 
     def _given(self) -> set[str]:
         """Options that are stated, or have another value than their default."""
@@ -206,8 +210,15 @@ class RecipeOptions(DescentOptions):
     """How a model is trained."""
 
     epochs: int = option(20, "Passes over the data or stream.", within=SOME)
-    lr: float = option(0.05, "Learning rate at the start.", within=SOME)
+    lr: float = option(0.05, "Learning rate at the start; with AdamW by default 0.001.", within=SOME)
     schedule: Literal["cosine", "linear", "step", "constant"] = option("cosine", "Schedule of the learning rate.")
+
+    def __post_init__(self) -> None:
+        """Begin where AdamW does if nobody says where: at SGD's rate it diverges."""
+        unsaid = "lr" not in self._given()
+        super().__post_init__()
+        if self.optimizer == "adamw" and unsaid:
+            object.__setattr__(self, "lr", 0.001)
 
 
 @dataclass(frozen=True, kw_only=True)

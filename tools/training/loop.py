@@ -69,10 +69,12 @@ def train(
     """
     _refuse_unfit(recipe, parts)
     ranks = ranks or Ranks()
+    source = loader.loader if isinstance(loader, CropFilter) else loader
+    if recipe.accumulate > (batch := source.global_batch // ranks.world_size):
+        raise ValueError(f"`accumulate <= {batch} images of a rank's batch` must hold, but got {recipe.accumulate}")
     if checkpoint is not None and identity is None:
         identity = training_identity(model, loader, recipe, parts=parts, evaluation=evaluation)
     loop = _Loop(model, loader, recipe, parts, ranks, on_step)
-    source = loader.loader if isinstance(loader, CropFilter) else loader
     rows = source.stream.rows
     run = load_checkpoint(checkpoint, identity or {}, loop.states) or Run(counts=torch.zeros(rows, dtype=torch.int64))
     for epoch in range(len(run.history), recipe.epochs):
@@ -112,7 +114,7 @@ def _refuse_unfit(recipe: Recipe, parts: LoopParts) -> None:
     if loss is not None and mix is not None:
         raise ValueError(f"{loss} judges rows of one label, but {mix} gives several: leave out one of them")
     if loss is not None and recipe.label_smoothing:
-        raise ValueError(f"label smoothing is of cross-entropy, but the loss is {loss}: leave out one of them")
+        raise ValueError(f"label smoothing is of cross-entropy, but the loss is {recipe.loss}: leave out one of them")
     if isinstance(loss, LearnedWeights) and recipe.amp == "fp16":
         raise ValueError(f"{loss} needs gradients of gradients, which fp16 loses: give bf16 or off")
     whole = loss or parts.selector or mix

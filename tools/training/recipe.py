@@ -117,6 +117,10 @@ class Recipe:
             raise ValueError(f"`milestones` must grow and be above 0, but got {list(self.milestones)}")
         if self.milestones and self.schedule != "step":
             raise ValueError(f"milestones go with the schedule step, but it is {self.schedule}: leave out one of them")
+        if max(self.milestones, default=0) > self.epochs:
+            raise ValueError(f"`milestones` must lie in the {self.epochs} epochs, but got {list(self.milestones)}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"`warmup_epochs <= {self.epochs} epochs` must hold, but got {self.warmup_epochs:g}")
 
     def lr_at(self, step: int, steps: int, /) -> float:
         """Return the learning rate of step s of n, s from 0."""

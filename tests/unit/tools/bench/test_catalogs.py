@@ -42,7 +42,7 @@ def test_noise_has_the_labels_of_the_catalog_and_the_recipe(places, tmp_path):
         "epochs": 2,
         "lr": 0.1,
         "weight_decay": 1e-3,
-        "milestones": [40, 80],
+        "milestones": [1, 2],  # of 80 epochs 40 and 80
     }
     assert not (out / "seed-0/data").exists()
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from drawstream.samplers.orders import IndexStream
 from drawstream.tools.cli.app import main
-from drawstream.tools.cli.options import DescentOptions
+from drawstream.tools.cli.options import DescentOptions, RecipeOptions
 from drawstream.tools.training.descent import Descent, make_optimizer
 from drawstream.tools.training.evaluation import Evaluation, top1
 from drawstream.tools.training.loop import Recipe, train
@@ -92,6 +92,8 @@ def test_warm_up_grows_to_the_schedule_and_shortening_keeps_its_share():
         ({"amp": True}, "`amp` must be one of off"),
         ({"optimizer": "lars"}, "`optimizer` must be one of sgd"),
         ({"schedule": "step", "milestones": (3, 2)}, r"must grow .* got \[3, 2\]"),
+        ({"schedule": "step", "milestones": (30,), "epochs": 20}, r"must lie in the 20 epochs, but got \[30\]"),
+        ({"warmup_epochs": 21}, "warmup_epochs <= 20 epochs"),
         ({"milestones": (3,)}, "go with the schedule step, but it is cosine"),
     ],
 )
@@ -166,14 +168,15 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(digits, weighted):
     ("recipe", "parts", "text"),
     [
         (Recipe(accumulate=2), {"criterion": Reed("soft")}, r"accumulate .* Reed\(soft"),
-        (Recipe(label_smoothing=0.1), {"criterion": Reed("soft")}, r"label smoothing .* Reed\(soft"),
+        (Recipe(label_smoothing=0.1, loss="reed-soft"), {"criterion": Reed("soft")}, "label smoothing .* reed-soft:"),
+        (Recipe(accumulate=129), {}, "accumulate <= 128 images of a rank's batch"),
         (Recipe(amp="fp16"), {"criterion": "l2rw"}, "LearnedWeights.* give bf16"),
     ],
 )
 def test_what_does_not_go_together_is_refused(digits, recipe, parts, text):
     setup = Setup(digits.train, "mlp")
     model = setup.build(0)
-    if parts["criterion"] == "l2rw":
+    if parts.get("criterion") == "l2rw":
         trusted = torch.zeros(4, 1, 8, 8), torch.arange(4)
         parts = {"criterion": LearnedWeights(model, *trusted, batch_size=2, seed=0)}
     refused(text, lambda: train(model, setup.training_loader(), recipe, parts=LoopParts(**parts)))
@@ -256,12 +259,19 @@ def test_a_named_recipe_gives_all_that_is_not_given_and_its_overrides_are_record
     command = ["--config", tmp_path / "job.toml", "train", digits.train, "-o", tmp_path / "run", "--model", "mlp"]
     assert main([str(each) for each in [*command, "--recipe", "ss-cifar", "--epochs", 1, "--global-batch", 250]]) == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
-    changed = {"epochs": 1, "momentum": 0.8, "global_batch": 250}
+    changed = {"epochs": 1, "momentum": 0.8, "global_batch": 250, "milestones": [0.5, 1.0]}  # the same parts of it
     assert record["named_recipe"] == {"name": "ss-cifar", "overrides": changed}
     found = {**record["recipe"], "global_batch": record["global_batch"], "augment": record["augment"]}
     expected = RECIPES["ss-cifar"] | changed
-    assert {key: found[key] for key in expected} == expected | {"milestones": [40, 80]}
+    assert {key: found[key] for key in expected} == expected
     assert "name" not in record["recipe"]
+
+
+def test_adamw_begins_at_its_own_learning_rate():
+    assert RecipeOptions(optimizer="adamw").lr == 0.001
+    assert RecipeOptions(optimizer="adamw", named="bt").lr == 0.001
+    assert RecipeOptions(optimizer="adamw", lr=0.01).lr == 0.01
+    assert RecipeOptions().lr == 0.05
 
 
 def test_another_schedule_leaves_out_the_milestones_of_a_named_recipe(digits, tmp_path):
