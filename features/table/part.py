@@ -47,6 +47,7 @@ class Part:
         types: Type of every column, in order.
         hashes: xxh3-128 of the values of every column.
         provenance: What made it, and the format.
+        first: Row of the catalog that is sample 0, where the catalog is one of several.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Part:
     types: Mapping[str, np.dtype[Any]]
     hashes: Mapping[str, str]
     provenance: Mapping[str, Any]
+    first: int = 0
 
     def blocks(self, names: Sequence[str], /) -> Iterator[dict[str, NDArray[Any]]]:
         """Columns, at most 2^20 rows at a time; that they are whole is known at the end.
@@ -72,6 +74,8 @@ class Part:
                             raise ValueError(f"column {name!r} has values of {values.dtype}, not {self.types[name]}")
                         states[name].update(np.ascontiguousarray(values).data)
                     rows += batch.num_rows
+                    if self.first and "sample_id" in block:
+                        block["sample_id"] = block["sample_id"] + self.first
                     yield block
             if names and rows != self.rows:
                 raise ValueError(f"{rows} of {self.rows} rows are there")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from drawstream.features.table.join import Joined, join_file
 from drawstream.features.table.part import FIXED, Part, open_part, part_path, require_same
+from drawstream.features.table.several import join_tables
 from drawstream.pipeline.shards import Catalog
 
 _WINDOW = ("y0", "x0", "y1", "x1")
@@ -60,55 +61,52 @@ class FeatureTable:
         added = {name: values for each in joined for name, values in each.columns.items()}
         self.names = (*(name for name in self._types if name not in FIXED), *added)
         self._columns: dict[str, NDArray[Any]] = dict(added)
+        self._labels: NDArray[Any] | None = None  # of the catalog's rows, in place of the parts'
 
     @classmethod
     def open(
         cls,
         path: str | os.PathLike[str],
         /,
-        *,
+        *more: str | os.PathLike[str],
         join: Sequence[str | os.PathLike[str]] = (),
         catalog: Catalog | None = None,
     ) -> Self:
-        """Open the folder of a finished extraction.
+        """Open the folder of a finished extraction; those of several catalogs are one table, of the joined catalog.
 
         Args:
             path: The folder.
+            *more: Tables of further catalogs, in the order of the catalogs.
             join: Files with more features of the same samples (`join_file`).
-            catalog: The catalog of the features; needed where a joined file names samples by their keys.
+            catalog: The catalog of the features; needed where a joined file names samples by their keys, and where
+                the classes of several catalogs were merged.
 
         Raises:
             FileNotFoundError: No such folder, no part in it, or no such file to join.
             ValueError: Parts are missing, damaged, or of different extractions; or a file does not fit.
         """
-        folder = Path(path)
-        paths = sorted(folder.glob("part-*.parquet"))
-        if not paths:
-            raise FileNotFoundError(f"{folder}: no feature table there (no part-*.parquet); run `drawstream features`")
-        with ThreadPoolExecutor(_cores()) as threads:
-            parts = list(threads.map(open_part, paths))
-        for part in parts:
-            require_same(part.provenance, parts[0].provenance, part.path)
-            require_same({"columns": _listed(part)}, {"columns": _listed(parts[0])}, part.path)
-        total = int(parts[0].provenance["parts"])
-        if len(paths) != total or not all(part_path(folder, i).exists() for i in range(total)):
-            raise ValueError(
-                f"{folder}: {len(paths)} of {total} parts are there; run `drawstream features` again to finish"
-            )
+        folders = [Path(each) for each in (path, *more)]
+        tables = [_open_parts(each) for each in folders]
+        parts = join_tables(folders, tables, catalog) if more else tables[0]
+        _require_columns(parts)
+        folder = Path(", ".join(map(str, folders)))  # of several: for messages
         table = cls(folder, parts)
         if catalog is not None:
             table.check(catalog.fingerprint, str(catalog.path))
         joined: list[Joined] = []
         for file in join:
             taken = {*FIXED, *table.names, *(name for each in joined for name in each.columns)}
-            more = join_file(Path(file), table.sample_id, table.crop, taken, catalog)
-            if more.catalog not in ("", table.provenance["catalog"]):
+            found = join_file(Path(file), table.sample_id, table.crop, taken, catalog)
+            if found.catalog not in ("", table.provenance["catalog"]):
                 mine = table.provenance["catalog"]
                 raise ValueError(
-                    f"{file}: rows of catalog {more.catalog[:12]}, but {folder} is of {mine[:12]}: join its own"
+                    f"{file}: rows of catalog {found.catalog[:12]}, but {folder} is of {mine[:12]}: join its own"
                 )
-            joined.append(more)
-        return cls(folder, parts, joined) if joined else table
+            joined.append(found)
+        table = cls(folder, parts, joined) if joined else table
+        if more and catalog is not None:
+            table._labels = catalog.label  # classes may have been merged
+        return table
 
     def __len__(self) -> int:
         return self._rows
@@ -137,7 +135,7 @@ class FeatureTable:
     @property
     def label(self) -> NDArray[np.int64]:
         """Label of the sample, int64 (rows,)."""
-        return self._column("label")
+        return self._column("label") if self._labels is None else self._labels[self.sample_id]
 
     @cached_property
     def windows(self) -> NDArray[np.float32] | None:
@@ -220,6 +218,29 @@ class FeatureTable:
             ]
             for each in done:
                 each.result()
+
+
+def _open_parts(folder: Path) -> list[Part]:
+    """All parts of a finished extraction, in order; errors as `FeatureTable.open`."""
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no feature table there (no part-*.parquet); run `drawstream features`")
+    with ThreadPoolExecutor(_cores()) as threads:
+        parts = list(threads.map(open_part, paths))
+    for part in parts:
+        require_same(part.provenance, parts[0].provenance, part.path)
+    _require_columns(parts)
+    total = int(parts[0].provenance["parts"])
+    if len(paths) != total or not all(part_path(folder, i).exists() for i in range(total)):
+        raise ValueError(
+            f"{folder}: {len(paths)} of {total} parts are there; run `drawstream features` again to finish"
+        )
+    return parts
+
+
+def _require_columns(parts: Sequence[Part]) -> None:
+    for part in parts:
+        require_same({"columns": _listed(part)}, {"columns": _listed(parts[0])}, part.path)
 
 
 def _listed(part: Part) -> Mapping[str, str]:
