@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalogs import MemberCatalog
 from drawstream.pipeline.decoding import dali_image, judge, probe
+from drawstream.pipeline.fields import ABSENT, decode_value
 from drawstream.pipeline.reading import WHOLE, CachedShards, Finding, Headers
 from drawstream.pipeline.shards import (
     BLOCK,
@@ -84,7 +85,7 @@ def verify(
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[Note], None] | None = None,
 ) -> list[Finding]:
-    """Check every shard's hash, headers, members and labels, and every image's checksum; decode every image.
+    """Check every shard's hash, headers, members and labels, and all checksums; decode every image and field.
 
     Images are judged as the loader does, by DALI's parser and decoder, and must have Pillow's pixels. Where DALI is not
     installed Pillow judges alone.
@@ -92,7 +93,7 @@ def verify(
     Args:
         catalog: The catalog. ``Catalog.open`` refuses missing and truncated shards; ``Catalog.open_rows`` leaves them
             to this function.
-        pixels: Decode the images too, which finds those that were damaged before they were packed.
+        pixels: Decode images and fields too, which finds those that were damaged before they were packed.
         workers: Processes; None: as many as there are cores and work for them. With more than one the main module of a
             program must be guarded by ``if __name__ == "__main__"``.
         progress: Called after every run of rows as ``progress(rows_done, rows_in_all)``.
@@ -233,7 +234,7 @@ def scan(catalog: Catalog, shard: int, /) -> list[Finding]:
     if not path.is_file():
         return whole("missing", "shard is missing: copy it there, or index anew without it")
     length, expected = path.stat().st_size, catalog.shards[shard]
-    ends = {row: int(catalog.offset[row] + catalog.size[row]) for row in range(*catalog.shard_rows(shard))}
+    ends = {row: _end(catalog, row) for row in range(*catalog.shard_rows(shard))}
     lost = [_of_row(catalog, "lost", row, f"lies past the end: {_COPY}") for row, end in ends.items() if end > length]
     if length == 0:
         text = f"shard is empty, its catalog says {expected.size} bytes: copy it again"
@@ -283,8 +284,9 @@ def _rows(catalog: Catalog, shard: int, members: list[Member], data: mmap) -> It
         key = catalog.member_key(row)
         known.add(key)
         sample = samples.get(key)
-        inside = int(catalog.offset[row] + catalog.size[row]) <= len(data)  # else it is lost
-        if inside and (problem := _member_problem(catalog, row, sample, selection.images, data)):
+        inside = _end(catalog, row) <= len(data)  # else it is lost
+        problem = _member_problem(catalog, row, sample, selection.images, data) if inside else None
+        if inside and (problem := problem or _field_problem(catalog, row, sample)):
             yield _of_row(catalog, "member", row, f"{problem}: {_COPY}, or index it anew")
         if sample and catalog.label_kind == "class":
             try:
@@ -322,6 +324,25 @@ def _member_problem(
     return None if same else f"its Netpbm header must be of {head} bytes and say the catalog's height and width"
 
 
+def _end(catalog: Catalog, row: int) -> int:
+    """Return the byte behind the last member of a row."""
+    fields = (int(columns.offset[row] + columns.size[row]) for columns in catalog.field_columns.values())
+    return max(int(catalog.offset[row] + catalog.size[row]), *fields, 0)
+
+
+def _field_problem(catalog: Catalog, row: int, sample: Sample | None) -> str | None:
+    for name, columns in catalog.field_columns.items():
+        member = None if sample is None else sample.members.get(name)
+        found = (ABSENT, 0) if member is None else (member.offset, member.size)
+        expected = int(columns.offset[row]), int(columns.size[row])
+        if found != expected:
+            due, got = (
+                "none" if offset == ABSENT else f"{size} bytes at {offset}" for offset, size in (expected, found)
+            )
+            return f"its member .{name} must be {due}, but its shard has {got}"
+    return None
+
+
 def _check_labels(catalog: Catalog, row: int, sample: Sample, selection: Selection, data: mmap) -> None:
     """Refuse label members that say something else than the catalog."""
 
@@ -354,11 +375,27 @@ class _Images:
                 data = os.pread(file.fileno(), size, int(catalog.offset[row]))
                 if len(data) < size:
                     continue  # lost, as the scan says
+                yield from self._fields(row, file.fileno(), decoded=pixels)
                 if (actual := checksum_of(data)) != catalog.checksum[row]:
                     law = f"checksum must be {catalog.checksum[row]:08x}, but got {actual:08x}"
                     yield _of_row(catalog, "checksum", row, f"{law}: {_COPY}")
                 elif pixels and catalog.encoding_codes[row] != RAW and (problem := self._problem(row, data)):
                     yield _of_row(catalog, *problem)
+
+    def _fields(self, row: int, descriptor: int, *, decoded: bool) -> Iterator[Finding]:
+        """Yield what is wrong with the fields of a row."""
+        for name, columns in self._catalog.field_columns.items():
+            if columns.offset[row] == ABSENT:
+                continue
+            data = os.pread(descriptor, int(columns.size[row]), int(columns.offset[row]))
+            if (actual := checksum_of(data)) != columns.checksum[row]:
+                law = f"checksum of .{name} must be {columns.checksum[row]:08x}, but got {actual:08x}"
+                yield _of_row(self._catalog, "checksum", row, f"{law}: {_COPY}")
+            elif decoded:
+                try:
+                    decode_value(name, data)
+                except ValueError as error:
+                    yield _of_row(self._catalog, "decode", row, f"{error}: repair it, and {_INDEX}")
 
     def _problem(self, row: int, data: bytes) -> tuple[str, int, str] | None:
         catalog = self._catalog

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import shown
 from drawstream.pipeline.decoding import UPRIGHT
+from drawstream.pipeline.fields import FieldColumns
 from drawstream.pipeline.shards import RAW
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, /) -> dict[st
         "orientation": "exif" if turned else "stored",
         "label_kind": catalogs[0].label_kind,
         "key_form": "key",
-        "fields": tuple(dict.fromkeys(name for each in catalogs for name in each.fields)),
+        "fields": (fields := tuple(dict.fromkeys(name for each in catalogs for name in each.fields))),
+        "field_columns": {name: _field(catalogs, name) for name in fields},
         "classes": names,
         "channels": max(each.channels for each in catalogs),
         "fingerprint": joint_fingerprint([each.fingerprint for each in catalogs], maps),
@@ -204,6 +206,15 @@ def _columns(
     )
     turned = any(each.turn is not None for each in catalogs)
     found["turn"] = of_all(lambda _, each: _turns(each)) if turned else None
+    return found
+
+
+def _field(catalogs: Sequence["Catalog"], name: str) -> FieldColumns:
+    """Columns of a field, which members may lack."""
+    parts = [each.field_columns.get(name) or FieldColumns.absent(len(each)) for each in catalogs]
+    found = FieldColumns(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    for column in found:
+        column.flags.writeable = False
     return found
 
 

@@ -34,8 +34,9 @@ class Finding:
     ``extra`` (a sample that the catalog does not know; it has a key and no row).
 
     Kinds about a row: ``lost`` (past the end of its shard); ``member`` (no member of the shard with its key, place,
-    length and encoding); ``checksum`` (its image's bytes differ); ``label`` (its label member says something else);
-    ``size`` (the image has other dimensions); ``decode`` (the image does not decode).
+    length and encoding, or another field); ``checksum`` (the bytes of its image or of a field differ); ``label`` (its
+    label member says something else); ``size`` (the image has other dimensions); ``decode`` (the image or a field does
+    not decode).
 
     Attributes:
         kind: One of the above.

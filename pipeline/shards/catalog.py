@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline import shown
 from drawstream.pipeline.catalogs import MemberCatalog, join_catalogs, rows_of_keys, source_names
 from drawstream.pipeline.decoding import MOST_PIXELS
+from drawstream.pipeline.fields import FieldColumns, check_fields, read_columns
 from drawstream.pipeline.labels import Kind, broken_law, no_labels
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
@@ -23,6 +24,7 @@ from drawstream.pipeline.shards.catalog_file import (
     HASHED,
     METADATA,
     RAW,
+    SCHEMA,
     SEAL,
     TURN,
     AlteredCatalogError,
@@ -64,7 +66,7 @@ class Catalog:
         orientation: ``exif``: images are turned as their EXIF block says; ``stored``: they are not.
         label_kind: ``class``; ``multi``: several classes of a sample; ``value``: numbers; ``none``: no labels.
         key_form: ``key``, or ``stem/key`` where a key comes in several shards and their stems stand before it.
-        fields: Names of further members of the samples.
+        fields: Names of further members of the samples, by extension, such as ``txt`` or ``seg.png``.
         classes: Class names; label ``c`` means ``classes[c]``. Of values their names; none without labels.
         channels: 1 or 3. Of raw rows the exact depth; encoded rows: 1 if every image is grayscale, else 3.
         fingerprint: Hash over the shards' contents and the columns without ``clean_label``; label noise changes it.
@@ -81,6 +83,7 @@ class Catalog:
         height: int32 (rows,), pixels.
         width: int32 (rows,), pixels.
         source: int16 (rows,), index into ``sources``: which of several catalogs a row is of; else zeros.
+        field_columns: Where the members of each field lie, by name.
 
     Example:
         >>> catalog = Catalog.open("data/train")
@@ -109,6 +112,7 @@ class Catalog:
     height: NDArray[np.int32]
     width: NDArray[np.int32]
     source: NDArray[np.int16]
+    field_columns: Mapping[str, FieldColumns]
     _keys: Any = field()  # pyarrow large_string (rows,)
     _starts: NDArray[np.int64] = field()  # (shards + 1,), first row of each shard
     _members: tuple[MemberCatalog, ...] = ()  # of several catalogs
@@ -167,8 +171,11 @@ class Catalog:
     def _open_one(cls, path: Place) -> Self:
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
         meta, table = read_file(file)
+        fields = _fields(table, meta["fields"], file)
         columns: dict[str, Any] = {
-            name: column_array(table, name) for name in table.column_names if name not in ("key", "encoding")
+            name: column_array(table, name)
+            for name in (*SCHEMA.names, TURN)
+            if name in table.column_names and name not in ("key", "encoding")
         }
         columns.setdefault("label", frozen(no_labels(table.num_rows)))
         starts = np.searchsorted(columns["shard"], np.arange(len(meta["shards"]) + 1))
@@ -176,7 +183,8 @@ class Catalog:
         catalog = cls(
             path=file,
             remote=remote,
-            fields=tuple(meta["fields"]),
+            fields=tuple(fields),
+            field_columns=fields,
             classes=tuple(meta["classes"]),
             clean_label=columns.pop("clean_label", None),
             turn=columns.pop(TURN, None),
@@ -214,6 +222,8 @@ class Catalog:
         ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
         inside = (self.offset >= 0) & (self.size > 0) & (self.size <= ends) & (self.offset <= ends - self.size)
         require(inside.all(), file, "every image must lie inside its shard")
+        for name, columns in self.field_columns.items():
+            require(columns.inside(ends), file, f"every member .{name} must lie inside its shard")
         apart = (self.offset[1:] >= self.offset[:-1] + self.size[:-1]) | (self.shard[1:] > self.shard[:-1])
         require(apart.all(), file, "images of a shard must follow one another and not overlap")
         pixels = self.height.astype(np.int64) * self.width  # of 31 bits each
@@ -409,6 +419,14 @@ class Catalog:
     def shard_rows(self, shard: int, /) -> tuple[int, int]:
         """The rows of a shard, half open: ``start, stop``."""
         return int(self._starts[shard]), int(self._starts[shard + 1])
+
+
+def _fields(table: pa.Table, names: list[str], file: Path) -> dict[str, FieldColumns]:
+    """Return the columns of the fields by name."""
+    try:
+        return {name: read_columns(table, name) for name in check_fields(names)}
+    except ValueError as error:
+        raise AlteredCatalogError(f"{file}: {error}") from None
 
 
 def _download(url: str) -> tuple[Path, str]:

@@ -18,17 +18,19 @@ width      int32               pixels
 turn       int8                only where an image is turned: its EXIF orientation, 1 … 8; 1 as it is stored
 ========== =================== ==================================================================================
 
-Further columns may follow; this version checks their hash and reads past them.
+Of each field ``NAME.offset``, ``NAME.size`` and ``NAME.checksum`` follow (``fields.columns``). Further columns may
+follow; this version checks their hash and reads past them.
 
 File metadata, key ``drawstream``: JSON with
 
-* ``format``; ``fingerprint``; ``checksum`` and ``hash``: names of the hashes; ``provenance``: how the catalog was made;
+* ``format``, 4 with fields or new kinds of labels, else 3; ``checksum`` and ``hash``: names of the hashes;
+* ``fingerprint``; ``provenance``: how the catalog was made;
 * ``shards``: of each the ``path`` relative to the catalog, ``size`` in bytes, ``hash`` and ``stem``;
 * ``classes``: names of the classes, or of the values; ``channels``: 1 or 3; ``label_kind``: ``class``, ``none``, or in
   format 4 ``multi`` or ``value``;
 * ``orientation``: ``exif``, images are turned as their first EXIF block says; ``stored``, they do not;
 * ``key_form``: ``key``, as the shards have them; ``stem/key``, where a key comes in several shards;
-* ``fields``: names of further members of the samples, none in this version.
+* ``fields``: names of further members of the samples.
 
 Key ``drawstream-hash``: a hash over that JSON, the names of the columns, and those columns that the fingerprint leaves
 out.
@@ -49,12 +51,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import RULES
+from drawstream.pipeline.fields import field_schema
 from drawstream.pipeline.labels import KINDS, TYPES, Kind
 from drawstream.pipeline.shards.names import shortened
 from drawstream.samplers import DrawstreamError
 from drawstream.samplers.files import raise_unless_file, system_fault
 
-FORMAT = 3  # of a catalog of classes, or without labels
+FORMAT = 3  # of a catalog of classes, or without labels, with no fields
 FORMATS = (FORMAT, 4)
 WIDE = 1024  # bytes (240 at least); longer members have an XXH3 checksum
 FILE = "catalog.parquet"
@@ -275,7 +278,8 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
     actual, expected = _seal_of(table, file), metadata.get(SEAL, b"").decode(errors="replace")
     law = f"the hash of the metadata is {actual}, the file says {expected!r}: the catalog was altered"
     require(actual == expected, file, law)
-    return meta, table.select([name for name in (*SCHEMA.names, TURN) if name in table.column_names])
+    fields = [column.name for name in meta["fields"] for column in field_schema(name)]
+    return meta, table.select([name for name in (*SCHEMA.names, TURN, *fields) if name in table.column_names])
 
 
 def _checked(meta: Any, file: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import UPRIGHT, ImageInfo
+from drawstream.pipeline.fields import ABSENT, FieldColumns, field_schema
 from drawstream.pipeline.labels import kind_of
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
@@ -48,11 +49,24 @@ class CatalogWriter:
     keys: list[str] = field(default_factory=list)
     images: "array[int]" = field(default_factory=lambda: array("q"))  # per row the values of _IMAGE: no objects
     channels: int = 1
+    fields: tuple[str, ...] = ()  # their names
+    members: "array[int]" = field(default_factory=lambda: array("q"))  # per row and field: offset, size, checksum
     _raw: tuple[str, tuple[int, int, int]] | None = None
     _seen: set[str] = field(default_factory=set)
 
-    def add(self, key: str, shard: int, offset: int, data: bytes, info: ImageInfo, /) -> None:
+    def add(
+        self,
+        key: str,
+        shard: int,
+        offset: int,
+        data: bytes,
+        info: ImageInfo,
+        /,
+        members: Sequence[tuple[int, bytes] | None] = (),
+    ) -> None:
         """Add a row: an image member of these bytes, at this byte of its shard; ``info`` is what ``probe`` says of it.
+
+        ``members`` are place and bytes of each of ``fields``, or None where the sample has no such member.
 
         Raises:
             ValueError: The key is taken or acts where it is shown, or a raw image of another shape than the first.
@@ -69,6 +83,8 @@ class CatalogWriter:
         place = (shard, offset + info.start, len(data) - info.start)
         values = mark, ENCODINGS.index(info.encoding), info.height, info.width, info.orientation
         self.images.extend((*place, *values))
+        for _, member in zip(self.fields, members, strict=True):
+            self.members.extend((ABSENT, 0, 0) if member is None else _placed(*member))
 
     def append(self, other: "CatalogWriter", shard: int, /) -> None:
         """Add the rows of another shard, of that number; it may have keys that are here, too.
@@ -82,7 +98,13 @@ class CatalogWriter:
         images = np.array(other.images, np.int64).reshape(-1, len(_IMAGE))
         images[:, 0] = shard
         self.images.frombytes(images.tobytes())
+        self.members += other.members
         self.channels = max(self.channels, other.channels)
+
+    def field_counts(self) -> dict[str, int]:
+        """Return how many rows have each of the fields."""
+        places = np.frombuffer(self.members, np.int64).reshape(len(self.keys), len(self.fields), 3)
+        return dict(zip(self.fields, (places[:, :, 0] != ABSENT).sum(0).tolist(), strict=True))
 
     def shard(self, row: int, /) -> int:
         """Return the shard of a row."""
@@ -137,14 +159,14 @@ class CatalogWriter:
         keys, form = self._keys(path, columns["shard"], stems)
         kind = "none" if labels is None else kind_of(labels)
         meta = {
-            "format": FORMAT if kind in ("class", "none") else FORMATS[1],
+            "format": FORMAT if kind in ("class", "none") and not self.fields else FORMATS[1],
             "fingerprint": fingerprint(shards, columns, keys, codes, orientation=orientation, label_kind=kind),
             "checksum": "xxh3_64 of more than 1024 bytes, else xxh32",
             "hash": "xxh3_128",
             "orientation": orientation,
             "label_kind": kind,
             "key_form": form,
-            "fields": [],
+            "fields": list(self.fields),
             "channels": self.channels,
             "classes": list(classes),
             "shards": [asdict(shard) for shard in shards],
@@ -158,15 +180,26 @@ class CatalogWriter:
         fields = [column for column in SCHEMA if column.name in arrays]
         if kind in ("multi", "value"):
             fields[SCHEMA.get_field_index("label")] = pa.field("label", arrays["label"].type)
-        turned = [(TURN, pa.array(columns[TURN], pa.int8()))] if (columns[TURN] != UPRIGHT).any() else []
-        fields += [pa.field(TURN, pa.int8()) for _ in turned]
+        further = [(TURN, pa.array(columns[TURN], pa.int8()))] if (columns[TURN] != UPRIGHT).any() else []
+        further += self._further()
+        fields += [pa.field(name, column.type) for name, column in further]
         text = json.dumps(meta, ensure_ascii=False).encode()
-        mark = seal(text, [column.name for column in fields], clean, turned)
+        mark = seal(text, [column.name for column in fields], clean, further)
         schema = pa.schema(fields, metadata={METADATA: text, SEAL: mark})
+        arrays |= dict(further)
         rows = pa.Table.from_arrays([arrays[column.name].cast(column.type) for column in fields], schema=schema)
         with write_atomically(path) as temporary, temporary.open("wb") as file:
             pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
         return str(meta["fingerprint"])
+
+    def _further(self) -> list[tuple[str, Any]]:
+        """Return names and values of the fields' columns."""
+        places = np.frombuffer(self.members, np.int64).reshape(len(self.keys), len(self.fields), 3)
+        found = []
+        for at, name in enumerate(self.fields):
+            columns = FieldColumns(places[:, at, 0], places[:, at, 1], places[:, at, 2].astype(np.uint32))
+            found += [(part.name, each) for part, each in zip(field_schema(name), columns.arrow(), strict=True)]
+        return found
 
     def _keys(self, path: Path, shard: NDArray[np.int64], stems: Sequence[str]) -> tuple[Any, str]:
         """Return the catalog's keys and their form: with stems where some key is in several shards."""
@@ -178,3 +211,8 @@ class CatalogWriter:
             raise ValueError(f"{path}: keys in several shards must differ with the shards' names: rename a shard")
         check_keys(keys)
         return keys, "stem/key"
+
+
+def _placed(offset: int, data: bytes) -> tuple[int, int, int]:
+    """Return the columns of a member: its place, its size and its checksum."""
+    return offset, len(data), checksum_of(data)

@@ -3,8 +3,8 @@
 Every sample needs one image member (.jpg, .jpeg, .png, .webp, or .pgm/.ppm for raw pixels) and a label: ``.cls``, else
 ``.json`` (a number, or an object with ``label`` or ``cls``), else ``.txt`` of one word. A ``Selection`` names other
 members. A label is a class number or a class name, one kind throughout. ``.clean.cls`` is the label before noise, as
-``pack`` writes it. Other members (captions, masks, metadata) are left alone, and counted. The images are read once, for
-their checksums and headers; nothing is copied.
+``pack`` writes it. Other members (captions, masks, boxes) are fields where the selection names them, else they are left
+alone, and counted. Images and fields are read once, for their checksums and headers; nothing is copied.
 """
 
 import mmap
@@ -55,6 +55,7 @@ class IndexResult:
         left_out: What was not taken.
         notes: What else its user should know, a line each.
         bad: Samples whose image cannot be read and that were left out; their path is the shard's.
+        fields: Samples that have each field, by its name.
     """
 
     catalog: Path
@@ -64,6 +65,7 @@ class IndexResult:
     left_out: LeftOut
     notes: tuple[str, ...]
     bad: tuple[BadImage, ...] = ()
+    fields: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -124,7 +126,8 @@ def index(
     paths, root = _check_paths(shards, out, overwrite)
     if workers is None:
         workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
-    rows, left_out, taken = CatalogWriter(), _beside(paths, shards), list[tuple[Path, _Part]]()
+    rows, left_out = CatalogWriter(fields=selection.fields), _beside(paths, shards)
+    taken: list[tuple[Path, _Part]] = []
     bad: list[BadImage] = []
     tasks = [(path, selection, orientation, _FEW if dry_run else None) for path in paths]
     for done, (path, part) in enumerate(zip(paths, spread(_index_shard, tasks, workers=workers), strict=True), 1):
@@ -144,6 +147,7 @@ def index(
     _check_taken(rows, bad, left_out, root, skip_bad=selection.skip_bad)
     if dry_run:
         return root / FILE
+    counts = _field_counts(rows, left_out, root)
     names: tuple[str, ...] = ()
     numbers = truth = None
     if selection.labelled:
@@ -152,8 +156,8 @@ def index(
     root.mkdir(parents=True, exist_ok=True)
     if finish:
         notes += [] if dali_image.parser() else [dali_image.WITHOUT]
-        counts = len(rows.keys), len(taken), len(names)
-        finish(IndexResult(root / FILE, *counts, left_out, tuple(notes), tuple(bad)))
+        sizes = len(rows.keys), len(taken), len(names)
+        finish(IndexResult(root / FILE, *sizes, left_out, tuple(notes), tuple(bad), counts))
     rows.save(
         root / FILE,
         numbers,
@@ -178,6 +182,16 @@ def _check_taken(
     if not rows.keys:
         law = f"no sample has an image and a label: {'; '.join(left_out.lines)}"
         raise ValueError(f"{root}: {law}: give other shards, or choose the members with --image and --label")
+
+
+def _field_counts(rows: CatalogWriter, left_out: LeftOut, root: Path) -> dict[str, int]:
+    """Return how many samples have each field; one that none has is refused."""
+    counts = rows.field_counts()
+    if missing := [name for name, samples in counts.items() if not samples]:
+        others = [reason.removeprefix("members ") for reason in left_out.reasons if reason.startswith("members .")]
+        got = f", but they have {', '.join(others[:12])}" if others else ""
+        raise ValueError(f"{root}: no sample has a member .{missing[0]}{got}: leave it out of the fields (--fields)")
+    return counts
 
 
 def write_idx(catalog: Catalog, shard: int, path: str | os.PathLike[str], /) -> None:
@@ -289,7 +303,7 @@ def _notes(taken: Sequence[tuple[Path, _Part]], numbers: NDArray[np.int64] | Non
 def _index_shard(task: tuple[Path, Selection, str, int | None]) -> _Part:
     """Read one shard, or its first samples."""
     path, selection, rule, most = task
-    part, remarks = _Part(), Remarks()
+    part, remarks = _Part(CatalogWriter(fields=selection.fields)), Remarks()
     labels: list[Label] = []
     clean: list[Label] = []
     unused: Counter[str] = Counter()
@@ -340,9 +354,10 @@ def _add(
     extension = selection.image_extension(sample)
     label = selection.label_of(sample, data) if selection.labelled else None
     truth = selection.clean_of(sample, data)
-    part.rows.add(sample.key, 0, *selection.image_of(sample, data, rule=rule))
+    image = selection.image_of(sample, data, rule=rule)
+    part.rows.add(sample.key, 0, *image, selection.fields_of(sample, data))
     if label is None:
-        return (extension,)
+        return extension, *selection.fields
     for each, values in zip((label, truth), labels, strict=True):
         if each is not None:
             values.append(each)
@@ -351,7 +366,7 @@ def _add(
     if other := selection.contradiction(sample, label, data):
         reason = f"labels of .{other} that say something else than the one that was taken"
         part.left_out.add(f"{reason} (--label {other} takes them)", sample.key)
-    return extension, chosen, CLEAN
+    return extension, chosen, CLEAN, *selection.fields
 
 
 def _compact(labels: list[Label]) -> Labels:

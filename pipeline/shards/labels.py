@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drawstream.pipeline.decoding import EXTENSIONS, ImageInfo, probe
+from drawstream.pipeline.fields import check_fields
 from drawstream.pipeline.shards.names import check_name, shortened
 from drawstream.pipeline.shards.tar import Sample
 from drawstream.pipeline.sources import ENDINGS
@@ -48,21 +49,26 @@ class Selection:
             there; ``none``: samples have no labels. By default the first of ``LABELS`` that a sample has.
         skip_empty: Whether samples without image or label are left out.
         skip_bad: Whether samples whose image cannot be read are left out.
+        fields: Extensions of further members to take, such as ``txt`` or ``seg.png``; none of them is the image.
 
     Raises:
-        ValueError: An extension or a path that is empty.
+        ValueError: An extension or a path that is empty, or a field that is the image.
     """
 
     image: tuple[str, ...] = ()
     label: str | None = None
     skip_empty: bool = False
     skip_bad: bool = False
+    fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         image = tuple(each.strip().lstrip(".").lower() for each in self.image)
         if not all(image):
             raise ValueError(f"image must be an extension such as jpg or input.jpg, but got {', '.join(self.image)!r}")
         object.__setattr__(self, "image", image)
+        object.__setattr__(self, "fields", check_fields(self.fields))
+        if both := [name for name in self.fields if name in image]:
+            raise ValueError(f".{both[0]} cannot be both the image and a field: leave it out of one of them")
         if self.label is not None:
             extension, colon, path = self.label.strip().lstrip(".").partition(":")
             if not extension or (colon and not path):
@@ -78,21 +84,23 @@ class Selection:
     @property
     def images(self) -> tuple[str, ...]:
         """Extensions of the image member."""
-        return self.image or tuple(EXTENSIONS)
+        return self.image or tuple(extension for extension in EXTENSIONS if extension not in self.fields)
 
     def as_json(self) -> dict[str, Any]:
         """Return what differs from the defaults, for the provenance of a catalog."""
         image = {"image": list(self.image)} if self.image else {}
         label = {} if self.label is None else {"label": self.label}
-        return image | label | {name: True for name in ("skip_empty", "skip_bad") if getattr(self, name)}
+        fields = {"fields": list(self.fields)} if self.fields else {}
+        return image | label | fields | {name: True for name in ("skip_empty", "skip_bad") if getattr(self, name)}
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], /) -> "Selection":
         """Read what ``as_json`` gave; the defaults where nothing of it is there."""
-        image, label = provenance.get("image"), provenance.get("label")
+        image, label, fields = (provenance.get(name) for name in ("image", "label", "fields"))
         given = tuple(map(str, image)) if isinstance(image, list) else ()
-        skipped = [provenance.get(name) is True for name in ("skip_empty", "skip_bad")]
-        return cls(given, label if isinstance(label, str) else None, *skipped)
+        skipped = {name: provenance.get(name) is True for name in ("skip_empty", "skip_bad")}
+        further = tuple(map(str, fields)) if isinstance(fields, list) else ()
+        return cls(given, label if isinstance(label, str) else None, fields=further, **skipped)
 
     def image_extension(self, sample: Sample, /) -> str:
         """Return the extension of a sample's image member.
@@ -126,6 +134,11 @@ class Selection:
             return member.offset, image, probe(image, rule=rule)
         except ValueError as error:
             raise UnreadableImageError(str(error)) from None
+
+    def fields_of(self, sample: Sample, data: mmap.mmap, /) -> list[tuple[int, bytes] | None]:
+        """Read the fields of a sample: place and bytes of each, or None where it has no such member."""
+        found = [sample.members.get(name) for name in self.fields]
+        return [None if each is None else (each.offset, data[each.offset : each.offset + each.size]) for each in found]
 
     def label_extension(self, sample: Sample, /) -> str:
         """Return the extension of a sample's label member; ``EmptySampleError`` where it has none."""

@@ -154,6 +154,46 @@ def test_without_labels(unlabelled):
     assert catalog.member_key(4) == "1"
 
 
+def test_fields(tmp_path):
+    """Format 4 is format 3 with columns of fields; the fingerprint, which features refer to, is that without them."""
+    draft = CatalogWriter(fields=("txt", "seg.png"))
+    for shard in (0, 1):
+        part = CatalogWriter(fields=("txt", "seg.png"))
+        for row in range(2):
+            members = [(1024 + row, b"two" if row else b""), (1536, b"mask") if shard else None]
+            part.add(f"{row}{shard}", 0, 512 * row, b"x" * (8 + row), ImageInfo("png", 4, 5, 3), members)
+        draft.append(part, shard)
+    shards = [Shard(f"{name}.tar", 2048, 32 * digit) for name, digit in (("a", "0"), ("b", "f"))]
+    for shard in shards:
+        (tmp_path / shard.path).write_bytes(bytes(2048))
+    file = tmp_path / "catalog.parquet"
+    draft.save(file, None, None, shards=shards, classes=(), provenance={})
+    table = pq.read_table(file)
+    assert {column.name: str(column.type) for column in table.schema if "." in column.name} == {
+        f"{name}.{part}": kind
+        for name in ("txt", "seg.png")
+        for part, kind in (("offset", "int64"), ("size", "int64"), ("checksum", "uint32"))
+    }
+    meta = json.loads(table.schema.metadata[b"drawstream"])
+    assert (meta["format"], meta["fields"]) == (4, ["txt", "seg.png"])
+    assert table.schema.metadata[b"drawstream-hash"] == b"2a9abc1f3e896e6dbbaecfcbfb44fba9"
+    catalog = Catalog.open(file)
+    assert catalog.fields == ("txt", "seg.png") and catalog.fingerprint == "dc5f330f5c118943e1c03a551a7b840f"
+    text, mask = (catalog.field_columns[name] for name in catalog.fields)
+    assert text.offset.tolist() == [1024, 1025] * 2 and text.size.tolist() == [0, 3] * 2
+    assert text.checksum.tolist() == [46947589, 2513953524] * 2
+    assert mask.offset.tolist() == [-1, -1, 1536, 1536] and mask.size.tolist() == [0, 0, 4, 4]
+    draft.fields, draft.members = (), draft.members[:0]
+    draft.save(tmp_path / "without.parquet", None, None, shards=shards, classes=(), provenance={})
+    assert Catalog.open(tmp_path / "without.parquet").fingerprint == catalog.fingerprint
+    without = json.loads(pq.read_schema(tmp_path / "without.parquet").metadata[b"drawstream"])
+    assert (without["format"], without["fields"]) == (3, [])
+    at = table.column_names.index("txt.size")
+    other = table.set_column(at, "txt.size", pa.array([0, 4, 0, 3]))
+    pq.write_table(other, file)
+    refused("the hash of the metadata is .*: the catalog was altered", Catalog.open, file)
+
+
 def with_columns(file, **columns):
     """Add columns to a catalog, sealed, as a later version will write them."""
     table = pq.read_table(file)

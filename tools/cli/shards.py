@@ -81,6 +81,9 @@ class IndexOptions(ImageOptions):
         "By default the first of cls, json, txt that a sample has.",
         known=("cls", "txt", "json", "json:KEY", "none"),
     )
+    fields: list[str] = option(
+        [], "Further members to take, such as txt,json,seg.png: captions, masks, boxes; repeatable, or with commas."
+    )
     skip_empty: bool = option(False, "Leave out samples without image or label, and count them.")
     workers: int | None = option(None, _WORKERS, within=COUNT)
 
@@ -161,21 +164,24 @@ def index(given: IndexOptions) -> None:
 
     Example: drawstream index /data/imagenet/train-*.tar
 
-    Images with captions (img2dataset): drawstream index /data/cc3m --label none
+    Images with captions (img2dataset): drawstream index /data/cc3m --label none --fields txt,json
     """
     from drawstream import index as run
     from drawstream.pipeline import BadImagesError, list_bad
     from drawstream.pipeline.shards import IndexResult, Selection
 
     skip_bad = given.skip_bad
-    extensions = tuple(each for part in given.image for each in part.split(","))
-    selection = Selection(extensions, given.label, given.skip_empty, skip_bad is not None)
+    extensions, fields = (
+        tuple(each for part in parts for each in part.split(",")) for parts in (given.image, given.fields)
+    )
+    selection = Selection(extensions, given.label, given.skip_empty, skip_bad is not None, fields)
     shards = given.shards[0] if len(given.shards) == 1 else given.shards
     result: dict[str, Any] = {}
     lines: list[str] = []
 
     def record(done: IndexResult) -> None:
         counts: dict[str, Any] = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
+        counts["fields"] = done.fields
         counts["bad"] = [asdict(each) for each in done.bad]
         result.update(catalog=str(done.catalog), **counts, left_out=done.left_out.as_json(), notes=list(done.notes))
         lines.extend([*done.notes, *(f"not taken: {line}" for line in done.left_out.lines)])
@@ -199,6 +205,8 @@ def index(given: IndexOptions) -> None:
         print(printable(line))
     classes = f"{result['classes']} classes" if result["classes"] else "no labels"
     text = f"{result['rows']} images in {result['shards']} shards, {classes}: {result['catalog']}"
+    for name, samples in result["fields"].items():
+        text += f"; .{name} of {samples}"
     if result["bad"]:
         text += f"; {len(result['bad'])} that cannot be read were left out: {skip_bad}"
     finish(result, given.json_path, text)

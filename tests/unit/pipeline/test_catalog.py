@@ -133,9 +133,22 @@ def test_truncated_parquet_is_not_a_catalog(folder):
         ({"label": pa.array([0] * 1797)}, "the fingerprint of the rows is [0-9a-f]{32}, the file says [0-9a-f]{32}"),
         ({"encoding": pa.array(["bmp"] * 1797).dictionary_encode()}, "encoding must be one of jpeg, png, webp, raw"),
         ({"meta": {"classes": ["a", "b"]}}, r"labels must lie in 0 … 1"),
+        ({"meta": {"fields": ["txt"]}}, "column 'txt.offset' must be there, as int64"),
         ({"meta": {"channels": 3}}, "a raw image must have height × width × channels bytes"),
     ],
-    ids=["format", "shards", "no classes", "missing", "type", "null", "fingerprint", "encoding", "classes", "channels"],
+    ids=[
+        "format",
+        "shards",
+        "none",
+        "missing",
+        "type",
+        "null",
+        "fingerprint",
+        "encoding",
+        "classes",
+        "fields",
+        "channels",
+    ],
 )
 def test_altered_catalogs_are_refused(folder, change, text):
     edit(folder, **change)

@@ -1,0 +1,11 @@
+"""Fields: further members of the samples, such as captions, masks and boxes."""
+
+from typing import TYPE_CHECKING
+
+from drawstream.samplers.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from drawstream.pipeline.fields.columns import ABSENT, FieldColumns, check_fields, field_schema, read_columns
+    from drawstream.pipeline.fields.values import decode_value, encode_value, follow
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,0 +1,98 @@
+"""Columns of a catalog that say where further members of the samples lie.
+
+A field is named by the extension of its member (``txt``, ``seg.png``) and has three columns, all of them null where a
+sample has no such member:
+
+============= ====== ===============================================================
+NAME.offset   int64  byte in the row's shard where the member's bytes begin
+NAME.size     int64  their number, perhaps 0
+NAME.checksum uint32 ``checksum_of`` exactly these bytes
+============= ====== ===============================================================
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from drawstream.pipeline.shards import check_name
+
+ABSENT = -1
+_TYPES = {"offset": pa.int64(), "size": pa.int64(), "checksum": pa.uint32()}
+
+
+class FieldColumns(NamedTuple):
+    """Where the members of one field lie; read-only arrays, an entry for each row.
+
+    Attributes:
+        offset: int64 (rows,), first byte of the member in the row's shard; ``ABSENT`` where there is none.
+        size: int64 (rows,), bytes; 0 where there is none.
+        checksum: uint32 (rows,), of these bytes; 0 where there is none.
+    """
+
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    checksum: NDArray[np.uint32]
+
+    @classmethod
+    def absent(cls, rows: int, /) -> Self:
+        """Return the columns of a field that none of the rows has."""
+        return cls(np.full(rows, ABSENT), np.zeros(rows, np.int64), np.zeros(rows, np.uint32))
+
+    def arrow(self) -> list[pa.Array]:
+        """Return the columns of the file, in the order of ``field_schema``."""
+        absent = self.offset == ABSENT
+        return [pa.array(column, kind, mask=absent) for column, kind in zip(self, _TYPES.values(), strict=True)]
+
+    def inside(self, ends: NDArray[np.int64], /) -> bool:
+        """Check that every member lies in its shard, of which ``ends``, int64 (rows,), are the bytes."""
+        there = self.offset != ABSENT
+        offset, size, ends = self.offset[there], self.size[there], ends[there]
+        return bool(((offset >= 0) & (size >= 0) & (size <= ends) & (offset <= ends - size)).all())
+
+
+def check_fields(names: Sequence[str], /) -> tuple[str, ...]:
+    """Return the names of fields without the dot before them, in lower case, as members are matched.
+
+    Raises:
+        ValueError: An empty name, one that comes twice, or one that acts where it is shown.
+    """
+    found = tuple(name.strip().lstrip(".").lower() for name in names)
+    for name in found:
+        if not name or "/" in name:
+            given = ", ".join(names)
+            raise ValueError(f"a field is named by its extension, such as txt, json or seg.png, but got {given!r}")
+        check_name(name, what="field")
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise ValueError(f"field {twice[0]!r} is named twice: name it once")
+    return found
+
+
+def field_schema(name: str, /) -> list[pa.Field]:
+    """Return the columns of a field."""
+    return [pa.field(f"{name}.{part}", kind) for part, kind in _TYPES.items()]
+
+
+def read_columns(table: pa.Table, name: str, /) -> FieldColumns:
+    """Take the columns of a field out of a catalog's table.
+
+    Raises:
+        ValueError: One is missing or of another type, or they are null in different rows.
+    """
+    columns = []
+    absent: NDArray[np.bool_] | None = None
+    for column in field_schema(name):
+        if column.name not in table.column_names or table.schema.field(column.name).type != column.type:
+            raise ValueError(f"column {column.name!r} must be there, as {column.type}")
+        array = table[column.name].combine_chunks()
+        null = array.is_null().to_numpy(zero_copy_only=False)
+        if absent is not None and not np.array_equal(null, absent):
+            raise ValueError(f"the columns of field {name!r} must be null in the same rows")
+        absent = null
+        fill = ABSENT if column.name.endswith("offset") else 0
+        values = array.fill_null(pa.scalar(fill, column.type)).to_numpy(zero_copy_only=False)
+        values.flags.writeable = False
+        columns.append(values)
+    return FieldColumns(*columns)
