@@ -13,7 +13,7 @@ from drawstream.features.crops import Crops
 from drawstream.features.custom import MeasureFunction, hash_source, name_measure
 from drawstream.features.measures import GradNorm, chosen_measures
 from drawstream.pipeline import default_transform
-from drawstream.pipeline.images import Transform
+from drawstream.pipeline.images import Backend, Transform, choose_backend
 from drawstream.pipeline.shards import Catalog
 
 Amp = Literal["off", "bf16", "fp16"]
@@ -42,6 +42,7 @@ class Scoring:
         channels_last: Memory format of model and images.
         grad_memory: Bytes that the gradients of `full` may take at once; 256 MiB are 300 rows of a small CNN.
         device: Where the loader and the model run.
+        backend: What decodes, see `Loader`; None: what is installed.
     """
 
     measures: Sequence[str | MeasureFunction] | None = None
@@ -54,8 +55,10 @@ class Scoring:
     channels_last: bool = False
     grad_memory: int = 1 << 28
     device: Literal["cpu", "gpu"] = "cpu"
+    backend: Backend | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", choose_backend(self.backend))
         if self.grad_norm not in ("last", "logit", "full"):
             raise ValueError(f"`grad_norm` must be last, logit or full, but got {self.grad_norm!r}")
         if self.amp not in ("off", *HALF):
@@ -123,6 +126,7 @@ class Resolved:
 def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model_name: str) -> dict[str, Any]:
     """Return a table's provenance, JSON-able: catalog, model, its weights, and every option that decides a value."""
     resolved = scoring.on(catalog)
+    other = {} if scoring.backend == "dali" else {"backend": scoring.backend}  # older tables have no such entry
     return {
         "catalog": catalog.fingerprint,
         "parts": len(catalog.shards),
@@ -139,6 +143,7 @@ def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model
         "amp": scoring.amp,
         "channels_last": scoring.channels_last,
         "device": scoring.device,
+        **other,
     }
 
 

@@ -163,6 +163,7 @@ class ShardScorer:
                 transform=self._scoring.transform,
                 batch_size=options.batch_size,
                 device=f"gpu:{self._device_id}" if options.device == "gpu" else "cpu",
+                backend=options.backend,
                 reading=Reading(threads=self._threads),
             )
         self._loader.replace_stream(rows)

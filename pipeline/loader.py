@@ -1,4 +1,4 @@
-"""The loader: an index stream in, batches of torch tensors out, through DALI; resumable at any batch."""
+"""The loader: an index stream in, batches of torch tensors out, through DALI or Pillow; resumable at any batch."""
 
 import os
 import reprlib
@@ -15,9 +15,18 @@ import torch.utils.dlpack
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from drawstream.pipeline.images import Geometry, GraphSpec, Inputs, Rows, Transform, build_pipeline
+from drawstream.pipeline.images import (
+    Backend,
+    Geometry,
+    GraphSpec,
+    Inputs,
+    Rows,
+    Transform,
+    build_graph,
+    choose_backend,
+)
 from drawstream.pipeline.numbers import MOST, whole
-from drawstream.pipeline.place import Follower, Place, Stream
+from drawstream.pipeline.place import Follower, Place, Stream, caller
 from drawstream.pipeline.reading import (
     ENDING,
     LEAVE_OUT,
@@ -37,7 +46,7 @@ from drawstream.pipeline.reading import (
     undecodable,
 )
 from drawstream.pipeline.shards import ENCODINGS, RAW, Catalog
-from drawstream.samplers import check_groups
+from drawstream.samplers import check_groups, cores
 from drawstream.samplers.orders import IndexStream, RowSampler
 
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
@@ -99,6 +108,7 @@ class Loader(Follower):
         world_size: int = 1,
         drop_last: bool = False,
         device: str = "cpu",
+        backend: Backend | None = None,
         reading: Reading = Reading(),
     ) -> None:
         """Prepare a loader; nothing is read before the first batch.
@@ -115,6 +125,8 @@ class Loader(Follower):
             world_size: Number of processes.
             drop_last: Leave out the last global batch when it is not full.
             device: Where to decode and transform: `cpu`, `gpu`, or `gpu:1` for the GPU of that number.
+            backend: `dali`, or `pillow` (threads of the CPU; the same rows, windows and flips, pixels within rounding).
+                None: DALI, or Pillow where it is not installed. Like the device it is no part of the state.
             reading: Threads, read-ahead, checksums, remote shards, and what to do with bad samples.
 
         Raises:
@@ -127,6 +139,7 @@ class Loader(Follower):
         whole("batch_size", batch_size, least=1, below=MOST)
         batching = Batching(batch_size, rank, world_size, drop_last)
         self._gpu = _gpu_number(device)
+        self.backend = choose_backend(backend, level=caller()[1])
         self.catalog = catalog
         self.transform = transform or default_transform(catalog, train=stream is not None)
         self._rows, self._reading = rows, reading
@@ -145,7 +158,8 @@ class Loader(Follower):
         self._meter = Meter(nvtx=self._gpu is not None)
         self._files = ShardFiles(catalog, checksum=reading.checksum, remote=reading.remote)
         source = Inputs(catalog, self._spec, rows)
-        self._reader = Reader(source, self._files, self._bad, self._meter, group=group, threads=reading.read_threads)
+        how: dict[str, Any] = {"threads": reading.read_threads, "backend": self.backend}
+        self._reader = Reader(source, self._files, self._bad, self._meter, group=group, **how)
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
         # the graphs under way: else one in garbage, with the loop that gives it back, would be destroyed as it is idle
         self._busy: dict[int, tuple[Feed, Any]] = {}
@@ -240,7 +254,7 @@ class Loader(Follower):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a loader cannot be copied or sent to another process, for it holds threads and a DALI graph: make a new "
+            "a loader cannot be copied or sent to another process, for it holds threads and a graph: make a new "
             "one there, of the same catalog, stream and options"
         )
 
@@ -277,11 +291,8 @@ class Loader(Follower):
     def _new_graph(self) -> tuple[Feed, Any]:
         reading = self._reading
         feed = Feed(self._reader, read_ahead=reading.prefetch + reading.ahead)
-        threads = reading.threads or len(os.sched_getaffinity(0))
-        graph = build_pipeline(
-            feed, self._spec, run_size=self._run_size, gpu=self._gpu, threads=threads, prefetch=reading.prefetch
-        )
-        return feed, graph
+        how: dict[str, Any] = {"threads": reading.threads or cores(), "prefetch": reading.prefetch}
+        return feed, build_graph(self.backend, feed, self._spec, run_size=self._run_size, gpu=self._gpu, **how)
 
     def _batches(self, feed: Feed, pipeline: Any, run: int) -> Iterator[Batch]:
         """The batches of the next DALI run."""
@@ -296,9 +307,10 @@ class Loader(Follower):
                 raise self._explain(error, feed.take(run)) from None
         prepared = feed.take(run)
         # the memory is torch's now: DALI's executor takes new for a run
-        pixels = torch.utils.dlpack.from_dlpack(images.as_tensor())
-        if stream is None:
-            self._reader.buffers.give(prepared.buffer)  # on a GPU copies from it may still be under way
+        ours = isinstance(images, Tensor)
+        pixels = images if ours else torch.utils.dlpack.from_dlpack(images.as_tensor())
+        if ours or stream is None:
+            self._reader.buffers.give(prepared.buffer)  # on a GPU DALI's copies from it may still be under way
         else:
             pixels = pixels.clone()
         self._meter.add(substituted=prepared.substituted)
@@ -324,7 +336,7 @@ class Loader(Follower):
 
     def _explain(self, error: Exception, prepared: Prepared) -> Exception:
         """Name the samples behind a DALI error, which speaks of the whole run."""
-        samples = undecodable(prepared.samples, prepared.inputs, self._spec, gpu=self._gpu)
+        samples = undecodable(prepared.samples, prepared.inputs, self._spec, gpu=self._gpu, backend=self.backend)
         if interpreter_ends():  # DALI refuses every image then
             return ENDING
         named = [(sample, name_sample(self.catalog, sample)) for sample in samples]
@@ -411,7 +423,7 @@ ROWS = 10_000  # sampled rows: with 28×28 pixels each, the mean is known to abo
 
 
 def channel_statistics(
-    catalog: Catalog, /, *, size: tuple[int, int], reading: Reading = Reading()
+    catalog: Catalog, /, *, size: tuple[int, int], backend: Backend | None = None, reading: Reading = Reading()
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel over at most 10 000 rows, in units of the stored 0..255.
 
@@ -420,7 +432,8 @@ def channel_statistics(
     """
     zero, one = (0.0,) * catalog.channels, (1.0,) * catalog.channels
     stream = IndexStream(len(catalog), draws=min(len(catalog), ROWS))
-    loader = Loader(catalog, stream, transform=Transform(size, zero, one), batch_size=256, reading=reading)
+    transform = Transform(size, zero, one)
+    loader = Loader(catalog, stream, transform=transform, batch_size=256, backend=backend, reading=reading)
     total = torch.zeros(2, catalog.channels, dtype=torch.float64)
     pixels = 0
     for batch in loader:

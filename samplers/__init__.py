@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         random_bits,
         random_words,
     )
-    from drawstream.samplers.parallel import PIECE, map_ahead, map_pieces
+    from drawstream.samplers.parallel import PIECE, cores, map_ahead, map_pieces
     from drawstream.samplers.weights import (
         LARGEST_SUM,
         SMALLEST_SUM,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         judge,
         probe,
     )
+    from drawstream.pipeline.decoding.pillow_image import decode_window, parse_header
     from drawstream.pipeline.decoding.quiet import no_warnings
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -4,15 +4,16 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 try:
     import nvidia.dali
 except ImportError as error:
     raise ImportError(
-        f"loading images needs NVIDIA DALI ({error}): pip install 'drawstream[cuda13]', or [cuda12] for CUDA 12; "
-        "without a GPU either will do"
+        f"decoding by DALI needs it ({error}): pip install 'drawstream[cuda13]', or [cuda12] for CUDA 12 (without a "
+        "GPU either will do), or take --backend pillow"
     ) from None
 except TypeError as error:  # DALI 2.4 adds to its docstrings when it is imported
     if sys.flags.optimize < 2:
@@ -20,63 +21,15 @@ except TypeError as error:  # DALI 2.4 adds to its docstrings when it is importe
     law = "NVIDIA DALI needs docstrings, but -OO or PYTHONOPTIMIZE=2 takes them away"
     raise ImportError(f"{law} ({error}): start without it, or with PYTHONOPTIMIZE=1") from None
 
+from drawstream.pipeline.images.graph_spec import GraphSpec
 from drawstream.pipeline.images.randaugment import apply_operations
-from drawstream.pipeline.images.transform import FACTORS, Transform
 
 dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
 fn, types = dali.fn, dali.types
 
-Geometry = Literal["whole", "pad", "window", "center"]
+_KINDS: dict[type[np.generic], Any] = {np.int32: types.INT32, np.float32: types.FLOAT}
 _PIXELS = {"normalized_anchor": False, "normalized_shape": False}
 _plain = dali.pipeline.do_not_convert  # such functions branch on Python's values only, also in graphs with conditionals
-
-
-@dataclass(frozen=True, slots=True)
-class GraphSpec:
-    """Settings that the graph needs before it is built."""
-
-    transform: Transform  # sizes and normalisation
-    geometry: Geometry  # of the cut
-    mirror: bool  # each image by its own coin
-    raw: bool  # images arrive as uint8 HWC pixels; else as encoded bytes
-    resize: bool  # to `transform.size`, after the geometry
-    channels: int  # of the batch: 1 (gray) or 3 (RGB; gray images have three equal channels)
-    turn: bool = False  # encoded images, each by the orientation in the catalog
-    widen: bool = False  # stored gray images to RGB
-
-    @property
-    def placed(self) -> bool:
-        """True if images arrive cropped and mirrored: raw ones that keep their size and are moved at all.
-
-        DALI would take longer for the inputs per image than for all the rest.
-        """
-        moved = self.geometry == "pad" or (self.geometry == "whole" and self.mirror)
-        return self.raw and not self.resize and moved and self.transform.suite is None
-
-    @property
-    def factors(self) -> tuple[str, ...]:
-        """The parameters of the colour jitter that vary."""
-        ranges = self.transform.jitter or (0.0,) * len(FACTORS)
-        return tuple(name for name, width in zip(FACTORS, ranges, strict=True) if width)
-
-    @property
-    def inputs(self) -> dict[str, tuple[Any, int]]:
-        """Inputs per image, in the order in which they follow the images: DALI's type and the number of dimensions."""
-        found: dict[str, tuple[Any, int]] = {}
-        if self.turn:
-            found["sideways"] = found["turn_mirror"] = found["turn_flip"] = (types.INT32, 0)
-        if not self.placed:
-            if self.geometry in ("pad", "window"):
-                found["corner"] = (types.INT32, 1)  # (y, x), pixels
-            if self.geometry == "window":
-                found["shape"] = (types.INT32, 1)  # (height, width), pixels
-            if self.mirror:
-                found["mirror"] = (types.INT32, 0)
-        if self.transform.randaugment:
-            found["operations"] = found["negative"] = (types.INT32, 1)  # one per layer
-            if self.transform.suite is not None:
-                found["holes"] = (types.FLOAT, 2)  # (y, x) per layer, parts of the sides
-        return found | dict.fromkeys(self.factors, (types.FLOAT, 0))
 
 
 def build_pipeline(
@@ -143,7 +96,7 @@ def _inputs(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec) -> tuple[
         num_outputs=1 + len(inputs),
         batch=True,
         batch_info=True,
-        dtype=[types.UINT8, *(kind for kind, _ in inputs.values())],
+        dtype=[types.UINT8, *(_KINDS[kind] for kind, _ in inputs.values())],
         ndim=[3 if spec.raw else 1, *(ndim for _, ndim in inputs.values())],
         layout=["HWC" if spec.raw else "", *[""] * len(inputs)],
         no_copy=True,

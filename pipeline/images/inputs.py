@@ -18,8 +18,8 @@ from drawstream.pipeline.images.draws import (
     draw_windows,
     pixel_windows,
 )
-from drawstream.pipeline.images.graph import GraphSpec
-from drawstream.pipeline.images.randaugment import operations
+from drawstream.pipeline.images.graph_spec import GraphSpec
+from drawstream.pipeline.images.operations import operations
 from drawstream.pipeline.images.transform import FACTORS
 from drawstream.pipeline.reading import Plan
 from drawstream.pipeline.shards import Catalog

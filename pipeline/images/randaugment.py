@@ -1,80 +1,23 @@
 """RandAugment inside a DALI graph: N operations one after the other, each drawn uniformly, all of magnitude M.
 
-Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced search space". Which operation is
-taken, the sign of its magnitude and the place of a hole are inputs of the graph: DALI's own generators have a state,
-and what they draw is no function of the position. There are two suites of operations:
-
-None    those of `nvidia.dali.auto_aug` ("monotonic": a larger M is a stronger change). Translations reach 100/224 of
-        the image's side at M = 30; what comes from outside the image is gray (128), linear between pixels
-"bt"    the 16 of Arazo et al. ("How Important is Importance Sampling for Deep Budgeted Training?", BMVC 2021) as in
-        their code. Ranges are AutoAugment's: brightness, colour, contrast and sharpness go from 0.1 to 1.9 times, so
-        that M = 15 changes nothing; `posterize` keeps 0 to 4 bits, at least 1; the threshold of `solarize` goes from 0
-        to 256. Translations reach 100 pixels, however small the image; `cutout` makes a gray hole of up to 40;
-        `solarize_add` makes all levels brighter by up to 110, then inverts those from 128 on. What comes from outside
-        is black (0), pixels are the nearest ones
+Which operation is taken, the sign of its magnitude and the place of a hole are inputs of the graph: DALI's own
+generators have a state, and what they draw is no function of the position. `operations` says what the suites are.
 """
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import nvidia.dali
 from nvidia.dali.auto_aug import augmentations, rand_augment
 from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
 
+from drawstream.pipeline.images.operations import HOLE, operations
 from drawstream.pipeline.images.transform import BINS, Transform
 
 fn: Any = nvidia.dali.fn
 types: Any = nvidia.dali.types
 math: Any = nvidia.dali.math
-
-Suite = Literal["bt"] | None
-
-OPERATIONS = (
-    "identity",
-    "auto_contrast",
-    "equalize",
-    "rotate",
-    "solarize",
-    "posterize",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "color",
-)
-"""By the number that is drawn; gray images do without the last one, as they have no colour."""
-
-BT_OPERATIONS = (
-    "auto_contrast",
-    "equalize",
-    "invert",
-    "rotate",
-    "posterize",
-    "solarize",
-    "solarize_add",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "cutout",
-    "translate_x",
-    "translate_y",
-    "color",
-)
-"""Those of the suite `bt`, in the same way."""
-
-_HOLE = {3: [125, 123, 114], 1: [123]}  # levels of the holes that cutout makes, by channels
-
-
-def operations(channels: int, suite: Suite = None) -> tuple[str, ...]:
-    """Names of the operations of a suite for images of 1 or 3 channels."""
-    names = OPERATIONS if suite is None else BT_OPERATIONS
-    return names if channels == 3 else names[:-1]
 
 
 def apply_operations(images: Any, given: dict[str, Any], transform: Transform, *, channels: int) -> Any:
@@ -98,7 +41,7 @@ def apply_operations(images: Any, given: dict[str, Any], transform: Transform, *
     signed = signed_bin(magnitude, given["negative"])
     with warnings.catch_warnings(record=True):  # DALI 2.4's suite calls two operators by old names, and shows it always
         for layer in range(layers):
-            hole = {} if plain else {"hole": given["holes"][layer], "levels": _HOLE[channels]}
+            hole = {} if plain else {"hole": given["holes"][layer], "levels": HOLE[channels]}
             images = select(
                 chosen,
                 given["operations"][layer],

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.images import Inputs
+from drawstream.pipeline.images import Backend, Inputs
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSamples
 from drawstream.pipeline.reading.metrics import Meter
 from drawstream.pipeline.reading.plan import Plan
@@ -61,12 +61,21 @@ class Reader:
     """
 
     def __init__(
-        self, source: Inputs, files: ShardFiles, bad: BadSamples, meter: Meter, /, *, group: int, threads: int
+        self,
+        source: Inputs,
+        files: ShardFiles,
+        bad: BadSamples,
+        meter: Meter,
+        /,
+        *,
+        group: int,
+        threads: int,
+        backend: Backend = "dali",
     ) -> None:
         self.group = group
         self.buffers = Buffers()
         self._source, self._files, self._bad, self._meter = source, files, bad, meter
-        self._headers = Headers(source.catalog, once=files.checks_all)
+        self._headers = Headers(source.catalog, once=files.checks_all, backend=backend)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="drawstream-read")
 
     def runs(self, plan: Plan) -> int:

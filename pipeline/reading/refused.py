@@ -1,4 +1,4 @@
-"""Check images with DALI's own parser before they go into a batch.
+"""Check images with the parser of the backend before they go into a batch.
 
 A header that claims 65 500 × 65 500 pixels makes DALI ask for 12 GB, and one that it cannot parse can end the process
 (``dali_image``). So no image goes there that was not parsed here, alone, by the same library, and found to have the
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding import SIDEWAYS, parse, parser, plain
+from drawstream.pipeline.decoding import SIDEWAYS, parse, parse_header, parser, plain
 from drawstream.pipeline.shards import ENCODINGS, RAW, Catalog
 
 if TYPE_CHECKING:
-    from drawstream.pipeline.images import GraphSpec
+    from drawstream.pipeline.images import Backend, GraphSpec
 
 
 def undecodable(
@@ -25,9 +25,10 @@ def undecodable(
     /,
     *,
     gpu: int | None,
+    backend: "Backend" = "dali",
 ) -> list[int]:
     """Return the rows of the catalog, among `samples` (n,), whose images the graph cannot take, one by one."""
-    from drawstream.pipeline.images import build_pipeline  # DALI, which verify can do without
+    from drawstream.pipeline.images import build_graph  # needs torch, which verify can do without
 
     plain = replace(
         spec, transform=replace(spec.transform, randaugment=None, suite=None, jitter=None)
@@ -41,7 +42,7 @@ def undecodable(
 
     for i, sample in enumerate(samples.tolist()):
         image = tuple(values[i : i + 1] for values in inputs)
-        pipeline = pipeline or build_pipeline(source, plain, run_size=1, gpu=gpu, threads=1, prefetch=1)
+        pipeline = pipeline or build_graph(backend, source, plain, run_size=1, gpu=gpu, threads=1, prefetch=1)
         try:
             pipeline.run()
         except RuntimeError:
@@ -51,10 +52,12 @@ def undecodable(
 
 
 class Headers:
-    """Compares images with DALI's parser and their catalog. Safe with threads."""
+    """Compares images with the parser of a backend and their catalog. Safe with threads."""
 
-    def __init__(self, catalog: Catalog, *, once: bool) -> None:
-        parser()  # silences DALI before a graph is built
+    def __init__(self, catalog: Catalog, *, once: bool, backend: "Backend" = "dali") -> None:
+        self._dali = backend == "dali"
+        if self._dali:
+            parser()  # silences DALI before a graph is built
         self._catalog = catalog
         self._parsed = np.zeros(len(catalog) if once else 0, np.bool_)
         self._odd = np.zeros(len(self._parsed), np.bool_)  # of the parsed: there is something to hide from DALI
@@ -62,7 +65,7 @@ class Headers:
     def refused(
         self, samples: NDArray[np.int64], bounds: NDArray[np.int64], data: NDArray[np.uint8], /
     ) -> dict[int, str]:
-        """Return the images that DALI must not get: position → reason."""
+        """Return the images that the decoder must not get: position → reason."""
         catalog, found = self._catalog, {}
         wanted = catalog.encoding_codes[samples] != RAW
         if len(self._parsed):
@@ -73,7 +76,7 @@ class Headers:
         for i in np.flatnonzero(wanted).tolist():
             sample = int(samples[i])
             image = data[bounds[i] : bounds[i + 1]]
-            odd = plain(image)
+            odd = self._dali and plain(image)
             reason = self._reason(image, sample)
             if reason:
                 found[i] = reason
@@ -87,7 +90,7 @@ class Headers:
         encoding = ENCODINGS[catalog.encoding_codes[sample]]
         size = int(catalog.height[sample]), int(catalog.width[sample])
         try:
-            kind, *header = parse(data)
+            kind, *header = parse(data) if self._dali else parse_header(data.data)
         except ValueError:
             return f"its header cannot be parsed as {encoding}"
         if kind != encoding:

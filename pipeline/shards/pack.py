@@ -35,6 +35,7 @@ from drawstream.pipeline.shards.staging import check_target, staged_folder
 from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
 from drawstream.pipeline.sources import ArraySource, FolderSource, Source
+from drawstream.samplers import cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,7 +378,7 @@ def _encoded(source: Source, rows: NDArray[np.int64], options: PackOptions) -> I
 
     The source is read in one thread: one that a user wrote may not bear more.
     """
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     ahead: deque[tuple[int, _Member]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="drawstream-pack") as pool:
         for row in rows.tolist():

@@ -1,6 +1,5 @@
 """Open workers by the name of an engine; spread one function over many tasks, with the results in order."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 from drawstream.pipeline.workers.pool import Answer, Engine, Pool, ThisProcess
 from drawstream.pipeline.workers.processes import Processes
 from drawstream.pipeline.workers.ray import RayActors, joined
+from drawstream.samplers import cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -83,7 +83,7 @@ def open_workers(
 
 def suitable_workers(size: int, /) -> int:
     """How many processes to use for so many bytes of shards: at most one per core."""
-    return max(1, min(len(os.sched_getaffinity(0)), size // WORTH))
+    return max(1, min(cores(), size // WORTH))
 
 
 def spread(

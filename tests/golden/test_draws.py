@@ -13,7 +13,7 @@ from drawstream.pipeline.images.draws import (
     draw_windows,
 )
 from drawstream.pipeline.images.mixing import RICAP, Mixup
-from drawstream.pipeline.images.randaugment import BT_OPERATIONS, OPERATIONS
+from drawstream.pipeline.images.operations import BT_OPERATIONS, OPERATIONS
 
 FLIPS = "01110010000010001101000011110011"
 OFFSETS = [[-3, -2], [-2, -2], [0, 3], [0, -4]]

@@ -92,6 +92,9 @@ class ModelOptions(Options):
         within=FEW,
     )
     device: Literal["cpu", "gpu"] = option("cpu", "Run on the CPU or a GPU.", decides=False)
+    backend: Literal["dali", "pillow"] | None = option(
+        None, "Decode images with DALI or Pillow; by default DALI, or Pillow if it is not installed.", decides=False
+    )
 
     def setup(self, **others: Any) -> "Setup":
         """Data and model of the job; `others` are further arguments of `Setup`."""

@@ -150,6 +150,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
         "seed": recipe.seed,
         **{name: getattr(setup, name) for name in ("model", "catalog", "augment", "global_batch")},
         "catalog_fingerprint": setup.data.fingerprint,
+        "backend": setup.backend,
         "sampler": sampling.sampler,
         "features": sampling.table,
         "join": list(sampling.join),

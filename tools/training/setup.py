@@ -12,7 +12,7 @@ from torch import nn
 
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline import SMALL, Loader, Stream, channel_statistics
-from drawstream.pipeline.images import RICAP, Mixup, Transform
+from drawstream.pipeline.images import RICAP, Backend, Mixup, Transform, choose_backend
 from drawstream.pipeline.reading import Reading
 from drawstream.pipeline.shards import Catalog, printable
 from drawstream.samplers.orders import IndexStream, Sequential
@@ -77,6 +77,7 @@ class Setup:
             and permutes all patches, as the code of Arazo et al.
         framing: Size, crops, flips and colours of the images.
         device: `cpu` or `gpu`.
+        backend: `dali` or `pillow`, see `Loader`; None: what is installed.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
         channels: Of the images in batches, 1 or 3; None: 3 where one of the sets has colour, or where the model takes
@@ -92,6 +93,7 @@ class Setup:
     mix_order: str = "default"
     framing: Framing = field(default_factory=Framing)
     device: Device = "cpu"
+    backend: Backend | None = None
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
     channels: int | None = None
@@ -114,6 +116,7 @@ class Setup:
             )
         if self.channels not in (None, 1, 3):
             raise ValueError(f"`channels` must be 1 or 3, but got {self.channels}")
+        object.__setattr__(self, "backend", choose_backend(self.backend, tell=self.ranks.writes))
         if self.device == "gpu" and not torch.cuda.is_available():
             raise ValueError("`--device gpu` needs a CUDA device, and torch sees none: use `--device cpu`")
 
@@ -187,7 +190,7 @@ class Setup:
             law: dict[str, Any] = {"size": size[0], "channels": channels}
             training, evaluation = (Transform.large(train=train, **law) for train in (True, False))
         else:
-            found = channel_statistics(self.data, size=size, reading=self.reading)
+            found = channel_statistics(self.data, size=size, backend=self.backend, reading=self.reading)
             mean, std = (values * (channels // len(values)) for values in found)
             evaluation = Transform(size, mean, std)
             training = evaluation if self.augment == "none" else replace(evaluation, crop="pad", flip=True)
@@ -244,6 +247,7 @@ class Setup:
     def _loader(self, catalog: Catalog, stream: Stream, transform: Transform, batch_size: int, **more: Any) -> Loader:
         device = "cpu" if self.device == "cpu" else f"gpu:{self.ranks.local}"
         more |= {"rank": self.ranks.rank, "world_size": self.ranks.world_size, "device": device}
+        more |= {"backend": self.backend}
         return Loader(catalog, stream, transform=transform, batch_size=batch_size, **more)
 
     def build(self, seed: int, *, trained: bool = True) -> nn.Module:

@@ -10,7 +10,7 @@ from drawstream import Catalog, IndexStream, Loader, Transform, open_source, pac
 from drawstream.pipeline.decoding import decode
 from drawstream.pipeline.images import draw_flips, draw_windows, pixel_windows
 from drawstream.pipeline.images.draws import draw_jitter, draw_operations, draw_pad_offsets
-from drawstream.pipeline.images.randaugment import operations
+from drawstream.pipeline.images.operations import operations
 from shared.samples import PIXELS, array_catalog, member
 
 PHOTOS = load_sample_images().images

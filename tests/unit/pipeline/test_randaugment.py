@@ -10,7 +10,8 @@ from sklearn.datasets import load_sample_images
 
 from drawstream.pipeline.images import Transform
 from drawstream.pipeline.images.draws import draw_holes, draw_operations
-from drawstream.pipeline.images.randaugment import BT_OPERATIONS, OPERATIONS, apply_operations, operations
+from drawstream.pipeline.images.operations import BT_OPERATIONS, OPERATIONS, operations
+from drawstream.pipeline.images.randaugment import apply_operations
 
 H, W, N = 36, 48, 12
 PHOTOS = load_sample_images().images

@@ -42,7 +42,19 @@ def test_an_option_says_whether_it_decides(name):
     for changes, told in ((CHANGES[name], True), (BESIDE[name], False)):
         names = {change[0].removeprefix("--").removeprefix("no-").replace("-", "_") for change in changes if change}
         assert {decides[each] for each in names} <= {told}, names
-    beside = {"json_path", "dry_run", "device", "out", "hook", "tensorboard", "engine", "workers", "storage", "study"}
+    beside = {
+        "json_path",
+        "dry_run",
+        "device",
+        "backend",
+        "out",
+        "hook",
+        "tensorboard",
+        "engine",
+        "workers",
+        "storage",
+        "study",
+    }
     assert {each for each in decides if not decides[each]} <= beside | {"checksum", "on_bad", "max_bad"}
 
 
