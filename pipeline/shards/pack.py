@@ -4,10 +4,10 @@
                                └─▶ train rows ──▶ OUT/train/catalog.parquet, shard-000000.tar, …
 
 Without a holdout there is one catalog, in OUT itself. Shards are ordinary WebDataset tars with the members ``KEY.cls``
-(the label), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm`` or ``.ppm`` (the image; the last two are raw pixels), and where
-labels are wrong in part (label noise, or a source with ``clean_labels``) ``KEY.clean.cls`` (the true label). Rows are
-written in shuffled order, so a reader that goes through the shards from end to end meets mixed classes. The same input
-gives the same shards.
+(the label), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm`` or ``.ppm`` (the image; the last two are raw pixels), the fields
+of the source (``KEY.txt``, ``KEY.seg.png`` …), and where labels are wrong in part (label noise, or a source with
+``clean_labels``) ``KEY.clean.cls`` (the true label). Rows are written in shuffled order, so a reader that goes through
+the shards from end to end meets mixed classes. The same input gives the same shards.
 """
 
 import os
@@ -34,7 +34,7 @@ from drawstream.pipeline.shards.remote import RemoteError
 from drawstream.pipeline.shards.staging import check_target, staged_folder
 from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
-from drawstream.pipeline.sources import ArraySource, FolderSource, Source
+from drawstream.pipeline.sources import ArraySource, FolderSource, Source, field_names, read_fields
 from drawstream.samplers import cores
 
 
@@ -224,6 +224,7 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     order = stratified_order(source.labels, seed=options.seed)
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
+    made |= {"fields": list(names)} if (names := field_names(source)) else {}
     held, noise = options.holdout, options.label_noise
     true = source.clean_labels if isinstance(source, ArraySource) else None
     if true is not None and noise:
@@ -258,7 +259,9 @@ def _listing(source: Source) -> str:
     for begin in range(0, len(source), 10_000):
         keys = [source.key(row) for row in range(begin, min(begin + 10_000, len(source)))]
         state.update("".join(f"\n{key}" for key in keys).encode())
-    files = source.files if isinstance(source, FolderSource | ArraySource) else ()
+    files = list(source.files) if isinstance(source, FolderSource | ArraySource) else []
+    if isinstance(source, FolderSource):
+        files += [source.field_file(row, name) for name in source.fields for row in range(len(source))]
     for file in files:
         with suppress(OSError):  # a file that is gone since is named where it is read
             found = file.stat()
@@ -341,13 +344,15 @@ def _write(
 ) -> _Written:
     """Write one part's shards; bad images are added to `bad`, and nothing is written after one that is not skipped."""
     writer.root.mkdir(exist_ok=True)
-    catalog, kept = CatalogWriter(), []
+    names = field_names(source)
+    catalog, kept = CatalogWriter(fields=names), []
     try:
         for i, (row, member) in enumerate(_encoded(source, part.rows, options)):
             tick()
             key = source.key(row)
             try:
                 data, info = member.result()
+                fields = read_fields(source, row, names)
             except ValueError as error:
                 path = str(source.files[row]) if isinstance(source, FolderSource) else key
                 bad.append(BadImage(key, path, str(error)))
@@ -360,11 +365,13 @@ def _write(
                     raise ValueError(
                         "a key must have no dot after its last slash and no __meta__ name: rename the image"
                     )
-                members = {"cls": b"%d" % part.labels[i], image: data}
+                members = {"cls": b"%d" % part.labels[i], image: data, **fields}
                 if part.clean is not None:
                     members["clean.cls"] = b"%d" % part.clean[i]
                 shard = len(writer.shards)
-                catalog.add(key, shard, writer.add(key, members, image), data, info)
+                begins = writer.add(key, members)
+                places = [(begins[name], fields[name]) if name in fields else None for name in names]
+                catalog.add(key, shard, begins[image], data, info, places)
             except ValueError as error:
                 raise ValueError(f"{source.name}: image {key!r}: {error}") from None
             kept.append(i)

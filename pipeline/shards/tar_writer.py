@@ -46,22 +46,23 @@ class ShardWriter:
         self.root = root
         self.shards: list[Shard] = []
         self._most = (most_rows, most_bytes)
-        self._filled = (0, 0)  # rows and image bytes of the open tar
+        self._filled = (0, 0)  # rows of the open tar, and bytes of its images and fields
         self._file: BinaryIO | None = None
 
-    def add(self, key: str, members: dict[str, bytes], image: str) -> int:
-        """Append a sample to the open tar; ``image`` is its last member by name. Return where the image begins."""
+    def add(self, key: str, members: dict[str, bytes]) -> dict[str, int]:
+        """Append a sample to the open tar; return where each of its members begins, by extension."""
         if self._file is None:
             self._file = (self.root / f"shard-{len(self.shards):06d}.tar").open("xb")
-        assert max(members) == image  # members are sorted by name: the image ends where the tar now ends
+        begins = {}
         for extension, data in sorted(members.items()):
-            self._file.writelines((write_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % BLOCK)))
-        size = len(members[image])
-        begin = self._file.tell() - -(-size // BLOCK) * BLOCK
+            self._file.write(write_header(f"{key}.{extension}", len(data)))
+            begins[extension] = self._file.tell()
+            self._file.writelines((data, bytes(-len(data) % BLOCK)))
+        size = sum(len(data) for extension, data in members.items() if not extension.endswith("cls"))
         self._filled = self._filled[0] + 1, self._filled[1] + size
         if self._filled[0] >= self._most[0] or self._filled[1] >= self._most[1]:
             self.close()
-        return begin
+        return begins
 
     def close(self) -> None:
         """End the open tar, if there is one, and flush it to disk."""

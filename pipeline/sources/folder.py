@@ -1,7 +1,7 @@
 """A folder of class folders as a source: deep folders are walked, what is no image by name and content is counted."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline import LeftOut
+from drawstream.pipeline.fields import check_fields
 from drawstream.pipeline.shards import AS_TAR, check_name, split_name
 from drawstream.pipeline.sources.convert import ENDINGS, HEAD, as_known, kind_of
 from drawstream.samplers.files import fault_of, system_fault
@@ -35,6 +36,7 @@ class FolderSource:
         classes: Names of the subfolders.
         left_out: Files that are no images, and hidden ones.
         notes: What else its user should know, a line each.
+        fields: Endings of the files beside an image that are its fields, such as ``txt`` or ``seg.png``.
     """
 
     name: str
@@ -43,16 +45,22 @@ class FolderSource:
     classes: tuple[str, ...]
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, folder: Path, /) -> Self:
+    def open(cls, folder: Path, /, *, fields: Sequence[str] = ()) -> Self:
         """List a folder of class folders.
+
+        Args:
+            folder: The folder.
+            fields: ``a.txt`` and ``a.seg.png`` beside ``a.jpg`` are its fields ``txt`` and ``seg.png``, and no images.
 
         Raises:
             ValueError: No class folders, a class without images, an image that is no regular file, a link to a folder
-                that holds it, a name that ``check_name`` refuses, or two files of one key.
+                that holds it, a name that ``check_name`` refuses, two files of one key, or a field that no image has.
         """
         left_out = LeftOut()
+        endings = check_fields(fields)
         classes = []
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith("."):
@@ -66,7 +74,8 @@ class FolderSource:
             other = f"; samples with labels beside them are indexed: {AS_TAR}" if labelled else ""
             remedy = f"give a folder that holds one subfolder of images per class{other}"
             raise ValueError(f"{folder}: no IDX or NumPy files and no class folders in it: {remedy}")
-        found = [sorted(_walk(str(folder / name), folder, left_out, (_place(folder),))) for name in classes]
+        walks = [_walk(str(folder / name), folder, left_out, (_place(folder),), endings) for name in classes]
+        found = [sorted(walk) for walk in walks]
         if empty := [str(folder / name) for name, files in zip(classes, found, strict=True) if not files]:
             others = f" (and {len(empty) - _NAMED} others)" if len(empty) > _NAMED else ""
             law = f"{', '.join(empty[:_NAMED])}{others}: class folder without .jpg, .png or other images"
@@ -74,8 +83,13 @@ class FolderSource:
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
         files = tuple(Path(file) for each in found for file in each)
         notes = _notes(folder, classes, files)
-        source = cls(str(folder), files, labels, tuple(classes), left_out, notes)
+        source = cls(str(folder), files, labels, tuple(classes), left_out, notes, endings)
         source._check_keys()
+        for name in endings:
+            if not any(source.field_file(row, name).is_file() for row in range(len(files))):
+                raise ValueError(
+                    f"{folder}: no image has a file .{name} of its name beside it: leave it out (--fields)"
+                )
         return source
 
     def _check_keys(self) -> None:
@@ -113,29 +127,44 @@ class FolderSource:
             ValueError: The system refuses it, or it is an image that cannot be stored.
         """
         file = self.files[row]
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            if fault_of(error) not in ("file", "access"):
-                raise system_fault(error, file) from None
-            raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
-        return as_known(data, suffix=file.suffix)
+        return as_known(_content(file), suffix=file.suffix)
+
+    def field_file(self, row: int, name: str, /) -> Path:
+        """Where a field of a row lies if there is one."""
+        file = self.files[row]
+        return file.with_name(f"{file.stem}.{name}")
+
+    def read_field(self, row: int, name: str, /) -> bytes | None:
+        """The bytes of a field of a row, or None where it has no such file; errors as ``read``."""
+        file = self.field_file(row, name)
+        return _content(file) if file.is_file() else None
 
 
-def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """The images in a folder and below; what is no image is counted."""
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        if fault_of(error) not in ("file", "access"):
+            raise system_fault(error, file) from None
+        raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
+
+
+def _walk(
+    folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...], fields: tuple[str, ...]
+) -> Iterator[str]:
+    """The images in a folder and below; what is neither an image nor a field of one is counted."""
     place = _place(Path(folder))
     if place in above:
         raise ValueError(f"{folder}: is a link to a folder that holds it: remove it")
     with os.scandir(folder) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     images = {entry.name.partition(".")[0] for entry in listed if _ending(entry) in ENDINGS}
-    for entry in listed:
+    for entry in _without_fields(listed, fields, left_out, root):
         ending = _ending(entry)
         if entry.name.startswith("."):
             left_out.add("hidden files and folders", _short(entry, root))
         elif (kind := _kind(entry)) == "folder":
-            yield from _walk(entry.path, root, left_out, (*above, place))
+            yield from _walk(entry.path, root, left_out, (*above, place), fields)
         elif ending in ENDINGS:
             if kind != "file":
                 raise ValueError(f"{entry.path}: an image must be a regular file or a link to one: remove it")
@@ -151,6 +180,19 @@ def _walk(folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, in
             beside = ending in _LABELS and entry.name.partition(".")[0] in images
             law = ", which are not read: the labels are the names of the class folders" if beside else ""
             left_out.add(f"files that are no images ({ending or 'no ending'}){law}", _short(entry, root))
+
+
+def _without_fields(
+    listed: list[os.DirEntry[str]], fields: tuple[str, ...], left_out: LeftOut, root: Path
+) -> Iterator[os.DirEntry[str]]:
+    """Files of a folder that are no fields of images; fields without an image are counted."""
+    stems = {entry.name.rpartition(".")[0] for entry in listed if _ending(entry) in ENDINGS}
+    for entry in listed:
+        field = next((each for each in fields if entry.name.endswith(f".{each}")), None)
+        if field is None or _kind(entry) == "folder":
+            yield entry
+        elif entry.name.removesuffix(f".{field}") not in stems:
+            left_out.add(f"files .{field} without an image of their name", _short(entry, root))
 
 
 def _ending(entry: os.DirEntry[str]) -> str:

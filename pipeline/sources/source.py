@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tokenize import TokenError
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline import LeftOut
+from drawstream.pipeline.fields import encode_value
 from drawstream.pipeline.shards import number_names
 from drawstream.pipeline.sources.cifar import find_published
 from drawstream.pipeline.sources.folder import FolderSource
@@ -37,7 +38,10 @@ SWOLLEN = (64 << 20, 200)  # a file that grows beyond these bytes and this many 
 
 
 class Source(Protocol):
-    """Labelled images with names."""
+    """Labelled images with names.
+
+    One with ``fields``, their names, also has ``read_field(row, name)``: the bytes of a member, or None.
+    """
 
     @property
     def name(self) -> str:
@@ -74,6 +78,8 @@ class ArraySource:
         files: Where images and labels come from.
         clean_labels: int64 (rows,), true labels, where `labels` are wrong in part (as given by people). None:
             nothing is known of wrong ones.
+        fields: Values of further members by name, such as ``txt``, ``json``, ``boxes.npy``, ``seg.png``: (rows,) each,
+            of the types of ``encode_value``; None where a row has none.
 
     Raises:
         ValueError: Another dtype or shape, counts that differ, or labels outside the classes.
@@ -86,6 +92,7 @@ class ArraySource:
     left_out: LeftOut = field(default_factory=LeftOut)
     files: tuple[Path, ...] = ()
     clean_labels: NDArray[np.int64] | None = None
+    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
@@ -107,6 +114,7 @@ class ArraySource:
             if clean.shape != labels.shape or clean.dtype.kind not in "iu":
                 law = f"clean_labels must be integers {labels.shape}, as labels, but got {clean.dtype} {clean.shape}"
                 raise ValueError(f"{law}: give the true class of each row")
+            _check_lengths(self.fields, len(labels))
             found = [int(each) for values in (labels, clean) for each in (values.min(), values.max())]
             classes = tuple(self.classes) or number_names(max(found), len(labels))
             if min(found) < 0 or max(found) >= len(classes):
@@ -130,9 +138,25 @@ class ArraySource:
         image: NDArray[np.uint8] = self.images[row]
         return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
+    def read_field(self, row: int, name: str, /) -> bytes | None:
+        """The bytes of a field of a row, or None."""
+        value = self.fields[name][row]
+        return None if value is None else encode_value(name, value)
+
+
+def _check_lengths(fields: Mapping[str, Sequence[Any]], rows: int) -> None:
+    for name, values in fields.items():
+        if len(values) != rows:
+            raise ValueError(f"field {name!r} must have a value for each of {rows} images, but got {len(values)}")
+
 
 def open_source(
-    path: str | os.PathLike[str], /, *, split: str = "train", classes: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    /,
+    *,
+    split: str = "train",
+    classes: Sequence[str] | None = None,
+    fields: Sequence[str] = (),
 ) -> Source:
     """Find out what lies at a path and open it.
 
@@ -149,6 +173,7 @@ def open_source(
         path: File, folder or IDX prefix.
         split: ``train`` or ``test``: which IDX files of a folder to take; the other kinds have no splits.
         classes: Class names where the files have none (IDX, NumPy); by default the numbers.
+        fields: Of class folders: files of the images' names with these endings (``txt``, ``seg.png``) are their fields.
 
     Raises:
         FileNotFoundError: Nothing there, or a part is missing.
@@ -158,6 +183,13 @@ def open_source(
     if split not in IDX_PREFIXES:
         raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
     names = tuple(classes or ())
+    found = _open(path, split, names, fields)
+    if fields and not isinstance(found, FolderSource):
+        raise ValueError(f"{path}: fields are files beside the images of class folders: leave them out (--fields)")
+    return found
+
+
+def _open(path: Path, split: str, names: tuple[str, ...], fields: Sequence[str]) -> Source:
     if path.suffix.lower() == ".npz":
         return _open_npz(path, names)
     parts = (path / "images.npy", path / "labels.npy")
@@ -181,7 +213,7 @@ def open_source(
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         raise ValueError(f"{path}: not a source: give a folder of class folders, IDX files, or an .npz file")
-    return FolderSource.open(path)
+    return FolderSource.open(path, fields=fields)
 
 
 def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:

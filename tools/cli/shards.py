@@ -24,6 +24,7 @@ from drawstream.tools.runs import (
     write_result,
 )
 
+_FIELDS = "Captions, masks, boxes … beside the images to take, by extension, such as txt,json,seg.png; repeatable."
 _WORKERS = "Processes to run; by default one per core, fewer for small data."
 
 
@@ -51,6 +52,7 @@ class PackOptions(ImageOptions):
     out: Path = argument("Folder to write: shards and catalog.parquet.")
     encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
     quality: int = option(95, "Quality of newly encoded JPEGs.", within=FEW)
+    fields: list[str] = option([], _FIELDS)
     split: Literal["train", "test"] = option("train", "Take this part of an IDX folder.")
     limit: int | None = option(None, "Rows to take, class-balanced.", within=ROWS)
     holdout: int = option(
@@ -81,9 +83,7 @@ class IndexOptions(ImageOptions):
         "By default the first of cls, json, txt that a sample has.",
         known=("cls", "txt", "json", "json:KEY", "none"),
     )
-    fields: list[str] = option(
-        [], "Further members to take, such as txt,json,seg.png: captions, masks, boxes; repeatable, or with commas."
-    )
+    fields: list[str] = option([], _FIELDS)
     skip_empty: bool = option(False, "Leave out samples without image or label, and count them.")
     workers: int | None = option(None, _WORKERS, within=COUNT)
 
@@ -110,7 +110,7 @@ def pack(given: PackOptions) -> None:
     from drawstream.tools.jobs import finished_before, tail_line, tell_source
 
     out, skip_bad = given.out, given.skip_bad
-    opened = open_source(given.source, split=given.split)
+    opened = open_source(given.source, split=given.split, fields=_split(given.fields))
     told = tell_source(opened)
     passed = ("encoding", "quality", "orientation", "limit", "holdout")
     drawn = ("long_tail", "label_noise", "noise_seed", "seed")
@@ -171,10 +171,9 @@ def index(given: IndexOptions) -> None:
     from drawstream.pipeline.shards import IndexResult, Selection
 
     skip_bad = given.skip_bad
-    extensions, fields = (
-        tuple(each for part in parts for each in part.split(",")) for parts in (given.image, given.fields)
+    selection = Selection(
+        _split(given.image), given.label, given.skip_empty, skip_bad is not None, _split(given.fields)
     )
-    selection = Selection(extensions, given.label, given.skip_empty, skip_bad is not None, fields)
     shards = given.shards[0] if len(given.shards) == 1 else given.shards
     result: dict[str, Any] = {}
     lines: list[str] = []
@@ -250,6 +249,11 @@ def verify(given: VerifyOptions) -> None:
     finish(result, given.json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
     if findings:
         raise typer.Exit(1)
+
+
+def _split(parts: list[str]) -> tuple[str, ...]:
+    """Values of an option that is given several times or with commas."""
+    return tuple(each for part in parts for each in part.split(","))
 
 
 def _with_rate(progress: Progress) -> Callable[[int, int, int], None]:

@@ -1,0 +1,34 @@
+"""Fields of a source: members that are packed beside an image, such as its caption, mask or boxes."""
+
+from drawstream.pipeline.fields import check_fields, decode_value
+from drawstream.pipeline.sources.source import Source
+
+_TAKEN = ("cls", "clean.cls", "jpg", "png", "webp", "pgm", "ppm")  # members that `pack` writes
+
+
+def field_names(source: Source, /) -> tuple[str, ...]:
+    """Return the names of the fields that a source has: its ``fields``, none without.
+
+    Raises:
+        ValueError: A name that cannot be, or that the image or the label of a packed sample may have.
+    """
+    names = check_fields(tuple(getattr(source, "fields", ())))
+    if taken := [name for name in names if name in _TAKEN]:
+        law = f"{source.name}: field .{taken[0]} would have the name of an image or a label"
+        raise ValueError(f"{law}: give it another, such as seg.png")
+    return names
+
+
+def read_fields(source: Source, row: int, names: tuple[str, ...], /) -> dict[str, bytes]:
+    """Read the fields that a row has, by name; the source gives bytes, or None where it has none.
+
+    Raises:
+        ValueError: One that the system refuses, or that ``decode_value`` cannot read.
+    """
+    found: dict[str, bytes] = {}
+    for name in names:
+        data = source.read_field(row, name)  # type: ignore[attr-defined]
+        if data is not None:
+            decode_value(name, data)
+            found[name] = data
+    return found
