@@ -139,7 +139,7 @@ class ArraySource:
         return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
     def read_field(self, row: int, name: str, /) -> bytes | None:
-        """The bytes of a field of a row, or None."""
+        """The bytes of the field ``name`` of a ``row``, or None; errors as ``encode_value``."""
         value = self.fields[name][row]
         return None if value is None else encode_value(name, value)
 
