@@ -64,6 +64,12 @@ class Place:
         if follows.rows > self.rows or (follows.rows < self.rows and not isinstance(follows, Sequential)):
             law = f"the stream draws from {follows.rows} rows, but there are {self.rows} {self._what}"
             raise ValueError(f"{law}: build it for these")
+        needed, have = getattr(follows, "global_batch", None), self.batching.global_batch
+        if needed not in (None, have):
+            law = f"every batch of this mixture is of one source, of {needed} rows over all ranks, but got {have}"
+            size, odd = divmod(needed, self.batching.world_size)
+            remedy = "take a number of ranks that divides it" if odd else f"give batch_size={size}"
+            raise ValueError(f"{law}: {remedy}")
         self.stream = follows
         self.go(self.epoch)
 

@@ -9,7 +9,7 @@ Notation
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from drawstream.samplers.orders.shares import BLOCK, Shares
 __all__ = ["MixedStream"]
 
 Share = float | Sequence[tuple[float, float]]
+MOST = 1 << 61  # positions are int64, and sums of two of them must be too
 
 
 class MixedStream(Batches):
@@ -71,6 +72,8 @@ class MixedStream(Batches):
         self.streams = tuple(streams)
         if wrong := [each for each in self.streams if not isinstance(each, Batches)]:
             raise TypeError(f"a mixture draws from streams, as IndexStream(rows), but got {wrong[0]!r}")
+        if isinstance(shares, str) or not hasattr(shares, "__len__"):
+            raise TypeError(f"shares must be a list, one for each stream, but got {shares!r}")
         if not self.streams or len(self.streams) != len(shares):
             raise ValueError(f"a mixture has one share per stream, but got {len(self.streams)} and {len(shares)}")
         if batches not in ("mixed", "single") or (batches == "single") != (global_batch is not None):
@@ -82,9 +85,10 @@ class MixedStream(Batches):
             raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
         self.offsets = np.cumsum([0, *(stream.rows for stream in self.streams)], dtype=np.int64)
         self.rows = int(self.offsets[-1])
+        self._allowed = [getattr(stream, "allowed", stream.rows) for stream in self.streams]
         self.unit = 1 if global_batch is None else whole_number(global_batch, "global_batch")
         self.draws = self.rows // max(self.unit, 1) * self.unit if draws is None else whole_number(draws, "draws")
-        if self.unit < 1 or self.draws < 1 or self.draws % self.unit or self.draws >= 1 << 61:
+        if self.unit < 1 or self.draws < 1 or self.draws % self.unit or self.draws >= MOST:
             raise ValueError(f"draws must be a positive multiple of global_batch, but got {self.draws} and {self.unit}")
         times, table = _steps(shares)
         if len(times) > 1 and (epochs is None or whole_number(epochs, "epochs") < 1):
@@ -114,8 +118,9 @@ class MixedStream(Batches):
             ValueError: The epoch is negative.
         """
         number = whole_number(epoch, "epoch")
-        if not 0 <= number < 1 << 64:
-            raise ValueError(f"0 <= epoch < 2**64 must hold, but got {number}")
+        if not 0 <= number < MOST // self.draws:
+            law = f"0 <= epoch < {MOST // self.draws} must hold, as positions are below 2**61"
+            raise ValueError(f"{law}, but got {number}")
         first = number * self.draws
         return Order(Draws(partial(self._fill, first), partial(self._importance, first)), self.draws)
 
@@ -153,6 +158,11 @@ class MixedStream(Batches):
             if hasattr(stream, "load_state_dict"):
                 stream.load_state_dict(states.get(str(g), {}))
 
+    @property
+    def global_batch(self) -> int | None:
+        """Rows of a batch over all ranks, of `batches='single'`; None where any batch will do."""
+        return self.unit if self.batches == "single" else None
+
     def _turns(self, start: int, size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Source, and number of the draw of that source, of positions start … start + size - 1 of the training."""
         first = start // self.unit
@@ -179,7 +189,7 @@ class MixedStream(Batches):
         out = np.empty(rows.size, dtype=np.float32)
         for g, places, order, span in self._spans(sources, numbers):
             inside = order.weights(span.start, span.stop).astype(np.float64)
-            out[places] = inside * self.streams[g].rows / self.rows / share[places]
+            out[places] = inside * self._allowed[g] / sum(self._allowed) / share[places]
         return out
 
     def _spans(
@@ -198,10 +208,34 @@ class MixedStream(Batches):
         return f"MixedStream(sources={len(self.streams)}, rows={self.rows}, seed={self.seed}, draws={self.draws})"
 
 
+def share_steps(share: Any, what: str, /) -> list[tuple[float, float]]:
+    """Return a share as steps of (progress, share).
+
+    Args:
+        share: A number, or pairs of numbers.
+        what: Its name in messages.
+
+    Raises:
+        TypeError: Neither of these.
+    """
+    try:
+        pairs = [(0.0, share)] if isinstance(share, SupportsFloat) else [tuple(step) for step in share]
+        numbers = [[_number(value) for value in pair] for pair in pairs]
+        return [(begin, value) for begin, value in numbers]
+    except (TypeError, ValueError):
+        law = f"{what} must be a number, or steps as [[0, 0.3], [0.5, 0]] of progress and share"
+        raise TypeError(f"{law}, but got {share!r}") from None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool | str | np.bool_):
+        raise TypeError
+    return float(value)
+
+
 def _steps(shares: Sequence[Share]) -> tuple[list[float], NDArray[np.float64]]:
     """Return the progress at which shares change, from 0 on (K,), and the shares from each on, float64 (K, G)."""
-    given: Sequence[Any] = shares
-    steps = [[(0.0, float(share))] if np.ndim(share) == 0 else share for share in given]
+    steps = [share_steps(share, f"share of source {g}") for g, share in enumerate(shares)]
     for g, of_source in enumerate(steps):
         progress = [step[0] for step in of_source]
         if not progress or progress[0] != 0 or progress != sorted(set(progress)) or progress[-1] >= 1:

@@ -13,9 +13,10 @@ sources jump, it can pass that for some blocks (by up to a third of a unit in 7 
 them). Within a block the units are shuffled; where the shares change inside one, on each side of the change apart.
 
 All is a pure function of shares, keys and unit. Counts are kept before every 256th block and found again from there;
-shares with a small common denominator repeat, so that any block is as near as the first.
+shares with a small common denominator repeat, so that any block is as near as the first, and so it is after each step.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm
@@ -30,6 +31,7 @@ __all__ = ["BLOCK", "Shares"]
 
 BLOCK = 1024
 _KEPT = 256  # blocks between two counts that are kept
+_FAR = 1 << 26  # blocks that are counted, of shares that do not repeat: some seconds
 _FINE, _SMALL = 1 << 40, 1 << 16  # parts of a unit, by default; the largest common denominator that is looked for
 Whole = NDArray[np.int64]
 
@@ -52,21 +54,58 @@ class Shares:
         self._parts = parts if parts <= _SMALL and near and all(sum(row) == 1 for row in exact) else _FINE
         self._ends = np.array([*ends, np.iinfo(np.int64).max], dtype=np.int64)
         self._rates = np.stack([_whole_parts(row, self._parts) for row in self.shares])
-        self._period = parts // gcd(parts, block) if self._parts == parts and not ends else 0
-        self._kept = np.zeros((1, 2, shares.shape[1]), dtype=np.int64)  # C and lag before blocks 0, 256, …
+        self._begins = [0, *(-(-int(end) // block) for end in ends)]  # first whole block of each row
+        self._periods = [self._parts // gcd(self._parts, *(block * int(rate) for rate in row)) for row in self._rates]
+        self._kept: dict[int, NDArray[np.int64]] = {}  # of each row C and lag before its blocks 0, 256, …, (n, 2, G)
+        self._cycles: dict[int, int | None] = {0: 0}  # of each row the block from which on its lags repeat
 
     def counts(self, block: int, /) -> tuple[Whole, Whole]:
-        """Return C and lag before a block."""
-        turns, near = divmod(block, self._period) if self._period else (0, block)
-        missing = near // _KEPT + 1 - len(self._kept)
+        """Return C and lag before a block.
+
+        Raises:
+            ValueError: The block is too far to be counted up to, and the shares do not repeat.
+        """
+        k = bisect_right(self._begins, block) - 1
+        at, period, turns = block - self._begins[k], self._periods[k], 0
+        if period <= _SMALL and at > 2 * period and (start := self._cycle(k)) is not None:
+            turns, at = divmod(at - start, period)
+            at += start
+        if at > _FAR:
+            raise ValueError(
+                f"a mixture of the shares {self.shares[k].tolist()}, which have no small common denominator, is "
+                f"counted up to {_FAR * self.block} draws, but got {block * self.block}: round the shares"
+            )
+        counts, lags = self._state(k, at)
+        return counts + turns * (period * self.block * self._rates[k] // self._parts), lags
+
+    def _cycle(self, k: int) -> int | None:
+        """The block of a row of shares from which on its lags repeat with its period; None if they do not soon."""
+        if k not in self._cycles:
+            lags = [self._state(k, turn * self._periods[k])[1] for turn in range(3)]
+            same = [i for i in range(2) if np.array_equal(lags[i], lags[i + 1])]
+            self._cycles[k] = same[0] * self._periods[k] if same else None
+        return self._cycles[k]
+
+    def _state(self, k: int, at: int) -> tuple[Whole, Whole]:
+        """C and lag before a block of a row of shares, counted from the row's first whole block."""
+        begin, kept = self._begins[k], self._kept.get(k)
+        if kept is None:
+            counts, lags = np.zeros((2, self.shares.shape[1]), dtype=np.int64)
+            if begin:
+                counts, lags = self.counts(begin - 1)
+                _pass(begin - 1, counts, lags, self.block, self._ends, self._rates, self._parts)
+            kept = np.stack([counts, lags])[None]
+        missing = at // _KEPT + 1 - len(kept)
         if missing > 0:
-            more = np.repeat(self._kept[-1:], missing, axis=0)
-            _count_on(more, len(self._kept) - 1, self.block, self._ends, self._rates, self._parts)
-            self._kept = np.concatenate([self._kept, more])  # replaced, never changed: other threads read it
-        counts, lags = self._kept[near // _KEPT].copy()
-        for at in range(near // _KEPT * _KEPT, near):
-            _pass(at, counts, lags, self.block, self._ends, self._rates, self._parts)
-        return counts + self._rates[0] * (turns * self._period * self.block // self._parts), lags
+            more = np.repeat(kept[-1:], missing, axis=0)
+            first = begin + (len(kept) - 1) * _KEPT
+            _count_on(more, first, self.block, self._ends, self._rates, self._parts)
+            kept = np.concatenate([kept, more])
+        self._kept[k] = kept  # replaced, never changed: other threads read it
+        counts, lags = kept[at // _KEPT].copy()
+        for block in range(begin + at // _KEPT * _KEPT, begin + at):
+            _pass(block, counts, lags, self.block, self._ends, self._rates, self._parts)
+        return counts, lags
 
     def fill(self, keys: NDArray[np.uint64], start: int, sources: NDArray[np.int32], numbers: Whole, /) -> None:
         """Write whose the units start, start + 1, … are, and their numbers among those of that source, both (n,)."""
@@ -125,10 +164,10 @@ def _pass(block: int, counts: Whole, lags: Whole, size: int, ends: Whole, rates:
 
 @njit(cache=True, nogil=True)
 def _count_on(kept: NDArray[np.int64], first: int, size: int, ends: Whole, rates: Whole, parts: int) -> None:
-    """Write C and lag before every 256th block after that of number `first`, which all of `kept` (n, 2, G) hold."""
+    """Write C and lag before every 256th block after the block `first`, whose own all of `kept` (n, 2, G) hold."""
     counts, lags = kept[0, 0].copy(), kept[0, 1].copy()
     for i in range(len(kept)):
-        for block in range((first + i) * _KEPT, (first + i + 1) * _KEPT):
+        for block in range(first + i * _KEPT, first + (i + 1) * _KEPT):
             _pass(block, counts, lags, size, ends, rates, parts)
         kept[i, 0], kept[i, 1] = counts, lags
 

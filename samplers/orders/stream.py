@@ -150,8 +150,7 @@ class IndexStream(Batches):
             raise ValueError(
                 "mode 'permutation' takes a number of rows, but got weights or `where`: use mode 'stratified'"
             )
-        allowed = self.rows if self._where is None else int(np.count_nonzero(self._where))
-        self.draws = allowed if draws is None else whole_number(draws, "draws")
+        self.draws = self.allowed if draws is None else whole_number(draws, "draws")
         if self.draws < 1:
             raise ValueError(f"draws >= 1 must hold, but got {self.draws}")
         if self.draws >= _MOST:
@@ -358,6 +357,11 @@ class IndexStream(Batches):
         order = self._set_up(number)
         self._given[number] = order
         return order
+
+    @property
+    def allowed(self) -> int:
+        """Number of rows that may be drawn: all, or those of `where`."""
+        return self.rows if self._where is None else int(np.count_nonzero(self._where))
 
     @property
     def sets_up_epochs(self) -> bool:

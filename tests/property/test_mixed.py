@@ -44,7 +44,7 @@ def test_shares_in_steps_hold_to_within_one_draw_of_their_integral(table, first,
 @given(st.integers(2, 5).flatmap(lambda sources: tables(sources, 2)), st.integers(1, 10**6), st.integers(0, 2**40))
 def test_counts_of_a_far_block_are_those_that_counting_on_gives(table, end, block):
     for shares in (Shares(table, [end]), Shares(table[:1])):
-        at = block % 3000 if shares._period == 0 else block
+        at = block if max(shares._periods) <= 1 << 16 else block % 3000
         (counts, lag), (after, later) = shares.counts(at), shares.counts(at + 1)
         assert counts.sum() == at * BLOCK and (after >= counts).all() and after.sum() == counts.sum() + BLOCK
         assert lag.sum() == later.sum() == 0
@@ -128,7 +128,41 @@ def test_weights_that_change_are_part_of_the_state():
         ([1, [[0, 1], [0.5, 0]]], {"epochs": 0}, "epochs=0"),
         ([1, 1], {"batches": "single", "global_batch": 0}, "0"),
         ([1e308, 1e308], {}, "308"),
+        ([1, 1], {"draws": 1 << 61}, "draws"),
     ],
 )
 def test_what_does_not_fit_is_refused(shares, options, named):
     refused(named, lambda: MixedStream([IndexStream(5), IndexStream(6)], shares, **options))
+
+
+@pytest.mark.parametrize(
+    "shares", [[None, 1], 0.5, None, ["0.5", 1], [True, 1], [[1], 1], [[[0, 1, 2]], 1], [[[0, "x"]], 1]]
+)
+def test_shares_that_are_no_numbers_are_refused(shares):
+    refused("shares? ", lambda: MixedStream([IndexStream(5), IndexStream(6)], shares), error=TypeError)
+
+
+def test_any_epoch_of_a_training_in_steps_is_near():
+    stream = MixedStream(
+        [IndexStream(10**9), IndexStream(10**9, seed=1)], [[(0, 0.3), (0.5, 0.25)], 0.7], seed=1, epochs=100
+    )
+    for epoch in (0, 49, 50, 99, 10**6, (1 << 61) // stream.draws - 1):
+        rows = stream.epoch(epoch)[stream.draws - 4096 :]
+        share = 0.3 if epoch < 50 else 0.25 / 0.95
+        assert abs((rows < 10**9).sum() - share * 4096) < 5
+    refused("2\\*\\*61", stream.epoch, 1 << 60)
+    far = MixedStream([IndexStream(10**9), IndexStream(10**9)], [np.pi, 1])
+    refused("round the shares", lambda: far.epoch(10**6)[:1])
+
+
+def test_shares_in_many_steps_are_counted_as_by_one_pass_over_all_blocks():
+    rng = np.random.default_rng(5)
+    table = np.vstack([rng.integers(0, 11, (4, 3)) + np.eye(1, 3), rng.random((1, 3))])
+    shares = Shares(table, [3000, 3010, 500_000, 2_000_000])
+    sources, numbers = np.empty(2500 * BLOCK, np.int32), np.empty(2500 * BLOCK, np.int64)
+    shares.fill(np.array([1, 2], np.uint64), 0, sources, numbers)
+    for block in (1, 2, 3, 4, 480, 500, 1900, 1960, 2400):
+        np.testing.assert_array_equal(
+            Shares(table, [3000, 3010, 500_000, 2_000_000]).counts(block)[0],
+            np.bincount(sources[: block * BLOCK], minlength=3),
+        )

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from drawstream import Catalog, IndexStream, Loader, Reading, Tracker, verify
+from drawstream import (
+    Catalog,
+    IndexStream,
+    Loader,
+    MixedStream,
+    Reading,
+    StreamBatchSampler,
+    StreamDataLoader,
+    Tracker,
+    verify,
+)
 from drawstream.pipeline.catalogs import merged_labels, source_names
 from drawstream.pipeline.reading import BadSampleError, read_quarantine, write_quarantine
 from drawstream.pipeline.shards.pack import pack
@@ -163,3 +173,40 @@ def test_labels_of_several_classes_take_the_columns_of_the_whole():
     merged = merged_labels(labels, np.array([4, 0, 2]), 5)
     assert merged.dtype == np.uint8 and merged.tolist() == [[0, 0, 1, 0, 1], [1, 0, 0, 0, 0]]
     assert merged_labels(np.array([2, 0]), np.array([4, 0, 2]), 5).tolist() == [2, 4]
+
+
+def test_a_mixture_runs_through_the_loaders_with_other_ranks_and_a_state(parts):
+    whole = Catalog.open(*paths(parts))
+    streams = [IndexStream(len(part), seed=g) for g, part in enumerate(parts)]
+    mixture = MixedStream(streams, [0.5, 0.2, [[0, 0.3], [0.5, 0.1]]], seed=3, epochs=4)
+    everything = [mixture.epoch(epoch)[:] for epoch in range(3)]
+    loader = Loader(whole, mixture, batch_size=50)
+    loader.set_epoch(1)
+    batches = iter(loader)
+    first = [next(batches) for _ in range(2)]
+    state = loader.state_dict()
+    assert torch.cat([batch.ids for batch in first]).tolist() == everything[1][:100].tolist()
+    np.testing.assert_allclose(torch.cat([batch.weights for batch in first]), mixture.epoch(1).weights(0, 100))
+    ranks = [Loader(whole, mixture, batch_size=20, rank=rank, world_size=2) for rank in range(2)]
+    for each in ranks:
+        each.load_state_dict(state)
+    rest = [[batch.ids for batch in each] for each in ranks]
+    assert torch.cat([torch.cat(both) for both in zip(*rest, strict=True)]).tolist() == everything[1][100:].tolist()
+    data = StreamDataLoader(np.arange(300), mixture, batch_size=30)
+    data.set_epoch(2)
+    assert torch.cat(list(data)).tolist() == everything[2].tolist()
+    other = MixedStream(streams, [0.5, 0.3, 0.2], seed=3)
+    refused("another stream", lambda: Loader(whole, other).load_state_dict(state))
+
+
+def test_batches_of_one_source_have_the_global_batch_of_the_mixture(parts):
+    whole = Catalog.open(*paths(parts))
+    mixture = MixedStream(
+        [IndexStream(len(part)) for part in parts], [1, 1, 1], batches="single", global_batch=60, draws=240
+    )
+    for rank in range(2):
+        for batch in Loader(whole, mixture, batch_size=30, rank=rank, world_size=2):
+            assert len(set(whole.source[batch.ids])) == 1
+    refused("batch_size=60", lambda: Loader(whole, mixture, batch_size=50))
+    refused("batch_size=20", lambda: StreamDataLoader(np.arange(300), mixture, batch_size=60, world_size=3))
+    refused("divides it", lambda: StreamBatchSampler(mixture, batch_size=60, world_size=7))
