@@ -72,7 +72,7 @@ class MixedStream(Batches):
         self.streams = tuple(streams)
         if wrong := [each for each in self.streams if not isinstance(each, Batches)]:
             raise TypeError(f"a mixture draws from streams, as IndexStream(rows), but got {wrong[0]!r}")
-        if isinstance(shares, str) or not hasattr(shares, "__len__"):
+        if not hasattr(shares, "__len__"):
             raise TypeError(f"shares must be a list, one for each stream, but got {shares!r}")
         if not self.streams or len(self.streams) != len(shares):
             raise ValueError(f"a mixture has one share per stream, but got {len(self.streams)} and {len(shares)}")
