@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline.catalogs import MemberCatalog
 from drawstream.pipeline.decoding import dali_image, judge, probe
 from drawstream.pipeline.fields import ABSENT, decode_value
+from drawstream.pipeline.labels import Label, says_other
 from drawstream.pipeline.reading import WHOLE, CachedShards, Finding, Headers
 from drawstream.pipeline.shards import (
     BLOCK,
@@ -27,7 +28,6 @@ from drawstream.pipeline.shards import (
     RAW,
     Catalog,
     DamagedTarError,
-    Label,
     Member,
     Remote,
     RemoteError,
@@ -288,7 +288,7 @@ def _rows(catalog: Catalog, shard: int, members: list[Member], data: mmap) -> It
         problem = _member_problem(catalog, row, sample, selection.images, data) if inside else None
         if inside and (problem := problem or _field_problem(catalog, row, sample)):
             yield _of_row(catalog, "member", row, f"{problem}: {_COPY}, or index it anew")
-        if sample and catalog.label_kind == "class":
+        if sample and catalog.label_kind != "none":
             try:
                 _check_labels(catalog, row, sample, selection, data)
             except ValueError as error:
@@ -345,6 +345,10 @@ def _field_problem(catalog: Catalog, row: int, sample: Sample | None) -> str | N
 
 def _check_labels(catalog: Catalog, row: int, sample: Sample, selection: Selection, data: mmap) -> None:
     """Refuse label members that say something else than the catalog."""
+    if catalog.label_kind != "class":
+        if other := says_other(selection.label_of(sample, data), catalog.label[row], catalog.classes):
+            raise ValueError(f"label must be {catalog.label[row].tolist()}, but its shard says {other}: {_COPY}")
+        return
 
     def check(what: str, label: Label, column: NDArray[np.int64]) -> None:
         expected = int(column[row])

@@ -15,5 +15,15 @@ if TYPE_CHECKING:
         no_labels,
         value_names,
     )
+    from drawstream.pipeline.labels.parse import (
+        PARSERS,
+        EmptySampleError,
+        Label,
+        RowError,
+        marks_array,
+        own_number,
+        says_other,
+        values_array,
+    )
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

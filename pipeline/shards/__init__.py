@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.shards.checksum import member_checksum
     from drawstream.pipeline.shards.index import IndexResult, idx_lines, write_idx, write_lines
     from drawstream.pipeline.shards.label_noise import stratified_order
-    from drawstream.pipeline.shards.labels import CLEAN, Label, Selection, read_label
+    from drawstream.pipeline.shards.labels import CLEAN, Selection, read_label
     from drawstream.pipeline.shards.names import check_name, number_names, printable, shortened
     from drawstream.pipeline.shards.pack import PackResult
     from drawstream.pipeline.shards.remote import Remote, RemoteError, Transfer, cache_folder, is_url

@@ -15,28 +15,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.pipeline import BadImage, BadImagesError, LeftOut
 from drawstream.pipeline.decoding import check_rule, dali_image
+from drawstream.pipeline.labels import EmptySampleError, Label, RowError, marks_array, values_array
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.catalog_file import FILE, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
-from drawstream.pipeline.shards.labels import (
-    BY_DEFAULT,
-    CLEAN,
-    EmptySampleError,
-    Label,
-    Selection,
-    UnreadableImageError,
-)
+from drawstream.pipeline.shards.labels import BY_DEFAULT, CLEAN, Selection, UnreadableImageError
 from drawstream.pipeline.shards.names import number_names
 from drawstream.pipeline.shards.tar import COMPRESSED, Remarks, Sample, mapped, samples
 from drawstream.pipeline.workers import spread, suitable_workers
 
-Labels = NDArray[np.int64] | list[Label]  # a shard's: numbers where all are such
+Labels = NDArray[np.int64] | list[Any]  # a shard's: numbers where all are such
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _OWN = re.compile(r"catalog\.(parquet|json)|.*\.idx|\..*", re.DOTALL)  # files beside shards that nobody misses
 _TARS = "*.[tT][aA][rR]"
@@ -150,7 +145,9 @@ def index(
     counts = _field_counts(rows, left_out, root)
     names: tuple[str, ...] = ()
     numbers = truth = None
-    if selection.labelled:
+    if selection.kind in ("multi", "value"):
+        names, numbers = _labels_of(selection.kind, taken, rows, classes)
+    elif selection.labelled:
         names, numbers, truth = _class_numbers(taken, rows, classes, root)
     notes = _notes(taken, numbers, root)
     root.mkdir(parents=True, exist_ok=True)
@@ -275,7 +272,7 @@ def _beside(paths: Sequence[Path], shards: Paths) -> LeftOut:
     return left_out
 
 
-def _notes(taken: Sequence[tuple[Path, _Part]], numbers: NDArray[np.int64] | None, root: Path) -> list[str]:
+def _notes(taken: Sequence[tuple[Path, _Part]], numbers: NDArray[Any] | None, root: Path) -> list[str]:
     """Say which tars lack their end, which shards are equal, and whether labels hardly repeat.
 
     Raises:
@@ -290,6 +287,10 @@ def _notes(taken: Sequence[tuple[Path, _Part]], numbers: NDArray[np.int64] | Non
     for path, part in taken:
         if first.setdefault(part.hash, path) != path:
             notes.append(f"{path}: has the same bytes as {first[part.hash]}: all its samples come twice")
+    if numbers is not None and numbers.ndim == 2:
+        empty = 0 if numbers.dtype != np.uint8 else int((numbers == 0).all(axis=1).sum())
+        law = f"{empty} of {len(numbers)} samples have none of the {numbers.shape[1]} labels"
+        return [*notes, law] if empty else notes
     classes = 0 if numbers is None else len(np.unique(numbers))
     if numbers is not None and classes >= 4 and classes * 2 > len(numbers):
         text = f"{classes} classes in {len(numbers)} samples: are the labels captions or numbers of samples?"
@@ -304,8 +305,8 @@ def _index_shard(task: tuple[Path, Selection, str, int | None]) -> _Part:
     """Read one shard, or its first samples."""
     path, selection, rule, most = task
     part, remarks = _Part(CatalogWriter(fields=selection.fields)), Remarks()
-    labels: list[Label] = []
-    clean: list[Label] = []
+    labels: list[Any] = []
+    clean: list[Any] = []
     unused: Counter[str] = Counter()
     with mapped(path) as data:
         if most is None:
@@ -347,7 +348,7 @@ def _add(
     sample: Sample,
     data: mmap.mmap,
     selection: Selection,
-    labels: tuple[list[Label], list[Label]],
+    labels: tuple[list[Any], list[Any]],
     rule: str,
 ) -> tuple[str, ...]:
     """Add a sample, its label and the one before noise; return the extensions that were used."""
@@ -369,9 +370,21 @@ def _add(
     return extension, chosen, CLEAN, *selection.fields
 
 
-def _compact(labels: list[Label]) -> Labels:
+def _compact(labels: list[Any]) -> Labels:
     """Numbers as an array: eight bytes each, also on their way from one process to another."""
-    return labels if any(isinstance(label, str) for label in labels) else np.array(labels, dtype=np.int64)
+    return np.array(labels, dtype=np.int64) if all(isinstance(label, int) for label in labels) else labels
+
+
+def _labels_of(
+    kind: str, taken: Sequence[tuple[Path, _Part]], rows: CatalogWriter, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Return names and labels of the kind multi or value."""
+    labels = list(chain.from_iterable(part.labels for _, part in taken))
+    try:
+        return marks_array(labels, classes) if kind == "multi" else values_array(labels, classes)
+    except RowError as error:
+        where = f"{taken[rows.shard(error.row)][0]}: sample {rows.keys[error.row]!r}"
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _class_numbers(

@@ -1,38 +1,31 @@
 """Which members of a sample are its image and its label, and what the label says."""
 
+import io
 import json
 import mmap
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import EXTENSIONS, ImageInfo, probe
 from drawstream.pipeline.fields import check_fields
-from drawstream.pipeline.shards.names import check_name, shortened
+from drawstream.pipeline.labels import KINDS, PARSERS, EmptySampleError, Kind
+from drawstream.pipeline.shards.names import shortened
 from drawstream.pipeline.shards.tar import Sample
 from drawstream.pipeline.sources import ENDINGS
 from drawstream.samplers import DrawstreamError
 
-Label = int | str
+_DAMAGE = (OSError, EOFError, ValueError, SyntaxError, TokenError)  # of a file of NumPy
 LABELS = ("cls", "json", "txt")
 KEYS = ("label", "cls")  # of a JSON object
 CLEAN = "clean.cls"
 MOST_LABEL = 1 << 20  # bytes of a label member: a number or name, or a JSON object that also holds captions
-_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
-_LAW = "must hold a class number or name"
-_REMEDY = "give one whole number or a name, choose another source with --label, or index without labels (--label none)"
 _CAPTION = re.compile(r"\s|[.!?,;。！？，、；]$|[,;，、；]|^.{65}")  # of a text: several words, a sentence
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?%?|0[xX][0-9a-fA-F]+")
-_BETWEEN = re.compile(r"[\s,;:/|()]+")  # numbers of a list, a tuple, a ratio, a time
-_MISSING = re.compile(r"(?i:[+-]?nan|none|null|nil|undefined|n/a|<na>)|NA|NaT")
-_VALUE = re.compile(  # JSON, or what a program prints
-    r"(?i:true|false|[+-]?inf(inity)?)|\[.*\]|\{.*\}|[bru]{0,2}([\"']).*\2|(tensor|array|(np|numpy)\.\w+)\(.*\)"
-)
-
-
-class EmptySampleError(DrawstreamError):
-    """A sample that has no image, or no label."""
 
 
 class UnreadableImageError(DrawstreamError):
@@ -50,9 +43,10 @@ class Selection:
         skip_empty: Whether samples without image or label are left out.
         skip_bad: Whether samples whose image cannot be read are left out.
         fields: Extensions of further members to take, such as ``txt`` or ``seg.png``; none of them is the image.
+        kind: Of the labels; None: ``class``.
 
     Raises:
-        ValueError: An extension or a path that is empty, or a field that is the image.
+        ValueError: An extension or a path that is empty, a field that is the image, or another kind.
     """
 
     image: tuple[str, ...] = ()
@@ -60,8 +54,13 @@ class Selection:
     skip_empty: bool = False
     skip_bad: bool = False
     fields: tuple[str, ...] = ()
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"label_kind must be one of {', '.join(KINDS)}, but got {self.kind!r}")
+        if self.kind == "none":
+            object.__setattr__(self, "label", "none")
         image = tuple(each.strip().lstrip(".").lower() for each in self.image)
         if not all(image):
             raise ValueError(f"image must be an extension such as jpg or input.jpg, but got {', '.join(self.image)!r}")
@@ -91,16 +90,18 @@ class Selection:
         image = {"image": list(self.image)} if self.image else {}
         label = {} if self.label is None else {"label": self.label}
         fields = {"fields": list(self.fields)} if self.fields else {}
+        label |= {} if self.kind is None else {"label_kind": self.kind}
         return image | label | fields | {name: True for name in ("skip_empty", "skip_bad") if getattr(self, name)}
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], /) -> "Selection":
         """Read what ``as_json`` gave; the defaults where nothing of it is there."""
-        image, label, fields = (provenance.get(name) for name in ("image", "label", "fields"))
+        image, label, fields, kind = (provenance.get(name) for name in ("image", "label", "fields", "label_kind"))
         given = tuple(map(str, image)) if isinstance(image, list) else ()
-        skipped = {name: provenance.get(name) is True for name in ("skip_empty", "skip_bad")}
+        empty, bad = (provenance.get(name) is True for name in ("skip_empty", "skip_bad"))
         further = tuple(map(str, fields)) if isinstance(fields, list) else ()
-        return cls(given, label if isinstance(label, str) else None, fields=further, **skipped)
+        known = kind if kind in KINDS else None
+        return cls(given, label if isinstance(label, str) else None, empty, bad, further, known)
 
     def image_extension(self, sample: Sample, /) -> str:
         """Return the extension of a sample's image member.
@@ -151,15 +152,15 @@ class Selection:
         choice = f"choose its source with --label {others[0]}" if others else "give labels (.cls)"
         raise EmptySampleError(f"{law}: {choice}, index without labels (--label none), or leave it out (--skip-empty)")
 
-    def label_of(self, sample: Sample, data: mmap.mmap, /) -> Label:
-        """Read the label of a sample: a class number, or a name.
+    def label_of(self, sample: Sample, data: mmap.mmap, /) -> Any:
+        """Read the label of a sample as its kind has it: of ``class`` a number or a name.
 
         Raises:
             EmptySampleError: It has none, or an empty one.
             ValueError: It has none that can be read.
         """
         extension = self.label_extension(sample)
-        label = read_label(sample, extension, data, path=(self.label or "").partition(":")[2])
+        label = read_label(sample, extension, data, path=(self.label or "").partition(":")[2], kind=self.kind)
         if self.label is None and extension == "txt" and isinstance(label, str) and _CAPTION.search(label):
             law = f".txt looks like a caption and no class ({shortened(label[:60])})"
             raise ValueError(f"{law}: --label txt takes it as a class name, --label none indexes without labels")
@@ -182,11 +183,12 @@ class Selection:
             pass
         return False
 
-    def clean_of(self, sample: Sample, data: mmap.mmap, /) -> Label | None:
-        """Read the label before noise; None where a sample has none. Errors as ``label_of``."""
-        return read_label(sample, CLEAN, data) if self.labelled and CLEAN in sample.members else None
+    def clean_of(self, sample: Sample, data: mmap.mmap, /) -> Any:
+        """Read the class before noise; None where a sample has none. Errors as ``label_of``."""
+        given = self.labelled and self.kind in (None, "class") and CLEAN in sample.members
+        return read_label(sample, CLEAN, data) if given else None
 
-    def contradiction(self, sample: Sample, label: Label, data: mmap.mmap, /) -> str | None:
+    def contradiction(self, sample: Sample, label: Any, data: mmap.mmap, /) -> str | None:
         """Return another source that names another label of the same kind, where none was chosen."""
         found = [(extension, "") for extension in LABELS if extension in sample.members][1:]
         keys = [("json", KEYS[1])] if "json" in sample.members else []  # an object may have both keys
@@ -203,8 +205,8 @@ class Selection:
 BY_DEFAULT = Selection()
 
 
-def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str = "") -> Label:
-    """Read the label in one member: a class number or name.
+def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str = "", kind: Kind | None = None) -> Any:
+    """Read the label in one member as its kind has it, by default a class number or name.
 
     ``path`` holds the keys that lead to it in JSON, with dots between them; without, a member ``json`` holds it itself
     or is an object with one of ``KEYS``.
@@ -217,6 +219,9 @@ def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str 
     if member.size > MOST_LABEL:
         raise ValueError(f".{extension} must have at most {MOST_LABEL} bytes, but has {member.size}: repair it")
     raw = data[member.offset : member.offset + member.size]
+    parse = PARSERS[kind or "class"]
+    if extension.rpartition(".")[2] == "npy":
+        return parse(_array(raw, extension), f".{extension}", raw)
     structured = bool(path) or extension.rpartition(".")[2] == "json"
     try:
         text = raw.decode("utf-8-sig")  # a byte-order mark is no part of a name
@@ -226,7 +231,20 @@ def read_label(sample: Sample, extension: str, data: mmap.mmap, /, *, path: str 
     where = f".{extension}"
     if structured and text.strip():
         value, where = _at(value, path.split(".") if path else [], extension)
-    return as_label(value, where, raw)
+    return parse(value, where, raw)
+
+
+def _array(raw: bytes, extension: str) -> NDArray[Any]:
+    """Read an array of numbers (columns,), or a single number."""
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False)
+    except _DAMAGE as error:
+        reason = (str(error) or "empty").splitlines()[0]
+        raise ValueError(f".{extension} is not a readable array ({reason}): write it by np.save") from None
+    if array.dtype.kind not in "iubf" or array.ndim > 1:
+        law = f".{extension} must hold numbers (columns,)"
+        raise ValueError(f"{law}, but got {array.dtype} {array.shape}: choose another source with --label")
+    return array
 
 
 def _at(value: Any, keys: list[str], extension: str) -> tuple[Any, str]:
@@ -237,7 +255,7 @@ def _at(value: Any, keys: list[str], extension: str) -> tuple[Any, str]:
         if key is None:
             some = [name for name in value if re.search("class|label|target|categor|cls", name, re.IGNORECASE)]
             remedy = f"name another with --label {extension}:{some[0] if some else 'KEY'}, or --label none"
-            law = f"{where} {_LAW}, or an object with {' or '.join(KEYS)}"
+            law = f"{where} must hold a class number or name, or an object with {' or '.join(KEYS)}"
             raise ValueError(f"{law}, but its keys are {_listed(value)}: {remedy}")
         return value[key], f"{key!r} in {where}"
     while keys:
@@ -258,35 +276,3 @@ def _at(value: Any, keys: list[str], extension: str) -> tuple[Any, str]:
 def _listed(keys: Collection[str]) -> str:
     shown = ", ".join(shortened(key) for key in list(keys)[:12])
     return f"{shown}{', …' if len(keys) > 12 else ''}" if keys else "none"
-
-
-def as_label(value: Any, where: str, raw: bytes) -> Label:
-    """Return a class number or name.
-
-    Raises:
-        EmptySampleError: Nothing there, or a missing value.
-        ValueError: Neither a number nor a name.
-    """
-    value = value.strip() if isinstance(value, str) else value
-    if value is None or value == "":
-        raise EmptySampleError(f"{where} {_LAW}, but got {raw[:40]!r}: repair it, or leave it out (--skip-empty)")
-    if value != value or (isinstance(value, str) and _MISSING.fullmatch(value)):  # NaN
-        got = repr(value) if isinstance(value, str) else "NaN"
-        remedy = "repair it (a class of that name needs another one), or leave such samples out (--skip-empty)"
-        raise EmptySampleError(f"{where} {_LAW}, but got {got}, a missing value: {remedy}")
-    if isinstance(value, str) and _INTEGER.fullmatch(value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{where} {_LAW}, but got {json.dumps(value)[:60]}: {_REMEDY}")
-    if isinstance(value, str):
-        parts = [part for part in _BETWEEN.split(value) if part]
-        if "\n" in value or _VALUE.fullmatch(value) or (parts and all(map(_NUMBER.fullmatch, parts))):
-            raise ValueError(f"{where} {_LAW}, but got {shortened(value[:60])}: {_REMEDY}")
-        check_name(value, what=where, remedy="repair it, or choose another source with --label")
-        return value
-    if value < 0:
-        law = f"{where}: class numbers must be at least 0, but got {str(value)[:40]}"
-        raise ValueError(f"{law}: number the classes from 0, or index without labels (--label none)")
-    if value >= 1 << 63:
-        raise ValueError(f"{where} must be a class number below 2⁶³, but got {str(value)[:40]}: repair it")
-    return value

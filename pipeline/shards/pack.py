@@ -4,12 +4,14 @@
                                └─▶ train rows ──▶ OUT/train/catalog.parquet, shard-000000.tar, …
 
 Without a holdout there is one catalog, in OUT itself. Shards are ordinary WebDataset tars with the members ``KEY.cls``
-(the label), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm`` or ``.ppm`` (the image; the last two are raw pixels), the fields
-of the source (``KEY.txt``, ``KEY.seg.png`` …), and where labels are wrong in part (label noise, or a source with
+(the class; other labels are ``KEY.label.npy``, uint8 or float32 (columns,)), ``KEY.jpg``, ``.png``, ``.webp``, ``.pgm``
+or ``.ppm`` (the image; the last two are raw pixels), the fields of the source (``KEY.txt``, ``KEY.seg.png`` …), and
+where labels are wrong in part (label noise, or a source with
 ``clean_labels``) ``KEY.clean.cls`` (the true label). Rows are written in shuffled order, so a reader that goes through
 the shards from end to end meets mixed classes. The same input gives the same shards.
 """
 
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import MOST_SHOWN, BadImage, BadImagesError
 from drawstream.pipeline.decoding import ImageInfo, check_rule, encode
+from drawstream.pipeline.labels import TYPES, Kind, broken_law, kind_of
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.catalog_file import FILE, Shard
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
@@ -55,8 +58,8 @@ class PackOptions:
         long_tail: Imbalance I of the training rows: class c of C keeps n_max I^(−c / (C − 1)) rows, as many as its
             largest class has for the first one and a part of 1 / I for the last; None keeps all. The holdout keeps the
             shares of the source.
-        label_noise: Share R of every class that is relabelled uniformly into the other classes, in [0, 1); of a source
-            without ``clean_labels``.
+        label_noise: Labels with wrong ones, int64 (rows,), in place of the source's; or the share R of every class that
+            is relabelled uniformly into the other classes, in [0, 1). Of classes without ``clean_labels``.
         noise_holdout: Wrong labels in the holdout too; by default it has its true labels, as in the papers.
         orientation: ``exif``: images are turned as their first EXIF block says; ``stored``: they are not.
         overwrite: Replace an earlier pack in the folder; any other filled folder is still refused.
@@ -72,7 +75,7 @@ class PackOptions:
     shard_bytes: int = 1 << 30
     skip_bad: bool = False
     long_tail: float | None = None
-    label_noise: float = 0.0
+    label_noise: float | NDArray[np.int64] = 0.0
     noise_holdout: bool = False
     orientation: str = "exif"
     overwrite: bool = False
@@ -103,7 +106,7 @@ class PackResult:
         relabelled: Rows of both whose label is not the true one.
         bytes: Size of all shards.
         bad: Images that could not be read and were left out.
-        class_rows: Rows of each class in ``train``, by its label; its true one, where some are wrong.
+        class_rows: Rows of each class in ``train``, by its label; its true one, where some are wrong. None of values.
         ran: False where an earlier pack of the same source and options was found finished.
     """
 
@@ -124,7 +127,7 @@ class _Part:
 
     name: str
     rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     clean: NDArray[np.int64] | None
     origin: dict[str, Any]
 
@@ -221,14 +224,16 @@ def _within(name: str, value: int, least: int, most: int | None = None) -> None:
 
 def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     """Choose the rows of each catalog and relabel them."""
-    order = stratified_order(source.labels, seed=options.seed)
+    classes = source.labels if source.labels.ndim == 1 else np.zeros(len(source), np.int64)  # else all are alike
+    order = stratified_order(classes, seed=options.seed)
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
     made |= {"fields": list(names)} if (names := field_names(source)) else {}
-    held, noise = options.holdout, options.label_noise
-    true = source.clean_labels if isinstance(source, ArraySource) else None
-    if true is not None and noise:
-        raise ValueError(f"{source.name} has clean_labels beside wrong ones: leave out label noise (--label-noise)")
+    made |= _RECORDED_KIND[kind_of(source.labels)]
+    given, true, noise, named = _noise(source, options)
+    held = options.holdout
+    if options.long_tail is not None:
+        _require_classes(source, "a long tail (--long-tail)")
     rest = order[held:rows]
     if options.long_tail is not None:
         truth, made["long_tail"] = source.labels if true is None else true, options.long_tail
@@ -239,10 +244,11 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
         chosen.append(("holdout", order[:held], noise if options.noise_holdout else 0.0, options.noise_holdout))
     parts = []
     for number, (name, part, rate, wrong) in enumerate(chosen):
-        labels = source.labels[part]
-        noisy = relabel(labels, rate=rate, classes=len(source.classes), seed=options.noise_seed, part=number)
+        labels = given[part]
+        seeds = {"seed": options.noise_seed, "part": number}
+        noisy = relabel(labels, rate=rate, classes=len(source.classes), **seeds) if rate else labels
         clean = labels if rate else None
-        origin = made | {"part": name, "label_noise": rate}
+        origin = made | {"part": name, "label_noise": named if wrong and named else rate}
         if true is not None:
             noisy, clean = (labels, true[part]) if wrong else (true[part], None)
             origin["clean_labels"] = "beside" if wrong else "instead"
@@ -250,10 +256,45 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     return parts
 
 
+_RECORDED_KIND: dict[Kind, dict[str, str]] = {  # as `Selection` says which member has the labels of a shard
+    "class": {},
+    "multi": {"label": "label.npy", "label_kind": "multi"},
+    "value": {"label": "label.npy", "label_kind": "value"},
+    "none": {"label": "none"},
+}
+
+
+def _require_classes(source: Source, what: str) -> None:
+    if (kind := kind_of(source.labels)) != "class":
+        raise ValueError(f"{source.name}: {what} needs one class of each row, but the labels are of kind {kind}")
+
+
+def _noise(source: Source, options: PackOptions) -> tuple[NDArray[Any], NDArray[np.int64] | None, float, str]:
+    """Return labels, true ones where they are known, the rate of noise, and the name of noise that was given."""
+    true = source.clean_labels if isinstance(source, ArraySource) else None
+    noise = options.label_noise
+    if not isinstance(noise, np.ndarray) and not noise:
+        return source.labels, true, 0.0, ""
+    _require_classes(source, "label noise (--label-noise)")
+    if true is not None:
+        raise ValueError(f"{source.name} has clean_labels beside wrong ones: leave out label noise (--label-noise)")
+    if not isinstance(noise, np.ndarray):
+        return source.labels, None, noise, ""
+    if noise.shape != source.labels.shape or noise.dtype.kind not in "iu":
+        law = f"labels with noise must be integers {source.labels.shape}, one of each row of {source.name}"
+        raise ValueError(f"{law}, but got {noise.dtype} {noise.shape}: give them in the order of the source")
+    if law := broken_law(noise, source.classes):
+        raise ValueError(f"{source.name}: of the labels with noise, {law}: give classes of the source")
+    given = noise.astype(np.int64)
+    mark = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(given, dtype="<i8").data)
+    return given, source.labels, 0.0, f"labels {mark}"
+
+
 def _listing(source: Source) -> str:
     """A hash over keys, labels and classes, and size and time of its files: tells two states apart."""
     state = xxhash.xxh3_128("\n".join(source.classes).encode())
-    state.update(np.ascontiguousarray(source.labels, dtype="<i8").data)
+    kept = TYPES[kind_of(source.labels)].newbyteorder("<")
+    state.update(np.ascontiguousarray(source.labels, dtype=kept).data)
     if isinstance(source, ArraySource) and source.clean_labels is not None:
         state.update(np.ascontiguousarray(source.clean_labels, dtype="<i8").data)
     for begin in range(0, len(source), 10_000):
@@ -288,8 +329,10 @@ def _result(
     )
 
 
-def _class_rows(labels: NDArray[np.int64], clean: NDArray[np.int64] | None, classes: int) -> tuple[int, ...]:
-    """Rows of each class, by true labels where there are some."""
+def _class_rows(labels: NDArray[Any], clean: NDArray[np.int64] | None, classes: int) -> tuple[int, ...]:
+    """Rows of each class, by true labels where there are some; nothing of values and without labels."""
+    if labels.ndim == 2:
+        return tuple(labels.sum(axis=0, dtype=np.int64).tolist()) if labels.dtype == np.uint8 else ()
     return tuple(np.bincount(labels if clean is None else clean, minlength=classes).tolist())
 
 
@@ -328,6 +371,8 @@ def _check_bad(
             raise BadImagesError(name, bad, "repair them")
     part, kept = parts[0], written[0][1]
     true = part.labels if part.clean is None else part.clean
+    if true.ndim == 2:
+        return
     if len(lost := np.setdiff1d(true, true[kept])):
         names = ", ".join(source.classes[label] for label in lost[:MOST_SHOWN])
         where = f"{source.name}: no image is left of class {names}"
@@ -365,7 +410,7 @@ def _write(
                     raise ValueError(
                         "a key must have no dot after its last slash and no __meta__ name: rename the image"
                     )
-                members = {"cls": b"%d" % part.labels[i], image: data, **fields}
+                members = {**_label_member(part.labels[i]), image: data, **fields}
                 if part.clean is not None:
                     members["clean.cls"] = b"%d" % part.clean[i]
                 shard = len(writer.shards)
@@ -378,6 +423,17 @@ def _write(
     finally:
         writer.close()
     return catalog, np.array(kept, np.int64), writer.shards
+
+
+def _label_member(label: Any) -> dict[str, bytes]:
+    """Return the member that holds a label: a class as text, several or values as an array."""
+    if label.ndim == 0:
+        return {"cls": b"%d" % label}
+    if len(label) == 0:
+        return {}
+    file = io.BytesIO()
+    np.save(file, label)
+    return {"label.npy": file.getvalue()}
 
 
 def _encoded(source: Source, rows: NDArray[np.int64], options: PackOptions) -> Iterator[tuple[int, _Member]]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,8 @@ class FolderSource:
     Attributes:
         name: The folder.
         files: One per row, sorted within their class.
-        labels: int64 (rows,).
-        classes: Names of the subfolders.
+        labels: Of any kind (`pipeline.labels`); of class folders int64 (rows,).
+        classes: Names of the subfolders, or of what a table of labels says.
         left_out: Files that are no images, and hidden ones.
         notes: What else its user should know, a line each.
         fields: Endings of the files beside an image that are its fields, such as ``txt`` or ``seg.png``.
@@ -41,7 +41,7 @@ class FolderSource:
 
     name: str
     files: tuple[Path, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     classes: tuple[str, ...]
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
@@ -84,15 +84,15 @@ class FolderSource:
         files = tuple(Path(file) for each in found for file in each)
         notes = _notes(folder, classes, files)
         source = cls(str(folder), files, labels, tuple(classes), left_out, notes, endings)
-        source._check_keys()
-        for name in endings:
-            if not any(source.field_file(row, name).is_file() for row in range(len(files))):
-                raise ValueError(
-                    f"{folder}: no image has a file .{name} of its name beside it: leave it out (--fields)"
-                )
+        source.check_files()
         return source
 
-    def _check_keys(self) -> None:
+    def check_files(self) -> None:
+        """Refuse files whose keys are equal or cannot be keys, and fields that no image has.
+
+        Raises:
+            ValueError: Such a file or field.
+        """
         first: dict[str, Path] = {}
         for row, file in enumerate(self.files):
             key = self.key(row)
@@ -110,6 +110,10 @@ class FolderSource:
             if key in first:
                 raise ValueError(f"{file}: same key {key!r} as {first[key]}: rename one of them")
             first[key] = file
+        for name in self.fields:
+            if not any(self.field_file(row, name).is_file() for row in range(len(self.files))):
+                law = f"no image has a file .{name} of its name beside it"
+                raise ValueError(f"{self.name}: {law}: leave it out (--fields)")
 
     def __len__(self) -> int:
         return len(self.files)
@@ -149,22 +153,43 @@ def _content(file: Path) -> bytes:
         raise ValueError(f"cannot be read ({error.strerror}): allow it, or remove the file") from None
 
 
+def list_images(
+    folder: Path, /, *, fields: tuple[str, ...] = (), beside: Path | None = None
+) -> tuple[tuple[Path, ...], LeftOut]:
+    """List the images in a folder and below, sorted, and what is neither one nor a field nor the file `beside` them.
+
+    Raises:
+        ValueError: No images, an image that is no regular file, or a link to a folder that holds it.
+    """
+    left_out, known = LeftOut(), None if beside is None else os.path.realpath(beside)
+    files = tuple(Path(file) for file in sorted(_walk(str(folder), folder, left_out, (), fields, known)))
+    if not files:
+        raise ValueError(f"{folder}: no .jpg, .png or other images in it: give the folder that holds them")
+    return files, left_out
+
+
 def _walk(
-    folder: str, root: Path, left_out: LeftOut, above: tuple[tuple[int, int], ...], fields: tuple[str, ...]
+    folder: str,
+    root: Path,
+    left_out: LeftOut,
+    above: tuple[tuple[int, int], ...],
+    fields: tuple[str, ...],
+    known: str | None = None,
 ) -> Iterator[str]:
-    """The images in a folder and below; what is neither an image nor a field of one is counted."""
+    """The images in a folder and below; what is neither an image nor a field of one is counted, but for one file."""
     place = _place(Path(folder))
     if place in above:
         raise ValueError(f"{folder}: is a link to a folder that holds it: remove it")
     with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
+        others = (entry for entry in entries if known is None or os.path.realpath(entry.path) != known)
+        listed = sorted(others, key=lambda entry: entry.name)
     images = {entry.name.partition(".")[0] for entry in listed if _ending(entry) in ENDINGS}
     for entry in _without_fields(listed, fields, left_out, root):
         ending = _ending(entry)
         if entry.name.startswith("."):
             left_out.add("hidden files and folders", _short(entry, root))
         elif (kind := _kind(entry)) == "folder":
-            yield from _walk(entry.path, root, left_out, (*above, place), fields)
+            yield from _walk(entry.path, root, left_out, (*above, place), fields, known)
         elif ending in ENDINGS:
             if kind != "file":
                 raise ValueError(f"{entry.path}: an image must be a regular file or a link to one: remove it")

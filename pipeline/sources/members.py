@@ -3,7 +3,7 @@
 from drawstream.pipeline.fields import check_fields, decode_value
 from drawstream.pipeline.sources.source import Source
 
-_TAKEN = ("cls", "clean.cls", "jpg", "png", "webp", "pgm", "ppm")  # members that `pack` writes
+_TAKEN = ("cls", "clean.cls", "label.npy", "jpg", "png", "webp", "pgm", "ppm")  # members that `pack` writes
 
 
 def field_names(source: Source, /) -> tuple[str, ...]:

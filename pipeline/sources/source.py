@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import LeftOut
 from drawstream.pipeline.fields import encode_value
+from drawstream.pipeline.labels import KINDS, Kind, as_kind, broken_law, kind_of, value_names
 from drawstream.pipeline.shards import number_names
 from drawstream.pipeline.sources.cifar import find_published
 from drawstream.pipeline.sources.folder import FolderSource
+from drawstream.pipeline.sources.label_file import open_labelled, open_unlabelled
 from drawstream.samplers.files import raise_unless_file
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
@@ -48,8 +50,8 @@ class Source(Protocol):
         """Name in messages and in provenance."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of every row: int64 (rows,)."""
+    def labels(self) -> NDArray[Any]:
+        """The label of every row, of one of the kinds in `pipeline.labels`: of ``class`` int64 (rows,)."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -71,8 +73,9 @@ class ArraySource:
 
     Attributes:
         images: uint8 (rows, height, width), or (rows, height, width, channels) with 1 or 3 channels.
-        labels: Integers (rows,), from 0; kept as int64.
-        classes: Class names; by default the numbers.
+        labels: Of any kind (`pipeline.labels`): integers (rows,) from 0; 0 and 1 (rows, classes); or values, floats
+            (rows,) or (rows, n). Kept as int64, uint8 or float32.
+        classes: Names of the classes or values; by default the numbers.
         name: For messages and provenance.
         left_out: What its file or folder holds beside images and labels.
         files: Where images and labels come from.
@@ -80,23 +83,26 @@ class ArraySource:
             nothing is known of wrong ones.
         fields: Values of further members by name, such as ``txt``, ``json``, ``boxes.npy``, ``seg.png``: (rows,) each,
             of the types of ``encode_value``; None where a row has none.
+        label_kind: What `labels` are; None: what their type says, where it is clear. ``none``: they are not taken.
+        notes: What its user should know, a line each: the kind, where it was guessed.
 
     Raises:
-        ValueError: Another dtype or shape, counts that differ, or labels outside the classes.
+        ValueError: Another dtype or shape, counts that differ, labels outside the classes, or of no clear kind.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     classes: tuple[str, ...] = ()
     name: str = "arrays"
     left_out: LeftOut = field(default_factory=LeftOut)
     files: tuple[Path, ...] = ()
     clean_labels: NDArray[np.int64] | None = None
     fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    label_kind: Kind | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
-        clean = labels if self.clean_labels is None else np.asarray(self.clean_labels)
+        images = np.asarray(self.images)
         shape = images.shape
         try:
             if images.dtype != np.uint8:
@@ -104,27 +110,21 @@ class ArraySource:
             if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
                 law = "images must be (rows, height, width) or (rows, height, width, 1 or 3)"
                 raise ValueError(f"{law}, but got {shape}: {_shape_remedy(shape)}")
-            if labels.ndim != 1 or labels.dtype.kind not in "iu":
-                remedy = "one-hot labels as argmax(1), others as reshape(-1)" if labels.ndim == 2 else "by np.unique"
-                law = f"labels must be integers (rows,), but got {labels.dtype} {labels.shape}"
-                raise ValueError(f"{law}: give class numbers from 0 ({remedy})")
+            labels, guess = as_kind(self.labels, self.label_kind)
             if len(images) != len(labels) or len(images) == 0:
                 got = f"{len(images)} images and {len(labels)} labels: give those of one split, in one order"
                 raise ValueError(f"images and labels must be as many and not none, but got {got}")
-            if clean.shape != labels.shape or clean.dtype.kind not in "iu":
-                law = f"clean_labels must be integers {labels.shape}, as labels, but got {clean.dtype} {clean.shape}"
-                raise ValueError(f"{law}: give the true class of each row")
             _check_lengths(self.fields, len(labels))
-            found = [int(each) for values in (labels, clean) for each in (values.min(), values.max())]
-            classes = tuple(self.classes) or number_names(max(found), len(labels))
-            if min(found) < 0 or max(found) >= len(classes):
-                raise ValueError(f"labels must lie in 0 … {len(classes) - 1}, but got {min(found)} … {max(found)}")
+            classes = () if kind_of(labels) == "none" else tuple(self.classes) or _names_of(labels)
+            if law := broken_law(labels, classes):
+                raise ValueError(law)
+            clean = None if self.clean_labels is None else _true_classes(self.clean_labels, labels, classes)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
-        for name, value in (("images", images), ("labels", labels.astype(np.int64)), ("classes", classes)):
+        notes = (*self.notes, f"{self.name}: {guess}") if guess else self.notes
+        for name, value in (("images", images), ("labels", labels), ("classes", classes), ("notes", notes)):
             object.__setattr__(self, name, value)
-        if self.clean_labels is not None:
-            object.__setattr__(self, "clean_labels", clean.astype(np.int64))
+        object.__setattr__(self, "clean_labels", clean)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,6 +150,27 @@ def _check_lengths(fields: Mapping[str, Sequence[Any]], rows: int) -> None:
             raise ValueError(f"field {name!r} must have a value for each of {rows} images, but got {len(values)}")
 
 
+def _names_of(labels: NDArray[Any]) -> tuple[str, ...]:
+    """Names of classes or values that have none."""
+    if kind_of(labels) == "value":
+        return value_names(labels.shape[1])
+    return number_names(int(labels.max()) if labels.ndim == 1 else labels.shape[1] - 1, len(labels))
+
+
+def _true_classes(values: Any, labels: NDArray[Any], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Hold true labels against the given ones, and return them."""
+    clean = np.asarray(values)
+    if kind_of(labels) != "class":
+        raise ValueError(f"clean_labels are true classes, but labels are of kind {kind_of(labels)}: remove them")
+    if clean.shape != labels.shape or clean.dtype.kind not in "iu":
+        law = f"clean_labels must be integers {labels.shape}, as labels, but got {clean.dtype} {clean.shape}"
+        raise ValueError(f"{law}: give the true class of each row")
+    if clean.min() < 0 or clean.max() >= len(classes):
+        law = f"clean_labels must lie in 0 … {len(classes) - 1}, the classes of labels"
+        raise ValueError(f"{law}, but got {clean.min()} … {clean.max()}: repair them")
+    return clean.astype(np.int64)
+
+
 def open_source(
     path: str | os.PathLike[str],
     /,
@@ -157,6 +178,8 @@ def open_source(
     split: str = "train",
     classes: Sequence[str] | None = None,
     fields: Sequence[str] = (),
+    labels: str | os.PathLike[str] | None = None,
+    label_kind: Kind | None = None,
 ) -> Source:
     """Find out what lies at a path and open it.
 
@@ -167,13 +190,15 @@ def open_source(
     * a folder with IDX files (``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, each also as
       ``.gz``), or such a file, or its path up to ``-images-idx3-ubyte``;
     * CIFAR-10, CIFAR-100 (binary or Python batches) and SVHN (``.mat``) as published, see ``cifar``;
-    * a folder of class folders, see ``FolderSource``.
+    * a folder of class folders, see ``FolderSource``; with ``labels`` or without any, a folder of images.
 
     Args:
         path: File, folder or IDX prefix.
         split: ``train`` or ``test``: which IDX files of a folder to take; the other kinds have no splits.
         classes: Class names where the files have none (IDX, NumPy); by default the numbers.
         fields: Of class folders: files of the images' names with these endings (``txt``, ``seg.png``) are their fields.
+        labels: Table with the labels of a folder's images (``label_file``), in place of class folders.
+        label_kind: ``class``, ``multi``, ``value`` or ``none``; None: what the labels are by their type.
 
     Raises:
         FileNotFoundError: Nothing there, or a part is missing.
@@ -182,38 +207,45 @@ def open_source(
     path = Path(path)
     if split not in IDX_PREFIXES:
         raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
-    names = tuple(classes or ())
-    found = _open(path, split, names, fields)
+    if label_kind not in (None, *KINDS):
+        raise ValueError(f"label_kind must be one of {', '.join(KINDS)}, but got {label_kind!r}")
+    if labels is not None:
+        return open_labelled(path, Path(labels), label_kind, fields)
+    found = _open(path, split, tuple(classes or ()), label_kind, fields)
     if fields and not isinstance(found, FolderSource):
         raise ValueError(f"{path}: fields are files beside the images of class folders: leave them out (--fields)")
+    if isinstance(found, FolderSource) and label_kind in ("multi", "value"):
+        raise ValueError(f"{path}: class folders give one class each, not {label_kind}: give a table with --labels")
     return found
 
 
-def _open(path: Path, split: str, names: tuple[str, ...], fields: Sequence[str]) -> Source:
+def _open(path: Path, split: str, names: tuple[str, ...], kind: Kind | None, fields: Sequence[str]) -> Source:
+    """Open what lies at a path, with labels of that kind."""
     if path.suffix.lower() == ".npz":
-        return _open_npz(path, names)
+        return _open_npz(path, names, kind)
     parts = (path / "images.npy", path / "labels.npy")
     if any(part.is_file() for part in parts):
-        images, targets = map(_open_npy, parts)
+        images, targets = map(open_array, parts)
         more = tuple(filter(Path.is_file, [path / f"{CLEAN}.npy"]))
-        true = _open_npy(more[0]) if more else None
-        return ArraySource(images, targets, names, str(path), _others(path, parts + more), parts + more, true)
+        true = open_array(more[0]) if more else None
+        beside = _others(path, parts + more)
+        return ArraySource(images, targets, names, str(path), beside, parts + more, true, label_kind=kind)
     if prefix := _idx_prefix(path, split):
         parts = (_idx_file(prefix, "images", 3), _idx_file(prefix, "labels", 1))
         images, targets = (read_idx(part, dims=dims) for part, dims in zip(parts, (3, 1), strict=True))
         twins = [*_idx_candidates(prefix, "images", 3), *_idx_candidates(prefix, "labels", 1)]
         others = _others(path, parts) if path.is_dir() else _beside([part.name for part in twins if part not in parts])
-        return ArraySource(images, targets.astype(np.int64), names, str(prefix), others, parts)
+        return ArraySource(images, targets.astype(np.int64), names, str(prefix), others, parts, label_kind=kind)
     if published := find_published(path, split):
         images, targets, own = published.read()
         used = [*published.parts, *([published.names] if published.names else [])]
         others = _others(path, used) if path.is_dir() else LeftOut()
-        return ArraySource(images, targets, names or own, str(path), others, published.parts)
+        return ArraySource(images, targets, names or own, str(path), others, published.parts, label_kind=kind)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         raise ValueError(f"{path}: not a source: give a folder of class folders, IDX files, or an .npz file")
-    return FolderSource.open(path, fields=fields)
+    return open_unlabelled(path, fields) if kind == "none" else FolderSource.open(path, fields=fields)
 
 
 def read_idx(file: Path, /, *, dims: int) -> NDArray[np.uint8]:
@@ -307,7 +339,7 @@ def _idx_file(prefix: Path, part: str, dims: int) -> Path:
     return found[0]
 
 
-def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
+def _open_npz(path: Path, classes: tuple[str, ...], kind: Kind | None) -> ArraySource:
     """Read ``images`` and ``labels`` of an archive."""
     _check_present(path)
     needed, arrays = {"images", "labels"}, dict[str, Any]()
@@ -329,7 +361,8 @@ def _open_npz(path: Path, classes: tuple[str, ...]) -> ArraySource:
         law = f"must hold images and labels, but {lacks} among its arrays ({held})"
         raise ValueError(f"{path}: {law}: a = np.load({path.name!r}); np.savez('new.npz', images=a[…], labels=a[…])")
     beside = _beside(sorted(names - known))
-    return ArraySource(arrays["images"], arrays["labels"], classes, str(path), beside, (path,), arrays.get(CLEAN))
+    both = (arrays["images"], arrays["labels"])
+    return ArraySource(*both, classes, str(path), beside, (path,), arrays.get(CLEAN), label_kind=kind)
 
 
 def _others(folder: Path, parts: Sequence[Path]) -> LeftOut:
@@ -357,8 +390,13 @@ def _check_archive(archive: Any) -> None:
             raise ValueError(f"{entry.filename!r} has {entry.file_size} bytes, too few for {kind} {shape}")
 
 
-def _open_npy(path: Path) -> NDArray[Any]:
-    """Map an array, so that a subset of a large file costs only its own rows."""
+def open_array(path: Path, /) -> NDArray[Any]:
+    """Map an array of a file, so that a subset of a large one costs only its own rows.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Damaged, or no array of numbers.
+    """
     _check_present(path)
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
@@ -377,4 +415,7 @@ def _check_present(path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
     raise_unless_file(error, path)
+    if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        remedy = "save arrays of numbers, such as np.array(labels, np.int64)"
+        return ValueError(f"{path}: holds Python objects (dtype object), which are not read: {remedy}")
     return ValueError(f"{path}: not a readable NumPy file ({(str(error) or 'empty').splitlines()[0]}): write it again")

@@ -25,6 +25,7 @@ from drawstream.tools.runs import (
 )
 
 _FIELDS = "Captions, masks, boxes … beside the images to take, by extension, such as txt,json,seg.png; repeatable."
+_KIND = "One class of each image, several (multi), numbers (value), or none."
 _WORKERS = "Processes to run; by default one per core, fewer for small data."
 
 
@@ -47,7 +48,8 @@ class PackOptions(ImageOptions):
     """Options of `pack`."""
 
     source: Path = argument(
-        "IDX folder (Fashion-MNIST), class folders, .npz, or images.npy + labels.npy (+ clean_labels.npy)."
+        "IDX folder (Fashion-MNIST), class folders, .npz, images.npy + labels.npy (+ clean_labels.npy), or with "
+        "--labels a folder of images."
     )
     out: Path = argument("Folder to write: shards and catalog.parquet.")
     encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
@@ -63,7 +65,16 @@ class PackOptions(ImageOptions):
         "Imbalance of the training rows: class c of C keeps n_max I^(-c/(C-1)), the last one 1/I; CIFAR-LT has 100.",
         within=(1, 10**9),
     )
-    label_noise: float = option(0.0, "Share of each class to relabel into the others.", within=FEW)
+    labels: Path | None = option(
+        None, "Table with the labels of the images (.csv, .parquet, …): a column of files, and labels."
+    )
+    label_kind: Literal["class", "multi", "value", "none"] | None = option(None, _KIND)
+    label_noise: str = option(
+        "0",
+        "Share of each class to relabel into the others, or wrong labels in a .npy file.",
+        "--label-noise",
+        "--noise",
+    )
     noise_seed: int = option(0, "Seed of the relabelling.", within=SEED)
     seed: int = option(0, "Seed of everything that is drawn.", within=SEED)
 
@@ -83,6 +94,7 @@ class IndexOptions(ImageOptions):
         "By default the first of cls, json, txt that a sample has.",
         known=("cls", "txt", "json", "json:KEY", "none"),
     )
+    label_kind: Literal["class", "multi", "value", "none"] | None = option(None, f"{_KIND} By default class.")
     fields: list[str] = option([], _FIELDS)
     skip_empty: bool = option(False, "Leave out samples without image or label, and count them.")
     workers: int | None = option(None, _WORKERS, within=COUNT)
@@ -107,14 +119,16 @@ def pack(given: PackOptions) -> None:
     from drawstream.pipeline import BadImagesError, list_bad
     from drawstream.pipeline.shards import PackResult
     from drawstream.pipeline.sources import open_source
-    from drawstream.tools.jobs import finished_before, tail_line, tell_source
+    from drawstream.tools.jobs import finished_before, label_noise, tail_line, tell_source
 
     out, skip_bad = given.out, given.skip_bad
-    opened = open_source(given.source, split=given.split, fields=_split(given.fields))
+    how: dict[str, Any] = {"labels": given.labels, "label_kind": given.label_kind, "fields": _split(given.fields)}
+    opened = open_source(given.source, split=given.split, **how)
     told = tell_source(opened)
     passed = ("encoding", "quality", "orientation", "limit", "holdout")
-    drawn = ("long_tail", "label_noise", "noise_seed", "seed")
+    drawn = ("long_tail", "noise_seed", "seed")
     options: dict[str, Any] = {name: getattr(given, name) for name in (*passed, *drawn)}
+    options["label_noise"] = label_noise(given.label_noise)
     options |= {"overwrite": given.overwrite, "skip_bad": skip_bad is not None}
     if given.dry_run:
         planned = run(opened, out, dry_run=True, **options)
@@ -171,9 +185,8 @@ def index(given: IndexOptions) -> None:
     from drawstream.pipeline.shards import IndexResult, Selection
 
     skip_bad = given.skip_bad
-    selection = Selection(
-        _split(given.image), given.label, given.skip_empty, skip_bad is not None, _split(given.fields)
-    )
+    members = _split(given.image), given.label, given.skip_empty, skip_bad is not None, _split(given.fields)
+    selection = Selection(*members, given.label_kind)
     shards = given.shards[0] if len(given.shards) == 1 else given.shards
     result: dict[str, Any] = {}
     lines: list[str] = []
@@ -181,6 +194,7 @@ def index(given: IndexOptions) -> None:
     def record(done: IndexResult) -> None:
         counts: dict[str, Any] = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
         counts["fields"] = done.fields
+        counts |= {} if given.label_kind is None else {"label_kind": given.label_kind}
         counts["bad"] = [asdict(each) for each in done.bad]
         result.update(catalog=str(done.catalog), **counts, left_out=done.left_out.as_json(), notes=list(done.notes))
         lines.extend([*done.notes, *(f"not taken: {line}" for line in done.left_out.lines)])
@@ -202,7 +216,8 @@ def index(given: IndexOptions) -> None:
         return
     for line in lines:
         print(printable(line))
-    classes = f"{result['classes']} classes" if result["classes"] else "no labels"
+    what = "values" if given.label_kind == "value" else "classes"
+    classes = f"{result['classes']} {what}" if result["classes"] else "no labels"
     text = f"{result['rows']} images in {result['shards']} shards, {classes}: {result['catalog']}"
     for name, samples in result["fields"].items():
         text += f"; .{name} of {samples}"

@@ -2,24 +2,44 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from drawstream.pipeline import BadImage
 from drawstream.pipeline.shards import PackResult, printable
-from drawstream.pipeline.sources import ArraySource, FolderSource, Source
+from drawstream.pipeline.sources import ArraySource, FolderSource, Source, open_array
 from drawstream.tools.runs import read_record
 
-__all__ = ["finished_before", "tail_line", "tell_source"]
+__all__ = ["finished_before", "label_noise", "tail_line", "tell_source"]
 
 
 def tell_source(source: Source, /) -> dict[str, Any]:
     """Print what a folder or file holds that is not taken; return it for a record."""
     if not isinstance(source, FolderSource | ArraySource):
         return {}
-    notes = source.notes if isinstance(source, FolderSource) else ()
+    notes = source.notes
     for line in (*notes, *(f"not taken: {line}" for line in source.left_out.lines)):
         print(printable(line))
     return {"left_out": source.left_out.as_json(), "notes": list(notes)}
+
+
+def label_noise(text: str, /) -> float | NDArray[Any]:
+    """Return the label noise of an option: a rate, or the labels in a file, one of each row of the source.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Neither a number nor a file of NumPy.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    if not text.endswith(".npy"):
+        raise ValueError(f"label noise must be a rate such as 0.4 or a file such as labels.npy, but got {text!r}")
+    return np.array(open_array(Path(text)))
 
 
 def tail_line(imbalance: float | None, rows: Sequence[int], classes: Sequence[str], /) -> str:

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drawstream.pipeline.labels.parse import as_label
 from drawstream.pipeline.reading.cache import LARGEST, CachedShards, default_limit
 from drawstream.pipeline.reading.ranges import GAP, LONGEST, coalesce
 from drawstream.pipeline.reading.read import ShardFiles
 from drawstream.pipeline.secrets import shown, without_secrets
 from drawstream.pipeline.shards import Catalog, Remote, RemoteError
-from drawstream.pipeline.shards.labels import as_label
 from drawstream.pipeline.shards.remote import Transfer, is_url, join, parent
 from drawstream.pipeline.shards.tar import split_name
 from shared.refusals import refused

@@ -109,14 +109,16 @@ def test_missing_idx_parts(idx_folder):
 
 
 def test_true_labels_of_an_archive(tmp_path):
-    np.savez(tmp_path / "digits.npz", images=PIXELS, labels=DIGITS.target // 2, clean_labels=DIGITS.target)
+    np.savez(tmp_path / "digits.npz", images=PIXELS, labels=9 - DIGITS.target, clean_labels=DIGITS.target)
     source = open_source(tmp_path / "digits.npz")
     assert (source.clean_labels == DIGITS.target).all() and len(source.classes) == 10 and not source.left_out.reasons
     for clean, text in (
         (DIGITS.target[:9], r"clean_labels must be integers \(1797,\), as labels, but got int64 \(9,\)"),
         (DIGITS.target / 2, "but got float64"),
-        (DIGITS.target - 1, r"labels must lie in 0 … 9, but got -1 … 9"),
+        (DIGITS.target - 1, r"clean_labels must lie in 0 … 9, the classes of labels, but got -1 … 8: repair them"),
+        (DIGITS.target + 1, r"clean_labels must lie in 0 … 9, the classes of labels, but got 1 … 10: repair them"),
     ):
+        refused(text, ArraySource, PIXELS, DIGITS.target, clean_labels=clean)
         refused(text, ArraySource, PIXELS, DIGITS.target, tuple("0123456789"), clean_labels=clean)
 
 
@@ -139,7 +141,7 @@ def test_bad_numpy_files(tmp_path):
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:1000])
     refuse("b.npz", r"b\.npz: not a readable NumPy file")
     np.savez(tmp_path / "c.npz", images=PIXELS, labels=np.array([object()] * 1797))
-    refuse("c.npz", r"c\.npz: not a readable NumPy file \(Object arrays")
+    refuse("c.npz", r"c\.npz: holds Python objects \(dtype object\), which are not read: save arrays of numbers")
     refuse("d.npz", "no such file")
     np.savez(tmp_path / "keras.npz", x_train=PIXELS, y_train=LABELS)
     refuse("keras.npz", r"labels are missing among its arrays \(x_train, y_train\): a = np")
