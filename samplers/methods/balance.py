@@ -193,6 +193,7 @@ class Balanced:
         sampler: An object with `probabilities(epoch)`, such as `PSGD`.
         labels: Classes from 0, int (N,).
         gamma: γ in [0, 1].
+        where: Rows that may be drawn, bool (N,), as the stream has it; the others count in no class. None: all.
 
     Raises:
         ValueError: γ out of range, or bad labels.
@@ -201,6 +202,7 @@ class Balanced:
     sampler: Any
     labels: NDArray[np.int64]
     gamma: float = 1.0
+    where: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         _check_gamma(self.gamma)
@@ -214,7 +216,8 @@ class Balanced:
 
     def probabilities(self, epoch: int, /) -> NDArray[np.float64]:
         """Return the weights of an epoch, float64 (N,); errors as `balanced`."""
-        return balanced(self.labels, self.gamma, weights=self.sampler.probabilities(epoch))
+        weights = check_weights(self.sampler.probabilities(epoch))
+        return balanced(self.labels, self.gamma, weights=weights if self.where is None else weights * self.where)
 
     def __getattr__(self, name: str) -> Any:
         """Give what the sampler has: its state, and what it observes."""

@@ -203,8 +203,10 @@ class DescentOptions(Options):
 class LossOptions(Options):
     """The loss of a training."""
 
-    loss: Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd"] = option(
-        "ce", "Cross-entropy, or a loss that withstands wrong labels; l2rw and mentornet-dd trust the held-out labels."
+    loss: Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw"] = option(
+        "ce",
+        "Cross-entropy, or a loss that withstands wrong labels; l2rw and mentornet-dd trust the held-out labels. drw "
+        "is for long tails: it re-weights classes in the last fifth of the epochs.",
     )
 
 

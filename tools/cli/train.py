@@ -40,6 +40,18 @@ class TrainOptions(
     full_epochs: bool = option(
         False, "Give osgd B N rows in all epochs, not all rows in B of the epochs.", "--full-epochs"
     )
+    balance: float = option(
+        0.0, "Draw the classes of any sampler more alike: 0 as it has them, 1 each alike.", within=(0, 1)
+    )
+    effective_beta: float = option(
+        0.9999, "Beta of effective-number: 0 is uniform, towards 1 classes are alike.", within=(0, 1)
+    )
+    defer_until: int | None = option(
+        None, "First epoch that deferred draws balanced; by default four fifths of them.", within=SOME
+    )
+    repeat_threshold: float = option(
+        0.001, "Share of the images below which repeat-factors repeats a class.", within=(0, 1)
+    )
     table: Path | None = option(None, "Read the sampler's features from this table.")
     column: str | None = option(
         None, "Column of a file of weights (weight), or of the table with rho's irreducible losses (loss)."
@@ -81,7 +93,7 @@ def train(given: TrainOptions) -> None:
     from drawstream.tools.estimate import estimate_training
     from drawstream.tools.jobs import TrainingJob, train_job
     from drawstream.tools.training import join_ranks
-    from drawstream.tools.training.methods import Budget, Sampling, filtering_of, sampler_of
+    from drawstream.tools.training.methods import Balance, Budget, Sampling, filtering_of, sampler_of
 
     method = METHODS.get(given.sampler or "")
     embedding = given.score_weights if method and "score_weights" in method.options else None
@@ -93,6 +105,7 @@ def train(given: TrainOptions) -> None:
     setup = given.setup(ranks=ranks, reading=pick(Reading, given))
     source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join)}
     capped = 1 if filtering or given.crop_factor is None else given.crop_factor
+    source["balance"] = pick(Balance, given)
     sampling = pick(Sampling, given, **source, budget=budget, crop_factor=capped, score_weights=embedding)
     job = TrainingJob(setup, recipe, sampling, given.out, track=given.track, filtering=filtering)
     record = options.run_job(given, ranks, job, estimate_training, train_job)

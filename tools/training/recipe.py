@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Amp = Literal["off", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "step", "constant"]
-Loss = Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd"]
+Loss = Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw"]
 LAST = 1e-6  # learning rate of the last step under `linear` (Arazo et al. 2021, §4.1)
 
 
@@ -80,7 +80,8 @@ class Recipe:
         accumulate: Parts in which a batch goes through the model; their gradients add up to that of the whole.
         channels_last: Images and weights lie pixel by pixel in memory: faster convolutions.
         compile: Train through `torch.compile`.
-        loss: Cross-entropy, or one that withstands wrong labels (`methods.robust`, `methods.mentornet`).
+        loss: Cross-entropy, or one for wrong labels (`methods.robust`, `methods.mentornet`) or for long tails
+            (`methods.long_tail`).
         name: Named recipe that it was made from; decides nothing by itself.
     """
 

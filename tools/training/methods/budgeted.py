@@ -32,17 +32,16 @@ def uniform(inputs: Inputs, /) -> TrainingPlan:
 
 def scan(inputs: Inputs, /) -> TrainingPlan:
     """Draw all rows in fewer epochs."""
-    return TrainingPlan(IndexStream(inputs.rows, seed=inputs.seed), inputs.budget.of(inputs.epochs))
+    return TrainingPlan(inputs.uniform(inputs.whole), inputs.budget.of(inputs.epochs))
 
 
 def weighted(inputs: Inputs, /) -> TrainingPlan:
     """Draw by fixed weights: of a sampler.json, or of a file; or keep a part of each batch by them."""
-    weights = inputs.weights()
+    weights = inputs.balanced(inputs.weights())
     if inputs.capped != 1:
         law = Capped(weights, inputs.draws, batch=inputs.global_batch, factor=inputs.capped)
         return TrainingPlan(IndexStream(law, seed=inputs.seed), inputs.epochs)
-    stream = IndexStream(weights, mode=inputs.mode, seed=inputs.seed, draws=inputs.draws)
-    return TrainingPlan(stream, inputs.epochs)
+    return TrainingPlan(inputs.stream(weights, mode=inputs.mode), inputs.epochs)
 
 
 def replay(inputs: Inputs, /) -> TrainingPlan:
@@ -63,7 +62,7 @@ def importance(inputs: Inputs, /) -> TrainingPlan:
     kind, budget = PSGD if inputs.name.startswith("p") else CSGD, inputs.budget
     variant = {name: getattr(budget, name) for name in ("paper", "smoothing", "last_only")}
     learner = kind(inputs.rows, uniform_epochs=1 if chosen is None else chosen, **variant)
-    stream = IndexStream(learner, mode="subset", draws=inputs.draws, seed=inputs.seed)
+    stream = inputs.stream(inputs.balanced_sampler(learner), mode="subset")
     return TrainingPlan(stream, inputs.epochs, LoopParts(learner))
 
 
@@ -71,7 +70,7 @@ def robust(inputs: Inputs, /) -> TrainingPlan:
     """Draw rows with replacement by the worst gradient norm that RAIS holds possible, weighted 1 / (N p)."""
     chosen = inputs.budget.uniform_epochs
     learner = RAIS(inputs.rows, uniform_epochs=1 if chosen is None else chosen)
-    stream = IndexStream(learner, mode="multinomial", draws=inputs.draws, seed=inputs.seed)
+    stream = inputs.stream(inputs.balanced_sampler(learner), mode="multinomial")
     return TrainingPlan(stream, inputs.epochs, LoopParts(learner, weighted=True))
 
 
@@ -100,7 +99,7 @@ def coreset(inputs: Inputs, /) -> TrainingPlan:
 def selective_backprop(inputs: Inputs, /) -> TrainingPlan:
     """Score all rows, and train on about B of them, the higher their loss the likelier."""
     selector = SelectiveBackprop(budget=inputs.budget.share, seed=inputs.seed)
-    stream = IndexStream(inputs.rows, seed=inputs.seed)
+    stream = inputs.uniform(inputs.whole)
     return TrainingPlan(stream, inputs.epochs, LoopParts(selector=selector, global_batch=inputs.global_batch))
 
 
@@ -118,7 +117,7 @@ def selected(inputs: Inputs, /) -> TrainingPlan:
         DLIS(seed=inputs.seed) if inputs.name == "dlis" else RHOLoss(inputs.column(inputs.irreducible))
     )
     parts = LoopParts(selector=selector, global_batch=inputs.global_batch)
-    return TrainingPlan(inputs.uniform(selector.factor), inputs.epochs, parts)
+    return TrainingPlan(inputs.uniform(selector.factor * inputs.draws), inputs.epochs, parts)
 
 
 @dataclass(slots=True)

@@ -1,10 +1,11 @@
-"""The loss of a training by name: cross-entropy, or one of the table's for wrong labels."""
+"""The loss of a training by name: cross-entropy, or one of the table's for wrong labels or long tails."""
 
 from collections.abc import Callable
 from contextlib import closing
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ def make_loss(name: str, model: nn.Module, setup: Setup, recipe: Recipe, /) -> n
         "seed": lambda: recipe.seed,
         "rows": lambda: len(setup.data),
         "classes": lambda: setup.data.num_classes,
+        "counts": lambda: np.bincount(setup.data.label, minlength=setup.data.num_classes),
     }
     loss: nn.Module = build(**{each: given[each]() for each in signature(build).parameters})
     return loss

@@ -11,7 +11,7 @@ It is asked for weights once per epoch. One that learns has four methods more (`
 from typing import Any
 
 from drawstream.features import accepted, load_factory, users_code
-from drawstream.samplers.orders import IndexStream, RowSampler
+from drawstream.samplers.orders import RowSampler
 from drawstream.tools.training.methods.plan import Inputs, Learner, LoopParts, TrainingPlan
 
 LEARNS = ("observe", "reduce", "state_dict", "load_state_dict")
@@ -35,7 +35,7 @@ def own_plan(inputs: Inputs, /) -> TrainingPlan:
     if 0 < len(missing) < len(LEARNS):
         raise ValueError(f"{option}: one that learns has {', '.join(LEARNS)}, but {', '.join(missing)} is missing")
     try:
-        stream = IndexStream(sampler, mode=inputs.mode, draws=inputs.draws, seed=inputs.seed)
+        stream = inputs.stream(inputs.balanced_sampler(sampler), mode=inputs.mode)
     except TypeError as error:
         raise ValueError(f"{option}: what probabilities(epoch) gives: {error}") from None
     if stream.rows != inputs.rows:

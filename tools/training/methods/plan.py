@@ -7,7 +7,7 @@ Notation
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from drawstream.features import Tracker
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline import Stream
 from drawstream.pipeline.images import RICAP, Mixup
-from drawstream.samplers.methods import BatchSelector
+from drawstream.samplers.methods import Balanced, BatchSelector, balanced
 from drawstream.samplers.orders import IndexStream, Schedule
 
 
@@ -117,6 +117,31 @@ class Budget:
 FULL = Budget()
 
 
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How alike classes are drawn, see `samplers.methods.balance`.
+
+    Attributes:
+        balance: γ of any sampler: 0 as it is, 1 each class alike.
+        effective_beta: β of `effective-number`, in [0, 1).
+        defer_until: First balanced epoch of `deferred`; None: four fifths of the epochs.
+        repeat_threshold: Share of the rows below which `repeat-factors` repeats a class, in (0, 1].
+    """
+
+    balance: float = 0.0
+    effective_beta: float = 0.9999
+    defer_until: int | None = None
+    repeat_threshold: float = 0.001
+
+    def identity(self) -> dict[str, Any]:
+        """Return what differs from the defaults; None elsewhere, which is as good as not there."""
+        default = Balance()
+        return {name: None if value == getattr(default, name) else value for name, value in asdict(self).items()}
+
+
+AS_IT_IS = Balance()
+
+
 def _no_table() -> FeatureTable | None:
     return None
 
@@ -131,16 +156,19 @@ class Inputs:
 
     Attributes:
         name: Of the method, or `module:factory`.
-        rows: N.
+        rows: Images of the catalog.
         epochs: T.
         budget: B and variants.
+        balance: Of the classes.
+        where: Rows of the stream that may be drawn, bool; None: all.
+        images: N, images that may be drawn; None: all.
         seed: Of streams and choices.
         global_batch: Rows of a step over all ranks.
         mode: Of a stream of weights: stratified, multinomial or subset.
         factor: f.
         capped: Rows that are drawn uniformly for each one that weights keep (`Capped`); 1: rows are drawn by weights.
         irreducible: Name of the column of RHO's irreducible losses.
-        labels: int64 (N,).
+        labels: Of the rows of the stream, int64 (rows,); of several classes a row 0/1 (rows, C).
         column: A column of the feature table, float32 (N,).
         embeddings: float32 (N, D), at the cost of a forward pass over all rows.
         table: The feature table, one row for each image; None where none is given.
@@ -152,6 +180,9 @@ class Inputs:
     rows: int
     epochs: int
     budget: Budget = FULL
+    balance: Balance = AS_IT_IS
+    where: NDArray[np.bool_] | None = None
+    images: int | None = None
     seed: int = 0
     global_batch: int = 128
     mode: str = "stratified"
@@ -168,8 +199,32 @@ class Inputs:
     @property
     def draws(self) -> int:
         """Rows of an epoch, f M."""
-        return self.factor * self.budget.of(self.rows)
+        return self.factor * self.budget.of(self.whole)
 
-    def uniform(self, factor: int = 1) -> IndexStream:
-        """Return the stream of a part of a new permutation in every epoch, `factor` times as long."""
-        return IndexStream(self.rows, seed=self.seed, draws=factor * self.draws)
+    @property
+    def whole(self) -> int:
+        """Rows of a whole epoch, N."""
+        return self.rows if self.images is None else self.images
+
+    def uniform(self, draws: int | None = None) -> IndexStream:
+        """Return the stream of a part of a new permutation in every epoch, of f M rows by default; classes balanced."""
+        source = self.balanced(np.ones(self.rows)) if self.balance.balance else self.rows
+        return self.stream(source, draws=draws)
+
+    def stream(self, source: Any, /, *, mode: str | None = None, draws: int | None = None) -> IndexStream:
+        """Return the stream of weights or a row sampler over the rows that may be drawn, of f M draws by default."""
+        length = self.draws if draws is None else draws
+        return IndexStream(source, mode=mode, seed=self.seed, draws=length, where=self.where)
+
+    def balanced(self, weights: ArrayLike, /) -> ArrayLike:
+        """Return weights (rows,) under --balance, over the rows that may be drawn."""
+        if not self.balance.balance:
+            return weights
+        kept = weights if self.where is None else np.where(self.where, weights, 0)
+        return balanced(self.labels(), self.balance.balance, weights=kept)
+
+    def balanced_sampler(self, sampler: Any, /) -> Any:
+        """Return a row sampler under --balance, over the rows that may be drawn."""
+        if not self.balance.balance:
+            return sampler
+        return Balanced(sampler, np.asarray(self.labels()), self.balance.balance, where=self.where)

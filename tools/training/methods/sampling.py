@@ -13,9 +13,9 @@ from drawstream.samplers.files import read_weights
 from drawstream.samplers.orders import Schedule, is_schedule
 from drawstream.samplers.swift import SwiftSampler, is_sampler
 from drawstream.tools.runs import named_identity, notes_of, tell_notes
-from drawstream.tools.training import Recipe, Setup, carry, load_weights
+from drawstream.tools.training import Recipe, Setup, carry, crop_rows, load_weights
 from drawstream.tools.training.methods.embeddings import embed
-from drawstream.tools.training.methods.plan import FULL, Budget, Inputs, TrainingPlan
+from drawstream.tools.training.methods.plan import AS_IT_IS, FULL, Balance, Budget, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, method_names, users_of
 
 OWN = "module:factory"  # entry of the samplers that a user names
@@ -45,6 +45,7 @@ class Sampling:
         budget: Part of a full run.
         column: Of a file of weights, or of the table where RHO-loss finds the irreducible losses; by default `loss`.
         crop_factor: Rows (crops) that are drawn uniformly for each one that the sampler keeps; 1: it draws by itself.
+        balance: Of the classes.
         score_weights: Of the model whose embeddings `coreset-k_center` takes; by default the initial ones.
     """
 
@@ -56,6 +57,7 @@ class Sampling:
     budget: Budget = FULL
     column: str | None = None
     crop_factor: int = 1
+    balance: Balance = AS_IT_IS
     score_weights: Path | None = None
 
     @property
@@ -105,6 +107,7 @@ class Sampling:
             "no_smoothing": not self.budget.smoothing,
             "last_only": self.budget.last_only,
             "full_epochs": self.budget.full_epochs,
+            **{name: value is not None for name, value in self.balance.identity().items()},
         }
         used = self.entry.options
         if self.crop_factor > 1 and given["mode"]:
@@ -143,10 +146,11 @@ class Sampling:
             seed=recipe.seed,
             global_batch=setup.global_batch,
             mode=self.mode,
+            balance=self.balance,
             factor=factor,
             capped=self.crop_factor,
             irreducible=self.column or "loss",
-            labels=lambda: setup.data.label,
+            labels=lambda: self._labels(setup),
             column=column,
             embeddings=embeddings,
             table=lambda: self._whole_images(setup),
@@ -163,6 +167,11 @@ class Sampling:
         if setup.ranks.writes:
             tell_notes(weights.notes)
         return np.array(weights.values)
+
+    def _labels(self, setup: Setup) -> NDArray[Any]:
+        """Labels of the rows of the stream: of images, or of a table's crops."""
+        crops = crop_rows(self.table, setup)
+        return setup.data.label if crops is None else setup.data.label[crops.sample_id]
 
     def _whole_images(self, setup: Setup) -> FeatureTable | None:
         """The feature table, whose row i is image i of the catalog; None where none is given."""
@@ -191,6 +200,7 @@ class Sampling:
             "smoothing": None if budget.smoothing else False,
             "last_only": budget.last_only or None,
             "full_epochs": budget.full_epochs or None,
+            **self.balance.identity(),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -198,6 +208,7 @@ class Sampling:
         budget = asdict(self.budget)
         budget["budget"] = budget.pop("share")
         own = {name: getattr(self, name) for name in ("column", "crop_factor")}
+        own |= {name: value for name, value in self.balance.identity().items() if value is not None}
         weights = None if self.score_weights is None else str(self.score_weights)
         return {"name": self.method, **budget, **own, "score_weights": weights}
 

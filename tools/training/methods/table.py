@@ -84,33 +84,35 @@ class Method:
 
 
 _NAMED = f"{_HERE}.budgeted"
+_ROWS = ("balance", "where")  # which rows are drawn, and how alike their classes
 _UNIFORM: dict[str, Any] = {"build": f"{_NAMED}:uniform", "control": True, "colour": ORANGE}
 _IMPORTANCE: dict[str, Any] = {
     "help": "B N different rows, by importance; the first epoch uniform",
     "build": f"{_NAMED}:importance",
-    "options": ("paper", "uniform_epochs", "no_smoothing", "last_only"),
+    "options": ("paper", "uniform_epochs", "no_smoothing", "last_only", *_ROWS),
 }
 _VARIANT: dict[str, Any] = {"given": "bench", "slow": True, **_IMPORTANCE}
 _SELECTED: dict[str, Any] = {"build": f"{_NAMED}:selected", "colour": PURPLE}
 _CORESET: dict[str, Any] = {"build": f"{_NAMED}:coreset"}
 _LOSS: dict[str, Any] = {"given": "bench", "loss": True, "colour": GREEN}
+_CLASSES: dict[str, Any] = {"build": f"{_HERE}.long_tail:class_balanced", "slow": True, "colour": GREEN}
 
 _ENTRIES = (
-    Method("uniform", given="default", label="Uniform", options=("crop_filter",), **_UNIFORM),
+    Method("uniform", given="default", label="Uniform", options=("crop_filter", *_ROWS), **_UNIFORM),
     Method(
         "swift",
         build=f"{_NAMED}:weighted",
         given="file",
         label="Swift Sampler",
         noun="a sampler.json",
-        options=("mode", "table", "join", "frozen", "crop_filter", "crop_factor"),
+        options=("mode", "table", "join", "frozen", "crop_filter", "crop_factor", *_ROWS),
     ),
     Method(
         "weights",
         build=f"{_NAMED}:weighted",
         given="file",
         noun="weights",
-        options=("mode", "column", "crop_filter", "crop_factor"),
+        options=("mode", "column", "crop_filter", "crop_factor", *_ROWS),
     ),
     Method("schedule", build=f"{_NAMED}:replay", given="file", noun="a schedule"),
     Method(
@@ -118,11 +120,19 @@ _ENTRIES = (
         build=f"{_HERE}.own_sampler:own_plan",
         given="own",
         noun="your own sampler",
-        options=("mode", "table", "join"),
+        options=("mode", "table", "join", *_ROWS),
     ),
     Method("full", given="bench", cost="1", **_UNIFORM),
-    Method("unif", "B N rows, a part of a new permutation", **_UNIFORM),
-    Method("scan", "all rows", build=f"{_NAMED}:scan", fewer_epochs=True, colour=ORANGE, marker="circle-open"),
+    Method("unif", "B N rows, a part of a new permutation", options=_ROWS, **_UNIFORM),
+    Method(
+        "scan",
+        "all rows",
+        build=f"{_NAMED}:scan",
+        options=_ROWS,
+        fewer_epochs=True,
+        colour=ORANGE,
+        marker="circle-open",
+    ),
     Method("p", **_IMPORTANCE),
     Method("c", marker="square", **_IMPORTANCE),
     Method("p-paper", marker="circle-open", **_VARIANT),
@@ -133,6 +143,7 @@ _ENTRIES = (
         "sb",
         "all rows are scored, about B N are trained on",
         build=f"{_NAMED}:selective_backprop",
+        options=_ROWS,
         cost="B + 1/3",
         colour=PURPLE,
         marker="diamond",
@@ -141,7 +152,7 @@ _ENTRIES = (
         "osgd",
         "all rows, of which the largest losses count",
         build=f"{_NAMED}:ordered",
-        options=("full_epochs",),
+        options=("full_epochs", *_ROWS),
         fewer_epochs=True,
         cost="B, see below",
         colour=PURPLE,
@@ -150,6 +161,7 @@ _ENTRIES = (
     Method(
         "dlis",
         "B N rows; while it is on, out of 3 B N that are scored",
+        options=_ROWS,
         cost="B to 2 B",
         marker="diamond-open",
         **_SELECTED,
@@ -158,14 +170,14 @@ _ENTRIES = (
         "rais",
         "B N rows with replacement, by the largest gradient norm that is held possible; the first epoch uniform",
         build=f"{_NAMED}:robust",
-        options=("uniform_epochs",),
+        options=("uniform_epochs", *_ROWS),
         colour=PURPLE,
         marker="star",
     ),
     Method(
         "rho",
         "B N rows out of 10 B N that are scored",
-        options=("table", "join", "column"),
+        options=("table", "join", "column", *_ROWS),
         cost="4.3 B",
         beforehand="a model of other data, and its losses of all rows",
         after="irreducible",
@@ -205,6 +217,36 @@ _ENTRIES = (
         marker="triangle-up",
         **_CORESET,
     ),
+    Method("balanced", "B N rows, each class alike", options=("mode", "where"), **_CLASSES),
+    Method(
+        "effective-number",
+        "B N rows, a class by how much its images add",
+        options=("effective_beta", "mode", "where"),
+        marker="square",
+        **_CLASSES,
+    ),
+    Method(
+        "progressive",
+        "B N rows, from uniform in the first epoch to each class alike in the last",
+        options=("mode", "where"),
+        marker="triangle-up",
+        **_CLASSES,
+    ),
+    Method(
+        "deferred",
+        "B N rows, uniform at first and each class alike from four fifths of the epochs on",
+        options=("defer_until", "mode", "where"),
+        marker="diamond",
+        **_CLASSES,
+    ),
+    Method(
+        "repeat-factors",
+        "B N rows, those of rare classes more often; rows may have several classes",
+        options=("repeat_threshold", "mode", "where"),
+        marker="star-open",
+        **_CLASSES,
+    ),
+    Method("drw", build=f"{_HERE}.long_tail:deferred_reweighting", label="DRW", marker="diamond-open", **_LOSS),
     Method("drop", given="bench", colour=GRAY, marker="cross"),
     Method("reed-soft", marker="triangle-up-open", build=f"{_HERE}.robust:reed_soft", **_LOSS),
     Method("reed-hard", marker="triangle-down-open", build=f"{_HERE}.robust:reed_hard", **_LOSS),
