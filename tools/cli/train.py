@@ -122,5 +122,8 @@ def _summary(record: dict[str, Any]) -> str:
         r = record["result"]
         more = r["metrics"]
         last = f"last epoch {r['last']:.2f} % ({more['balanced']:.2f} % balanced, {more['top5']:.2f} % top-5)"
+        if r.get("shots"):
+            groups = [f"{name} {value:.2f} %" for name, value in r["shots"]["accuracy"].items() if value is not None]
+            text = f"{', '.join(groups)} ({r['shots']['rule']}); {text}"
         text = f"{r['set']} top-1: {last}, best epoch {r['best']:.2f} %; {text}"
     return text

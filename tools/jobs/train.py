@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from drawstream.features import Tracker
@@ -27,7 +28,18 @@ from drawstream.tools.runs import (
     training_identity,
     write_record,
 )
-from drawstream.tools.training import Epoch, Evaluation, Recipe, Run, Setup, crop_rows, overrides, save_weights, train
+from drawstream.tools.training import (
+    Epoch,
+    Evaluation,
+    Recipe,
+    Run,
+    Setup,
+    ShotGroups,
+    crop_rows,
+    overrides,
+    save_weights,
+    train,
+)
 from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan, make_loss
 
 
@@ -208,6 +220,11 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         "effective_budget": run.effective_budget(training.full, before=before),
         "count_entropy": run.count_entropy,
     }
+    results |= _class_shares(run, job)
+    if "result" in results and "class_rows" in results:
+        groups = ShotGroups.of(results["class_rows"])
+        by_class = list(results["result"]["classes"].values())
+        results["result"]["shots"] = None if groups is None else groups.as_dict(by_class)
     met = {bad.sample_id: asdict(bad) for rank in ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     results |= {} if training.crops is None else {"filtered": training.crops.metrics}
@@ -234,6 +251,15 @@ def _require_tracked(out: Path, record: Mapping[str, Any], track: Path, parts: i
         raise ValueError(f"{run}: this training is finished, and its --track was {there}: name that folder, or copy it")
     for part in range(parts):
         require_there(part_path(track, part), run)
+
+
+def _class_shares(run: Run, job: TrainingJob) -> dict[str, Any]:
+    """Return by class the training rows, and how often they were drawn in all epochs; {} without one class a row."""
+    labels, classes = job.sampling.labels(job.setup), job.setup.data.num_classes
+    if labels.ndim != 1:
+        return {}
+    drawn = np.bincount(labels, weights=run.counts.numpy(), minlength=classes).astype(np.int64)
+    return {"class_rows": np.bincount(labels, minlength=classes).tolist(), "class_drawn": drawn.tolist()}
 
 
 def _results(run: Run, wall: float, classes: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from drawstream.tools.training.ranks import Ranks, join_ranks, leave_ranks
     from drawstream.tools.training.recipe import RECIPES, Amp, Recipe, named_recipe, overrides
     from drawstream.tools.training.setup import AUGMENT, EVAL_BATCH, Device, Framing, Setup, crop_rows
+    from drawstream.tools.training.shots import ShotGroups
     from drawstream.tools.training.transfer import carry, fitted_on, needed_columns, origin
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

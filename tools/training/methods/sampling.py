@@ -150,7 +150,7 @@ class Sampling:
             factor=factor,
             capped=self.crop_factor,
             irreducible=self.column or "loss",
-            labels=lambda: self._labels(setup),
+            labels=lambda: self.labels(setup),
             column=column,
             embeddings=embeddings,
             table=lambda: self._whole_images(setup),
@@ -168,8 +168,8 @@ class Sampling:
             tell_notes(weights.notes)
         return np.array(weights.values)
 
-    def _labels(self, setup: Setup) -> NDArray[Any]:
-        """Labels of the rows of the stream: of images, or of a table's crops."""
+    def labels(self, setup: Setup, /) -> NDArray[Any]:
+        """Return the labels of the rows of the stream: of images, or of a table's crops."""
         crops = crop_rows(self.table, setup)
         return setup.data.label if crops is None else setup.data.label[crops.sample_id]
 
