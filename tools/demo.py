@@ -193,11 +193,17 @@ def _hold_data(out: Path, data: str, source: Path | None, /, **about: Any) -> No
 
 
 def source_and_test(data: str, source: Path | None, seed: int, /) -> tuple[Source, Source]:
-    """Training and test images of a data set of `PLANS`; Fashion-MNIST's from the folder `source`, or Debian's.
+    """Training and test images of a data set of `PLANS`, or of a folder with both (`train` and `test`, or splits).
+
+    Fashion-MNIST is that of the folder `source`, or Debian's.
 
     Raises:
         ValueError: The folder is not there.
     """
+    if data not in PLANS:
+        if (Path(data) / "train").is_dir():
+            return open_source(Path(data) / "train"), open_source(Path(data) / "test")
+        return open_source(data), open_source(data, split="test")
     if data == "fashion-mnist":
         folder = source or FASHION_MNIST
         if not folder.exists():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         NoiseGrid,
         NovelGrid,
         RecipeGrid,
+        TailGrid,
         TransferGrid,
     )
 else:

@@ -185,6 +185,18 @@ def novel(given: grids.NovelGrid) -> None:
     _run(given, estimate, run)
 
 
+@command(app, grids.TailGrid)
+def tail(given: grids.TailGrid) -> None:
+    """Long-tailed training: class-balanced draws beside uniform ones and a re-weighted loss, in balanced accuracy.
+
+    Example: drawstream bench tail --data cifar10 --model resnet8 --epochs 15 --lr .1 --augment standard --amp bf16
+    --channels-last --json tail.json
+    """
+    from drawstream.tools.bench.tail import estimate, run
+
+    _run(given, estimate, run)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions(ResultOptions):
     """Options of `bench precision`."""

@@ -195,6 +195,33 @@ class NovelGrid(LevelsGrid):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TailGrid(RecipeGrid):
+    """Methods and seeds on a long-tailed training set, which the seed draws; a balanced test set reports."""
+
+    bench = "tail"
+
+    data: str = option(
+        "fashion-mnist",
+        "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).",
+        known=DATA,
+    )
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to run, comma list: uniform, balanced, effective-number, progressive, deferred, balance-0.5 (or "
+        "another number), drw (by default all of these).",
+    )
+    imbalance: float = option(100.0, "Images of the largest class for each of the smallest.", within=(1, 10**9))
+    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of rows, weights and orders, comma list.", within=SEED)
+    processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
+    threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
+
+    @property
+    def at_once(self) -> int:
+        """Runs at a time."""
+        return self.processes or (1 if self.device == "gpu" else len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageGrid(DryRunOptions):
     """Shares of shuffled windows and seeds, and what their trainings of a GPT have in common."""
 

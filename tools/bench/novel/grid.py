@@ -24,7 +24,7 @@ from drawstream import pack
 from drawstream.features import HeadInput
 from drawstream.pipeline import Loader
 from drawstream.pipeline.shards import FILE, Catalog
-from drawstream.pipeline.sources import Source, open_source
+from drawstream.pipeline.sources import Source
 from drawstream.samplers.orders import Sequential
 from drawstream.tools import PLANS, DemoPlan, setup_of, source_and_test
 from drawstream.tools.bench import Record, check_noise, plan_of
@@ -60,7 +60,7 @@ class NovelCell(NoiseCell):
 
     def pack(self, data: str, source: Path | None, /) -> None:
         """Write the catalogs, as far as they are not there: of the trained classes as other cells, and `novel`."""
-        train, test = _sources(data, source, self.seed)
+        train, test = source_and_test(data, source, self.seed)
         classes = len(train.classes)
         if classes < self.novel + 3:
             raise ValueError(f"{data}: {classes} classes, but {self.novel} held out leave fewer than 3: hold out fewer")
@@ -153,14 +153,6 @@ class SomeClasses:
     def read(self, row: int, /) -> bytes | NDArray[np.uint8]:
         """Image of a row."""
         return self.source.read(int(self.rows[row]))
-
-
-def _sources(data: str, source: Path | None, seed: int) -> tuple[Source, Source]:
-    if data in PLANS:
-        return source_and_test(data, source, seed)
-    if (Path(data) / "train").is_dir():
-        return open_source(Path(data) / "train"), open_source(Path(data) / "test")
-    return open_source(data), open_source(data, split="test")
 
 
 def checked_plan(grid: NovelGrid, /) -> DemoPlan:

@@ -2,7 +2,7 @@
 
 Notation
     N, C   rows and classes; n_c rows of class c; E_n = (1 − β^n) / (1 − β), effective number (Cui et al. 2019)
-    T, s   epochs; the first one of deferred methods: 0.8 T, as in the paper's code (160 of 200)
+    T, s   epochs; the first one of deferred methods: 0.8 T, at most T − 1, as in the paper's code (160 of 200)
     l, y   cross-entropy (n,) and labels (n,) of a batch
 """
 
@@ -29,7 +29,7 @@ BETA = 0.9999  # of the loss (Cao et al. 2019, code)
 
 def deferred_start(epochs: int, /) -> int:
     """Return s for T epochs."""
-    return round(DEFERRED * epochs)
+    return min(round(DEFERRED * epochs), epochs - 1)
 
 
 def class_balanced(inputs: Inputs, /) -> TrainingPlan:
