@@ -189,7 +189,7 @@ def novel(given: grids.NovelGrid) -> None:
 def tail(given: grids.TailGrid) -> None:
     """Long-tailed training: class-balanced draws beside uniform ones and a re-weighted loss, in balanced accuracy.
 
-    Example: drawstream bench tail --data cifar10 --model resnet8 --epochs 15 --lr .1 --augment standard --amp bf16
+    Example: drawstream bench tail --data cifar10 --model cnn --epochs 20 --augment standard --amp bf16
     --channels-last --json tail.json
     """
     from drawstream.tools.bench.tail import estimate, run

@@ -107,7 +107,7 @@ CHANGES = {
         ("--model", "cnn"), ("--held-out", "TEST"), ("--test", "TEST"), ("--lr", 0.1), ("--global-batch", 100),
         ("--seed", 1), ("--augment", "standard"), ("--augment", "mixup"), ("--epochs", 2), ("--schedule", "linear"),
         ("--weight-decay", 0), ("--amp", "bf16"), ("--no-nesterov",), ("--ema", 0.9),
-        ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5),
+        ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5), ("--balance", 0.5), ("--sampler", "balanced"),
         ("--track", "TRACK"), ("--channels", 3),
     ],
     "search swift": [

@@ -21,6 +21,7 @@ from drawstream.tools.training.setup import AUGMENT, Framing, Setup
 from shared.refusals import refused
 
 ROWS, EPOCHS = 1000, 10
+BALANCED = ("balanced", "effective-number", "progressive", "deferred", "repeat-factors")
 CORESETS = ("coreset-random", "coreset-forgetting", "coreset-k_center")
 
 
@@ -42,7 +43,7 @@ def made(name, share=0.3, seed=4, **options):
 @pytest.mark.parametrize(
     ("name", "draws", "epochs"),
     [
-        *((name, 300, 10) for name in ("unif", "p", "c", "rais", *CORESETS)),
+        *((name, 300, 10) for name in ("unif", "p", "c", "rais", *CORESETS, *BALANCED)),
         *((name, 1000, 3) for name in ("scan", "infobatch", "osgd")),
         *(("sb", 1000, 10), ("dlis", 900, 10), ("rho", 3000, 10)),
     ],
