@@ -20,5 +20,6 @@ if TYPE_CHECKING:
     )
     from drawstream.pipeline.decoding.pillow_image import decode_window, parse_header
     from drawstream.pipeline.decoding.quiet import no_warnings
+    from drawstream.pipeline.decoding.smaller import Largest, shrink
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

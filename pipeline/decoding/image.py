@@ -67,7 +67,7 @@ def probe(data: bytes | memoryview, /, *, rule: str = "exif") -> ImageInfo:
     check_rule(rule)
     if bytes(data[:2]) in (b"P5", b"P6"):
         return _probe_netpbm(bytes(data[:4096]), len(data))
-    kind, mode, width, height, turned, doubt = _by_pillow(data, lambda image: _header(image, data, rule))
+    kind, mode, width, height, turned, doubt = with_pillow(data, lambda image: _header(image, data, rule))
     _check_size(height, width)
     if mode.startswith(("I", "F")):
         raise ValueError(f"gray with 16 bits (mode {mode}): DALI scales it and Pillow clips it: store it with 8 bits")
@@ -106,7 +106,7 @@ def judge(data: bytes | memoryview, info: ImageInfo, /) -> tuple[NDArray[np.uint
     if info.encoding == "raw":
         shape = (info.height, info.width, 3)[: 2 if info.channels == 1 else 3]
         return np.frombuffer(data, np.uint8, offset=info.start).reshape(shape), False
-    ours, ignored = _by_pillow(data, lambda image: (_pixels(image, info), elsewhere(image, data)))
+    ours, ignored = with_pillow(data, lambda image: (_pixels(image, info), elsewhere(image, data)))
     stored = ours
     if dali_image.parser():
         try:
@@ -154,7 +154,7 @@ def encode(
     return data, probe(data)
 
 
-def _by_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) -> T:
+def with_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) -> T:
     """Do some work on a file as Pillow opens it; what its readers raise becomes a ValueError."""
     opened = False
     try:
@@ -202,7 +202,7 @@ def _check_parser(data: bytes | memoryview, info: ImageInfo, expected: tuple[str
     try:
         found = dali_image.parse(image)
     except ValueError as error:
-        _by_pillow(data, lambda image: _pixels(image, info))  # which says more where it fails too
+        with_pillow(data, lambda image: _pixels(image, info))  # which says more where it fails too
         raise ValueError(f"{error}, though Pillow can: store the image anew") from None
     if found != expected:
         law = "DALI and Pillow must see the same encoding, height and width"

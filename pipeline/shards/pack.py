@@ -13,11 +13,9 @@ the shards from end to end meets mixed classes. The same input gives the same sh
 
 import io
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,18 +25,25 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import MOST_SHOWN, BadImage, BadImagesError
-from drawstream.pipeline.decoding import ImageInfo, check_rule, encode
+from drawstream.pipeline.decoding import ImageInfo, Largest, check_rule
 from drawstream.pipeline.labels import TYPES, Kind, broken_law, kind_of
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.catalog_file import FILE, Shard
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
 from drawstream.pipeline.shards.label_noise import long_tail, relabel, stratified_order
-from drawstream.pipeline.shards.remote import RemoteError
 from drawstream.pipeline.shards.staging import check_target, staged_folder
 from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
-from drawstream.pipeline.sources import ArraySource, FolderSource, Source, field_names, read_fields
-from drawstream.samplers import cores
+from drawstream.pipeline.sources import (
+    ArraySource,
+    FolderSource,
+    Form,
+    Resized,
+    Source,
+    field_names,
+    read_fields,
+    stored_images,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ class PackOptions:
     Attributes:
         encoding: ``keep`` (files as they are, pixels as raw), ``raw`` (all of one shape), ``png`` or ``jpeg``.
         quality: Of newly encoded JPEGs, 1 … 100.
+        max_side: Images whose longer side has more pixels are stored smaller, in their own format; None: as they are.
+        short_side: The same for the shorter side.
         limit: Rows to take in all, holdout included; None takes every row. A class-stratified random choice.
         holdout: Rows of them that go to a catalog of their own; the same rows whatever the limit.
         seed: Of the choice of rows and their order.
@@ -67,6 +74,8 @@ class PackOptions:
 
     encoding: str = "keep"
     quality: int = 95
+    max_side: int | None = None
+    short_side: int | None = None
     limit: int | None = None
     holdout: int = 0
     seed: int = 0
@@ -87,6 +96,12 @@ class PackOptions:
         _within("quality", self.quality, 1, 100)
         _within("shard_rows", self.shard_rows, 1)
         _within("shard_bytes", self.shard_bytes, 1)
+        Largest(self.max_side, self.short_side)
+
+    @property
+    def form(self) -> Form:
+        """How images are stored."""
+        return Form(self.encoding, self.quality, self.orientation, Largest(self.max_side, self.short_side))
 
 
 _RECORDED = (  # beside what `_Part` has of its own
@@ -107,6 +122,7 @@ class PackResult:
         bytes: Size of all shards.
         bad: Images that could not be read and were left out.
         class_rows: Rows of each class in ``train``, by its label; its true one, where some are wrong. None of values.
+        resized: Images that were stored smaller, of both.
         ran: False where an earlier pack of the same source and options was found finished.
     """
 
@@ -119,6 +135,7 @@ class PackResult:
     bad: tuple[BadImage, ...] = ()
     ran: bool = True
     class_rows: tuple[int, ...] = ()
+    resized: Resized = field(default_factory=Resized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +149,6 @@ class _Part:
     origin: dict[str, Any]
 
 
-_Member = Future[tuple[bytes, ImageInfo]]  # a member's bytes and what its header says
 _Written = tuple[CatalogWriter, NDArray[np.int64], list[Shard]]  # rows, which of the part's they are, shards
 
 
@@ -193,10 +209,10 @@ def pack(
 
     with staged_folder(out, replaceable=earlier) as folder:
         bad: list[BadImage] = []
-        written = []
+        written, resized = [], Resized()
         for part in parts:
             writer = ShardWriter(folder / part.name, settings.shard_rows, settings.shard_bytes)
-            written.append(_write(source, part, writer, settings, bad, tick))
+            written.append(_write(source, part, writer, settings, bad, resized, tick))
         _check_bad(source, parts, written, bad, settings.skip_bad)
         channels = max(catalog.channels for catalog, *_ in written)  # the parts are used together
         for part, (catalog, kept, shards) in zip(parts, written, strict=True):
@@ -210,7 +226,7 @@ def pack(
                 provenance=part.origin,
                 orientation=settings.orientation,
             )
-        result = _result(out, parts, folder, bad)
+        result = replace(_result(out, parts, folder, bad), resized=resized)
         if finish:
             finish(result, folder)
     return result
@@ -229,6 +245,7 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
     made |= {"fields": list(names)} if (names := field_names(source)) else {}
+    made |= {name: side for name in ("max_side", "short_side") if (side := getattr(options, name)) is not None}
     made |= _RECORDED_KIND[kind_of(source.labels)]
     given, true, noise, named = _noise(source, options)
     held = options.holdout
@@ -385,6 +402,7 @@ def _write(
     writer: ShardWriter,
     options: PackOptions,
     bad: list[BadImage],
+    resized: Resized,
     tick: Callable[[], None],
 ) -> _Written:
     """Write one part's shards; bad images are added to `bad`, and nothing is written after one that is not skipped."""
@@ -392,11 +410,11 @@ def _write(
     names = field_names(source)
     catalog, kept = CatalogWriter(fields=names), []
     try:
-        for i, (row, member) in enumerate(_encoded(source, part.rows, options)):
+        for i, (row, member) in enumerate(stored_images(source, part.rows, options.form)):
             tick()
             key = source.key(row)
             try:
-                data, info = member.result()
+                data, info, before = member.result()
                 fields = read_fields(source, row, names)
             except ValueError as error:
                 path = str(source.files[row]) if isinstance(source, FolderSource) else key
@@ -419,6 +437,7 @@ def _write(
                 catalog.add(key, shard, begins[image], data, info, places)
             except ValueError as error:
                 raise ValueError(f"{source.name}: image {key!r}: {error}") from None
+            resized.add(before, len(data))
             kept.append(i)
     finally:
         writer.close()
@@ -434,37 +453,6 @@ def _label_member(label: Any) -> dict[str, bytes]:
     file = io.BytesIO()
     np.save(file, label)
     return {"label.npy": file.getvalue()}
-
-
-def _encoded(source: Source, rows: NDArray[np.int64], options: PackOptions) -> Iterator[tuple[int, _Member]]:
-    """Rows in their order, each with its member; files are decoded in threads, some rows ahead.
-
-    The source is read in one thread: one that a user wrote may not bear more.
-    """
-    threads = cores()
-    ahead: deque[tuple[int, _Member]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="drawstream-pack") as pool:
-        for row in rows.tolist():
-            ahead.append((row, _begun(source, row, options, pool)))
-            if len(ahead) > 2 * threads:
-                yield ahead.popleft()
-        yield from ahead
-
-
-def _begun(source: Source, row: int, options: PackOptions, pool: Executor) -> _Member:
-    """Read a row and begin to encode it; pixels at once, for their array may be the source's own."""
-    form: dict[str, Any] = {"quality": options.quality, "rule": options.orientation}
-    member: _Member = Future()
-    try:
-        image = source.read(row)
-        if isinstance(image, bytes):
-            return pool.submit(encode, image, options.encoding, **form)
-        member.set_result(encode(image, options.encoding, **form))
-    except RemoteError:  # of a user's own source: the network is at fault and no image
-        raise
-    except ValueError as error:
-        member.set_exception(error)
-    return member
 
 
 def _extension(info: ImageInfo) -> str:

@@ -9,5 +9,6 @@ if TYPE_CHECKING:
     from drawstream.pipeline.sources.folder import FolderSource
     from drawstream.pipeline.sources.members import field_names, read_fields
     from drawstream.pipeline.sources.source import FASHION_MNIST, ArraySource, Source, open_array, open_source
+    from drawstream.pipeline.sources.storing import Form, Resized, stored_images
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

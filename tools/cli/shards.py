@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -23,6 +23,9 @@ from drawstream.tools.runs import (
     write_record,
     write_result,
 )
+
+if TYPE_CHECKING:
+    from drawstream.pipeline.shards import PackResult
 
 _FIELDS = "Captions, masks, boxes … beside the images to take, by extension, such as txt,json,seg.png; repeatable."
 _KIND = "One class of each image, several (multi), numbers (value), or none."
@@ -55,6 +58,10 @@ class PackOptions(ImageOptions):
     encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
     quality: int = option(95, "Quality of newly encoded JPEGs.", within=FEW)
     fields: list[str] = option([], _FIELDS)
+    max_side: int | None = option(
+        None, "Store images whose longer side has more pixels smaller, in their own format.", within=COUNT
+    )
+    short_side: int | None = option(None, "The same for the shorter side; 256 suits crops of 224 pixels.", within=COUNT)
     split: Literal["train", "test"] = option("train", "Take this part of an IDX folder.")
     limit: int | None = option(None, "Rows to take, class-balanced.", within=ROWS)
     holdout: int = option(
@@ -117,7 +124,6 @@ def pack(given: PackOptions) -> None:
     """
     from drawstream import pack as run
     from drawstream.pipeline import BadImagesError, list_bad
-    from drawstream.pipeline.shards import PackResult
     from drawstream.pipeline.sources import open_source
     from drawstream.tools.jobs import finished_before, label_noise, tail_line, tell_source
 
@@ -125,7 +131,7 @@ def pack(given: PackOptions) -> None:
     how: dict[str, Any] = {"labels": given.labels, "label_kind": given.label_kind, "fields": _split(given.fields)}
     opened = open_source(given.source, split=given.split, **how)
     told = tell_source(opened)
-    passed = ("encoding", "quality", "orientation", "limit", "holdout")
+    passed = ("encoding", "quality", "max_side", "short_side", "orientation", "limit", "holdout")
     drawn = ("long_tail", "noise_seed", "seed")
     options: dict[str, Any] = {name: getattr(given, name) for name in (*passed, *drawn)}
     options["label_noise"] = label_noise(given.label_noise)
@@ -138,7 +144,7 @@ def pack(given: PackOptions) -> None:
         finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, given.json_path, text)
         return
 
-    def record(done: PackResult, folder: Path) -> None:
+    def record(done: "PackResult", folder: Path) -> None:
         parts = {"train": done.train, "holdout": done.holdout}
         for part in filter(None, parts.values()):
             places = {name: path and os.path.relpath(path, part) for name, path in parts.items()}
@@ -160,14 +166,24 @@ def pack(given: PackOptions) -> None:
         if skip_bad is not None:
             list_bad(skip_bad, given.source, packed.bad)
     places = {"train": str(packed.train), "holdout": str(packed.holdout) if packed.holdout else None}
-    held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
-    text = f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled"
-    text += tail_line(given.long_tail, packed.class_rows, opened.classes)
-    if packed.bad:
-        text += f"; {len(packed.bad)} that cannot be read were left out: {skip_bad}"
+    text = _summary(packed, given, opened.classes)
     if not packed.ran:
         text = f"finished before{before}, nothing ran (--overwrite packs anew): {text}"
     finish(asdict(packed) | told | places, given.json_path, text)
+
+
+def _summary(packed: "PackResult", given: PackOptions, classes: Sequence[str]) -> str:
+    """Return the last line of `pack`."""
+    from drawstream.tools.jobs import tail_line
+
+    held = f", {packed.holdout_rows} held out in {packed.holdout}" if packed.holdout else ""
+    text = f"{packed.rows} images in {packed.train}{held}; {packed.relabelled} relabelled"
+    text += tail_line(given.long_tail, packed.class_rows, classes)
+    if given.max_side or given.short_side:
+        text += f"; {packed.resized}"
+    if packed.bad:
+        text += f"; {len(packed.bad)} that cannot be read were left out: {given.skip_bad}"
+    return text
 
 
 def index(given: IndexOptions) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import BadImage
 from drawstream.pipeline.shards import PackResult, printable
-from drawstream.pipeline.sources import ArraySource, FolderSource, Source, open_array
+from drawstream.pipeline.sources import ArraySource, FolderSource, Resized, Source, open_array
 from drawstream.tools.runs import read_record
 
 __all__ = ["finished_before", "label_noise", "tail_line", "tell_source"]
@@ -58,4 +58,5 @@ def finished_before(packed: PackResult, /) -> tuple[PackResult, str]:
         return packed, ""
     record = read_record(path, "pack")
     bad = tuple(BadImage(each["key"], each["path"], each["reason"]) for each in record.get("bad", []))
-    return replace(packed, bad=bad), f" at {record['finished']}"
+    resized = Resized(**record.get("resized", {}))
+    return replace(packed, bad=bad, resized=resized), f" at {record['finished']}"

@@ -93,7 +93,7 @@ def test_nothing_to_check_is_bad_input(run, data, tmp_path):
 
 def test_a_newer_format_is_no_damage(run, data):
     table = pq.read_table(data / "catalog.parquet")
-    meta = {b"drawstream": table.schema.metadata[b"drawstream"].replace(b'"format": 3', b'"format": 4')}
+    meta = {b"drawstream": table.schema.metadata[b"drawstream"].replace(b'"format": 3', b'"format": 99')}
     pq.write_table(table.replace_schema_metadata(meta), data / "catalog.parquet")
     status, _, err = run("verify", data)
     assert status == 2 and "upgrade drawstream" in err[0]
