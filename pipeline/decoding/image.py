@@ -155,7 +155,11 @@ def encode(
 
 
 def with_pillow(data: bytes | memoryview, work: Callable[[Image.Image], T], /) -> T:
-    """Do some work on a file as Pillow opens it; what its readers raise becomes a ValueError."""
+    """Do some work on a file as Pillow opens it.
+
+    Raises:
+        ValueError: Pillow's readers raise anything, or the file is none of the formats.
+    """
     opened = False
     try:
         # Pillow warns of odd EXIF, MPO and palettes, which leave the image as it is

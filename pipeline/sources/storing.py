@@ -17,7 +17,14 @@ from drawstream.samplers import cores
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How images are stored; see ``PackOptions``."""
+    """How images are stored.
+
+    Attributes:
+        encoding: ``keep``, ``raw``, ``png`` or ``jpeg``, see ``encode``.
+        quality: Of newly encoded JPEGs, 1 … 100.
+        rule: Of orientation, ``exif`` or ``stored``.
+        largest: The largest size; larger images are stored smaller.
+    """
 
     encoding: str
     quality: int
