@@ -7,6 +7,7 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.pipeline.catalogs.join import (
         MemberCatalog,
+        Places,
         join_catalogs,
         joint_fingerprint,
         merged_labels,

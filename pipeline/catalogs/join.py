@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.shards import Catalog
 
 Classes = Literal["same", "union"]
+Places = Path | str | tuple[Path | str, ...]  # of one catalog or of several, as jobs and records hold them
 MOST = 1 << 15  # members: `source` is int16
 
 

@@ -1,7 +1,7 @@
 """The catalog: one row per sample, saying where its image lies in which shard, and its label."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,14 +118,15 @@ class Catalog:
     _members: tuple[MemberCatalog, ...] = ()  # of several catalogs
 
     @classmethod
-    def open(cls, path: Place, /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
+    def open(cls, path: Place | Sequence[Place], /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
         """Open a catalog and check it against its shards (presence and length only; ``verify`` reads them).
 
         Several paths give one catalog: its rows are those of the first, then those of the second, …
 
         Args:
             path: The folder that holds ``catalog.parquet``, or the file itself. Also as a URL for fsspec (``s3://…``,
-                ``https://…``): the file is then downloaded, and shards are checked when they are read.
+                ``https://…``): the file is then downloaded, and shards are checked when they are read. Or a list of
+                these.
             *more: Further catalogs.
             classes: Several catalogs have the same classes in the same order (``same``), or their classes are merged
                 by name (``union``), in the order in which the catalogs bring them.
@@ -155,7 +156,9 @@ class Catalog:
         return catalog
 
     @classmethod
-    def open_rows(cls, path: Place, /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
+    def open_rows(
+        cls, path: Place | Sequence[Place], /, *more: Place, classes: Literal["same", "union"] = "same"
+    ) -> Self:
         """Open a catalog whatever has become of its shards, as ``verify`` must.
 
         Args:
@@ -163,9 +166,12 @@ class Catalog:
             *more: As ``open``.
             classes: As ``open``.
         """
-        if more:
-            return cls(**join_catalogs([cls._open_one(each) for each in (path, *more)], classes))
-        return cls._open_one(path)
+        places = (path, *more) if isinstance(path, str | os.PathLike) else (*path, *more)
+        if not places:
+            raise ValueError("a catalog has a place: give the path of one, or of several")
+        if len(places) == 1:
+            return cls._open_one(places[0])
+        return cls(**join_catalogs([cls._open_one(each) for each in places], classes))
 
     @classmethod
     def _open_one(cls, path: Place) -> Self:

@@ -62,11 +62,11 @@ app = typer.Typer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(options.ResultOptions):
+class CheckOptions(options.ClassesOptions, options.ResultOptions):
     """A feature table, and its catalog."""
 
     table: Path = argument("Folder of a feature table.")
-    catalog: str | None = option(None, "Catalog that the features were made from.")
+    catalog: list[str] = option([], "Catalog that the features were made from; repeatable.", "--catalog")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +78,17 @@ class TableOptions(CheckOptions, options.JoinOptions):
         from drawstream.features.table import FeatureTable
         from drawstream.pipeline.shards import Catalog
 
-        catalog = Catalog.open(self.catalog) if self.catalog else None
+        catalog = Catalog.open(self.catalog, classes=self.classes) if self.catalog else None
         opened = FeatureTable.open(self.table, join=self.join, catalog=catalog)
         tell_notes(notes_of(opened))
         return opened
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions(options.ModelOptions, options.EngineOptions, options.JobOptions):
+class ExtractOptions(options.ModelOptions, options.ClassesOptions, options.EngineOptions, options.JobOptions):
     """Options of `features`."""
 
-    catalog: str = argument(options.CATALOG)
+    catalog: list[str] = argument(options.CATALOG)
     weights: Path = option(..., "Weights of the model: .safetensors, or a checkpoint of plain tensors.")
     grad_norm: Literal["last", "logit", "full"] = option(
         "last", "Norm of the gradient of the last linear layer, of the logits, or of all parameters (full: slow)."
@@ -186,7 +186,7 @@ def check(given: CheckOptions) -> None:
     from drawstream.features.table import check_table
     from drawstream.pipeline.shards import Catalog
 
-    catalog = Catalog.open(given.catalog) if given.catalog else None
+    catalog = Catalog.open(given.catalog, classes=given.classes) if given.catalog else None
     with Progress("check", "parts") as progress:
         findings = check_table(given.table, catalog, progress=progress.update)
     for finding in findings:

@@ -1,6 +1,6 @@
 """Options that several commands share, and what is made of them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,9 +9,10 @@ from drawstream.tools.runs import COUNT, FEW, MANY, SEED, SOME, Options, option,
 from drawstream.tools.training import RECIPES
 
 if TYPE_CHECKING:
+    from drawstream.pipeline.catalogs import Places
     from drawstream.tools.training import Ranks, Recipe, Setup
 
-CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…)."
+CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…); several are one training set."
 MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "wrn-28-2", "timm:")
 ORIENTATION = "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
 ENGINES = ("local", "ray", "ray:")
@@ -102,9 +103,18 @@ class ModelOptions(Options):
 
         flush_denormals()
         given = {name: getattr(self, name, None) for name in ("catalog", "held_out", "test")}
-        others |= {name: value and place(value) for name, value in given.items()}
+        others = {name: value and place(value) for name, value in given.items()} | others
         others |= {"model": small_stem(self.model)} if self.small_stem else {}
         return pick(Setup, self, framing=pick(Framing, self), **others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesOptions(Options):
+    """How the classes of several catalogs come together."""
+
+    classes: Literal["same", "union"] = option(
+        "same", "Several catalogs have the same classes, or these are merged by name (union)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,11 +257,14 @@ class FrozenOptions(Options):
 DESCENT = tuple(DescentOptions.__annotations__)
 
 
-def place(catalog: str) -> Path | str:
-    """A folder, or a URL as it stands: a path would lose its second slash."""
+def place(catalog: str | Sequence[str]) -> "Places":
+    """A folder, or a URL as it stands: a path would lose its second slash; of several, each."""
     from drawstream.pipeline.shards import is_url
 
-    return catalog if is_url(catalog) else Path(catalog)
+    if isinstance(catalog, str):
+        return catalog if is_url(catalog) else Path(catalog)
+    several = tuple(each if is_url(each) else Path(each) for each in catalog)
+    return several[0] if len(several) == 1 else several
 
 
 def run_job(

@@ -40,6 +40,7 @@ AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
 @dataclass(frozen=True, kw_only=True)
 class SwiftOptions(
     shared.TrainedOptions,
+    shared.ClassesOptions,
     shared.DescentOptions,
     shared.LossOptions,
     shared.JoinOptions,
@@ -49,7 +50,7 @@ class SwiftOptions(
     """Options of `search swift`."""
 
     table: Path = argument("Folder of a feature table.")
-    catalog: str = option(..., "Catalog that the features were made from.")
+    catalog: list[str] = option(..., "Catalog that the features were made from; repeatable.", "--catalog")
     start: Path | None = option(None, "Fine-tune candidates from these weights of uniform training.")
     objective: str | None = option(None, "Score by your own module:function, instead of fine-tuning.")
     objective_metric: Literal["top1", "top5", "balanced"] = option(
@@ -181,10 +182,10 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoOptions(shared.TrainedOptions, shared.RecipeOptions, shared.WatchedOptions):
+class AutoOptions(shared.TrainedOptions, shared.ClassesOptions, shared.RecipeOptions, shared.WatchedOptions):
     """Options of `search auto`."""
 
-    catalog: str = argument(shared.CATALOG)
+    catalog: list[str] = argument(shared.CATALOG)
     held_out: str = option(..., "Take rewards on this catalog; it chooses, so it is never the test set.")
     test: str | None = option(None, "Report the best child's accuracy on this catalog, once at the end.")
     exploration: Literal["mixture", "random", "uniform"] = option(

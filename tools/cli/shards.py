@@ -111,7 +111,7 @@ class IndexOptions(ImageOptions):
 class VerifyOptions(ResultOptions):
     """Options of `verify`."""
 
-    catalog: str = argument("Folder with catalog.parquet, or its URL.")
+    catalog: list[str] = argument("Folder with catalog.parquet, or its URL; several are checked one after the other.")
     quarantine: Path | None = option(None, "Write the rows that must not be used to this file (JSON).")
     quick: bool = option(False, "Check hashes, headers, labels and checksums only: decode no image.")
     workers: int | None = option(None, _WORKERS, within=COUNT)
@@ -255,7 +255,7 @@ def verify(given: VerifyOptions) -> None:
     from drawstream.pipeline.shards import AlteredCatalogError, Catalog
 
     try:
-        opened = Catalog.open_rows(given.catalog)
+        opened = Catalog.open_rows(given.catalog, classes="union")
     except AlteredCatalogError as error:
         print(printable(error))
         damage = {"kind": "catalog", "shard": None, "row": None, "key": None, "message": str(error)}

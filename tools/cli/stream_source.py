@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.cli.options import FrozenOptions, JoinOptions, ResultOptions
+from drawstream.tools.cli.options import ClassesOptions, FrozenOptions, JoinOptions, ResultOptions
 from drawstream.tools.runs import ROWS, SEED, argument, notes_of, option, tell_notes
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class StreamSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
+class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
     """A stream: its source, mode and seed."""
 
     source: Path | None = argument(
@@ -96,7 +96,7 @@ class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
     seed: int = option(0, "Seed of the orders.", within=SEED)
     draws: int | None = option(None, "Positions per epoch; by default the number of rows.", within=ROWS)
     window: int | None = option(None, "Keep neighbours within about so many positions.", within=ROWS)
-    catalog: str | None = option(None, "Catalog that the rows belong to.")
+    catalog: list[str] = option([], "Catalog that the rows belong to; repeatable.", "--catalog")
 
     def open(self) -> tuple[StreamSource, "Catalog | None"]:
         """Open the stream and its catalog, and say what was assumed of the user's files.
@@ -107,7 +107,7 @@ class StreamOptions(JoinOptions, FrozenOptions, ResultOptions):
         """
         from drawstream.pipeline.shards import Catalog
 
-        catalog = None if self.catalog is None else Catalog.open(self.catalog)
+        catalog = Catalog.open(self.catalog, classes=self.classes) if self.catalog else None
         opened = self._source(catalog)
         if catalog is not None:
             opened.check_catalog(catalog)

@@ -12,6 +12,7 @@ from drawstream.tools.training.methods import METHODS, method_names
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(
     options.TrainedOptions,
+    options.ClassesOptions,
     options.RecipeOptions,
     options.LossOptions,
     options.JoinOptions,
@@ -20,7 +21,7 @@ class TrainOptions(
 ):
     """Options of `train`."""
 
-    catalog: str = argument(options.CATALOG)
+    catalog: list[str] = argument(options.CATALOG)
     test: str | None = option(None, "Report on this catalog; it never chooses.")
     sampler: str | None = option(
         None,

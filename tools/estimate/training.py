@@ -62,7 +62,7 @@ def place_notes(setup: Setup, ranks: Ranks, /) -> list[str]:
     notes = []
     if ranks.world_size > 1:
         notes.append(f"the time to start {ranks.world_size} processes is not in it")
-    if isinstance(setup.catalog, str):
+    if any(member.remote for member in setup.data.members):
         notes.append("shards at a URL are read for the probe as they will be; a cache that is cold may take longer")
     return notes
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from drawstream.pipeline.catalogs import MemberCatalog
-from drawstream.pipeline.shards import Catalog, RemoteError, is_url
+from drawstream.pipeline.catalogs import Places
+from drawstream.pipeline.shards import Catalog, RemoteError
+from drawstream.tools.report.left_out import server_of
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.report.sampled_rows import SampledRows
 
@@ -63,9 +64,12 @@ def read_data(runs: Sequence[TrainRecord], samplings: Sequence[SampledRows], /, 
     Raises:
         ValueError: A catalog is damaged, or a run was trained on other data than lie there now.
     """
-    opened: dict[str, Catalog | None] = {_key(each.catalog.path.parent): each.catalog for each in samplings}
+    opened: dict[str, Catalog | None] = {
+        _key([member.remote or member.path.parent for member in each.catalog.members]): each.catalog
+        for each in samplings
+    }
     for run in runs:
-        catalog = None if not remote and is_url(run.catalog) else _open(run, run.catalog, opened)
+        catalog = None if not remote and server_of(run.catalog) else _open(run, run.catalog, opened)
         stated = run.document.get("catalog_fingerprint")
         if catalog is not None and stated not in (None, catalog.fingerprint):
             raise ValueError(
@@ -88,15 +92,16 @@ def _judged(run: TrainRecord, opened: dict[str, Catalog | None]) -> str:
     return "" if catalog is None else catalog.fingerprint
 
 
-def _key(place: Path | str) -> str:
-    return str(place.resolve()) if isinstance(place, Path) else place
+def _key(place: Path | str | Sequence[Path | str]) -> str:
+    several = (place,) if isinstance(place, Path | str) else place
+    return ", ".join(str(each.resolve()) if isinstance(each, Path) else each for each in several)
 
 
-def _open(run: TrainRecord, place: Path | str, opened: dict[str, Catalog | None]) -> Catalog | None:
+def _open(run: TrainRecord, place: Places, opened: dict[str, Catalog | None]) -> Catalog | None:
     key = _key(place)
     if key not in opened:
         try:
-            opened[key] = Catalog.open(place)
+            opened[key] = Catalog.open(place, classes="union")
         except (FileNotFoundError, RemoteError):
             opened[key] = None
         except ValueError as error:
@@ -105,11 +110,10 @@ def _open(run: TrainRecord, place: Path | str, opened: dict[str, Catalog | None]
 
 
 def source_name(catalog: Catalog, /) -> str:
-    """Return the name of the images' sources: of each the last part of its path that is not the name of a split."""
-    return " + ".join(map(_member_name, catalog.members))
-
-
-def _member_name(member: MemberCatalog) -> str:
+    """Return the name of the images' source: the last part of its path that is not the name of a split."""
+    if len(catalog.members) > 1:
+        return " + ".join(catalog.sources)
+    (member,) = catalog.members
     parts = Path(str(member.provenance.get("source", member.path.parent.name))).parts
     return next((part for part in reversed(parts) if part not in SPLITS), "".join(parts[-1:]) or "data")
 

@@ -54,10 +54,17 @@ class LeftOut:
 
     def needs(self, path: Path, place: object, /) -> bool:
         """Return True if a record must be left out because its data lie on a server."""
-        if self.remote or not isinstance(place, str) or not is_url(place):
+        place = server_of(place)
+        if self.remote or place is None:
             return False
         self.unasked.append(f"{path}: its data lie at {shown(place)} and were not read: --remote allows it")
         return True
+
+
+def server_of(place: object, /) -> str | None:
+    """The URL among the places of a catalog, or of several; None if all are on disk."""
+    several = place if isinstance(place, list | tuple) else (place,)
+    return next((each for each in several if isinstance(each, str) and is_url(each)), None)
 
 
 @contextmanager

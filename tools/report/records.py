@@ -10,11 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drawstream.pipeline.catalogs import Places
 from drawstream.pipeline.shards import is_url
 from drawstream.tools.report.left_out import LeftOut
 from drawstream.tools.runs import read_record
 
-__all__ = ["Confirmation", "Epoch", "Result", "SearchRecord", "TrainRecord", "TrialPoint", "place_of", "read_records"]
+__all__ = [
+    "Confirmation",
+    "Epoch",
+    "Result",
+    "SearchRecord",
+    "TrainRecord",
+    "TrialPoint",
+    "place_of",
+    "places_of",
+    "read_records",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class TrainRecord:
     seed: int  # seed of the run
     result: Result | None  # None if it was not evaluated
     history: tuple[Epoch, ...]  # one entry per epoch
-    catalog: Path | str  # folder of the training data, or its URL
+    catalog: Places  # folder of the training data, or its URL
     evaluation: Path | str | None  # folder or URL of the data of its result; None if the record does not say
     budget: float  # part of the full run, in (0, 1]
     folder: str = ""  # name of the folder given, if there are several
@@ -81,7 +92,7 @@ class SearchRecord:
     path: Path  # its `search.json`
     document: Mapping[str, Any]  # all of it
     seed: int  # seed of the search
-    catalog: Path | str  # folder of the data, or its URL
+    catalog: Places  # folder of the data, or its URL
     features: Path  # folder of the feature table
     join: tuple[Path, ...]  # folders of the tables joined to it
     sampler: Path  # the `sampler.json` it wrote
@@ -137,7 +148,7 @@ def _train(folder: str, path: Path, /) -> TrainRecord:
         seed=int(document["seed"]),
         result=result,
         history=history,
-        catalog=place_of(path, document["catalog"]),
+        catalog=places_of(path, document["catalog"]),
         evaluation=None if stated is None else place_of(path, stated),
         budget=budget,
         folder=folder,
@@ -171,7 +182,7 @@ def _search(folder: str, path: Path, /) -> SearchRecord:
         path=path,
         document=document,
         seed=int(document["seed"]),
-        catalog=place_of(path, document["catalog"]),
+        catalog=places_of(path, document["catalog"]),
         features=_beside(path, document["features"]),
         join=tuple(_beside(path, each) for each in document.get("join", ())),
         sampler=_beside(path, document["sampler"]),
@@ -195,6 +206,11 @@ def _check_objects(document: Mapping[str, Any], *names: str) -> None:
 def place_of(path: Path, stated: str, /) -> Path | str:
     """Return a URL of a record as it is, and a path of it from the record's folder."""
     return stated if is_url(stated) else _beside(path, stated)
+
+
+def places_of(path: Path, stated: str | Sequence[str], /) -> Places:
+    """Return the places of one catalog, or of the several that a job was given together."""
+    return place_of(path, stated) if isinstance(stated, str) else tuple(place_of(path, str(each)) for each in stated)
 
 
 def _beside(path: Path, stated: str) -> Path:

@@ -41,7 +41,7 @@ class SampledRows:
             ValueError: A file is missing or damaged, or they do not belong together.
         """
         with naming(record.path):
-            catalog = Catalog.open(record.catalog)
+            catalog = Catalog.open(record.catalog, classes="union")
             table = FeatureTable.open(record.features, join=record.join, catalog=catalog)
             sampler = SwiftSampler.load(record.sampler)
             probabilities = sampler.probabilities(table.columns(*sampler.features))

@@ -24,7 +24,7 @@ from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import Schedule, entropy
 from drawstream.search.auto import PopulationPlan
 from drawstream.tools.report.left_out import LeftOut, naming
-from drawstream.tools.report.records import place_of
+from drawstream.tools.report.records import places_of
 from drawstream.tools.runs import read_record
 
 __all__ = ["RewardSpread", "SearchedSchedule", "children_spread", "correlation", "count_stages", "dispersion"]
@@ -68,7 +68,7 @@ class SearchedSchedule:
         if int(reward["rows"]) < 1 or (accuracy and ((rewards < 0) | (rewards > 100)).any()):
             raise ValueError("rewards must be accuracies in [0, 100] % on at least 1 row")
         with naming(path):
-            catalog = Catalog.open(place_of(path, document["catalog"]))
+            catalog = Catalog.open(places_of(path, document["catalog"]), classes="union")
             schedule = Schedule.open(path.parent / document["schedule"], catalog=catalog.fingerprint)
             losses = np.stack([np.load(path.parent / name, allow_pickle=False) for name in document["losses"]])
         plan = PopulationPlan(schedule.rows, epochs=schedule.epochs, **auto)

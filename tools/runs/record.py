@@ -123,7 +123,7 @@ def _relative(value: Any, folder: Path) -> Any:
         return os.path.relpath(value, folder)
     if isinstance(value, dict):
         return {key: _relative(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_relative(item, folder) for item in value]
     return value
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline import SMALL, Loader, Stream, channel_statistics
+from drawstream.pipeline.catalogs import Places
 from drawstream.pipeline.images import RICAP, Backend, Mixup, Transform, choose_backend
 from drawstream.pipeline.reading import Reading
 from drawstream.pipeline.shards import Catalog, printable
@@ -63,11 +64,12 @@ class Setup:
     """Data and model of a job.
 
     Attributes:
-        catalog: Folder of the training catalog, or its URL.
+        catalog: Folder of the training catalog, or its URL; or those of several.
         model: Name, see `build_model`.
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
         more: Further catalogs that a model is evaluated on, by name.
+        classes: Several training catalogs have the same classes, or these are merged by name (`union`).
         global_batch: Images per training step, over all ranks.
         augment: Of training images. `standard`: random crops of the image padded by 4 zeros, and flips (large images
             have random resized crops and flips under `none` too); `randaugment`, `randaugment-bt`, `mixup` and `ricap`
@@ -84,7 +86,7 @@ class Setup:
             colour only, else 1. Gray images become RGB with three equal channels.
     """
 
-    catalog: Path | str
+    catalog: Places
     model: str
     held_out: Path | str | None = None
     test: Path | str | None = None
@@ -98,6 +100,7 @@ class Setup:
     reading: Reading = field(default_factory=Reading)
     channels: int | None = None
     more: Mapping[str, Path | str] = field(default_factory=dict)
+    classes: Literal["same", "union"] = "same"
     _checked: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +130,7 @@ class Setup:
         Raises:
             ValueError: It cannot be opened, or has no labels.
         """
-        catalog = Catalog.open(self.catalog)
+        catalog = Catalog.open(self.catalog, classes=self.classes)
         catalog.require_labels("a model's loss")
         return catalog
 
