@@ -78,6 +78,10 @@ class LoaderOptions(LoadOptions):
     )
     rounds: int = option(7, "Alternating rounds; the median counts.", within=COUNT)
     threads: int = option(2, "Worker threads of DALI, and worker processes of the other loaders.", within=COUNT)
+    short_side: int | None = option(
+        None, "Run our loader also over the images as `pack --short-side` stores them.", within=COUNT
+    )
+    quality: int = option(90, "Quality of those JPEGs.", within=(1, 100))
     peers_env: Path | None = option(None, "Use this virtual environment with Mosaic Streaming, LitData and SPDL.")
 
 
@@ -86,6 +90,8 @@ def loader(given: LoaderOptions) -> None:
     """The loader beside DALI's own reader and other loaders on JPEGs, or beside bare DALI on small raw images.
 
     Example: drawstream bench loader --json loader.json; drawstream bench loader --data fashion-mnist
+
+    Images that are stored smaller: drawstream bench loader --short-side 256
     """
     from drawstream.tools.bench.loader import run_loader
 

@@ -12,7 +12,7 @@ from drawstream import pack
 from drawstream.pipeline.images import Transform
 from drawstream.pipeline.shards import RAW, Catalog
 from drawstream.tools.bench.loader.encoded import compare_encoded, format_encoded
-from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, small_images
+from drawstream.tools.bench.loader.photos import open_catalog, pack_photos, pack_smaller, small_images
 from drawstream.tools.bench.loader.raw import compare_raw, format_raw
 from drawstream.tools.bench.loader.rounds import Setting
 
@@ -31,15 +31,19 @@ def run_loader(
     device: Literal["cpu", "gpu"] = "cpu",
     work: Path | None = None,
     peers_env: Path | None = None,
+    short_side: int | None = None,
+    quality: int = 90,
     show: bool = True,
 ) -> dict[str, Any]:
     """Measure every system, print a table, and return it.
+
+    With `short_side` the loader also runs over the same images as `pack --short-side … --quality …` stores them.
 
     Returns:
         What `compare_encoded` or `compare_raw` returns.
 
     Raises:
-        ValueError: Raw images for a GPU, or encoded ones that are gray.
+        ValueError: Raw images for a GPU or stored smaller, or encoded ones that are gray.
     """
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -50,12 +54,18 @@ def run_loader(
             if catalog.encoding_codes[0] == RAW:
                 if device != "cpu":
                     raise ValueError("raw images are compared on the CPU, but got --device gpu: leave it out")
+                if short_side is not None:
+                    raise ValueError(f"raw images are small already, but got --short-side {short_side}: leave it out")
                 result = compare_raw(catalog, batch_sizes, rounds=rounds, threads=threads)
                 text = format_raw(result)
             else:
                 law = Transform.large(train=True, channels=catalog.channels)
                 setting = Setting(law, batch_sizes[0], threads, prefetch=2, device=device)
-                result = compare_encoded(catalog, setting, scratch, rounds=rounds, peers_env=peers_env)
+                how: dict[str, Any] = {"rounds": rounds, "peers_env": peers_env}
+                if short_side is not None:
+                    place = scratch / "smaller"
+                    how["smaller"] = pack_smaller(catalog, place, short_side=short_side, quality=quality)
+                result = compare_encoded(catalog, setting, scratch, **how)
                 text = format_encoded(result)
     finally:
         torch.set_num_threads(torch_threads)

@@ -6,6 +6,7 @@ threads as the others have worker processes.
 
     drawstream                      weighted stratified draws, ids, weights, a window per row, every read checksummed
     drawstream, checksum never      the same without checksums
+    drawstream, short side S        the same over the images that `pack --short-side S` has stored (if asked for)
     drawstream, stored windows      the same over rows that bring their windows and flips, as of a feature table
     dali webdataset reader          DALI's own reader, shards from end to end: no weights, ids or checksums
     … replay                        the same reader replaying a weighted order, shard by shard (`export-idx`)
@@ -17,6 +18,8 @@ threads as the others have worker processes.
 
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from drawstream.pipeline.shards import Catalog
 from drawstream.tools.bench.loader.dali_readers import dali_systems
@@ -39,6 +42,7 @@ def compare_encoded(
     *,
     rounds: int,
     peers_env: Path | None = None,
+    smaller: Catalog | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure all systems.
@@ -46,6 +50,8 @@ def compare_encoded(
     Returns:
         `rows`, one per system as of `alternate`, each with `ratio`: median over the rounds of our speed over its own.
         `ratio_to_dali_reader`, `ratio_to_torch` and `ratio_of_checksums` (never over always) are three of these.
+        `smaller`: of the images stored `smaller`, `ratio_to_originals`, `ratio_to_torch` (on the originals) and
+        `mean_bytes`; None without them.
         `first_batch_seconds` of an epoch; `waiting`, the share of a training step's time; `missing` peers.
 
     Raises:
@@ -64,6 +70,10 @@ def compare_encoded(
             "drawstream, stored windows", setting.batch_size
         ),
     ]
+    if smaller is not None:
+        side = int(np.minimum(smaller.height, smaller.width).max())
+        small = Ours.build(smaller, weighted_stream(len(smaller), rows, seed), setting)
+        variants.append(small.system(f"drawstream, short side {side}", setting.batch_size))
     with start_peers(
         catalog, row_weights(rows, seed), setting, folder / "peers", environment=peers_env, seed=seed
     ) as peers:
@@ -74,8 +84,15 @@ def compare_encoded(
     for row in table:
         row["ratio"] = median_ratio(speeds[OURS], row["rounds"])
     ratios = {row["system"]: row["ratio"] for row in table}
+    found = None
+    if smaller is not None:
+        own = speeds[variants[-1].name]
+        found = {"system": variants[-1].name, "ratio_to_originals": median_ratio(own, speeds[OURS])}
+        found["ratio_to_torch"] = median_ratio(own, speeds[TORCH]) if TORCH in speeds else None
+        found["mean_bytes"] = float(smaller.size.mean())
     return {
         "rows": table,
+        "smaller": found,
         "ratio_to_dali_reader": ratios[READER],
         "ratio_to_torch": ratios.get(TORCH),
         "ratio_of_checksums": 1 / ratios[UNCHECKED],
@@ -103,4 +120,8 @@ def format_encoded(result: dict[str, Any]) -> str:
         f"checksums leave {result['ratio_of_checksums']:.3f} of the speed; first batch after "
         f"{result['first_batch_seconds'] * 1e3:.0f} ms; a training step waits {result['waiting']:.1%} of its time"
     )
+    if small := result["smaller"]:
+        torch = "" if small["ratio_to_torch"] is None else f", {small['ratio_to_torch']:.2f} of torch's"
+        speed = f"{small['ratio_to_originals']:.2f} of the speed on the originals{torch}"
+        lines.append(f"{small['system']}: images of {small['mean_bytes']:,.0f} bytes, {speed}")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from drawstream import pack
 from drawstream.pipeline.shards import FILE, Catalog
 from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
 
-__all__ = ["digits", "open_catalog", "pack_photos", "small_images", "write_files"]
+__all__ = ["digits", "open_catalog", "pack_photos", "pack_smaller", "small_images", "write_files"]
 
 WIDTH, HEIGHT = 500, 375  # pixels
 BYTES = 110_000  # of a JPEG: ImageNet's mean
@@ -95,20 +95,33 @@ def pack_photos(folder: Path, *, images: int, seed: int = 0) -> Catalog:
     return Catalog.open(target)
 
 
+def pack_smaller(catalog: Catalog, folder: Path, /, *, short_side: int, quality: int) -> Catalog:
+    """Pack the images of a catalog once more, those with a longer shorter side smaller."""
+    images = []
+    for row in range(len(catalog)):
+        with catalog.shard_path(int(catalog.shard[row])).open("rb") as shard:
+            images.append(os.pread(shard.fileno(), int(catalog.size[row]), int(catalog.offset[row])))
+    source = _Photos(images, str(catalog.path), (catalog.label, catalog.classes))
+    rows = -(-len(catalog) // len(catalog.shards))
+    done = pack(source, folder, short_side=short_side, quality=quality, shard_rows=rows)
+    return Catalog.open(done.train)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Photos:
-    """A source of JPEG files in memory."""
+    """A source of JPEG files in memory, each with a class of its own or those that are given."""
 
     jpegs: list[bytes]
     name: str
+    given: tuple[NDArray[np.int64], tuple[str, ...]] | None = None
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        return np.arange(len(self.jpegs))
+        return self.given[0] if self.given else np.arange(len(self.jpegs))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(str(i) for i in range(len(self.jpegs)))
+        return self.given[1] if self.given else tuple(str(i) for i in range(len(self.jpegs)))
 
     def __len__(self) -> int:
         return len(self.jpegs)

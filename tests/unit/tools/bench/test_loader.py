@@ -68,11 +68,14 @@ def test_photos_are_like_imagenet_and_reproducible(photos, catalog, tmp_path):
 
 
 def test_jpegs_are_compared_with_dali_and_torch(photos, capsys):
-    result = run_loader("photos", images=20, batch_sizes=(8,), rounds=2, work=photos)
-    assert [row["system"] for row in result["rows"]] == IN_PROCESS + TORCH
+    result = run_loader("photos", images=20, batch_sizes=(8,), rounds=2, work=photos, short_side=128)
+    small = "drawstream, short side 128"
+    assert [row["system"] for row in result["rows"]] == [*IN_PROCESS[:3], small, *IN_PROCESS[3:], *TORCH]
     assert all(len(row["rounds"]) == 2 and row["images_per_second"] > 0 for row in result["rows"])
     ratio = {row["system"]: row["ratio"] for row in result["rows"]}
-    assert ratio["drawstream"] == 1
+    assert ratio["drawstream"] == 1 and result["smaller"]["system"] == small
+    assert result["smaller"]["ratio_to_originals"] > 0 and result["smaller"]["ratio_to_torch"] > 0
+    assert result["smaller"]["mean_bytes"] < result["mean_bytes"] / 4
     assert result["ratio_to_dali_reader"] == ratio["dali webdataset reader"]
     assert result["ratio_to_torch"] == ratio["torch webdataset + Pillow"]
     assert result["ratio_of_checksums"] == 1 / ratio["drawstream, checksum never"]
