@@ -33,11 +33,12 @@ from drawstream.features.table import (
     require_same,
     write_part,
 )
-from drawstream.features.visits import LEARNED, Array, add_last, fold
+from drawstream.features.visits import LEARNED, MASS_UNIT, Array, add_last, fold, fold_others, note_other
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits, measure
 
-FORMAT = 1
+FORMAT = 2
+EXACT = 64  # classes; of more the mean probabilities of two candidates are kept
 _PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for
 
 
@@ -54,16 +55,21 @@ class Tracker:
         >>> tracker.export("features-of-training", catalog)
 
     Under `torch.distributed` each rank observes its own batches, as many as the others, and `reduce` adds them up:
-    every rank then holds the state of one process that saw the global batches. Memory: 97 bytes per row, 32 more with
-    `decay`. Logits on a GPU come over in asynchronous copies and are measured on the CPU; observing waits for the GPU
-    only where it lags four batches behind.
+    every rank then holds the state of one process that saw the global batches.
+    Memory: 99 bytes per row, 32 more with `decay`; with `classes` C <= 64 another 16 C, with more another 20. Logits on
+    a GPU come over in asynchronous copies and are measured on the CPU; observing waits for the GPU only where it lags
+    four batches behind.
     """
 
-    def __init__(self, rows: int, /, *, since: int = 0, until: int | None = None, decay: float | None = None) -> None:
+    def __init__(
+        self, rows: int, /, *, classes: int = 0, since: int = 0, until: int | None = None, decay: float | None = None
+    ) -> None:
         """Make a tracker that has seen nothing.
 
         Args:
             rows: Rows that ids number: samples of a catalog, or rows of a feature table.
+            classes: Number of classes C, to keep the probability of every other class than the label; 0 keeps none. Up
+                to 64 classes all are kept, exactly; of more two candidates per row, by their last visit in an epoch.
             since: First epoch that counts.
             until: First epoch that no longer counts; None counts all from `since` on.
             decay: None gives means over visits. A number in (0, 1) gives moving averages over epochs in their place:
@@ -78,15 +84,23 @@ class Tracker:
             raise ValueError(f"`0 <= since < until` must hold, but got since {since} and until {until}")
         if decay is not None and not 0 < decay < 1:
             raise ValueError(f"`0 < decay < 1` must hold, but got {decay}: None gives plain means")
-        self.rows, self.since, self.until, self.decay = rows, since, until, decay
-        width = len(MEASURES) + 1
+        if not 0 <= classes < 1 << 16 or classes == 1:
+            raise ValueError(f"`classes` must be 0 or in [2, 65535], but got {classes}")
+        self.rows, self.classes, self.since, self.until, self.decay = rows, classes, since, until, decay
+        self._kept = classes if classes <= EXACT else 0  # classes of which p is summed
+        sketched = rows if classes > EXACT else 0
+        width = len(MEASURES) + self._kept + 1
         self._sums = np.zeros((rows, width), np.int64)
         self._last = np.zeros(rows, np.int64)
         self._totals = np.zeros((rows, width), np.int64)
         self._forgotten = np.zeros(rows, np.int32)
         self._last_epoch = np.full(rows, -1, np.int32)
         self._flags = np.zeros(rows, np.uint8)
+        self._right_since = np.full(rows, -1, np.int16)
         self._averages = np.zeros((0 if decay is None else rows, len(MEASURES)))
+        self._other = np.zeros(sketched, np.int64)
+        self._named = np.zeros((sketched, 2), np.uint16)
+        self._mass = np.zeros((sketched, 2), np.uint32)
         self._epoch, self._step, self._open, self._classes = -1, 0, False, 0
         self._pending: deque[tuple[Any, tuple[Tensor, ...], int]] = deque()  # event, batch, position of its first row
 
@@ -131,6 +145,8 @@ class Tracker:
                 f"ids (n,), logits (n, C >= 2) and labels (n,) must fit, but got {tuple(ids.shape)}, "
                 f"{tuple(logits.shape)} and {tuple(labels.shape)}"
             )
+        if self.classes not in (0, logits.shape[1]):
+            raise ValueError(f"logits of {logits.shape[1]} classes, but the tracker was made for {self.classes}")
         if self._classes not in (0, logits.shape[1]):
             raise ValueError(f"logits of {logits.shape[1]} classes, but the batches before had {self._classes}")
         if not self._counts:
@@ -161,11 +177,17 @@ class Tracker:
         self._drain(0)
         if self._counts and dist.is_initialized() and dist.get_world_size() > 1:
             _all_reduce(self._sums, dist.ReduceOp.SUM)
+            mine = self._last.copy() if self._other.size else self._last
             _all_reduce(self._last, dist.ReduceOp.MAX)
+            if self._other.size:
+                self._other[mine != self._last] = 0
+                _all_reduce(self._other, dist.ReduceOp.SUM)
             classes = np.array([self._classes])
             _all_reduce(classes, dist.ReduceOp.MAX)
             self._classes = int(classes[0])
-        state = self._totals, self._forgotten, self._last_epoch, self._flags, self._averages
+        if self._other.size:
+            fold_others(self._other, self._sums[:, -1], self._named, self._mass)
+        state = self._totals, self._forgotten, self._last_epoch, self._flags, self._right_since, self._averages
         fold(self._epoch, self._sums, self._last, *state, self.decay or 0.0)
         self._open = False
 
@@ -176,6 +198,12 @@ class Tracker:
         moving averages; a row never seen takes the largest value of the others, as in p-SGD (METHODS §4). `seen` counts
         visits. `forgetting` counts events; a row never learned, so also one never seen, has one more than any that
         was. `learned` is 1 for a row that was correct in some epoch. `last_epoch` is -1 for a row never seen.
+        `right_since` is the epoch since which a row is correct; others have one more than the last that counted.
+
+        With `classes`, of the probabilities of classes but the label's, means over visits: `other` is the largest,
+        `other_label` its class, `margin` = `other` − the label's own mean, in [-1, 1], high where another label is more
+        probable; up to 64 classes `other_0` … are those of every class, 0 for the label's own. A row never seen has a
+        margin of 0 and the other label -1.
 
         Raises:
             ValueError: An epoch is open, or no row was seen.
@@ -200,7 +228,26 @@ class Tracker:
         columns["forgetting"] = np.where(learned, self._forgotten, most).astype(np.float32)
         columns["learned"] = learned.astype(np.float32)
         columns["last_epoch"] = self._last_epoch.astype(np.float32)
-        return columns
+        right = self._right_since >= 0
+        columns["right_since"] = np.where(right, self._right_since, self._last_epoch.max() + 1).astype(np.float32)
+        return columns | self._others(seen)
+
+    def _others(self, seen: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
+        """Columns of the probabilities of classes but the label's."""
+        if not self.classes:
+            return {}
+        visits = np.maximum(self._totals[:, -1], 1)
+        mean = self._totals[:, len(MEASURES) : -1] * UNIT / visits[:, None]  # (rows, C), or (rows, 0)
+        if self._kept:
+            name, other = mean.argmax(1), mean.max(1)
+        else:
+            at = self._mass.argmax(1)[:, None]
+            other = np.take_along_axis(self._mass, at, 1)[:, 0] * MASS_UNIT / visits
+            name = np.take_along_axis(self._named, at, 1)[:, 0].astype(np.int64) - 1
+        own = 1 - self._totals[:, MEASURES.index("uncertainty")] * UNIT / visits
+        found = {"other": other, "other_label": np.where(seen, name, -1), "margin": np.where(seen, other - own, 0.0)}
+        found |= {f"other_{c}": mean[:, c] for c in range(self._kept)}
+        return {key: np.asarray(values, dtype=np.float32) for key, values in found.items()}
 
     def export(
         self,
@@ -240,7 +287,13 @@ class Tracker:
             "grad_norm": "logit",
             "measures": list(columns),
             "rows": None if rows is None else rows.fingerprint,
-            "tracker": {"since": self.since, "until": self.until, "decay": self.decay, "epochs": self._epoch + 1},
+            "tracker": {
+                "classes": self.classes,
+                "since": self.since,
+                "until": self.until,
+                "decay": self.decay,
+                "epochs": self._epoch + 1,
+            },
             "values": digest.hexdigest(),
         }
         out = Path(folder)
@@ -285,7 +338,7 @@ class Tracker:
         self._pending.clear()
         self._epoch, self._step, self._classes = int(meta["epoch"]), int(meta["step"]), int(meta["classes"])
         self._open = bool(meta["open"])
-        self._sums[:], self._last[:] = 0, 0
+        self._sums[:], self._last[:], self._other[:] = 0, 0, 0
         for name, array in self._arrays(self._open).items():
             array[...] = tensors[name].cpu().numpy()
 
@@ -295,7 +348,14 @@ class Tracker:
         return self._epoch >= self.since and (self.until is None or self._epoch < self.until)
 
     def _identity(self) -> dict[str, Any]:
-        return {"format": FORMAT, "rows": self.rows, "since": self.since, "until": self.until, "decay": self.decay}
+        return {
+            "format": FORMAT,
+            "rows": self.rows,
+            "others": self.classes,
+            "since": self.since,
+            "until": self.until,
+            "decay": self.decay,
+        }
 
     def _arrays(self, whole: bool, /) -> dict[str, Array]:
         """State by name; the epoch's own arrays are zero, and left out, while none is open."""
@@ -304,9 +364,12 @@ class Tracker:
             "forgotten": self._forgotten,
             "last_epoch": self._last_epoch,
             "flags": self._flags,
+            "right_since": self._right_since,
             "averages": self._averages,
+            "named": self._named,
+            "mass": self._mass,
         }
-        return {**kept, "sums": self._sums, "last": self._last} if whole else kept
+        return {**kept, "sums": self._sums, "last": self._last, "other": self._other} if whole else kept
 
     def _drain(self, most: int) -> None:
         """Add what has arrived; wait only while more than `most` are on their way."""
@@ -320,11 +383,13 @@ class Tracker:
 
     def _add(self, batch: tuple[Tensor, ...], position: int) -> None:
         ids, z, y = (value.cpu().contiguous().numpy() for value in batch)
-        values = np.empty((len(MEASURES) + 1, len(ids)))
+        values = np.empty((len(MEASURES) + self._kept + 1, len(ids)))
         bad = measure(ids, z, y, self.rows, False, values)
         if bad < 0:
             add_visits(ids, values, self._sums)
             add_last(ids, values[-1], position, self._last)
+            if self._other.size:
+                note_other(ids, z, y, values[0], position, self._last, self._other)
             return
         where = f"in epoch {self._epoch}"
         if not 0 <= ids[bad] < self.rows:

@@ -4,6 +4,12 @@ Notation
     sums    int64 (rows, K + 1)   Σ x in units for K measures, and the number of visits; never above 2^61
     last    int64 (rows,)         2 position + correct of the latest visit by position
     flags   uint8 (rows,)         bits LEARNED (correct in some epoch) and CORRECT (in the last epoch of a visit)
+    since   int16 (rows,)         epoch since which the row is correct, or -1
+    other   int64 (rows,)         k << 32 | p_k, of the latest visit: the most probable class but the label's
+    mass    uint32 (rows, 2)      Σ p_k in units of 2^-16 for two classes that were k, `named` (class + 1; 0: none)
+
+Two counters follow a stream of weighted names (Misra, Gries, Science of Computer Programming 1982): each is below the
+sum of its class by at most a third of the sum over all classes.
 """
 
 from typing import Any
@@ -15,6 +21,7 @@ from numpy.typing import NDArray
 from drawstream.samplers.methods import FULL, IGNORED, UNIT
 
 LEARNED, CORRECT = 1, 2
+P_UNIT, MASS_UNIT = 2.0**-31, 2.0**-16
 
 Array = NDArray[Any]
 
@@ -36,6 +43,7 @@ def fold(
     forgotten: Array,
     last_epoch: Array,
     flags: Array,
+    since: Array,
     averages: Array,
     decay: float,
 ) -> None:
@@ -48,9 +56,11 @@ def fold(
         correct = last[row] & 1
         if flags[row] & CORRECT and not correct:
             forgotten[row] += 1
+        if not correct or not flags[row] & CORRECT:
+            since[row] = min(epoch, 32767) if correct else -1
         flags[row] = LEARNED | CORRECT if correct else flags[row] & LEARNED
         last_epoch[row] = epoch
-        for k in range(measures if averages.size else 0):
+        for k in range(averages.shape[1] if averages.size else 0):
             mean = sums[row, k] * UNIT / visits
             first = totals[row, measures] == 0
             averages[row, k] = mean if first else decay * averages[row, k] + (1.0 - decay) * mean
@@ -58,3 +68,44 @@ def fold(
             totals[row, k] = min(totals[row, k] + sums[row, k], FULL)
             sums[row, k] = 0
         last[row] = 0
+
+
+@njit(cache=True, nogil=True)
+def note_other(ids: Array, z: Array, y: Array, loss: Array, position: int, last: Array, other: Array) -> None:
+    """Note the most probable class but the label's where a visit is its row's latest (`add_last` came before)."""
+    for i in range(ids.size):
+        if ids[i] == IGNORED or last[ids[i]] >> 1 != position + i:
+            continue
+        k = 1 if y[i] == 0 else 0
+        for j in range(z.shape[1]):
+            if j != y[i] and z[i, j] > z[i, k]:
+                k = j
+        p = min(np.exp(np.float64(z[i, k]) - np.float64(z[i, y[i]]) - loss[i]), 1.0)
+        other[ids[i]] = (np.int64(k) << 32) | np.int64(p / P_UNIT)
+
+
+@njit(cache=True, nogil=True)
+def fold_others(other: Array, visits: Array, named: Array, mass: Array) -> None:
+    """Add an epoch's other classes to the two counters of each row, once per visit of the epoch, and clear them."""
+    for row in range(other.size):
+        if visits[row] == 0:
+            continue
+        name = (other[row] >> 32) + 1
+        left = np.int64((other[row] & 0xFFFFFFFF) * P_UNIT / MASS_UNIT * visits[row] + 0.5)
+        other[row] = 0
+        at = -1
+        for slot in range(2):
+            if named[row, slot] == name or (at < 0 and named[row, slot] == 0):
+                at = slot
+                if named[row, slot] == name:
+                    break
+        if at < 0:
+            least = min(left, np.int64(mass[row].min()))
+            left -= least
+            for slot in range(2):
+                mass[row, slot] -= least
+                if mass[row, slot] == 0:
+                    named[row, slot], at = 0, slot
+        if at >= 0 and left > 0:
+            named[row, at] = name
+            mass[row, at] = min(np.int64(mass[row, at]) + left, 0xFFFFFFFF)

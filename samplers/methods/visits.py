@@ -5,8 +5,9 @@ Notation
     visit   one row in one batch with a weight > 0; rows of weight 0 (fill of the last batch) do not count
     e_j     exp(z_j − max z), in [0, 1]
     x       measure: uncertainty 1 − p_y = Σ_{j≠y} e_j / Σ e_j, loss −log p_y = max z − z_y + log Σ e_j, nats;
-            or all four of METHODS §1, from the largest wrong logit z_k: g_j = z_k − z_j, e_j = exp(−g_j),
-            s = Σ_{j≠y,k} e_j, m = z_k − z_y + log(1 + s): loss = log(1 + exp(m)), 1 − p_y = 1 / (1 + exp(−m))
+            or all four of METHODS §1, and p_j of every j ≠ y if asked for, from the largest wrong logit z_k:
+            g_j = z_k − z_j, e_j = exp(−g_j), s = Σ_{j≠y,k} e_j, m = z_k − z_y + log(1 + s):
+            loss = log(1 + exp(m)), 1 − p_y = 1 / (1 + exp(−m))
     sums    int64 (N, K + 1): Σ x of a row for K measures in units of 2^-36 (1.5e-11), every x rounded to a unit; visits
 
 Integers add up the same in any order: batches, ranks and restarts change no bit. A visit counts up to 2^14, a sum is
@@ -124,7 +125,9 @@ class Visits(Stateful):
 
 @njit(cache=True, nogil=True)
 def measure(ids: Array, z: Array, y: Array, rows: int, loss: bool, values: Array) -> int:
-    """Write the measure of visits into `values` (1, n), or all four and correctness (5, n); NaN for none.
+    """Write the measure of visits into `values` (1, n), or all four, p_j and correctness (5 + P, n).
+
+    A row that does not count gets NaN; P is C (0 in place of p_y) or 0.
 
     Return the first faulty row, or -1.
     """
@@ -179,7 +182,7 @@ def lower_wrong(z: Array, y: int, e: Array) -> bool:
 
 @njit(cache=True, nogil=True)
 def read_all(z: Array, e: Array, y: int, values: Array) -> None:
-    """Write loss, entropy over the wrong classes, norm of the logits' gradient, uncertainty and correctness (5,)."""
+    """Write loss, entropy over the wrong classes, norm of the logits' gradient, uncertainty, p and correctness."""
     k = 1 if y == 0 else 0
     while k == y or e[k] < 1.0:
         k += 1
@@ -197,7 +200,9 @@ def read_all(z: Array, e: Array, y: int, values: Array) -> None:
     values[1] = np.log1p(s) + spread / (1.0 + s)
     values[2] = uncertainty * np.sqrt(1.0 + squares / (1.0 + s) ** 2)
     values[3] = uncertainty
-    values[4] = own > top or (own == top and y < k)
+    for j in range(values.size - len(MEASURES) - 1):
+        values[len(MEASURES) + j] = 0.0 if j == y else e[j] * (uncertainty / (1.0 + s))
+    values[-1] = own > top or (own == top and y < k)
 
 
 @njit(cache=True, nogil=True)

@@ -83,17 +83,19 @@ def batch(epoch, step):
     rng = torch.Generator().manual_seed(1000 * epoch + step)
     ids = torch.randint(0, ROWS, (GLOBAL,), generator=rng)  # with replacement, also across ranks
     weights = (torch.rand(GLOBAL, generator=rng) > 0.2).float()
-    return ids, 2 * torch.randn(GLOBAL, 5, generator=rng), torch.randint(0, 5, (GLOBAL,), generator=rng), weights
+    labels = torch.randint(0, 70, (GLOBAL,), generator=rng)
+    right = torch.nn.functional.one_hot(labels, 70) * (torch.rand(GLOBAL, 1, generator=rng) < 0.5)
+    return ids, 2 * torch.randn(GLOBAL, 70, generator=rng) + 9 * right, labels, weights
 
 def work(rank, world, store, queue):
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    tracker, share = Tracker(ROWS, decay=0.8), GLOBAL // world
+    tracker, share = Tracker(ROWS, decay=0.8, classes=70), GLOBAL // world
     for epoch in range(EPOCHS):
         tracker.set_epoch(epoch)
         for step in range(STEPS):
             if (epoch, step) == (2, 5):  # within an epoch each rank goes on from a state of its own
-                state, tracker = tracker.state_dict(), Tracker(ROWS, decay=0.8)
+                state, tracker = tracker.state_dict(), Tracker(ROWS, decay=0.8, classes=70)
                 tracker.load_state_dict(state)
                 tracker.set_epoch(epoch)
             tracker.observe(*(value[rank * share : (rank + 1) * share] for value in batch(epoch, step)))

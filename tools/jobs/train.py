@@ -137,7 +137,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
     named = overrides(recipe, setup)
     full, recipe = len(setup.data) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    tracker = None if job.track is None else Tracker(len(setup.data))
+    tracker = None if job.track is None else Tracker(len(setup.data), classes=setup.data.num_classes)
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)

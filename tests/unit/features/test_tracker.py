@@ -86,6 +86,62 @@ def test_forgetting_counts_flips_between_consecutive_visits(history, events, lea
     assert columns["forgetting"][0] == events and columns["learned"][0] == learned
 
 
+def plain_means(given, classes):
+    """Mean probabilities (rows, C) over all visits, 0 for the label's own, and those of the labels (rows,)."""
+    total, own, visits = np.zeros((ROWS, classes)), np.zeros(ROWS), np.zeros(ROWS)
+    for _, ids, z, y, weights in given:
+        p = z.double().softmax(1).numpy()
+        for row, chances, label, weight in zip(ids.tolist(), p, y.tolist(), weights.tolist(), strict=True):
+            if weight:
+                own[row] += chances[label]
+                chances[label] = 0
+                total[row] += chances
+                visits[row] += 1
+    return total / visits[:, None], own / visits
+
+
+def test_probabilities_of_other_classes_are_means_over_visits():
+    given = list(batches())
+    columns = follow(Tracker(ROWS, classes=4, decay=0.9), given).columns()
+    mean, own = plain_means(given, 4)
+    np.testing.assert_allclose(np.stack([columns[f"other_{c}"] for c in range(4)], 1), mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(columns["other"], mean.max(1), rtol=1e-6)
+    np.testing.assert_allclose(columns["margin"], mean.max(1) - own, rtol=1e-5, atol=1e-7)
+    assert columns["other_label"].tolist() == mean.argmax(1).tolist()
+
+
+def test_two_candidates_of_many_classes_hold_the_one_that_stands_out():
+    """Each row leans to one class in four of five epochs; the candidates' mean is never above the exact one."""
+    rng, classes = torch.Generator().manual_seed(3), 70
+    leaning, given = torch.randint(1, classes, (ROWS,), generator=rng), []
+    for epoch in range(10):
+        z = torch.randn(ROWS, classes, generator=rng)
+        name = leaning if epoch % 5 else torch.randint(1, classes, (ROWS,), generator=rng)
+        z[torch.arange(ROWS), name] += 7
+        ids = torch.randperm(ROWS, generator=rng)
+        given.append((epoch, ids, z[ids], torch.zeros(ROWS, dtype=torch.int64), torch.ones(ROWS)))
+    columns = follow(Tracker(ROWS, classes=classes), given).columns()
+    mean, own = plain_means(given, classes)
+    assert columns["other_label"].tolist() == mean.argmax(1).tolist() == leaning.tolist()
+    assert (columns["other"] <= mean.max(1) + 1e-4).all() and (columns["other"] > mean.max(1) - 1 / 3).all()
+    np.testing.assert_allclose(columns["margin"], columns["other"] - own, atol=1e-6)
+    assert "other_0" not in columns
+    once = follow(Tracker(ROWS, classes=classes), given[:1]).columns()
+    twice = [(0, *(torch.cat([part, part]) for part in given[0][1:]))]
+    np.testing.assert_allclose(
+        follow(Tracker(ROWS, classes=classes), twice).columns()["other"], once["other"], atol=1e-4
+    )
+
+
+def test_a_row_is_right_since_the_epoch_after_its_last_mistake():
+    tracker = Tracker(4)
+    for epoch, right in enumerate(["0110", "0100", "1101", "1101"]):
+        tracker.set_epoch(epoch)
+        tracker.observe(torch.arange(4), one_hot([each == "1" for each in right]), torch.zeros(4, dtype=torch.int64))
+        tracker.reduce()
+    assert tracker.columns()["right_since"].tolist() == [2, 0, 4, 2]
+
+
 def test_within_an_epoch_the_last_visit_decides():
     tracker = Tracker(2)
     for epoch, correct in enumerate([(0, 0, 1), (1, 1, 0), (0, 1, 1)]):  # 1, 0, 1 at the last visit
@@ -171,8 +227,10 @@ def test_memory_is_what_the_docstring_says():
     def size(tracker):
         return sum(a.nbytes for a in tracker._arrays(True).values()) / 1000
 
-    assert size(Tracker(1000)) == 97
-    assert size(Tracker(1000, decay=0.5)) == 97 + 32
+    assert size(Tracker(1000)) == 99
+    assert size(Tracker(1000, decay=0.5)) == 99 + 32
+    assert size(Tracker(1000, classes=10)) == 99 + 160
+    assert size(Tracker(1000, classes=1000)) == 99 + 20
 
 
 @pytest.mark.parametrize(
@@ -182,6 +240,7 @@ def test_memory_is_what_the_docstring_says():
         ({"since": -1}, "0 <= since < until"),
         ({"since": 3, "until": 3}, "got since 3 and until 3"),
         ({"decay": 1.0}, "0 < decay < 1"),
+        ({"classes": 1}, r"classes.* 0 or in \[2, 65535\], but got 1"),
     ],
 )
 def test_bad_arguments(change, text):
@@ -260,7 +319,13 @@ def test_the_table_is_read_and_sampled_from(catalog, tmp_path):
     for name in columns:
         np.testing.assert_array_equal(table.columns(name)[name], columns[name])
     assert table.sample_id.tolist() == list(range(ROWS)) and (table.label == catalog.label).all()
-    assert table.provenance["tracker"] == {"since": 0, "until": None, "decay": None, "epochs": 3}
+    assert table.provenance["tracker"] == {
+        "classes": 0,
+        "since": 0,
+        "until": None,
+        "decay": None,
+        "epochs": 3,
+    }
     table.check(catalog.fingerprint, "here")
     fit = SwiftFit(table.columns("loss", "entropy", "grad_norm"), features=["loss", "entropy"], transform="cgf")
     fit.sampler(SwiftParams((1, 0.5), (0.25, 0.5, 0.75), (1, 1, 1, 0, 0))).save(tmp_path / "s.json")
