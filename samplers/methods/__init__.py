@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         effective_number,
         repeat_factors,
     )
+    from drawstream.samplers.methods.clean import Mixture, fit_mixture, rescaled
     from drawstream.samplers.methods.coreset import forgetting_coreset, k_center, random_coreset
     from drawstream.samplers.methods.dlis import DLIS
     from drawstream.samplers.methods.importance import clip_weights, normalize_weights
