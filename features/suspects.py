@@ -143,7 +143,7 @@ def _counts(means: Means, label: NDArray[np.int64], thresholds: NDArray[np.float
 def _scaled(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Q of the counts; a label without any counts as right."""
     told = counts.sum(1)
-    joint = counts * (sizes / np.maximum(told, 1))[:, None]
+    joint: NDArray[np.float64] = counts * (sizes / np.maximum(told, 1))[:, None]
     joint[np.diag_indices(len(sizes))] += np.where(told, 0, sizes)
     return joint
 

@@ -90,7 +90,7 @@ def test_visits_of_ranks_add_up_in_any_order(visits, ranks, random):
 
     def run(parts):
         arrays = [np.zeros((ROWS, 5), np.int64), np.zeros(ROWS, np.int32), np.full(ROWS, -1, np.int32)]
-        arrays += [np.zeros(ROWS, np.uint8), np.zeros((ROWS, 4))]
+        arrays += [np.zeros(ROWS, np.uint8), np.full(ROWS, -1, np.int16), np.zeros((ROWS, 4))]
         for epoch, columns in enumerate(visits):
             sums, last = np.zeros((parts, ROWS, 5), np.int64), np.zeros((parts, ROWS), np.int64)
             order = list(range(len(columns[0])))
