@@ -162,9 +162,12 @@ class Catalog:
         """Open a catalog whatever has become of its shards, as ``verify`` must.
 
         Args:
-            path: As ``open``, and errors otherwise too.
+            path: As ``open``.
             *more: As ``open``.
             classes: As ``open``.
+
+        Raises:
+            ValueError: As ``open``, but for shards that are missing or have changed.
         """
         places = (path, *more) if isinstance(path, str | os.PathLike) else (*path, *more)
         if not places:
