@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 from drawstream.pipeline.numbers import whole
 from drawstream.pipeline.packed import packed, unpacked
 from drawstream.pipeline.reading import Batching, Order, Plan
-from drawstream.samplers.orders import IndexStream, RowSampler, Sequential, require_object
+from drawstream.samplers.orders import IndexStream, MixedStream, RowSampler, Sequential, require_object
 
 
 class Stream(Protocol):
@@ -172,11 +172,11 @@ class Place:
         """Return the place as JSON: the identity, the numbers, and what changed in the stream."""
         state = {**identity, "epoch": self.epoch, "position": self.position, **self._given}
         stream = self.stream
-        if isinstance(stream, IndexStream):
+        if isinstance(stream, IndexStream | MixedStream):
             changes = stream.state_dict(self.epoch + (self.position >= stream.draws))
         else:
             changes = stream.state_dict() if hasattr(stream, "state_dict") else {}
-        if "sampler" not in changes:
+        if not any("sampler" in each for each in (changes, *changes.get("sources", {}).values())):
             del state["rank"]  # the same on all
         return {**state, "changes": packed(changes)} if changes else state
 

@@ -345,7 +345,7 @@ class Catalog:
             >>> rows = catalog.rows_of(["cats/0017", "dogs/0003"])
         """
         if self._members:
-            return rows_of_keys(as_texts(keys), self._parts, self.sources)
+            return rows_of_keys(as_texts(keys), [self.part(g) for g in range(len(self._members))], self.sources)
         try:
             return find_rows(as_texts(keys), self._keys, self._other_keys)
         except ValueError as error:
@@ -358,14 +358,15 @@ class Catalog:
             return without_stems(self._keys, self._starts, stems)
         return with_stems(self._keys, self.shard, stems)
 
-    @property
-    def _parts(self) -> list[Self]:
-        """The catalogs that this one is made of, with its classes."""
-        return [self._part(g) for g in range(len(self._members))]
+    def part(self, source: int, /) -> Self:
+        """The rows of one of several catalogs as a catalog, with the classes of the whole.
 
-    def _part(self, g: int) -> Self:
-        """The rows of one of several catalogs as a catalog of its own, with the classes of the whole."""
-        member = self._members[g]
+        Args:
+            source: Its number, as in ``source``.
+        """
+        if not self._members:
+            return self
+        g, member = source, self._members[source]
         ends = [each.first_shard for each in self._members[1:]] + [len(self.shards)]
         shards, rows = slice(member.first_shard, ends[g]), slice(member.first_row, member.first_row + member.rows)
         names = ("offset", "size", "checksum", "label", "encoding_codes", "height", "width", "clean_label", "turn")
@@ -380,6 +381,10 @@ class Catalog:
             shards=self.shards[shards],
             shard=self.shard[rows] - np.int32(member.first_shard),
             source=np.broadcast_to(np.int16(0), member.rows),
+            field_columns={
+                name: FieldColumns(each.offset[rows], each.size[rows], each.checksum[rows])
+                for name, each in self.field_columns.items()
+            },
             _keys=self._keys.slice(member.first_row, member.rows),
             _starts=self._starts[member.first_shard : ends[g] + 1] - member.first_row,
             _members=(),

@@ -21,6 +21,7 @@ from drawstream.samplers.orders.shares import BLOCK, Shares
 __all__ = ["MixedStream"]
 
 Share = float | Sequence[tuple[float, float]]
+Kept = dict[tuple[int, int], Order]  # by source and its epoch
 MOST = 1 << 61  # positions are int64, and sums of two of them must be too
 
 
@@ -29,7 +30,8 @@ class MixedStream(Batches):
 
     In every block of 1024 positions each source has its share to within one draw, and so has it up to the end of any
     block. A source's draws are those of its own stream, in order, over as many of its epochs as it takes. Any slice is
-    computed where it is looked at: ranks, batch sizes and restarts change nothing.
+    computed where it is looked at: ranks, batch sizes and restarts change nothing. A source that learns has the weights
+    of the beginning of the mixture's epoch in which its own epoch begins.
 
         stream = MixedStream([IndexStream(len(a)), IndexStream(weights_of_b)], [0.7, 0.3], seed=0)
 
@@ -121,15 +123,33 @@ class MixedStream(Batches):
         if not 0 <= number < MOST // self.draws:
             law = f"0 <= epoch < {MOST // self.draws} must hold, as positions are below 2**61"
             raise ValueError(f"{law}, but got {number}")
-        first = number * self.draws
-        return Order(Draws(partial(self._fill, first), partial(self._importance, first)), self.draws)
+        first, kept = number * self.draws, self._begin(number)
+        fill, importance = partial(self._fill, first, kept), partial(self._importance, first, kept)
+        return Order(Draws(fill, importance), self.draws)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a source asks a row sampler for its weights."""
+        return any(getattr(stream, "learns", False) for stream in self.streams)
 
     def drawn(self, epoch: int, /) -> NDArray[np.int64]:
-        """Return how often each source was drawn from before the block in which an epoch begins, int64 (G,)."""
-        return (
-            self._shares.counts(whole_number(epoch, "epoch") * self.draws // self.unit // self._shares.block)[0]
-            * self.unit
-        )
+        """Return how often each source was drawn from before an epoch, int64 (G,)."""
+        return self._shares.before(self._keys, whole_number(epoch, "epoch") * self.draws // self.unit) * self.unit
+
+    def _begin(self, epoch: int) -> Kept:
+        """The orders of all epochs of sources that learn which have a draw in an epoch of the mixture.
+
+        They are set up now, when all ranks know the same, and held: no rank sets one up later, having learnt more.
+        """
+        if not self.learns:
+            return {}
+        starts, stops = self.drawn(epoch).tolist(), self.drawn(epoch + 1).tolist()
+        return {
+            (g, each): stream.epoch(each)
+            for g, stream in enumerate(self.streams)
+            if getattr(stream, "learns", False)
+            for each in range(starts[g] // stream.draws, -(-stops[g] // stream.draws))
+        }
 
     def state_dict(self, since: int = 0, /) -> dict[str, Any]:
         """Return the changes of the sources' streams since they were made, by number; empty without any.
@@ -175,25 +195,25 @@ class MixedStream(Batches):
         draws = (numbers[:, None] * self.unit + np.arange(self.unit)).reshape(-1)
         return np.repeat(sources, self.unit)[skip], draws[skip]
 
-    def _fill(self, first: int, start: int, out: NDArray[np.int64]) -> None:
+    def _fill(self, first: int, kept: Kept, start: int, out: NDArray[np.int64]) -> None:
         sources, numbers = self._turns(first + start, out.size)
-        for g, places, order, span in self._spans(sources, numbers):
+        for g, places, order, span in self._spans(sources, numbers, kept):
             out[places] = order[span] + self.offsets[g]
 
-    def _importance(self, first: int, start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _importance(self, first: int, kept: Kept, start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not rows.size:
             return np.empty(0, dtype=np.float32)
         sources, numbers = self._turns(first + start, rows.size)
         units = (first + start + np.arange(rows.size, dtype=np.int64)) // self.unit
         share = self._shares.at(units)[np.arange(rows.size), sources]
         out = np.empty(rows.size, dtype=np.float32)
-        for g, places, order, span in self._spans(sources, numbers):
+        for g, places, order, span in self._spans(sources, numbers, kept):
             inside = order.weights(span.start, span.stop).astype(np.float64)
             out[places] = inside * self._allowed[g] / sum(self._allowed) / share[places]
         return out
 
     def _spans(
-        self, sources: NDArray[np.int32], numbers: NDArray[np.int64]
+        self, sources: NDArray[np.int32], numbers: NDArray[np.int64], kept: Kept
     ) -> Iterator[tuple[int, NDArray[np.int64], Order, slice]]:
         """Of each source and each of its epochs: where its draws stand, their order and their positions in it."""
         for g in np.unique(sources).tolist():
@@ -202,7 +222,8 @@ class MixedStream(Batches):
             for epoch in range(low // draws, (high - 1) // draws + 1):
                 span = slice(max(low - epoch * draws, 0), min(high - epoch * draws, draws))
                 offset = epoch * draws - low
-                yield g, places[span.start + offset : span.stop + offset], self.streams[g].epoch(epoch), span
+                order = kept[g, epoch] if (g, epoch) in kept else self.streams[g].epoch(epoch)
+                yield g, places[span.start + offset : span.stop + offset], order, span
 
     def __repr__(self) -> str:
         return f"MixedStream(sources={len(self.streams)}, rows={self.rows}, seed={self.seed}, draws={self.draws})"

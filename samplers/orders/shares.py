@@ -112,6 +112,13 @@ class Shares:
         counts, lags = self.counts(start // self.block)
         fill_turns(counts, lags, keys, start, self.block, self._ends, self._rates, self._parts, sources, numbers)
 
+    def before(self, keys: NDArray[np.uint64], unit: int, /) -> Whole:
+        """Return the units that each source has before a unit, int64 (G,)."""
+        counts, size = self.counts(unit // self.block)[0], unit % self.block
+        sources, numbers = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.int64)
+        self.fill(keys, unit - size, sources, numbers)
+        return counts + np.bincount(sources, minlength=counts.size)
+
     def at(self, units: Whole, /) -> NDArray[np.float64]:
         """Return the shares at units (n,), float64 (n, G)."""
         shares: NDArray[np.float64] = self.shares[np.searchsorted(self._ends, units, side="right")]

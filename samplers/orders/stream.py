@@ -364,6 +364,11 @@ class IndexStream(Batches):
         return self.rows if self._where is None else int(np.count_nonzero(self._where))
 
     @property
+    def learns(self) -> bool:
+        """Whether epochs ask a row sampler, whose weights may change."""
+        return self._sampler is not None
+
+    @property
     def sets_up_epochs(self) -> bool:
         """Whether an epoch takes passes over the rows that can be done ahead: mode 'subset' of weights that stay."""
         return self.mode == "subset" and self._sampler is None

@@ -166,3 +166,63 @@ def test_shares_in_many_steps_are_counted_as_by_one_pass_over_all_blocks():
             Shares(table, [3000, 3010, 500_000, 2_000_000]).counts(block)[0],
             np.bincount(sources[: block * BLOCK], minlength=3),
         )
+
+
+class Learning:
+    """Weights that grow by what was learnt, as a learner that all ranks brought to the same state."""
+
+    def __init__(self, rows):
+        self.rows, self.known = rows, 0
+
+    def probabilities(self, epoch):
+        return np.arange(1.0, self.rows + 1) ** min(self.known, 3)
+
+    def state_dict(self):
+        return {"known": self.known}
+
+    def load_state_dict(self, state):
+        self.known = int(state["known"])
+
+
+def learning(seed=0):
+    sampler = Learning(50)
+    sources = [IndexStream(sampler, mode="multinomial", draws=30, seed=1), IndexStream(70, seed=2)]
+    return sampler, MixedStream(sources, [0.4, 0.6], seed=seed)
+
+
+def test_ranks_that_look_at_other_parts_of_an_epoch_draw_a_learning_source_alike():
+    ranks = [learning() for _ in range(2)]
+    whole = []
+    for epoch in range(5):
+        orders = [stream.epoch(epoch) for _, stream in ranks]
+        parts = [
+            [order[start + 10 * r : start + 10 * (r + 1)] for start in range(0, 120, 20)]
+            for r, order in enumerate(orders)
+        ]
+        whole.append(np.stack(parts, 1).reshape(-1))
+        for sampler, _ in ranks:
+            sampler.known += 1
+    assert any(not np.array_equal(whole[0] < 50, each < 50) for each in whole)
+    sampler, stream = learning()
+    for epoch in range(5):
+        np.testing.assert_array_equal(stream.epoch(epoch)[:], whole[epoch])
+        sampler.known += 1
+    drawn = np.concatenate(whole)
+    own = np.split(drawn[drawn < 50], range(30, (drawn < 50).sum(), 30))
+    assert len(own) >= 7 and own[0].mean() < 29 < own[-2].mean()  # weights grow
+
+
+def test_a_state_between_epochs_holds_the_weights_of_a_source_epoch_under_way():
+    sampler, stream = learning()
+    for epoch in range(3):
+        order = stream.epoch(epoch)
+        order[:]
+        sampler.known += 1
+    expected = stream.state_dict(3)
+    rest = stream.epoch(3)[:]
+    _, again = learning()
+    again.load_state_dict(expected)
+    np.testing.assert_array_equal(again.epoch(3)[:], rest)
+    other_sampler, other = learning()
+    other_sampler.known = 3
+    assert not np.array_equal(other.epoch(3)[:], rest)

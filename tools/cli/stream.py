@@ -61,12 +61,14 @@ def show(given: ShowOptions) -> None:
 
     Example: drawstream stream show search/sampler.json --table features --mode stratified --seed 1
     """
-    opened, _ = given.open()
+    from drawstream.samplers.orders import MixedStream
+
+    opened, catalog = given.open()
     stream = opened.stream
     order = stream.epoch(opened.epochs(str(given.epoch))[0])
     beginning = order[: given.first]
     ess, zero = opened.effective_rows(given.epoch)
-    result = {
+    result: dict[str, Any] = {
         **_facts(opened),
         "ess": ess,
         "zero_rows": zero,
@@ -75,8 +77,15 @@ def show(given: ShowOptions) -> None:
         "first_rows": beginning.tolist(),
         "first_weights": [round(float(weight), 6) for weight in order.weights(0, beginning.size)],
     }
+    if catalog is not None and isinstance(stream, MixedStream):
+        drawn = stream.drawn(given.epoch + 1) - stream.drawn(given.epoch)
+        result["sources"] = [
+            {"name": each.name, "rows": each.rows, "draws": count}
+            for each, count in zip(catalog.members, drawn.tolist(), strict=True)
+        ]
     lines = [
         _title(opened),
+        *(f"{each['name']}: {each['rows']} rows, {each['draws']} draws" for each in result.get("sources", ())),
         f"effective sample size {ess:.0f} ({ess / stream.rows:.1%} of the rows), {zero} rows never drawn",
         f"{stream.nbytes / 1e6:.1f} MB held between epochs, fingerprint {stream.fingerprint}",
         f"epoch {given.epoch} begins: {' '.join(map(str, beginning.tolist()))}",

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.cli.options import ClassesOptions, FrozenOptions, JoinOptions, ResultOptions
-from drawstream.tools.runs import ROWS, SEED, argument, notes_of, option, tell_notes
+from drawstream.tools.cli.options import ClassesOptions, FrozenOptions, JoinOptions, ResultOptions, place
+from drawstream.tools.runs import MANY, ROWS, SEED, SOME, argument, notes_of, option, tell_notes
 
 if TYPE_CHECKING:
     from drawstream.pipeline.shards import Catalog
-    from drawstream.samplers.orders import IndexStream, Schedule
+    from drawstream.samplers.orders import IndexStream, MixedStream, Schedule
 
 MOST_EPOCHS = 10**6  # of a command
+LOOKED = 10**6  # draws of a mixture from which its effective sample size is taken
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +28,7 @@ class StreamSource:
         notes: What was assumed of the user's files, or left out of them, one sentence each.
     """
 
-    stream: "IndexStream"
+    stream: "IndexStream | MixedStream"
     weights: NDArray[np.floating[Any]] | None = None
     schedule: "Schedule | None" = None
     fingerprint: str = ""
@@ -37,7 +38,11 @@ class StreamSource:
     def effective_rows(self, epoch: int) -> tuple[float, int]:
         """Kish's effective sample size and the number of rows that are never drawn (of a schedule: in that epoch)."""
         from drawstream.samplers import effective_sample_size
+        from drawstream.samplers.orders import MixedStream
 
+        if isinstance(self.stream, MixedStream):
+            drawn = self.stream.epoch(epoch).weights(0, min(self.stream.draws, LOOKED))
+            return float(self.stream.rows / np.mean(1 / drawn.astype(np.float64))), 0
         weights = self.weights if self.schedule is None else self.schedule.counts(epoch).astype(np.float64)
         if weights is None:
             return float(self.stream.rows), 0
@@ -90,6 +95,11 @@ class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
         "sampler.json (with --table), schedule.arrow, or weights: .csv, .parquet, .npy, .json, … or a folder.", None
     )
     rows: int | None = option(None, "Number of rows, all alike; instead of a source.", within=ROWS)
+    mixture: Path | None = option(
+        None, "Sources and shares of this mixture.toml, as train takes it; instead of a source."
+    )
+    training_epochs: int | None = option(None, "Epochs of the training, for shares in steps.", within=SOME)
+    global_batch: int = option(128, "Images per training step over all ranks, for batches of one source.", within=MANY)
     table: Path | None = option(None, "Feature table that a sampler.json reads.")
     column: str | None = option(None, "Column of a file of weights; by default weight.")
     mode: Literal["permutation", "stratified", "multinomial", "subset"] | None = option(None, "Mode of the stream.")
@@ -107,12 +117,36 @@ class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
         """
         from drawstream.pipeline.shards import Catalog
 
+        if self.mixture is not None:
+            return self._mixed(self.mixture)
+        self.refuse_typed(("training_epochs", "global_batch"), "--mixture")
         catalog = Catalog.open(self.catalog, classes=self.classes) if self.catalog else None
         opened = self._source(catalog)
         if catalog is not None:
             opened.check_catalog(catalog)
         tell_notes(opened.notes)
         return opened, catalog
+
+    def _mixed(self, file: Path) -> tuple[StreamSource, "Catalog"]:
+        """The stream of a mixture, the one that a training of this seed draws from, and the catalog of all sources."""
+        from drawstream.pipeline.shards import Catalog
+        from drawstream.tools.training import Recipe, Setup
+        from drawstream.tools.training.methods import Sampling, read_mixture
+
+        for name in ("source", "rows", "table", "column", "mode", "draws", "window"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{file} says all of a mixture's stream, but {name} is given too: leave it out")
+        if self.catalog or self.join:
+            raise ValueError(f"{file} names its catalogs and tables: leave out --catalog and --join")
+        mixture = read_mixture(file)
+        places = place([each.catalog for each in mixture.sources])
+        catalog = Catalog.open(places, classes=self.classes)
+        if self.training_epochs is None and any(isinstance(each.share, list) for each in mixture.sources):
+            raise ValueError(f"{file}: shares in steps need the length of the training: give --training-epochs")
+        setup = Setup(places, "mlp", global_batch=self.global_batch, opened=catalog)
+        recipe = Recipe(epochs=self.training_epochs or 1, seed=self.seed)
+        stream: Any = Sampling(mixture=mixture).plan(setup, recipe).stream
+        return StreamSource(stream, fingerprint=catalog.fingerprint), catalog
 
     def _source(self, catalog: "Catalog | None") -> StreamSource:
         from drawstream.samplers.files import read_weights
@@ -121,7 +155,7 @@ class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
 
         if (self.source is None) == (self.rows is None):
             raise ValueError(
-                "a stream needs one source: sampler.json with --table, weights, a schedule.arrow, or --rows N"
+                "a stream needs one source: sampler.json with --table, weights, a schedule.arrow, --rows N or --mixture"
             )
         how: dict[str, Any] = {name: getattr(self, name) for name in ("mode", "seed", "draws", "window")}
         if self.source is None:

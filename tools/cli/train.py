@@ -21,7 +21,10 @@ class TrainOptions(
 ):
     """Options of `train`."""
 
-    catalog: list[str] = argument(options.CATALOG)
+    catalog: list[str] = argument(options.CATALOG, [])
+    mixture: Path | None = option(
+        None, "Draw from the sources of this mixture.toml with its shares; no catalog beside it."
+    )
     test: str | None = option(None, "Report on this catalog; it never chooses.")
     sampler: str | None = option(
         None,
@@ -86,6 +89,8 @@ def train(given: TrainOptions) -> None:
 
     Example: drawstream train data/train -o runs/uniform --held-out data/holdout --test data-test --epochs 20
 
+    Several sources with shares: drawstream train --mixture mixture.toml -o runs/mixture (docs/mixing.md)
+
     Three tenths of that run: … --sampler p --budget 0.3 --schedule linear --augment ricap
 
     On several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli train … --device gpu
@@ -94,7 +99,7 @@ def train(given: TrainOptions) -> None:
     from drawstream.tools.estimate import estimate_training
     from drawstream.tools.jobs import TrainingJob, train_job
     from drawstream.tools.training import join_ranks
-    from drawstream.tools.training.methods import Balance, Budget, Sampling, filtering_of, sampler_of
+    from drawstream.tools.training.methods import Balance, Budget, Sampling, filtering_of, read_mixture, sampler_of
 
     method = METHODS.get(given.sampler or "")
     embedding = given.score_weights if method and "score_weights" in method.options else None
@@ -103,8 +108,14 @@ def train(given: TrainOptions) -> None:
     budget = pick(Budget, given, share=given.budget, smoothing=not given.no_smoothing)
     recipe = given.recipe()
     ranks = join_ranks(given.device)
-    setup = given.setup(ranks=ranks, reading=pick(Reading, given))
-    source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join)}
+    mixture = None if given.mixture is None else read_mixture(given.mixture)
+    if (mixture is None) != bool(given.catalog):
+        raise ValueError("a training takes catalogs, or a --mixture that names them: give one of the two")
+    if mixture is not None and given.sampler is not None:
+        raise ValueError(f"each source of a mixture has its own sampler: leave out --sampler {given.sampler}")
+    data = {} if mixture is None else {"catalog": options.place([each.catalog for each in mixture.sources])}
+    setup = given.setup(ranks=ranks, reading=pick(Reading, given), **data)
+    source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join), "mixture": mixture}
     capped = 1 if filtering or given.crop_factor is None else given.crop_factor
     source["balance"] = pick(Balance, given)
     sampling = pick(Sampling, given, **source, budget=budget, crop_factor=capped, score_weights=embedding)

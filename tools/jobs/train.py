@@ -13,7 +13,7 @@ from torch import nn
 from drawstream.features import Tracker
 from drawstream.features.table import part_path
 from drawstream.pipeline import CropFilter, Loader, plain
-from drawstream.pipeline.shards import claimed
+from drawstream.pipeline.shards import Catalog, claimed
 from drawstream.search.auto import of_first
 from drawstream.tools.runs import (
     Hook,
@@ -225,6 +225,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         groups = ShotGroups.of(results["class_rows"])
         by_class = list(results["result"]["classes"].values())
         results["result"]["shots"] = None if groups is None else groups.as_dict(by_class)
+    results |= _of_sources(run, job.setup.data)
     met = {bad.sample_id: asdict(bad) for rank in ranks.gather(loader.bad_samples) for bad in rank}
     results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
     results |= {} if training.crops is None else {"filtered": training.crops.metrics}
@@ -277,9 +278,24 @@ def _results(run: Run, wall: float, classes: Sequence[str]) -> dict[str, Any]:
     return results
 
 
+def _of_sources(run: Run, catalog: Catalog) -> dict[str, Any]:
+    """Return of each of several catalogs its rows, its draws over the run, and loss and top-1 of the last epoch."""
+    if len(catalog.members) == 1:
+        return {}
+    draws = np.bincount(catalog.source, run.counts.cpu().numpy(), len(catalog.members)).astype(np.int64).tolist()
+    last = run.history[-1].sources
+    return {
+        "sources": [
+            {"name": each.name, "rows": each.rows, **last.get(each.name, {}), "draws": drawn}
+            for each, drawn in zip(catalog.members, draws, strict=True)
+        ]
+    }
+
+
 def history_of(run: Run, /) -> list[dict[str, Any]]:
     """Return the epochs of a run as a record keeps them."""
-    return [{name: value for name, value in asdict(epoch).items() if name != "classes"} for epoch in run.history]
+    kept = [{name: value for name, value in asdict(epoch).items() if name != "classes"} for epoch in run.history]
+    return [{name: value for name, value in each.items() if name != "sources" or value} for each in kept]
 
 
 def result_of(run: Run, name: str, classes: Sequence[str], /) -> dict[str, Any]:

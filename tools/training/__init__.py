@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.tools.training.accounting import Epoch, Run, Work
+    from drawstream.tools.training.accounting import Epoch, Run, SourceScores, Work
     from drawstream.tools.training.check_model import check_built
     from drawstream.tools.training.checkpoint import AsTensors
     from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, TwoScores, keep, row_losses

@@ -12,9 +12,12 @@ all of it. What a crop filter scores with its model is counted too, and what a l
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import entropy
 from drawstream.tools.training.ranks import Ranks
 
@@ -66,6 +69,7 @@ class Epoch:
         backward: b, of all ranks.
         metrics: All metrics of each evaluation set, by name, per cent.
         classes: Top-1 of each class of each set, per cent, None for one without rows; after the last epoch alone.
+        sources: Of each of several catalogs, by name: its draws, and their mean loss and top-1 in training.
     """
 
     epoch: int
@@ -78,6 +82,49 @@ class Epoch:
     backward: int = 0
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     classes: dict[str, list[float | None]] = field(default_factory=dict)
+    sources: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class SourceScores:
+    """Draws, loss and top-1 of the sources of a joined catalog in the epoch under way, as the training sees them.
+
+    Attributes:
+        names: Of the sources.
+        source: Of each row, int64 (rows,), on the device of the training.
+        sums: Draws, losses and hits of each source, float64 (G, 3).
+    """
+
+    names: tuple[str, ...]
+    source: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, catalog: Catalog, device: torch.device, /) -> "SourceScores | None":
+        """Return the scores of a catalog's sources; None where it is one source."""
+        if len(catalog.sources) == 1:
+            return None
+        source = torch.from_numpy(catalog.source.astype(np.int64)).to(device)
+        return cls(catalog.sources, source, torch.zeros(len(catalog.sources), 3, dtype=torch.float64, device=device))
+
+    def observe(self, ids: Tensor, logits: Tensor, labels: Tensor, weights: Tensor, /) -> None:
+        """Count a batch; rows of weight 0 only fill up, and loss and top-1 are of classes alone."""
+        drawn = (weights > 0).double()
+        found = [drawn, torch.zeros_like(drawn), torch.zeros_like(drawn)]
+        if labels.ndim == 1:
+            losses = F.cross_entropy(logits.float(), labels, reduction="none")
+            found[1:] = drawn * losses, drawn * (logits.argmax(1) == labels)
+        self.sums.index_add_(0, self.source[ids], torch.stack(found, 1))
+
+    def take(self, ranks: Ranks, /) -> dict[str, dict[str, float]]:
+        """End the epoch: the scores of all ranks by name (a collective call); per cent, and nats."""
+        sums = ranks.total(self.sums).tolist()
+        self.sums.zero_()
+        mean = [(int(drawn), loss / max(drawn, 1), 100 * hits / max(drawn, 1)) for drawn, loss, hits in sums]
+        return {
+            name: {"draws": n, "loss": loss, "top1": top1}
+            for name, (n, loss, top1) in zip(self.names, mean, strict=True)
+        }
 
 
 @dataclass(slots=True)

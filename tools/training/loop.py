@@ -19,12 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from drawstream.features import require_classes
 from drawstream.pipeline import Batch, CropFilter, Loader
 from drawstream.pipeline.images import Mixed
+from drawstream.samplers.orders import MixedStream
 from drawstream.tools.runs import training_identity
-from drawstream.tools.training.accounting import Epoch, Run, Work
+from drawstream.tools.training.accounting import Epoch, Run, SourceScores, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
 from drawstream.tools.training.descent import Descent, autocast
 from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation, evaluate
-from drawstream.tools.training.methods import NO_PARTS, Chooser, LearnedWeights, LoopParts, Step
+from drawstream.tools.training.methods import NO_PARTS, Chooser, LearnedWeights, LoopParts, MixtureState, Step
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Recipe
 
@@ -100,7 +101,8 @@ def train(
         ended = epoch + 1 == recipe.epochs
         classes = {name: each.per_class() for name, each in scores.items() if ended}
         done = (seconds, wait, work.forward, work.backward)
-        run.history.append(Epoch(epoch, mean, lr, accuracy, *done, metrics, classes))
+        sources = {} if loop.sources is None else loop.sources.take(ranks)
+        run.history.append(Epoch(epoch, mean, lr, accuracy, *done, metrics, classes, sources))
         save_checkpoint(checkpoint, identity or {}, run, loop.states, writes=ranks.writes)
         if on_epoch is not None:
             on_epoch(run.history[-1])
@@ -151,10 +153,14 @@ class _Loop:
             "sampler": None if parts.learner is None else AsTensors(parts.learner),
             "selector": self.chooser,
         }
+        stream = (loader.loader if isinstance(loader, CropFilter) else loader).stream
+        if isinstance(stream, MixedStream):  # epochs of its sources do not end with its own
+            self.states["stream"] = MixtureState(stream, lambda: loader.epoch)
         self.parallel: nn.Module = DistributedDataParallel(model) if ranks.world_size > 1 else model
         if recipe.compile:
             self.parallel = torch.compile(self.parallel)  # type: ignore[assignment]
         self.device = next(model.parameters()).device
+        self.sources = SourceScores.of(self.loader.catalog, self.device)
         self.weighted = parts.weighted or self.chooser is not None
         self.plain = parts.criterion is None and parts.mix is None and not self.weighted
 
@@ -172,7 +178,7 @@ class _Loop:
             logits, loss, weights = self._backward(step, epoch)
             self.descent.step(self.recipe.lr_at(epoch * length + step.at, self.recipe.epochs * length))
             work.trained(batch.ids, weights)
-            for observer in (self.parts.tracker, self.parts.learner):
+            for observer in (self.parts.tracker, self.parts.learner, self.sources):
                 if observer is not None:
                     observer.observe(batch.ids, logits, batch.labels, batch.weights)
             total += loss * step.share

@@ -69,6 +69,7 @@ class Setup:
         held_out: Catalog that chooses (best epoch, best sampler); None if there is none.
         test: Catalog that reports; never chooses.
         more: Further catalogs that a model is evaluated on, by name.
+        opened: The training catalog, where it is open already.
         classes: Several training catalogs have the same classes, or these are merged by name (`union`).
         global_batch: Images per training step, over all ranks.
         augment: Of training images. `standard`: random crops of the image padded by 4 zeros, and flips (large images
@@ -101,6 +102,7 @@ class Setup:
     channels: int | None = None
     more: Mapping[str, Path | str] = field(default_factory=dict)
     classes: Literal["same", "union"] = "same"
+    opened: Catalog | None = field(default=None, repr=False, compare=False)
     _checked: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,6 +132,8 @@ class Setup:
         Raises:
             ValueError: It cannot be opened, or has no labels.
         """
+        if self.opened is not None:
+            return self.opened
         catalog = Catalog.open(self.catalog, classes=self.classes)
         catalog.require_labels("a model's loss")
         return catalog

@@ -7,6 +7,8 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.tools.training.methods.filtering import Filtering, filtering_of
     from drawstream.tools.training.methods.losses import make_loss
+    from drawstream.tools.training.methods.mixture import MixtureState
+    from drawstream.tools.training.methods.mixture_file import Mixture, read_mixture
     from drawstream.tools.training.methods.plan import NO_PARTS, Balance, Budget, Inputs, LoopParts, TrainingPlan
     from drawstream.tools.training.methods.robust import LearnedWeights
     from drawstream.tools.training.methods.sampling import Sampling, sampler_of

@@ -15,6 +15,8 @@ from drawstream.samplers.swift import SwiftSampler, is_sampler
 from drawstream.tools.runs import named_identity, notes_of, tell_notes
 from drawstream.tools.training import Recipe, Setup, carry, crop_rows, load_weights
 from drawstream.tools.training.methods.embeddings import embed
+from drawstream.tools.training.methods.mixture import mixed_plan, source_recipe, source_setups
+from drawstream.tools.training.methods.mixture_file import Mixture
 from drawstream.tools.training.methods.plan import AS_IT_IS, FULL, Balance, Budget, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, method_names, users_of
 
@@ -46,6 +48,7 @@ class Sampling:
         column: Of a file of weights, or of the table where RHO-loss finds the irreducible losses; by default `loss`.
         crop_factor: Rows (crops) that are drawn uniformly for each one that the sampler keeps; 1: it draws by itself.
         balance: Of the classes.
+        mixture: Sources with shares, each with a sampling of its own; None: the catalog is one source.
         score_weights: Of the model whose embeddings `coreset-k_center` takes; by default the initial ones.
     """
 
@@ -59,6 +62,7 @@ class Sampling:
     crop_factor: int = 1
     balance: Balance = AS_IT_IS
     score_weights: Path | None = None
+    mixture: Mixture | None = None
 
     @property
     def method(self) -> str:
@@ -73,6 +77,8 @@ class Sampling:
         Raises:
             ValueError: There is no such method or file.
         """
+        if self.mixture is not None:
+            return METHODS["mixture"]
         if self.sampler is None:
             return METHODS["uniform"]
         if isinstance(self.sampler, str) and is_own(self.sampler):
@@ -93,6 +99,8 @@ class Sampling:
         Raises:
             ValueError: An option is given that this way of drawing does not use, or a table without a sampler.
         """
+        if self.mixture is not None and self.budget.share < 1:
+            raise ValueError(f"--budget is of a source: give it in {self.mixture.path}")
         if self.sampler is None and self.table is not None:
             _need_both()
         given = {
@@ -124,6 +132,12 @@ class Sampling:
         Raises:
             ValueError: The sampler does not fit the catalog, the table, the recipe or an option.
         """
+        if self.mixture is not None:
+            plans = [
+                each.plan(own, source_recipe(recipe, g), factor=factor)
+                for g, (each, own) in enumerate(self._of_sources(setup))
+            ]
+            return mixed_plan(self.mixture, plans, setup, recipe, factor=factor)
         name = self.method
 
         def column(wanted: str) -> NDArray[np.float32]:
@@ -187,6 +201,12 @@ class Sampling:
 
         The stream's fingerprint holds what came of a file, whatever its path; own samplers are known by their source.
         """
+        if self.mixture is not None:
+            parts = [each.identity(own) for each, own in self._of_sources(setup)]
+            return {
+                "sampler": self.method,
+                "sources": [{n: v for n, v in each.items() if v is not None} for each in parts],
+            }
         given = self.entry.given
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
         budget = self.budget
@@ -210,7 +230,32 @@ class Sampling:
         own = {name: getattr(self, name) for name in ("column", "crop_factor")}
         own |= {name: value for name, value in self.balance.identity().items() if value is not None}
         weights = None if self.score_weights is None else str(self.score_weights)
-        return {"name": self.method, **budget, **own, "score_weights": weights}
+        mixture = {} if self.mixture is None else {"mixture": self.mixture.as_dict()}
+        return {"name": self.method, **budget, **own, "score_weights": weights, **mixture}
+
+    def _of_sources(self, setup: Setup) -> list[tuple["Sampling", Setup]]:
+        """The sampling and the setup of each source of the mixture.
+
+        Raises:
+            ValueError: An entry of the mixture's file does not fit its sampler.
+        """
+        mixture = self.mixture
+        assert mixture is not None
+        found = []
+        for g, (each, own) in enumerate(zip(mixture.sources, source_setups(mixture, setup), strict=True)):
+            sampling = Sampling(
+                sampler_of(each.sampler),
+                None if each.table is None else Path(each.table),
+                each.mode,
+                budget=Budget(each.budget),
+                column=each.column,
+            )
+            try:
+                sampling.refuse_unused()
+            except ValueError as error:
+                raise ValueError(f"{mixture.path}: sources[{g}] ({each.catalog}): {error}") from None
+            found.append((sampling, own))
+        return found
 
     def probabilities(self, setup: Setup) -> NDArray[np.float64]:
         """Return P of a sampler.json over the rows of the table, float64.

@@ -99,6 +99,7 @@ _CLASSES: dict[str, Any] = {"build": f"{_HERE}.long_tail:class_balanced", "slow"
 
 _ENTRIES = (
     Method("uniform", given="default", label="Uniform", options=("crop_filter", *_ROWS), **_UNIFORM),
+    Method("mixture", given="file", label="Mixture", noun="a --mixture", colour=PURPLE, marker="square"),
     Method(
         "swift",
         build=f"{_NAMED}:weighted",
