@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from drawstream.features.shard_scorer import ShardScorer as ShardScorer
     from drawstream.features.table.part import write_part as write_part
     from drawstream.features.table.table import FeatureTable as FeatureTable
+    from drawstream.features.table.where import rows_where as rows_where
     from drawstream.features.tracker import Tracker as Tracker
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
     from drawstream.pipeline.data_loader import StreamDataLoader as StreamDataLoader

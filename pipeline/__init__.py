@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.numbers import MOST, whole
     from drawstream.pipeline.place import Stream
     from drawstream.pipeline.replay import read_replay, write_replay
+    from drawstream.pipeline.row_filter import Column, RowFilter, catalog_columns
     from drawstream.pipeline.secrets import describe_error, shown, without_secrets
     from drawstream.pipeline.torch_sampler import StreamBatchSampler, StreamSampler
     from drawstream.pipeline.verify import Note

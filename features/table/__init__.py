@@ -16,5 +16,6 @@ if TYPE_CHECKING:
         write_part,
     )
     from drawstream.features.table.table import FeatureTable
+    from drawstream.features.table.where import rows_where
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -236,6 +236,26 @@ class RecipeOptions(DescentOptions):
             object.__setattr__(self, "lr", 0.001)
 
 
+def _condition(text: str | None) -> str | None:
+    """Read a condition on rows, or refuse it before the work."""
+    if text is None:
+        return None
+    from drawstream.pipeline import RowFilter
+
+    return RowFilter.parse(text).text
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereOptions(Options):
+    """Which rows are drawn at all."""
+
+    where: str | None = option(
+        None,
+        'Take only rows for which this holds, over columns of catalog and table: "height >= 128 and loss < 3".',
+        check=_condition,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class JoinOptions(Options):
     """Files that are joined to a feature table."""

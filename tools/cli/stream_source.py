@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.cli.options import ClassesOptions, FrozenOptions, JoinOptions, ResultOptions, place
+from drawstream.tools.cli.options import (
+    ClassesOptions,
+    FrozenOptions,
+    JoinOptions,
+    ResultOptions,
+    WhereOptions,
+    place,
+)
 from drawstream.tools.runs import MANY, ROWS, SEED, SOME, argument, notes_of, option, tell_notes
 
 if TYPE_CHECKING:
+    from drawstream.features.table import FeatureTable
     from drawstream.pipeline.shards import Catalog
     from drawstream.samplers.orders import IndexStream, MixedStream, Schedule
 
 MOST_EPOCHS = 10**6  # of a command
 LOOKED = 10**6  # draws of a mixture from which its effective sample size is taken
+CLASSES = ("balanced", "effective-number", "repeat-factors")  # sources that are rules
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +97,13 @@ class StreamSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
+class StreamOptions(ClassesOptions, WhereOptions, JoinOptions, FrozenOptions, ResultOptions):
     """A stream: its source, mode and seed."""
 
     source: Path | None = argument(
-        "sampler.json (with --table), schedule.arrow, or weights: .csv, .parquet, .npy, .json, … or a folder.", None
+        "sampler.json (with --table), schedule.arrow, weights (.csv, .parquet, .npy, .json, … or a folder), or, with "
+        "--catalog, balanced, effective-number or repeat-factors; by default the rows of --catalog, all alike.",
+        None,
     )
     rows: int | None = option(None, "Number of rows, all alike; instead of a source.", within=ROWS)
     mixture: Path | None = option(
@@ -100,7 +111,10 @@ class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
     )
     training_epochs: int | None = option(None, "Epochs of the training, for shares in steps.", within=SOME)
     global_batch: int = option(128, "Images per training step over all ranks, for batches of one source.", within=MANY)
-    table: Path | None = option(None, "Feature table that a sampler.json reads.")
+    table: Path | None = option(None, "Feature table that a sampler.json, or --where, reads.")
+    balance: float = option(
+        0.0, "Draw the classes of --catalog more alike: 0 as the source has them, 1 each alike.", within=(0, 1)
+    )
     column: str | None = option(None, "Column of a file of weights; by default weight.")
     mode: Literal["permutation", "stratified", "multinomial", "subset"] | None = option(None, "Mode of the stream.")
     seed: int = option(0, "Seed of the orders.", within=SEED)
@@ -133,8 +147,8 @@ class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
         from drawstream.tools.training import Recipe, Setup
         from drawstream.tools.training.methods import Sampling, read_mixture
 
-        for name in ("source", "rows", "table", "column", "mode", "draws", "window"):
-            if getattr(self, name) is not None:
+        for name in ("source", "rows", "table", "column", "mode", "draws", "window", "where", "balance"):
+            if getattr(self, name) not in (None, 0.0):
                 raise ValueError(f"{file} says all of a mixture's stream, but {name} is given too: leave it out")
         if self.catalog or self.join:
             raise ValueError(f"{file} names its catalogs and tables: leave out --catalog and --join")
@@ -149,41 +163,103 @@ class StreamOptions(ClassesOptions, JoinOptions, FrozenOptions, ResultOptions):
         return StreamSource(stream, fingerprint=catalog.fingerprint), catalog
 
     def _source(self, catalog: "Catalog | None") -> StreamSource:
-        from drawstream.samplers.files import read_weights
+        from drawstream.features.table import rows_where
+        from drawstream.samplers.methods import balanced
         from drawstream.samplers.orders import IndexStream, Schedule, is_schedule
-        from drawstream.samplers.swift import is_sampler
 
-        if (self.source is None) == (self.rows is None):
-            raise ValueError(
-                "a stream needs one source: sampler.json with --table, weights, a schedule.arrow, --rows N or --mixture"
-            )
+        given = (self.source is not None, self.rows is not None)
+        if given == (True, True) or (given == (False, False) and catalog is None):
+            law = "sampler.json with --table, weights, a schedule.arrow, --rows N, --catalog or --mixture"
+            raise ValueError(f"a stream needs one source: {law}")
         how: dict[str, Any] = {name: getattr(self, name) for name in ("mode", "seed", "draws", "window")}
-        if self.source is None:
-            assert self.rows is not None
-            return StreamSource(IndexStream(self.rows, **how))
-        if is_sampler(self.source) or (self.table is not None and self.source.suffix == ".json"):
-            return self._weighed(self.source, catalog, how)
-        if self.table is not None:
-            raise ValueError(f"--table goes with a sampler.json, but the source is {self.source}: leave it out")
-        if is_schedule(self.source):
+        if self.source is not None and str(self.source) not in CLASSES and is_schedule(self.source):
+            if self.where is not None or self.balance or self.table is not None:
+                law = "a schedule fixes what is drawn: leave out --where, --balance and --table"
+                raise ValueError(f"{self.source}: {law}")
             schedule = Schedule.open(self.source)
             return StreamSource(IndexStream(schedule, **how), schedule=schedule, fingerprint=schedule.catalog)
-        found = read_weights(self.source, column=self.column, catalog=catalog)
-        stream = IndexStream(found.values, **how)
-        return StreamSource(stream, found.values, fingerprint=found.catalog, notes=found.notes)
+        table = self._table(catalog)
+        where = None if self.where is None else rows_where(self.where, catalog, table)
+        found = self._drawn(catalog, table, where)
+        values = found.weights
+        if self.balance:
+            values = np.ones(found.rows) if values is None else values
+            kept = values if where is None else np.where(where, values, 0)
+            values = balanced(self._labels(catalog, table), self.balance, weights=kept)
+        stream = IndexStream(found.rows if values is None else values, where=where, **how)
+        shown = values if where is None else np.where(where, np.float64(1) if values is None else values, 0)
+        return StreamSource(stream, shown, None, found.fingerprint, found.whole_images, found.notes)
 
-    def _weighed(self, sampler: Path, catalog: "Catalog | None", how: dict[str, Any]) -> StreamSource:
-        """The stream of a sampler over a table."""
+    def _table(self, catalog: "Catalog | None") -> "FeatureTable | None":
+        """The feature table, if one is given."""
         from drawstream.features.table import FeatureTable
-        from drawstream.samplers.orders import IndexStream
+
+        if self.table is None:
+            return None
+        return FeatureTable.open(self.table, join=self.join, catalog=catalog if self.join else None)
+
+    def _labels(self, catalog: "Catalog | None", table: "FeatureTable | None") -> NDArray[Any]:
+        """Labels of the rows, of the table or the catalog."""
+        if table is not None and catalog is None:
+            return table.label
+        if catalog is None:
+            raise ValueError("classes are those of a catalog: give --catalog")
+        return catalog.label if table is None else catalog.label[table.sample_id]
+
+    def _drawn(
+        self, catalog: "Catalog | None", table: "FeatureTable | None", where: NDArray[np.bool_] | None
+    ) -> "_Drawn":
+        """Rows and weights of the source, before balance."""
+        from drawstream.samplers.files import read_weights
+        from drawstream.samplers.methods import balanced, effective_number, repeat_factors
+        from drawstream.samplers.swift import is_sampler
+
+        of_table = table is not None and (self.source is None or str(self.source) in CLASSES)
+        if self.rows is not None:
+            return _Drawn(self.rows)
+        if self.source is None or str(self.source) in CLASSES:
+            labels = self._labels(catalog, table)
+            about: dict[str, Any] = {"fingerprint": "" if catalog is None else catalog.fingerprint}
+            about |= {"whole_images": not of_table or (table is not None and _is_whole(table))}
+            if self.source is None:
+                return _Drawn(len(labels), **about)
+            kept = slice(None) if where is None else where
+            rules = (balanced, effective_number, repeat_factors)
+            weights = np.zeros(len(labels))
+            weights[kept] = rules[CLASSES.index(str(self.source))](labels[kept])
+            return _Drawn(len(labels), weights, **about)
+        if is_sampler(self.source) or (table is not None and self.source.suffix == ".json"):
+            return self._weighed(self.source, table)
+        if table is not None and where is None:
+            law = f"--table goes with a sampler.json or --where, but the source is {self.source}: leave it out"
+            raise ValueError(law)
+        found = read_weights(self.source, column=self.column, catalog=catalog)
+        return _Drawn(len(found.values), found.values, found.catalog, True, found.notes)
+
+    def _weighed(self, sampler: Path, table: "FeatureTable | None") -> "_Drawn":
+        """The probabilities of a sampler over a table."""
         from drawstream.samplers.swift import SwiftSampler
         from drawstream.tools.training import carry
 
-        if self.table is None:
+        if table is None:
             raise ValueError(f"{sampler}: a sampler needs the feature table whose rows it weighs: give --table")
-        table = FeatureTable.open(self.table, join=self.join, catalog=catalog if self.join else None)
         carried = carry(SwiftSampler.load(sampler), table, frozen=self.frozen)
         weights = carried.probabilities(table.columns(*carried.features))
-        whole = table.windows is None and np.array_equal(table.sample_id, np.arange(len(table)))
         notes = tuple(notes_of(table))
-        return StreamSource(IndexStream(weights, **how), weights, None, table.provenance["catalog"], whole, notes)
+        return _Drawn(len(weights), weights, table.provenance["catalog"], _is_whole(table), notes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """Rows of a source, and their weights if they differ; the other attributes as `StreamSource`."""
+
+    rows: int
+    weights: NDArray[np.floating[Any]] | None = None
+    fingerprint: str = ""
+    whole_images: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def _is_whole(table: "FeatureTable") -> bool:
+    """Whether row i of a table is image i of its catalog."""
+    return table.windows is None and np.array_equal(table.sample_id, np.arange(len(table)))

@@ -15,6 +15,7 @@ class TrainOptions(
     options.ClassesOptions,
     options.RecipeOptions,
     options.LossOptions,
+    options.WhereOptions,
     options.JoinOptions,
     options.FrozenOptions,
     options.WatchedOptions,

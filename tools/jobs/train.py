@@ -135,13 +135,18 @@ def prepare_training(job: TrainingJob, /) -> Training:
     planned = sampling.plan(setup, recipe, factor=factor)
     loader.replace_stream(planned.stream)
     named = overrides(recipe, setup)
-    full, recipe = len(setup.data) * recipe.epochs, recipe.shortened(planned.epochs)
+    kept = sampling.rows(setup)
+    full, recipe = sampling.images(setup, kept) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
     tracker = None if job.track is None else Tracker(len(setup.data), classes=setup.data.num_classes)
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
-    loss = job.criterion(model) if job.criterion else make_loss(recipe.loss, model, setup, recipe)
+    loss = (
+        job.criterion(model)
+        if job.criterion
+        else make_loss(recipe.loss, model, setup, recipe, labels=None if kept is None else sampling.labels(setup)[kept])
+    )
     planned = replace(planned, parts=replace(parts, criterion=loss))
     identity = training_identity(
         model,
@@ -256,11 +261,13 @@ def _require_tracked(out: Path, record: Mapping[str, Any], track: Path, parts: i
 
 def _class_shares(run: Run, job: TrainingJob) -> dict[str, Any]:
     """Return by class the training rows, and how often they were drawn in all epochs; {} without one class a row."""
-    labels, classes = job.sampling.labels(job.setup), job.setup.data.num_classes
+    labels, where = job.sampling.labels(job.setup), job.sampling.rows(job.setup)
     if labels.ndim != 1:
         return {}
+    classes = job.setup.data.num_classes
     drawn = np.bincount(labels, weights=run.counts.numpy(), minlength=classes).astype(np.int64)
-    return {"class_rows": np.bincount(labels, minlength=classes).tolist(), "class_drawn": drawn.tolist()}
+    rows = np.bincount(labels, weights=where, minlength=classes).astype(np.int64)
+    return {"class_rows": rows.tolist(), "class_drawn": drawn.tolist()}
 
 
 def _results(run: Run, wall: float, classes: Sequence[str]) -> dict[str, Any]:

@@ -108,6 +108,7 @@ CHANGES = {
         ("--seed", 1), ("--augment", "standard"), ("--augment", "mixup"), ("--epochs", 2), ("--schedule", "linear"),
         ("--weight-decay", 0), ("--amp", "bf16"), ("--no-nesterov",), ("--ema", 0.9),
         ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5), ("--balance", 0.5), ("--sampler", "balanced"),
+        ("--where", "label < 5"),
         ("--track", "TRACK"), ("--channels", 3),
     ],
     "search swift": [

@@ -205,3 +205,25 @@ def test_crops_have_no_idx(tmp_path, digits):
     fit.sampler(SwiftParams.uniform(1)).save(tmp_path / "s.json")
     source = ["stream", "export", str(tmp_path / "s.json"), "--table", str(table)]
     assert "these rows are crops" in cli(*source, "--idx", tmp_path / "i", "--catalog", digits.train, status=2)
+
+
+def test_rows_of_a_catalog_by_class_and_by_condition(digits, tmp_path):
+    catalog = Catalog.open(digits.train)
+    counts = np.bincount(catalog.label)
+    some = cli_json(tmp_path, "stream", "show", "--catalog", digits.train, "--where", "label < 3", "--first", 10**6)
+    assert (
+        sorted(some["first_rows"]) == np.flatnonzero(catalog.label < 3).tolist() and some["draws"] == counts[:3].sum()
+    )
+    for source, balance in (([], 1), (["balanced"], 0)):
+        options = (*source, "--catalog", digits.train, "--balance", balance, "--where", "label < 2", "--first", 10**6)
+        found = cli_json(tmp_path, "stream", "show", *options)
+        assert np.bincount(catalog.label[found["first_rows"]]) == pytest.approx(counts[:2].sum() / 2, abs=15)
+        weights = np.array(found["first_weights"])
+        assert weights == pytest.approx(2 * counts[catalog.label[found["first_rows"]]] / counts[:2].sum(), rel=1e-4)
+    some = ("--catalog", digits.train, "--where", "label < 3")
+    cli_json(tmp_path, "stream", "export", *some, "-o", tmp_path / "s.arrow")
+    assert set(catalog.label[IndexStream(Schedule.open(tmp_path / "s.arrow")).epoch(0)[:]]) == {0, 1, 2}
+    told = cli("stream", "show", tmp_path / "s.arrow", *some, status=2)
+    assert "a schedule fixes what is drawn" in told
+    assert "classes are those of a catalog" in cli("stream", "show", "--rows", 4, "--balance", 1, status=2)
+    assert "no column 'label'" in cli("stream", "show", "--rows", 4, "--where", "label < 1", status=2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.tools.training import Recipe, Setup
@@ -15,8 +16,17 @@ from drawstream.tools.training.methods.table import METHODS
 TRUSTED = 1000  # rows of the held-out set that L2RW and MentorNet DD trust, as many as in L2RW's paper
 
 
-def make_loss(name: str, model: nn.Module, setup: Setup, recipe: Recipe, /) -> nn.Module | None:
+def make_loss(
+    name: str, model: nn.Module, setup: Setup, recipe: Recipe, /, *, labels: NDArray[Any] | None = None
+) -> nn.Module | None:
     """Return the loss of a name of the table, for `LoopParts(criterion=…)`; None for `ce`, cross-entropy.
+
+    Args:
+        name: Of the loss.
+        model: The one that is trained.
+        setup: Data.
+        recipe: Of the training.
+        labels: Of the rows that may be drawn, int64; by default of all images.
 
     Raises:
         ValueError: It needs trusted rows, and there is no held-out set; or it is not for several ranks.
@@ -34,7 +44,7 @@ def make_loss(name: str, model: nn.Module, setup: Setup, recipe: Recipe, /) -> n
         "seed": lambda: recipe.seed,
         "rows": lambda: len(setup.data),
         "classes": lambda: setup.data.num_classes,
-        "counts": lambda: np.bincount(setup.data.label, minlength=setup.data.num_classes),
+        "counts": lambda: np.bincount(setup.data.label if labels is None else labels, minlength=setup.data.num_classes),
     }
     loss: nn.Module = build(**{each: given[each]() for each in signature(build).parameters})
     return loss

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.features.table import FeatureTable
+from drawstream.features.table import FeatureTable, rows_where
 from drawstream.samplers.files import read_weights
 from drawstream.samplers.orders import Schedule, is_schedule
 from drawstream.samplers.swift import SwiftSampler, is_sampler
@@ -49,6 +49,7 @@ class Sampling:
         crop_factor: Rows (crops) that are drawn uniformly for each one that the sampler keeps; 1: it draws by itself.
         balance: Of the classes.
         mixture: Sources with shares, each with a sampling of its own; None: the catalog is one source.
+        where: Condition on the rows that are drawn (`pipeline.row_filter`), over the catalog's columns and the table's.
         score_weights: Of the model whose embeddings `coreset-k_center` takes; by default the initial ones.
     """
 
@@ -61,6 +62,7 @@ class Sampling:
     column: str | None = None
     crop_factor: int = 1
     balance: Balance = AS_IT_IS
+    where: str | None = None
     score_weights: Path | None = None
     mixture: Mixture | None = None
 
@@ -101,13 +103,18 @@ class Sampling:
         """
         if self.mixture is not None and self.budget.share < 1:
             raise ValueError(f"--budget is of a source: give it in {self.mixture.path}")
-        if self.sampler is None and self.table is not None:
+        if self.mixture is not None and (self.where is not None or self.balance != AS_IT_IS):
+            raise ValueError(
+                f"--where and --balance are of one source, but {self.mixture.path} has several: leave it out"
+            )
+        if self.sampler is None and self.table is not None and self.where is None:
             _need_both()
         given = {
             "mode": self.mode != "stratified",
             "table": self.table is not None,
             "join": bool(self.join),
             "frozen": self.frozen,
+            "where": self.where is not None,
             "column": self.column is not None,
             "crop_factor": self.crop_factor != 1,
             "paper": self.budget.paper,
@@ -117,7 +124,9 @@ class Sampling:
             "full_epochs": self.budget.full_epochs,
             **{name: value is not None for name, value in self.balance.identity().items()},
         }
-        used = self.entry.options
+        used = self.entry.options if self.where is None else (*self.entry.options, "table", "join")
+        if self.crop_factor > 1 and self.where is not None:
+            raise ValueError("--crop-factor keeps a part of rows that are drawn from all of them: leave out --where")
         if self.crop_factor > 1 and given["mode"]:
             raise ValueError("--crop-factor keeps a part of each batch and --mode draws: leave out one of them")
         for option in (option for option, is_given in given.items() if is_given):
@@ -138,7 +147,7 @@ class Sampling:
                 for g, (each, own) in enumerate(self._of_sources(setup))
             ]
             return mixed_plan(self.mixture, plans, setup, recipe, factor=factor)
-        name = self.method
+        name, where = self.method, self.rows(setup)
 
         def column(wanted: str) -> NDArray[np.float32]:
             table = self._whole_images(setup)
@@ -161,6 +170,8 @@ class Sampling:
             global_batch=setup.global_batch,
             mode=self.mode,
             balance=self.balance,
+            where=where,
+            images=None if where is None else self.images(setup, where),
             factor=factor,
             capped=self.crop_factor,
             irreducible=self.column or "loss",
@@ -181,6 +192,28 @@ class Sampling:
         if setup.ranks.writes:
             tell_notes(weights.notes)
         return np.array(weights.values)
+
+    def rows(self, setup: Setup, /) -> NDArray[np.bool_] | None:
+        """Return which rows of the stream may be drawn, bool (rows,); None for all.
+
+        Raises:
+            ValueError: There is no such column, or no row is left.
+        """
+        if self.where is None:
+            return None
+        table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
+        if table is not None and table.windows is None:
+            table = self._whole_images(setup)
+        elif table is not None and self.entry.name != "swift":
+            raise ValueError(f"{self.table} holds crops, which only a sampler.json draws: give --where another table")
+        return rows_where(self.where, setup.data, table)
+
+    def images(self, setup: Setup, where: NDArray[np.bool_] | None, /) -> int:
+        """Return the number of images that may be drawn; several crops of an image count once."""
+        if where is None:
+            return len(setup.data)
+        crops = crop_rows(self.table, setup)
+        return int(np.count_nonzero(where)) if crops is None else len(np.unique(crops.sample_id[where]))
 
     def labels(self, setup: Setup, /) -> NDArray[Any]:
         """Return the labels of the rows of the stream: of images, or of a table's crops."""
@@ -221,6 +254,7 @@ class Sampling:
             "last_only": budget.last_only or None,
             "full_epochs": budget.full_epochs or None,
             **self.balance.identity(),
+            "where": self.where,
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -228,6 +262,7 @@ class Sampling:
         budget = asdict(self.budget)
         budget["budget"] = budget.pop("share")
         own = {name: getattr(self, name) for name in ("column", "crop_factor")}
+        own |= {} if self.where is None else {"where": self.where}
         own |= {name: value for name, value in self.balance.identity().items() if value is not None}
         weights = None if self.score_weights is None else str(self.score_weights)
         mixture = {} if self.mixture is None else {"mixture": self.mixture.as_dict()}

@@ -189,3 +189,26 @@ def test_a_balanced_stream_weighs_as_if_it_were_uniform():
     order = stream.epoch(0)
     assert isinstance(stream, IndexStream)
     assert (order.weights(0, len(order)) * (CLASSES[order[:]] == 3)).sum() / len(order) == pytest.approx(0.05, rel=0.01)
+
+
+def test_a_training_on_some_rows_is_one_on_these_alone(tail, tmp_path):
+    where = "label in (0, 1, 2) and key != '00000001'"
+    assert run(tail, tmp_path / "some", "--where", where, "--sampler", "balanced", epochs=2) == 0
+    record = json.loads((tmp_path / "some/run.json").read_text())
+    catalog = Catalog.open(tail / "train")
+    kept = (catalog.label < 3) & (np.array(catalog.keys) != "00000001")
+    assert record["class_rows"] == np.bincount(catalog.label[kept], minlength=10).tolist()
+    assert record["forward"] == sum(record["class_drawn"]) == 2 * kept.sum() and record["effective_budget"] == 1
+    assert record["class_drawn"][3:] == [0] * 7
+    assert record["class_drawn"][:3] == pytest.approx([2 * kept.sum() / 3] * 3, abs=15)
+    base = ("train", tail / "train", "-o", tmp_path / "some", "--model", "mlp", "--epochs", 2, "--sampler", "balanced")
+    base = (*base, "--test", tail / "test", "--lr", 0.1, "--global-batch", 32)
+    assert "nothing was run" in cli(*base, "--where", where.replace("'", '"').replace(" != ", "!="), notes=True)
+    assert "not 'label < 3'" in cli(*base, "--where", "label < 3", status=2)
+    for condition, told in (
+        ("lable < 3", "no column 'lable': did you mean label?"),
+        ("label > 9", "holds for none of"),
+        ("label >", "is not understood"),
+    ):
+        assert told in cli(*base[:3], tmp_path / "other", "--where", condition, status=2)
+    assert not (tmp_path / "other").exists()
