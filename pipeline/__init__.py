@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.pipeline.batch import Batch
     from drawstream.pipeline.crop_filter import CropFilter
     from drawstream.pipeline.data_loader import StreamDataLoader
     from drawstream.pipeline.identity import ANOTHER, difference, plain, refuse_other
     from drawstream.pipeline.left_out import MOST_SHOWN, BadImage, BadImagesError, LeftOut, list_bad
-    from drawstream.pipeline.loader import RUN, SMALL, Batch, Loader, channel_statistics, default_transform, graph_spec
+    from drawstream.pipeline.loader import RUN, SMALL, Loader, channel_statistics, default_transform, graph_spec
     from drawstream.pipeline.magic import describe_bytes
     from drawstream.pipeline.numbers import MOST, whole
     from drawstream.pipeline.place import Stream

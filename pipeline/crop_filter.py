@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drawstream.pipeline.batch import Batch
 from drawstream.pipeline.images import key, to_unit
-from drawstream.pipeline.loader import Batch, Loader
+from drawstream.pipeline.loader import Loader
 from drawstream.pipeline.place import caller
 from drawstream.pipeline.reading import BadSampleError, Plan
 from drawstream.pipeline.shards import Catalog
@@ -322,7 +323,7 @@ class CropFilter:
         index = torch.from_numpy(rows)
         if batch.images.is_cuda:  # from pageable memory the copy would wait for the training
             index = index.pin_memory().to(batch.images.device, non_blocking=True)
-        return Batch(*(tensor[index] for tensor in _tensors(batch)))
+        return batch.rows(index)
 
     def _chosen(self, scored: _Scored) -> NDArray[np.int64]:
         """Return the places within the batch to keep, int64 (B,)."""
@@ -373,13 +374,9 @@ def _stacked(columns: Mapping[str, Tensor], batch: Batch, names: tuple[str, ...]
     return torch.stack([*(columns[name].detach().float() for name in names), batch.weights])
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [getattr(batch, field.name) for field in fields(batch)]
-
-
 def _keep_for_stream(batch: Batch) -> None:
     """Tell torch's allocator that the current stream reads these tensors, which another stream may have made."""
     if batch.images.is_cuda:
         stream = torch.cuda.current_stream(batch.images.device)
-        for tensor in _tensors(batch):
+        for tensor in batch.tensors:
             tensor.record_stream(stream)

@@ -3,9 +3,9 @@
 import os
 import reprlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -15,6 +15,8 @@ import torch.utils.dlpack
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from drawstream.pipeline.batch import Batch
+from drawstream.pipeline.fields import NO_MASK, FieldReader, FieldRequest
 from drawstream.pipeline.images import (
     Backend,
     Geometry,
@@ -51,24 +53,6 @@ from drawstream.samplers.orders import IndexStream, RowSampler
 
 SMALL = 64  # pixels; catalogs with no side above it are taken whole by default
 RUN = 2048 * 28 * 28  # raw values per DALI run: at 128 images of 28×28 a run's cost is half of the time, at 2048 none
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """n images of one step.
-
-    Attributes:
-        images: float32 (n, C, H, W), normalised.
-        labels: By the catalog's kind: `class` int64 (n,); `multi` uint8 (n, C), 0 or 1; `value` float32 (n, k); `none`
-            int64 (n, 0), which no loss takes.
-        ids: int64 (n,), rows of the stream: samples of the catalog or rows of the feature table.
-        weights: float32 (n,), 1/(N·P(row)); 0 marks rows that only fill up the last batch of a rank.
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-    weights: Tensor
 
 
 class Loader(Follower):
@@ -109,6 +93,9 @@ class Loader(Follower):
         drop_last: bool = False,
         device: str = "cpu",
         backend: Backend | None = None,
+        fields: Sequence[str] = (),
+        mask: str | None = None,
+        boxes: str | None = None,
         reading: Reading = Reading(),
     ) -> None:
         """Prepare a loader; nothing is read before the first batch.
@@ -127,6 +114,12 @@ class Loader(Follower):
             device: Where to decode and transform: `cpu`, `gpu`, or `gpu:1` for the GPU of that number.
             backend: `dali`, or `pillow` (threads of the CPU; the same rows, windows and flips, pixels within rounding).
                 None: DALI, or Pillow where it is not installed. Like the device it is no part of the state.
+            fields: Fields of the catalog to give with each batch, by name: `txt` as str, `json` as objects, `npy` as
+                arrays, others as bytes; None where a sample has none. No other fields are read.
+            mask: Field with PNGs of class numbers, which get the window, turn, size and flip of their images: int64
+                (n, H, W), the nearest pixels, -100 outside of the image and in samples without one.
+            boxes: Field with boxes, numbers (k, 4) as x0, y0, x1, y1 in pixels of the stored image: `boxes.npy`, or
+                `json:PATH.TO.KEY`. They get the geometry of their images: lists of `Boxes`.
             reading: Threads, read-ahead, checksums, remote shards, and what to do with bad samples.
 
         Raises:
@@ -150,15 +143,19 @@ class Loader(Follower):
             rows=len(catalog) if rows is None else len(rows.sample_id),
             what="samples in the catalog" if rows is None else "rows in the feature table",
         )
-        self._spec = graph_spec(catalog, rows, self.transform)
+        self._asked = FieldRequest.of(fields, mask, boxes)
+        self._asked.check(catalog, self.transform)
+        self._spec = replace(graph_spec(catalog, rows, self.transform), mask=self._asked.mask is not None)
         values = int(catalog.height[0]) * int(catalog.width[0]) * catalog.channels
         group = max(1, RUN // (values * batching.batch_size)) if self._spec.raw else 1
         self._run_size = batching.batch_size * group
         self._bad = BadSamples(catalog, reading)
         self._meter = Meter(nvtx=self._gpu is not None)
-        self._files = ShardFiles(catalog, checksum=reading.checksum, remote=reading.remote)
-        source = Inputs(catalog, self._spec, rows)
-        how: dict[str, Any] = {"threads": reading.read_threads, "backend": self.backend}
+        asked = self._asked
+        self._files = ShardFiles(catalog, fields=asked.members, checksum=reading.checksum, remote=reading.remote)
+        source = Inputs(catalog, self._spec, rows, places=asked.boxes is not None)
+        reader = FieldReader(catalog, asked, self.transform.size) if asked.members else None
+        how: dict[str, Any] = {"threads": reading.read_threads, "backend": self.backend, "fields": reader}
         self._reader = Reader(source, self._files, self._bad, self._meter, group=group, **how)
         self._idle: list[tuple[Feed, Any]] = []  # a graph that has ended a pass and can begin another
         # the graphs under way: else one in garbage, with the loop that gives it back, would be destroyed as it is idle
@@ -296,28 +293,38 @@ class Loader(Follower):
 
     def _batches(self, feed: Feed, pipeline: Any, run: int) -> Iterator[Batch]:
         """The batches of the next DALI run."""
-        images: Any = None
+        outputs: tuple[Any, ...] = ()
         # on a GPU, DALI's memory is given back in the order of torch's work on it
         stream = None if self._gpu is None else torch.cuda.current_stream(self._gpu)
         with self._meter.range("drawstream.run"):
             try:
                 with suppress(StopIteration):  # its read failed: `take` raises why
-                    (images,) = pipeline.run(stream)
+                    outputs = pipeline.run(stream)
             except (RuntimeError, AttributeError) as error:  # the latter of a DALI that was shut down
                 raise self._explain(error, feed.take(run)) from None
         prepared = feed.take(run)
         # the memory is torch's now: DALI's executor takes new for a run
-        ours = isinstance(images, Tensor)
-        pixels = images if ours else torch.utils.dlpack.from_dlpack(images.as_tensor())
+        ours = isinstance(outputs[0], Tensor)
+        made = outputs if ours else [torch.utils.dlpack.from_dlpack(each.as_tensor()) for each in outputs]
         if ours or stream is None:
             self._reader.buffers.give(prepared.buffer)  # on a GPU DALI's copies from it may still be under way
         else:
-            pixels = pixels.clone()
+            made = [each.clone() for each in made]
         self._meter.add(substituted=prepared.substituted)
         around = (torch.from_numpy(a) for a in (prepared.labels, prepared.ids, prepared.weights))
-        tensors = (pixels, *(t.to(pixels.device, non_blocking=True) for t in around))
+        labels, ids, weights = (t.to(made[0].device, non_blocking=True) for t in around)
+        whole_run = Batch(made[0], labels, ids, weights, self._with_mask(prepared, made[1:]))
         for a, b in pairwise(prepared.bounds.tolist()):
-            yield Batch(*(t[a:b] for t in tensors))
+            yield whole_run.rows(slice(a, b))
+
+    def _with_mask(self, prepared: Prepared, masks: Sequence[Tensor]) -> dict[str, Any]:
+        """The fields of a run, with the masks that the graph gave, int64 (n, H, W, 1), where it did."""
+        if self._asked.mask is None:
+            return prepared.fields
+        mask = masks[0][..., 0]
+        if len(prepared.unmasked):
+            mask[torch.from_numpy(prepared.unmasked).to(mask.device)] = NO_MASK
+        return {**prepared.fields, self._asked.mask: mask}
 
     def _drain(self, feed: Feed, pipeline: Any) -> bool:
         """Let DALI finish the runs it has begun, for it reads the feed's arrays; whether it can serve another pass."""

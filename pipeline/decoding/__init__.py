@@ -7,7 +7,16 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.pipeline.decoding import dali_image
     from drawstream.pipeline.decoding.dali_image import parse, parser, plain
-    from drawstream.pipeline.decoding.exif import ORIENTATION, RULES, SIDEWAYS, UPRIGHT, check_rule, flips, orientation
+    from drawstream.pipeline.decoding.exif import (
+        ORIENTATION,
+        RULES,
+        SIDEWAYS,
+        UPRIGHT,
+        check_rule,
+        flips,
+        orientation,
+        png_chunks,
+    )
     from drawstream.pipeline.decoding.image import (
         EXTENSIONS,
         GRAY_MODES,
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
         judge,
         probe,
     )
-    from drawstream.pipeline.decoding.pillow_image import decode_window, parse_header
+    from drawstream.pipeline.decoding.pillow_image import decode_levels, decode_window, parse_header
     from drawstream.pipeline.decoding.quiet import no_warnings
     from drawstream.pipeline.decoding.smaller import Largest, shrink
 else:

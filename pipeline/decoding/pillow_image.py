@@ -54,6 +54,21 @@ def decode_window(
     return pixels if channels == 3 else pixels[..., None]
 
 
+def decode_levels(data: memoryview, /) -> NDArray[np.uint16]:
+    """Decode a gray PNG to levels of 16 bits, as DALI scales those of fewer: uint16 (height, width, 1).
+
+    Raises:
+        ValueError: Pillow cannot decode it.
+    """
+    _, image = _opened(data)
+    try:
+        levels = np.asarray(image)
+    except Exception as error:  # as above
+        raise _refusal(error, "decode") from None
+    factor = {np.dtype(np.bool_): 65535, np.dtype(np.uint8): 257}.get(levels.dtype, 1)
+    return (levels.astype(np.uint16) * np.uint16(factor))[..., None]
+
+
 def _opened(data: memoryview) -> tuple[str, Any]:
     codec, reader = _READERS.get(bytes(data[:2]), ("", None))
     if reader is None:

@@ -21,13 +21,14 @@ except TypeError as error:  # DALI 2.4 adds to its docstrings when it is importe
     law = "NVIDIA DALI needs docstrings, but -OO or PYTHONOPTIMIZE=2 takes them away"
     raise ImportError(f"{law} ({error}): start without it, or with PYTHONOPTIMIZE=1") from None
 
+from drawstream.pipeline.fields import NO_MASK
 from drawstream.pipeline.images.graph_spec import GraphSpec
 from drawstream.pipeline.images.randaugment import apply_operations
 
 dali: Any = nvidia.dali  # its stubs know neither the enumerators nor several inputs at once
 fn, types = dali.fn, dali.types
 
-_KINDS: dict[type[np.generic], Any] = {np.int32: types.INT32, np.float32: types.FLOAT}
+_KINDS: dict[type[np.generic], Any] = {np.uint8: types.UINT8, np.int32: types.INT32, np.float32: types.FLOAT}
 _PIXELS = {"normalized_anchor": False, "normalized_shape": False}
 _plain = dali.pipeline.do_not_convert  # such functions branch on Python's values only, also in graphs with conditionals
 
@@ -41,7 +42,7 @@ def build_pipeline(
     threads: int,
     prefetch: int,
 ) -> Any:
-    """Build the graph, with one output, float32 (n, C, H, W).
+    """Build the graph; its output is float32 (n, C, H, W), and of masks int64 (n, H, W, 1).
 
     `source` gets DALI's `BatchInfo` and gives one array or list of arrays per input, which must stay as they are until
     the run that they are for is done; a run has at most `run_size` images. `gpu` is the GPU's number, None the CPU.
@@ -61,7 +62,7 @@ def build_pipeline(
 
 
 def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: str) -> Any:
-    """Operators of one batch; returns the output node."""
+    """Operators of one batch; returns the output nodes."""
     data, given = _inputs(source, spec)
     images = _decode(data, given, spec, device)
     if spec.turn:
@@ -76,7 +77,7 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
             if "mirror" in given:  # before the operations, as in raw images that arrive mirrored
                 images, mirror = fn.flip(images, horizontal=mirror), 0
             images = apply_operations(images, given, spec.transform, channels=spec.channels)
-    return fn.crop_mirror_normalize(
+    images = fn.crop_mirror_normalize(
         _jitter(images, given, spec),
         dtype=types.FLOAT,
         output_layout="CHW",
@@ -85,6 +86,31 @@ def _graph(source: Callable[[Any], tuple[Any, ...]], spec: GraphSpec, device: st
         std=list(spec.transform.std),
         mirror=mirror,
     )
+    if spec.mask:
+        return images, _masks(given, spec, device)
+    return images
+
+
+def _masks(given: dict[str, Any], spec: GraphSpec, device: str) -> Any:
+    """Class numbers that follow their images, the nearest ones where these are resized; on the CPU, then copied."""
+    masks = _decode_masks(given, spec)
+    if spec.turn:
+        masks = _turn(masks, given["sideways"], given["turn_mirror"], given["turn_flip"])
+    masks = _resize(masks, spec, interp_type=types.INTERP_NN, antialias=False)
+    masks = fn.cast(masks, dtype=types.INT32) // given["mask_divisor"]
+    masks = fn.crop(_crop(masks, given, spec, NO_MASK), crop=spec.transform.size)
+    if "mirror" in given:
+        masks = fn.flip(masks, horizontal=given["mirror"])
+    masks = fn.cast(masks, dtype=types.INT64)
+    return masks.gpu() if device == "gpu" else masks
+
+
+@_plain
+def _decode_masks(given: dict[str, Any], spec: GraphSpec) -> Any:
+    options = {"output_type": types.GRAY, "dtype": types.UINT16, "adjust_orientation": False}
+    if spec.geometry == "window":
+        return _window(fn.decoders.image_slice, given["mask"], given, device="cpu", **options)
+    return fn.decoders.image(given["mask"], device="cpu", **options)
 
 
 @_plain
@@ -130,20 +156,21 @@ def _turn(images: Any, sideways: Any, mirror: Any, flip: Any) -> Any:
 
 
 @_plain
-def _resize(images: Any, spec: GraphSpec) -> Any:
+def _resize(images: Any, spec: GraphSpec, **how: Any) -> Any:
     """Bring images to the size of the batch, or to the size from which its centre is cut."""
+    how = {"antialias": True, **how}
     if spec.geometry == "center":
-        return fn.resize(images, size=spec.transform.resize, mode="not_smaller", antialias=True)
-    return fn.resize(images, size=spec.transform.size, antialias=True) if spec.resize else images
+        return fn.resize(images, size=spec.transform.resize, mode="not_smaller", **how)
+    return fn.resize(images, size=spec.transform.size, **how) if spec.resize else images
 
 
 @_plain
-def _crop(images: Any, given: dict[str, Any], spec: GraphSpec) -> Any:
+def _crop(images: Any, given: dict[str, Any], spec: GraphSpec, outside: int = 0) -> Any:
     """Cut images of the size of the batch out of padded ones."""
     if spec.geometry != "pad" or "corner" not in given:
         return images
     cut = {"start": given["corner"], "shape": spec.transform.size, "axes": [0, 1]}
-    return fn.slice(images, **cut, out_of_bounds_policy="pad", fill_values=0)
+    return fn.slice(images, **cut, out_of_bounds_policy="pad", fill_values=outside)
 
 
 @_plain

@@ -22,6 +22,7 @@ class GraphSpec:
     channels: int  # of the batch: 1 (gray) or 3 (RGB; gray images have three equal channels)
     turn: bool = False  # encoded images, each by the orientation in the catalog
     widen: bool = False  # stored gray images to RGB
+    mask: bool = False  # a second output, int64 (n, H, W): masks that follow their images
 
     @property
     def placed(self) -> bool:
@@ -30,7 +31,7 @@ class GraphSpec:
         DALI would take longer for the inputs per image than for all the rest.
         """
         moved = self.geometry == "pad" or (self.geometry == "whole" and self.mirror)
-        return self.raw and not self.resize and moved and self.transform.suite is None
+        return self.raw and not self.resize and moved and self.transform.suite is None and not self.mask
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -42,6 +43,9 @@ class GraphSpec:
     def inputs(self) -> dict[str, tuple[type[np.generic], int]]:
         """Inputs per image, in the order in which they follow the images: dtype and number of dimensions."""
         found: dict[str, tuple[type[np.generic], int]] = {}
+        if self.mask:
+            found["mask"] = (np.uint8, 1)  # a gray PNG
+            found["mask_divisor"] = (np.int32, 0)  # of its levels of 16 bits
         if self.turn:
             found["sideways"] = found["turn_mirror"] = found["turn_flip"] = (np.int32, 0)
         if not self.placed:

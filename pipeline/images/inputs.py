@@ -1,7 +1,8 @@
 """Inputs of a DALI graph for a run: the images, and the values per image that are drawn or stored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.pipeline.decoding import SIDEWAYS, flips
+from drawstream.pipeline.fields import Placement
 from drawstream.pipeline.images.draws import (
     draw_flips,
     draw_holes,
@@ -20,6 +22,7 @@ from drawstream.pipeline.images.draws import (
 )
 from drawstream.pipeline.images.graph_spec import GraphSpec
 from drawstream.pipeline.images.operations import operations
+from drawstream.pipeline.images.placement import placement
 from drawstream.pipeline.images.transform import FACTORS
 from drawstream.pipeline.reading import Plan
 from drawstream.pipeline.shards import Catalog
@@ -92,8 +95,9 @@ Spans = Sequence[tuple[int, int]]
 class Inputs:
     """Makes the inputs of one kind of graph; each value is a pure function of (seed, epoch, position) or of the row."""
 
-    def __init__(self, catalog: Catalog, spec: GraphSpec, rows: Rows | None) -> None:
+    def __init__(self, catalog: Catalog, spec: GraphSpec, rows: Rows | None, *, places: bool = False) -> None:
         self.catalog = catalog
+        self._places = places  # whether it is told where points of images lie
         self._spec = spec
         self._rows = rows
         self._windows, self._flip = (None, None) if rows is None else (rows.windows, rows.flip)
@@ -103,11 +107,19 @@ class Inputs:
         return ids if self._rows is None else self._rows.sample_id[ids]
 
     def of(
-        self, plan: Plan, spans: Spans, ids: NDArray[np.int64], data: NDArray[np.uint8], members: NDArray[np.int64], /
-    ) -> tuple[Any, ...]:
+        self,
+        plan: Plan,
+        spans: Spans,
+        ids: NDArray[np.int64],
+        data: NDArray[np.uint8],
+        members: NDArray[np.int64],
+        /,
+        further: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[tuple[Any, ...], Placement | None]:
         """Return the inputs for rows `ids` at the positions [a, b) of `spans`, in the order of `GraphSpec.inputs`.
 
-        Image i is `data[members[i] : members[i + 1]]`.
+        Image i is `data[members[i] : members[i + 1]]`; `further` are inputs that were read beside the images. With
+        them comes where points of the stored images lie in the batch, if that was asked for.
         """
         spec, transform, samples = self._spec, self._spec.transform, self.samples(ids)
 
@@ -132,7 +144,9 @@ class Inputs:
         if transform.jitter is not None:
             factors = drawn(draw_jitter, transform.jitter)
             given |= {name: np.ascontiguousarray(column) for name, column in zip(FACTORS, factors.T, strict=True)}
-        return self._images(data, members, given), *(given[name] for name in spec.inputs)
+        inputs = (self._images(data, members, given), *({**given, **further}[name] for name in spec.inputs))
+        sides = self.catalog.height[samples], self.catalog.width[samples]
+        return inputs, placement(spec, given, *sides) if self._places else None
 
     def _turns(self, samples: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Return how each image is turned, int32 (n,) each; nothing if the graph turns none."""

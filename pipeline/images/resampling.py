@@ -26,6 +26,25 @@ def resize_shorter(image: Image, side: int, /) -> Image:
     return _resample(image, (height, width), (height / scale, width / scale))
 
 
+def nearest(image: NDArray[Any], size: tuple[int, int], /) -> NDArray[Any]:
+    """Return an image of another size, made of its nearest pixels."""
+    rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for of, to in zip(image.shape[:2], size, strict=True))
+    found: NDArray[Any] = image[rows[:, None], columns]
+    return found
+
+
+def nearest_shorter(image: NDArray[Any], side: int, /) -> NDArray[Any]:
+    """Return an image of the size of `resize_shorter`, made of its nearest pixels."""
+    scale = side / min(image.shape[:2])
+    places = []
+    for length in image.shape[:2]:
+        size = math.floor(length * scale + 0.5)
+        at = (length - size / scale) / 2 + (np.arange(size) + 0.5) / scale
+        places.append(np.floor(at).astype(np.int64).clip(0, length - 1))
+    found: NDArray[Any] = image[places[0][:, None], places[1]]
+    return found
+
+
 def _resample(image: Image, size: tuple[int, int], region: tuple[float, float]) -> Image:
     """Bring a region around the middle, in pixels of the image, to a size."""
     taps = [_taps(*each) for each in zip(image.shape[:2], size, region, strict=True)]
@@ -121,7 +140,7 @@ def normalize(
                 out[c, y, x] = (np.float32(image[y, column, source]) - mean[c]) * factor
 
 
-def centre(image: Image, size: tuple[int, int], /) -> Image:
+def centre(image: NDArray[Any], size: tuple[int, int], /) -> NDArray[Any]:
     """Cut the middle out of an image; a view."""
     top, left = ((length - side + 1) // 2 for length, side in zip(image.shape[:2], size, strict=True))
     return image[top : top + size[0], left : left + size[1]]

@@ -6,6 +6,7 @@ read with a name, not a SIGBUS. Each member is hashed while it is still in the c
 
 import os
 import weakref
+from collections.abc import Sequence
 from itertools import count
 from threading import Lock
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
+from drawstream.pipeline.fields import FieldColumns
 from drawstream.pipeline.reading.bad_samples import BadSampleError, name_sample
 from drawstream.pipeline.reading.cache import CachedShards
 from drawstream.pipeline.reading.open_files import SHARED, OpenFile, OpenFiles
@@ -59,7 +61,7 @@ def read_members(
 
 
 class Members(NamedTuple):
-    """Image members to read, one entry each, (n,)."""
+    """Members to read, images and fields, one entry each, (n,)."""
 
     shard: NDArray[Any]  # its number, int32
     offset: NDArray[Any]  # first byte in it, int64
@@ -107,11 +109,14 @@ class ShardFiles:
         self,
         catalog: Catalog,
         *,
+        fields: Sequence[str] = (),
         checksum: Checksum = "always",
         pool: OpenFiles = SHARED,
         remote: Remote | None = None,
     ) -> None:
         self._catalog = catalog
+        image = FieldColumns(catalog.offset, catalog.size, catalog.checksum)
+        self._columns = {"": image, **{name: catalog.field_columns[name] for name in fields}}
         self._policy = checksum
         self._seen = np.zeros(len(catalog) if checksum == "first" else 0, np.bool_)
         self._pool, self._number = pool, next(_numbers)
@@ -141,7 +146,9 @@ class ShardFiles:
         return {} if source is None else source.counts
 
     def read(self, samples: NDArray[np.int64], /) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the bytes of samples (n,) one after the other (uint8), and the n + 1 boundaries between them (int64).
+        """Return the bytes of samples (n,) one after the other (uint8), and the boundaries between them (int64).
+
+        First come the n images, then n members of each field, of no bytes where a sample has none.
 
         Raises:
             BadSampleError: A member is cut short, unreadable or differs from its checksum; names key and shard.
@@ -150,31 +157,30 @@ class ShardFiles:
         out = np.empty(bounds[-1], np.uint8)
         status = self.read_into(samples, bounds, out)
         if status.any():
-            bad = int(np.flatnonzero(status)[0])
-            raise self.error(int(samples[bad]), int(status[bad]))
+            raise self.errors(samples, status)[0]
         return out, bounds
 
     def bounds(self, samples: NDArray[np.int64], /) -> NDArray[np.int64]:
-        """Return the n + 1 boundaries, int64, between members that lie one after the other."""
-        bounds = np.zeros(len(samples) + 1, np.int64)
-        np.cumsum(self._catalog.size[samples], out=bounds[1:])
+        """Return the boundaries, int64, between members that lie one after the other, one more than there are."""
+        bounds = np.zeros(len(samples) * len(self._columns) + 1, np.int64)
+        np.cumsum(np.concatenate([columns.size[samples] for columns in self._columns.values()]), out=bounds[1:])
         return bounds
 
     def read_into(
         self, samples: NDArray[np.int64], bounds: NDArray[np.int64], out: NDArray[np.uint8], /
     ) -> NDArray[np.int64]:
-        """Read members to `out[bounds[i] : bounds[i + 1]]`; return the status of each, int64 (n,)."""
+        """Read members to `out[bounds[i] : bounds[i + 1]]`; return the status of each, int64."""
         catalog = self._catalog
         check = ~self._seen[samples] if self._policy == "first" else np.full(len(samples), self._policy == "always")
-        members = Members(
-            catalog.shard[samples],
-            catalog.offset[samples],
-            catalog.size[samples],
-            catalog.checksum[samples],
-            check,
-            bounds[:-1],
+        count = len(self._columns)
+        offset, size, checksum = (
+            np.concatenate([columns[part][samples] for columns in self._columns.values()]) for part in range(3)
         )
-        status = self._read(members, out)
+        shard = np.tile(catalog.shard[samples], count)
+        members = Members(shard, offset, size, checksum, np.tile(check, count), bounds[:-1])
+        status = np.zeros(len(members.shard), np.int64)
+        there = np.flatnonzero(members.size)
+        status[there] = self._read(members.at(there), out)
         bad = np.flatnonzero(status)
         bad = bad[self._is_remote[members.shard[bad]]]
         if len(bad):  # fetched anew once
@@ -183,7 +189,7 @@ class ShardFiles:
                     self._cached.discard(int(shard))
             status[bad] = self._read(members.at(bad), out)
         if self._policy == "first":
-            self._seen[samples[status == OK]] = True
+            self._seen[samples[(status.reshape(count, -1) == OK).all(0)]] = True
         return status
 
     def _read(self, members: Members, out: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -278,13 +284,23 @@ class ShardFiles:
         """Close all files; they open again when they are needed."""
         self._pool.close(self._number)
 
-    def error(self, sample: int, status: int, /) -> BadSampleError:
-        """Return the error for a sample whose read ended with this status."""
-        catalog = self._catalog
-        size, offset = int(catalog.size[sample]), int(catalog.offset[sample])
+    def errors(self, samples: NDArray[np.int64], status: NDArray[np.int64], /) -> list[BadSampleError]:
+        """Return the errors of samples (n,) whose reads ended with these statuses: of each that of its first member."""
+        found: dict[int, BadSampleError] = {}
+        for i in np.flatnonzero(status).tolist():
+            field, at = divmod(i, len(samples))
+            name = list(self._columns)[field]
+            found.setdefault(at, self.error(int(samples[at]), int(status[i]), name))
+        return list(found.values())
+
+    def error(self, sample: int, status: int, field: str = "", /) -> BadSampleError:
+        """Return the error for a sample of which the read of a member, its image or a field, ended with this status."""
+        catalog, columns = self._catalog, self._columns[field]
+        size, offset = int(columns.size[sample]), int(columns.offset[sample])
+        what = f"{size} bytes of .{field}" if field else f"{size} bytes"
         reason = {
             SHORT: f"the shard ends before byte {offset + size}",
-            DAMAGED: f"its {size} bytes do not match the checksum of the catalog",
+            DAMAGED: f"its {what} do not match the checksum of the catalog",
         }.get(status) or self._refused.get(int(catalog.shard[sample]), "the operating system could not read it")
         return self.refusal(sample, reason, "restore the shard, or run `drawstream verify` to list all damage")
 

@@ -15,16 +15,17 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.pipeline.fields import FieldReader, FieldValues
 from drawstream.pipeline.images import Backend, Inputs
 from drawstream.pipeline.reading.bad_samples import LEAVE_OUT, BadSamples
 from drawstream.pipeline.reading.metrics import Meter
 from drawstream.pipeline.reading.plan import Plan
-from drawstream.pipeline.reading.read import OK, Buffers, ShardFiles
+from drawstream.pipeline.reading.read import Buffers, ShardFiles
 from drawstream.pipeline.reading.refused import Headers
 
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
@@ -52,6 +53,18 @@ class Prepared:
     labels: NDArray[Any]  # of the catalog's kind, (n,) or (n, columns)
     weights: NDArray[np.float32]  # 1/(N P); 0 if a row only fills up the batch
     substituted: int  # rows that were replaced
+    fields: dict[str, list[Any]]  # n values of each, without the mask
+    unmasked: NDArray[np.int64]  # those of the n samples that have no mask
+
+
+class _Read(NamedTuple):
+    """What was read of n samples; member i of `data` is [bounds[i], bounds[i + 1]), the images come first."""
+
+    buffer: NDArray[np.uint8]
+    data: NDArray[np.uint8]  # its part that was filled
+    bounds: NDArray[np.int64]
+    fields: FieldValues
+    substituted: int
 
 
 class Reader:
@@ -71,7 +84,9 @@ class Reader:
         group: int,
         threads: int,
         backend: Backend = "dali",
+        fields: FieldReader | None = None,
     ) -> None:
+        self._fields = fields
         self.group = group
         self.buffers = Buffers()
         self._source, self._files, self._bad, self._meter = source, files, bad, meter
@@ -109,17 +124,20 @@ class Reader:
             drawn = [plan.rows(a, b) for a, b in spans]
             ids = np.concatenate([rows for rows, _ in drawn])
             weights = np.concatenate([weights for _, weights in drawn])
-            buffer, data, members, substituted = self._read(plan, spans, ids, weights)
-            samples = self._source.samples(ids)
-            inputs = self._source.of(plan, spans, ids, data, members)
-            self._meter.add(bytes_read=len(data))
+            read = self._read(plan, spans, ids, weights)
+            samples, members = self._source.samples(ids), read.bounds[: len(ids) + 1]
+            images = read.data[: members[-1]]
+            inputs, placement = self._source.of(plan, spans, ids, images, members, read.fields.inputs)
+            fields = {} if self._fields is None else self._fields.placed(read.fields, placement)
+            self._meter.add(bytes_read=len(read.data))
             labels = self._source.catalog.label[samples]
-            return Prepared(inputs, buffer, bounds, samples, ids, labels, weights, substituted)
+            own = (read.substituted, fields, read.fields.unmasked)
+            return Prepared(inputs, read.buffer, bounds, samples, ids, labels, weights, *own)
 
     def _read(
         self, plan: Plan, spans: list[tuple[int, int]], ids: NDArray[np.int64], weights: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], int]:
-        """Return a buffer, its part with the bytes of these rows, the bounds between them, and how many were replaced.
+    ) -> _Read:
+        """Read these rows.
 
         Rows of bad samples are replaced in `ids` and `weights`, which are the run's own.
         """
@@ -138,12 +156,16 @@ class Reader:
             buffer = self.buffers.take(int(members[-1]))
             data = buffer[: members[-1]]
             status = self._files.read_into(samples, members, data)
-            failed = [self._files.error(int(samples[i]), int(status[i])) for i in np.flatnonzero(status != OK)]
+            failed = self._files.errors(samples, status)
+            fields = FieldValues()
             if not failed:
                 refused = self._headers.refused(samples, members, data)
+                if self._fields is not None:
+                    fields = self._fields.decode(samples, members, data)
+                    refused = {**fields.problems, **refused}
                 failed = [self._files.refusal(int(samples[i]), reason, LEAVE_OUT) for i, reason in refused.items()]
             if not failed:
-                return buffer, data, members, int((attempts > 0).sum())
+                return _Read(buffer, data, members, fields, int((attempts > 0).sum()))
             self.buffers.give(buffer)
             self._bad.add(failed)
 

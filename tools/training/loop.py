@@ -203,7 +203,7 @@ class _Loop:
         batch = step.batch
         for at in range(0, len(batch.labels), size):
             cut = slice(at, at + size)
-            part = Batch(batch.images[cut], batch.labels[cut], batch.ids[cut], batch.weights[cut])
+            part = batch.rows(cut)
             found.append(self._backward_part(step._replace(batch=part), epoch, self._rows(part.weights) / rows))
         logits, losses, weights = zip(*found, strict=True)
         return torch.cat(logits), torch.stack(losses).sum(), torch.cat(weights)

@@ -260,7 +260,7 @@ def _fields(batch: Batch) -> Rows:
 
 def _step(rows: Rows, waited: float, at: int, share: float) -> Step:
     """A step of chosen rows."""
-    batch = Batch(**{name: rows[name] for name in ("images", "labels", "ids", "weights")})
+    batch = Batch(rows["images"], rows["labels"], rows["ids"], rows["weights"])
     mixed = Mixed(batch.images, rows["targets"], rows["shares"]) if "targets" in rows else None
     return Step(batch, waited, at, share, chosen=True, mixed=mixed)
 

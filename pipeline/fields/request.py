@@ -1,0 +1,176 @@
+"""The fields that a loader is asked for, and their values from the bytes of a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drawstream.pipeline.decoding import SIDEWAYS
+from drawstream.pipeline.fields.boxes import Placement, parse_boxes, place_boxes
+from drawstream.pipeline.fields.columns import ABSENT, check_fields
+from drawstream.pipeline.fields.masks import no_mask, plain_mask
+from drawstream.pipeline.fields.values import decode_value, follow
+
+if TYPE_CHECKING:
+    from drawstream.pipeline.images import Transform
+    from drawstream.pipeline.shards import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRequest:
+    """Fields that a loader is asked for.
+
+    Attributes:
+        fields: Those that are given as they are decoded.
+        mask: One that follows the geometry of its image, as class numbers.
+        boxes: One that follows the geometry of its image; ``json:PATH.TO.KEY``: what lies there in a JSON field.
+    """
+
+    fields: tuple[str, ...] = ()
+    mask: str | None = None
+    boxes: str | None = None
+
+    @classmethod
+    def of(cls, fields: Sequence[str], mask: str | None, boxes: str | None, /) -> "FieldRequest":
+        """Check names and bring them into the form of a catalog's.
+
+        Raises:
+            ValueError: A name that cannot be, or that is asked for twice.
+        """
+        if isinstance(fields, str):
+            raise ValueError(f"`fields` must be a sequence of names, but got {fields!r}: give ({fields!r},)")
+        found = check_fields(fields)
+        (mask,) = check_fields([mask]) if mask is not None else (None,)
+        if boxes is not None:
+            name, colon, path = boxes.partition(":")
+            boxes = f"{check_fields([name])[0]}{colon}{path}"
+        if mask is not None and mask in found:
+            raise ValueError(f"{mask!r} is asked for as the mask and as a field: leave it out of `fields`")
+        if boxes in found:
+            raise ValueError(f"{boxes!r} is asked for as boxes and as a field: leave it out of `fields`")
+        return cls(found, mask, boxes)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members to read, each once."""
+        boxes = None if self.boxes is None else self.boxes.partition(":")[0]
+        return tuple(dict.fromkeys(name for name in (*self.fields, self.mask, boxes) if name is not None))
+
+    def check(self, catalog: "Catalog", transform: "Transform", /) -> None:
+        """Refuse fields that a catalog does not have, and operations that masks and boxes cannot follow.
+
+        Raises:
+            ValueError: One of these.
+        """
+        for name in self.members:
+            if name not in catalog.fields:
+                there = f"its fields are {', '.join(catalog.fields)}" if catalog.fields else "it has no fields"
+                raise ValueError(f"{catalog.path} has no field {name!r}, {there}: index it with --fields {name}")
+        if (self.mask or self.boxes) and transform.randaugment is not None:
+            what = "mask" if self.mask else "boxes"
+            law = "RandAugment turns, shears and moves images, which masks and boxes cannot follow"
+            raise ValueError(f"{law}: leave out `randaugment`, or `{what}`")
+
+
+@dataclass(slots=True)
+class FieldValues:
+    """Values of a run of n samples.
+
+    Attributes:
+        values: Of each field n values, None where a sample has none.
+        inputs: Of the graph: the masks and their divisors.
+        unmasked: int64, the samples without a mask.
+        boxes: n times float64 (k, 4) as stored, or None; empty where none are asked for.
+        problems: Samples whose fields cannot be used, and why.
+    """
+
+    values: dict[str, list[Any]] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    unmasked: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    boxes: list[NDArray[np.float64] | None] = field(default_factory=list)
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+class FieldReader:
+    """Makes values of the bytes of fields."""
+
+    def __init__(self, catalog: "Catalog", request: FieldRequest, size: tuple[int, int], /) -> None:
+        self.request = request
+        self._catalog, self._size = catalog, size
+
+    def decode(self, samples: NDArray[np.int64], bounds: NDArray[np.int64], data: NDArray[np.uint8], /) -> FieldValues:
+        """Decode what was read of samples (n,).
+
+        Member m of sample i is `data[bounds[m n + i] : bounds[m n + i + 1]]`; member 0 is the image, the others are
+        those of the request.
+        """
+        found = FieldValues()
+        request, memory, n = self.request, data.data, len(samples)
+        parts: dict[str, list[memoryview | None]] = {}
+        for m, name in enumerate(request.members, 1):
+            absent = self._catalog.field_columns[name].offset[samples] == ABSENT
+            ends = bounds[m * n : (m + 1) * n + 1].tolist()
+            parts[name] = [None if absent[i] else memory[ends[i] : ends[i + 1]] for i in range(n)]
+
+        def each(name: str, read: Callable[[int, memoryview], Any]) -> list[Any]:
+            values: list[Any] = [None] * n
+            for i, part in enumerate(parts[name]):
+                if part is not None:
+                    try:
+                        values[i] = read(i, part)
+                    except ValueError as error:
+                        found.problems[i] = str(error)
+            return values
+
+        for name in request.fields:
+            found.values[name] = each(name, lambda _, part, name=name: decode_value(name, part))  # type: ignore[misc]
+        if request.boxes is not None:
+            found.boxes.extend(each(request.boxes.partition(":")[0], lambda _, part: self._boxes(part)))
+        if request.mask is not None:
+            self._masks(samples, each, found)
+        return found
+
+    def placed(self, found: FieldValues, placement: Placement | None, /) -> dict[str, Any]:
+        """Return the fields of a run as a batch gives them, but for the masks; lists of n values."""
+        if self.request.boxes is None:
+            return found.values
+        assert placement is not None
+        boxes = [
+            None if each is None else place_boxes(each, placement, i, self._size) for i, each in enumerate(found.boxes)
+        ]
+        return {**found.values, self.request.boxes: boxes}
+
+    def _boxes(self, part: memoryview) -> NDArray[np.float64] | None:
+        assert self.request.boxes is not None
+        name, _, path = self.request.boxes.partition(":")
+        value = decode_value(name, part)
+        try:
+            value = follow(value, path) if path else value
+            return None if value is None else parse_boxes(value)
+        except ValueError as error:
+            raise ValueError(f".{name}: {error}") from None
+
+    def _masks(self, samples: NDArray[np.int64], each: Callable[..., list[Any]], found: FieldValues) -> None:
+        """Add the inputs of the graph for masks."""
+        catalog, name = self._catalog, self.request.mask
+        sizes = np.stack([catalog.height[samples], catalog.width[samples]], axis=1)
+        if catalog.turn is not None:
+            sideways = catalog.turn[samples] >= SIDEWAYS
+            sizes[sideways] = sizes[sideways, ::-1]
+        stored = sizes.tolist()
+
+        def read(i: int, part: memoryview) -> tuple[NDArray[np.uint8], int]:
+            try:
+                return plain_mask(part, *stored[i])
+            except ValueError as error:
+                raise ValueError(f"mask .{name} {error}") from None
+
+        masks = each(str(name), read)
+        missing = [i for i, mask in enumerate(masks) if mask is None]
+        for i in missing:
+            masks[i] = no_mask(*stored[i]), 1
+        found.inputs["mask"] = [mask for mask, _ in masks]
+        found.inputs["mask_divisor"] = np.array([divisor for _, divisor in masks], np.int32)
+        found.unmasked = np.array(missing, np.int64)
