@@ -1,4 +1,4 @@
-"""What a loader gives for one step."""
+"""The batch that a loader gives for one step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

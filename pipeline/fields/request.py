@@ -81,7 +81,7 @@ class FieldValues:
     Attributes:
         values: Of each field n values, None where a sample has none.
         inputs: Of the graph: the masks and their divisors.
-        unmasked: int64, the samples without a mask.
+        unmasked: int64 (m,), the samples without a mask.
         boxes: n times float64 (k, 4) as stored, or None; empty where none are asked for.
         problems: Samples whose fields cannot be used, and why.
     """

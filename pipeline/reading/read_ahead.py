@@ -58,7 +58,7 @@ class Prepared:
 
 
 class _Read(NamedTuple):
-    """What was read of n samples; member i of `data` is [bounds[i], bounds[i + 1]), the images come first."""
+    """Bytes and fields of n samples; member i of `data` is [bounds[i], bounds[i + 1]), the images come first."""
 
     buffer: NDArray[np.uint8]
     data: NDArray[np.uint8]  # its part that was filled
