@@ -31,7 +31,7 @@ PAPER: dict[str, Any] = {
     "confirm_top": 0,
 }
 TUNING: tuple[str, ...] = ("start", "held_out", "confirm", "objective_metric", "global_batch", "augment")
-TUNING += ("fine_tune_epochs", "fine_tune_lr", "loss")
+TUNING += ("fine_tune_epochs", "fine_tune_lr", "loss", "balance", "where")
 CROPS = ("crop_filter", "crop_factor")
 COURSE = ("epochs", "lr", "schedule", "milestones", "gamma", "warmup_epochs")  # of the learning rate
 AGENTS = ("gp", "random", "reinforce", "optuna:TPESampler", "optuna:GPSampler")
@@ -43,6 +43,7 @@ class SwiftOptions(
     shared.ClassesOptions,
     shared.DescentOptions,
     shared.LossOptions,
+    shared.WhereOptions,
     shared.JoinOptions,
     shared.EngineOptions,
     shared.WatchedOptions,
@@ -58,6 +59,9 @@ class SwiftOptions(
     )
     protocol: Literal["default", "paper"] = option(
         "default", "Search by the defaults, or by the paper's exact protocol."
+    )
+    balance: float = option(
+        0.0, "Draw the classes of every candidate more alike: 0 as it has them, 1 each alike.", within=(0, 1)
     )
     features: tuple[str, ...] = option(("loss", "entropy"), "Columns the sampler reads, comma list.")
     transform: Literal["cgf", "cdf"] = option("cgf", "Transform of the features; cgf is the paper's.")
@@ -175,7 +179,8 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
     short = replace(own.tuning(max(1, round(length)), given.fine_tune_lr), seed=given.seed)
     factor = given.crop_factor if given.crop_factor is not None else 2 if given.crop_filter else 1
     kind: dict[str, Any] = {"table": given.table, "factor": factor, "random_crops": given.crop_filter}
-    kind["metric"] = given.objective_metric
+    kind |= {"metric": given.objective_metric, "balance": given.balance, "where": given.where}
+    kind["join"] = tuple(given.join)
     score = FineTune(setup, given.start, short, longer, min(1.0, length), scratch, **kind)
     score.open()
     return score

@@ -105,10 +105,12 @@ def prepare_search(job: SearchJob, /) -> Searching:
         "options": options,
         "identity": plain(decides),
     }
+    drawn = getattr(job.objective, "drawn", {})  # by fine-tuning, and by a training with the sampler
+    settings |= drawn
     record = finished_record(job.out / "search.json", "search", settings["identity"], ("sampler.json",))
     names = dict.fromkeys(requested_columns(job.features, MASS, job.transform))
     columns = {} if record else table.columns(*names)
-    study = replace(job.study, provenance=origin(table), identity=settings["identity"])
+    study = replace(job.study, provenance=origin(table) | drawn, identity=settings["identity"])
     return Searching(columns, study, settings, record)
 
 

@@ -124,6 +124,7 @@ class Training:
 
 def prepare_training(job: TrainingJob, /) -> Training:
     """Open and check what `train_job` runs; errors are its own. Writes nothing."""
+    job = replace(job, sampling=job.sampling.as_searched())
     setup, recipe, sampling, filtering = job.setup, job.recipe, job.sampling, job.filtering
     sampling.refuse_unused()
     evaluation = Evaluation(setup.evaluation_loaders(), job.every)
@@ -225,7 +226,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         "effective_budget": run.effective_budget(training.full, before=before),
         "count_entropy": run.count_entropy,
     }
-    results |= _class_shares(run, job)
+    results |= _class_shares(run, training.job)
     if "result" in results and "class_rows" in results:
         groups = ShotGroups.of(results["class_rows"])
         by_class = list(results["result"]["classes"].values())

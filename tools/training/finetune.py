@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.features import CropScorer, state_hash
+from drawstream.features.table import FeatureTable, rows_where
 from drawstream.pipeline import CropFilter, Loader
+from drawstream.samplers.methods import balanced
 from drawstream.samplers.orders import Capped, IndexStream
 from drawstream.search import Stage, Trial
 from drawstream.tools.runs import loader_identity, model_identity, part_identity
@@ -44,6 +46,9 @@ class FineTune:
             itself. A candidate is scored under the contrast that it will be trained with.
         random_crops: These rows are random crops of the samples, scored by w0 (`CropFilter`), not those of the table.
         metric: Of the held-out set, the score.
+        balance: γ of the classes under every candidate, see `samplers.methods.balance`.
+        where: Condition on the rows that are drawn, over the catalog's columns and the table's.
+        join: Files whose columns are joined to the table.
     """
 
     setup: Setup
@@ -56,6 +61,9 @@ class FineTune:
     factor: int = 1
     random_crops: bool = False
     metric: Metric = "top1"
+    balance: float = 0.0
+    where: str | None = None
+    join: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -64,6 +72,10 @@ class FineTune:
             raise ValueError(f"`metric` must be one of {', '.join(METRICS)}, but got {self.metric!r}")
         if self.factor < 1 + self.random_crops:
             raise ValueError(f"`crop-factor >= {1 + self.random_crops}` must hold, but got {self.factor}")
+        if self.factor > 1 and (self.balance or self.where is not None):
+            raise ValueError(
+                "--crop-factor keeps a part of rows that are drawn uniformly: leave out --balance and --where"
+            )
 
     @property
     def reads_sampler(self) -> bool:
@@ -108,7 +120,7 @@ class FineTune:
     def open(self) -> None:
         """Open loaders and weights, which otherwise the first score does; errors as theirs."""
         flush_denormals()
-        _ = self.held_out, self.weights, self.loader
+        _ = self.held_out, self.weights, self.loader, self.kept
 
     def close(self) -> None:
         """Free the loaders."""
@@ -141,8 +153,38 @@ class FineTune:
             law = Capped(probabilities, draws, batch=self.setup.global_batch, factor=self.factor)
             self.loader.replace_stream(IndexStream(law, seed=seed))
         else:
-            self.loader.replace_stream(IndexStream(probabilities, mode="stratified", seed=seed, draws=draws))
+            self.loader.replace_stream(self.stream(probabilities, seed, draws))
         return self.loader
+
+    def stream(self, probabilities: NDArray[np.float64], seed: int, draws: int, /) -> IndexStream:
+        """Return the stream of a candidate, its classes balanced, over the rows that may be drawn."""
+        kept = self.kept
+        if self.balance:
+            weights = probabilities if kept is None else probabilities * kept
+            probabilities = balanced(self._rows.label, self.balance, weights=weights)
+        return IndexStream(probabilities, mode="stratified", seed=seed, draws=draws, where=kept)
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """Return balance and condition, as far as they are given: a sampler that is found is drawn by them, too."""
+        given = {"balance": self.balance or None, "where": self.where}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @cached_property
+    def _rows(self) -> FeatureTable:
+        """The feature table, whose rows a candidate draws."""
+        if self.table is None:
+            raise ValueError("--balance and --where need the rows of a feature table")
+        return FeatureTable.open(self.table, join=self.join, catalog=self.setup.data)
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_] | None:
+        """Rows that may be drawn, bool (rows,); None for all.
+
+        Raises:
+            ValueError: There is no such column, or no row is left.
+        """
+        return None if self.where is None else rows_where(self.where, self.setup.data, self._rows)
 
     @cached_property
     def _scoring(self) -> nn.Module:
@@ -168,12 +210,16 @@ class FineTune:
             "factor": self.factor if self.factor > 1 else None,
             "random_crops": self.random_crops or None,
             "metric": self.metric,
+            "balance": self.balance or None,
+            "where": self.where,
             "mixing": part_identity(self.setup.mix(self.search.seed)),
         }
 
     def draws(self, stage: Stage, /) -> int:
         """Draws of an epoch of a run."""
         samples = len(self.loader.catalog)  # fewer than rows where these are crops
+        if self.kept is not None:
+            samples = len(np.unique(self._rows.sample_id[self.kept]))
         return max(1, round(self.share * samples)) if stage == "search" else samples
 
     def steps(self, stage: Stage, /) -> int:

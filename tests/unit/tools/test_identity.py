@@ -117,6 +117,7 @@ CHANGES = {
         ("--features", "entropy"), ("--segments", 3), ("--space", "paper10"), ("--kappa", 2.0), ("--round", 2),
         ("--min-ess", 0.2), ("--fine-tune-epochs", 0.5), ("--fine-tune-lr", 0.03), ("--confirm", "scratch"),
         ("--confirm-top", 2), ("--confirm-seeds", 3), ("--weight-decay", 0.1), ("--no-starts",), ("--transform", "cgf"),
+        ("--balance", 0.5), ("--where", "label < 5"),
     ],
     "search auto": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--lr", 0.1), ("--global-batch", 100), ("--seed", 1),

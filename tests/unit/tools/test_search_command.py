@@ -149,3 +149,39 @@ def test_epochs_of_a_candidate_are_a_number_of_epochs(digits, table, tmp_path, l
     assert (
         cli(*command, status=2) == f"drawstream: weights {start}: cannot be read as tensors (the file ends too early)\n"
     )
+
+
+def test_candidates_draw_some_rows_with_balanced_classes_and_so_does_their_training(digits, table, tmp_path):
+    catalog = Catalog.open(digits.train)
+    save_weights(tmp_path / "w.safetensors", Setup(digits.train, "mlp").build(0).state_dict())
+    command = ["search", "swift", table, "-o", "s", "--catalog", digits.train, "--held-out", digits.held_out]
+    command += ["--model", "mlp", "--start", "w.safetensors", "--fine-tune-epochs", 0.5, *QUICK, "--epochs", 1]
+    cli(*command, "--balance", 1, "--where", "label < 4 and loss > .1")
+    record, sampler = read_record(tmp_path / "s/search.json", "search"), SwiftSampler.load(tmp_path / "s/sampler.json")
+    assert (record["balance"], record["where"]) == (1, "label < 4 and loss > 0.1")
+    assert (sampler.provenance["balance"], sampler.provenance["where"]) == (1, "label < 4 and loss > 0.1")
+    assert "where 'label < 4 and loss > 0.1', not none" in cli(*command, "--balance", 1, status=2)
+    assert "--where goes with fine-tuning" in swift(digits, table, "o", *QUICK, "--where", "label < 4", status=2)
+    told = cli(*command[:4], "x", *command[5:], "--crop-factor", 2, "--where", "label < 4", status=2)
+    assert "leave out --balance and --where" in told
+
+    cli(
+        "train",
+        digits.train,
+        "-o",
+        "t",
+        "--model",
+        "mlp",
+        "--epochs",
+        2,
+        "--sampler",
+        "s/sampler.json",
+        "--table",
+        table,
+    )
+    run = read_record(tmp_path / "t/run.json", "train")
+    loss = FeatureTable.open(table).columns("loss")["loss"]
+    kept = (catalog.label < 4) & (loss > 0.1)
+    assert run["class_rows"] == np.bincount(catalog.label[kept], minlength=10).tolist()
+    assert run["forward"] == 2 * kept.sum() and sum(run["class_drawn"][4:]) == 0
+    assert run["class_drawn"][:4] == pytest.approx([kept.sum() / 2] * 4, rel=0.2)

@@ -1,7 +1,7 @@
 """Draws of a training run: from a file, by a method of the table, or uniform; opened and checked."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.features.table import FeatureTable, rows_where
+from drawstream.pipeline import RowFilter
 from drawstream.samplers.files import read_weights
 from drawstream.samplers.orders import Schedule, is_schedule
 from drawstream.samplers.swift import SwiftSampler, is_sampler
@@ -94,6 +95,18 @@ class Sampling:
             names = ", ".join(method_names())
             raise ValueError(f"the sampler must be a file or one of {names}, but got {str(path)!r}")
         return METHODS["schedule" if is_schedule(path) else "weights"]
+
+    def as_searched(self) -> "Sampling":
+        """Return the sampling with balance and condition that a sampler.json was searched under, if none are given."""
+        if self.mixture is not None or self.entry.name != "swift" or self.crop_factor > 1:
+            return self
+        found = SwiftSampler.load(Path(self.sampler or "")).provenance
+        gamma, where = self.balance.balance, self.where
+        if not gamma and found.get("balance"):
+            gamma = float(found["balance"])
+        if where is None and found.get("where"):
+            where = RowFilter.parse(found["where"]).text
+        return replace(self, balance=replace(self.balance, balance=gamma), where=where)
 
     def refuse_unused(self) -> None:
         """Refuse options that would do nothing here.
