@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from drawstream.features.table.table import FeatureTable as FeatureTable
     from drawstream.features.table.where import rows_where as rows_where
     from drawstream.features.tracker import Tracker as Tracker
+    from drawstream.pipeline.batch import Batch as Batch
     from drawstream.pipeline.crop_filter import CropFilter as CropFilter
     from drawstream.pipeline.data_loader import StreamDataLoader as StreamDataLoader
+    from drawstream.pipeline.fields.boxes import Boxes as Boxes
+    from drawstream.pipeline.fields.dataset import FieldDataset as FieldDataset
     from drawstream.pipeline.images.mixing import RICAP as RICAP
     from drawstream.pipeline.images.mixing import Mixup as Mixup
     from drawstream.pipeline.images.transform import Transform as Transform
-    from drawstream.pipeline.loader import Batch as Batch
     from drawstream.pipeline.loader import Loader as Loader
     from drawstream.pipeline.reading.bad_samples import BadSample as BadSample
     from drawstream.pipeline.reading.bad_samples import BadSampleError as BadSampleError

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from drawstream.pipeline.fields import Boxes
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -32,6 +34,15 @@ class Batch:
         """Images, labels, ids, weights, and those among the fields."""
         further = (value for value in self.fields.values() if isinstance(value, Tensor))
         return self.images, self.labels, self.ids, self.weights, *further
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Names of the fields that follow the geometry of their images: masks and boxes."""
+        return tuple(
+            name
+            for name, values in self.fields.items()
+            if isinstance(values, Tensor) or any(isinstance(value, Boxes) for value in values)
+        )
 
     def rows(self, index: slice | Tensor, /) -> Self:
         """Take some rows.

@@ -7,6 +7,7 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.pipeline.fields.boxes import Boxes, Placement
     from drawstream.pipeline.fields.columns import ABSENT, FieldColumns, check_fields, field_schema, read_columns
+    from drawstream.pipeline.fields.dataset import FieldDataset
     from drawstream.pipeline.fields.masks import NO_MASK
     from drawstream.pipeline.fields.request import FieldReader, FieldRequest, FieldValues
     from drawstream.pipeline.fields.values import decode_value, encode_value, follow

@@ -58,7 +58,7 @@ class FieldRequest:
         boxes = None if self.boxes is None else self.boxes.partition(":")[0]
         return tuple(dict.fromkeys(name for name in (*self.fields, self.mask, boxes) if name is not None))
 
-    def check(self, catalog: "Catalog", transform: "Transform", /) -> None:
+    def check(self, catalog: "Catalog", transform: "Transform | None", /) -> None:
         """Refuse fields that a catalog does not have, and operations that masks and boxes cannot follow.
 
         Raises:
@@ -68,7 +68,7 @@ class FieldRequest:
             if name not in catalog.fields:
                 there = f"its fields are {', '.join(catalog.fields)}" if catalog.fields else "it has no fields"
                 raise ValueError(f"{catalog.path} has no field {name!r}, {there}: index it with --fields {name}")
-        if (self.mask or self.boxes) and transform.randaugment is not None:
+        if (self.mask or self.boxes) and transform and transform.randaugment:
             what = "mask" if self.mask else "boxes"
             law = "RandAugment turns, shears and moves images, which masks and boxes cannot follow"
             raise ValueError(f"{law}: leave out `randaugment`, or `{what}`")

@@ -4,7 +4,7 @@ Every image of a batch is mixed with other images of the same batch, and its lab
 
     mixup = Mixup(alpha=0.3, seed=0)
     for step, batch in enumerate(loader):
-        mixed = mixup(batch.images, batch.labels, epoch=epoch, step=step, rank=rank)
+        mixed = mixup(batch, epoch=epoch, step=step, rank=rank)
         loss = mixed.loss(model(mixed.images))
 
 What is drawn is a pure function of (seed, epoch, step, rank), where step is the number of the global batch within its
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from drawstream.pipeline import Batch
 from drawstream.pipeline.images.draws import key, to_unit
 
 _MIXUP, _RICAP = 7, 8  # purposes of the keys, beside those of `draws`
@@ -100,8 +101,15 @@ class Mixup:
         (share,) = _beta(self.alpha, words)
         return max(share, 1 - share) if self.larger else share
 
-    def __call__(self, images: Tensor, labels: Tensor, /, *, epoch: int, step: int, rank: int = 0) -> Mixed:
-        """Mix a batch: float images (n, C, H, W), labels int64 (n,)."""
+    def __call__(
+        self, images: Tensor | Batch, labels: Tensor | None = None, /, *, epoch: int, step: int, rank: int = 0
+    ) -> Mixed:
+        """Mix a batch: float images (n, C, H, W), labels int64 (n,), or a loader's `Batch`.
+
+        Raises:
+            ValueError: The batch has a mask or boxes, which no mixture can follow.
+        """
+        images, labels = _taken(images, labels)
         n = len(images)
         words = _words(self.seed, epoch, _MIXUP, step, rank, 1 + n)
         share = self._share(words[:1])
@@ -133,8 +141,11 @@ class RICAP:
     def __post_init__(self) -> None:
         _check("beta", self.beta)
 
-    def __call__(self, images: Tensor, labels: Tensor, /, *, epoch: int, step: int, rank: int = 0) -> Mixed:
-        """Mix a batch: images (n, C, H, W), labels int64 (n,)."""
+    def __call__(
+        self, images: Tensor | Batch, labels: Tensor | None = None, /, *, epoch: int, step: int, rank: int = 0
+    ) -> Mixed:
+        """Mix a batch: images (n, C, H, W), labels int64 (n,), or a loader's `Batch`; errors as those of `Mixup`."""
+        images, labels = _taken(images, labels)
         n, _, height, width = images.shape
         words = _words(self.seed, epoch, _RICAP, step, rank, 10 + (4 if self.permuted else 3) * n)
         w, h = (round(side * part) for side, part in zip((width, height), _beta(self.beta, words[:2]), strict=True))
@@ -152,6 +163,18 @@ class RICAP:
             areas.append(high * wide / (height * width))
         shares = _shares(areas, n, images.device)
         return Mixed(out, torch.stack(found, 1), shares)
+
+
+def _taken(images: Tensor | Batch, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Images and labels to mix."""
+    if isinstance(images, Batch):
+        if images.placed:
+            law = f"mixed images have no one geometry that {images.placed[0]!r} could follow"
+            raise ValueError(f"{law}: leave out the mixing, or `mask` and `boxes` of the loader")
+        return images.images, images.labels
+    if labels is None:
+        raise ValueError("mixing needs the labels of the images: give a Batch, or images and labels")
+    return images, labels
 
 
 def _words(seed: int, epoch: int, purpose: int, step: int, rank: int, count: int) -> NDArray[np.uint64]:

@@ -110,13 +110,14 @@ class ShardFiles:
         catalog: Catalog,
         *,
         fields: Sequence[str] = (),
+        images: bool = True,
         checksum: Checksum = "always",
         pool: OpenFiles = SHARED,
         remote: Remote | None = None,
     ) -> None:
         self._catalog = catalog
-        image = FieldColumns(catalog.offset, catalog.size, catalog.checksum)
-        self._columns = {"": image, **{name: catalog.field_columns[name] for name in fields}}
+        image = {"": FieldColumns(catalog.offset, catalog.size, catalog.checksum)} if images else {}
+        self._columns = image | {name: catalog.field_columns[name] for name in fields}
         self._policy = checksum
         self._seen = np.zeros(len(catalog) if checksum == "first" else 0, np.bool_)
         self._pool, self._number = pool, next(_numbers)

@@ -1,5 +1,6 @@
 """Fields in the batches of a loader: values, what is read, damage, and what is refused."""
 
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -7,7 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from drawstream import ArraySource, BadSampleError, Catalog, IndexStream, Loader, Reading, Remote, Transform, pack
+from drawstream import (
+    RICAP,
+    ArraySource,
+    BadSampleError,
+    Catalog,
+    FieldDataset,
+    IndexStream,
+    Loader,
+    Mixup,
+    Reading,
+    Remote,
+    StreamDataLoader,
+    Transform,
+    pack,
+)  # fmt: skip
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline.fields import NO_MASK
 from drawstream.pipeline.reading import write_quarantine
@@ -288,3 +303,33 @@ def test_a_mask_that_does_not_decode_is_a_bad_sample(tmp_path):
         assert "'00000005'" in error
         loader = loader_of(catalog, **asked, reading=Reading(on_bad="substitute"))
         assert row not in torch.cat([batch.ids for batch in loader]) and len(loader.bad_samples) == 1
+
+
+def test_mixing_refuses_masks_and_boxes(png):
+    for mix in (Mixup(), RICAP()):
+        for asked in ({"mask": "seg.png"}, {"boxes": "json:objects"}):
+            batch = next(iter(loader_of(png, **asked)))
+            refused("mixed images have no one geometry that", lambda m=mix, b=batch: m(b, epoch=0, step=0))
+        batch = next(iter(loader_of(png, fields=("txt",))))
+        mixed, same = mix(batch, epoch=0, step=0), mix(batch.images, batch.labels, epoch=0, step=0)
+        assert torch.equal(mixed.images, same.images) and torch.equal(mixed.labels, same.labels)
+        refused("mixing needs the labels", lambda m=mix, b=batch: m(b.images, epoch=0, step=0))
+
+
+def test_fields_without_images(png):
+    data = FieldDataset(png, ("txt", "npy"))
+    assert data[0]["txt"] == TEXTS[int(png.key(0))]  # files are open
+    data = pickle.loads(pickle.dumps(data))
+    loader = StreamDataLoader(data, IndexStream(N, seed=1), batch_size=16, collate_fn=list)
+    texts = [each["txt"] for batch in loader for each in batch]
+    assert texts == [text for batch in loader_of(png, fields=("txt",)) for text in batch.fields["txt"]]
+    assert np.array_equal(data[-1]["npy"], ARRAYS[int(png.key(N - 1))]) and len(data) == N
+    refused("row 60 of 60", lambda: data[60], error=IndexError)
+    refused("has no field 'cap'", FieldDataset, png, ("cap",))
+
+
+def test_damaged_fields_without_images(damaged):
+    catalog, row = damaged("txt", b"X")
+    text = r"'00000041'.* bytes of \.txt do not match"
+    refused(text, lambda: FieldDataset(catalog, ("txt",))[row], error=BadSampleError)
+    assert FieldDataset(catalog, ("json",))[row]["json"] == OBJECTS[41]
