@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         write_shards_on_ray,
     )
     from drawstream.features.grad_norm import HeadInput
+    from drawstream.features.label_measures import kind_of_batch, label_losses
     from drawstream.features.measures import chosen_measures, measure
     from drawstream.features.named import accepted, load_factory, users_code
     from drawstream.features.options import HALF, Amp, Scoring, provenance, state_hash

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from drawstream.features.custom import MeasureFunction, hash_source, measure_batch, name_measure
 from drawstream.features.grad_norm import HeadInput
+from drawstream.features.label_measures import kind_of_batch
 from drawstream.features.measures import chosen_measures
 from drawstream.features.options import HALF, Amp, autocast, weights_hash
 
@@ -79,7 +80,7 @@ class CropScorer:
 
         Args:
             images: float (n, C, H, W).
-            labels: int64 (n,).
+            labels: Of a batch, of any kind.
 
         Raises:
             ValueError: The logits are not (n, classes), the entropy is wanted for two classes, or an own measure gives
@@ -95,5 +96,5 @@ class CropScorer:
                 logits: Tensor = self._model(images)
             if logits.ndim != 2:
                 raise ValueError(f"the scoring model must give logits (n, classes), but gives {tuple(logits.shape)}")
-            chosen_measures(self._names, logits.shape[1])
+            chosen_measures(self._names, logits.shape[1], kind_of_batch(labels))
             return measure_batch(logits, labels, self._head, self._names, self._functions, last=self._last)

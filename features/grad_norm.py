@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from drawstream.features.label_measures import label_losses
 from drawstream.features.measures import rivals
 
 
@@ -25,7 +26,7 @@ def full_grad_norms(model: nn.Module, images: Tensor, labels: Tensor, /, *, memo
 
     def loss(w: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         z: Tensor = functional_call(model, (w, buffers), (x[None],))
-        return F.softplus(rivals(z, y[None])[0])[0]
+        return F.softplus(rivals(z, y[None])[0])[0] if y.ndim == 0 else label_losses(z, y[None])[0]
 
     def norm(x: Tensor, y: Tensor) -> Tensor:
         g = grad(loss)(weights, x, y)

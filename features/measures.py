@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from drawstream.features.label_measures import KIND_MEASURES, REASONS, measure_kind
+from drawstream.pipeline.labels import Kind
+
 GradNorm = Literal["last", "logit", "full"]
-MEASURES = ("loss", "entropy", "grad_norm", "target_prob", "correct")
+MEASURES = KIND_MEASURES["class"]
 
 
 def rivals(z: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -59,9 +62,13 @@ def grad_norm(m: Tensor, q2: Tensor, h: Tensor | None, /, *, bias: bool = True) 
 def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, bias: bool = True) -> dict[str, Tensor]:
     """The named measures of a batch, each float32 (n,); `h` None makes `grad_norm` that of the logits.
 
+    Labels of other kinds than one class have those of `label_measures`.
+
     The entropy −Σ_{j≠y} q_j log q_j (Swift Sampler, Eq. 11) is log(1 + s) + Σ_j e_j g_j / (1 + s): no term is
     negative, so it keeps its digits near 0 too.
     """
+    if y.ndim == 2:
+        return measure_kind(z, y, h, names, bias=bias)
     z = z.float()
     m, g, e, s = rivals(z, y)
     compute = {
@@ -74,18 +81,23 @@ def measure(z: Tensor, y: Tensor, h: Tensor | None, names: Sequence[str], /, *, 
     return {name: compute[name]() for name in names}
 
 
-def chosen_measures(names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
-    """Check the names of measures; None means all that are defined for that many classes.
+def chosen_measures(names: Sequence[str] | None, classes: int, kind: Kind = "class") -> tuple[str, ...]:
+    """Check the names of measures; None means all that are defined for that kind of labels and that many classes.
 
     Raises:
-        ValueError: An unknown name, or renormed entropy with two classes, where it is 0 for every row.
+        ValueError: An unknown name, one that the kind cannot have, or renormed entropy with two classes, where it is 0
+            for every row.
     """
     if names is None:
-        return tuple(name for name in MEASURES if classes > 2 or name != "entropy")
+        return tuple(name for name in KIND_MEASURES[kind] if kind != "class" or classes > 2 or name != "entropy")
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
         raise ValueError(f"unknown measure {unknown[0]!r}: give some of {', '.join(MEASURES)}")
-    if "entropy" in names and classes < 3:
+    if lacking := [name for name in names if name not in KIND_MEASURES[kind]]:
+        others = ", ".join(KIND_MEASURES[kind]) or "your own, --measure module:function"
+        why = REASONS[kind][lacking[0]]
+        raise ValueError(f"labels of kind {kind} have no measure {lacking[0]!r}, for {why}: take {others}")
+    if kind == "class" and "entropy" in names and classes < 3:
         raise ValueError(
             f"the renormed entropy needs at least 3 classes, but there are {classes}: it would be 0 for every row"
         )

@@ -88,12 +88,12 @@ class Scoring:
         """The same with what depends on the catalog filled in.
 
         Raises:
-            ValueError: A measure is unknown, is no function, or is not defined for this number of classes; or the
-                catalog has no labels.
+            ValueError: A measure is unknown, is no function, or is not defined for these labels; or there is none.
         """
-        catalog.require_labels("scoring")
         named = None if self.measures is None else [each for each in self.measures if isinstance(each, str)]
-        names = chosen_measures(named, catalog.num_classes)
+        if not self.functions:
+            catalog.require_labels("scoring without measures of your own")
+        names = chosen_measures(named, catalog.num_classes, catalog.label_kind)
         transform = self.transform or default_transform(catalog, train=False)
         crops = Crops(self.crops) if isinstance(self.crops, int) else self.crops
         return Resolved(self, names, self.functions, transform, crops)
@@ -126,7 +126,10 @@ class Resolved:
 def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model_name: str) -> dict[str, Any]:
     """Return a table's provenance, JSON-able: catalog, model, its weights, and every option that decides a value."""
     resolved = scoring.on(catalog)
-    other = {} if scoring.backend == "dali" else {"backend": scoring.backend}  # older tables have no such entry
+    other: dict[str, Any] = (
+        {} if scoring.backend == "dali" else {"backend": scoring.backend}
+    )  # older tables have no such entry
+    other |= {} if catalog.label_kind == "class" else {"label_kind": catalog.label_kind}
     return {
         "catalog": catalog.fingerprint,
         "parts": len(catalog.shards),

@@ -175,13 +175,16 @@ class ShardScorer:
             columns = self._crops.columns(start * self._each, stop * self._each)
         else:
             columns = {"sample_id": np.arange(start, stop, dtype=np.int64), "crop": np.zeros(stop - start, np.int32)}
+        if self._catalog.label_kind != "class":  # a label is no column then
+            return columns
         return {**columns, "label": self._catalog.label[columns["sample_id"]]}
 
 
 def require_classes(logits: object, catalog: Catalog) -> None:
-    """Refuse a model whose logits are not one per class of the catalog; errors as `require_logits`."""
-    rows = logits.shape[0] if isinstance(logits, Tensor) and logits.ndim else 0
-    require_logits(logits, "the model", rows, catalog.num_classes, of=f"{catalog.path} has")
+    """Refuse a model whose outputs are not one per class or value of the catalog; errors as `require_logits`."""
+    sizes = logits.shape if isinstance(logits, Tensor) and logits.ndim == 2 else (0, 0)
+    outputs = sizes[1] if catalog.label_kind == "none" else catalog.num_classes
+    require_logits(logits, "the model", sizes[0], outputs, of=f"{catalog.path} has")
 
 
 def require_logits(logits: object, what: str, rows: int, classes: int, /, *, of: str = "the data have") -> None:

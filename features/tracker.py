@@ -425,7 +425,7 @@ def _all_reduce(array: Array, how: Any) -> None:
 
 def _fixed(catalog: Catalog, rows: FeatureTable | None) -> dict[str, Array]:
     """The columns that say what each row is."""
-    catalog.require_labels("tracking")
+    catalog.require_labels("tracking", "class")
     if rows is None:
         n = len(catalog)
         return {"sample_id": np.arange(n), "crop": np.zeros(n, np.int32), "label": np.asarray(catalog.label)}

@@ -79,7 +79,8 @@ def _about_table(folder: Path, part: Part, parts: int, catalog: Catalog | None) 
             yield Finding("missing", i, f"{part_path(folder, i)}: missing; run `drawstream features` again to finish")
     if parts > total:
         yield Finding("foreign", None, f"{folder}: {parts} parts are there, but its extraction has {total}")
-    for name in _FIXED:
+    unlabelled = part.provenance.get("label_kind", "class") != "class"
+    for name in _FIXED[:2] if unlabelled else _FIXED:
         if name not in part.types:
             yield Finding("damaged", None, f"{folder}: no column {name!r}: extract it anew")
     for name, kind in part.types.items():

@@ -128,7 +128,7 @@ def extract(given: ExtractOptions) -> None:
 
     ranks = join_ranks(given.device)
     setup = given.setup(global_batch=ranks.world_size, ranks=ranks)
-    names = chosen_measures(given.measures, setup.data.num_classes)
+    names = chosen_measures(given.measures, setup.data.num_classes, setup.data.label_kind)
     measures = (*names, *(load_measure(each) for each in given.measure))
     crops = Crops(given.crops, given.crop_seed, given.crop_flip) if given.crops else None
     scoring = pick(Scoring, given, measures=measures, crops=crops, grad_memory=given.grad_memory << 20)
