@@ -128,6 +128,7 @@ class Cell:
     def setups(self) -> dict[str, Setup]:
         """Data and model by validation; without noise both are the clean one."""
         clean = setup_of(self.plan, self.folder)
+        clean.data.require_labels("a benchmark of methods", "class")
         if not self.noise:
             return {"clean": clean, "noisy": clean}
         wrong = self.folder / "noisy/holdout"

@@ -213,10 +213,12 @@ class DescentOptions(Options):
 class LossOptions(Options):
     """The loss of a training."""
 
-    loss: Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw"] = option(
+    loss: str = option(
         "ce",
-        "Cross-entropy, or a loss that withstands wrong labels; l2rw and mentornet-dd trust the held-out labels. drw "
-        "is for long tails: it re-weights classes in the last fifth of the epochs.",
+        "Loss of the labels' kind (ce), or one that withstands wrong classes: reed-soft, reed-hard, l2rw, "
+        "mentornet-pd, mentornet-dd (l2rw and mentornet-dd trust the held-out labels). drw is for long tails: it "
+        "re-weights classes in the last fifth of the epochs. Or your own, module:factory.",
+        known=("ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw"),
     )
 
 

@@ -54,8 +54,8 @@ class SwiftOptions(
     catalog: list[str] = option(..., "Catalog that the features were made from; repeatable.", "--catalog")
     start: Path | None = option(None, "Fine-tune candidates from these weights of uniform training.")
     objective: str | None = option(None, "Score by your own module:function, instead of fine-tuning.")
-    objective_metric: Literal["top1", "top5", "balanced"] = option(
-        "top1", "Score of a candidate on the held-out set: top-1, top-5 or balanced accuracy."
+    objective_metric: Literal["top1", "top5", "balanced", "map", "rmse", "mae"] | None = option(
+        None, "Score of a candidate on the held-out set; by default top1, of several classes map, of values rmse."
     )
     protocol: Literal["default", "paper"] = option(
         "default", "Search by the defaults, or by the paper's exact protocol."

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drawstream.tools.cli import options
+from drawstream.tools.experiments import METRICS, shown_metric
 from drawstream.tools.runs import FEW, MANY, SOME, argument, finish, option, pick
 from drawstream.tools.training.methods import METHODS, method_names
 
@@ -133,10 +134,12 @@ def _summary(record: dict[str, Any]) -> str:
         text += f"; {len(record['bad_samples'])} bad images were substituted (listed in run.json)"
     if "result" in record:
         r = record["result"]
-        more = r["metrics"]
-        last = f"last epoch {r['last']:.2f} % ({more['balanced']:.2f} % balanced, {more['top5']:.2f} % top-5)"
+        metric, *others = r["metrics"]
+        found = [f"{shown_metric(r['metrics'][each], each)} {METRICS[each].split()[0]}" for each in reversed(others)]
+        more = ", ".join(found)
+        last = f"last epoch {shown_metric(r['last'], metric)}" + (f" ({more})" if more else "")
         if r.get("shots"):
             groups = [f"{name} {value:.2f} %" for name, value in r["shots"]["accuracy"].items() if value is not None]
             text = f"{', '.join(groups)} ({r['shots']['rule']}); {text}"
-        text = f"{r['set']} top-1: {last}, best epoch {r['best']:.2f} %; {text}"
+        text = f"{r['set']} {METRICS[metric]}: {last}, best epoch {shown_metric(r['best'], metric)}; {text}"
     return text

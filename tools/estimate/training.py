@@ -12,7 +12,7 @@ from drawstream.samplers.orders import Sequential
 from drawstream.tools.estimate.probe import LIMIT, Probe, scratch_folder, seconds_of
 from drawstream.tools.estimate.stages import Estimate, Stage, finished
 from drawstream.tools.jobs import FeaturesJob, TrainingJob, prepare_extraction, prepare_training
-from drawstream.tools.training import EVAL_BATCH, Amp, Ranks, Setup, top1
+from drawstream.tools.training import EVAL_BATCH, Amp, Ranks, Setup, evaluate
 
 FEW = 32  # images that a probe begins with
 
@@ -46,7 +46,7 @@ def evaluation_seconds(model: nn.Module, loader: Loader, amp: Amp, /) -> float:
     stream, whole = loader.stream, len(loader.catalog)
     part = min(EVAL_BATCH, whole)
     loader.replace_stream(Sequential(0, part))
-    seconds = seconds_of(top1, model, loader, amp=amp)
+    seconds = seconds_of(evaluate, model, loader, amp=amp)
     loader.replace_stream(stream)
     return seconds * whole / part
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         title_of,
         trace,
     )
+    from drawstream.tools.experiments.metrics import KIND_METRICS, METRICS, lower_is_better, shown_metric, unit_of
     from drawstream.tools.experiments.results import Entry, Row, blocks, control_of, entries_of
     from drawstream.tools.experiments.table import NONE, Columns, Table, number, table_of
 else:

@@ -86,6 +86,7 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
             cannot be scored twice.
     """
     setup, recipe, out, plan, ranks = job.setup, job.recipe, job.out, job.plan, job.ranks
+    setup.data.require_labels("AutoSampling, by the accuracy of its children,", "class")
     settings = _settings(job)
     settings["second_rows"] = _second_rows(settings, ranks) if job.second_score else 0
     first = setup.build(recipe.seed)

@@ -15,6 +15,7 @@ from drawstream.features.table import part_path
 from drawstream.pipeline import CropFilter, Loader, plain
 from drawstream.pipeline.shards import Catalog, claimed
 from drawstream.search.auto import of_first
+from drawstream.tools.experiments import shown_metric
 from drawstream.tools.runs import (
     Hook,
     Hooks,
@@ -37,6 +38,7 @@ from drawstream.tools.training import (
     ShotGroups,
     crop_rows,
     overrides,
+    refuse_unfit,
     save_weights,
     train,
 )
@@ -149,6 +151,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
         else make_loss(recipe.loss, model, setup, recipe, labels=None if kept is None else sampling.labels(setup)[kept])
     )
     planned = replace(planned, parts=replace(parts, criterion=loss))
+    refuse_unfit(recipe, planned.parts, setup.data.label_kind)
     identity = training_identity(
         model,
         loader if crops is None else crops,
@@ -308,23 +311,24 @@ def history_of(run: Run, /) -> list[dict[str, Any]]:
 
 def result_of(run: Run, name: str, classes: Sequence[str], /) -> dict[str, Any]:
     """Return the results of a run on a set as a record keeps them; `metrics` and `classes` after the last epoch."""
-    found = {"set": name, "last": run.last(name), "best": run.best(name), "best_epoch": run.best_epoch}
     last = run.history[-1]
+    found = {"set": name, "metric": next(iter(last.metrics[name])), "last": run.last(name), "best": run.best(name)}
+    found["best_epoch"] = run.best_epoch
     by_class = dict(zip(classes, last.classes[name], strict=True))
     return found | {"metrics": last.metrics[name], "classes": by_class}
 
 
 def _epoch_note(epoch: Epoch, loader: Loader) -> str:
     metrics = loader.metrics
-    accuracy = [f"{name.replace('_', '-')} {value:.2f} %" for name, value in epoch.accuracy.items()]
+    main = {name: next(iter(all_.items())) for name, all_ in epoch.metrics.items()}
+    accuracy = [f"{name.replace('_', '-')} {shown_metric(value, metric)}" for name, (metric, value) in main.items()]
     speed = f"{metrics['images_per_second']:,.0f} images/s, {metrics['wait_share']:.1%} waiting"
     bad = [f"{metrics['bad_samples']} bad"] if metrics["bad_samples"] else []
     return ", ".join([f"loss {epoch.loss:.3f}", *accuracy, speed, *bad])
 
 
 def _epoch_values(epoch: Epoch, loader: Loader) -> dict[str, float]:
-    accuracy = {f"accuracy/{name}": value for name, value in epoch.accuracy.items()}
-    beside = [(name, key, value) for name, all_ in epoch.metrics.items() for key, value in all_.items()]
-    accuracy |= {f"{key}/{name}": value for name, key, value in beside if key != "top1"}
+    found = [(name, key, value) for name, all_ in epoch.metrics.items() for key, value in all_.items()]
+    accuracy = {f"{'accuracy' if key == 'top1' else key}/{name}": value for name, key, value in found}
     speed = {name: loader.metrics[name] for name in ("images_per_second", "wait_share")}
     return {"loss": epoch.loss, "lr": epoch.lr, "seconds": epoch.seconds, **accuracy, **speed}

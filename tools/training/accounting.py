@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from drawstream.features import label_losses
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import entropy
 from drawstream.tools.training.ranks import Ranks
@@ -62,13 +62,13 @@ class Epoch:
         epoch: Its number, from 0.
         loss: Mean training loss, nats.
         lr: Learning rate at its end.
-        accuracy: Top-1 of each evaluation set, per cent.
+        accuracy: Main metric of each evaluation set: top-1 or mAP, per cent, or RMSE.
         seconds: Training time, evaluation left out.
         wait: Part of `seconds` spent waiting for the loader.
         forward: f, of all ranks.
         backward: b, of all ranks.
-        metrics: All metrics of each evaluation set, by name, per cent.
-        classes: Top-1 of each class of each set, per cent, None for one without rows; after the last epoch alone.
+        metrics: All metrics of each evaluation set, by name, per cent or errors.
+        classes: Main metric of each class or value of each set, None for one without rows; after the last epoch alone.
         sources: Of each of several catalogs, by name: its draws, and their mean loss and top-1 in training.
     """
 
@@ -108,12 +108,13 @@ class SourceScores:
         return cls(catalog.sources, source, torch.zeros(len(catalog.sources), 3, dtype=torch.float64, device=device))
 
     def observe(self, ids: Tensor, logits: Tensor, labels: Tensor, weights: Tensor, /) -> None:
-        """Count a batch; rows of weight 0 only fill up, and loss and top-1 are of classes alone."""
+        """Count a batch; rows of weight 0 only fill up, and top-1 is of classes alone."""
         drawn = (weights > 0).double()
         found = [drawn, torch.zeros_like(drawn), torch.zeros_like(drawn)]
+        if labels.ndim == 1 or labels.shape[1]:
+            found[1] = drawn * label_losses(logits.float(), labels)
         if labels.ndim == 1:
-            losses = F.cross_entropy(logits.float(), labels, reduction="none")
-            found[1:] = drawn * losses, drawn * (logits.argmax(1) == labels)
+            found[2] = drawn * (logits.argmax(1) == labels)
         self.sums.index_add_(0, self.source[ids], torch.stack(found, 1))
 
     def take(self, ranks: Ranks, /) -> dict[str, dict[str, float]]:
@@ -172,10 +173,11 @@ class Run:
         """B̂ against a full run of N T rows; `before` rows went forward before the first epoch."""
         return (self.forward + before + 2 * self.backward) / (3 * full)
 
-    def last(self, name: str, metric: str = "top1") -> float:
-        """A metric of a set after the last epoch, per cent."""
-        return self.history[-1].metrics[name][metric]
+    def last(self, name: str, metric: str | None = None) -> float:
+        """A metric of a set after the last epoch, by default the main one."""
+        last = self.history[-1]
+        return last.accuracy[name] if metric is None else last.metrics[name][metric]
 
     def best(self, name: str) -> float:
-        """Accuracy on a set at the best epoch, per cent: early stopping by the set `select`."""
+        """Main metric of a set at the best epoch: early stopping by the set `select`."""
         return self.history[self.best_epoch].accuracy[name]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drawstream.features import label_losses
 from drawstream.pipeline import Loader
 from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.samplers.orders import Draws, Order, ones
@@ -200,14 +201,14 @@ def keep(loader: Loader, /) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def row_losses(model: nn.Module, loader: Loader, /, *, amp: Amp = "off") -> NDArray[np.float32]:
-    """Cross-entropy of every row in nats, float32 (rows,), over one pass of a loader in file order."""
+    """Loss of every row by its label, float32 (rows,), over one pass of a loader in file order."""
     model.eval()
     device, losses = next(model.parameters()).device, []
     loader.set_epoch(0)
     for batch in loader:
         with autocast(device, amp):
             logits = model(batch.images)
-        losses.append(F.cross_entropy(logits.float(), batch.labels, reduction="none").cpu())
+        losses.append(label_losses(logits.float(), batch.labels).cpu())
     found: NDArray[np.float32] = torch.cat(losses).numpy()
     return found
 

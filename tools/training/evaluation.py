@@ -5,26 +5,28 @@ Notation
     r_c     of them, those whose label has the highest logit
     f_c     of them, those whose label has one of the five highest
     top1    100 Σ r_c / Σ n_c;  top5  100 Σ f_c / Σ n_c;  balanced  mean of 100 r_c / n_c over the classes with rows
+    AP_c    Σ_i (R_i − R_{i−1}) P_i over the distinct scores of class c, falling; R, P recall and precision there
+    map     mean of 100 AP_c over the classes that some row has
+    e_c     error of value c: model − label;  mae  mean of |e|;  rmse  root of the mean of e², over rows and values
 
 Language models, whose score is a perplexity, will have a `Scores` of their own with other names of `METRICS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from drawstream.pipeline import Loader
 from drawstream.tools.training.descent import autocast
 from drawstream.tools.training.ranks import Ranks
 from drawstream.tools.training.recipe import Amp
 
-Metric = Literal["top1", "top5", "balanced"]
-METRICS: dict[Metric, str] = {"top1": "top-1", "top5": "top-5", "balanced": "balanced accuracy"}
+Metric = Literal["top1", "top5", "balanced", "map", "rmse", "mae"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Evaluation:
     """When a training is evaluated, and on what.
 
     Attributes:
-        sets: Loaders of held-out sets by name; the first one decides the best epoch, by its top-1.
+        sets: Loaders of held-out sets by name; the first one decides the best epoch, by the main metric of its labels.
         every: Evaluate after each `every`-th epoch, and after the last.
     """
 
@@ -48,8 +50,18 @@ class Evaluation:
 NO_EVALUATION = Evaluation()
 
 
+class Scores(Protocol):
+    """Result of an evaluation."""
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics by name, the main one first: per cent, or errors."""
+
+    def per_class(self) -> list[float | None]:
+        """The main metric of each class or value; None where there is nothing to tell."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class ClassScores:
     """Counts of an evaluation by class, int64 (classes,) each: rows n, right r, and right among the first five f."""
 
     rows: NDArray[np.int64]
@@ -69,9 +81,103 @@ class Scores:
         return [100 * right / rows if rows else None for right, rows in pairs]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True, eq=False)
+class MarkScores:
+    """Logits float32 (rows, classes) of an evaluation, and labels uint8 (rows, classes)."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+    def metrics(self) -> dict[str, float]:
+        """mAP, per cent."""
+        known = [each for each in self.per_class() if each is not None]
+        return {"map": float(np.mean(known)) if known else float("nan")}
+
+    def per_class(self) -> list[float | None]:
+        """Average precision of each class, per cent; None for a class that no row has."""
+        return [average_precision(*pair) for pair in zip(self.logits.T, self.labels.T, strict=True)]
+
+
+def average_precision(scores: NDArray[np.float32], marks: NDArray[np.uint8], /) -> float | None:
+    """Return the average precision of one class, per cent; rows of one score count at once. None without a mark.
+
+    Args:
+        scores: float (rows,), higher for rows that are held to have the class.
+        marks: 0 or 1 (rows,).
+    """
+    order = np.argsort(-scores, kind="stable")
+    right = np.cumsum(marks[order], dtype=np.int64)
+    if not right[-1]:
+        return None
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    precision, gained = right[ends] / (ends + 1), np.diff(right[ends], prepend=0)
+    return 100 * float(precision @ gained) / float(right[-1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValueScores:
+    """Sums of an evaluation over the rows, float64 (values,) each: of |e| and e²; and the number of rows."""
+
+    absolute: NDArray[np.float64]
+    squared: NDArray[np.float64]
+    rows: int
+
+    def metrics(self) -> dict[str, float]:
+        """RMSE and MAE, in the unit of the values."""
+        rmse, mae = np.sqrt(self.squared.mean() / self.rows), self.absolute.mean() / self.rows
+        return {"rmse": float(rmse), "mae": float(mae)}
+
+    def per_class(self) -> list[float | None]:
+        """RMSE of each value."""
+        return np.sqrt(self.squared / self.rows).tolist()  # type: ignore[no-any-return]
+
+
 def evaluate(model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ranks | None = None) -> Scores:
-    """Counts over one pass of the ranks' loaders; rows of weight 0 (fill) do not count."""
+    """Evaluate a model over one pass of the ranks' loaders, by the labels' kind; rows of weight 0 (fill) do not count.
+
+    Raises:
+        ValueError: The samples have no labels.
+    """
+    kind = loader.catalog.label_kind
+    loader.catalog.require_labels("evaluation")
+    found: Scores = _BY_KIND[kind](model, loader, amp, ranks or Ranks())
+    return found
+
+
+def _outputs(model: nn.Module, loader: Loader, amp: Amp) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and labels of one pass, without fill."""
+    device = next(model.parameters()).device
+    loader.set_epoch(0)
+    for batch in loader:
+        with autocast(device, amp):
+            outputs = model(batch.images)
+        real = batch.weights > 0
+        yield outputs.float()[real], batch.labels[real]
+
+
+@torch.inference_mode()
+def _evaluate_marks(model: nn.Module, loader: Loader, amp: Amp, ranks: Ranks) -> MarkScores:
+    model.eval()
+    pairs = [(z.cpu().numpy(), y.cpu().numpy()) for z, y in _outputs(model, loader, amp)]
+    gathered = [each for rank in ranks.gather(pairs) for each in rank]
+    logits, labels = (np.concatenate(each) for each in zip(*gathered, strict=True))
+    return MarkScores(logits, labels)
+
+
+@torch.inference_mode()
+def _evaluate_values(model: nn.Module, loader: Loader, amp: Amp, ranks: Ranks) -> ValueScores:
+    model.eval()
+    device = next(model.parameters()).device
+    sums = torch.zeros(3, loader.catalog.num_classes, device=device, dtype=torch.float64)
+    for outputs, labels in _outputs(model, loader, amp):
+        error = outputs.double() - labels
+        sums += torch.stack([error.abs().sum(0), error.square().sum(0), torch.ones_like(error).sum(0)])
+    absolute, squared, rows = ranks.total(sums).cpu().numpy()
+    return ValueScores(absolute, squared, int(rows[0]))
+
+
+@torch.inference_mode()
+def _evaluate_classes(model: nn.Module, loader: Loader, amp: Amp, ranks: Ranks) -> ClassScores:
     device = next(model.parameters()).device
     model.eval()
     counted = torch.zeros(3, loader.catalog.num_classes, device=device, dtype=torch.int64)
@@ -83,7 +189,10 @@ def evaluate(model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ra
         first = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         found = torch.stack([real, (logits.argmax(1) == labels) & real, first.any(1) & real])
         counted.index_add_(1, labels, found.long())
-    return Scores(*(ranks or Ranks()).total(counted).cpu().numpy())
+    return ClassScores(*ranks.total(counted).cpu().numpy())
+
+
+_BY_KIND: dict[str, Any] = {"class": _evaluate_classes, "multi": _evaluate_marks, "value": _evaluate_values}
 
 
 def top1(model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ranks | None = None) -> float:

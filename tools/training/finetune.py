@@ -16,8 +16,9 @@ from drawstream.pipeline import CropFilter, Loader
 from drawstream.samplers.methods import balanced
 from drawstream.samplers.orders import Capped, IndexStream
 from drawstream.search import Stage, Trial
+from drawstream.tools.experiments import KIND_METRICS, METRICS, lower_is_better
 from drawstream.tools.runs import loader_identity, model_identity, part_identity
-from drawstream.tools.training.evaluation import METRICS, Evaluation, Metric
+from drawstream.tools.training.evaluation import Evaluation, Metric
 from drawstream.tools.training.loop import train
 from drawstream.tools.training.methods import LoopParts, make_loss
 from drawstream.tools.training.models import load_weights
@@ -27,7 +28,7 @@ from drawstream.tools.training.setup import Setup, crop_rows
 
 @dataclass(frozen=True)
 class FineTune:
-    """Scores probabilities over the training rows; higher is better (per cent). Workers open the files themselves.
+    """Scores probabilities over the training rows; higher is better. Workers open the files themselves.
 
     In the search a candidate fine-tunes the weights w0 that uniform training gave (Swift Sampler, §3.4), for a part of
     an epoch: on Fashion-MNIST with 40 % label noise a tenth of an epoch ranked 19 candidates as well as two epochs did
@@ -45,7 +46,7 @@ class FineTune:
         factor: Rows that are drawn uniformly for each one that a candidate keeps, as training will do; 1: it draws by
             itself. A candidate is scored under the contrast that it will be trained with.
         random_crops: These rows are random crops of the samples, scored by w0 (`CropFilter`), not those of the table.
-        metric: Of the held-out set, the score.
+        metric: Of the held-out set, the score (an error counts as negative); None: the main one of its labels.
         balance: γ of the classes under every candidate, see `samplers.methods.balance`.
         where: Condition on the rows that are drawn, over the catalog's columns and the table's.
         join: Files whose columns are joined to the table.
@@ -60,7 +61,7 @@ class FineTune:
     table: Path | None = None
     factor: int = 1
     random_crops: bool = False
-    metric: Metric = "top1"
+    metric: Metric | None = None
     balance: float = 0.0
     where: str | None = None
     join: tuple[Path, ...] = ()
@@ -68,7 +69,7 @@ class FineTune:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"`0 < share <= 1` must hold, but got {self.share}")
-        if self.metric not in METRICS:
+        if self.metric not in (None, *METRICS):
             raise ValueError(f"`metric` must be one of {', '.join(METRICS)}, but got {self.metric!r}")
         if self.factor < 1 + self.random_crops:
             raise ValueError(f"`crop-factor >= {1 + self.random_crops}` must hold, but got {self.factor}")
@@ -99,6 +100,21 @@ class FineTune:
             raise ValueError("the search needs a held-out catalog to score candidates on: give --held-out")
         return held_out
 
+    @property
+    def chosen(self) -> str:
+        """Name of the metric.
+
+        Raises:
+            ValueError: The labels have no such metric.
+        """
+        kind = self.setup.data.label_kind
+        known = KIND_METRICS[kind]
+        if not known:
+            self.setup.data.require_labels("scoring candidates on a held-out set")
+        if self.metric is not None and self.metric not in known:
+            raise ValueError(f"labels of kind {kind} have {', '.join(known)}, but --objective-metric is {self.metric}")
+        return self.metric or known[0]
+
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """State dict w0.
@@ -120,7 +136,7 @@ class FineTune:
     def open(self) -> None:
         """Open loaders and weights, which otherwise the first score does; errors as theirs."""
         flush_denormals()
-        _ = self.held_out, self.weights, self.loader, self.kept
+        _ = self.chosen, self.held_out, self.weights, self.loader, self.kept
 
     def close(self) -> None:
         """Free the loaders."""
@@ -128,7 +144,7 @@ class FineTune:
         self.held_out.close()
 
     def __call__(self, probabilities: NDArray[np.float64], trial: Trial, /) -> float:
-        """The metric, per cent, on the held-out set after training with these probabilities."""
+        """The metric, per cent, or minus an error, on the held-out set after training with these probabilities."""
         self.open()
         searching = trial.stage == "search"
         recipe = self.search if searching else replace(self.confirm, seed=trial.seed)
@@ -139,7 +155,8 @@ class FineTune:
         evaluation = Evaluation({"held_out": self.held_out}, every=recipe.epochs)
         loss = make_loss(recipe.loss, model, self.setup, recipe)
         parts = LoopParts(mix=self.setup.mix(self.search.seed), criterion=loss)
-        return train(model, loader, recipe, parts=parts, evaluation=evaluation).last("held_out", self.metric)
+        found = train(model, loader, recipe, parts=parts, evaluation=evaluation).last("held_out", self.chosen)
+        return -found if lower_is_better(self.chosen) else found
 
     def _drawn(self, probabilities: NDArray[np.float64], trial: Trial, seed: int) -> Loader | CropFilter:
         """The loader with the candidate's draws, or the filter that chooses by it among the loader's crops."""
@@ -209,7 +226,7 @@ class FineTune:
             "scratch": self.scratch,
             "factor": self.factor if self.factor > 1 else None,
             "random_crops": self.random_crops or None,
-            "metric": self.metric,
+            "metric": self.chosen,
             "balance": self.balance or None,
             "where": self.where,
             "mixing": part_identity(self.setup.mix(self.search.seed)),

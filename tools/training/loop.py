@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drawstream.features import require_classes
+from drawstream.features import label_losses, require_classes
 from drawstream.pipeline import Batch, CropFilter, Loader
 from drawstream.pipeline.images import Mixed
+from drawstream.pipeline.labels import Kind
+from drawstream.samplers.methods import RHOLoss, SelectiveBackprop
 from drawstream.samplers.orders import MixedStream
+from drawstream.tools.experiments import lower_is_better
 from drawstream.tools.runs import training_identity
 from drawstream.tools.training.accounting import Epoch, Run, SourceScores, Work
 from drawstream.tools.training.checkpoint import AsTensors, Stateful, load_checkpoint, save_checkpoint
@@ -68,7 +71,7 @@ def train(
         ValueError: The model's class count is wrong, the loss is no longer finite, the checkpoint is of another run,
             a criterion is given mixed images, or a part does not go with the recipe.
     """
-    _refuse_unfit(recipe, parts)
+    refuse_unfit(recipe, parts, loader.catalog.label_kind)
     ranks = ranks or Ranks()
     source = loader.loader if isinstance(loader, CropFilter) else loader
     if recipe.accumulate > (batch := source.global_batch // ranks.world_size):
@@ -92,9 +95,9 @@ def train(
         with loop.descent.averaged():
             scores = {name: evaluate(model, held, amp=recipe.amp, ranks=ranks) for name, held in sets.items()}
             metrics = {name: each.metrics() for name, each in scores.items()}
-            accuracy = {name: each["top1"] for name, each in metrics.items()}
+            accuracy = {name: next(iter(each.values())) for name, each in metrics.items()}
             select = evaluation.select
-            if select in accuracy and (run.best_epoch < 0 or accuracy[select] > run.best(select)):
+            if select in accuracy and _is_best(run, select, metrics[select]):
                 run.best_epoch = epoch
                 run.best_state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         lr = loop.descent.optimizer.param_groups[0]["lr"]
@@ -110,9 +113,31 @@ def train(
     return run
 
 
-def _refuse_unfit(recipe: Recipe, parts: LoopParts) -> None:
-    """Refuse parts that do not go with each other or with the recipe."""
+def _is_best(run: Run, name: str, metrics: Mapping[str, float]) -> bool:
+    """Whether the main metric of a set is better than at the best epoch so far."""
+    metric, value = next(iter(metrics.items()))
+    if run.best_epoch < 0:
+        return True
+    return value < run.best(name) if lower_is_better(metric) else value > run.best(name)
+
+
+def refuse_unfit(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
+    """Refuse parts that do not go with each other, with the recipe or with the kind of labels.
+
+    Raises:
+        ValueError: They do not.
+    """
     loss, mix = parts.criterion, parts.mix
+    if kind == "none" and loss is None:
+        raise ValueError("the images have no labels, so there is no loss: give your own, --loss module:factory")
+    for part in (mix, parts.learner, parts.selector, parts.tracker, loss) if kind != "class" else ():
+        if _needs_classes(part):
+            what = type(part).__name__
+            raise ValueError(f"{what} needs one class of each image, but the labels are of kind {kind}: leave it out")
+    if kind != "class" and recipe.label_smoothing:
+        raise ValueError(f"label smoothing is of classes, but the labels are of kind {kind}: leave it out")
+    if kind == "none" and parts.selector is not None:
+        raise ValueError(f"{type(parts.selector).__name__} compares losses by labels, but the images have none")
     if loss is not None and mix is not None:
         raise ValueError(f"{loss} judges rows of one label, but {mix} gives several: leave out one of them")
     if loss is not None and recipe.label_smoothing:
@@ -122,6 +147,12 @@ def _refuse_unfit(recipe: Recipe, parts: LoopParts) -> None:
     whole = loss or parts.selector or mix
     if recipe.accumulate > 1 and whole is not None:
         raise ValueError(f"accumulate takes a batch in parts, but {whole} needs the whole: leave out one of them")
+
+
+def _needs_classes(part: Any) -> bool:
+    """Whether a part of ours reads labels as classes; a user's own knows what it gets."""
+    ours = part is not None and type(part).__module__.startswith("drawstream.")
+    return ours and not isinstance(part, SelectiveBackprop | RHOLoss)  # these compare losses alone
 
 
 class _Loop:
@@ -267,8 +298,11 @@ class _Loop:
                 losses = (1 - smoothing) * losses - smoothing * F.log_softmax(logits, 1).mean(1)
         elif self.parts.criterion is not None:
             losses = self.parts.criterion(logits, batch, epoch)
+            if not isinstance(losses, Tensor) or losses.shape != (len(batch.ids),):
+                got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+                raise ValueError(f"the loss must give one number for each row, ({len(batch.ids)},), but gives {got}")
         else:
-            losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
+            losses = _row_losses(logits, batch.labels, smoothing)
         weights = batch.weights
         if self.chooser is not None:
             judged = self.chooser.judge(step, logits, losses, epoch=epoch)
@@ -279,14 +313,22 @@ class _Loop:
 
 
 def _mean_loss(logits: Tensor, batch: Batch, ranks: Ranks, smoothing: float) -> Tensor:
-    """Cross-entropy that averages over the ranks to the mean over the global batch; fill (weight 0) does not count."""
+    """The labels' loss, averaged over the ranks to the mean over the global batch; fill (weight 0) does not count."""
     if ranks.world_size == 1:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        if batch.labels.ndim == 1:
+            return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        return label_losses(logits, batch.labels).mean()
     real = batch.weights > 0
     rows = ranks.total(real.sum())
     kept, labels = logits[real], batch.labels[real]
-    losses = F.cross_entropy(kept, labels, reduction="sum", label_smoothing=smoothing)
-    return losses * ranks.world_size / rows
+    return _row_losses(kept, labels, smoothing).sum() * ranks.world_size / rows
+
+
+def _row_losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Losses of rows (n,), with smoothed classes."""
+    if smoothing:
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return label_losses(logits, labels)
 
 
 def _mean_of(losses: Tensor, weights: Tensor, ranks: Ranks, *, weighted: bool) -> Tensor:

@@ -25,6 +25,7 @@ and flips on CIFAR of SS and AutoSampling, and the ranges of the colour jitter.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Amp = Literal["off", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "step", "constant"]
-Loss = Literal["ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw"]
+LOSSES = ("ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw")
 LAST = 1e-6  # learning rate of the last step under `linear` (Arazo et al. 2021, §4.1)
 
 
@@ -53,7 +54,7 @@ _LAWS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{name: (_share, f"0 <= {name} < 1") for name in ("momentum", "label_smoothing", "ema")},
     "gamma": (lambda value: 0 < value <= 1, "0 < gamma <= 1"),
 }
-_KNOWN = {"schedule": get_args(Schedule), "amp": get_args(Amp), "loss": get_args(Loss), "optimizer": ("sgd", "adamw")}
+_KNOWN = {"schedule": get_args(Schedule), "amp": get_args(Amp), "optimizer": ("sgd", "adamw")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Recipe:
     accumulate: int = 1
     channels_last: bool = False
     compile: bool = False
-    loss: Loss = "ce"
+    loss: str = "ce"
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +115,8 @@ class Recipe:
         for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, but got {getattr(self, name)!r}")
+        if self.loss not in LOSSES and not re.fullmatch(r"[\w.]+:\w+", self.loss):
+            raise ValueError(f"`loss` must be one of {', '.join(LOSSES)} or module:factory, but got {self.loss!r}")
         if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=1) <= 0:
             raise ValueError(f"`milestones` must grow and be above 0, but got {list(self.milestones)}")
         if self.milestones and self.schedule != "step":

@@ -25,6 +25,7 @@ Device = Literal["cpu", "gpu"]
 MIX_ORDER = ("default", "paper")
 AUGMENT = ("none", "standard", "randaugment", "randaugment-bt", "mixup", "ricap")
 RANDAUGMENT = (2, 4)  # N and M of budgeted training on small images (Arazo et al. 2021)
+EMBEDDING = 128  # outputs of a model of images without labels
 EVAL_BATCH = 512  # images; evaluation keeps no activations
 
 
@@ -130,13 +131,11 @@ class Setup:
         """The training catalog.
 
         Raises:
-            ValueError: It cannot be opened, or has no labels.
+            ValueError: It cannot be opened.
         """
         if self.opened is not None:
             return self.opened
-        catalog = Catalog.open(self.catalog, classes=self.classes)
-        catalog.require_labels("a model's loss")
-        return catalog
+        return Catalog.open(self.catalog, classes=self.classes)
 
     @property
     def judges(self) -> dict[str, Path | str]:
@@ -151,6 +150,11 @@ class Setup:
         for catalog in catalogs.values():
             catalog.require_labels("evaluation")
         return catalogs
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model gives for each image: one a class or value; of images without labels `EMBEDDING`."""
+        return self.data.num_classes or EMBEDDING
 
     @cached_property
     def input_channels(self) -> int:
@@ -168,7 +172,7 @@ class Setup:
         gray = [str(each.path) for each in catalogs if each.channels == 1]
         if colour and gray:
             self._note(f"gray images are loaded as RGB ({', '.join(gray)}), as {colour[0].path} has colour")
-        elif gray and not takes_gray(self.model, num_classes=self.data.num_classes, size=self._size):
+        elif gray and not takes_gray(self.model, num_classes=self.outputs, size=self._size):
             self._note(f"gray images are loaded as RGB, as model {self.model!r} takes 3 channels")
             return 3
         return 3 if colour else 1
@@ -240,6 +244,11 @@ class Setup:
         for name, catalog in self.evaluated.items():
             if names and name not in names:
                 continue
+            if catalog.label_kind != self.data.label_kind:
+                raise ValueError(
+                    f"{catalog.path} has labels of kind {catalog.label_kind}, but {self.data.path} of "
+                    f"{self.data.label_kind}: pack both with the same --label-kind"
+                )
             if catalog.classes != self.data.classes:
                 raise ValueError(
                     f"{catalog.path} has {catalog.num_classes} classes ({', '.join(catalog.classes[:3])}, …), but "
@@ -267,7 +276,7 @@ class Setup:
         Raises:
             ValueError: As `build_model`, or the model does not fit the data.
         """
-        classes, channels, size = self.data.num_classes, self.input_channels, self.transforms[1].size
+        classes, channels, size = self.outputs, self.input_channels, self.transforms[1].size
         model = build_model(self.model, num_classes=classes, channels=channels, size=size, seed=seed)
         model = model.to("cuda" if self.device == "gpu" else "cpu")
         if not self._checked:

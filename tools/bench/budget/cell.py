@@ -112,7 +112,9 @@ class Common:
         order = self.mix_order if augment in ("mixup", "ricap") else "default"
         given: dict[str, Any] = {"augment": augment, "mix_order": order, "device": self.device}
         given["framing"] = Framing(flip=self.flip, jitter=self.recipe.jitter)
-        return Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
+        setup = Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
+        setup.data.require_labels("a benchmark of methods", "class")
+        return setup
 
     def recipe_of(self, point: Point, /) -> Recipe:
         """Return the recipe of a full training with the schedule and seed of a point."""

@@ -1,6 +1,6 @@
 """The loss of a training by name: cross-entropy, or one of the table's for wrong labels or long tails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from inspect import signature
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from drawstream.features import accepted, load_factory, users_code
 from drawstream.tools.training import Recipe, Setup
 from drawstream.tools.training.methods.table import METHODS
 
@@ -19,7 +20,10 @@ TRUSTED = 1000  # rows of the held-out set that L2RW and MentorNet DD trust, as 
 def make_loss(
     name: str, model: nn.Module, setup: Setup, recipe: Recipe, /, *, labels: NDArray[Any] | None = None
 ) -> nn.Module | None:
-    """Return the loss of a name of the table, for `LoopParts(criterion=…)`; None for `ce`, cross-entropy.
+    """Return the loss of a name of the table, for `LoopParts(criterion=…)`; None for `ce`, that of the labels' kind.
+
+    A user's own is `module:factory`, called with those of these keywords that it takes: `model`, `epochs`, `seed`,
+    `rows`, `classes`, `global_batch`. It gives a module that is called as `loss(outputs, batch, epoch)` and gives (n,).
 
     Args:
         name: Of the loss.
@@ -29,13 +33,15 @@ def make_loss(
         labels: Of the rows that may be drawn, int64; by default of all images.
 
     Raises:
-        ValueError: It needs trusted rows, and there is no held-out set; or it is not for several ranks.
+        ValueError: It needs trusted rows, and there is no held-out set; it is not for several ranks, or for these
+            labels; or a user's cannot be imported or made.
     """
     if name == "ce":
         return None
+    if ":" not in name:
+        setup.data.require_labels(f"--loss {name}", "class")
     if name == "mentornet-dd" and setup.ranks.world_size > 1:
         raise ValueError(f"--loss {name} keeps the losses of every row on one rank: leave out torchrun")
-    build = METHODS[name].builder()
     given: dict[str, Callable[[], Any]] = {
         "model": lambda: model,
         "trusted": lambda: _trusted(name, setup, next(model.parameters()).device),
@@ -46,7 +52,28 @@ def make_loss(
         "classes": lambda: setup.data.num_classes,
         "counts": lambda: np.bincount(setup.data.label if labels is None else labels, minlength=setup.data.num_classes),
     }
+    if ":" in name:
+        return _own(name, given)
+    build = METHODS[name].builder()
     loss: nn.Module = build(**{each: given[each]() for each in signature(build).parameters})
+    return loss
+
+
+def _own(name: str, given: Mapping[str, Callable[[], Any]]) -> nn.Module:
+    """The loss that a user names."""
+    factory = load_factory("--loss", name)
+    offered = {each: given[each]() for each in ("model", "epochs", "seed", "rows", "classes", "global_batch")}
+    plain = getattr(factory, "__init__", None) is nn.Module.__init__  # which takes any keyword, and refuses it
+    try:
+        with users_code(f"--loss {name} cannot be made"):
+            loss = factory(**({} if plain else accepted(factory, offered)))
+    except TypeError as error:
+        raise ValueError(
+            f"--loss {name}: {error}: it is called with those of {', '.join(offered)} that it takes"
+        ) from None
+    if not isinstance(loss, nn.Module):
+        law = "must give a torch.nn.Module that is called as loss(outputs, batch, epoch)"
+        raise ValueError(f"--loss {name}: the factory {law}, but gives a {type(loss).__name__}")
     return loss
 
 

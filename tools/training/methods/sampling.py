@@ -161,6 +161,8 @@ class Sampling:
             ]
             return mixed_plan(self.mixture, plans, setup, recipe, factor=factor)
         name, where = self.method, self.rows(setup)
+        if name in ("coreset-random", "coreset-forgetting"):
+            setup.data.require_labels(f"--sampler {name}", "class")
 
         def column(wanted: str) -> NDArray[np.float32]:
             table = self._whole_images(setup)

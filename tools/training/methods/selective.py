@@ -25,9 +25,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from drawstream.features import require_classes
+from drawstream.features import label_losses, require_classes
 from drawstream.pipeline import Batch
 from drawstream.pipeline.images import RICAP, Mixed, Mixup
 from drawstream.pipeline.shards import Catalog
@@ -247,7 +246,7 @@ def _scores(logits: Tensor, rows: Rows, name: str) -> Tensor:
     if name == "loss":
         if mixed:
             return Mixed(rows["images"], rows["targets"], rows["shares"]).loss(logits, reduction="none")
-        return F.cross_entropy(logits, rows["labels"], reduction="none")
+        return label_losses(logits, rows["labels"])
     targets = rows["targets"] if mixed else rows["labels"][:, None]
     shares = rows["shares"] if mixed else torch.ones_like(targets, dtype=torch.float32)
     norms: Tensor = torch.linalg.vector_norm(logits.softmax(1).scatter_add_(1, targets, -shares), dim=1)

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, recall_score, top_k_accurac
 
 from drawstream.search import Trial
 from drawstream.tools.cli.app import main
-from drawstream.tools.training.evaluation import Evaluation, Scores, evaluate
+from drawstream.tools.training.evaluation import ClassScores, Evaluation, evaluate
 from drawstream.tools.training.finetune import FineTune
 from drawstream.tools.training.loop import Recipe, train
 from drawstream.tools.training.setup import Setup
@@ -36,7 +36,7 @@ def test_metrics_against_scikit_learn(digits):
 
 
 def test_a_class_without_rows_counts_in_nothing():
-    found = Scores(*(np.array(each) for each in ([4, 0, 1], [2, 0, 1], [4, 0, 1])))
+    found = ClassScores(*(np.array(each) for each in ([4, 0, 1], [2, 0, 1], [4, 0, 1])))
     assert found.metrics() == pytest.approx({"top1": 60, "top5": 100, "balanced": 75})
     assert found.per_class() == [50, None, 100]
 
@@ -64,5 +64,5 @@ def test_a_candidate_is_scored_by_the_metric_of_the_search(digits, tmp_path):
         identities.append(objective.identity["metric"])
         objective.close()
     assert identities == list(scores) and scores["top1"] < scores["top5"] and scores["top1"] != scores["balanced"]
-    with pytest.raises(ValueError, match="must be one of top1, top5, balanced, but got 'f1'"):
+    with pytest.raises(ValueError, match="must be one of top1, top5, balanced, map, rmse, mae, but got 'f1'"):
         FineTune(setup, tmp_path / "w.pt", Recipe(1), Recipe(1), metric="f1")

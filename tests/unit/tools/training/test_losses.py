@@ -25,11 +25,11 @@ from drawstream.tools.training.methods.losses import make_loss
 from drawstream.tools.training.methods.mentornet import MentorNet
 from drawstream.tools.training.methods.plan import LoopParts
 from drawstream.tools.training.ranks import Ranks
-from drawstream.tools.training.recipe import Loss, Recipe
+from drawstream.tools.training.recipe import LOSSES, Recipe
 from drawstream.tools.training.setup import Setup
 from shared.refusals import refused
 
-NAMES = get_args(Loss)
+NAMES = LOSSES
 
 
 def test_the_command_line_knows_the_losses_of_the_table():
