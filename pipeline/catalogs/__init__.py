@@ -14,5 +14,6 @@ if TYPE_CHECKING:
         source_names,
     )
     from drawstream.pipeline.catalogs.keys import rows_of_keys
+    from drawstream.pipeline.catalogs.mapped import LARGE, MappedColumns, whole_column
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

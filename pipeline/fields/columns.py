@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from drawstream.pipeline.catalogs import whole_column
 from drawstream.pipeline.shards import check_name
 
 ABSENT = -1
@@ -86,7 +87,7 @@ def read_columns(table: pa.Table, name: str, /) -> FieldColumns:
     for column in field_schema(name):
         if column.name not in table.column_names or table.schema.field(column.name).type != column.type:
             raise ValueError(f"column {column.name!r} must be there, as {column.type}")
-        array = table[column.name].combine_chunks()
+        array = whole_column(table[column.name])
         null = array.is_null().to_numpy(zero_copy_only=False)
         if absent is not None and not np.array_equal(null, absent):
             raise ValueError(f"the columns of field {name!r} must be null in the same rows")

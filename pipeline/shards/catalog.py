@@ -1,6 +1,7 @@
 """The catalog: one row per sample, saying where its image lies in which shard, and its label."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,20 @@ import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import shown
-from drawstream.pipeline.catalogs import MemberCatalog, join_catalogs, rows_of_keys, source_names
-from drawstream.pipeline.decoding import MOST_PIXELS
+from drawstream.pipeline.catalogs import (
+    LARGE,
+    MappedColumns,
+    MemberCatalog,
+    join_catalogs,
+    rows_of_keys,
+    source_names,
+    whole_column,
+)
 from drawstream.pipeline.fields import FieldColumns, check_fields, read_columns
-from drawstream.pipeline.labels import Kind, broken_law, no_labels
+from drawstream.pipeline.labels import Kind, no_labels
 from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FILE,
-    HASHED,
     METADATA,
     RAW,
     SCHEMA,
@@ -35,10 +42,11 @@ from drawstream.pipeline.shards.catalog_file import (
     fingerprint,
     frozen,
     hash_file,
+    mapped_columns,
     read_file,
-    require,
     seal,
 )
+from drawstream.pipeline.shards.catalog_laws import check_rows
 from drawstream.pipeline.shards.keys import as_texts, find_rows, with_stems, without_stems
 from drawstream.pipeline.shards.names import check_keys, check_name, check_paths
 from drawstream.pipeline.shards.remote import MOST, Remote, RemoteError, Transfer, cache_folder, is_url, join, parent
@@ -179,7 +187,40 @@ class Catalog:
     @classmethod
     def _open_one(cls, path: Place) -> Self:
         file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
-        meta, table = read_file(file)
+        mapped = mapped_columns(file, cache_folder() / "columns", LARGE)
+        if mapped is None:
+            return cls._checked(file, remote)
+        with suppress(OSError, ValueError):
+            if mapped.checked:
+                return cls._checked(file, remote, mapped.map())
+        try:
+            return cls._write_mapped(file, remote, mapped)
+        except OSError as error:
+            law = f"each process holds the columns of {file} in its own memory, as they cannot be kept there"
+            remedy = "let XDG_CACHE_HOME name a folder with room that you may write to"
+            warnings.warn(f"{mapped.folder}: {law} ({error.strerror or error}): {remedy}", stacklevel=4)
+            return cls._checked(file, remote)
+
+    @classmethod
+    def _write_mapped(cls, file: Path, remote: str | None, mapped: MappedColumns) -> Self:
+        """Write the columns to be mapped and check them; others wait, and find them checked."""
+        with mapped.writing():
+            with suppress(OSError, ValueError):
+                if mapped.checked:
+                    return cls._checked(file, remote, mapped.map())
+            try:
+                mapped.write()
+                catalog = cls._checked(file, remote, mapped.map())
+                mapped.confirm()
+            except (pa.ArrowException, ValueError):  # the file says no more than its columns
+                mapped.discard()
+                return cls._checked(file, remote)
+            return catalog
+
+    @classmethod
+    def _checked(cls, file: Path, remote: str | None, mapped: pa.Table | None = None) -> Self:
+        """Return the catalog of a file, held against all laws."""
+        meta, table = read_file(file, mapped)
         fields = _fields(table, meta["fields"], file)
         columns: dict[str, Any] = {
             name: column_array(table, name)
@@ -199,12 +240,12 @@ class Catalog:
             turn=columns.pop(TURN, None),
             encoding_codes=encoding_codes(table, file),
             source=np.broadcast_to(np.int16(0), table.num_rows),
-            _keys=table["key"].cast(pa.large_string()).combine_chunks(),
+            _keys=whole_column(table["key"].cast(pa.large_string())),
             _starts=frozen(starts.astype(np.int64)),
             **{name: meta[name] for name in given},
             **columns,
         )
-        catalog._check_rows()
+        check_rows(catalog)
         try:
             check_keys(catalog._keys)
             if catalog.key_form == "stem/key":
@@ -217,38 +258,6 @@ class Catalog:
         del table, columns
         pa.default_memory_pool().release_unused()  # Arrow keeps what reading took: as much again as the rows
         return catalog
-
-    def _check_rows(self) -> None:
-        """Hold rows against metadata and fingerprint."""
-        file, raw = self.path, self.encoding_codes == RAW
-        hashed = {name: getattr(self, name) for name in HASHED}
-        data = (self.shards, hashed, self._keys, self.encoding_codes)
-        actual = fingerprint(*data, orientation=self.orientation, label_kind=self.label_kind)
-        law = f"the fingerprint of the rows is {actual}, the file says {self.fingerprint}: the catalog was altered"
-        require(actual == self.fingerprint, file, law)
-        require((np.diff(self.shard) >= 0).all(), file, "the shard column must never decrease")
-        require(self.shard[0] >= 0 and self.shard[-1] < len(self.shards), file, "shards must be in the list")
-        ends = np.array([shard.size for shard in self.shards], dtype=np.int64)[self.shard]
-        inside = (self.offset >= 0) & (self.size > 0) & (self.size <= ends) & (self.offset <= ends - self.size)
-        require(inside.all(), file, "every image must lie inside its shard")
-        for name, columns in self.field_columns.items():
-            require(columns.inside(ends), file, f"every member .{name} must lie inside its shard")
-        apart = (self.offset[1:] >= self.offset[:-1] + self.size[:-1]) | (self.shard[1:] > self.shard[:-1])
-        require(apart.all(), file, "images of a shard must follow one another and not overlap")
-        pixels = self.height.astype(np.int64) * self.width  # of 31 bits each
-        sound = (self.height >= 1) & (self.width >= 1) & (pixels <= MOST_PIXELS)
-        require(sound.all(), file, f"every image must have 1 … {MOST_PIXELS} pixels")
-        whole = ~raw | (self.size == pixels * self.channels)
-        require(whole.all(), file, "a raw image must have height × width × channels bytes")
-        if self.turn is not None:
-            law = "only encoded images of a catalog with the orientation exif can be turned, as 1 … 8 say"
-            wrong = (self.turn < 1) | (self.turn > 8) | ((self.turn != 1) & raw)
-            require(self.orientation == "exif" and not wrong.any(), file, law)
-        require(self.label_kind != "none" or not self.classes, file, "there must be no classes without labels")
-        require(self.label_kind == "class" or self.clean_label is None, file, "only classes have true labels")
-        for labels in (self.label, self.clean_label):
-            law = "" if labels is None else broken_law(labels, self.classes)
-            require(not law, file, law)
 
     def __len__(self) -> int:
         return len(self.label)

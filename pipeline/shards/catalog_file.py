@@ -50,15 +50,17 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from drawstream.pipeline.catalogs import MappedColumns, whole_column
 from drawstream.pipeline.decoding import RULES
 from drawstream.pipeline.fields import field_schema
 from drawstream.pipeline.labels import KINDS, TYPES, Kind
-from drawstream.pipeline.shards.names import shortened
+from drawstream.pipeline.shards.names import PIECE, shortened
 from drawstream.samplers import DrawstreamError
 from drawstream.samplers.files import raise_unless_file, system_fault
 
 FORMAT = 3  # of a catalog of classes, or without labels, with no fields
 FORMATS = (FORMAT, 4)
+
 WIDE = 1024  # bytes (240 at least); longer members have an XXH3 checksum
 FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
@@ -183,7 +185,7 @@ def seal(
 
 def _update(state: Any, column: Any) -> None:
     """Hash a column: its type, where it has values, and the values, nulls as zeros and empty texts."""
-    array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    array = whole_column(column) if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     kind = array.type
@@ -206,7 +208,8 @@ def _update_texts(state: Any, array: Any) -> None:
     """Hash the length of each of the texts, then their bytes."""
     _, offsets, text = array.buffers()
     bounds = np.frombuffer(offsets, dtype="<i8")[array.offset : array.offset + len(array) + 1]
-    state.update(np.diff(bounds).data)
+    for start in range(0, len(array), PIECE):
+        state.update(np.diff(bounds[start : start + PIECE + 1]).data)
     state.update(memoryview(text or b"")[bounds[0] : bounds[-1]])
 
 
@@ -242,8 +245,42 @@ def _read_into(file: FileIO, buffer: memoryview, where: Path | int) -> int:
         raise system_fault(error, where if isinstance(where, Path) else None, at=at) from None
 
 
-def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
+def mapped_columns(file: Path, root: Path, least: int, /) -> MappedColumns | None:
+    """Return the columns of a catalog as all processes of a machine can map them; None of a small or damaged catalog.
+
+    Args:
+        file: The catalog.
+        root: Folder for the columns of all catalogs.
+        least: Rows of a catalog that is mapped.
+    """
+    try:
+        if pq.read_metadata(file).num_rows < least:
+            return None
+        schema = pq.read_schema(file)
+        metadata = schema.metadata or {}
+        marks = [metadata[METADATA], metadata[SEAL], *(f"{each.name} {each.type}".encode() for each in schema)]
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return None  # `read_file` says why
+    kinds = {"key": pa.large_string(), "encoding": SCHEMA.field("encoding").type}
+    fields = [each.with_type(kinds.get(each.name, each.type)) for each in schema]
+
+    def load(name: str) -> Any:
+        column = pq.read_table(file, columns=[name], partitioning=None, page_checksum_verification=True)[name]
+        if name != "encoding":
+            return column
+        codes = encoding_codes(pa.table({name: column}), file)
+        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ENCODINGS))
+
+    key = xxhash.xxh3_128_hexdigest(b"\n".join(marks))
+    return MappedColumns(root / key, pa.schema(fields, metadata=metadata), load)
+
+
+def read_file(file: Path, mapped: pa.Table | None = None, /) -> tuple[dict[str, Any], pa.Table]:
     """Read metadata and rows of a catalog, every column of its due type and without nulls.
+
+    Args:
+        file: The catalog.
+        mapped: Its columns, where they are mapped; they are checked as those of the file.
 
     Raises:
         AlteredCatalogError: Not a catalog, or altered.
@@ -253,7 +290,9 @@ def read_file(file: Path, /) -> tuple[dict[str, Any], pa.Table]:
         rows, size = pq.read_metadata(file).num_rows, file.stat().st_size
         if rows > size:  # each has a checksum of four bytes that do not compress, and a key of its own
             raise ValueError(f"{rows} rows cannot lie in {size} bytes")
-        table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
+        table = mapped
+        if table is None:
+            table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
         metadata, copy = table.schema.metadata or {}, pq.read_metadata(file).metadata or {}
         meta = json.loads(metadata[METADATA])
     except KeyError:
@@ -328,6 +367,7 @@ def _check_column(table: pa.Table, column: pa.Field, label_kind: Kind, file: Pat
         require(nulls == 0, file, "column 'label' must have no nulls")
         return
     same = kind == column.type or (pa.types.is_dictionary(column.type) and pa.types.is_dictionary(kind))
+    same |= name == "key" and pa.types.is_large_string(kind)
     require(same, file, f"column {name!r} must be {column.type}, but got {kind}")
     require(table[name].null_count == 0, file, f"column {name!r} must have no nulls")
 
@@ -345,6 +385,10 @@ def _seal_of(table: pa.Table, file: Path) -> str:
 
 def encoding_codes(table: pa.Table, file: Path, /) -> NDArray[np.int8]:
     """Return the positions of a catalog's encodings in ``ENCODINGS``, int8 (rows,)."""
+    whole = whole_column(table["encoding"])
+    plain = pa.types.is_dictionary(whole.type) and pa.types.is_int8(whole.type.index_type)
+    if plain and whole.null_count == 0 and whole.dictionary.to_pylist() == list(ENCODINGS):
+        return frozen(whole.indices.to_numpy(zero_copy_only=False))
     try:
         names = table["encoding"].cast(pa.string())
     except pa.ArrowException as error:
@@ -368,9 +412,9 @@ def column_array(table: pa.Table, name: str, /) -> NDArray[Any]:
     """Return a column as a read-only array (rows,), or (rows, n) of lists of n items."""
     kind = table.schema.field(name).type
     if not pa.types.is_fixed_size_list(kind):
-        return frozen(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+        return frozen(whole_column(table[name]).to_numpy(zero_copy_only=False))
     items = [chunk.flatten() for chunk in table[name].chunks]
-    values: NDArray[Any] = pa.chunked_array(items, kind.value_type).combine_chunks().to_numpy(zero_copy_only=False)
+    values: NDArray[Any] = whole_column(pa.chunked_array(items, kind.value_type)).to_numpy(zero_copy_only=False)
     return frozen(values.reshape(-1, kind.list_size))
 
 

@@ -1,0 +1,155 @@
+"""Columns of large catalogs are mapped: in memory once for all processes, and never trusted without a look."""
+
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from drawstream import Catalog
+from drawstream.pipeline.shards import AlteredCatalogError, catalog
+from shared.refusals import refused
+from shared.vast import vast_catalog
+
+ROWS, ROWS_HELD = 30_000, int(os.environ.get("DRAWSTREAM_TEST_ROWS", 4_000_000))
+
+
+@pytest.fixture(scope="module")
+def vast(tmp_path_factory):
+    return vast_catalog(tmp_path_factory.mktemp("vast"), ROWS)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of the columns, in a cache of its own; catalogs of 10 000 rows are mapped."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(catalog, "LARGE", 10_000)
+    return tmp_path / "cache/drawstream/columns"
+
+
+def same(one, other):
+    names = ("shard", "offset", "size", "checksum", "label", "height", "width", "encoding_codes")
+    for name in names:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        np.testing.assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype and not mine.flags.writeable
+    assert one.keys == other.keys and one.fingerprint == other.fingerprint and one.classes == other.classes
+
+
+def mapped_files():
+    return {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".arrow")}
+
+
+def test_mapped_columns_are_those_of_the_file(vast, cache, monkeypatch):
+    first, again = Catalog.open_rows(vast), Catalog.open_rows(vast)
+    (folder,) = [each for each in cache.iterdir() if each.is_dir()]
+    assert (folder / "checked").exists() and {Path(each).parent for each in mapped_files()} >= {folder}
+    monkeypatch.setattr(catalog, "LARGE", 1 << 40)
+    plain = Catalog.open_rows(vast)
+    for each in (first, again):
+        same(each, plain)
+        assert each.rows_of(["17", "x"]).tolist() == [17, -1] and each.shard_rows(0) == (0, ROWS)
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_damaged_column_is_written_anew(vast, cache, number):
+    before = Catalog.open_rows(vast)
+    (folder,) = [each for each in cache.iterdir() if each.is_dir()]
+    file = folder / f"{number:03d}.arrow"
+    data = bytearray(file.read_bytes())
+    at = len(data) // 2
+    data[at : at + 8] = bytes(value ^ 0x15 for value in data[at : at + 8])
+    file.unlink()  # `before` keeps the old one
+    file.write_bytes(data)
+    same(Catalog.open_rows(vast), before)
+    assert file.read_bytes() != bytes(data)
+    file.unlink()
+    same(Catalog.open_rows(vast), before)
+    file.write_bytes(data[: len(data) // 2])
+    same(Catalog.open_rows(vast), before)
+
+
+def test_an_altered_catalog_is_refused_as_ever_and_leaves_no_columns(vast, cache, tmp_path):
+    path = tmp_path / "altered/catalog.parquet"
+    path.parent.mkdir()
+    table = pq.read_table(vast / "catalog.parquet")
+    labels = table["label"].to_numpy().copy()
+    labels[7] += 1
+    at = table.column_names.index("label")
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(labels)), path)
+    refused("altered", Catalog.open_rows, path.parent, error=AlteredCatalogError)
+    assert not [each for each in cache.glob("*") if each.is_dir()]
+
+
+def test_without_room_each_process_holds_its_own_and_says_so(vast, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(catalog, "LARGE", 10_000)
+    with pytest.warns(UserWarning, match="XDG_CACHE_HOME"):
+        assert len(Catalog.open_rows(vast)) == ROWS
+
+
+def test_many_that_open_at_once_write_the_columns_once(vast, cache):
+    opened, written = [], []
+    write = catalog.MappedColumns.write
+
+    def count(mapped):
+        written.append(mapped)
+        write(mapped)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog.MappedColumns, "write", count)
+        threads = [threading.Thread(target=lambda: opened.append(Catalog.open_rows(vast))) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    assert len(opened) == 4 and len(written) == 1
+
+
+def pss():
+    """Memory of this process in bytes, a page of n processes counted as one n-th."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) << 10
+
+
+def hold(folder, small, barrier, results):
+    """Open a catalog and look at all rows; report what memory that took, while all others hold theirs."""
+    Catalog.open_rows(small)  # imports
+    before = pss()
+    opened = Catalog.open_rows(folder)
+    barrier.wait()
+    for _ in range(2):  # the first look counts pages of processes that have not looked yet
+        assert opened.label.sum() + opened.offset.sum() + opened.size.sum() > 0
+        barrier.wait()
+    results.put(pss() - before)
+    barrier.wait()
+
+
+def memory_of(folder, small, count):
+    """Bytes that so many processes take together for one catalog."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(count), spawn.Queue()
+    processes = [spawn.Process(target=hold, args=(folder, small, barrier, results)) for _ in range(count)]
+    for each in processes:
+        each.start()
+    total = sum(results.get(timeout=600) for _ in processes)
+    for each in processes:
+        each.join()
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no PSS on this system")
+def test_four_processes_hold_the_columns_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = vast_catalog(tmp_path / "vast", ROWS_HELD)
+    small = vast_catalog(tmp_path / "small", 1000)
+    Catalog.open_rows(folder)
+    one, four = memory_of(folder, small, 1), memory_of(folder, small, 4)
+    print(f"one process {one / 1e6:.0f} MB, four {four / 1e6:.0f} MB, {four / one:.2f}×")
+    assert one > ROWS_HELD * 40 and four <= 1.2 * one
