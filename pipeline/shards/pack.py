@@ -36,6 +36,7 @@ from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
 from drawstream.pipeline.sources import (
     ArraySource,
+    DatasetSource,
     FolderSource,
     Form,
     Resized,
@@ -153,7 +154,7 @@ _Written = tuple[CatalogWriter, NDArray[np.int64], list[Shard]]  # rows, which o
 
 
 def pack(
-    source: Source,
+    source: Source | Any,
     out: str | os.PathLike[str],
     /,
     *,
@@ -168,7 +169,7 @@ def pack(
     target holds a whole pack of the same source and options already, nothing is done.
 
     Args:
-        source: Where images and labels come from; see ``open_source``.
+        source: Where images and labels come from, as ``open_source`` gives it; or a map-style data set.
         out: Folder to make. With a holdout it gets ``train/`` and ``holdout/``, otherwise the catalog lies in it.
         dry_run: Check options, source and folder, and write nothing; of the result only rows and folders count.
         progress: Called after every row as ``progress(rows_done, rows_in_all)``.
@@ -183,8 +184,10 @@ def pack(
 
     Example:
         >>> pack(open_source("photos"), "data", holdout=5000, label_noise=0.4)
+        >>> pack(open_source(MyDataset(), workers=8), "data")
     """
     settings, out = PackOptions(**options), Path(out)
+    source = source if hasattr(source, "read") and hasattr(source, "key") else DatasetSource.open(source)
     rows = len(source) if settings.limit is None else settings.limit
     _within("limit", rows, 1, len(source))
     _within("holdout", settings.holdout, 0, rows - 1)
@@ -317,7 +320,7 @@ def _listing(source: Source) -> str:
     for begin in range(0, len(source), 10_000):
         keys = [source.key(row) for row in range(begin, min(begin + 10_000, len(source)))]
         state.update("".join(f"\n{key}" for key in keys).encode())
-    files = list(source.files) if isinstance(source, FolderSource | ArraySource) else []
+    files = list(getattr(source, "files", ()))
     if isinstance(source, FolderSource):
         files += [source.field_file(row, name) for name in source.fields for row in range(len(source))]
     for file in files:
@@ -410,7 +413,7 @@ def _write(
     names = field_names(source)
     catalog, kept = CatalogWriter(fields=names), []
     try:
-        for i, (row, member) in enumerate(stored_images(source, part.rows, options.form)):
+        for i, (row, member) in enumerate(stored_images(source, part.rows, options.form, writer.root)):
             tick()
             key = source.key(row)
             try:

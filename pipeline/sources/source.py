@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import LeftOut
 from drawstream.pipeline.fields import encode_value
-from drawstream.pipeline.labels import KINDS, Kind, as_kind, broken_law, kind_of, value_names
-from drawstream.pipeline.shards import number_names
+from drawstream.pipeline.labels import KINDS, Kind, as_kind, broken_law, kind_of
 from drawstream.pipeline.sources.cifar import find_published
+from drawstream.pipeline.sources.dataset import DatasetSource
 from drawstream.pipeline.sources.folder import FolderSource
+from drawstream.pipeline.sources.given_labels import names_of
+from drawstream.pipeline.sources.hugging_face import TableSource, find_tables
 from drawstream.pipeline.sources.label_file import open_labelled, open_unlabelled
 from drawstream.samplers.files import raise_unless_file
 
@@ -115,7 +117,7 @@ class ArraySource:
                 got = f"{len(images)} images and {len(labels)} labels: give those of one split, in one order"
                 raise ValueError(f"images and labels must be as many and not none, but got {got}")
             _check_lengths(self.fields, len(labels))
-            classes = () if kind_of(labels) == "none" else tuple(self.classes) or _names_of(labels)
+            classes = () if kind_of(labels) == "none" else tuple(self.classes) or names_of(labels)
             if law := broken_law(labels, classes):
                 raise ValueError(law)
             clean = None if self.clean_labels is None else _true_classes(self.clean_labels, labels, classes)
@@ -150,13 +152,6 @@ def _check_lengths(fields: Mapping[str, Sequence[Any]], rows: int) -> None:
             raise ValueError(f"field {name!r} must have a value for each of {rows} images, but got {len(values)}")
 
 
-def _names_of(labels: NDArray[Any]) -> tuple[str, ...]:
-    """Names of classes or values that have none."""
-    if kind_of(labels) == "value":
-        return value_names(labels.shape[1])
-    return number_names(int(labels.max()) if labels.ndim == 1 else labels.shape[1] - 1, len(labels))
-
-
 def _true_classes(values: Any, labels: NDArray[Any], classes: Sequence[str]) -> NDArray[np.int64]:
     """Hold true labels against the given ones, and return them."""
     clean = np.asarray(values)
@@ -172,7 +167,7 @@ def _true_classes(values: Any, labels: NDArray[Any], classes: Sequence[str]) -> 
 
 
 def open_source(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Any,
     /,
     *,
     split: str = "train",
@@ -180,8 +175,10 @@ def open_source(
     fields: Sequence[str] = (),
     labels: str | os.PathLike[str] | None = None,
     label_kind: Kind | None = None,
+    columns: tuple[str | None, str | None] = (None, None),
+    workers: int = 1,
 ) -> Source:
-    """Find out what lies at a path and open it.
+    """Find out what lies at a path and open it, or take a map-style data set.
 
     Understood, in this order:
 
@@ -190,28 +187,41 @@ def open_source(
     * a folder with IDX files (``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-…``, each also as
       ``.gz``), or such a file, or its path up to ``-images-idx3-ubyte``;
     * CIFAR-10, CIFAR-100 (binary or Python batches) and SVHN (``.mat``) as published, see ``cifar``;
+    * Parquet or Arrow files of Hugging Face, see ``TableSource``;
     * a folder of class folders, see ``FolderSource``; with ``labels`` or without any, a folder of images.
 
     Args:
-        path: File, folder or IDX prefix.
-        split: ``train`` or ``test``: which IDX files of a folder to take; the other kinds have no splits.
+        path: File, folder or IDX prefix; or a data set with ``len()`` and ``[row]``, see ``DatasetSource``.
+        split: ``train`` or ``test``: which IDX, Parquet or Arrow files of a folder to take, of the last two also
+            ``validation``; the other kinds have no splits.
         classes: Class names where the files have none (IDX, NumPy); by default the numbers.
         fields: Of class folders: files of the images' names with these endings (``txt``, ``seg.png``) are their fields.
         labels: Table with the labels of a folder's images (``label_file``), in place of class folders.
         label_kind: ``class``, ``multi``, ``value`` or ``none``; None: what the labels are by their type.
+        columns: Of Parquet, Arrow and data sets of dicts: names of the columns with images and labels; None: the usual.
+        workers: Processes that read a data set, see ``DatasetSource.open``.
 
     Raises:
         FileNotFoundError: Nothing there, or a part is missing.
         ValueError: Damaged or contradictory files; the message names them.
     """
+    if not isinstance(path, str | os.PathLike):
+        return DatasetSource.open(path, workers=workers, columns=columns, label_kind=label_kind)
     path = Path(path)
-    if split not in IDX_PREFIXES:
-        raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
     if label_kind not in (None, *KINDS):
         raise ValueError(f"label_kind must be one of {', '.join(KINDS)}, but got {label_kind!r}")
     if labels is not None:
         return open_labelled(path, Path(labels), label_kind, fields)
-    found = _open(path, split, tuple(classes or ()), label_kind, fields)
+    if tables := find_tables(path, split):
+        named: dict[str, Any] = {"classes": tuple(classes or ()), "label_kind": label_kind}
+        found: Source = TableSource.open(str(path), tables, columns=columns, **named)
+    elif split not in IDX_PREFIXES:
+        raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
+    elif any(columns):
+        law = f"{path}: only Parquet, Arrow and data sets of dicts have columns"
+        raise ValueError(f"{law}: leave out --image-column and --label-column")
+    else:
+        found = _open(path, split, tuple(classes or ()), label_kind, fields)
     if fields and not isinstance(found, FolderSource):
         raise ValueError(f"{path}: fields are files beside the images of class folders: leave them out (--fields)")
     if isinstance(found, FolderSource) and label_kind in ("multi", "value"):

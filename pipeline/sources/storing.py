@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,31 +66,56 @@ class Resized:
         return f"{self.images} images stored smaller: {self.before / 1e6:.1f} MB became {self.after / 1e6:.1f}"
 
 
-def stored_images(source: Source, rows: NDArray[np.int64], form: Form, /) -> Iterator[tuple[int, Future[StoredImage]]]:
+_Given = bytes | NDArray[np.uint8] | ValueError
+
+
+class ReadsRows(Source, Protocol):
+    """A source that reads many rows better than each by itself, such as in processes of its own."""
+
+    def read_rows(self, rows: NDArray[np.int64], scratch: Path, /) -> Iterator[bytes | NDArray[np.uint8] | ValueError]:
+        """Yield the images of rows in their order, or why there is none; `scratch` is a folder for temporary files."""
+
+
+def stored_images(
+    source: Source, rows: NDArray[np.int64], form: Form, scratch: Path, /
+) -> Iterator[tuple[int, Future[StoredImage]]]:
     """Yield rows in their order, each with its image; files are decoded in threads, some rows ahead.
 
-    The source is read in one thread: one that a user wrote may not bear more.
+    The source is read in one thread: one that a user wrote may not bear more. `scratch` is a folder for what a source
+    must keep meanwhile.
     """
+    given: Iterator[_Given] = source.read_rows(rows, scratch) if hasattr(source, "read_rows") else _each(source, rows)
     threads = cores()
     ahead: deque[tuple[int, Future[StoredImage]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="drawstream-pack") as pool:
-        for row in rows.tolist():
-            ahead.append((row, _begun(source, row, form, pool)))
+        for row, image in zip(rows.tolist(), given, strict=True):
+            ahead.append((row, _begun(image, form, pool)))
             if len(ahead) > 2 * threads:
                 yield ahead.popleft()
         yield from ahead
 
 
-def _begun(source: Source, row: int, form: Form, pool: Executor) -> Future[StoredImage]:
-    """Read a row and begin to encode it; pixels at once, for their array may be the source's own."""
+def _each(source: Source, rows: NDArray[np.int64]) -> Iterator[_Given]:
+    """Read row by row."""
+    for row in rows.tolist():
+        try:
+            image: _Given = source.read(row)
+        except RemoteError:  # of a user's own source: the network is at fault and no image
+            raise
+        except ValueError as error:
+            image = error
+        yield image
+
+
+def _begun(given: _Given, form: Form, pool: Executor) -> Future[StoredImage]:
+    """Begin to encode an image; pixels at once, for their array may be the source's own."""
+    if isinstance(given, bytes):
+        return pool.submit(_stored, given, form)
     image: Future[StoredImage] = Future()
     try:
-        given = source.read(row)
-        if isinstance(given, bytes):
-            return pool.submit(_stored, given, form)
+        if isinstance(given, ValueError):
+            raise given
         image.set_result(_stored(given, form))
-    except RemoteError:  # of a user's own source: the network is at fault and no image
-        raise
     except ValueError as error:
         image.set_exception(error)
     return image

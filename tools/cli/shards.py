@@ -51,8 +51,8 @@ class PackOptions(ImageOptions):
     """Options of `pack`."""
 
     source: Path = argument(
-        "IDX folder (Fashion-MNIST), class folders, .npz, images.npy + labels.npy (+ clean_labels.npy), or with "
-        "--labels a folder of images."
+        "IDX folder (Fashion-MNIST), class folders, .npz, images.npy + labels.npy (+ clean_labels.npy), with --labels "
+        "a folder of images, Parquet or Arrow of Hugging Face, or module:factory of a map-style data set."
     )
     out: Path = argument("Folder to write: shards and catalog.parquet.")
     encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
@@ -62,7 +62,9 @@ class PackOptions(ImageOptions):
         None, "Store images whose longer side has more pixels smaller, in their own format.", within=COUNT
     )
     short_side: int | None = option(None, "The same for the shorter side; 256 suits crops of 224 pixels.", within=COUNT)
-    split: Literal["train", "test"] = option("train", "Take this part of an IDX folder.")
+    split: Literal["train", "test", "validation"] = option(
+        "train", "Take this part of a folder with IDX, Parquet or Arrow files, or of module:factory."
+    )
     limit: int | None = option(None, "Rows to take, class-balanced.", within=ROWS)
     holdout: int = option(
         0, "Rows to split off into a second catalog (OUT/train, OUT/holdout); `train --held-out` takes it.", within=ROWS
@@ -76,6 +78,9 @@ class PackOptions(ImageOptions):
         None, "Table with the labels of the images (.csv, .parquet, …): a column of files, and labels."
     )
     label_kind: Literal["class", "multi", "value", "none"] | None = option(None, _KIND)
+    image_column: str | None = option(None, "Column or key with the images, of Parquet, Arrow, or rows that are dicts.")
+    label_column: str | None = option(None, "Column or key with the labels.")
+    workers: int | None = option(None, "Processes that read module:factory; by default one per core.", within=COUNT)
     label_noise: str = option(
         "0",
         "Share of each class to relabel into the others, or wrong labels in a .npy file.",
@@ -124,12 +129,13 @@ def pack(given: PackOptions) -> None:
     """
     from drawstream import pack as run
     from drawstream.pipeline import BadImagesError, list_bad
-    from drawstream.pipeline.sources import open_source
-    from drawstream.tools.jobs import finished_before, label_noise, tail_line, tell_source
+    from drawstream.tools.jobs import finished_before, label_noise, open_given, tail_line, tell_source
 
     out, skip_bad = given.out, given.skip_bad
     how: dict[str, Any] = {"labels": given.labels, "label_kind": given.label_kind, "fields": _split(given.fields)}
-    opened = open_source(given.source, split=given.split, **how)
+    how |= {"columns": (given.image_column, given.label_column), "workers": given.workers}
+    with Progress("labels", "rows") as labels:
+        opened = open_given(given.source, split=given.split, progress=labels.update, **how)
     told = tell_source(opened)
     passed = ("encoding", "quality", "max_side", "short_side", "orientation", "limit", "holdout")
     drawn = ("long_tail", "noise_seed", "seed")

@@ -1,6 +1,7 @@
 """Messages of `drawstream pack` beside its result: skipped files and bad images."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,58 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline import BadImage
+from drawstream.features import accepted, load_factory, users_code
+from drawstream.pipeline import BadImage, LeftOut, describe_error
+from drawstream.pipeline.labels import Kind
 from drawstream.pipeline.shards import PackResult, printable
-from drawstream.pipeline.sources import ArraySource, FolderSource, Resized, Source, open_array
+from drawstream.pipeline.sources import DatasetSource, Resized, Source, open_array, open_source
+from drawstream.samplers import cores
 from drawstream.tools.runs import read_record
 
-__all__ = ["finished_before", "label_noise", "tail_line", "tell_source"]
+__all__ = ["finished_before", "label_noise", "open_given", "tail_line", "tell_source"]
+
+_SPEC = re.compile(r"[\w.]+:[\w.]+")
+_MANY = 2000  # rows that keep processes busy for longer than they take to start
+
+
+def open_given(
+    source: Path,
+    /,
+    *,
+    split: str,
+    columns: tuple[str | None, str | None],
+    workers: int | None,
+    progress: Callable[[int, int], None],
+    label_kind: Kind | None,
+    **how: Any,
+) -> Source:
+    """Open what `pack` is given: a path, or a map-style data set that a user's `module:factory` makes.
+
+    The factory gets `split` if it takes it. Errors as `open_source`, `load_factory` and `DatasetSource.open`.
+    """
+    spec = str(source)
+    if source.exists() or not _SPEC.fullmatch(spec):
+        return open_source(source, split=split, columns=columns, label_kind=label_kind, **how)
+    if others := [f"--{name}" for name, value in how.items() if value]:
+        raise ValueError(f"{spec}: {' and '.join(others)} are of folders: leave them out")
+    factory = load_factory("data set", spec)
+    with users_code(f"data set {spec!r}"):
+        try:
+            dataset = factory(**accepted(factory, {"split": split}))
+        except Exception as error:  # of the user's code
+            raise ValueError(f"data set {spec!r} cannot be made: {describe_error(error)}") from error
+    if workers is None and hasattr(dataset, "__len__"):
+        workers = cores() if len(dataset) >= _MANY else 1
+    options: dict[str, Any] = {"columns": columns, "label_kind": label_kind, "progress": progress}
+    return DatasetSource.open(dataset, name=spec, workers=workers or 1, **options)
 
 
 def tell_source(source: Source, /) -> dict[str, Any]:
     """Print what a folder or file holds that is not taken; return it for a record."""
-    if not isinstance(source, FolderSource | ArraySource):
-        return {}
-    notes = source.notes
-    for line in (*notes, *(f"not taken: {line}" for line in source.left_out.lines)):
+    left_out, notes = getattr(source, "left_out", LeftOut()), getattr(source, "notes", ())
+    for line in (*notes, *(f"not taken: {line}" for line in left_out.lines)):
         print(printable(line))
-    return {"left_out": source.left_out.as_json(), "notes": list(notes)}
+    return {"left_out": left_out.as_json(), "notes": list(notes)}
 
 
 def label_noise(text: str, /) -> float | NDArray[Any]:
