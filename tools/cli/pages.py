@@ -20,6 +20,11 @@ class ReportOptions(ResultOptions):
     remote: bool = option(
         False, "Read data on a server that a record names; by default nothing is fetched.", "--remote"
     )
+    shots: tuple[int, ...] = option(
+        (),
+        "Fewest and most training images of a medium-shot class; by default 20,100, or thirds of the classes.",
+        within=(1, 10**9),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,10 @@ def report(given: ReportOptions) -> None:
     if given.out is None and len(given.runs) > 1:
         raise ValueError(f"{len(given.runs)} folders: say with --out where their common page is to go")
     page = given.out or given.runs[0] / "report.html"
-    left = write_report(given.runs, page, remote=given.remote)
+    if len(given.shots) not in (0, 2):
+        raise ValueError(f"--shots must be two numbers, as 20,100, but got {len(given.shots)}: give both")
+    shots = (given.shots[0], given.shots[1]) if given.shots else None
+    left = write_report(given.runs, page, remote=given.remote, shots=shots)
     for line in left.lines:
         typer.echo(f"left out: {printable(line)}", err=True)
     finish({"report": str(page), "left_out": left.lines}, given.json_path, f"report: {page}")

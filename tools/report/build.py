@@ -15,6 +15,7 @@ from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.left_out import DAMAGED, LeftOut
 from drawstream.tools.report.pages import (
     Job,
+    class_section,
     command_of,
     date_of,
     history_sections,
@@ -38,13 +39,16 @@ DETAILED = 40  # searches with figures of their own; the others are in the table
 COMMANDS = 6  # shown on top; all are under provenance
 
 
-def write_report(runs: Path | Sequence[Path], out: Path, /, *, remote: bool = False) -> LeftOut:
+def write_report(
+    runs: Path | Sequence[Path], out: Path, /, *, remote: bool = False, shots: tuple[int, int] | None = None
+) -> LeftOut:
     """Write the page of all `run.json`, `search.json` and `auto.json` below a folder, or below several side by side.
 
     Args:
         runs: Folder of a run, a search, or many of them; or several such folders, each named by itself on the page.
         out: The HTML file; it is replaced in one step.
         remote: Read data that a record names on a server.
+        shots: Fewest and most training images of a medium-shot class; None: 20 and 100, or thirds of the classes.
 
     Returns:
         The records that are not on the page; the page lists them, too.
@@ -66,14 +70,14 @@ def write_report(runs: Path | Sequence[Path], out: Path, /, *, remote: bool = Fa
     if not any(jobs):
         raise ValueError(left.lines[0])
     try:
-        text = _page(jobs, shown, left)
+        text = _page(jobs, shown, left, shots)
     except DAMAGED as error:  # of a value that is used here only: find the record
         sound = _sound(jobs, left)
         if not any(sound):
             raise ValueError(left.lines[0]) from error
         if sound == jobs:
             raise
-        text = _page(sound, shown, left)
+        text = _page(sound, shown, left, shots)
     with write_atomically(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return left
@@ -104,7 +108,7 @@ def _sound(jobs: _Jobs, left: LeftOut) -> _Jobs:
     )
 
 
-def _page(jobs: _Jobs, folders: Sequence[str], left: LeftOut) -> str:
+def _page(jobs: _Jobs, folders: Sequence[str], left: LeftOut, shots: tuple[int, int] | None = None) -> str:
     runs, searches, schedules = jobs
     records = [record for record, _ in searches]
     for run in {run.catalog: run for run in reversed(runs)}.values():
@@ -115,7 +119,7 @@ def _page(jobs: _Jobs, folders: Sequence[str], left: LeftOut) -> str:
     title += f": {', '.join(folders)}" if folders else ""
     parts = [page.paragraph(f"Left out: {line}", kind="caution") for line in left.lines]
     parts += _head([*records, *schedules, *runs], list(data.described.values()))
-    parts += [result_section(groups, records, data.judged), *history_sections(groups)]
+    parts += [result_section(groups, records, data.judged), class_section(groups, shots), *history_sections(groups)]
     if not searches and not schedules:
         parts.append(page.paragraph("No search lies below this folder, so there is no sampler to show.", kind="soft"))
     parts += [*_searches(searches), *schedule_sections(schedules)]

@@ -19,7 +19,8 @@ __all__ = ["Group", "control_of", "groups_of", "unlike_seeds"]
 
 DEPTH = 4  # folders above a run whose names may tell it from others
 BARE = ("model", "data")  # settings whose values speak for themselves
-OPTIONS = ("paper", "uniform_epochs", "column")  # of a method, in a record's sampling
+OPTIONS: tuple[str, ...] = ("paper", "uniform_epochs", "column")  # of a method, in a record's sampling
+OPTIONS += ("balance", "effective_beta", "defer_until", "repeat_threshold")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +42,8 @@ class Group:
     @property
     def is_control(self) -> bool:
         """True for uniform sampling."""
-        return self.method in METHODS and METHODS[self.method].control
+        control = self.method in METHODS and METHODS[self.method].control
+        return control and not self.runs[0].document.get("sampling", {}).get("balance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ def _settings(run: TrainRecord, data: str) -> dict[str, str]:
             recipe["milestones"] = [each / run.budget for each in recipe["milestones"]]
     found = {"model": document.get("model"), "data": data, **recipe, "global batch": document.get("global_batch")}
     found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
+    found |= {"where": document.get("sampling", {}).get("where", "")}
     found |= {"evaluated on": run.result.evaluated_on if run.result else "nothing"}
     return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in found.items()}
 

@@ -15,6 +15,6 @@ if TYPE_CHECKING:
         progress_figure,
         trials_figure,
     )
-    from drawstream.tools.report.figures.training import history_figure, result_figure
+    from drawstream.tools.report.figures.training import classes_figure, history_figure, result_figure, shares_figure
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -4,7 +4,7 @@ Colours are told apart with any kind of colour vision and on light and dark page
 line style or symbol.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from statistics import mean
 
@@ -12,7 +12,7 @@ from drawstream.tools.experiments import Figure, Style, axes, line, literal, row
 from drawstream.tools.report import Entry, Group
 from drawstream.tools.training.methods import BLUE, GRAY, GREEN, ORANGE, PURPLE
 
-__all__ = ["history_figure", "result_figure"]
+__all__ = ["classes_figure", "history_figure", "result_figure", "shares_figure"]
 
 OTHERS = (BLUE, GREEN, PURPLE, GRAY)
 WHOLE, BROKEN = ("solid", "dashdot", "longdash"), ("dash", "dot", "longdashdot", "dashdot")
@@ -74,6 +74,39 @@ def history_figure(groups: Sequence[Group], name: str, /) -> Figure | None:
     for each in data:
         each["hovertemplate"] = f"{each['name']}, epoch %{{x}}: %{{y:.2f}} %<extra></extra>"
     return {"data": data, "layout": axes("Epoch", _accuracy(name))}
+
+
+def shares_figure(names: Sequence[str], before: Sequence[float], drawn: Mapping[str, Sequence[float]], /) -> Figure:
+    """Return the share of each class among the training images, as bars, and among the draws of each group, as lines.
+
+    Args:
+        names: Of the classes.
+        before: Shares of the training images, in [0, 1].
+        drawn: Shares of the draws by name of the group.
+    """
+    x = list(map(literal, names))
+    bars: Figure = {"type": "bar", "name": "before", "x": x, "y": [100 * each for each in before]}
+    bars |= {"marker": {"color": GRAY, "opacity": 0.5}, "hovertemplate": "%{x}: %{y:.2f} %<extra>before</extra>"}
+    lines = _lines(x, {name: [100 * each for each in mine] for name, mine in drawn.items()})
+    layout = axes("Class", "Share (%)")
+    layout["xaxis"]["type"] = "category"
+    return {"data": [bars, *lines], "layout": layout}
+
+
+def classes_figure(names: Sequence[str], accuracy: Mapping[str, Sequence[float | None]], /) -> Figure:
+    """Return the accuracy of each class, a line for each group, per cent; None for a class without test images."""
+    layout = axes("Class", "Accuracy of the class (%)")
+    layout["xaxis"]["type"] = "category"
+    return {"data": _lines(list(map(literal, names)), accuracy), "layout": layout}
+
+
+def _lines(x: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> list[Figure]:
+    colours = (ORANGE, *OTHERS)
+    found = []
+    for i, (name, mine) in enumerate(values.items()):
+        colour, dash = colours[i % len(colours)], WHOLE[i // len(colours) % len(WHOLE)]
+        found.append(line(x, mine, literal(name), color=colour, dash=dash, width=2) | {"mode": "lines+markers"})
+    return found
 
 
 def _accuracy(name: str) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.tools.report.pages.classes import class_section
     from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance_section
     from drawstream.tools.report.pages.result import history_sections, result_section
     from drawstream.tools.report.pages.schedule import schedule_blocks, schedule_sections, words_of
