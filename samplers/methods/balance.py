@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def balanced(labels: ArrayLike, gamma: float = 1.0, /, *, weights: ArrayLike | None = None) -> NDArray[np.float64]:
+def balanced(labels: ArrayLike, /, gamma: float = 1.0, *, weights: ArrayLike | None = None) -> NDArray[np.float64]:
     """Return weights that draw class c with probability ∝ W_c^(1−γ), float64 (N,), of any scale; γ = 0 returns w.
 
     Args:
@@ -55,7 +55,7 @@ def balanced(labels: ArrayLike, gamma: float = 1.0, /, *, weights: ArrayLike | N
     return w * factors[y]
 
 
-def effective_number(labels: ArrayLike, beta: float = 0.9999, /) -> NDArray[np.float64]:
+def effective_number(labels: ArrayLike, /, beta: float = 0.9999) -> NDArray[np.float64]:
     """Return weights 1 / E_n, E_n = (1 − β^n) / (1 − β) the effective number of a class of n rows, float64 (N,).
 
     Cui et al., CVPR 2019, Eq. 2 and §4.1; they multiply losses by it, here it is drawn by. β = 0 is uniform, and
@@ -83,7 +83,7 @@ def class_weights(counts: NDArray[np.int64], beta: float, /) -> NDArray[np.float
     return found
 
 
-def repeat_factors(labels: ArrayLike, threshold: float = 0.001, /) -> NDArray[np.float64]:
+def repeat_factors(labels: ArrayLike, /, threshold: float = 0.001) -> NDArray[np.float64]:
     """Return how often a row of multi-label data comes in an epoch: r_i = max over its classes of max(1, √(t / f_c)).
 
     f_c is the share of the rows with class c (Gupta et al., LVIS, CVPR 2019, §5.1; t = 0.001 there). Rows of frequent

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from drawstream.tools.bench.tail.grid import METHODS, methods_of, sampling_of
-from drawstream.tools.bench.tail.page import tables, verdict
+from drawstream.tools.bench.tail.page import guide_table, published, tables, verdict
 from drawstream.tools.cli.app import main
 from drawstream.tools.cli.grids import TailGrid
 from drawstream.tools.experiments import Row, entries_of
@@ -42,6 +42,14 @@ def test_a_grid_is_run_once_and_compared_with_uniform(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "train", None)  # nothing is trained again
     assert main([*map(str, line), "--methods", "balanced"]) == 0 and len(trained) == 4
     assert "imbalance 20" in cli(*line, "--imbalance", 5, status=2)
+
+
+def test_the_guide_shows_the_run_that_is_kept(request):
+    guide = (request.config.rootpath / "docs/long-tail.md").read_text(encoding="utf-8")
+    assert guide_table() in guide
+    found = published()
+    gains = {each["method"]: each["balanced"] for each in found["summary"]}
+    assert max(gains.values()) >= gains["uniform"] + 5 and {row["seed"] for row in found["rows"]} == {0, 1, 2}
 
 
 def test_the_table_has_the_gain_and_the_groups():
