@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from drawstream.features.extraction import extract_features as extract_features
     from drawstream.features.options import Scoring as Scoring
     from drawstream.features.shard_scorer import ShardScorer as ShardScorer
+    from drawstream.features.suspects import clean_params as clean_params
+    from drawstream.features.suspects import find_suspects as find_suspects
     from drawstream.features.table.part import write_part as write_part
     from drawstream.features.table.table import FeatureTable as FeatureTable
     from drawstream.features.table.where import rows_where as rows_where

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from drawstream.features.named import accepted, load_factory, users_code
     from drawstream.features.options import HALF, Amp, Scoring, provenance, state_hash
     from drawstream.features.shard_scorer import ShardScorer, require_classes, require_logits
-    from drawstream.features.suspects import Suspects, find_suspects
+    from drawstream.features.suspects import FEW_WRONG, Suspects, clean_params, find_suspects
     from drawstream.features.tracker import Tracker
     from drawstream.features.user_code import code_identity
 else:

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawstream.features.table import FeatureTable
-from drawstream.samplers.methods import fit_mixture, rescaled
+from drawstream.samplers.methods import Mixture, fit_mixture, rescaled
+from drawstream.samplers.swift import MIN_GAP, SwiftParams
 
-__all__ = ["METHODS", "Suspects", "find_suspects"]
+__all__ = ["FEW_WRONG", "METHODS", "Suspects", "clean_params", "find_suspects"]
 
 Method = Literal["margin", "confident", "loss", "agreement"]
+FEW_WRONG = 0.03
 METHODS = ("margin", "confident", "loss", "agreement")
 Means = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -41,6 +43,7 @@ class Suspects:
         interval: 95 % of it, over the rows: what the model itself gets wrong is not in it.
         joint: Q, float64 (C, C): rows by given and probable label.
         method: How they were scored.
+        mixture: The two components of the score.
     """
 
     score: NDArray[np.float64]
@@ -50,6 +53,7 @@ class Suspects:
     interval: tuple[float, float]
     joint: NDArray[np.float64]
     method: str
+    mixture: Mixture
 
     @property
     def order(self) -> NDArray[np.int64]:
@@ -57,12 +61,12 @@ class Suspects:
         return np.argsort(-self.score, kind="stable")
 
 
-def find_suspects(table: FeatureTable, /, classes: int, *, method: Method = "margin") -> Suspects:
+def find_suspects(table: FeatureTable, /, classes: int | None = None, *, method: Method = "margin") -> Suspects:
     """Score the labels of a table that a tracker wrote.
 
     Args:
         table: With the columns that `Tracker.export` writes where it keeps classes.
-        classes: C.
+        classes: C; by default as many as labels and suggestions name.
         method: `margin`; `confident`, the margin over thresholds of the classes, above 0 for what the confident joint
             counts as wrong; `loss`, averaged; or `agreement`, the mean of the three ranks.
 
@@ -76,8 +80,10 @@ def find_suspects(table: FeatureTable, /, classes: int, *, method: Method = "mar
         raise ValueError(
             f"{table.path} has no column {', '.join(missing)}: make the table with `drawstream train --track FOLDER`"
         )
+    label = np.asarray(table.label, np.int64)
+    suggested = table.columns("other_label")["other_label"].astype(np.int64)
+    classes = classes or int(max(label.max(), suggested.max())) + 1
     found = {name: np.asarray(values, np.float64) for name, values in table.columns(*_columns(table, classes)).items()}
-    label, suggested = np.asarray(table.label, np.int64), found["other_label"].astype(np.int64)
     means = _means(found, label, suggested, classes)
     thresholds = _thresholds(means, label, classes)
     scores = {"margin": found["margin"], "loss": found["loss"], "confident": _over(means, label, thresholds)}
@@ -86,13 +92,38 @@ def find_suspects(table: FeatureTable, /, classes: int, *, method: Method = "mar
     sizes = np.bincount(label, minlength=classes)
     counts = _counts(means, label, thresholds)
     share, interval = _share(counts, sizes)
-    wrong = rescaled(fit_mixture(scores[method]).wrong(scores[method]), share)
-    return Suspects(scores[method], wrong, suggested, share, interval, _scaled(counts, sizes), method)
+    mixture = fit_mixture(scores[method])
+    wrong = rescaled(mixture.wrong(scores[method]), share)
+    return Suspects(scores[method], wrong, suggested, share, interval, _scaled(counts, sizes), method, mixture)
+
+
+def clean_params(found: Suspects, /, *, segments: int = 16) -> SwiftParams:
+    """Return the sampler that draws a row by P(its label is right), over the rank of the score.
+
+    The segments' ends lie where that probability passes (1 + cos(π k / S)) / 2, close together near 1 and 0, where most
+    rows are. Uniform where fewer than `FEW_WRONG` of the labels are estimated to be wrong: two components
+    are always found, also in clean data.
+
+    Args:
+        found: Scores of the rows.
+        segments: S.
+    """
+    if found.share < FEW_WRONG:
+        return SwiftParams.uniform(1)
+    right, ranks = 1 - found.wrong[found.order[::-1]], np.arange(1, len(found.score) + 1) / len(found.score)
+    ends, values = [0.0], [float(right[0])]
+    for part in (1 + np.cos(np.pi * np.arange(1, segments) / segments)) / 2:
+        level = right[-1] + part * (right[0] - right[-1])
+        rank = float(np.interp(level, right[::-1], ranks[::-1]))
+        if rank - ends[-1] >= MIN_GAP and 1 - rank >= MIN_GAP:
+            ends.append(rank)
+            values.append(float(level))
+    return SwiftParams((1.0,), tuple(ends[1:]), (*values, float(right[-1])))
 
 
 def _columns(table: FeatureTable, classes: int) -> list[str]:
     every = [f"other_{c}" for c in range(classes)]
-    return ["margin", "other", "other_label", "loss", *(every if every[0] in table.names else [])]
+    return ["margin", "other", "loss", *(every if every[0] in table.names else [])]
 
 
 def _means(

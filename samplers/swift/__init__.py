@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.swift.fit import SwiftFit, refit, refit_columns, requested_columns
     from drawstream.samplers.swift.fit_blocks import score_blocks
     from drawstream.samplers.swift.sampler import (
+        MIN_GAP,
         DegenerateSampler,
         SwiftParams,
         SwiftSampler,

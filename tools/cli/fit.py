@@ -1,4 +1,4 @@
-"""`drawstream fit`: a sampler from given parameters, or another table's sampler carried to this one."""
+"""`drawstream fit` and `suspects`: what a feature table is good for without a search."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +20,11 @@ class FitOptions(TableOptions, FrozenOptions):
     """Options of `fit`."""
 
     out: Path = option(..., "Write this sampler.json.", "--out", "-o")
+    method: Literal["parameters", "clean"] = option(
+        "parameters",
+        "Take the parameters below, or draw rows by the probability that their label is right (clean), from the margin "
+        "or, with --features loss, the loss of a tracked table.",
+    )
     coefficients: tuple[float, ...] = option((1.0, 0.0), "v: a weight per feature, comma list.", within=FINITE)
     ends: tuple[float, ...] = option((0.25, 0.5, 0.75), "e: inner ends of the segments, comma list.", within=FINITE)
     values: tuple[float, ...] = option(
@@ -35,10 +40,27 @@ class FitOptions(TableOptions, FrozenOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuspectsOptions(TableOptions):
+    """Options of `suspects`."""
+
+    out: Path = option(..., "Folder to write.", "--out", "-o")
+    method: Literal["margin", "confident", "loss", "agreement"] = option(
+        "margin",
+        "Score by the averaged margin, by confident learning (margin over thresholds of the classes), by the averaged "
+        "loss, or by the mean of their ranks (agreement).",
+    )
+    drop: float = option(0.5, "Drop rows whose label is wrong with at least this probability.", within=(0, 1))
+    images: int = option(200, "Images on the page.", within=(1, 10**4))
+    review: Path | None = option(None, "Follow the decisions that the page saved (review.json).")
+
+
 def fit(given: FitOptions) -> None:
-    """Make a sampler from given parameters, without a search; or carry one to another feature table.
+    """Make a sampler from given parameters or by P(clean), without a search; or carry one to another feature table.
 
     Example, drop the worst half by loss: drawstream fit features -o drop.json --transform cdf --values 1,1,1,0,0
+
+    Draw rows by the probability that their label is right: drawstream fit tracked -o clean.json --method clean
 
     Carried to another model's features: drawstream fit features-of-b -o b.json --like a/sampler.json
     """
@@ -56,14 +78,56 @@ def fit(given: FitOptions) -> None:
     if given.like is None and given.frozen:
         raise ValueError("--frozen keeps the tables of another sampler: say of which with --like")
     table = given.open()
-    if given.like is None:
+    told = ""
+    if given.method == "clean":
+        given.refuse_typed((*PARAMETERS[:3], "transform", "like", "probabilities"), "parameters, which P(clean) finds")
+        sampler, p, told = _clean(table, given.features if "features" in given.typed else ("margin",))
+    elif given.like is None:
         sampler, p = _fit(table, file, **parameters)
     else:
         sampler, p = _carry(SwiftSampler.load(given.like), table, file, given.frozen)
     sampler.save(given.out)
     ess = effective_sample_size(p)
     result = {"sampler": str(given.out), "rows": len(table), "ess": ess, "zero_rows": int((p == 0).sum())}
-    finish(result, given.json_path, f"effective sample size {ess:.0f} of {len(table)} rows: {given.out}")
+    finish(result, given.json_path, f"{told}effective sample size {ess:.0f} of {len(table)} rows: {given.out}")
+
+
+def suspects(given: SuspectsOptions) -> None:
+    """List the rows whose label is probably wrong, from one training that was tracked; a page to review them.
+
+    Example: drawstream train data/train -o runs/uniform --track tracked
+             drawstream suspects tracked --catalog data/train -o suspects
+    """
+    from drawstream.pipeline.shards import Catalog
+    from drawstream.tools.suspects import write_suspects
+
+    if not given.catalog:
+        raise ValueError("suspects are named by their catalog: give it with --catalog")
+    table, catalog = given.open(), Catalog.open(given.catalog, classes=given.classes)
+    how: dict[str, Any] = {name: getattr(given, name) for name in ("method", "drop", "images", "review")}
+    record = write_suspects(table, catalog, given.out, **how)
+    low, high = record["interval"]
+    share = f"{record['wrong_share']:.1%} of {record['rows']:,} labels are probably wrong ({low:.1%} to {high:.1%})"
+    finish(record, given.json_path, f"{share}; {record['dropped']} rows dropped: {given.out / 'suspects.html'}")
+
+
+def _clean(table: "FeatureTable", features: tuple[str, ...]) -> tuple["SwiftSampler", Any, str]:
+    """The sampler by P(clean), P of the rows, and the share of wrong labels in words."""
+    from drawstream.features import FEW_WRONG, clean_params, find_suspects
+    from drawstream.samplers.swift import SwiftFit
+    from drawstream.tools.runs import command_line
+    from drawstream.tools.training import origin
+
+    if features not in (("margin",), ("loss",)):
+        raise ValueError(f"P(clean) reads margin or loss, but --features is {','.join(features)}: give one of them")
+    found: Any = find_suspects(table, method="margin" if features == ("margin",) else "loss")
+    fitted = SwiftFit(table.columns(*features), features=features, mass=None, transform="cdf")
+    law = clean_params(found)
+    about = {"wrong_share": found.share, "interval": list(found.interval), "mixture": found.mixture.as_dict()}
+    noted = {**origin(table), "command": command_line(), "clean": about}
+    told = f"{found.share:.1%} of the labels are probably wrong"
+    told += f", fewer than {FEW_WRONG:.0%}: uniform; " if found.share < FEW_WRONG else "; "
+    return fitted.sampler(law, provenance=noted), fitted.probabilities(law), told
 
 
 def _fit(

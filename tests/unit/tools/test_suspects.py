@@ -1,0 +1,123 @@
+"""`drawstream suspects` and `fit --method clean`: list, weights and review, and clean data that stay uniform."""
+
+import json
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from drawstream import Catalog, FeatureTable, SwiftSampler
+from shared.programs import cli, cli_json
+from shared.samples import pack_digits
+
+ROWS = 800
+
+
+def tracked(folder, noise):
+    data = pack_digits(folder / "data", ROWS, label_noise=noise).train
+    train = ["train", data, "-o", folder / "run", "--model", "mlp", "--epochs", 8, "--track", folder / "table"]
+    cli(*train, "--global-batch", 32)
+    return data, folder / "table"
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    return tracked(tmp_path_factory.mktemp("noisy"), 0.3)
+
+
+@pytest.fixture(scope="module")
+def listed(noisy, tmp_path_factory):
+    out = tmp_path_factory.mktemp("suspects")
+    record = cli_json(out, "suspects", noisy[1], "--catalog", noisy[0], "-o", out)
+    return record, out
+
+
+def test_the_list_begins_with_wrong_labels_and_has_all_rows(noisy, listed):
+    record, out = listed
+    catalog, rows = Catalog.open(noisy[0]), pq.read_table(out / "suspects.parquet")
+    wrong = catalog.label != catalog.clean_label
+    order = rows["row"].to_numpy()
+    assert sorted(order) == list(range(ROWS)) and wrong[order[:100]].mean() > 0.9
+    assert (np.diff(rows["score"].to_numpy()) <= 0).all()
+    assert [catalog.key(row) for row in order[:9].tolist()] == rows["key"].to_pylist()[:9]
+    assert rows["given"].to_pylist() == [catalog.classes[c] for c in catalog.label[order]]
+    assert record["wrong_share"] == pytest.approx(wrong.mean(), abs=0.1)
+    assert record["dropped"] == rows["drop"].to_numpy().sum() == sum(each["dropped"] for each in record["classes"])
+    assert sum(each["rows"] for each in record["classes"]) == ROWS and record["pairs"][0]["rows"] > 0
+    again = pyarrow.csv.read_csv(out / "suspects.csv", convert_options=_strings("key", "given", "suggested"))
+    assert again["key"].to_pylist() == rows["key"].to_pylist() and again["row"].to_pylist() == order.tolist()
+
+
+def _strings(*names):
+    return pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, "string"))
+
+
+def test_the_weights_train_on_the_rows_that_are_kept(noisy, listed, tmp_path):
+    record, out = listed
+    weights = ["--sampler", out / "weights.parquet", "--column", "weight", "--mode", "multinomial"]
+    cli("train", noisy[0], "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, *weights)
+    drawn = FeatureTable.open(noisy[1])  # of the same rows
+    assert len(drawn) == ROWS
+    kept = pq.read_table(out / "weights.parquet")["weight"].to_numpy()
+    assert (kept == 0).sum() == record["dropped"]
+
+
+def test_a_review_decides_for_the_rows_that_it_names(noisy, listed, tmp_path):
+    catalog, order = Catalog.open(noisy[0]), pq.read_table(listed[1] / "suspects.parquet")["row"].to_pylist()
+    keep, drop, other = order[0], order[-1], order[1]
+    decisions = {catalog.key(keep): "keep", catalog.key(drop): "drop", catalog.key(other): {"relabel": "3"}}
+    review = tmp_path / "review.json"
+    review.write_text(json.dumps({"format": 1, "catalog": catalog.fingerprint, "decisions": decisions}))
+    command = ["suspects", noisy[1], "--catalog", noisy[0], "-o", tmp_path / "out", "--review", review]
+    record = cli_json(tmp_path, *command)
+    weights = pq.read_table(tmp_path / "out/weights.parquet")["weight"].to_numpy()
+    assert (weights[keep], weights[drop], weights[other]) == (1, 0, 1)
+    assert (record["reviewed"], record["dropped"]) == (3, listed[0]["dropped"] - 1)
+    assert json.loads((tmp_path / "out/relabel.json").read_text()) == {catalog.key(other): "3"}
+    told = pq.read_table(tmp_path / "out/suspects.parquet")
+    assert told["suggested"].to_pylist()[1] == "3"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"format": 2}, "is no review of format 1: save it again"),
+        ({"catalog": "other"}, "is of catalog other, but"),
+        ({"decisions": {"nowhere": "keep"}}, "'nowhere' is no sample of"),
+        ({"decisions": {"00000000": "maybe"}}, "'00000000' has 'maybe', not keep, drop or a relabel"),
+        ({"decisions": {"00000000": {"relabel": "cat"}}}, "relabelled to 'cat', which is no class of"),
+    ],
+)
+def test_a_review_that_does_not_fit_is_one_line(noisy, tmp_path, change, text):
+    review = {"format": 1, "catalog": Catalog.open(noisy[0]).fingerprint, "decisions": {}} | change
+    (tmp_path / "review.json").write_text(json.dumps(review))
+    command = ["suspects", noisy[1], "--catalog", noisy[0], "-o", tmp_path / "out"]
+    error = cli(*command, "--review", tmp_path / "review.json", status=2)
+    assert text in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("feature", ["margin", "loss"])
+def test_clean_draws_by_the_probability_of_a_right_label(noisy, tmp_path, feature):
+    catalog, table = Catalog.open(noisy[0]), FeatureTable.open(noisy[1])
+    told = cli("fit", noisy[1], "-o", tmp_path / "clean.json", "--method", "clean", "--features", feature)
+    assert "of the labels are probably wrong; effective sample size" in told
+    p = SwiftSampler.load(tmp_path / "clean.json").probabilities(table.columns(feature))
+    wrong = catalog.label != catalog.clean_label
+    assert p[wrong].sum() < 0.12 and np.corrcoef(p > p.mean(), ~wrong)[0, 1] > 0.6
+
+
+def test_clean_data_stay_uniform(tmp_path):
+    _, table = tracked(tmp_path, 0.0)
+    told = cli("fit", table, "-o", tmp_path / "clean.json", "--method", "clean")
+    assert "fewer than 3%: uniform; effective sample size 800 of 800" in told
+    p = SwiftSampler.load(tmp_path / "clean.json").probabilities(FeatureTable.open(table).columns("margin"))
+    np.testing.assert_allclose(p, 1 / ROWS)
+
+
+def test_options_that_do_not_go_together_are_one_line(noisy, tmp_path):
+    fit = ["fit", noisy[1], "-o", tmp_path / "clean.json", "--method", "clean"]
+    assert "--values goes with parameters" in cli(*fit, "--values", "1,0", status=2)
+    assert "P(clean) reads margin or loss" in cli(*fit, "--features", "loss,entropy", status=2)
+    assert "give it with --catalog" in cli("suspects", noisy[1], "-o", tmp_path / "s", status=2)
