@@ -95,8 +95,7 @@ def fit(given: FitOptions) -> None:
 def suspects(given: SuspectsOptions) -> None:
     """List the rows whose label is probably wrong, from one training that was tracked; a page to review them.
 
-    Example: drawstream train data/train -o runs/uniform --track tracked
-             drawstream suspects tracked --catalog data/train -o suspects
+    Example: drawstream suspects tracked --catalog data/train -o suspects
     """
     from drawstream.pipeline.shards import Catalog
     from drawstream.tools.suspects import write_suspects

@@ -181,7 +181,7 @@ def remote_catalog(tmp_path_factory):
 
 
 def scorer(remote_catalog, /, **changes):
-    given = {"catalog": str(remote_catalog.path), "fingerprint": remote_catalog.fingerprint, "model": MODEL}
+    given = {"catalog": remote_catalog.places, "fingerprint": remote_catalog.fingerprint, "model": MODEL}
     return RemoteScorer(**{**given, "scoring": SCORING, "flush_denormals": False, **changes})
 
 
@@ -213,7 +213,7 @@ def test_a_worker_computes_with_the_settings_of_its_driver(remote_catalog):
 @needs_ray
 def test_a_node_without_the_data_is_named(remote_catalog, tmp_path):
     with pytest.raises(ValueError, match=r"node \S+: .*nowhere.*; every node must see the data under the same path"):
-        next(scorer(remote_catalog, catalog=str(tmp_path / "nowhere"))(0))
+        next(scorer(remote_catalog, catalog=(str(tmp_path / "nowhere"),))(0))
     with pytest.raises(
         ValueError, match=rf"node \S+: .* has the fingerprint {remote_catalog.fingerprint}, but .* it is 00ff"
     ):
