@@ -7,7 +7,16 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.tools.report import page
     from drawstream.tools.report.build import write_report
-    from drawstream.tools.report.comparison import SENTENCES, Entry, Pair, cautions, compare, pairs_of, verdicts
+    from drawstream.tools.report.comparison import (
+        SENTENCES,
+        Entry,
+        Pair,
+        cautions,
+        compare,
+        metric_of,
+        pairs_of,
+        verdicts,
+    )
     from drawstream.tools.report.differences import list_differences
     from drawstream.tools.report.gallery import Picture, extremes, pictures
     from drawstream.tools.report.groups import Group

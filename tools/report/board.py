@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from drawstream.samplers.files import read_json
+from drawstream.tools.experiments import METRICS, shown_metric
 from drawstream.tools.runs import JOURNAL, open_journal
 
 __all__ = ["Board"]
@@ -140,11 +141,7 @@ def _result(record: Entry) -> Entry:
     match record["kind"]:
         case "train":
             result = record.get("result")
-            text = (
-                "not evaluated"
-                if result is None
-                else f"{result['set']} top-1: last {result['last']:.2f} %, best epoch {result['best']:.2f} %"
-            )
+            text = "not evaluated" if result is None else _numbers(result)
             return _line(f"{record['method']}, seed {record['seed']}", text, record["seconds"])
         case "search":
             return _line(record["winner"], record["message"], record["seconds"])
@@ -152,6 +149,12 @@ def _result(record: Entry) -> Entry:
             text = f"{len(record['winners'])} intervals; {Path(record['schedule']).name}"
             auto = record["auto"]
             return _line(auto.get("exploration", "mixture"), text, record["wall_seconds"])
+
+
+def _numbers(result: Entry) -> str:
+    metric = result.get("metric", "top1")
+    last, best = (shown_metric(float(result[name]), metric) for name in ("last", "best"))
+    return f"{result['set']} {METRICS[metric]}: last {last}, best epoch {best}"
 
 
 def _line(title: object, text: object, seconds: float | None = None) -> Entry:

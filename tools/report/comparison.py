@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from drawstream.tools.experiments import Difference, Spread, by_seed, difference, signed
+from drawstream.tools.experiments import METRICS, Difference, Spread, by_seed, difference, lower_is_better, signed
 from drawstream.tools.report.groups import Group, control_of, unlike_seeds
 
 __all__ = ["SENTENCES", "Entry", "Pair", "cautions", "compare", "pairs_of", "verdicts"]
@@ -25,7 +25,7 @@ class Entry:
 
     group: Group  # the runs
     kind: Kind  # "last" epoch, the epoch "chosen" on the held-out set (early stopping), or the "best" one (an oracle)
-    values: tuple[tuple[int, float], ...]  # seed and accuracy in per cent of every run
+    values: tuple[tuple[int, float], ...]  # seed and main metric of every run
 
     @property
     def name(self) -> str:
@@ -33,9 +33,19 @@ class Entry:
         return f"{self.group.name}, {KINDS[self.kind]}"
 
     @property
+    def metric(self) -> str:
+        """Name of the metric, the same in all runs of a group."""
+        return metric_of(self.group)
+
+    @property
     def spread(self) -> Spread:
-        """Mean and standard deviation over all runs, per cent."""
+        """Mean and standard deviation over all runs."""
         return Spread.of(value for _, value in self.values)
+
+
+def metric_of(group: Group, /) -> str:
+    """Return the metric of a group's evaluated runs."""
+    return next((run.result.metric for run in group.runs if run.result is not None), "top1")
 
 
 def compare(groups: Sequence[Group], /) -> list[Entry]:
@@ -58,7 +68,7 @@ class Pair:
     control: Group | None  # uniform sampling under the same setting; None if there is none
     last: Difference | None  # last epoch of both compared; None without a control or a common seed
     best: Difference | None  # last epoch compared with the control's best one; None likewise
-    means: Mapping[str, float]  # accuracies, per cent: the group's last epoch ("group"), the control's by kind
+    means: Mapping[str, float]  # main metric of the group's last epoch ("group"), of the control by kind
 
 
 def pairs_of(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[Pair]:
@@ -74,13 +84,16 @@ def pairs_of(groups: Sequence[Group], judged: Mapping[Path, str], /) -> list[Pai
         means = {"group": mine["last"].spread.mean}
         if control is not None:
             theirs, leave = table[control], unlike_seeds(group, control, judged)
-            last, best = (
-                difference(by_seed(mine["last"].values), by_seed(theirs[kind].values), leave=leave)
-                for kind in ("last", "best")
-            )
+            last, best = (_gain(mine["last"], theirs[kind], leave) for kind in ("last", "best"))
             means |= {kind: entry.spread.mean for kind, entry in theirs.items()}
         pairs.append(Pair(group, control, last, best, means))
     return pairs
+
+
+def _gain(mine: Entry, control: Entry, leave: Mapping[int, str]) -> Difference | None:
+    """Return how much better a group is: higher, or of an error lower."""
+    pair = by_seed(mine.values), by_seed(control.values)
+    return difference(*(reversed(pair) if lower_is_better(mine.metric) else pair), leave=leave)
 
 
 def verdicts(groups: Sequence[Group], pairs: Sequence[Pair], /) -> list[str]:
@@ -104,22 +117,30 @@ def _verdict(pair: Pair, groups: Sequence[Group]) -> str:
     name, means = pair.group.name, pair.means
     if pair.control is None:
         return f"No uniform run with the settings of {name}{_nearest(pair.group, groups)}; {_remedy(pair.group)}."
-    stopped = f" ({means['chosen']:.1f} % with early stopping)" if "chosen" in means else ""
-    reached = f"With {name} {means['group']:.1f} %, with uniform sampling {means['last']:.1f} %{stopped}."
+    metric = metric_of(pair.group)
+
+    def shown(value: float) -> str:
+        return f"{METRICS[metric]} {value:.4g}" if lower_is_better(metric) else f"{value:.1f} %"
+
+    stopped = f" ({shown(means['chosen'])} with early stopping)" if "chosen" in means else ""
+    reached = f"With {name} {shown(means['group'])}, with uniform sampling {shown(means['last'])}{stopped}."
     if pair.last is None or pair.best is None:
         return f"{reached} They have no seed in common, so they are not compared."
-    return f"{reached} After the last epoch: {_told(pair.last)}. Against the best epoch of uniform: {_told(pair.best)}."
+    last, best = (_told(found, metric) for found in (pair.last, pair.best))
+    return f"{reached} After the last epoch: {last}. Against the best epoch of uniform: {best}."
 
 
-def _told(found: Difference) -> str:
+def _told(found: Difference, metric: str) -> str:
     """Return the relation and its numbers, which claim no more than the interval."""
-    points = f"{signed(found.mean, 1)} points"
+    error = lower_is_better(metric)
+    way = "lower" if found.mean >= 0 else "higher"
+    points = f"{METRICS[metric]} {way} by {abs(found.mean):.3g}" if error else f"{signed(found.mean, 1)} points"
     if found.interval is None:
         return f"{points} at one seed, which cannot rule out chance"
-    low, high = (signed(end, 1) for end in found.interval)
-    return (
-        f"{found.relation}, {points} (95 % interval {low} to {high}), higher at {found.higher} of {found.seeds} seeds"
-    )
+    low, high = (f"{-end:+.3g}".replace("-", "−") if error else signed(end, 1) for end in reversed(found.interval))
+    low, high = (low, high) if error else (high, low)
+    where = f"{'lower' if error else 'higher'} at {found.higher} of {found.seeds} seeds"
+    return f"{found.relation}, {points} (95 % interval {low} to {high}), {where}"
 
 
 def _remedy(group: Group) -> str:

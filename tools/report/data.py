@@ -123,7 +123,13 @@ def _describe(catalogs: Sequence[Catalog]) -> dict[str, str]:
     noises: dict[tuple[str, str], list[float]] = {}
     for catalog in catalogs:
         name = source_name(catalog)
-        size = f"{name}: {len(catalog):,} training images, {catalog.num_classes} classes"
+        words = {
+            "multi": "classes, several of an image",
+            "value": f"value{'s'[: catalog.num_classes > 1]} of each image",
+        }
+        labels = f"{catalog.num_classes} {words.get(catalog.label_kind, 'classes')}"
+        labels = "no labels" if catalog.label_kind == "none" else labels
+        size = f"{name}: {len(catalog):,} training images, {labels}"
         known = noises.setdefault((name, size), [])
         if catalog.clean_label is not None:
             known.append(100 * float((catalog.label != catalog.clean_label).mean()))

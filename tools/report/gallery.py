@@ -74,9 +74,22 @@ def pictures(
         if windows is not None:
             image = framed(image, windows[i])
             name += ", mirrored crop" if flip is not None and flip[i] else ", crop"
-        wrong = classes[clean] if clean != label else None
-        found.append(Picture(_png(image), *image.size, name, classes[label], wrong, float(ratio[i])))
+        wrong = classes[clean] if catalog.label_kind == "class" and clean != label else None
+        found.append(Picture(_png(image), *image.size, name, label_text(catalog, sample), wrong, float(ratio[i])))
     return found
+
+
+def label_text(catalog: Catalog, sample: int, /) -> str:
+    """Return the label of a sample as text: its class, its classes, or its values by name."""
+    label, names = catalog.label[sample], catalog.classes
+    match catalog.label_kind:
+        case "class":
+            return str(names[label])
+        case "multi":
+            return ", ".join(name for name, mark in zip(names, label, strict=True) if mark) or "no class"
+        case "value":
+            return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, label, strict=True))
+    return ""
 
 
 def image_of(catalog: Catalog, sample: int, data: NDArray[np.uint8], /) -> NDArray[np.uint8]:

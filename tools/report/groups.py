@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from drawstream.tools.experiments import title_of
+from drawstream.tools.experiments import METRICS, title_of
 from drawstream.tools.report.records import TrainRecord
 from drawstream.tools.training.methods import METHODS
 
@@ -111,6 +111,7 @@ def _settings(run: TrainRecord, data: str) -> dict[str, str]:
     found |= {"augment": document.get("augment"), "budget": f"{run.budget:g}"}
     found |= {"where": document.get("sampling", {}).get("where", "")}
     found |= {"evaluated on": run.result.evaluated_on if run.result else "nothing"}
+    found |= {"metric": METRICS[run.result.metric]} if run.result and run.result.metric != "top1" else {}
     return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in found.items()}
 
 

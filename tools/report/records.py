@@ -12,6 +12,7 @@ from typing import Any
 
 from drawstream.pipeline.catalogs import Places
 from drawstream.pipeline.shards import is_url
+from drawstream.tools.experiments import METRICS, lower_is_better
 from drawstream.tools.report.left_out import LeftOut
 from drawstream.tools.runs import read_record
 
@@ -30,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Accuracy after an epoch (numbered from 0), per cent by evaluation set; no set if none was due."""
+    """Main metric after an epoch (numbered from 0) by evaluation set; no set if none was due."""
 
     number: int
     accuracy: Mapping[str, float]
@@ -38,15 +39,16 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Accuracy of a training run on one set, per cent."""
+    """Main metric of a training run on one set."""
 
     evaluated_on: str  # "test" or "held_out"
     last: float  # accuracy after the last epoch
-    best: float  # highest accuracy over the epochs of the history, whatever epoch the record calls best
+    best: float  # best value over the epochs of the history, whatever epoch the record calls best
     # accuracy at the epoch that the held-out set chose; None if the run had no other set than this one
     chosen: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)  # all of the last epoch, by name
-    classes: Mapping[str, float | None] = field(default_factory=dict)  # of the last epoch, by class
+    classes: Mapping[str, float | None] = field(default_factory=dict)  # of the last epoch, by class or value
+    metric: str = "top1"  # name of the main metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,11 @@ def _result(entry: Mapping[str, Any], history: Sequence[Epoch]) -> Result:
     seen = [each.accuracy[name] for each in history if name in each.accuracy]
     metrics = {str(key): finite(value) for key, value in entry.get("metrics", {}).items()}
     classes = {str(key): _number(value) for key, value in entry.get("classes", {}).items()}
-    return Result(name, finite(entry["last"]), max([finite(entry["best"]), *seen]), chosen, metrics, classes)
+    metric = str(entry.get("metric", "top1"))
+    if metric not in METRICS:
+        raise ValueError(f"its metric must be one of {', '.join(METRICS)}, but is {metric!r}")
+    best = (min if lower_is_better(metric) else max)([finite(entry["best"]), *seen])
+    return Result(name, finite(entry["last"]), best, chosen, metrics, classes, metric)
 
 
 def _search(folder: str, path: Path, /) -> SearchRecord:

@@ -30,7 +30,7 @@ class SampledRows:
     table: FeatureTable  # the rows
     sampler: SwiftSampler  # the map from features to probabilities
     ratio: Floats  # N P, float64 (N,)
-    label: NDArray[np.int64]  # class of each row as the training sees it, int64 (N,)
+    label: NDArray[Any]  # of each row as the training sees it, of the catalog's kind: of classes int64 (N,)
     clean: NDArray[np.int64] | None  # true class, int64 (N,); None if it is not known
 
     @classmethod
@@ -46,7 +46,8 @@ class SampledRows:
             sampler = SwiftSampler.load(record.sampler)
             probabilities = sampler.probabilities(table.columns(*sampler.features))
         clean = None if catalog.clean_label is None else catalog.clean_label[table.sample_id]
-        return cls(catalog, table, sampler, probabilities * len(table), table.label, clean)
+        label = table.label if catalog.label_kind == "class" else catalog.label[table.sample_id]
+        return cls(catalog, table, sampler, probabilities * len(table), label, clean)
 
     @property
     def noisy(self) -> NDArray[np.bool_] | None:
@@ -72,8 +73,13 @@ class SampledRows:
         return float(noisy.mean()), float(self.ratio[noisy].sum() / self.ratio.sum())
 
     def marginals(self) -> tuple[Floats, Floats]:
-        """Share of each class among the rows and among the draws, float64 (classes,) each, by label as trained."""
+        """Share of each class among the rows and among the draws, float64 (classes,) each, by label as trained.
+
+        Of several classes of a row: the share of rows that have it. Values have none.
+        """
         classes = self.catalog.num_classes
+        if self.catalog.label_kind == "multi":
+            return self.label.mean(0), self.ratio @ self.label / self.ratio.sum()
         before = np.bincount(self.label, minlength=classes)
         after = np.bincount(self.label, self.ratio, minlength=classes)
         return before / before.sum(), after / after.sum()

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from statistics import mean
 
-from drawstream.tools.experiments import Figure, Style, axes, line, literal, rows_figure
-from drawstream.tools.report import Entry, Group
+from drawstream.tools.experiments import METRICS, Figure, Style, axes, line, literal, lower_is_better, rows_figure
+from drawstream.tools.report import Entry, Group, metric_of
 from drawstream.tools.training.methods import BLUE, GRAY, GREEN, ORANGE, PURPLE
 
 __all__ = ["classes_figure", "history_figure", "result_figure", "shares_figure"]
@@ -17,11 +17,7 @@ __all__ = ["classes_figure", "history_figure", "result_figure", "shares_figure"]
 OTHERS = (BLUE, GREEN, PURPLE, GRAY)
 WHOLE, BROKEN = ("solid", "dashdot", "longdash"), ("dash", "dot", "longdashdot", "dashdot")
 SYMBOLS = {"last": "circle", "chosen": "diamond", "best": "circle-open"}
-ACCURACY = {
-    "test": "Accuracy on the test set (%)",
-    "held_out": "Accuracy on the held-out set (%)",
-    "held_out_noisy": "Accuracy, noisy held-out set (%)",
-}
+SETS = {"test": " on the test set", "held_out": " on the held-out set", "held_out_noisy": ", noisy held-out set"}
 
 
 def styles(groups: Sequence[Group], /) -> list[dict[str, str]]:
@@ -47,11 +43,11 @@ def result_figure(entries: Sequence[Entry], evaluated_on: str, /) -> Figure:
         ("<br>".join(literal(each.name).rsplit(", ", 1)), Style(palette[each.group], SYMBOLS[each.kind]), each.values)
         for each in entries
     ]
-    return rows_figure(rows, _accuracy(evaluated_on), row=46)
+    return rows_figure(rows, _title(evaluated_on, entries[0].metric), row=46)
 
 
 def history_figure(groups: Sequence[Group], name: str, /) -> Figure | None:
-    """Return accuracy on one set over the epochs: a thin line per run, a group's mean on top; None without any."""
+    """Return the metric on one set over the epochs: a thin line per run, a group's mean on top; None without any."""
     data = []
     for place, (group, style) in enumerate(zip(groups, styles(groups), strict=True)):
         curves = {
@@ -71,9 +67,11 @@ def history_figure(groups: Sequence[Group], name: str, /) -> Figure | None:
             data.append(line(shared, centre, called, **style, width=2.5) | grouped)
     if not data:
         return None
+    metric = metric_of(groups[0])
+    value = "%{y:.4g}" if lower_is_better(metric) else "%{y:.2f} %"
     for each in data:
-        each["hovertemplate"] = f"{each['name']}, epoch %{{x}}: %{{y:.2f}} %<extra></extra>"
-    return {"data": data, "layout": axes("Epoch", _accuracy(name))}
+        each["hovertemplate"] = f"{each['name']}, epoch %{{x}}: {value}<extra></extra>"
+    return {"data": data, "layout": axes("Epoch", _title(name, metric))}
 
 
 def shares_figure(names: Sequence[str], before: Sequence[float], drawn: Mapping[str, Sequence[float]], /) -> Figure:
@@ -109,5 +107,6 @@ def _lines(x: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> li
     return found
 
 
-def _accuracy(name: str) -> str:
-    return ACCURACY.get(name, f"Accuracy on {name} (%)")
+def _title(name: str, metric: str) -> str:
+    what = "Accuracy" if metric == "top1" else METRICS[metric]
+    return f"{what}{SETS.get(name, f' on {name}')}{'' if lower_is_better(metric) else ' (%)'}"

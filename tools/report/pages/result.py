@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
-from drawstream.tools.experiments import NONE, Difference, signed
+from drawstream.tools.experiments import METRICS, NONE, Difference, lower_is_better, signed
 from drawstream.tools.report import (
     SENTENCES,
     Entry,
@@ -15,6 +15,7 @@ from drawstream.tools.report import (
     cautions,
     compare,
     list_differences,
+    metric_of,
     page,
     pairs_of,
     verdicts,
@@ -56,10 +57,10 @@ def result_section(groups: Sequence[Group], searches: Sequence[SearchRecord], ju
         _numbers(shown),
         page.folded("Early stopping and best epochs too", _numbers(entries)) if len(shown) < len(entries) else "",
         _gaps(pairs) if len(pairs) > SENTENCES else "",
-        *_beside_top1(groups),
-        *(page.chart(result_figure(mine, name), NOTE) for name, mine in _by_set(shown)),
+        *_beside(groups),
+        *(page.chart(result_figure(mine, name), NOTE) for (name, _), mine in _by_set(shown)),
         page.paragraph(
-            f"“Best epoch” is the one with the highest accuracy on the {' and '.join(sets)} set itself, picked in "
+            f"“Best epoch” is the one that was best on the {' and '.join(sets)} set itself, picked in "
             "hindsight: an oracle, which no training run can follow. “Early stopping” takes the epoch that the "
             "held-out set chose.",
             kind="soft",
@@ -72,37 +73,61 @@ def _paragraphs(texts: Sequence[str], kind: str) -> list[str]:
     return [page.paragraph(text, kind=kind) for text in texts]
 
 
-def _by_set(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
-    def key(entry: Entry) -> str:
-        return entry.group.setting["evaluated on"]
+def _by_set(entries: Sequence[Entry]) -> list[tuple[tuple[str, str], list[Entry]]]:
+    def key(entry: Entry) -> tuple[str, str]:
+        return entry.group.setting["evaluated on"], entry.metric
 
     return [(name, list(mine)) for name, mine in groupby(sorted(entries, key=key, reverse=True), key=key)]
 
 
 def _numbers(entries: Sequence[Entry]) -> str:
+    """Return a table of every metric."""
+    metrics = dict.fromkeys(entry.metric for entry in entries)
+    return "".join(_numbers_of([each for each in entries if each.metric == metric], metric) for metric in metrics)
+
+
+def _numbers_of(entries: Sequence[Entry], metric: str) -> str:
+    def shown(value: float) -> str:
+        return f"{value:.5g}" if lower_is_better(metric) else f"{value:.2f}"
+
     seeds = sorted({seed for entry in entries for seed, _ in entry.values})
     rows = []
     for entry in entries:
-        cells = [", ".join(f"{value:.2f}" for at, value in entry.values if at == seed) or NONE for seed in seeds]
+        cells = [", ".join(shown(value) for at, value in entry.values if at == seed) or NONE for seed in seeds]
         mean, std = entry.spread.mean, entry.spread.std
-        rows.append([entry.name, f"{mean:.2f}", NONE if std is None else f"± {std:.2f}", *cells])
-    head = ["Top-1 accuracy (%)", "Mean", "Std", *(f"Seed {seed}" for seed in seeds)]
+        rows.append([entry.name, shown(mean), NONE if std is None else f"± {shown(std)}", *cells])
+    what = "Top-1 accuracy (%)" if metric == "top1" else f"{METRICS[metric]}{'' if lower_is_better(metric) else ' (%)'}"
+    head = [what, "Mean", "Std", *(f"Seed {seed}" for seed in seeds)]
     return page.table(head, rows, label="Accuracy of every method and seed")
 
 
-def _beside_top1(groups: Sequence[Group]) -> list[str]:
-    """Return the other metrics of the last epoch, and top-1 of each class: means over the seeds of each group."""
-    tables = {}
-    for title, part, names in (
+_BESIDE: dict[
+    str, tuple[tuple[str, str, dict[str, str]], ...]
+] = {  # by the main metric: title, part of a result, columns
+    "top1": (
         ("Top-5 and balanced accuracy", "metrics", {"top5": "Top-5 (%)", "balanced": "Balanced (%)"}),
         ("Accuracy of every class", "classes", {}),
-    ):
+    ),
+    "map": (("Average precision of every class", "classes", {}),),
+    "rmse": (("Mean absolute error", "metrics", {"mae": "MAE"}), ("RMSE of every value", "classes", {})),
+}
+
+
+def _beside(groups: Sequence[Group]) -> list[str]:
+    """Return the other metrics of the last epoch, and the main one of each class: means over the seeds of groups."""
+    metrics = dict.fromkeys(map(metric_of, groups))
+    return [part for metric in metrics for part in _beside_one([g for g in groups if metric_of(g) == metric], metric)]
+
+
+def _beside_one(groups: Sequence[Group], metric: str) -> list[str]:
+    tables, form = {}, ".5g" if lower_is_better(metric) else ".2f"
+    for title, part, names in _BESIDE[metric]:
         found = {
             group.name: _means([getattr(run.result, part) for run in group.runs if run.result]) for group in groups
         }
         known = names or {name: name for name in dict.fromkeys(name for each in found.values() for name in each)}
         cells = {
-            of: [f"{each[key]:.2f}" if key in each else NONE for key in known] for of, each in found.items() if each
+            of: [f"{each[key]:{form}}" if key in each else NONE for key in known] for of, each in found.items() if each
         }
         if cells and len(known) <= MOST_CLASSES:
             tables[title] = page.table(
@@ -126,19 +151,23 @@ def _gaps(pairs: Sequence[Pair]) -> str:
     def cells(found: Difference | None) -> list[str]:
         if found is None:
             return [NONE, NONE]
-        ends = "one seed" if found.interval is None else " to ".join(signed(end, 1) for end in found.interval)
-        return [signed(found.mean, 1), ends]
+        ends = "one seed" if found.interval is None else " to ".join(signed(end, digits) for end in found.interval)
+        return [signed(found.mean, digits), ends]
 
-    rows = [
-        [pair.group.name, pair.control.name if pair.control else "none", *cells(pair.last), *cells(pair.best)]
-        for pair in pairs
-    ]
-    return page.table(GAPS, rows, label="Differences to uniform sampling")
+    rows = []
+    for pair in pairs:
+        digits = 4 if lower_is_better(metric_of(pair.group)) else 1
+        control = pair.control.name if pair.control else "none"
+        rows.append([pair.group.name, control, *cells(pair.last), *cells(pair.best)])
+    errors = any(lower_is_better(metric_of(pair.group)) for pair in pairs)
+    head = [each.replace(", points", ", points; of an error how much lower") if errors else each for each in GAPS]
+    return page.table(head, rows, label="Differences to uniform sampling")
 
 
 def history_sections(groups: Sequence[Group], /) -> list[str]:
-    """Return accuracy over epochs, the set of the result first; of many groups a chart for each setting."""
-    blocks = [list(groups)]
+    """Return metrics over epochs, the set of the result first; of many groups a chart for each setting."""
+    metrics = list(dict.fromkeys(map(metric_of, groups)))
+    blocks = [[group for group in groups if metric_of(group) == metric] for metric in metrics]
     if len(groups) > TOGETHER:
         every = [list(mine) for _, mine in groupby(groups, key=lambda group: tuple(group.setting.items()))]
         single = [block[0] for block in every if len(block) == 1]
@@ -154,4 +183,5 @@ def history_sections(groups: Sequence[Group], /) -> list[str]:
     if not charts:
         return []
     more = page.folded(f"{len(charts) - OPEN} more charts", page.panels(*charts[OPEN:])) if charts[OPEN:] else ""
-    return [page.section("Accuracy over epochs", page.panels(*charts[:OPEN]), more)]
+    what = "Accuracy" if metrics == ["top1"] else " and ".join(METRICS[metric] for metric in metrics)
+    return [page.section(f"{what} over epochs", page.panels(*charts[:OPEN]), more)]

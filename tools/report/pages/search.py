@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.tools.experiments import NONE, number
+from drawstream.tools.experiments import METRICS, NONE, lower_is_better, number
 from drawstream.tools.report import (
     Curve,
     Picture,
@@ -103,13 +103,22 @@ def _plane(sampling: SampledRows, x: str, y: str) -> str:
     return page.panels(*map(page.chart, plane_figures(cells), captions)) + page.paragraph(note, kind="soft")
 
 
+def _objective(record: SearchRecord) -> str:
+    """Return the metric of fine-tuning, as far as the record says it."""
+    objective = record.document.get("identity", {}).get("objective", {})
+    metric = objective.get("metric", "top1") if isinstance(objective, dict) else "top1"
+    if lower_is_better(metric):
+        return f"minus the {METRICS[metric]}"
+    return "top-1 accuracy (%)" if metric == "top1" else f"{METRICS.get(metric, metric)} (%)"
+
+
 def _trials(record: SearchRecord) -> str:
     states = [trial.state for trial in record.trials]
     done, pruned = states.count("complete"), states.count("pruned")
     failed = f", {len(states) - done - pruned} failed" if len(states) > done + pruned else ""
     caption = (
-        f"{done} trials scored, {pruned} degenerate and never run{failed}. The built-in objective is top-1 accuracy on "
-        "the held-out set after fine-tuning (%)."
+        f"{done} trials scored, {pruned} degenerate and never run{failed}. The built-in objective is "
+        f"{_objective(record)} on the held-out set after fine-tuning."
     )
     charts = [page.chart(trials_figure(record.trials), caption)]
     seconds = by_seconds(record)
@@ -158,6 +167,8 @@ def _shares(sampling: SampledRows) -> str:
     ]
     if sampling.noise is not None:
         lines.append(["Draws with a wrong label (%)", *(f"{100 * share:.1f}" for share in sampling.noise)])
+    if sampling.catalog.label_kind in ("value", "none"):
+        return page.table(["", "Uniform", "Sampler"], lines)
     figure = marginals_figure(sampling.catalog.classes, *sampling.marginals())
     return page.table(["", "Uniform", "Sampler"], lines) + page.chart(figure, "Class marginals before and after.")
 

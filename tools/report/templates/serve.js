@@ -1,13 +1,13 @@
 const $ = id => document.getElementById(id);
 function make(tag, text, kind) { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (kind) e.className = kind; return e; }
 const time = s => s >= 3600 ? `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min` : s >= 60 ? `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s` : `${Math.round(s)} s`;
-const names = {lr: 'learning rate', 'accuracy/test': 'test accuracy', 'accuracy/held_out': 'held-out accuracy', best: 'best so far'};
+const names = {lr: 'learning rate', 'accuracy/test': 'test accuracy', 'accuracy/held_out': 'held-out accuracy', 'map/test': 'test mAP', 'map/held_out': 'held-out mAP', 'rmse/test': 'test RMSE', 'rmse/held_out': 'held-out RMSE', best: 'best so far'};
 function value(name, number) {
   if (name === 'wait_share') return `waits ${Number((100 * number).toPrecision(2))} % of the time`;
-  const unit = name.startsWith('accuracy/') ? ' %' : '', label = names[name] ?? name.replaceAll('_', ' ').replace('/', ' ');
+  const unit = /^(accuracy|map)\//.test(name) ? ' %' : '', label = names[name] ?? name.replaceAll('_', ' ').replace('/', ' ');
   return `${label} ${Number(Number(number).toPrecision(name === 'lr' ? 2 : 4))}${unit}`;
 }
-const shown = ['accuracy/test', 'accuracy/held_out', 'best', 'reward', 'loss'];
+const shown = ['accuracy/test', 'accuracy/held_out', 'map/test', 'map/held_out', 'rmse/test', 'rmse/held_out', 'best', 'reward', 'loss'];
 function chart(points, name) {
   const xy = points.filter(p => name in p[2]).map(p => [p[1], p[2][name]]);
   const NS = 'http://www.w3.org/2000/svg', svg = document.createElementNS(NS, 'svg');
