@@ -183,5 +183,5 @@ def history_sections(groups: Sequence[Group], /) -> list[str]:
     if not charts:
         return []
     more = page.folded(f"{len(charts) - OPEN} more charts", page.panels(*charts[OPEN:])) if charts[OPEN:] else ""
-    what = "Accuracy" if metrics == ["top1"] else " and ".join(METRICS[metric] for metric in metrics)
+    what = " and ".join("Accuracy" if metric == "top1" else METRICS[metric] for metric in metrics)
     return [page.section(f"{what} over epochs", page.panels(*charts[:OPEN]), more)]

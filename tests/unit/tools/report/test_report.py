@@ -410,3 +410,31 @@ def test_other_metrics_and_classes_are_means_over_the_seeds(trains, tmp_path):
     found = re.findall(r"<td[^>]*>([^<]*)</td>", text[text.index("Accuracy of every class") :])
     at = found.index(f"{mean + 2:.2f}")
     assert found[at + 1] == f"{mean - 2:.2f}" and len(found[at:]) > 2
+
+
+@pytest.mark.parametrize("metric", ["map", "rmse"])
+def test_metrics_of_other_labels(tmp_path: Path, make_run, metric: str):
+    """Of an error lower is better, in the verdict and in the best epoch; a page of both kinds keeps them apart."""
+    scale = 1 if metric == "map" else 0.01
+    for method, values in {"uniform": [50.0, 52.0, 51.0], "swift": [40.0, 42.5, 40.5]}.items():
+        for seed, value in enumerate(values):
+            result = {"set": "test", "metric": metric, "last": scale * value, "best": scale * value, "best_epoch": 2}
+            result |= {"metrics": {metric: scale * value, **({} if metric == "map" else {"mae": scale * value / 2})}}
+            result |= {"classes": {"left": scale * value + 1, "right": scale * value}}
+            make_run(tmp_path / f"{method}-{seed}", method, seed, value, result=result)
+    text = words(page := render(tmp_path, tmp_path / "report.html"))
+    if metric == "map":
+        assert "With Swift Sampler 41.0 %, with uniform sampling 51.0 %" in text
+        assert "After the last epoch: worse, −10.0 points" in text and "mAP over epochs" in text
+        assert "Average precision of every class" in text and "mAP on the test set (%)" in page
+    else:
+        assert "With Swift Sampler RMSE 0.41, with uniform sampling RMSE 0.51" in text
+        assert (
+            "After the last epoch: better, RMSE lower by 0.1 (95 % interval" in text and "lower at 3 of 3 seeds" in text
+        )
+        assert "Mean absolute error" in text and "RMSE of every value" in text and "RMSE on the test set" in page
+    make_run(tmp_path / "other", "uniform", 0, 70.0)
+    text = words(render(tmp_path, tmp_path / "report.html"))
+    names = {"Accuracy", "mAP" if metric == "map" else "RMSE"}
+    assert "Top-5 and balanced accuracy" in text
+    assert any(f"{a} and {b} over epochs" in text for a, b in (sorted(names), sorted(names, reverse=True)))
