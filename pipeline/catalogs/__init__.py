@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.pipeline.catalogs.columns import merged_labels
     from drawstream.pipeline.catalogs.join import (
         MemberCatalog,
         Places,
         join_catalogs,
         joint_fingerprint,
-        merged_labels,
         source_names,
     )
     from drawstream.pipeline.catalogs.keys import rows_of_keys

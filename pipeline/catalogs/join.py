@@ -5,19 +5,18 @@ Notation
     C     classes of the whole: those of every member, or the union of their names
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import shown
-from drawstream.pipeline.decoding import UPRIGHT
+from drawstream.pipeline.catalogs.columns import JoinedColumns
 from drawstream.pipeline.fields import FieldColumns
 from drawstream.pipeline.shards import RAW
 
@@ -92,13 +91,14 @@ def joint_fingerprint(fingerprints: Sequence[str], maps: Sequence[NDArray[np.int
     return state.hexdigest()
 
 
-def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, /) -> dict[str, Any]:
+def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, root: Path | None = None, /) -> dict[str, Any]:
     """Return the attributes of the catalog that holds the rows of all, in order.
 
     Args:
         catalogs: The members, each one catalog.
         classes: ``same``: all have the same classes in the same order; ``union``: classes are merged by name, in the
             order in which the members bring them.
+        root: Folder for the mapped columns of all catalogs; None: columns are held in memory.
 
     Raises:
         ValueError: The members do not fit each other: classes, kind of labels, depth of raw images; both are named.
@@ -120,6 +120,10 @@ def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, /) -> dict[st
         for g, (each, name) in enumerate(zip(catalogs, source_names(places), strict=True))
     )
     turned = any(each.orientation == "exif" for each in catalogs)
+    fingerprint, columns = (
+        joint_fingerprint([each.fingerprint for each in catalogs], maps),
+        JoinedColumns(catalogs, shards, maps),
+    )
     return {
         "path": Path(", ".join(str(each.path) for each in catalogs)),
         "remote": None,
@@ -131,13 +135,13 @@ def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, /) -> dict[st
         "field_columns": {name: _field(catalogs, name) for name in fields},
         "classes": names,
         "channels": max(each.channels for each in catalogs),
-        "fingerprint": joint_fingerprint([each.fingerprint for each in catalogs], maps),
+        "fingerprint": fingerprint,
         "provenance": {"by": "join", "sources": [each.name for each in members]},
-        "source": np.repeat(np.arange(len(catalogs), dtype=np.int16), np.diff(rows)),
         "_members": members,
-        "_keys": pa.concat_arrays([each._keys for each in catalogs]),
         "_starts": np.concatenate([*(each._starts[:-1] + rows[g] for g, each in enumerate(catalogs)), [rows[-1]]]),
-        **_columns(catalogs, shards, maps),
+        "clean_label": None,
+        "turn": None,
+        **(columns.held() if root is None else columns.mapped(root / fingerprint)),
     }
 
 
@@ -178,38 +182,6 @@ def _some(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
 
 
-def _columns(
-    catalogs: Sequence["Catalog"], shards: Sequence[int], maps: Sequence[NDArray[np.int64]]
-) -> dict[str, NDArray[Any] | None]:
-    """The arrays of the whole, (rows,), each read-only."""
-
-    def of_all(value: Callable[[int, "Catalog"], NDArray[Any]]) -> NDArray[Any]:
-        array = np.concatenate([value(g, each) for g, each in enumerate(catalogs)])
-        array.flags.writeable = False
-        return array
-
-    count = max((int(each.max()) + 1 for each in maps if each.size), default=0)
-
-    def classes(g: int, labels: NDArray[Any]) -> NDArray[Any]:
-        return merged_labels(labels, maps[g], count) if maps else labels
-
-    found: dict[str, NDArray[Any] | None] = {
-        name: of_all(lambda _, each, name=name: getattr(each, name))  # type: ignore[misc]
-        for name in ("offset", "size", "checksum", "encoding_codes", "height", "width")
-    }
-    found["shard"] = of_all(lambda g, each: each.shard + np.int32(shards[g]))
-    found["label"] = of_all(lambda g, each: classes(g, each.label))
-    noisy = any(each.clean_label is not None for each in catalogs)  # where no noise was put in, labels are true
-    found["clean_label"] = (
-        of_all(lambda g, each: classes(g, each.label if each.clean_label is None else each.clean_label))
-        if noisy
-        else None
-    )
-    turned = any(each.turn is not None for each in catalogs)
-    found["turn"] = of_all(lambda _, each: _turns(each)) if turned else None
-    return found
-
-
 def _field(catalogs: Sequence["Catalog"], name: str) -> FieldColumns:
     """Columns of a field, which members may lack."""
     parts = [each.field_columns.get(name) or FieldColumns.absent(len(each)) for each in catalogs]
@@ -217,22 +189,3 @@ def _field(catalogs: Sequence["Catalog"], name: str) -> FieldColumns:
     for column in found:
         column.flags.writeable = False
     return found
-
-
-def merged_labels(labels: NDArray[Any], classes: NDArray[np.int64], count: int, /) -> NDArray[Any]:
-    """Return labels of a member as those of the whole.
-
-    Args:
-        labels: Of kind ``class`` int64 (rows,), or ``multi`` uint8 (rows, classes of the member).
-        classes: The class of the whole for each class of the member, int64.
-        count: C.
-    """
-    if labels.ndim == 1:
-        return np.take(classes, labels)
-    wide = np.zeros((len(labels), count), labels.dtype)
-    wide[:, classes] = labels
-    return wide
-
-
-def _turns(catalog: "Catalog") -> NDArray[np.int8]:
-    return np.full(len(catalog), UPRIGHT, np.int8) if catalog.turn is None else catalog.turn

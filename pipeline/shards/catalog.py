@@ -182,7 +182,9 @@ class Catalog:
             raise ValueError("a catalog has a place: give the path of one, or of several")
         if len(places) == 1:
             return cls._open_one(places[0])
-        return cls(**join_catalogs([cls._open_one(each) for each in places], classes))
+        several = [cls._open_one(each) for each in places]
+        large = sum(map(len, several)) >= LARGE
+        return cls(**join_catalogs(several, classes, cache_folder() / "columns" if large else None))
 
     @classmethod
     def _open_one(cls, path: Place) -> Self:

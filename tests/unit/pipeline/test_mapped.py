@@ -153,3 +153,25 @@ def test_four_processes_hold_the_columns_once(tmp_path, monkeypatch):
     one, four = memory_of(folder, small, 1), memory_of(folder, small, 4)
     print(f"one process {one / 1e6:.0f} MB, four {four / 1e6:.0f} MB, {four / one:.2f}×")
     assert one > ROWS_HELD * 40 and four <= 1.2 * one
+
+
+def test_columns_of_several_catalogs_are_mapped_too(vast, cache, tmp_path, monkeypatch):
+    other = vast_catalog(tmp_path / "other", 12_345, seed=3)
+    whole = Catalog.open_rows(vast, other)
+    folder = cache / whole.fingerprint
+    assert folder.is_dir() and str(folder / "000.arrow") in mapped_files()
+    monkeypatch.setattr(catalog, "LARGE", 1 << 40)
+    plain = Catalog.open_rows(vast, other)
+    same(whole, plain)
+    np.testing.assert_array_equal(whole.source, plain.source)
+    assert whole.source.dtype == np.int16 and whole.clean_label is None and whole.turn is None
+    monkeypatch.setattr(catalog, "LARGE", 10_000)
+    for number in range(10):
+        file = folder / f"{number:03d}.arrow"
+        data = bytearray(file.read_bytes())
+        at = len(data) // 2
+        data[at : at + 8] = bytes(value ^ 0x15 for value in data[at : at + 8])
+        file.unlink()
+        file.write_bytes(data)
+        same(Catalog.open_rows(vast, other), plain)
+        assert file.read_bytes() != bytes(data)
