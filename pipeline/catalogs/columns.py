@@ -29,7 +29,8 @@ class JoinedColumns:
     Attributes:
         catalogs: The members.
         shards: First shard of each.
-        maps: The class of the whole for each class of each member; empty where they are the same.
+        maps: The class of the whole for each class of each member, int64 (classes of the member,); empty where they are
+            the same.
     """
 
     catalogs: Sequence["Catalog"]

@@ -94,7 +94,9 @@ class Plan:
         """Return rows and weights at positions [a, b); past the end the first ones again, with weight 0."""
         m = len(self.order)
         if b <= m:
-            return self.order[a:b], self.order.weights(a, b)
+            rows_there = self.order[a:b]
+            known = getattr(self.order, "importance", None)  # of our own orders: rows are not made twice
+            return rows_there, self.order.weights(a, b) if known is None else known(a, rows_there)
         inside = max(0, m - a)
         rows, weights = [self.order[a:m]] if inside else [], np.zeros(b - a, np.float32)
         rows += [self.order[p : p + 1] for p in (np.arange(a + inside, b) % m).tolist()]

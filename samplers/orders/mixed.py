@@ -9,9 +9,11 @@ Notation
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, SupportsFloat
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from drawstream.samplers import derive_keys, whole_number
@@ -23,6 +25,24 @@ __all__ = ["MixedStream"]
 Share = float | Sequence[tuple[float, float]]
 Kept = dict[tuple[int, int], Order]  # by source and its epoch
 MOST = 1 << 61  # positions are int64, and sums of two of them must be too
+
+
+class Turns(NamedTuple):
+    """Whose the positions from `start` on are.
+
+    Attributes:
+        start: Position of the training.
+        sources: Of each position, int32 (n,).
+        numbers: Of each position the number of the draw of its source, int64 (n,).
+        places: Positions less `start`, those of source 0 first, int64 (n,).
+        bounds: Where the places of each source begin, and n.
+    """
+
+    start: int
+    sources: NDArray[np.int32]
+    numbers: NDArray[np.int64]
+    places: NDArray[np.int64]
+    bounds: list[int]
 
 
 class MixedStream(Batches):
@@ -87,7 +107,9 @@ class MixedStream(Batches):
             raise ValueError(f"0 <= seed < 2**64 must hold, but got {seed}")
         self.offsets = np.cumsum([0, *(stream.rows for stream in self.streams)], dtype=np.int64)
         self.rows = int(self.offsets[-1])
-        self._allowed = [getattr(stream, "allowed", stream.rows) for stream in self.streams]
+        self._firsts: list[int] = self.offsets.tolist()
+        self._last: Turns | None = None
+        self._allowed = np.array([getattr(stream, "allowed", stream.rows) for stream in self.streams], dtype=np.float64)
         self.unit = 1 if global_batch is None else whole_number(global_batch, "global_batch")
         self.draws = self.rows // max(self.unit, 1) * self.unit if draws is None else whole_number(draws, "draws")
         if self.unit < 1 or self.draws < 1 or self.draws % self.unit or self.draws >= MOST:
@@ -183,42 +205,49 @@ class MixedStream(Batches):
         """Rows of a batch over all ranks, of `batches='single'`; None where any batch will do."""
         return self.unit if self.batches == "single" else None
 
-    def _turns(self, start: int, size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Source, and number of the draw of that source, of positions start … start + size - 1 of the training."""
+    def _turns(self, start: int, size: int) -> Turns:
+        """Whose positions start … start + size - 1 of the training are; kept, as weights are asked for after rows."""
+        known = self._last
+        if known is not None and known.start == start and known.numbers.size == size:
+            return known
         first = start // self.unit
         units = (start + size - 1) // self.unit + 1 - first
         sources, numbers = np.empty(units, dtype=np.int32), np.empty(units, dtype=np.int64)
         self._shares.fill(self._keys, first, sources, numbers)
-        if self.unit == 1:
-            return sources, numbers
-        skip = slice(start - first * self.unit, start - first * self.unit + size)
-        draws = (numbers[:, None] * self.unit + np.arange(self.unit)).reshape(-1)
-        return np.repeat(sources, self.unit)[skip], draws[skip]
+        if self.unit > 1:
+            skip = slice(start - first * self.unit, start - first * self.unit + size)
+            numbers = (numbers[:, None] * self.unit + np.arange(self.unit)).reshape(-1)[skip]
+            sources = np.repeat(sources, self.unit)[skip]
+        places, bounds = np.empty(size, dtype=np.int64), np.zeros(len(self.streams) + 1, dtype=np.int64)
+        group_by_source(sources, places, bounds)
+        self._last = found = Turns(start, sources, numbers, places, bounds.tolist())  # replaced, never changed
+        return found
 
     def _fill(self, first: int, kept: Kept, start: int, out: NDArray[np.int64]) -> None:
-        sources, numbers = self._turns(first + start, out.size)
-        for g, places, order, span in self._spans(sources, numbers, kept):
-            out[places] = order[span] + self.offsets[g]
+        for g, places, order, span in self._spans(self._turns(first + start, out.size), kept):
+            out[places] = order[span] + self._firsts[g]
 
     def _importance(self, first: int, kept: Kept, start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not rows.size:
             return np.empty(0, dtype=np.float32)
-        sources, numbers = self._turns(first + start, rows.size)
-        units = (first + start + np.arange(rows.size, dtype=np.int64)) // self.unit
-        share = self._shares.at(units)[np.arange(rows.size), sources]
+        turns = self._turns(first + start, rows.size)
+        inverse = (self._allowed / self._allowed.sum()) / np.where(self._shares.shares > 0, self._shares.shares, np.nan)
+        units = np.arange(first + start, first + start + rows.size, dtype=np.int64) // self.unit
+        scale = inverse[self._shares.rows_at(units), turns.sources]
         out = np.empty(rows.size, dtype=np.float32)
-        for g, places, order, span in self._spans(sources, numbers, kept):
-            inside = order.weights(span.start, span.stop).astype(np.float64)
-            out[places] = inside * self._allowed[g] / sum(self._allowed) / share[places]
+        for g, places, order, span in self._spans(turns, kept):
+            inside = order.importance(span.start, rows[places] - self._firsts[g]).astype(np.float64)
+            out[places] = inside * scale[places]
         return out
 
-    def _spans(
-        self, sources: NDArray[np.int32], numbers: NDArray[np.int64], kept: Kept
-    ) -> Iterator[tuple[int, NDArray[np.int64], Order, slice]]:
+    def _spans(self, turns: Turns, kept: Kept) -> Iterator[tuple[int, NDArray[np.int64], Order, slice]]:
         """Of each source and each of its epochs: where its draws stand, their order and their positions in it."""
-        for g in np.unique(sources).tolist():
-            places, draws = np.flatnonzero(sources == g), self.streams[g].draws
-            low, high = int(numbers[places[0]]), int(numbers[places[-1]]) + 1
+        for g, (begin, end) in enumerate(pairwise(turns.bounds)):
+            if begin == end:
+                continue
+            places, draws = turns.places[begin:end], self.streams[g].draws
+            low = int(turns.numbers[places[0]])
+            high = low + end - begin
             for epoch in range(low // draws, (high - 1) // draws + 1):
                 span = slice(max(low - epoch * draws, 0), min(high - epoch * draws, draws))
                 offset = epoch * draws - low
@@ -271,3 +300,16 @@ def _steps(shares: Sequence[Share]) -> tuple[list[float], NDArray[np.float64]]:
     if not ((table >= 0).all() and (table < 1e300).all() and (table.sum(1) > 0).all()):
         raise ValueError(f"shares must be finite, >= 0 and positive for a source at any time, but got {table.tolist()}")
     return times, table
+
+
+@njit(cache=True, nogil=True)
+def group_by_source(sources: NDArray[np.int32], places: NDArray[np.int64], bounds: NDArray[np.int64]) -> None:
+    """Write where the draws of each source stand, in order, into `places` (n,), and where each begins into `bounds`."""
+    for source in sources:
+        bounds[source + 1] += 1
+    for g in range(1, bounds.size):
+        bounds[g] += bounds[g - 1]
+    at = bounds.copy()
+    for i in range(sources.size):
+        places[at[sources[i]]] = i
+        at[sources[i]] += 1

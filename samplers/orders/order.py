@@ -89,6 +89,10 @@ class Order:
             raise ValueError(f"0 <= start <= stop <= {self._length} must hold, but got {start=} and {stop=}")
         return self._draws.importance(start, self._rows(start, stop))
 
+    def importance(self, start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """Return the weights of the rows (n,) at positions start … that are known already, float32 (n,)."""
+        return self._draws.importance(start, rows)
+
     def _rows(self, start: int, stop: int) -> NDArray[np.int64]:
         out = np.empty(stop - start, dtype=np.int64)
         if out.size:

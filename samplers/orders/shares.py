@@ -121,8 +121,12 @@ class Shares:
 
     def at(self, units: Whole, /) -> NDArray[np.float64]:
         """Return the shares at units (n,), float64 (n, G)."""
-        shares: NDArray[np.float64] = self.shares[np.searchsorted(self._ends, units, side="right")]
+        shares: NDArray[np.float64] = self.shares[self.rows_at(units)]
         return shares
+
+    def rows_at(self, units: Whole, /) -> NDArray[np.int64]:
+        """Return which row of `shares` holds at units (n,), int64 (n,)."""
+        return np.searchsorted(self._ends, units, side="right")
 
 
 def _whole_parts(shares: NDArray[np.float64], parts: int) -> Whole:
