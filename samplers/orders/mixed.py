@@ -122,6 +122,8 @@ class MixedStream(Batches):
         self._shares = Shares(
             table, [int(time * units) for time in times[1:]], block=BLOCK if global_batch is None else 16
         )
+        drawn = np.where(self._shares.shares > 0, self._shares.shares, np.nan)
+        self._scale = self._allowed / self._allowed.sum() / drawn  # of weights inside a source, by row of shares
         self._keys = derive_keys(2, "mixed", self.seed)
 
     @property
@@ -231,9 +233,8 @@ class MixedStream(Batches):
         if not rows.size:
             return np.empty(0, dtype=np.float32)
         turns = self._turns(first + start, rows.size)
-        inverse = (self._allowed / self._allowed.sum()) / np.where(self._shares.shares > 0, self._shares.shares, np.nan)
         units = np.arange(first + start, first + start + rows.size, dtype=np.int64) // self.unit
-        scale = inverse[self._shares.rows_at(units), turns.sources]
+        scale = self._scale[self._shares.rows_at(units), turns.sources]
         out = np.empty(rows.size, dtype=np.float32)
         for g, places, order, span in self._spans(turns, kept):
             inside = order.importance(span.start, rows[places] - self._firsts[g]).astype(np.float64)
