@@ -1,7 +1,7 @@
 """Store photographs smaller: larger ones are resized and encoded anew in their own format, all others stay as they are.
 
-A smaller JPEG keeps its chroma subsampling, a lossless WebP stays lossless. EXIF turns are applied, or kept as a tag
-where the rule is ``stored``; other metadata and colour profiles, which no loader reads, are left out.
+A smaller JPEG keeps its chroma subsampling, a lossless WebP stays lossless. Images keep their EXIF turn as a tag, so
+masks and boxes beside them need none; other metadata and colour profiles, which no loader reads, are left out.
 """
 
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from drawstream.pipeline.decoding.exif import ORIENTATION, SIDEWAYS, UPRIGHT, orientation, turn
+from drawstream.pipeline.decoding.exif import ORIENTATION, SIDEWAYS, UPRIGHT, orientation
 from drawstream.pipeline.decoding.image import ImageInfo, judge, probe, with_pillow
 
 
@@ -81,7 +81,7 @@ def shrink(
 
 
 def _encoded_anew(opened: Any, data: bytes, info: ImageInfo, size: tuple[int, int], quality: int) -> bytes:
-    """Return an opened file in a smaller size (height, width), turned upright if its orientation says so."""
+    """Return an opened file in a smaller size (height, width as it is turned), with its orientation."""
     stored = size if info.orientation >= SIDEWAYS else size[::-1]  # width, height before it is turned
     options: dict[str, Any] = {}
     tag = orientation(opened, data)
@@ -92,9 +92,7 @@ def _encoded_anew(opened: Any, data: bytes, info: ImageInfo, size: tuple[int, in
     elif info.encoding == "webp":
         options = {"lossless": True} if _lossless(data) else {"quality": quality}
     image = opened.convert("L" if info.channels == 1 else "RGB").resize(stored, Image.Resampling.LANCZOS)
-    if info.orientation != UPRIGHT:
-        image = Image.fromarray(np.ascontiguousarray(turn(np.asarray(image), info.orientation)))
-    elif tag != UPRIGHT:
+    if tag != UPRIGHT:
         exif = Image.Exif()
         exif[ORIENTATION] = tag
         options["exif"] = exif

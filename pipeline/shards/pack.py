@@ -56,6 +56,8 @@ class PackOptions:
         quality: Of newly encoded JPEGs, 1 … 100.
         max_side: Images whose longer side has more pixels are stored smaller, in their own format; None: as they are.
         short_side: The same for the shorter side.
+        boxes: Field with boxes of images that are stored smaller, as ``Loader`` takes it: ``boxes.npy``, which is the
+            default, or ``json:PATH.TO.KEY``. Masks need not be named.
         limit: Rows to take in all, holdout included; None takes every row. A class-stratified random choice.
         holdout: Rows of them that go to a catalog of their own; the same rows whatever the limit.
         seed: Of the choice of rows and their order.
@@ -77,6 +79,7 @@ class PackOptions:
     quality: int = 95
     max_side: int | None = None
     short_side: int | None = None
+    boxes: str | None = None
     limit: int | None = None
     holdout: int = 0
     seed: int = 0
@@ -248,7 +251,7 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
     made |= {"fields": list(names)} if (names := field_names(source)) else {}
-    made |= {name: side for name in ("max_side", "short_side") if (side := getattr(options, name)) is not None}
+    made |= {name: side for name in ("max_side", "short_side", "boxes") if (side := getattr(options, name)) is not None}
     made |= _RECORDED_KIND[kind_of(source.labels)]
     given, true, noise, named = _noise(source, options)
     held = options.holdout
@@ -417,8 +420,8 @@ def _write(
             tick()
             key = source.key(row)
             try:
-                data, info, before = member.result()
-                fields = read_fields(source, row, names)
+                data, info, before, sizes = member.result()
+                fields = read_fields(source, row, names, sizes, options.boxes)
             except ValueError as error:
                 path = str(source.files[row]) if isinstance(source, FolderSource) else key
                 bad.append(BadImage(key, path, str(error)))

@@ -1,8 +1,9 @@
 """Fields of a source: members that are packed beside an image, such as its caption, mask or boxes."""
 
-from drawstream.pipeline.fields import check_fields, decode_value
+from drawstream.pipeline.fields import check_fields, decode_value, shrink_field
 from drawstream.pipeline.sources.source import Source
 
+Sizes = tuple[tuple[int, int], tuple[int, int]]
 _TAKEN = ("cls", "clean.cls", "label.npy", "jpg", "png", "webp", "pgm", "ppm")  # members that `pack` writes
 
 
@@ -19,8 +20,13 @@ def field_names(source: Source, /) -> tuple[str, ...]:
     return names
 
 
-def read_fields(source: Source, row: int, names: tuple[str, ...], /) -> dict[str, bytes]:
+def read_fields(
+    source: Source, row: int, names: tuple[str, ...], sizes: Sizes | None = None, boxes: str | None = None, /
+) -> dict[str, bytes]:
     """Read the fields that a row has, by name; the source gives bytes, or None where it has none.
+
+    Masks and boxes of an image that is stored smaller follow it, see ``shrink_field``; ``sizes`` are its sizes before
+    and after.
 
     Raises:
         ValueError: One that the system refuses, or that ``decode_value`` cannot read.
@@ -30,5 +36,5 @@ def read_fields(source: Source, row: int, names: tuple[str, ...], /) -> dict[str
         data = source.read_field(row, name)  # type: ignore[attr-defined]
         if data is not None:
             decode_value(name, data)
-            found[name] = data
+            found[name] = data if sizes is None else shrink_field(name, data, *sizes, boxes=boxes)
     return found

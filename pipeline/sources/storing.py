@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding import ImageInfo, Largest, encode, shrink
+from drawstream.pipeline.decoding import ImageInfo, Largest, encode, probe, shrink
 from drawstream.pipeline.shards import RemoteError
 from drawstream.pipeline.sources.source import Source
 from drawstream.samplers import cores
@@ -39,6 +39,7 @@ class StoredImage(NamedTuple):
     data: bytes
     info: ImageInfo
     before: int  # bytes of an image that is stored smaller; 0 of all others
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None  # its height and width as stored, before and after
 
 
 @dataclass(slots=True)
@@ -123,5 +124,16 @@ def _begun(given: _Given, form: Form, pool: Executor) -> Future[StoredImage]:
 
 def _stored(given: bytes | NDArray[np.uint8], form: Form) -> StoredImage:
     smaller = shrink(given, form.largest, quality=form.quality, rule=form.rule) if form.largest.side else given
-    before = 0 if smaller is given else len(given) if isinstance(given, bytes) else given.nbytes
-    return StoredImage(*encode(smaller, form.encoding, quality=form.quality, rule=form.rule), before)
+    data, info = encode(smaller, form.encoding, quality=form.quality, rule=form.rule)
+    if smaller is given:
+        return StoredImage(data, info, 0, None)
+    before = len(given) if isinstance(given, bytes) else given.nbytes
+    return StoredImage(data, info, before, (_stored_size(given), _stored_size(smaller)))
+
+
+def _stored_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:
+    """Return height and width before an image is turned."""
+    if not isinstance(image, bytes):
+        return image.shape[0], image.shape[1]
+    info = probe(image, rule="stored")
+    return info.height, info.width

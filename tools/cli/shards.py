@@ -62,6 +62,7 @@ class PackOptions(ImageOptions):
         None, "Store images whose longer side has more pixels smaller, in their own format.", within=COUNT
     )
     short_side: int | None = option(None, "The same for the shorter side; 256 suits crops of 224 pixels.", within=COUNT)
+    boxes: str | None = option(None, "Field with boxes that shrink with them, boxes.npy (default) or json:PATH.TO.KEY.")
     split: Literal["train", "test", "validation"] = option(
         "train", "Take this part of a folder with IDX, Parquet or Arrow files, or of module:factory."
     )
@@ -137,7 +138,7 @@ def pack(given: PackOptions) -> None:
     with Progress("labels", "rows") as labels:
         opened = open_given(given.source, split=given.split, progress=labels.update, **how)
     told = tell_source(opened)
-    passed = ("encoding", "quality", "max_side", "short_side", "orientation", "limit", "holdout")
+    passed = ("encoding", "quality", "max_side", "short_side", "boxes", "orientation", "limit", "holdout")
     drawn = ("long_tail", "noise_seed", "seed")
     options: dict[str, Any] = {name: getattr(given, name) for name in (*passed, *drawn)}
     options["label_noise"] = label_noise(given.label_noise)

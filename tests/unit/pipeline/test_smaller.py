@@ -1,6 +1,7 @@
 """Photographs that are stored smaller: which, how, what is said of it, and what becomes of turns, colours and masks."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, JpegImagePlugin
 from sklearn.datasets import load_sample_images
 
-from drawstream import ArraySource, Catalog, IndexStream, Loader, open_source, pack
+from drawstream import ArraySource, Catalog, IndexStream, Loader, Transform, open_source, pack
 from drawstream.pipeline.decoding import Largest, decode, probe, shrink
 from shared.programs import cli, cli_json
 from shared.refusals import refused
@@ -76,7 +77,7 @@ def test_turned_images_show_the_same(turned, rule, kind):
         size = (150, 200) if shown.shape[0] == 300 else (200, 150)
         expected = np.asarray(Image.fromarray(shown).resize(size[::-1], Image.Resampling.LANCZOS)).astype(int)
         assert np.abs(decode(small, rule=asked) - expected).mean() < 2
-    assert probe(small, rule=rule).orientation == 1
+    assert probe(small).orientation == turned and probe(small, rule="stored").orientation == 1
 
 
 def test_colours_of_printers_and_profiles():
@@ -122,7 +123,7 @@ def test_pack_stores_them_smaller_says_so_and_knows_it_again(folder, tmp_path):
     assert catalog.provenance["short_side"] == 128 and catalog.provenance["quality"] == 90
     small = next(row for row in range(4) if catalog.key(row) == "b/small")
     assert member(catalog, small) == (folder / "b/small.jpg").read_bytes()
-    assert catalog.turn is None
+    assert catalog.turn is not None and catalog.turn.max() == 6
     again = cli_json(tmp_path, "pack", folder, tmp_path / "data", "--short-side", "128", "--quality", "90")
     assert not again["ran"] and again["resized"]["images"] == 3
     large = [len(CHINA), *((folder / name).stat().st_size for name in ("a/two.jpg", "b/plan.png"))]
@@ -152,3 +153,40 @@ def test_damaged_images_are_refused(folder, tmp_path):
     (folder / "a/one.jpg").write_bytes(CHINA[:60_000])
     refused("a/one.*does not decode", pack, open_source(folder), tmp_path / "data", short_side=64)
     refused("at least 1 pixel, but got -3", Largest, max_side=-3)
+
+
+def test_masks_and_boxes_follow_their_images(tmp_path):
+    """A loader gives the same places, whether images are stored smaller or not, turned ones too."""
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    mask = np.zeros((300, 400), np.uint8)
+    mask[60:180, 100:300] = 7
+    boxes = [[100, 60, 300, 180], [0, 0, 400, 300]]
+    for name, turned in (("one", 1), ("two", 6)):
+        (folder / f"{name}.jpg").write_bytes(encoded(PHOTO, "jpeg", quality=95, exif=turned_exif(turned)))
+        palette = Image.fromarray(mask, "P")
+        palette.putpalette([0] * 768)
+        palette.save(folder / f"{name}.seg.png")
+        (folder / f"{name}.json").write_text(json.dumps({"of": {"boxes": boxes}, "text": "a mountain"}))
+        np.save(folder / f"{name}.boxes.npy", np.array(boxes))
+        Image.fromarray(PHOTO).save(folder / f"{name}.depth.png")
+    fields = ("seg.png", "json", "boxes.npy", "depth.png")
+    source = open_source(tmp_path / "photos", fields=fields)
+    large = Catalog.open(pack(source, tmp_path / "large").train)
+    small = Catalog.open(pack(source, tmp_path / "small", short_side=150, boxes="json:of.boxes").train)
+    by_default = Catalog.open(pack(source, tmp_path / "default", short_side=150).train)
+    for size in ((300, 300), (96, 128)):
+        found = []
+        for catalog, where in ((large, "json:of.boxes"), (small, "json:of.boxes"), (by_default, "boxes.npy")):
+            how = {"mask": "seg.png", "boxes": where, "fields": ("depth.png",), "backend": "pillow"}
+            law = Transform(size, (0.0,) * 3, (1.0,) * 3)
+            loader = Loader(catalog, batch_size=2, transform=law, **how)
+            (batch,) = loader
+            loader.close()
+            found.append((batch.fields["seg.png"].numpy(), [each.xyxy.numpy() for each in batch.fields[where]]))
+            assert batch.fields["depth.png"][0] == (folder / "one.depth.png").read_bytes()
+        for masks, places in found[1:]:
+            assert set(np.unique(masks)) == {0, 7} and (masks != found[0][0]).mean() < 0.02
+            assert all(np.abs(a - b).max() < 1e-3 for a, b in zip(places, found[0][1], strict=True))
+    error = refused("json.*must hold boxes", pack, source, tmp_path / "bad", short_side=150, boxes="json:text")
+    assert "a/one" in error
