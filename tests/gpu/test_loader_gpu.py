@@ -54,6 +54,14 @@ def test_equals_the_cpu_within_rounding(catalogs, name, which):
             assert float(levels.max()) < 1.01
 
 
+def test_pillow_decodes_for_a_gpu(catalogs):
+    stream = IndexStream(N, seed=1)
+    how = {"transform": transforms("png")[0], "batch_size": 10, "backend": "pillow"}
+    cpu, gpu = (list(Loader(catalogs["png"], stream, device=device, **how)) for device in ("cpu", "gpu"))
+    for a, b in zip(cpu, gpu, strict=True):
+        assert b.images.is_cuda and b.labels.is_cuda and torch.equal(a.images, b.images.cpu())
+
+
 def in_levels(catalog, transform):
     """Images of an epoch on the CPU and on the GPU, in levels of 0..255."""
     loaders = [

@@ -3,7 +3,8 @@
     in it       fingerprints of training, held-out and test rows; model and hash of its weights; recipe; global batch;
                 augmentation, transform, mixing; what is drawn (stream, sampler, feature table); budget, method and its
                 parameters; crop filter; objective; seeds
-    not in it   device, threads, number of ranks, engine, workers, cache, prefetch, progress, paths
+    not in it   device, backend (its pixels differ by rounding, as a device's do), threads, number of ranks, engine,
+                workers, cache, prefetch, progress, paths
 
 `drawstream.pipeline.identity` compares. Training from Python has the same identity as the command: `train` builds it
 from its own arguments, and a job adds what those do not show (the model's name, the files behind the stream).

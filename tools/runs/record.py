@@ -21,7 +21,10 @@ from drawstream.tools.runs.config import used_config
 
 FORMAT = 1
 BEFORE = {"finished_before": True}  # of a result that was there before this command
-DECIDING = ("drawstream", "torch", "numpy", "numba", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "botorch", "optuna")
+DECIDING = (
+    *("drawstream", "torch", "numpy", "numba", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pillow", "botorch"),
+    "optuna",
+)
 BESIDE = ("processes", "engine", "page")  # of a benchmark's record: they change no figure
 
 

@@ -9,8 +9,9 @@ from sklearn.datasets import load_sample_images
 from drawstream import Catalog, IndexStream, Loader, Reading, Transform, open_source, pack
 from drawstream.pipeline.images.operations import operations
 from shared.processes import run
+from shared.programs import cli, cli_json
 from shared.refusals import refused
-from shared.samples import PIXELS, array_catalog, digits_catalog, overwrite, turned_exif
+from shared.samples import PIXELS, array_catalog, digits_catalog, overwrite, pack_digits, turned_exif
 
 PHOTOS = load_sample_images().images
 N = 24
@@ -238,6 +239,31 @@ def test_backends_that_there_are_not(tmp_path):
     catalog = digits_catalog(tmp_path / "data", 20)
     refused("`backend` must be dali or pillow.*'pil'", Loader, catalog, backend="pil")
     assert Loader(catalog).backend == "dali"
+
+
+def test_a_training_goes_on_with_the_other_backend_and_a_feature_table_does_not(tmp_path):
+    data = pack_digits(tmp_path / "data", 60).train
+    words = ("train", data, "-o", tmp_path / "run", "--model", "mlp", "--epochs", "1")
+    first = cli_json(tmp_path, *words, "--backend", "pillow")
+    assert first["backend"] == "pillow" and "pillow" in first["versions"]
+    again = cli_json(tmp_path, *words, "--backend", "dali")
+    assert again["finished"] == first["finished"] and again["history"] == first["history"]
+    words = (
+        "features",
+        data,
+        "-o",
+        tmp_path / "features",
+        "--model",
+        "mlp",
+        "--weights",
+        tmp_path / "run/last.safetensors",
+    )
+    found = cli_json(tmp_path, *words, "--backend", "pillow")
+    assert found["provenance"]["backend"] == "pillow"
+    assert "backend" in cli(*words, status=2)
+    assert cli_json(tmp_path, *words, "--backend", "pillow")["rows"] == 60
+    other = cli_json(tmp_path, *words[:3], tmp_path / "others", *words[4:], "--backend", "dali")
+    assert "backend" not in other["provenance"]
 
 
 WITHOUT = """
