@@ -41,6 +41,7 @@ from drawstream.pipeline.sources import (
     Form,
     Resized,
     Source,
+    check_boxes,
     field_names,
     read_fields,
     stored_images,
@@ -196,6 +197,7 @@ def pack(
     _within("holdout", settings.holdout, 0, rows - 1)
     if isinstance(source, FolderSource) and Path(source.name).resolve() in out.resolve().parents:
         raise ValueError(f"{out}: lies in the folder that is packed, where it would be a class: name another one")
+    check_boxes(source, settings.boxes, settings.form.largest)
     parts = _parts(source, settings, rows)
     rows = sum(len(part.rows) for part in parts)
     earlier = any((out / name / FILE).is_file() for name in ("", "train"))

@@ -1,5 +1,6 @@
 """Fields of a source: members that are packed beside an image, such as its caption, mask or boxes."""
 
+from drawstream.pipeline.decoding import Largest
 from drawstream.pipeline.fields import check_fields, decode_value, shrink_field
 from drawstream.pipeline.sources.source import Source
 
@@ -38,3 +39,19 @@ def read_fields(
             decode_value(name, data)
             found[name] = data if sizes is None else shrink_field(name, data, *sizes, boxes=boxes)
     return found
+
+
+def check_boxes(source: Source, boxes: str | None, largest: Largest, /) -> None:
+    """Refuse a field of boxes that would not be scaled.
+
+    Raises:
+        ValueError: The source has no such field, or images are stored as they are.
+    """
+    if boxes is None:
+        return
+    if largest.side is None:
+        law = f"boxes ({boxes!r}) are changed only where images are stored smaller"
+        raise ValueError(f"{law}: leave them out (--boxes)")
+    if (name := boxes.partition(":")[0]) not in (names := field_names(source)):
+        there = f"its fields are {', '.join(names)}" if names else "it has none"
+        raise ValueError(f"{source.name}: has no field {name!r} with boxes, {there}: name it (--fields, --boxes)")

@@ -40,6 +40,10 @@ def open_given(
     """
     spec = str(source)
     if source.exists() or not _SPEC.fullmatch(spec):
+        if workers is not None:
+            raise ValueError(
+                f"{spec}: --workers is for data sets, module:factory: files are read in threads: leave it out"
+            )
         return open_source(source, split=split, columns=columns, label_kind=label_kind, **how)
     if others := [f"--{name}" for name, value in how.items() if value]:
         raise ValueError(f"{spec}: {' and '.join(others)} are of folders: leave them out")

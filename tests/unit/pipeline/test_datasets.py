@@ -197,6 +197,7 @@ def test_pack_of_a_factory_in_this_process_and_in_others(tmp_path, monkeypatch):
     assert not cli_json(tmp_path, "pack", "digits_of_mine:digits", "one")["ran"]
     assert "OSError: no such disk" in cli("pack", "digits_of_mine:broken", "four", status=2)
     assert "no_such" in cli("pack", "no_such_module:f", "four", status=2)
+    assert "--workers is for data sets" in cli("pack", tmp_path, "four", "--workers", "2", status=2)
     assert "--labels" in cli("pack", "digits_of_mine:digits", "four", "--labels", "a.csv", status=2)
 
 

@@ -188,5 +188,7 @@ def test_masks_and_boxes_follow_their_images(tmp_path):
         for masks, places in found[1:]:
             assert set(np.unique(masks)) == {0, 7} and (masks != found[0][0]).mean() < 0.02
             assert all(np.abs(a - b).max() < 1e-3 for a, b in zip(places, found[0][1], strict=True))
+    refused("has no field 'box.npy' with boxes", pack, source, tmp_path / "bad", short_side=150, boxes="box.npy")
+    refused("only where images are stored smaller", pack, source, tmp_path / "bad", boxes="boxes.npy")
     error = refused("json.*must hold boxes", pack, source, tmp_path / "bad", short_side=150, boxes="json:text")
     assert "a/one" in error
