@@ -99,7 +99,7 @@ class ArraySource:
     left_out: LeftOut = field(default_factory=LeftOut)
     files: tuple[Path, ...] = ()
     clean_labels: NDArray[np.int64] | None = None
-    fields: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    fields: Mapping[str, Sequence[Any] | NDArray[Any]] = field(default_factory=dict)
     label_kind: Kind | None = None
     notes: tuple[str, ...] = ()
 
@@ -146,7 +146,7 @@ class ArraySource:
         return None if value is None else encode_value(name, value)
 
 
-def _check_lengths(fields: Mapping[str, Sequence[Any]], rows: int) -> None:
+def _check_lengths(fields: Mapping[str, Sequence[Any] | NDArray[Any]], rows: int) -> None:
     for name, values in fields.items():
         if len(values) != rows:
             raise ValueError(f"field {name!r} must have a value for each of {rows} images, but got {len(values)}")

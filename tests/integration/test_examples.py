@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from drawstream import Catalog, Trial
-from drawstream.tools.examples import population, selection_loop, verification
+from drawstream.tools.examples import caption_loop, population, segmentation_loop, selection_loop, verification
 from shared.processes import run, torchrun
 from shared.programs import cli
 from shared.samples import pack_digits
@@ -171,3 +171,23 @@ def test_the_default_run_takes_uniform_or_better(tmp_path):
         if winner == "uniform":
             assert found["area"]["swift"][i] == pytest.approx(found["area"]["uniform"][i], abs=10)
     assert all(40 < value <= 100 for values in found["area"].values() for value in values)
+
+
+def ran(example, monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["example", *words])
+    example.main()
+    return capsys.readouterr().out
+
+
+def test_captions_tell_digits_apart(monkeypatch, capsys):
+    out = ran(caption_loop, monkeypatch, capsys, "--epochs", "6")
+    assert losses(out)[-1] < losses(out)[0] - 0.5
+    assert int(re.search(r"(\d+) of 297 held-out", out)[1]) > 200  # 30 by chance
+
+
+@pytest.mark.slow
+def test_segmentation_finds_shapes(monkeypatch, capsys):
+    out = ran(segmentation_loop, monkeypatch, capsys, "--epochs", "2")
+    assert losses(out)[1] < losses(out)[0] * 0.8
+    shares = [float(each) for each in re.findall(r"(?:background|circle|square) ([\d.]+)", out)]
+    assert shares[0] > 0.9 and max(shares[1:]) > 0.2
