@@ -84,7 +84,7 @@ class ArraySource:
         clean_labels: int64 (rows,), true labels, where `labels` are wrong in part (as given by people). None:
             nothing is known of wrong ones.
         fields: Values of further members by name, such as ``txt``, ``json``, ``boxes.npy``, ``seg.png``: (rows,) each,
-            str, JSON values, floats (k, 4) or other arrays, integers (height, width), bytes; None where a row has none.
+            str, JSON, float32 (k, 4) or other arrays, integers (height, width), bytes; None where a row has none.
         label_kind: What `labels` are; None: what their type says, where it is clear. ``none``: they are not taken.
         notes: What its user should know, a line each: the kind, where it was guessed.
 
