@@ -83,8 +83,8 @@ class ArraySource:
         files: Where images and labels come from.
         clean_labels: int64 (rows,), true labels, where `labels` are wrong in part (as given by people). None:
             nothing is known of wrong ones.
-        fields: Values of further members by name, such as ``txt``, ``json``, ``boxes.npy``, ``seg.png``: (rows,) each,
-            str, JSON, float32 (k, 4) or other arrays, integers (height, width), bytes; None where a row has none.
+        fields: (rows,) values by name: ``seg.png`` integers (height, width), ``boxes.npy`` numbers (k, 4), ``npy`` any
+            array, ``txt`` str, ``json`` objects, others bytes; None where a row has none.
         label_kind: What `labels` are; None: what their type says, where it is clear. ``none``: they are not taken.
         notes: What its user should know, a line each: the kind, where it was guessed.
 
