@@ -1,6 +1,6 @@
 """Speed of a loader that gives captions, JSON, masks and boxes, beside the same loader without them.
 
-    python -m drawstream.tools.bench.fields --images 1000 --rounds 12 --json fields.json
+    python -m drawstream.tools.bench.loader.fields --images 1000 --rounds 12 --json fields.json
 
 Two catalogs hold the same images, one of them with fields. Rounds alternate; a ratio is the median over the rounds of
 the speed in a round against that of the catalog without fields.
