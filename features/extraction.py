@@ -17,12 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from drawstream.features.options import Scoring, provenance
-from drawstream.features.shard_scorer import ShardScorer
+from drawstream.features.shard_scorer import ShardScorer, kept_samples
 from drawstream.features.table import (
     FeatureTable,
     part_path,
@@ -263,6 +264,10 @@ def write_shards_on_ray(
     name = {shard: f"shard {catalog.shards[shard].path}" for shard in shards}
     each = scorer.scoring.rows_per_sample
     bounds = [catalog.shard_rows(shard) for shard in range(len(catalog.shards))]
+    kept = kept_samples(catalog, scorer.scoring.where)
+    if kept is not None:
+        bounds = [(first, last) for first, last in np.searchsorted(kept, bounds).tolist()]
+    whole = sum(stop - start for start, stop in bounds) * each
     rows = [0 if shard in name else (stop - start) * each for shard, (start, stop) in enumerate(bounds)]
     left, failures = set(shards), Counter[int]()
     options: dict[str, Any] = {"what": "the model", "name": name.__getitem__, "device": scorer.scoring.device}
@@ -282,7 +287,7 @@ def write_shards_on_ray(
                 pool.start(shard)
             rows[shard] = 0 if error else len(answer.value["sample_id"]) if answer.done else answer.value
             if progress:
-                progress(Progress(sum(rows), len(catalog) * each))
+                progress(Progress(sum(rows), whole))
             if answer.done and not error:
                 left.remove(shard)
                 write_part(part_path(out, shard), answer.value, made)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from drawstream.features.crops import Crops
 from drawstream.features.custom import MeasureFunction, hash_source, name_measure
 from drawstream.features.measures import GradNorm, chosen_measures
-from drawstream.pipeline import default_transform
+from drawstream.pipeline import RowFilter, default_transform
 from drawstream.pipeline.images import Backend, Transform, choose_backend
 from drawstream.pipeline.shards import Catalog
 
@@ -43,6 +43,7 @@ class Scoring:
         grad_memory: Bytes that the gradients of `full` may take at once; 256 MiB are 300 rows of a small CNN.
         device: Where the loader and the model run.
         backend: What decodes, see `Loader`; None: what is installed.
+        where: Condition on the samples that are scored (`pipeline.row_filter`), over the catalog's columns; None: all.
     """
 
     measures: Sequence[str | MeasureFunction] | None = None
@@ -56,6 +57,7 @@ class Scoring:
     grad_memory: int = 1 << 28
     device: Literal["cpu", "gpu"] = "cpu"
     backend: Backend | None = None
+    where: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", choose_backend(self.backend))
@@ -129,6 +131,7 @@ def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model
     other: dict[str, Any] = (
         {} if scoring.backend == "dali" else {"backend": scoring.backend}
     )  # older tables have no such entry
+    other |= {} if scoring.where is None else {"where": RowFilter.parse(scoring.where).text}
     other |= {} if catalog.label_kind == "class" else {"label_kind": catalog.label_kind}
     return {
         "catalog": catalog.fingerprint,

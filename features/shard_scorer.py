@@ -6,6 +6,7 @@ Scoring (options) ─┬─▶ ShardScorer.score(shard) ──columns──▶ w
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,9 +19,10 @@ from drawstream.features.crops import CropRows
 from drawstream.features.custom import measure_batch
 from drawstream.features.grad_norm import HeadInput, full_grad_norms
 from drawstream.features.options import Scoring, autocast
-from drawstream.pipeline import Batch, Loader
+from drawstream.pipeline import Batch, Loader, RowFilter, catalog_columns
 from drawstream.pipeline.reading import Reading
 from drawstream.pipeline.shards import Catalog
+from drawstream.samplers import digest_array
 from drawstream.samplers.orders import Sequential
 
 
@@ -67,6 +69,7 @@ class ShardScorer:
         self._head = HeadInput(self._model, scoring.head)
         self._device_id, self._threads = device_id, threads
         self._each = scoring.rows_per_sample
+        self._kept = kept_samples(catalog, scoring.where)
         self._loader: Loader | None = None
 
     def score(self, shard: int, /, *, on_batch: Callable[[int], None] | None = None) -> dict[str, NDArray[Any]]:
@@ -81,12 +84,14 @@ class ShardScorer:
                 something else than one number per row.
             BadSampleError: An image is damaged or does not decode.
         """
-        start, stop = self._catalog.shard_rows(shard)
+        start, stop = self._bounds(shard)
+        if start == stop:  # a part without rows has the columns of any other
+            return {name: values[:0] for name, values in self.head(1).items()}
         return self._columns(start, stop, on_batch or (lambda _: None))
 
     def head(self, samples: int, /) -> dict[str, NDArray[Any]]:
-        """All columns of the first samples of the catalog, whatever shards they lie in; errors as `score`."""
-        return self._columns(0, samples, lambda _: None)
+        """All columns of the first samples that are scored, whatever shards they lie in; errors as `score`."""
+        return self._columns(0, min(samples, self._samples), lambda _: None)
 
     @property
     def shards(self) -> int:
@@ -96,12 +101,25 @@ class ShardScorer:
     @property
     def rows(self) -> int:
         """Rows of the whole table."""
-        return len(self._catalog) * self._each
+        return self._samples * self._each
 
     def rows_of(self, shard: int, /) -> int:
         """Rows of a shard's part."""
-        start, stop = self._catalog.shard_rows(shard)
+        start, stop = self._bounds(shard)
         return (stop - start) * self._each
+
+    @property
+    def _samples(self) -> int:
+        """Number of samples that are scored."""
+        return len(self._catalog) if self._kept is None else len(self._kept)
+
+    def _bounds(self, shard: int) -> tuple[int, int]:
+        """Samples of a shard, half open, counted among those that are scored."""
+        start, stop = self._catalog.shard_rows(shard)
+        if self._kept is None:
+            return start, stop
+        first, last = np.searchsorted(self._kept, (start, stop))
+        return int(first), int(last)
 
     def close(self) -> None:
         """Stop the loader."""
@@ -115,7 +133,7 @@ class ShardScorer:
         self.close()
 
     def _columns(self, start: int, stop: int, on_batch: Callable[[int], None]) -> dict[str, NDArray[Any]]:
-        """The columns of samples [start, stop), at least one."""
+        """The columns of samples [start, stop) of those that are scored, at least one."""
         loader = self._reading(start, stop)
         scored: list[dict[str, Tensor]] = []
         watched = self._head if self._scoring.grad_norm == "last" or self._scoring.functions else nullcontext()
@@ -146,10 +164,15 @@ class ShardScorer:
         return {name: found.pop(name) for name in scoring.names} | found
 
     @cached_property
+    def _table(self) -> "SomeSamples | CropRows | None":
+        """The rows of the table, where they are crops or not all samples."""
+        return self._crops if self._kept is None or self._crops is not None else SomeSamples(self._kept)
+
+    @cached_property
     def _crops(self) -> CropRows | None:
         """The rows of the table, where they are crops."""
         crops = self._scoring.crops
-        return CropRows(self._catalog, self._scoring.transform, crops) if crops else None
+        return CropRows(self._catalog, self._scoring.transform, crops, kept=self._kept) if crops else None
 
     def _reading(self, start: int, stop: int) -> Loader:
         """The loader, over these samples or their crops."""
@@ -159,7 +182,7 @@ class ShardScorer:
             self._loader = Loader(
                 self._catalog,
                 rows,
-                rows=self._crops,
+                rows=self._table,
                 transform=self._scoring.transform,
                 batch_size=options.batch_size,
                 device=f"gpu:{self._device_id}" if options.device == "gpu" else "cpu",
@@ -174,10 +197,39 @@ class ShardScorer:
         if self._crops is not None:
             columns = self._crops.columns(start * self._each, stop * self._each)
         else:
-            columns = {"sample_id": np.arange(start, stop, dtype=np.int64), "crop": np.zeros(stop - start, np.int32)}
+            ids = np.arange(start, stop, dtype=np.int64) if self._kept is None else self._kept[start:stop]
+            columns = {"sample_id": ids, "crop": np.zeros(stop - start, np.int32)}
         if self._catalog.label_kind != "class":  # a label is no column then
             return columns
         return {**columns, "label": self._catalog.label[columns["sample_id"]]}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SomeSamples:
+    """Rows of a loader that are whole images of some samples.
+
+    Attributes:
+        sample_id: Rows of the catalog, int64 (rows,).
+        windows: None: the whole images.
+        flip: None: as they are.
+    """
+
+    sample_id: NDArray[np.int64]
+    windows: None = None
+    flip: None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Says which samples these are."""
+        return digest_array(self.sample_id)
+
+    def check(self, fingerprint: str, where: str, /) -> None:
+        """They belong to the catalog that they were chosen from."""
+
+
+def kept_samples(catalog: Catalog, where: str | None, /) -> NDArray[np.int64] | None:
+    """Return the samples for which a condition holds, int64, in order; None without one. Errors as `RowFilter`."""
+    return None if where is None else np.flatnonzero(RowFilter.parse(where).mask(catalog_columns(catalog)))
 
 
 def require_classes(logits: object, catalog: Catalog) -> None:

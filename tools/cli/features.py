@@ -85,7 +85,9 @@ class TableOptions(CheckOptions, options.JoinOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions(options.ModelOptions, options.ClassesOptions, options.EngineOptions, options.JobOptions):
+class ExtractOptions(
+    options.WhereOptions, options.ModelOptions, options.ClassesOptions, options.EngineOptions, options.JobOptions
+):
     """Options of `features`."""
 
     catalog: list[str] = argument(options.CATALOG)

@@ -133,7 +133,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
     factor = filtering.factor if filtering else 1
     rows = crop_rows(sampling.table, setup)
     if rows is not None and job.track is not None:
-        raise ValueError(f"a tracker follows whole images, but {sampling.table} holds crops: leave out one of them")
+        raise ValueError(f"a tracker follows whole images, but {sampling.table} holds others: leave out one of them")
     loader = setup.training_loader(factor, rows=rows)
     planned = sampling.plan(setup, recipe, factor=factor)
     loader.replace_stream(planned.stream)

@@ -235,8 +235,9 @@ class FineTune:
     def draws(self, stage: Stage, /) -> int:
         """Draws of an epoch of a run."""
         samples = len(self.loader.catalog)  # fewer than rows where these are crops
-        if self.kept is not None:
-            samples = len(np.unique(self._rows.sample_id[self.kept]))
+        if not self.random_crops and self.table is not None:
+            ids = self._rows.sample_id
+            samples = len(np.unique(ids if self.kept is None else ids[self.kept]))
         return max(1, round(self.share * samples)) if stage == "search" else samples
 
     def steps(self, stage: Stage, /) -> int:

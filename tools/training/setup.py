@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -288,6 +289,8 @@ class Setup:
 
 
 def crop_rows(table: Path | None, setup: Setup, /) -> FeatureTable | None:
-    """The feature table of a folder where its rows are crops, which a loader must be told; else None."""
+    """The feature table of a folder where its rows are crops or some of the images, which a loader must be told."""
     opened = None if table is None else FeatureTable.open(table, catalog=setup.data)
-    return None if opened is None or opened.windows is None else opened
+    if opened is None or opened.windows is not None:
+        return opened
+    return None if np.array_equal(opened.sample_id, np.arange(len(setup.data))) else opened

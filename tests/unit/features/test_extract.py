@@ -293,3 +293,24 @@ def test_weights_hash_sees_names_types_shapes_and_buffers():
     ]
     assert len(set(distinct)) == len(distinct)
     assert hashed(a=zeros) == hashed(a=torch.zeros(8)[::2])  # layout in memory does not count
+
+
+@pytest.mark.parametrize("crops", [0, 3])
+def test_some_samples_are_scored_as_all_of_them_are(catalog, tmp_path, crops):
+    first = catalog.shard_rows(1)[1]
+    keys = [catalog.key(row) for row in range(5, first, 7)]  # none of the last shard
+    where = f"key in ({', '.join(map(repr, keys))})"
+    options = {"model_name": "mlp", "batch_size": 32} | ({"crops": Crops(crops)} if crops else {})
+    seen = []
+    some = extract(catalog, make(), tmp_path / "some", where=where, progress=seen.append, **options)
+    whole = extract(catalog, make(), tmp_path / "whole", **options)
+    kept = np.isin(whole.sample_id, np.arange(5, first, 7))
+    assert some.sample_id.tolist() == whole.sample_id[kept].tolist() and len(some) == len(keys) * max(1, crops)
+    assert [part.rows for part in some.parts][-1] == 0 and seen[-1] == Progress(len(some), len(some))
+    for name in some.names:
+        np.testing.assert_allclose(some.columns(name)[name], whole.columns(name)[name][kept], rtol=1e-5, atol=1e-6)
+    if crops:
+        assert (some.windows == whole.windows[kept]).all() and (some.flip == whole.flip[kept]).all()
+    assert some.provenance["where"] == where.replace('"', "'") and "where" not in whole.provenance
+    refused("where", extract, catalog, make(), tmp_path / "some", **options)
+    refused("no column 'loss'", extract, catalog, make(), tmp_path / "other", where="loss < 1", **options)

@@ -128,7 +128,7 @@ CHANGES = {
     ],
     "features": [
         ("--weights", "OTHER"), ("--grad-norm", "logit"), ("--measures", "loss"), ("--crops", 2),
-        ("--batch-size", 100), ("--amp", "bf16"), ("--channels-last",), ("--head", "5"),
+        ("--batch-size", 100), ("--amp", "bf16"), ("--channels-last",), ("--head", "5"), ("--where", "label < 5"),
     ],
 }  # fmt: skip
 BESIDE = {

@@ -186,7 +186,7 @@ class Sampling:
             mode=self.mode,
             balance=self.balance,
             where=where,
-            images=None if where is None else self.images(setup, where),
+            images=self.images(setup, where),
             factor=factor,
             capped=self.crop_factor,
             irreducible=self.column or "loss",
@@ -217,18 +217,16 @@ class Sampling:
         if self.where is None:
             return None
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
-        if table is not None and table.windows is None:
+        if table is not None and self.entry.name != "swift":
             table = self._whole_images(setup)
-        elif table is not None and self.entry.name != "swift":
-            raise ValueError(f"{self.table} holds crops, which only a sampler.json draws: give --where another table")
         return rows_where(self.where, setup.data, table)
 
     def images(self, setup: Setup, where: NDArray[np.bool_] | None, /) -> int:
         """Return the number of images that may be drawn; several crops of an image count once."""
-        if where is None:
-            return len(setup.data)
-        crops = crop_rows(self.table, setup)
-        return int(np.count_nonzero(where)) if crops is None else len(np.unique(crops.sample_id[where]))
+        rows = crop_rows(self.table, setup)
+        if rows is not None:
+            return len(np.unique(rows.sample_id if where is None else rows.sample_id[where]))
+        return len(setup.data) if where is None else int(np.count_nonzero(where))
 
     def labels(self, setup: Setup, /) -> NDArray[Any]:
         """Return the labels of the rows of the stream: of images, or of a table's crops."""

@@ -212,3 +212,21 @@ def test_a_training_on_some_rows_is_one_on_these_alone(tail, tmp_path):
     ):
         assert told in cli(*base[:3], tmp_path / "other", "--where", condition, status=2)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_table_of_some_images_is_drawn_from_like_one_of_crops(tail, tmp_path):
+    assert run(tail, tmp_path / "uniform", epochs=1) == 0
+    score = ("features", tail / "train", "-o", tmp_path / "f", "--model", "mlp")
+    cli(*score, "--weights", tmp_path / "uniform/last.safetensors", "--where", "label < 4")
+    assert "where 'label < 4'" in cli(*score, "--weights", tmp_path / "uniform/last.safetensors", status=2)
+    fit = ("fit", tmp_path / "f", "-o", tmp_path / "s.json", "--features", "loss", "--coefficients", 1)
+    cli(*fit, "--transform", "cdf", "--ends", ".4,.6", "--values", "1,1,.5,.5")
+    table = ("--sampler", tmp_path / "s.json", "--table", tmp_path / "f")
+    assert run(tail, tmp_path / "swift", *table, epochs=2) == 0
+    record = json.loads((tmp_path / "swift/run.json").read_text())
+    counts = np.bincount(Catalog.open(tail / "train").label)
+    assert record["class_rows"] == [*counts[:4].tolist(), *[0] * 6] and record["forward"] == 2 * counts[:4].sum()
+    assert run(tail, tmp_path / "less", *table, "--where", "label < 2", "--balance", 1, epochs=1) == 0
+    record = json.loads((tmp_path / "less/run.json").read_text())
+    assert record["class_drawn"][:2] == pytest.approx([counts[:2].sum() / 2] * 2, abs=15)
+    assert sum(record["class_drawn"][2:]) == 0
