@@ -15,7 +15,7 @@ from drawstream.pipeline.shards import FILE, is_url, printable, stratified_order
 from drawstream.pipeline.sources import FASHION_MNIST, ArraySource, Source, open_source
 from drawstream.search.swift import Guard, Proposals, runs_of
 from drawstream.tools.experiments import Table
-from drawstream.tools.jobs import FeaturesJob, SearchJob, TrainingJob, features_job, search_job, train_job
+from drawstream.tools.jobs import FeaturesJob, SearchJob, TrainingJob, features_job, label_noise, search_job, train_job
 from drawstream.tools.report import write_report
 from drawstream.tools.runs import before, conclude, file_hash, hold_identity
 from drawstream.tools.training import Device, FineTune, Framing, Recipe, Setup, compare_finished, flush_denormals
@@ -156,16 +156,20 @@ def search_of(plan: DemoPlan, setup: Setup, out: Path, seed: int, /) -> SearchJo
 
 
 def pack_plan(
-    out: Path, data: str, source: Path | None, plan: DemoPlan, /, *, noise: float = 0.0, seed: int = 0
+    out: Path, data: str, source: Path | None, plan: DemoPlan, /, *, noise: float | str = 0.0, seed: int = 0
 ) -> Source:
-    """Write the catalogs of a plan, as far as they are not there; return the training images."""
+    """Write the catalogs of a plan, as far as they are not there; return the training images.
+
+    `noise` is a share of wrong labels, or a file of labels (.npy).
+    """
     train, test = source_and_test(data, source, seed)
     about: dict[str, Any] = {"seed": seed, "limit": plan.limit, "holdout": plan.holdout}
-    _hold_data(out, data, source, noise=noise, **about)
+    given = {"labels": file_hash(Path(noise))} if isinstance(noise, str) else noise
+    _hold_data(out, data, source, noise=given, **about)
     if not (out / "test" / FILE).exists():
         pack(test, out / "test", encoding="raw", seed=seed)
     if not (out / "data/train" / FILE).exists():
-        pack(train, out / "data", encoding="raw", label_noise=noise, noise_seed=seed, **about)
+        pack(train, out / "data", encoding="raw", label_noise=label_noise(str(noise)), noise_seed=seed, **about)
     return train
 
 

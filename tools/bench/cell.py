@@ -18,7 +18,7 @@ from drawstream.pipeline import Stream
 from drawstream.pipeline.shards import FILE, is_url
 from drawstream.tools import PLANS, DemoPlan, pack_plan, setup_of, start_plan
 from drawstream.tools.cli import CatalogOptions, RecipeGrid
-from drawstream.tools.jobs import TrainingJob, prepare_training, train_job
+from drawstream.tools.jobs import TrainingJob, label_noise, prepare_training, train_job
 from drawstream.tools.training import Framing, Recipe, Setup
 from drawstream.tools.training.methods import Sampling, TrainingPlan
 
@@ -104,13 +104,13 @@ class Cell:
     Attributes:
         folder: Holds all of it.
         plan: What all methods have in common.
-        noise: Share of wrong labels.
+        noise: Share of wrong labels, or a file of labels (.npy) with wrong ones.
         seed: Of data, noise, weights, orders and searches.
     """
 
     folder: Path
     plan: DemoPlan
-    noise: float
+    noise: float | str
     seed: int
 
     def pack(self, data: str, source: Path | None, /) -> None:
@@ -120,7 +120,8 @@ class Cell:
         train = pack_plan(self.folder, data, source, self.plan, noise=self.noise, seed=self.seed)
         if self.noise and not (self.folder / "noisy/train" / FILE).exists():
             few = self.plan.holdout + 1  # the holdout is the same rows whatever the limit: leave out the others
-            wrong: dict[str, Any] = {"label_noise": self.noise, "noise_seed": self.seed, "noise_holdout": True}
+            wrong: dict[str, Any] = {"label_noise": label_noise(str(self.noise)), "noise_seed": self.seed}
+            wrong["noise_holdout"] = True
             kind: dict[str, Any] = {"encoding": "raw", "seed": self.seed, "limit": few, "holdout": self.plan.holdout}
             pack(train, self.folder / "noisy", **kind, **wrong)
 

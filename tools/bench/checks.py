@@ -19,8 +19,8 @@ def check_distinct(**given: Sequence[Any]) -> None:
             raise ValueError(f"{name} must be given and differ, but got {list(values)}")
 
 
-def check_noise(noise: Sequence[float], seeds: Sequence[int], /) -> None:
+def check_noise(noise: Sequence[float | str], seeds: Sequence[int], /) -> None:
     """Refuse shares of wrong labels outside [0, 1), negative seeds, and either twice or not at all (ValueError)."""
     check_distinct(noise=noise, seeds=seeds)
-    if not all(0 <= level < 1 for level in noise) or min(seeds) < 0:
+    if not all(isinstance(level, str) or 0 <= level < 1 for level in noise) or min(seeds) < 0:
         raise ValueError(f"`0 <= noise < 1` and `seeds >= 0` must hold, but got {list(noise)} and {list(seeds)}")

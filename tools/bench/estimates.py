@@ -34,7 +34,7 @@ def estimate_noise(grid: NoiseGrid, /) -> Estimate:
     if grid.candidates:
         study = grid.candidates + plan.trials * plan.candidate_cost
         runs["rank study"] += len(cells) * len(grid.validation) * study
-    with packed_plan(grid.data, out, grid.source, plan, max(grid.noise)) as setup:
+    with packed_plan(grid.data, out, grid.source, plan, grid.levels[-1]) as setup:
         return estimate_runs("bench noise", out, setup, plan.recipe, runs)
 
 
@@ -54,7 +54,7 @@ def estimate_auto(grid: AutoGrid, /) -> Estimate:
     runs = {"trainings": sum(not (folder / name / "run.json").exists() for folder in cells for name in trainings)}
     for search in dict.fromkeys(each for _, each in needed if each is not None):
         runs[search] = population * sum(not (folder / search / "auto.json").exists() for folder in cells)
-    with packed_plan(grid.data, out, grid.source, plan, max(grid.noise)) as setup:
+    with packed_plan(grid.data, out, grid.source, plan, grid.levels[-1]) as setup:
         return estimate_runs("bench auto", out, setup, replace(plan.recipe, epochs=settings.epochs), runs)
 
 

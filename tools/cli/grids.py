@@ -67,16 +67,40 @@ class RecipeGrid(Grid, DescentOptions, DryRunOptions):
 class LevelsGrid(RecipeGrid):
     """A grid that is run at several shares of wrong labels, or with the labels of a catalog."""
 
-    noise: tuple[float, ...] = option((0.0, 0.4), "Shares of wrong labels, comma list.", within=FEW)
+    noise: tuple[str, ...] = option(("0", "0.4"), "Shares of wrong labels, comma list.")
 
     @property
-    def cells(self) -> dict[tuple[float, int], Path]:
+    def levels(self) -> tuple[float | str, ...]:
+        """Shares of wrong labels; in the benchmark of label noise also files of labels (.npy).
+
+        Raises:
+            ValueError: Neither a number nor such a file.
+        """
+        return tuple(_level(str(each), files=isinstance(self, NoiseGrid)) for each in self.noise)
+
+    @property
+    def cells(self) -> dict[tuple[float | str, int], Path]:
         """Folder of every share of wrong labels and seed; of a catalog there is one share, 0."""
         if self.of_catalog:
             self.refuse_typed(("noise",), "fashion-mnist and digits; a catalog's wrong labels are packed into it")
             return {(0.0, seed): self.folder / f"seed-{seed}" for seed in self.seeds}
-        pairs = product(self.noise, self.seeds)
-        return {(level, seed): self.folder / f"noise-{level:g}" / f"seed-{seed}" for level, seed in pairs}
+        pairs = product(self.levels, self.seeds)
+        return {(level, seed): self.folder / f"noise-{level_name(level)}" / f"seed-{seed}" for level, seed in pairs}
+
+
+def _level(text: str, *, files: bool) -> float | str:
+    if files and text.endswith(".npy"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        other = " or a file such as labels.npy" if files else ""
+        raise ValueError(f"--noise must be shares of wrong labels such as 0.4{other}, but got {text!r}") from None
+
+
+def level_name(level: float | str, /) -> str:
+    """Return a level of label noise as a name: its share, or that of its file without the ending."""
+    return Path(level).stem if isinstance(level, str) else f"{level:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +110,9 @@ class NoiseGrid(LevelsGrid, CatalogOptions):
     bench = "noise"
 
     data: str = option("fashion-mnist", "Train on fashion-mnist, digits, or the folder of a catalog.", known=DATA)
+    noise: tuple[str, ...] = option(
+        ("0", "0.4"), "Shares of wrong labels, or .npy files with a label of each training image; comma list."
+    )
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
@@ -188,7 +215,7 @@ class NovelGrid(LevelsGrid):
         known=DATA,
     )
     methods: tuple[str, ...] = option(("uniform", "swift"), "Methods to run: uniform, swift, swift-cgf.")
-    noise: tuple[float, ...] = option((0.0,), "Shares of wrong labels, comma list.", within=FEW)
+    noise: tuple[str, ...] = option(("0",), "Shares of wrong labels, comma list.")
     novel: int = option(4, "Classes to hold out.", within=COUNT)
     shots: tuple[int, ...] = option((1, 5, 10), "Labelled rows of a class in few-shot classification.", within=COUNT)
     trials: int | None = option(None, "Candidates of a search; by default the plan's.", within=SOME)

@@ -43,7 +43,7 @@ def estimate_runs(
 
 
 @contextmanager
-def packed_plan(data: str, out: Path, source: Path | None, plan: DemoPlan, noise: float) -> Iterator[Setup]:
+def packed_plan(data: str, out: Path, source: Path | None, plan: DemoPlan, noise: float | str) -> Iterator[Setup]:
     """Data and model of a plan of the demo, in a scratch folder."""
     with scratch_folder(out) as scratch:
         if plan.places is None:

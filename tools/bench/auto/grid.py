@@ -47,7 +47,7 @@ def methods_of(grid: AutoGrid, /) -> Sequence[str]:
         ValueError: An unknown name, or a value that comes twice or is out of range.
     """
     check_names("methods", grid.methods or METHODS, METHODS)
-    check_noise(grid.noise, grid.seeds)
+    check_noise(grid.levels, grid.seeds)
     return [*(grid.methods or METHODS), *(f"static-{model}" for model in dict.fromkeys(grid.sources))]
 
 

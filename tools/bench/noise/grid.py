@@ -56,13 +56,13 @@ def methods_of(grid: NoiseGrid, /) -> list[str]:
         ValueError: An unknown name, a value that comes twice or is out of range, or too few candidates.
     """
     check_names("validation", grid.validation, VALIDATION)
-    check_noise(grid.noise, grid.seeds)
+    check_noise(grid.levels, grid.seeds)
     if grid.candidates and grid.candidates < 3:
         raise ValueError(f"a rank study needs at least 3 candidates, but got {grid.candidates}")
     return expand(varied(grid.methods or METHODS, grid.segments, grid.trials))
 
 
-def cells_of(grid: NoiseGrid, /) -> dict[tuple[float, int, str], Path]:
+def cells_of(grid: NoiseGrid, /) -> dict[tuple[float | str, int, str], Path]:
     """Return the folder of every noise level, seed and model, "" for the plan's."""
     found = {}
     for (level, seed), folder in grid.cells.items():
@@ -95,7 +95,7 @@ def run(grid: NoiseGrid, /) -> dict[str, Any]:
     for (level, seed, model), folder in cells_of(grid).items():
         cell = NoiseCell(folder, replace(plan, model=model or plan.model), level, seed)
         cell.pack(grid.data, grid.source)
-        share = level if plan.places is None else wrong_share(cell.setup)
+        share = level if plan.places is None and isinstance(level, float) else wrong_share(cell.setup)
         for validation in grid.validation:
             setting: dict[str, Any] = {"noise": share, "validation": validation} | ({"model": model} if model else {})
             _compare(cell, methods, setting, results)

@@ -161,7 +161,7 @@ def checked_plan(grid: NovelGrid, /) -> DemoPlan:
     Raises:
         ValueError: An unknown name, or a value that comes twice or is out of range.
     """
-    check_noise(grid.noise, grid.seeds)
+    check_noise(grid.levels, grid.seeds)
     unknown = [each for each in grid.methods if each not in METHODS]
     if unknown or not grid.methods:
         raise ValueError(f"methods must be some of {', '.join(METHODS)}, but got {list(grid.methods)}")
@@ -198,6 +198,7 @@ def run(grid: NovelGrid, /) -> dict[str, Any]:
     summary = [entry.as_dict(("search_seconds", "train_seconds"), measured) for entry in entries]
     result: dict[str, Any] = {"rows": [row.as_dict() for row in rows], "summary": summary, "verdicts": lines}
     crossed = {name: getattr(grid, name) for name in ("noise", "methods", "seeds", "novel", "shots")}
+    crossed["noise"] = grid.levels
     record = {"data": grid.data, **result, "plan": asdict(plan), "grid": crossed}
     return {**result, **before(conclude(out / "novel.json", "bench-novel", record))}
 
@@ -244,6 +245,6 @@ def estimate(grid: NovelGrid, /) -> Estimate:
         missing = sum(not (folder / f"search-{method}-clean/search.json").exists() for folder in cells)
         runs[method] = missing * (1 + plan.search_cost(plan.trials))
     with scratch_folder(out) as scratch:
-        cell = NovelCell(scratch, plan, max(grid.noise), grid.seeds[0], novel=grid.novel)
+        cell = NovelCell(scratch, plan, grid.levels[-1], grid.seeds[0], novel=grid.novel)
         cell.pack(grid.data, grid.source)
         return estimate_runs("bench novel", out, cell.setup, plan.recipe, runs)

@@ -102,6 +102,34 @@ def test_noisy_validation_has_the_same_images_and_as_many_wrong_labels(tmp_path,
     assert right_rows(clean) == pytest.approx(np.full(100, 0.01))
 
 
+def test_labels_of_a_file_are_a_level_of_their_own(tmp_path):
+    """`--noise labels.npy`: these labels in training, their share of wrong ones in the table, true ones held out."""
+    from drawstream.tools.demo import source_and_test
+
+    true = source_and_test("digits", None, 0)[0].labels
+    wrong = np.where(np.arange(len(true)) % 4 == 0, (true + 1) % 10, true)
+    np.save(tmp_path / "people.npy", wrong)
+    grid = grid_of(
+        tmp_path / "out", "uniform", "clean-only", noise=tmp_path / "people.npy", validation=("clean", "noisy")
+    )
+    rows = run(grid)["rows"]
+    folder = tmp_path / "out/noise-people/seed-0"
+    train, held, noisy = (Catalog.open(folder / name) for name in ("data/train", "data/holdout", "noisy/holdout"))
+    assert (train.label == wrong[[int(key) for key in train.keys]]).all()
+    assert (train.clean_label == true[[int(key) for key in train.keys]]).all()
+    assert (held.label == true[[int(key) for key in held.keys]]).all() and held.clean_label is None
+    assert (noisy.label == wrong[[int(key) for key in noisy.keys]]).all()
+    share = (train.label != train.clean_label).mean()
+    assert {row["noise"] for row in rows} == {share} and abs(share - 0.25) < 0.05
+    np.save(tmp_path / "people.npy", true)
+    refused("data", run, grid)
+    refused(
+        "--noise must be shares of wrong labels such as 0.4 or a file such as labels.npy",
+        run,
+        grid_of(tmp_path / "x", "uniform", noise="some"),
+    )
+
+
 def test_without_noise_both_validation_sets_are_the_clean_one(tmp_path):
     rows = run(grid_of(tmp_path, "uniform", "l2rw", noise=0, validation=("clean", "noisy")))["rows"]
     clean, noisy = ([row for row in rows if row["validation"] == name] for name in ("clean", "noisy"))
