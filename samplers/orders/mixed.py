@@ -8,7 +8,6 @@ Notation
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
@@ -24,21 +23,20 @@ __all__ = ["MixedStream"]
 
 Share = float | Sequence[tuple[float, float]]
 Kept = dict[tuple[int, int], Order]  # by source and its epoch
+WINDOW, HELD = 4096, 4  # positions that are drawn together, and windows that an order holds
 MOST = 1 << 61  # positions are int64, and sums of two of them must be too
 
 
 class Turns(NamedTuple):
-    """Whose the positions from `start` on are.
+    """Whose some positions are that follow one another.
 
     Attributes:
-        start: Position of the training.
         sources: Of each position, int32 (n,).
         numbers: Of each position the number of the draw of its source, int64 (n,).
-        places: Positions less `start`, those of source 0 first, int64 (n,).
+        places: The positions from 0 on, those of source 0 first, int64 (n,).
         bounds: Where the places of each source begin, and n.
     """
 
-    start: int
     sources: NDArray[np.int32]
     numbers: NDArray[np.int64]
     places: NDArray[np.int64]
@@ -108,7 +106,6 @@ class MixedStream(Batches):
         self.offsets = np.cumsum([0, *(stream.rows for stream in self.streams)], dtype=np.int64)
         self.rows = int(self.offsets[-1])
         self._firsts: list[int] = self.offsets.tolist()
-        self._last: Turns | None = None
         self._allowed = np.array([getattr(stream, "allowed", stream.rows) for stream in self.streams], dtype=np.float64)
         self.unit = 1 if global_batch is None else whole_number(global_batch, "global_batch")
         self.draws = self.rows // max(self.unit, 1) * self.unit if draws is None else whole_number(draws, "draws")
@@ -147,9 +144,8 @@ class MixedStream(Batches):
         if not 0 <= number < MOST // self.draws:
             law = f"0 <= epoch < {MOST // self.draws} must hold, as positions are below 2**61"
             raise ValueError(f"{law}, but got {number}")
-        first, kept = number * self.draws, self._begin(number)
-        fill, importance = partial(self._fill, first, kept), partial(self._importance, first, kept)
-        return Order(Draws(fill, importance), self.draws)
+        windows = Windows(self, number * self.draws, self._begin(number))
+        return Order(Draws(windows.fill, windows.importance), self.draws)
 
     @property
     def learns(self) -> bool:
@@ -208,10 +204,7 @@ class MixedStream(Batches):
         return self.unit if self.batches == "single" else None
 
     def _turns(self, start: int, size: int) -> Turns:
-        """Whose positions start … start + size - 1 of the training are; kept, as weights are asked for after rows."""
-        known = self._last
-        if known is not None and known.start == start and known.numbers.size == size:
-            return known
+        """Whose positions start … start + size - 1 of the training are."""
         first = start // self.unit
         units = (start + size - 1) // self.unit + 1 - first
         sources, numbers = np.empty(units, dtype=np.int32), np.empty(units, dtype=np.int64)
@@ -222,24 +215,25 @@ class MixedStream(Batches):
             sources = np.repeat(sources, self.unit)[skip]
         places, bounds = np.empty(size, dtype=np.int64), np.zeros(len(self.streams) + 1, dtype=np.int64)
         group_by_source(sources, places, bounds)
-        self._last = found = Turns(start, sources, numbers, places, bounds.tolist())  # replaced, never changed
-        return found
+        return Turns(sources, numbers, places, bounds.tolist())
 
-    def _fill(self, first: int, kept: Kept, start: int, out: NDArray[np.int64]) -> None:
-        for g, places, order, span in self._spans(self._turns(first + start, out.size), kept):
-            out[places] = order[span] + self._firsts[g]
+    def draw(self, start: int, size: int, kept: Kept, /) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return rows int64 and weights float32 (size,) from a position of the training on.
 
-    def _importance(self, first: int, kept: Kept, start: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        if not rows.size:
-            return np.empty(0, dtype=np.float32)
-        turns = self._turns(first + start, rows.size)
-        units = np.arange(first + start, first + start + rows.size, dtype=np.int64) // self.unit
+        Args:
+            start: The position.
+            size: How many.
+            kept: Orders of sources that learn.
+        """
+        turns = self._turns(start, size)
+        units = np.arange(start, start + size, dtype=np.int64) // self.unit
         scale = self._scale[self._shares.rows_at(units), turns.sources]
-        out = np.empty(rows.size, dtype=np.float32)
+        rows, weights = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.float32)
         for g, places, order, span in self._spans(turns, kept):
-            inside = order.importance(span.start, rows[places] - self._firsts[g]).astype(np.float64)
-            out[places] = inside * scale[places]
-        return out
+            own = order[span]
+            rows[places] = own + self._firsts[g]
+            weights[places] = order.importance(span.start, own) * scale[places]
+        return rows, weights
 
     def _spans(self, turns: Turns, kept: Kept) -> Iterator[tuple[int, NDArray[np.int64], Order, slice]]:
         """Of each source and each of its epochs: where its draws stand, their order and their positions in it."""
@@ -257,6 +251,47 @@ class MixedStream(Batches):
 
     def __repr__(self) -> str:
         return f"MixedStream(sources={len(self.streams)}, rows={self.rows}, seed={self.seed}, draws={self.draws})"
+
+
+class Windows:
+    """An epoch of a mixture, drawn a window at a time: loaders ask for a batch after the other.
+
+    Args:
+        stream: The mixture.
+        first: Position of the training at which the epoch begins.
+        kept: Orders of sources that learn.
+    """
+
+    def __init__(self, stream: MixedStream, first: int, kept: Kept, /) -> None:
+        self._stream, self._first, self._kept = stream, first, kept
+        self._known: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}  # replaced, never changed
+
+    def fill(self, start: int, out: NDArray[np.int64], /) -> None:
+        """Write the rows from a position of the epoch on, int64 (n,)."""
+        self._copy(0, start, out)
+
+    def importance(self, start: int, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """Return the weights of the rows (n,) from a position of the epoch on, float32 (n,)."""
+        out = np.empty(rows.size, dtype=np.float32)
+        self._copy(1, start, out)
+        return out
+
+    def _copy(self, which: int, start: int, out: NDArray[Any]) -> None:
+        done = 0
+        while done < out.size:
+            number, skip = divmod(start + done, WINDOW)
+            part = self._window(number)[which][skip : skip + out.size - done]
+            out[done : done + part.size] = part
+            done += part.size
+
+    def _window(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        found = self._known.get(number)
+        if found is None:
+            begin = number * WINDOW
+            size = min(WINDOW, self._stream.draws - begin)
+            found = self._stream.draw(self._first + begin, size, self._kept)
+            self._known = dict([*self._known.items(), (number, found)][-HELD:])
+        return found
 
 
 def share_steps(share: Any, what: str, /) -> list[tuple[float, float]]:
