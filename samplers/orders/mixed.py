@@ -58,7 +58,7 @@ class MixedStream(Batches):
         shares: One for each source: a number >= 0, of any scale; or steps `[[progress, share], …]`, where progress in
             [0, 1) of the training is increasing from 0 and each share holds until the next step.
         seed: In [0, 2^64); it orders the sources within a block, the streams have seeds of their own.
-        draws: M; by default the rows of all sources.
+        draws: M; by default the rows of all sources that may be drawn.
         epochs: Length of the training, where shares have steps.
         batches: 'mixed', or 'single': a global batch comes from one source, and the shares hold in every 16 batches.
         global_batch: Rows of a batch over all ranks, for 'single'; it divides M, which is by default rounded down.
@@ -108,7 +108,8 @@ class MixedStream(Batches):
         self._firsts: list[int] = self.offsets.tolist()
         self._allowed = np.array([getattr(stream, "allowed", stream.rows) for stream in self.streams], dtype=np.float64)
         self.unit = 1 if global_batch is None else whole_number(global_batch, "global_batch")
-        self.draws = self.rows // max(self.unit, 1) * self.unit if draws is None else whole_number(draws, "draws")
+        every = int(self._allowed.sum())
+        self.draws = every // max(self.unit, 1) * self.unit if draws is None else whole_number(draws, "draws")
         if self.unit < 1 or self.draws < 1 or self.draws % self.unit or self.draws >= MOST:
             raise ValueError(f"draws must be a positive multiple of global_batch, but got {self.draws} and {self.unit}")
         times, table = _steps(shares)

@@ -147,3 +147,27 @@ def test_what_does_not_go_with_a_mixture_is_refused(parts, tmp_path):
     file = write(tmp_path / "m.toml", parts, [1, 1, "[[0.5, 1]]"])
     assert str(file) in told(*train, "--mixture", file)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_source_gives_some_of_its_rows_with_balanced_classes(parts, tmp_path):
+    more = {"a": 'where = "label < 4"\nbalance = 1', "b": 'where = "label in (1, 2)"'}
+    file = write(tmp_path / "mixture.toml", parts, [1, 1, 1], **more)
+    cli("train", "--mixture", file, *MLP, "--epochs", 6, "-o", tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    labels = [part.label for part in parts]
+    kept = [(labels[0] < 4).sum(), np.isin(labels[1], (1, 2)).sum(), len(labels[2])]
+    assert record["forward"] == 6 * sum(kept)
+    counts = cli_json(tmp_path, "stream", "export", "--mixture", file, "--epochs", "0:6", "-o", tmp_path / "s.arrow")
+    assert counts["draws"] == sum(kept)
+    schedule = Schedule.open(tmp_path / "s.arrow")
+    rows = np.concatenate([schedule.epoch(each) for each in range(6)])
+    of_a, of_b = labels[0][rows[rows < 120]], labels[1][rows[(rows >= 120) & (rows < 200)] - 120]
+    assert set(of_b.tolist()) == {1, 2} and set(of_a.tolist()) == {0, 1, 2, 3}
+    assert np.bincount(of_a) == pytest.approx([len(of_a) / 4] * 4, rel=0.15)
+    for more, told in (
+        ({"a": "balance = 2"}, "sources[0] ("),
+        ({"a": 'where = "labl < 4"'}, "no column 'labl': did you mean label?"),
+        ({"c": 'where = "label <"'}, "is not understood"),
+    ):
+        file = write(tmp_path / "bad.toml", parts, [1, 1, 1], **more)
+        assert told in cli("train", "--mixture", file, *MLP, "--epochs", 1, "-o", tmp_path / "bad", status=2)

@@ -11,6 +11,7 @@
     catalog = "data/drawings"    # or a URL
     share = 0.7                  # of any scale
     sampler = "drawings.json"    # as train --sampler takes it, with its table, mode, column and budget
+    where = "height >= 64"       # rows that are drawn; balance = 0.5: their classes drawn more alike
     table = "features/drawings"
 
 Paths are those of the folder where the command is started.
@@ -27,6 +28,7 @@ from drawstream.samplers.orders import share_steps
 
 BATCHES, MODES = ("mixed", "single"), ("stratified", "multinomial", "subset")
 Share = float | list[list[float]]
+_WANTED = {"column": "a name", "where": "a condition"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class MixtureSource:
         mode: Mode of the stream of a sampler or of weights.
         column: Of a file of weights.
         budget: Part of its rows that one of its epochs draws, in (0, 1].
+        balance: γ of its classes, as `train --balance` takes it, in [0, 1].
+        where: Condition on its rows, as `train --where` takes it.
     """
 
     catalog: str
@@ -50,6 +54,8 @@ class MixtureSource:
     mode: str = "stratified"
     column: str | None = None
     budget: float = 1.0
+    balance: float = 0.0
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +107,12 @@ def _source(path: Path, number: int, entry: Mapping[str, Any]) -> MixtureSource:
     catalog = entry.get("catalog")
     where = f"sources[{number}]" + (f" ({catalog})" if isinstance(catalog, str) else "")
     _check_keys(path, f"{where}.", entry, [each.name for each in fields(MixtureSource)])
-    for name in ("catalog", "sampler", "table", "column"):
+    for name in ("catalog", "sampler", "table", "column", "where"):
         value = entry.get(name)
         sound = isinstance(value, str) and value != "" if name in entry or name == "catalog" else True
-        _require(path, f"{where}.{name}", sound, value, "a path" if name != "column" else "a name")
+        _require(path, f"{where}.{name}", sound, value, _WANTED.get(name, "a path"))
+    balance = entry.get("balance", 0.0)
+    _require(path, f"{where}.balance", _is_number(balance) and 0 <= balance <= 1, balance, "a number in [0, 1]")
     mode, budget = entry.get("mode", "stratified"), entry.get("budget", 1.0)
     _require(path, f"{where}.mode", mode in MODES, mode, f"one of {', '.join(MODES)}")
     _require(path, f"{where}.budget", _is_number(budget) and 0 < budget <= 1, budget, "a number in (0, 1]")

@@ -117,9 +117,7 @@ class Sampling:
         if self.mixture is not None and self.budget.share < 1:
             raise ValueError(f"--budget is of a source: give it in {self.mixture.path}")
         if self.mixture is not None and (self.where is not None or self.balance != AS_IT_IS):
-            raise ValueError(
-                f"--where and --balance are of one source, but {self.mixture.path} has several: leave it out"
-            )
+            raise ValueError(f"--where and --balance are of a source: give them in {self.mixture.path}")
         if self.sampler is None and self.table is not None and self.where is None:
             _need_both()
         given = {
@@ -297,8 +295,13 @@ class Sampling:
                 each.mode,
                 budget=Budget(each.budget),
                 column=each.column,
+                balance=Balance(each.balance),
+                where=each.where,
             )
             try:
+                if each.where is not None:
+                    sampling = replace(sampling, where=RowFilter.parse(each.where).text)
+                sampling = sampling.as_searched()
                 sampling.refuse_unused()
             except ValueError as error:
                 raise ValueError(f"{mixture.path}: sources[{g}] ({each.catalog}): {error}") from None
