@@ -110,7 +110,7 @@ def catalogs(folder: Path, kind: str, images: int) -> tuple[Catalog, Catalog, Tr
         small = digits(images)
         values = [made(row, 28, 28) for row in range(images)]
         fields = {name: [each[name]() for each in values] for name in names}
-        pixels = np.stack([small.read(row) for row in range(images)])  # type: ignore[arg-type]
+        pixels = np.stack([small.read(row) for row in range(images)])
         source, transform = ArraySource(pixels, small.labels, fields=fields), Transform.small((28, 28), 1)
     rich = pack(source, folder / "fields").train
     return Catalog.open(index(rich, out=folder / "plain")), Catalog.open(rich), transform
