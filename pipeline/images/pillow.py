@@ -1,7 +1,7 @@
 """The graph without DALI: Pillow decodes, NumPy and Numba transform, image by image in threads.
 
 It takes the inputs of the DALI graph and gives the same rows, windows and flips; pixels within rounding. So a catalog
-can be trained on where DALI cannot be installed, at about the speed of a `DataLoader` that decodes with Pillow.
+can be trained on where DALI cannot be installed.
 """
 
 from collections import deque

@@ -130,7 +130,7 @@ def _dali(device: Literal["cpu", "gpu"]) -> Iterator[Check]:
         import nvidia.dali
     except (ImportError, OSError) as error:
         if device == "cpu":
-            law = f"cannot be imported ({error}): images are decoded by Pillow, at a fraction of the speed"
+            law = f"cannot be imported ({error}): images are decoded by Pillow, somewhat more slowly"
             yield Check("DALI", "note", f"{law}: pip install 'drawstream[cuda13]' (or cuda12)")
         return
     if device == "gpu":
