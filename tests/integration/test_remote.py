@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from drawstream import BadSampleError, Catalog, Reading, Remote, RemoteError, index, verify
+from drawstream import BadSampleError, Catalog, IndexStream, Loader, Reading, Remote, RemoteError, index, verify
 from drawstream.pipeline.decoding import encode
 from drawstream.pipeline.reading import CachedShards, ShardFiles, ranges
 from drawstream.pipeline.shards import Transfer
@@ -49,6 +49,19 @@ def test_same_batches_as_from_disk(server, packed, folder, how, threads, batches
         assert metrics["misses"] > 6 and sum(path.stat().st_size for path in folder.iterdir()) <= how.limit
     else:
         assert not folder.exists()
+
+
+@pytest.mark.parametrize("how", [Remote(), Remote("ranges")], ids=["cache", "ranges"])
+def test_catalogs_on_a_server_and_on_disk_are_one(server, packed, tmp_path, how):
+    local = pack_digits(tmp_path / "local", 120, shard_rows=50).train
+    whole, disk = Catalog.open(local, server.url), Catalog.open(local, packed)
+    assert whole.fingerprint == disk.fingerprint and whole.members[1].remote == server.url
+    assert whole.places[1] == server.url and whole.shard_name(len(whole.shards) - 1).startswith(server.url)
+    stream = IndexStream(420, seed=2)
+    for one, other in zip(Loader(whole, stream, reading=Reading(remote=how)), Loader(disk, stream), strict=True):
+        assert one.ids.tolist() == other.ids.tolist() and (one.images == other.images).all()
+    if how == Remote():
+        assert verify(whole) == []
 
 
 def test_the_catalog_is_fetched_anew_each_time(server, packed, tmp_path):

@@ -45,6 +45,35 @@ def test_two_ranks_train_as_one(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_ranks_train_on_a_mixture_as_one(data, tmp_path):
+    file = tmp_path / "mixture.toml"
+    file.write_text(
+        f"""draws = 240
+        [[sources]]
+        catalog = "{data.train}"
+        share = 0.6
+        sampler = "p"
+        budget = 0.2
+        [[sources]]
+        catalog = "{data.holdout}"
+        share = [[0, 0.4], [0.5, 0.1]]"""
+    )
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        command = ["train", "--mixture", file, "-o", out, "--model", "mlp", "--epochs", 4, "--global-batch", 24]
+        run(*torchrun(ranks, "-m", "drawstream.tools.cli", *command))
+        found.append((json.loads((out / "run.json").read_text()), load_file(out / "last.safetensors")))
+    (alone, weights), (record, shared) = found
+    assert record["stream"] == alone["stream"] and record["identity"] == alone["identity"]
+    for one, other in zip(record["sources"], alone["sources"], strict=True):
+        assert one["draws"] == other["draws"] and one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert record["count_entropy"] == alone["count_entropy"]  # the learning source drew the same rows
+    for name, value in weights.items():
+        np.testing.assert_allclose(shared[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_a_run_of_two_ranks_that_is_killed_goes_on_with_three_and_one(data, tmp_path, monkeypatch):
     """The global batch is the same; each start is killed behind its first epoch."""
     (tmp_path / "killing.py").write_text(KILLING)

@@ -1,6 +1,7 @@
 """Mixtures in the commands: the file, training and its resume, learning sources, stream show and export."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +172,10 @@ def test_a_source_gives_some_of_its_rows_with_balanced_classes(parts, tmp_path):
     ):
         file = write(tmp_path / "bad.toml", parts, [1, 1, 1], **more)
         assert told in cli("train", "--mixture", file, *MLP, "--epochs", 1, "-o", tmp_path / "bad", status=2)
+
+
+def test_the_guides_file_is_one(tmp_path):
+    guide = (Path(__file__).parents[3] / "docs/mixing.md").read_text(encoding="utf-8")
+    (tmp_path / "mixture.toml").write_text(guide.partition("```toml\n")[2].partition("```")[0])
+    mixture = read_mixture(tmp_path / "mixture.toml")
+    assert [each.share for each in mixture.sources] == [0.5, [[0, 0.3], [0.5, 0]], 0.2] and mixture.draws == 60000
