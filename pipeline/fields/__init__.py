@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from drawstream.pipeline.fields.dataset import FieldDataset
     from drawstream.pipeline.fields.masks import NO_MASK
     from drawstream.pipeline.fields.request import FieldReader, FieldRequest, FieldValues
-    from drawstream.pipeline.fields.smaller import shrink_field
+    from drawstream.pipeline.fields.smaller import move_field
     from drawstream.pipeline.fields.values import decode_value, encode_value, follow
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -197,7 +197,7 @@ def pack(
     _within("holdout", settings.holdout, 0, rows - 1)
     if isinstance(source, FolderSource) and Path(source.name).resolve() in out.resolve().parents:
         raise ValueError(f"{out}: lies in the folder that is packed, where it would be a class: name another one")
-    check_boxes(source, settings.boxes, settings.form.largest)
+    check_boxes(source, settings.boxes, settings.form.largest, settings.encoding)
     parts = _parts(source, settings, rows)
     rows = sum(len(part.rows) for part in parts)
     earlier = any((out / name / FILE).is_file() for name in ("", "train"))
@@ -422,8 +422,8 @@ def _write(
             tick()
             key = source.key(row)
             try:
-                data, info, before, sizes = member.result()
-                fields = read_fields(source, row, names, sizes, options.boxes)
+                data, info, before, sizes, turned = member.result()
+                fields = read_fields(source, row, names, sizes, options.boxes, turned)
             except ValueError as error:
                 path = str(source.files[row]) if isinstance(source, FolderSource) else key
                 bad.append(BadImage(key, path, str(error)))

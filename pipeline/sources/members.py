@@ -1,7 +1,7 @@
 """Fields of a source: members that are packed beside an image, such as its caption, mask or boxes."""
 
-from drawstream.pipeline.decoding import Largest
-from drawstream.pipeline.fields import check_fields, decode_value, shrink_field
+from drawstream.pipeline.decoding import UPRIGHT, Largest
+from drawstream.pipeline.fields import check_fields, decode_value, move_field
 from drawstream.pipeline.sources.source import Source
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]
@@ -22,12 +22,18 @@ def field_names(source: Source, /) -> tuple[str, ...]:
 
 
 def read_fields(
-    source: Source, row: int, names: tuple[str, ...], sizes: Sizes | None = None, boxes: str | None = None, /
+    source: Source,
+    row: int,
+    names: tuple[str, ...],
+    sizes: Sizes | None = None,
+    boxes: str | None = None,
+    turned: int = UPRIGHT,
+    /,
 ) -> dict[str, bytes]:
     """Read the fields that a row has, by name; the source gives bytes, or None where it has none.
 
-    Masks and boxes of an image that is stored smaller follow it, see ``shrink_field``; ``sizes`` are its sizes before
-    and after.
+    Masks and boxes of an image that is stored smaller or turned follow it, see ``move_field``; ``sizes`` are its sizes
+    before and after, ``turned`` the EXIF orientation by which its pixels were turned.
 
     Raises:
         ValueError: One that the system refuses, or that ``decode_value`` cannot read.
@@ -37,19 +43,19 @@ def read_fields(
         data = source.read_field(row, name)  # type: ignore[attr-defined]
         if data is not None:
             decode_value(name, data)
-            found[name] = data if sizes is None else shrink_field(name, data, *sizes, boxes=boxes)
+            found[name] = data if sizes is None else move_field(name, data, *sizes, boxes=boxes, turned=turned)
     return found
 
 
-def check_boxes(source: Source, boxes: str | None, largest: Largest, /) -> None:
-    """Refuse a field of boxes that would not be scaled.
+def check_boxes(source: Source, boxes: str | None, largest: Largest, encoding: str, /) -> None:
+    """Refuse a field of boxes that would not be scaled or turned.
 
     Raises:
         ValueError: The source has no such field, or images are stored as they are.
     """
     if boxes is None:
         return
-    if largest.side is None:
+    if largest.side is None and encoding == "keep":
         law = f"boxes ({boxes!r}) are changed only where images are stored smaller"
         raise ValueError(f"{law}: leave them out (--boxes)")
     if (name := boxes.partition(":")[0]) not in (names := field_names(source)):

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from drawstream.pipeline.decoding import ImageInfo, Largest, encode, probe, shrink
+from drawstream.pipeline.decoding import UPRIGHT, ImageInfo, Largest, encode, probe, shrink
 from drawstream.pipeline.shards import RemoteError
 from drawstream.pipeline.sources.source import Source
 from drawstream.samplers import cores
@@ -40,6 +40,7 @@ class StoredImage(NamedTuple):
     info: ImageInfo
     before: int  # bytes of an image that is stored smaller; 0 of all others
     sizes: tuple[tuple[int, int], tuple[int, int]] | None  # its height and width as stored, before and after
+    turned: int = UPRIGHT  # EXIF orientation by which its pixels were turned, as its new encoding keeps no tag
 
 
 @dataclass(slots=True)
@@ -125,10 +126,13 @@ def _begun(given: _Given, form: Form, pool: Executor) -> Future[StoredImage]:
 def _stored(given: bytes | NDArray[np.uint8], form: Form) -> StoredImage:
     smaller = shrink(given, form.largest, quality=form.quality, rule=form.rule) if form.largest.side else given
     data, info = encode(smaller, form.encoding, quality=form.quality, rule=form.rule)
+    turned = UPRIGHT
+    if isinstance(smaller, bytes) and data is not smaller:
+        turned = probe(smaller, rule=form.rule).orientation
     if smaller is given:
-        return StoredImage(data, info, 0, None)
+        return StoredImage(data, info, 0, None if turned == UPRIGHT else (_stored_size(given),) * 2, turned)
     before = len(given) if isinstance(given, bytes) else given.nbytes
-    return StoredImage(data, info, before, (_stored_size(given), _stored_size(smaller)))
+    return StoredImage(data, info, before, (_stored_size(given), _stored_size(smaller)), turned)
 
 
 def _stored_size(image: bytes | NDArray[np.uint8]) -> tuple[int, int]:

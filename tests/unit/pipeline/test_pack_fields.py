@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream import ArraySource, Catalog, index, open_source, pack, verify
-from drawstream.pipeline.fields import decode_value
+from drawstream import ArraySource, Catalog, IndexStream, Loader, Transform, index, open_source, pack, verify
+from drawstream.pipeline.fields import decode_value, encode_value
 from drawstream.pipeline.shards import Selection
 from shared.programs import cli
 from shared.refusals import refused
-from shared.samples import LABELS, PIXELS, encoded, write_files
+from shared.samples import LABELS, PIXELS, encoded, turned_exif, write_files
 
 N = 30
 BOXES = [None if i % 3 == 0 else np.full((i % 3, 4), i, np.float32) for i in range(N)]
@@ -121,3 +121,31 @@ def test_fields_of_arrays_that_cannot_be(tmp_path, fields, text):
 def test_other_sources_have_no_fields(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS[:N], labels=LABELS[:N])
     refused("fields are files beside the images of class folders", open_source, tmp_path / "a.npz", fields=("txt",))
+
+
+@pytest.mark.parametrize("options", [{"encoding": "jpeg"}, {"short_side": 20}, {"encoding": "jpeg", "short_side": 20}])
+def test_masks_and_boxes_follow_images_that_are_stored_otherwise(tmp_path, options):
+    """Whatever EXIF says and however the image is stored, its bright part, its mask and its box stay together."""
+    image = np.zeros((40, 60), np.uint8)
+    image[4:20, 8:32] = 255
+    for turned in range(1, 9):
+        files = {
+            f"a/{turned}.png": encoded(image, "PNG", exif=turned_exif(turned)),
+            f"a/{turned}.seg.png": encoded(image > 0, "PNG"),
+            f"a/{turned}.json": encode_value("json", {"boxes": [[8, 4, 32, 20]]}),
+        }
+        write_files(tmp_path / "photos", files)
+    source = open_source(tmp_path / "photos", fields=("seg.png", "json"))
+    catalog = Catalog.open(pack(source, tmp_path / "out", boxes="json:boxes", **options).train)
+    for row in range(len(catalog)):
+        size = int(catalog.height[row]), int(catalog.width[row])
+        one = Transform(size, (0.0,), (255.0,))
+        loader = Loader(
+            catalog, IndexStream(len(catalog)), transform=one, batch_size=8, mask="seg.png", boxes="json:boxes"
+        )
+        batch = next(iter(loader))
+        i = batch.ids.tolist().index(row)
+        (x0, y0, x1, y1), mask = batch.fields["json:boxes"][i].xyxy[0].tolist(), batch.fields["seg.png"][i].numpy()
+        boxed = np.zeros(size)
+        boxed[round(y0) : round(y1), round(x0) : round(x1)] = 1
+        assert (mask == boxed).all() and ((batch.images[i, 0].numpy() > 0.5) == mask).mean() > 0.97, catalog.key(row)
