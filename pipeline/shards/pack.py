@@ -36,13 +36,13 @@ from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
 from drawstream.pipeline.sources import (
     ArraySource,
-    DatasetSource,
     FolderSource,
     Form,
     Resized,
     Source,
     check_boxes,
     field_names,
+    open_source,
     read_fields,
     stored_images,
 )
@@ -173,7 +173,7 @@ def pack(
     target holds a whole pack of the same source and options already, nothing is done.
 
     Args:
-        source: Where images and labels come from, as ``open_source`` gives it; or a map-style data set.
+        source: Where images and labels come from, as ``open_source`` gives it; or a path or map-style data set to open.
         out: Folder to make. With a holdout it gets ``train/`` and ``holdout/``, otherwise the catalog lies in it.
         dry_run: Check options, source and folder, and write nothing; of the result only rows and folders count.
         progress: Called after every row as ``progress(rows_done, rows_in_all)``.
@@ -191,7 +191,7 @@ def pack(
         >>> pack(open_source(MyDataset(), workers=8), "data")
     """
     settings, out = PackOptions(**options), Path(out)
-    source = source if hasattr(source, "read") and hasattr(source, "key") else DatasetSource.open(source)
+    source = source if hasattr(source, "read") and hasattr(source, "key") else open_source(source)
     rows = len(source) if settings.limit is None else settings.limit
     _within("limit", rows, 1, len(source))
     _within("holdout", settings.holdout, 0, rows - 1)

@@ -1,12 +1,12 @@
-"""`drawstream fit` and `suspects`: what a feature table is good for without a search."""
+"""`drawstream fit`, `suspects` and `duplicates`: better draws without a search."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drawstream.tools.cli.features import TableOptions
-from drawstream.tools.cli.options import FrozenOptions
-from drawstream.tools.runs import FINITE, finish, option
+from drawstream.tools.cli.options import CATALOG, ClassesOptions, FrozenOptions, ResultOptions, place
+from drawstream.tools.runs import FINITE, argument, finish, option
 
 if TYPE_CHECKING:
     from drawstream.features.table import FeatureTable
@@ -53,6 +53,22 @@ class SuspectsOptions(TableOptions):
     drop: float = option(0.5, "Drop rows whose label is wrong with at least this probability.", within=(0, 1))
     images: int = option(200, "Images on the page.", within=(1, 10**4))
     review: Path | None = option(None, "Follow the decisions that the page saved (review.json).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesOptions(ClassesOptions, ResultOptions):
+    """Options of `duplicates`."""
+
+    catalog: list[str] = argument(CATALOG)
+    out: Path = option(..., "Folder to write.", "--out", "-o")
+    near: Literal["hash", "embedding", "none"] = option(
+        "hash",
+        "Also find what is nearly the same: by a perceptual hash, by embeddings of --model, or not at all.",
+    )
+    distance: int = option(3, "Largest number of differing bits of 64, of the hash.", within=(0, 16))
+    threshold: float = option(0.95, "Least cosine of two embeddings.", within=(0, 1))
+    model: str | None = option(None, "Embed by this model: what its last linear layer sees.")
+    weights: Path | None = option(None, "Weights of that model.")
 
 
 def fit(given: FitOptions) -> None:
@@ -108,6 +124,44 @@ def suspects(given: SuspectsOptions) -> None:
     low, high = record["interval"]
     share = f"{record['wrong_share']:.1%} of {record['rows']:,} labels are probably wrong ({low:.1%} to {high:.1%})"
     finish(record, given.json_path, f"{share}; {record['dropped']} rows dropped: {given.out / 'suspects.html'}")
+
+
+def duplicates(given: DuplicatesOptions) -> None:
+    """List images that are in the data more than once, also across catalogs: leaks from training to test.
+
+    Example: drawstream duplicates data/train data/holdout data/test -o duplicates
+    """
+    from drawstream.features import find_duplicates
+    from drawstream.pipeline.shards import Catalog
+    from drawstream.tools.suspects import write_duplicates
+
+    if given.near != "hash":
+        given.refuse_typed(("distance",), "--near hash")
+    if given.near != "embedding":
+        given.refuse_typed(("model", "weights", "threshold"), "--near embedding")
+    catalog = Catalog.open(given.catalog, classes=given.classes)
+    how: dict[str, Any] = {"near": given.near != "none", "distance": given.distance, "threshold": given.threshold}
+    embeddings = _embeddings(given) if given.near == "embedding" else None
+    found = find_duplicates(catalog, embeddings=embeddings, **how)
+    told = {"near": given.near, "model": given.model, "distance": given.distance, "threshold": given.threshold}
+    record = write_duplicates(catalog, found, given.out, told)
+    kinds = ", ".join(f"{count:,} of equal {name}" for name, count in record["duplicates"].items() if name != "near")
+    text = f"{record['groups']:,} groups in {len(catalog):,} images: {kinds}, {record['duplicates']['near']:,} alike"
+    leaks = f"; {record['leaks']:,} groups in several catalogs" if len(catalog.sources) > 1 else ""
+    finish(record, given.json_path, f"{text}{leaks}: {given.out / 'duplicates.csv'}")
+
+
+def _embeddings(given: DuplicatesOptions) -> Any:
+    """Embeddings of all rows by the model."""
+    from drawstream.tools.training import Setup, load_weights
+    from drawstream.tools.training.methods.embeddings import embed
+
+    if given.model is None or given.weights is None:
+        raise ValueError("--near embedding needs the model that embeds: give --model and --weights")
+    setup = Setup(place(given.catalog), given.model, classes=given.classes)
+    model = setup.build(0)
+    load_weights(model, given.weights)
+    return embed(setup, model)
 
 
 def _clean(table: "FeatureTable", features: tuple[str, ...]) -> tuple["SwiftSampler", Any, str]:

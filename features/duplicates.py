@@ -1,0 +1,252 @@
+"""Images that are in the data more than once: the same bytes, the same pixels, or nearly the same.
+
+Notation
+    h_i     perceptual hash, 64 bits: whether each of 8 × 8 pixels of the image, brought to 8 × 9 and averaged over the
+            channels, is brighter than its left neighbour (the difference hash of N. Krawetz, 2013)
+    d       Hamming distance of two hashes
+    t_i     those 8 × 9 pixels in whole levels of 0..255
+    c       cosine of two embeddings, unit vectors
+
+Rows with equal bytes are found by size and checksum and compared by a hash of 256 bits; rows with equal pixels among
+those of the same size and h; rows that are nearly the same by d <= `distance` and no pixel of t more than 12 levels
+apart, or by c >= `threshold` where embeddings are given. Two hashes at a distance of at most k agree in one of k + 1
+parts, so only rows with an equal part are compared (Manku, Jain, Das Sarma, WWW 2007); cosines are exact, a block of
+rows times all later ones.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from drawstream.pipeline import Loader
+from drawstream.pipeline.decoding import decode
+from drawstream.pipeline.images import Transform
+from drawstream.pipeline.reading import Reading, ShardFiles
+from drawstream.pipeline.shards import Catalog
+
+__all__ = ["KINDS", "Duplicates", "find_duplicates", "thumbnails"]
+
+KINDS = ("bytes", "pixels", "near")
+_BLOCK = 2048  # rows times all later ones
+_READ = 256  # members in memory
+_APART = 12  # levels
+
+Pairs = NDArray[np.int64]  # (p, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Groups of rows that show the same.
+
+    Attributes:
+        group: Number of each row's group, int64 (rows,); -1 for a row that is alone. Numbers rise with the first rows.
+        kind: How a row resembles the first of its group, int8 (rows,), a place in `KINDS`; -1 for a first row and one
+            that is alone.
+    """
+
+    group: NDArray[np.int64]
+    kind: NDArray[np.int8]
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return int(self.group.max(initial=-1)) + 1
+
+    @property
+    def firsts(self) -> NDArray[np.int64]:
+        """First row of each group, int64 (groups,)."""
+        grouped = np.flatnonzero(self.group >= 0)
+        return grouped[np.unique(self.group[grouped], return_index=True)[1]]
+
+    def weights(self, source: NDArray[np.int16] | None = None, /) -> NDArray[np.float32]:
+        """1 / (rows of the group), float32 (rows,); with `source` (rows,) only those of the same source are counted."""
+        rows = np.flatnonzero(self.group >= 0)
+        of = np.zeros_like(rows) if source is None else source[rows].astype(np.int64)
+        _, place, size = np.unique(np.stack([self.group[rows], of]), axis=1, return_inverse=True, return_counts=True)
+        found = np.ones(len(self.group), np.float32)
+        found[rows] = 1 / size[place.ravel()]
+        return found
+
+
+def find_duplicates(
+    catalog: Catalog,
+    /,
+    *,
+    near: bool = True,
+    distance: int = 3,
+    embeddings: NDArray[np.float32] | None = None,
+    threshold: float = 0.95,
+    reading: Reading = Reading(),
+) -> Duplicates:
+    """Find the rows that are in the data more than once.
+
+    Args:
+        catalog: The data, or several catalogs as one.
+        near: Also find what is nearly the same; else bytes and pixels alone.
+        distance: Largest d of two rows that are nearly the same, in [0, 16].
+        embeddings: float32 (rows, D), of which the cosine decides instead.
+        threshold: Least c, in (0, 1].
+        reading: How images are read.
+
+    Raises:
+        ValueError: An argument is out of range, or an image is damaged.
+    """
+    if not 0 <= distance <= 16 or not 0 < threshold <= 1:
+        raise ValueError(
+            f"`0 <= distance <= 16` and `0 < threshold <= 1` must hold, but got {distance} and {threshold}"
+        )
+    if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != len(catalog)):
+        raise ValueError(f"embeddings must be ({len(catalog)}, D), but got {embeddings.shape}")
+    small = thumbnails(catalog, reading=reading)
+    hashes = _hashes(small)
+    same = _same_bytes(catalog)
+    pixels = np.concatenate([same, _same_pixels(catalog, hashes)])
+    alike = pixels
+    if near and embeddings is not None:
+        alike = np.concatenate([pixels, *_cosine_pairs(embeddings, threshold)])
+    elif near:
+        alike = np.concatenate([pixels, _hash_pairs(hashes, small, distance)])
+    return _grouped(len(catalog), (same, pixels, alike))
+
+
+def thumbnails(catalog: Catalog, /, *, reading: Reading = Reading()) -> NDArray[np.uint8]:
+    """Return t of every row, uint8 (rows, 72), as the loader decodes and turns it.
+
+    Raises:
+        ValueError: An image is damaged.
+    """
+    transform = Transform((8, 9), (0.0,) * catalog.channels, (1.0,) * catalog.channels)
+    found = np.zeros((len(catalog), 72), np.uint8)
+    loader = Loader(catalog, transform=transform, batch_size=256, reading=reading)
+    for batch in loader:
+        found[batch.ids.numpy()] = batch.images.mean(1).round().flatten(1).byte().numpy()
+    loader.close()
+    return found
+
+
+def _hashes(small: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Hashes h of thumbnails, uint64 (rows,)."""
+    pixels = small.reshape(-1, 8, 9)
+    bits = (pixels[:, :, 1:] > pixels[:, :, :-1]).reshape(len(small), 64)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def _same_bytes(catalog: Catalog) -> Pairs:
+    """Rows whose members are equal, each with the first of its kind."""
+    size = np.stack([catalog.size.astype(np.int64), catalog.checksum.astype(np.int64)])
+    sides = (catalog.height.astype(np.int64) << 32) | catalog.width.astype(np.int64)
+    shape = np.where(catalog.encodings == "raw", sides, -1)
+    return _equal(catalog, np.concatenate([size, shape[None]]), _digest_of_bytes)
+
+
+def _same_pixels(catalog: Catalog, hashes: NDArray[np.uint64]) -> Pairs:
+    """Rows whose pixels are equal, each with the first of its kind."""
+    sides = np.sort(np.stack([catalog.height, catalog.width]), axis=0).astype(np.int64)  # some are turned
+    return _equal(catalog, np.concatenate([hashes.view(np.int64)[None], sides]), _digest_of_pixels)
+
+
+def _equal(catalog: Catalog, keys: NDArray[np.int64], digest: object) -> Pairs:
+    """Pairs of rows with equal keys (k, rows) whose digests are equal, too."""
+    _, place, count = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero(count[place.ravel()] > 1)
+    first: dict[tuple[int, bytes], int] = {}
+    pairs = []
+    files = ShardFiles(catalog)
+    for start in range(0, len(candidates), _READ):
+        rows = candidates[start : start + _READ]
+        data, bounds = files.read(rows)
+        for i, row in enumerate(rows.tolist()):
+            name = int(place.ravel()[row]), digest(catalog, row, data[bounds[i] : bounds[i + 1]])  # type: ignore[operator]
+            other = first.setdefault(name, row)
+            if other != row:
+                pairs.append((other, row))
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _digest_of_bytes(_catalog: Catalog, _row: int, data: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(data.tobytes(), digest_size=32).digest()
+
+
+def _digest_of_pixels(catalog: Catalog, row: int, data: NDArray[np.uint8]) -> bytes:
+    if catalog.encodings[row] == "raw":
+        pixels = data.reshape(int(catalog.height[row]), int(catalog.width[row]), -1)
+    else:
+        rule = catalog.member_of(int(catalog.shard[row])).orientation
+        pixels = np.atleast_3d(decode(data.tobytes(), rule=rule))
+    return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=32).digest()
+
+
+def _hash_pairs(hashes: NDArray[np.uint64], small: NDArray[np.uint8], distance: int) -> Pairs:
+    """Pairs of rows that are nearly the same by hash and thumbnail."""
+    edges = np.linspace(0, 64, distance + 2).astype(np.int64).tolist()
+    found = []
+    for a, b in pairwise(edges):
+        part = hashes & np.uint64((1 << b) - (1 << a))
+        order = np.argsort(part, kind="stable")
+        found.append(order[_close(hashes[order], part[order], small[order], distance)])
+    return np.concatenate(found)
+
+
+@njit(cache=True, nogil=True)
+def _close(
+    hashes: NDArray[np.uint64], part: NDArray[np.uint64], small: NDArray[np.uint8], distance: int
+) -> NDArray[np.int64]:
+    """Places of near pairs with an equal part, which lie side by side."""
+    found = []
+    start = 0
+    for i in range(1, hashes.size):
+        if part[i] != part[i - 1]:
+            start = i
+        for j in range(start, i):
+            rest, bits = hashes[i] ^ hashes[j], 0
+            while rest and bits <= distance:
+                rest &= rest - np.uint64(1)
+                bits += 1
+            most = 0
+            for k in range(small.shape[1] if bits <= distance else 0):
+                most = max(most, abs(np.int64(small[i, k]) - np.int64(small[j, k])))
+            if bits <= distance and most <= _APART:
+                found.append((j, i))
+    pairs = np.empty((len(found), 2), np.int64)
+    for at, pair in enumerate(found):
+        pairs[at, 0], pairs[at, 1] = pair
+    return pairs
+
+
+def _cosine_pairs(embeddings: NDArray[np.float32], threshold: float) -> Iterator[Pairs]:
+    """Pairs of rows whose cosine is at least the threshold, block by block."""
+    units = torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(embeddings)).float())
+    for start in range(0, len(units), _BLOCK):
+        rows = units[start : start + _BLOCK]
+        cosines = rows @ units[start:].T
+        pairs = torch.nonzero(cosines >= threshold).numpy() + start
+        yield pairs[pairs[:, 0] < pairs[:, 1]]
+
+
+def _grouped(rows: int, levels: tuple[Pairs, ...]) -> Duplicates:
+    """Groups by the loosest pairs, and the strictest level at which a row still belongs to its group's first one."""
+    parts = [_components(rows, pairs) for pairs in levels]
+    _, first, place, count = np.unique(parts[-1], return_index=True, return_inverse=True, return_counts=True)
+    several = count > 1
+    number = np.full(len(first), -1, np.int64)
+    number[np.flatnonzero(several)[np.argsort(first[several], kind="stable")]] = np.arange(several.sum())
+    group, head = number[place], first[place]
+    kind = np.full(rows, -1, np.int8)
+    for level in range(len(levels) - 1, -1, -1):
+        kind[(group >= 0) & (parts[level] == parts[level][head])] = level
+    kind[first[several]] = -1
+    return Duplicates(group, kind)
+
+
+def _components(rows: int, pairs: Pairs) -> NDArray[np.int64]:
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(rows, rows))
+    component: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return component

@@ -1,0 +1,105 @@
+"""Duplicates: bytes, pixels and near images that were put there are found, across catalogs, and nothing else."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drawstream import Catalog, pack
+from drawstream.features import KINDS, find_duplicates, thumbnails
+from drawstream.features.duplicates import _cosine_pairs, _hash_pairs, _hashes
+from shared.programs import cli, cli_json
+from shared.refusals import refused
+from shared.samples import CHINA, FLOWER, PIXELS, digits_catalog
+
+
+def png(image, level):
+    buffer = io.BytesIO()
+    image.save(buffer, "png", compress_level=level)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Class folders: two photographs, one of them again as it is, as other bytes, brighter, and turned upside down."""
+    folder = tmp_path_factory.mktemp("photos")
+    flower = Image.open(io.BytesIO(FLOWER))
+    files = {
+        "a/china.jpg": CHINA,
+        "a/flower.png": png(flower, 6),
+        "b/copy.png": png(flower, 6),
+        "b/other-bytes.png": png(flower, 1),
+        "b/brighter.png": png(flower.point(lambda value: min(255, value + 3)), 6),
+        "c/upside-down.png": png(flower.transpose(Image.Transpose.ROTATE_180), 6),
+    }
+    for name, data in files.items():
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).write_bytes(data)
+    return Catalog.open(pack(folder / "images", folder / "data").train)
+
+
+def test_copies_are_told_from_other_bytes_and_from_alike_images(photos):
+    found = find_duplicates(photos)
+    kinds = {photos.key(row): KINDS[level] if level >= 0 else "first" for row, level in enumerate(found.kind.tolist())}
+    group = {photos.key(row): number for row, number in enumerate(found.group.tolist())}
+    same = [key for key, number in group.items() if number == 0]
+    assert found.groups == 1 and len(same) == 4 and not any("china" in key or "upside" in key for key in same)
+    assert sorted(kinds[key] for key in same) in (
+        ["bytes", "first", "near", "pixels"],  # by which of them comes first
+        ["first", "near", "near", "near"],
+        ["first", "near", "pixels", "pixels"],
+    )
+    exact = find_duplicates(photos, near=False)
+    assert sorted(np.bincount(exact.group[exact.group >= 0]).tolist()) == [3]
+    weights = exact.weights()
+    assert sorted(weights.tolist()) == pytest.approx([1 / 3] * 3 + [1.0] * 3)
+
+
+def test_thumbnails_are_those_of_pillow_and_pairs_those_of_all_against_all(tmp_path):
+    catalog = digits_catalog(tmp_path / "d", 300)
+    small = thumbnails(catalog)
+    image = Image.fromarray(PIXELS[int(catalog.key(17))]).resize((9, 8), Image.Resampling.BILINEAR)
+    assert np.abs(small[17].astype(int) - np.asarray(image, int).ravel()).max() <= 2
+    small = np.concatenate(
+        [small, np.clip(small[:40].astype(int) + np.arange(40)[:, None] // 2, 0, 255).astype(np.uint8)]
+    )
+    hashes = _hashes(small)
+    apart = np.array([[bin(int(a ^ b)).count("1") for b in hashes] for a in hashes])
+    levels = np.abs(small[:, None].astype(int) - small[None].astype(int)).max(2)
+    for distance in (0, 3, 8):
+        expected = {(a, b) for a, b in zip(*np.nonzero((apart <= distance) & (levels <= 12)), strict=True) if a < b}
+        found = {tuple(sorted(pair)) for pair in _hash_pairs(hashes, small, distance).tolist()}
+        assert found == expected and len(expected) > 15
+
+
+def test_cosines_are_exact_also_across_blocks(monkeypatch):
+    monkeypatch.setattr("drawstream.features.duplicates._BLOCK", 32)
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(100, 16)).astype(np.float32)
+    embeddings[70] = 3 * embeddings[5] + 0.01
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    expected = {(a, b) for a, b in zip(*np.nonzero(units @ units.T >= 0.6), strict=True) if a < b}
+    found = {tuple(pair) for pairs in _cosine_pairs(embeddings, 0.6) for pair in pairs.tolist()}
+    assert found == expected and (5, 70) in found
+
+
+def test_leaks_between_catalogs_are_counted_and_weights_are_of_each(tmp_path):
+    train = digits_catalog(tmp_path / "train", 200)
+    test = digits_catalog(tmp_path / "test", 40)  # the first of the same
+    command = ["duplicates", train.path.parent, test.path.parent, "--near", "none", "-o", tmp_path / "out"]
+    record = cli_json(tmp_path, *command)
+    assert record["leaks"] == record["groups"] == 40 and record["duplicates"]["bytes"] == 40
+    assert record["several_labels"] == 0 and record["largest"] == 2
+    assert (tmp_path / "out/weights-0.parquet").exists() and (tmp_path / "out/weights-1.parquet").exists()
+    text = (tmp_path / "out/duplicates.csv").read_text().splitlines()
+    assert text[0] == '"group","kind","source","key","shard","row","label"' and len(text) == 1 + 80
+
+
+def test_arguments_that_do_not_fit_are_one_line(tmp_path):
+    catalog = digits_catalog(tmp_path / "d", 60)
+    refused("0 <= distance <= 16", find_duplicates, catalog, distance=17)
+    refused(r"embeddings must be \(60, D\)", find_duplicates, catalog, embeddings=np.zeros((3, 2), np.float32))
+    command = ["duplicates", catalog.path.parent, "-o", tmp_path / "out"]
+    assert "--model goes with --near embedding" in cli(*command, "--model", "mlp", status=2)
+    assert "give --model and --weights" in cli(*command, "--near", "embedding", status=2)
