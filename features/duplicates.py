@@ -210,9 +210,9 @@ def _close(
             while rest and bits <= distance:
                 rest &= rest - np.uint64(1)
                 bits += 1
-            most = 0
+            most = np.int64(0)
             for k in range(small.shape[1] if bits <= distance else 0):
-                most = max(most, abs(np.int64(small[i, k]) - np.int64(small[j, k])))
+                most = np.maximum(most, np.abs(np.int64(small[i, k]) - np.int64(small[j, k])))
             if bits <= distance and most <= _APART:
                 found.append((j, i))
     pairs = np.empty((len(found), 2), np.int64)
