@@ -154,7 +154,7 @@ def duplicates(given: DuplicatesOptions) -> None:
 def _embeddings(given: DuplicatesOptions) -> Any:
     """Embeddings of all rows by the model."""
     from drawstream.tools.training import Setup, load_weights
-    from drawstream.tools.training.methods.embeddings import embed
+    from drawstream.tools.training.methods import embed
 
     if given.model is None or given.weights is None:
         raise ValueError("--near embedding needs the model that embeds: give --model and --weights")

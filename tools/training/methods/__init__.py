@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
+    from drawstream.tools.training.methods.embeddings import embed
     from drawstream.tools.training.methods.filtering import Filtering, filtering_of
     from drawstream.tools.training.methods.losses import make_loss
     from drawstream.tools.training.methods.mixture import MixtureState
