@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from drawstream import Schedule
+from drawstream import ArraySource, Schedule, pack
 from drawstream.pipeline.shards import claimed
 from shared.processes import finish, free_port, kill, run, start, torchrun, wait_until
 from shared.programs import cli
-from shared.samples import pack_digits
+from shared.samples import LABELS, PIXELS, pack_digits
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,25 @@ def test_two_ranks_train_on_a_mixture_as_one(data, tmp_path):
     assert record["count_entropy"] == alone["count_entropy"]  # the learning source drew the same rows
     for name, value in weights.items():
         np.testing.assert_allclose(shared[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multi", "value"])
+def test_other_labels_have_the_metrics_of_one_rank(tmp_path, kind):
+    """Losses and metrics are those over all rows, fill left out: 402 rows in steps of 24, 101 held out."""
+    marks = np.stack([LABELS[:503] % 2 == 0, LABELS[:503] > 4], 1).astype(np.uint8)
+    labels = marks if kind == "multi" else PIXELS[:503].mean((1, 2)) / 255
+    packed = pack(ArraySource(PIXELS[:503], labels), tmp_path / "data", holdout=101)
+    found = []
+    for ranks in (1, 2):
+        command = ["train", packed.train, "-o", tmp_path / str(ranks), "--held-out", packed.holdout, "--model", "mlp"]
+        run(*torchrun(ranks, "-m", "drawstream.tools.cli", *command, "--epochs", 2, "--global-batch", 24))
+        found.append(json.loads((tmp_path / str(ranks) / "run.json").read_text()))
+    alone, shared = ([epoch["metrics"]["held_out"] for epoch in record["history"]] for record in found)
+    for one, two in zip(alone, shared, strict=True):
+        assert two == pytest.approx(one, rel=0.01)
+    classes = [list(record["result"]["classes"].values()) for record in found]
+    assert classes[1] == pytest.approx(classes[0], rel=0.01)
 
 
 @pytest.mark.slow

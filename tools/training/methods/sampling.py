@@ -159,8 +159,10 @@ class Sampling:
             ]
             return mixed_plan(self.mixture, plans, setup, recipe, factor=factor)
         name, where = self.method, self.rows(setup)
-        if name in ("coreset-random", "coreset-forgetting"):
-            setup.data.require_labels(f"--sampler {name}", "class")
+        if kinds := self.entry.labels:
+            setup.data.require_labels(f"--sampler {name}", *kinds)
+        if self.balance.balance:
+            setup.data.require_labels("--balance", "class")
 
         def column(wanted: str) -> NDArray[np.float32]:
             table = self._whole_images(setup)

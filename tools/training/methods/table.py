@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from drawstream.pipeline.labels import Kind
     from drawstream.tools.training.methods.plan import Inputs, TrainingPlan
 
 ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
@@ -36,6 +37,7 @@ class Method:
         beforehand: What must be trained before it, for the guide.
         after: The run that must be finished before: `full`, one on all rows; `irreducible`, one on other data.
         slow: A benchmark runs it only if it is named.
+        labels: Kinds of labels that it reads; empty: it reads none, or says itself what it needs.
         loss: `build` makes a loss for wrong labels, in place of a plan.
         colour, marker: In figures; the marker is plotly's.
     """
@@ -53,6 +55,7 @@ class Method:
     beforehand: str = ""
     after: Literal["", "full", "irreducible"] = ""
     slow: bool = False
+    labels: "tuple[Kind, ...]" = ()
     loss: bool = False
     colour: str = BLUE
     marker: str = "circle"
@@ -95,7 +98,12 @@ _VARIANT: dict[str, Any] = {"given": "bench", "slow": True, **_IMPORTANCE}
 _SELECTED: dict[str, Any] = {"build": f"{_NAMED}:selected", "colour": PURPLE}
 _CORESET: dict[str, Any] = {"build": f"{_NAMED}:coreset"}
 _LOSS: dict[str, Any] = {"given": "bench", "loss": True, "colour": GREEN}
-_CLASSES: dict[str, Any] = {"build": f"{_HERE}.long_tail:class_balanced", "slow": True, "colour": GREEN}
+_CLASSES: dict[str, Any] = {
+    "labels": ("class",),
+    "build": f"{_HERE}.long_tail:class_balanced",
+    "slow": True,
+    "colour": GREEN,
+}
 
 _ENTRIES = (
     Method("uniform", given="default", label="Uniform", options=("crop_filter", *_ROWS), **_UNIFORM),
@@ -195,7 +203,7 @@ _ENTRIES = (
         colour=GREEN,
         marker="star",
     ),
-    Method("coreset-random", "the same B N rows", colour=GRAY, **_CORESET),
+    Method("coreset-random", "the same B N rows", labels=("class",), colour=GRAY, **_CORESET),
     Method(
         "coreset-forgetting",
         "the same B N rows, those forgotten most often",
@@ -204,6 +212,7 @@ _ENTRIES = (
         after="full",
         colour=GREEN,
         marker="square",
+        labels=("class",),
         **_CORESET,
     ),
     Method(
@@ -245,7 +254,7 @@ _ENTRIES = (
         "B N rows, those of rare classes more often; rows may have several classes",
         options=("repeat_threshold", "mode", "where"),
         marker="star-open",
-        **_CLASSES,
+        **(_CLASSES | {"labels": ("class", "multi")}),
     ),
     Method("drw", build=f"{_HERE}.long_tail:deferred_reweighting", label="DRW", marker="diamond-open", **_LOSS),
     Method("drop", given="bench", colour=GRAY, marker="cross"),

@@ -156,6 +156,9 @@ def test_swift_search_and_selective_backprop(data, tmp_path, kind):
         (("--sampler", "osgd", "--budget", "0.5"), "OrderedSGD needs one class"),
         (("--sampler", "infobatch", "--budget", "0.5"), "InfoBatch needs one class"),
         (("--sampler", "coreset-random", "--budget", "0.5"), "but --sampler coreset-random needs class"),
+        (("--sampler", "balanced"), "but --sampler balanced needs class: pack or index it with --label-kind class"),
+        (("--sampler", "repeat-factors"), "but --sampler repeat-factors needs class or multi"),
+        (("--balance", "0.5"), "but --balance needs class"),
         (("--track", "features"), "Tracker needs one class"),
     ],
 )
