@@ -246,8 +246,8 @@ def _classes(labels: ArrayLike) -> NDArray[np.int64]:
     """Labels checked, int64 (N,)."""
     given = to_vector(labels, "labels")
     if given.ndim != 1 or not given.size:
-        remedy = ": several labels a row are for repeat_factors" if given.ndim == 2 else ""
-        raise ValueError(f"labels must have shape (rows,) with rows >= 1, but got {given.shape}{remedy}")
+        remedy = ": several labels a row are for repeat_factors (--sampler repeat-factors)" if given.ndim == 2 else ""
+        raise ValueError(f"labels must be one class a row, shape (rows,), but got {given.shape}{remedy}")
     if given.dtype.kind not in "iu":
         raise ValueError(f"labels must be whole numbers, but got {given.dtype}: give class numbers from 0")
     if given.min() < 0:

@@ -49,8 +49,11 @@ def class_balanced(inputs: Inputs, /) -> TrainingPlan:
     if inputs.name == "progressive":
         source = Progressive(weights, inputs.epochs)
     elif inputs.name == "deferred":
-        start = balance.defer_until
-        source = Deferred(weights, deferred_start(inputs.epochs) if start is None else start)
+        start = deferred_start(inputs.epochs) if balance.defer_until is None else balance.defer_until
+        if start >= inputs.epochs:
+            law = f"--defer-until {start} never comes in {inputs.epochs} epochs"
+            raise ValueError(f"{law}: give an earlier one, from 0 on, or leave out --sampler deferred")
+        source = Deferred(weights, start)
     return TrainingPlan(inputs.stream(source, mode=inputs.mode), inputs.epochs)
 
 

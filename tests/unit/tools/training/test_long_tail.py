@@ -72,6 +72,7 @@ def test_schedules_of_the_balance():
     assert np.array_equal(drawn(made("deferred").stream, 7), COUNTS)
     assert np.array_equal(drawn(made("deferred", defer_until=9).stream, 8), COUNTS)
     assert [deferred_start(each) for each in (1, 2, 3, 10, 200)] == [0, 1, 2, 8, 160]
+    refused("--defer-until 10 never comes in 10 epochs", made, "deferred", defer_until=10)
     assert made("deferred").stream.fingerprint != made("deferred", defer_until=9).stream.fingerprint
 
 
