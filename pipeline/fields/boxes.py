@@ -5,6 +5,7 @@ Notation: k boxes; a box is (x0, y0, x1, y1) in pixels, of the stored image or o
 changed places where ``swap`` says so.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,20 +60,26 @@ def parse_boxes(value: Any, /) -> NDArray[np.float64]:
     return boxes
 
 
-def place_boxes(boxes: NDArray[np.float64], placement: Placement, row: int, size: tuple[int, int], /) -> Boxes:
-    """Move the boxes of one sample to the batch.
+def place_boxes(
+    boxes: Sequence[NDArray[np.float64] | None], placement: Placement, size: tuple[int, int], /
+) -> list[Boxes | None]:
+    """Move the boxes of n samples to the batch; None stays None.
 
     Args:
-        boxes: float64 (k, 4), of the stored image.
-        placement: Of all samples.
-        row: Which of them.
+        boxes: float64 (k, 4) each, of the stored image.
+        placement: Of the n samples.
         size: Height and width of the batch's images.
     """
-    points = boxes.reshape(-1, 2, 2)  # (k, corner, (x, y))
-    if not placement.swap[row]:
-        points = points[:, :, ::-1]  # (y, x)
-    moved = points * placement.scale[row] + placement.shift[row]
+    counts = np.array([0 if each is None else len(each) for each in boxes], np.int64)
+    rows = np.repeat(np.arange(len(boxes)), counts)
+    stored = np.concatenate([np.empty((0, 4)), *(each for each in boxes if each is not None)])
+    points = stored.reshape(-1, 2, 2)  # (boxes, corner, (x, y))
+    points = np.where(placement.swap[rows, None, None], points, points[:, :, ::-1])  # (y, x)
+    moved = points * placement.scale[rows, None] + placement.shift[rows, None]
     low, high = moved.min(1).clip(0, size), moved.max(1).clip(0, size)
     found = np.concatenate([low[:, ::-1], high[:, ::-1]], axis=1).astype(np.float32)
-    kept = np.flatnonzero((found[:, 2:] > found[:, :2]).all(1))
-    return Boxes(torch.from_numpy(found[kept]), torch.from_numpy(kept))
+    left = (found[:, 2:] > found[:, :2]).all(1)
+    numbers = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    lengths = np.bincount(rows[left], minlength=len(boxes)).tolist()
+    xyxy, kept = (torch.split(torch.from_numpy(each[left]), lengths) for each in (found, numbers))
+    return [None if stored is None else Boxes(*part) for stored, *part in zip(boxes, xyxy, kept, strict=True)]

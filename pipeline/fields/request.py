@@ -137,10 +137,7 @@ class FieldReader:
         if self.request.boxes is None:
             return found.values
         assert placement is not None
-        boxes = [
-            None if each is None else place_boxes(each, placement, i, self._size) for i, each in enumerate(found.boxes)
-        ]
-        return {**found.values, self.request.boxes: boxes}
+        return {**found.values, self.request.boxes: place_boxes(found.boxes, placement, self._size)}
 
     def _boxes(self, part: memoryview) -> NDArray[np.float64] | None:
         assert self.request.boxes is not None

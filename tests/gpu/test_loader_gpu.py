@@ -9,7 +9,20 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream import RICAP, CropFilter, CropScorer, IndexStream, Loader, Mixup, SwiftFit, SwiftParams, Transform
+from drawstream import (
+    RICAP,
+    ArraySource,
+    Catalog,
+    CropFilter,
+    CropScorer,
+    IndexStream,
+    Loader,
+    Mixup,
+    SwiftFit,
+    SwiftParams,
+    Transform,
+    pack,
+)  # fmt: skip
 from shared.samples import PHOTOS, PIXELS, array_catalog, digits_catalog
 
 PHOTO = np.asarray(Image.open(PHOTOS / "flower.jpg"))
@@ -52,6 +65,22 @@ def test_equals_the_cpu_within_rounding(catalogs, name, which):
         assert float(levels.mean()) < (1.5 if name == "jpeg" else 0.6)
         if name != "jpeg":
             assert float(levels.max()) < 1.01
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_masks_and_boxes_are_those_of_the_cpu(tmp_path, which):
+    photos, mask = np.stack([PHOTO[:96, :128]] * N), (PHOTO[:96, :128, 0] > 60).astype(np.uint8)
+    fields = {"seg.png": [mask] * (N - 1) + [None], "boxes.npy": [[[3, 4, 90, 70]]] * N}
+    source = ArraySource(photos, np.zeros(N, np.int64), fields=fields)
+    catalog = Catalog.open(pack(source, tmp_path / "out", encoding="png").train)
+    asked = {"transform": transforms("png")[which], "batch_size": 10, "mask": "seg.png", "boxes": "boxes.npy"}
+    cpu, gpu = (list(Loader(catalog, IndexStream(N, seed=1), device=device, **asked)) for device in ("cpu", "gpu"))
+    for a, b in zip(cpu, gpu, strict=True):
+        assert b.fields["seg.png"].is_cuda and torch.equal(a.fields["seg.png"], b.fields["seg.png"].cpu())
+        for one, other in zip(a.fields["boxes.npy"], b.fields["boxes.npy"], strict=True):
+            assert torch.equal(one.xyxy, other.xyxy) and torch.equal(one.kept, other.kept)
+        some = torch.tensor([2, 0], device="cuda")
+        assert torch.equal(b.rows(some).fields["seg.png"], b.fields["seg.png"][some])
 
 
 def test_pillow_decodes_for_a_gpu(catalogs):

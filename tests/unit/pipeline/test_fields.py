@@ -333,3 +333,13 @@ def test_damaged_fields_without_images(damaged):
     text = r"'00000041'.* bytes of \.txt do not match"
     refused(text, lambda: FieldDataset(catalog, ("txt",))[row], error=BadSampleError)
     assert FieldDataset(catalog, ("json",))[row]["json"] == OBJECTS[41]
+
+
+def test_a_member_of_joined_catalogs_may_lack_a_field(folders, tmp_path):
+    one = ArraySource(PIXELS[:N], LABELS[:N], fields={"txt": ["other"] * N})
+    other = pack(one, tmp_path / "other", encoding="png").train
+    joined = Catalog.open(folders["png"], other)
+    (batch,) = Loader(joined, batch_size=2 * N, fields=("txt", "bin"), mask="seg.png")
+    assert batch.fields["txt"][N:] == ["other"] * N and batch.fields["bin"][N:] == [None] * N
+    assert batch.fields["txt"][:N] == [TEXTS[int(key)] for key in Catalog.open(folders["png"]).keys]
+    assert (batch.fields["seg.png"][N:] == NO_MASK).all() and (batch.fields["seg.png"][:N] >= 0).any()
