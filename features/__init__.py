@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from drawstream.features.options import HALF, Amp, Scoring, provenance, state_hash
     from drawstream.features.shard_scorer import ShardScorer, require_classes, require_logits
     from drawstream.features.suspects import FEW_WRONG, Suspects, clean_params, find_suspects
-    from drawstream.features.tracker import Tracker
+    from drawstream.features.tracker import Tracker, named_classes
     from drawstream.features.user_code import code_identity
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

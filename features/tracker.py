@@ -84,7 +84,7 @@ class Tracker:
             raise ValueError(f"`0 <= since < until` must hold, but got since {since} and until {until}")
         if decay is not None and not 0 < decay < 1:
             raise ValueError(f"`0 < decay < 1` must hold, but got {decay}: None gives plain means")
-        if not 0 <= classes < 1 << 16 or classes == 1:
+        if classes != named_classes(classes):
             raise ValueError(f"`classes` must be 0 or in [2, 65535], but got {classes}")
         self.rows, self.classes, self.since, self.until, self.decay = rows, classes, since, until, decay
         self._kept = classes if classes <= EXACT else 0  # classes of which p is summed
@@ -397,6 +397,11 @@ class Tracker:
         if not 0 <= y[bad] < z.shape[1]:
             raise ValueError(f"labels must lie in [0, {z.shape[1]}), but got {y[bad]} for row {ids[bad]} {where}")
         raise ValueError(f"the logits of row {ids[bad]} are not finite {where}: lower the learning rate")
+
+
+def named_classes(classes: int, /) -> int:
+    """Return the number of classes, or 0 where a tracker cannot tell other classes: of one, or more than 65 535."""
+    return classes if 2 <= classes < 1 << 16 else 0
 
 
 def _on_its_way(value: Tensor) -> Tensor:

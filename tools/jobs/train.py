@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from drawstream.features import Tracker
+from drawstream.features import Tracker, named_classes
 from drawstream.features.table import part_path
 from drawstream.pipeline import CropFilter, Loader, plain
 from drawstream.pipeline.shards import Catalog, claimed
@@ -141,7 +141,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
     kept = sampling.rows(setup)
     full, recipe = sampling.images(setup, kept) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    tracker = None if job.track is None else Tracker(len(setup.data), classes=setup.data.num_classes)
+    tracker = None if job.track is None else Tracker(len(setup.data), classes=named_classes(setup.data.num_classes))
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
