@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import get_ident
 from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
 from drawstream.pipeline import shown
@@ -20,6 +18,7 @@ from drawstream.pipeline.catalogs import (
     MappedColumns,
     MemberCatalog,
     join_catalogs,
+    merged_labels,
     rows_of_keys,
     source_names,
     whole_column,
@@ -49,7 +48,7 @@ from drawstream.pipeline.shards.catalog_file import (
 from drawstream.pipeline.shards.catalog_laws import check_rows
 from drawstream.pipeline.shards.keys import as_texts, find_rows, with_stems, without_stems
 from drawstream.pipeline.shards.names import check_keys, check_name, check_paths
-from drawstream.pipeline.shards.remote import MOST, Remote, RemoteError, Transfer, cache_folder, is_url, join, parent
+from drawstream.pipeline.shards.remote import cache_folder, download_catalog, is_url, join
 
 __all__ = [
     "ENCODINGS", "FILE", "METADATA", "RAW", "SEAL", "AlteredCatalogError", "Catalog", "Shard", "checksum_of",
@@ -188,7 +187,7 @@ class Catalog:
 
     @classmethod
     def _open_one(cls, path: Place) -> Self:
-        file, remote = _download(str(path)) if is_url(path) else (_locate(Path(path)), None)
+        file, remote = download_catalog(str(path), FILE) if is_url(path) else (_locate(Path(path)), None)
         mapped = mapped_columns(file, cache_folder() / "columns", LARGE)
         if mapped is None:
             return cls._checked(file, remote)
@@ -369,6 +368,26 @@ class Catalog:
             return without_stems(self._keys, self._starts, stems)
         return with_stems(self._keys, self.shard, stems)
 
+    def with_classes(self, names: Sequence[str], /) -> Self:
+        """Return the catalog with labels that count in other class names, among which are all of its own.
+
+        Args:
+            names: Those of a catalog that it is used with, such as the union of several.
+
+        Raises:
+            ValueError: A class of its own is not among them.
+        """
+        if absent := [name for name in self.classes if name not in names]:
+            raise ValueError(f"{self.path}: class {absent[0]!r} is not among the {len(names)} that it is used with")
+        own = np.array([list(names).index(name) for name in self.classes], np.int64)
+        clean = self.clean_label
+        return replace(
+            self,
+            classes=tuple(names),
+            label=frozen(merged_labels(self.label, own, len(names))),
+            clean_label=None if clean is None else frozen(merged_labels(clean, own, len(names))),
+        )
+
     def part(self, source: int, /) -> Self:
         """The rows of one of several catalogs as a catalog, with the classes of the whole.
 
@@ -452,30 +471,6 @@ def _fields(table: pa.Table, names: list[str], file: Path) -> dict[str, FieldCol
         return {name: read_columns(table, name) for name in check_fields(names)}
     except ValueError as error:
         raise AlteredCatalogError(f"{file}: {error}") from None
-
-
-def _download(url: str) -> tuple[Path, str]:
-    """Copy a remote catalog file to the cache; return the copy and the URL of the folder that it came from."""
-    is_file = url.partition("?")[0].endswith(".parquet")
-    root = parent(url) if is_file else join(url, ".")
-    url = url if is_file else join(url, FILE)
-    name = xxhash.xxh3_64_hexdigest(shown(url).encode())
-    (data,) = Transfer(root, Remote()).get([(url, None, None)])
-    if len(data) > MOST:
-        raise RemoteError(f"{shown(url)}: a catalog must have at most {MOST} bytes: check the address")
-    file = cache_folder() / "catalogs" / name / FILE
-    part = file.with_name(f"{FILE}.{os.getpid()}-{get_ident()}.part")  # threads may open one catalog at once
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        law = f"the copy of {shown(url)} cannot be written ({error.strerror})"
-        remedy = "let XDG_CACHE_HOME name a folder with room that you may write to"
-        raise RemoteError(f"{file}: {law}: {remedy}") from None
-    return file, root
 
 
 def _locate(path: Path) -> Path:

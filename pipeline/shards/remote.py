@@ -7,11 +7,14 @@ import posixpath
 import random
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Literal
 from urllib.parse import quote
+
+import xxhash
 
 from drawstream.pipeline import shown as shown
 from drawstream.samplers import DrawstreamError
@@ -227,3 +230,35 @@ def _brief(error: Exception, url: str) -> str:
     status, message = getattr(error, "status", None), getattr(error, "message", None)
     text = f"{status} {message}" if status else str(error) or type(error).__name__
     return shown(text.splitlines()[0], url)[:200]
+
+
+def download_catalog(url: str, name: str, /) -> tuple[Path, str]:
+    """Copy a remote catalog file to the cache; return the copy and the URL of the folder that it came from.
+
+    Args:
+        url: Of the file, or of the folder that it lies in.
+        name: Of the file in a folder.
+
+    Raises:
+        RemoteError: It cannot be downloaded, is too large, or cannot be kept.
+    """
+    is_file = url.partition("?")[0].endswith(".parquet")
+    root = parent(url) if is_file else join(url, ".")
+    url = url if is_file else join(url, name)
+    place = xxhash.xxh3_64_hexdigest(shown(url).encode())
+    (data,) = Transfer(root, Remote()).get([(url, None, None)])
+    if len(data) > MOST:
+        raise RemoteError(f"{shown(url)}: a catalog must have at most {MOST} bytes: check the address")
+    file = cache_folder() / "catalogs" / place / name
+    part = file.with_name(f"{name}.{os.getpid()}-{get_ident()}.part")  # threads may open one catalog at once
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        law = f"the copy of {shown(url)} cannot be written ({error.strerror})"
+        remedy = "let XDG_CACHE_HOME name a folder with room that you may write to"
+        raise RemoteError(f"{file}: {law}: {remedy}") from None
+    return file, root

@@ -148,8 +148,11 @@ class Setup:
     def evaluated(self) -> dict[str, Catalog]:
         """The catalogs of `judges`."""
         catalogs = {name: Catalog.open(path) for name, path in self.judges.items()}
-        for catalog in catalogs.values():
+        for name, catalog in catalogs.items():
             catalog.require_labels("evaluation")
+            fewer = set(catalog.classes) < set(self.data.classes) and catalog.label_kind in ("class", "multi")
+            if self.classes == "union" and fewer:
+                catalogs[name] = catalog.with_classes(self.data.classes)
         return catalogs
 
     @property
@@ -256,8 +259,10 @@ class Setup:
                     f"{self.data.path} has {self.data.num_classes} ({', '.join(self.data.classes[:3])}, …): "
                     "pack both from the same classes"
                 )
-            if catalog.fingerprint == self.data.fingerprint:
-                raise ValueError(f"{catalog.path} is the training set itself: give rows that are not trained on")
+            if catalog.fingerprint in (self.data.fingerprint, *(each.fingerprint for each in self.data.members)):
+                whole = catalog.fingerprint == self.data.fingerprint
+                law = f"is the training set {'itself' if whole else 'in part'}"
+                raise ValueError(f"{catalog.path} {law}: give rows that are not trained on")
             loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], EVAL_BATCH)
         return loaders
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from drawstream import Catalog, FeatureTable
+from drawstream import ArraySource, Catalog, FeatureTable, pack
 from shared.programs import cli, cli_json
 from shared.samples import LABELS, PIXELS, array_catalog, overwrite
 
@@ -40,7 +40,7 @@ def test_several_catalogs_are_trained_on_as_one(parts, trained, tmp_path):
     assert "catalog" in other and "another output folder" in other
     cli("report", trained, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "a + b + c" in page
+    assert "a + b + c" in page and "Training by source" in page
 
 
 def test_features_and_a_search_of_several_catalogs(parts, trained, tmp_path):
@@ -66,6 +66,13 @@ def test_classes_are_merged_where_it_is_asked_for(parts, tmp_path):
     cli(*words, "--classes", "union")
     whole = Catalog.open(few, parts[0], classes="union")
     assert json.loads((tmp_path / "run/run.json").read_text())["catalog_fingerprint"] == whole.fingerprint
+    named = ArraySource(PIXELS[:40], np.arange(40) % 3, ("7", "2", "owl"))
+    owls = pack(ArraySource(PIXELS[40:60], np.arange(20) % 2, ("owl", "2")), tmp_path / "owls").train
+    words = ("train", pack(named, tmp_path / "named").train, parts[0], "-o", tmp_path / "owl", *MLP, "--epochs", 1)
+    cli(*words, "--classes", "union", "--held-out", owls)
+    classes = json.loads((tmp_path / "owl/run.json").read_text())["result"]["classes"]
+    assert {name for name, value in classes.items() if value is not None} == {"2", "owl"}
+    assert "in part" in cli(*words, "--classes", "union", "--held-out", parts[0], status=2)
 
 
 def test_verify_tells_damage_of_each(parts, tmp_path):

@@ -21,6 +21,7 @@ from drawstream.tools.report import (
     verdicts,
 )
 from drawstream.tools.report.figures import history_figure, result_figure
+from drawstream.tools.report.records import finite
 
 __all__ = ["history_sections", "result_section"]
 
@@ -58,6 +59,7 @@ def result_section(groups: Sequence[Group], searches: Sequence[SearchRecord], ju
         page.folded("Early stopping and best epochs too", _numbers(entries)) if len(shown) < len(entries) else "",
         _gaps(pairs) if len(pairs) > SENTENCES else "",
         *_beside(groups),
+        _sources(groups),
         *(page.chart(result_figure(mine, name), NOTE) for (name, _), mine in _by_set(shown)),
         page.paragraph(
             f"“Best epoch” is the one that was best on the {' and '.join(sets)} set itself, picked in "
@@ -101,6 +103,12 @@ def _numbers_of(entries: Sequence[Entry], metric: str) -> str:
     return page.table(head, rows, label="Accuracy of every method and seed")
 
 
+_SOURCE = {  # of several catalogs: key in a record, heading, format
+    "rows": ("Rows", ",.0f"),
+    "draws": ("Draws", ",.0f"),
+    "loss": ("Loss, last epoch", ".3f"),
+    "top1": ("Top-1 in training, last epoch (%)", ".2f"),
+}
 _BESIDE: dict[
     str, tuple[tuple[str, str, dict[str, str]], ...]
 ] = {  # by the main metric: title, part of a result, columns
@@ -134,6 +142,20 @@ def _beside_one(groups: Sequence[Group], metric: str) -> list[str]:
                 ["Last epoch", *known.values()], [[of, *row] for of, row in cells.items()], label=title
             )
     return [page.folded(title, table) for title, table in tables.items()]
+
+
+def _sources(groups: Sequence[Group]) -> str:
+    """Return what several catalogs gave to each group's training: rows, draws, loss and top-1; means over its seeds."""
+    rows = []
+    for group in groups:
+        of_runs = [run.document.get("sources", []) for run in group.runs]
+        for same in zip(*of_runs, strict=False):
+            found = _means([{key: finite(each[key]) for key in _SOURCE if key in each} for each in same])
+            cells = [f"{found[key]:{form}}" if key in found else NONE for key, (_, form) in _SOURCE.items()]
+            rows.append([group.name, str(same[0]["name"]), *cells])
+    title = "Training by source"
+    table = page.table(["Run", "Source", *(head for head, _ in _SOURCE.values())], rows, label=title)
+    return page.folded(title, table) if rows else ""
 
 
 def _means(parts: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
