@@ -14,6 +14,7 @@ from drawstream.tools.report import (
     SearchRecord,
     cautions,
     compare,
+    finite,
     list_differences,
     metric_of,
     page,
@@ -21,7 +22,6 @@ from drawstream.tools.report import (
     verdicts,
 )
 from drawstream.tools.report.figures import history_figure, result_figure
-from drawstream.tools.report.records import finite
 
 __all__ = ["history_sections", "result_section"]
 
