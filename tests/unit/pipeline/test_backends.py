@@ -16,6 +16,7 @@ from shared.samples import PIXELS, array_catalog, digits_catalog, overwrite, pac
 PHOTOS = load_sample_images().images
 N = 24
 KINDS = [("raw", 1), ("raw", 3), ("png", 1), ("png", 3), ("jpeg", 1), ("jpeg", 3)]
+EACH = [pytest.param(kind, marks=[] if kind in KINDS[:1] + KINDS[3:6:2] else pytest.mark.slow) for kind in KINDS]
 LEVEL = 1.001  # of 255: both round to whole levels, what lies between two by another way
 
 
@@ -92,7 +93,7 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", EACH, ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_geometries(catalogs, kind, geometry):
     agree(catalogs[kind], plain(kind[1], **GEOMETRIES[geometry]))
@@ -110,7 +111,7 @@ def test_gray_images_become_rgb(catalogs, kind):
     agree(catalogs[kind], plain(3, size=(61, 80), crop="pad", randaugment=(1, 9)))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", EACH, ids=str)
 def test_jitter(catalogs, kind):
     for ranges in ((0.4, 0.3, 0.5, 0.2), (0.0, 0.9, 0.0, 0.0), (1.5, 0.0, 0.0, 0.0)):
         ranges = ranges if kind[1] == 3 else (*ranges[:2], 0.0, 0.0)
