@@ -47,6 +47,8 @@ def find_tables(path: Path, split: str, /) -> tuple[Path, ...]:
     splits = [each.name for each in sorted(path.iterdir()) if each.is_dir() and (each / "state.json").is_file()]
     for folder in (path, path / "data", path / split, path / "default" / split):
         files = [each for each in _listed(folder) if each.suffix in _ENDINGS]
+        if files and folder == path and not _holds_images(path, files[0]):
+            continue
         named = {each: found[1] for each in files if (found := _SPLIT.search(each.stem))}
         if named and split not in (kinds := set(named.values())):
             raise FileNotFoundError(f"{folder}: has no files of split {split!r}: take --split {sorted(kinds)[0]}")
@@ -55,6 +57,14 @@ def find_tables(path: Path, split: str, /) -> tuple[Path, ...]:
     if splits:
         raise FileNotFoundError(f"{path}: has no split {split!r}: give the folder of one, such as {path / splits[0]}")
     return ()
+
+
+def _holds_images(folder: Path, file: Path) -> bool:
+    """Check that a table beside subfolders has images, and is no list of what lies in class folders."""
+    if not any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir()):
+        return True
+    schema = _opened(file)[0]
+    return bool(_image_columns(schema, _features(schema)))
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -342,6 +342,17 @@ def test_damaged_tables(tmp_path):
     refused("2.parquet: has other columns than 1.parquet", open_source, folder)
 
 
+def test_a_table_beside_class_folders_is_no_data_set(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.jpg").write_bytes(CHINA)
+    pq.write_table(
+        pa.table({"file": ["a/1.jpg", "b/1.jpg"], "sharp": [0.5, 0.25]}), tmp_path / "photos" / "list.parquet"
+    )
+    source = open_source(tmp_path / "photos")
+    assert source.classes == ("a", "b") and "list.parquet" in source.left_out.lines[0]
+
+
 def test_photographs_of_a_table_are_stored_smaller(tmp_path):
     pq.write_table(table([CHINA, FLOWER], [0, 1], ["a", "b"]), tmp_path / "a.parquet")
     done = pack(open_source(tmp_path / "a.parquet"), tmp_path / "data", short_side=100)
