@@ -211,7 +211,10 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
     ("options", "told"),
     [
         (["--crop-factor", "2"], "--crop-factor goes with a sampler.json or weights, but there is none: leave it out"),
-        (["--mode", "multinomial"], "--mode goes with a sampler.json, weights or your own sampler, but there is none"),
+        (
+            ["--mode", "multinomial"],
+            "deferred or repeat-factors, but there is none",
+        ),
         (["--column", "p"], "--column goes with weights or rho, but there is none"),
         (["--join", "x.csv"], "--join goes with a --table, but there is none"),
         (["--sampler", "w.csv", "--frozen"], "--frozen goes with a sampler.json, but --sampler is w.csv: leave it out"),
@@ -219,7 +222,7 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
         (["--sampler", "p", "--column", "loss"], "--column goes with weights or rho, but --sampler is p: leave it out"),
         (["--sampler", "p", "--join", "x.csv"], "--join goes with a --table, but --sampler is p: leave it out"),
         (["--sampler", "p", "--table", "t"], "--table goes with a sampler.json, your own sampler, rho"),
-        (["--sampler", "p", "--mode", "subset"], "or your own sampler, but --sampler is p: leave it out"),
+        (["--sampler", "p", "--mode", "subset"], "deferred or repeat-factors, but --sampler is p: leave it out"),
         (["--frozen"], "--frozen goes with a sampler.json, but there is none"),
     ],
 )
