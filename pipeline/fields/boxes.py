@@ -6,12 +6,13 @@ changed places where ``swap`` says so.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Boxes(NamedTuple):
@@ -22,8 +23,8 @@ class Boxes(NamedTuple):
         kept: int64 (k,), which of the stored boxes these are: ``labels[kept]`` are their labels.
     """
 
-    xyxy: Tensor
-    kept: Tensor
+    xyxy: "Tensor"
+    kept: "Tensor"
 
 
 class Placement(NamedTuple):
@@ -70,6 +71,8 @@ def place_boxes(
         placement: Of the n samples.
         size: Height and width of the batch's images.
     """
+    import torch  # here: pack reads boxes without it
+
     counts = np.array([0 if each is None else len(each) for each in boxes], np.int64)
     rows = np.repeat(np.arange(len(boxes)), counts)
     stored = np.concatenate([np.empty((0, 4)), *(each for each in boxes if each is not None)])

@@ -261,7 +261,7 @@ class Setup:
                 )
             if catalog.fingerprint in (self.data.fingerprint, *(each.fingerprint for each in self.data.members)):
                 whole = catalog.fingerprint == self.data.fingerprint
-                law = f"is the training set {'itself' if whole else 'in part'}"
+                law = "is the training set itself" if whole else "is the training set in part"
                 raise ValueError(f"{catalog.path} {law}: give rows that are not trained on")
             loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], EVAL_BATCH)
         return loaders
