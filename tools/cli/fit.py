@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drawstream.tools.cli.features import TableOptions
-from drawstream.tools.cli.options import CATALOG, ClassesOptions, FrozenOptions, ResultOptions, place
+from drawstream.tools.cli.options import CATALOG, MODEL, MODELS, ClassesOptions, FrozenOptions, ResultOptions, place
 from drawstream.tools.runs import FINITE, argument, finish, option
 
 if TYPE_CHECKING:
@@ -63,11 +63,12 @@ class DuplicatesOptions(ClassesOptions, ResultOptions):
     out: Path = option(..., "Folder to write.", "--out", "-o")
     near: Literal["hash", "embedding", "none"] = option(
         "hash",
-        "Also find what is nearly the same: by a perceptual hash, by embeddings of --model, or not at all.",
+        "Also find what is nearly the same: by a perceptual hash, by embeddings (what the last linear layer of --model "
+        "sees), or not at all.",
     )
     distance: int = option(3, "Largest number of differing bits of 64, of the hash.", within=(0, 16))
     threshold: float = option(0.95, "Least cosine of two embeddings.", within=(0, 1))
-    model: str | None = option(None, "Embed by this model: what its last linear layer sees.")
+    model: str | None = option(None, MODEL, known=MODELS)
     weights: Path | None = option(None, "Weights of that model.")
 
 

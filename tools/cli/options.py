@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from drawstream.tools.training import Ranks, Recipe, Setup
 
 CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…); several are one training set."
+MODEL = "Use mlp, cnn, resnet8, resnet20, resnet18, wrn-28-2, timm:NAME or module:factory."
 MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "wrn-28-2", "timm:")
 ORIENTATION = "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
 ENGINES = ("local", "ray", "ray:")
@@ -76,9 +77,7 @@ class EngineOptions(Options):
 class ModelOptions(Options):
     """Model and device of a job."""
 
-    model: str = option(
-        "cnn", "Use mlp, cnn, resnet8, resnet20, resnet18, wrn-28-2, timm:NAME or module:factory.", known=MODELS
-    )
+    model: str = option("cnn", MODEL, known=MODELS)
     small_stem: bool = option(False, "Give a timm model a first layer for 32 pixels: 3×3, stride 1, no pooling.")
     size: int | None = option(
         None, "Height and width of images in batches; by default their own up to 64, else 224.", within=(1, 10**5)

@@ -129,7 +129,8 @@ def refuse_unfit(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
     """
     loss, mix = parts.criterion, parts.mix
     if kind == "none" and loss is None:
-        raise ValueError("the images have no labels, so there is no loss: give your own, --loss module:factory")
+        remedy = "give your own (--loss module:factory), or index with --label"
+        raise ValueError(f"the images have no labels, so there is no loss: {remedy}")
     for part in (mix, parts.learner, parts.selector, parts.tracker, loss) if kind != "class" else ():
         if _needs_classes(part):
             what = type(part).__name__

@@ -373,4 +373,7 @@ def test_the_command_tells_and_records(tmp_path, capsys):
     ]
     assert "2 images in 1 shards, no labels" in cli("index", path, "--label", "none", "--overwrite")
     assert main(["train", str(tmp_path), "-o", str(tmp_path / "run")]) == 2
-    assert "has no labels, but a model's loss needs classes: index it with --label" in capsys.readouterr().err
+    told = (
+        "the images have no labels, so there is no loss: give your own (--loss module:factory), or index with --label"
+    )
+    assert told in capsys.readouterr().err

@@ -28,7 +28,9 @@ __all__ = ["CONTROL", "FULL", "IRREDUCIBLE", "METHODS", "SCHEDULES", "Common", "
 
 CONTROL, FULL = "unif", "full"
 METHODS = tuple(
-    name for name, each in TABLE.items() if each.build and not each.loss and each.given in ("name", "bench")
+    name
+    for name, each in TABLE.items()
+    if each.build and each.budgeted and not each.loss and each.given in ("name", "bench")
 )
 SCHEDULES = ("linear", "step")
 IRREDUCIBLE = "irreducible"  # the run that `rho` needs; no method
@@ -112,9 +114,7 @@ class Common:
         order = self.mix_order if augment in ("mixup", "ricap") else "default"
         given: dict[str, Any] = {"augment": augment, "mix_order": order, "device": self.device}
         given["framing"] = Framing(flip=self.flip, jitter=self.recipe.jitter)
-        setup = Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
-        setup.data.require_labels("a benchmark of methods", "class")
-        return setup
+        return Setup(self.catalog, self.model, self.held_out, self.test, self.global_batch, **given)
 
     def recipe_of(self, point: Point, /) -> Recipe:
         """Return the recipe of a full training with the schedule and seed of a point."""

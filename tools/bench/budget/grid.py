@@ -114,6 +114,7 @@ def common_of(grid: BudgetGrid, /) -> Common:
     recipe = grid.recipe(plan.recipe, **({"schedule": "step"} if grid.milestones else {}))
     how: dict[str, Any] = {"recipe": recipe, "evaluations": min(EVALUATIONS, recipe.epochs)}
     how |= {"model": grid.model or plan.model, "global_batch": grid.global_batch or plan.batch_size}
+    Catalog.open(places["catalog"]).require_labels("a benchmark of methods", "class")
     return pick(Common, grid, **places, **how)
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from drawstream.pipeline.labels import Kind
     from drawstream.tools.training.methods.plan import Inputs, TrainingPlan
 
 ORANGE, BLUE, GREEN, PURPLE, GRAY = "#d9730d", "#2f7fc1", "#1b9e77", "#a868a4", "#7d8590"
 _HERE = "drawstream.tools.training.methods"
 
+Kind = Literal["class", "multi", "value", "none"]  # of `pipeline.labels`, which is not imported here
 Given = Literal["default", "name", "file", "own", "bench"]
 
 
@@ -38,6 +38,7 @@ class Method:
         after: The run that must be finished before: `full`, one on all rows; `irreducible`, one on other data.
         slow: A benchmark runs it only if it is named.
         labels: Kinds of labels that it reads; empty: it reads none, or says itself what it needs.
+        budgeted: The benchmark of budgeted training has it; not so those that are for long tails.
         loss: `build` makes a loss for wrong labels, in place of a plan.
         colour, marker: In figures; the marker is plotly's.
     """
@@ -55,7 +56,8 @@ class Method:
     beforehand: str = ""
     after: Literal["", "full", "irreducible"] = ""
     slow: bool = False
-    labels: "tuple[Kind, ...]" = ()
+    labels: tuple[Kind, ...] = ()
+    budgeted: bool = True
     loss: bool = False
     colour: str = BLUE
     marker: str = "circle"
@@ -101,7 +103,7 @@ _LOSS: dict[str, Any] = {"given": "bench", "loss": True, "colour": GREEN}
 _CLASSES: dict[str, Any] = {
     "labels": ("class",),
     "build": f"{_HERE}.long_tail:class_balanced",
-    "slow": True,
+    "budgeted": False,
     "colour": GREEN,
 }
 

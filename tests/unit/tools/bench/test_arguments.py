@@ -25,7 +25,10 @@ from shared.programs import cli
         ("budget --data cifar", "'cifar' is neither one of digits, fashion-mnist nor the folder of a catalog"),
         ("noise --methods uniform,magic", "unknown methods 'magic': give some of uniform, swift"),
         ("noise --validation dirty", "unknown validation 'dirty': give some of clean, noisy"),
-        ("noise --noise 0.4,x", "--noise must be numbers separated by commas, but got '0.4,x'"),
+        (
+            "noise --noise 0.4,x",
+            "--noise must be shares of wrong labels such as 0.4 or a file such as labels.npy, but got 'x'",
+        ),
         ("noise --noise 1", "0 <= noise < 1"),
         ("noise --seeds 0,0", "seeds must be given and differ, but got [0, 0]"),
         ("noise --rank-study 2", "a rank study needs at least 3 candidates, but got 2"),

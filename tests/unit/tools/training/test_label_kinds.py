@@ -208,7 +208,7 @@ def test_without_labels_your_own_loss_trains(data, tmp_path, monkeypatch):
     assert losses[-1] < losses[0] - 0.3 and "result" not in record
     assert train(data, tmp_path, "none", "--loss", "own_views:Views")["history"] == record["history"]
     for words, text in (
-        ((), "the images have no labels, so there is no loss: give your own, --loss module:factory"),
+        ((), "the images have no labels, so there is no loss: give your own (--loss module:factory)"),
         (("--loss", "own_views:Whole"), "the loss must give one number for each row, (64,), but gives ()"),
         (("--loss", "own_views:function"), "must give a torch.nn.Module that is called as loss(outputs, batch, epoch)"),
         (("--loss", "own_views:nothing"), "own_views"),
