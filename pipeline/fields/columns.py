@@ -60,6 +60,8 @@ def check_fields(names: Sequence[str], /) -> tuple[str, ...]:
     Raises:
         ValueError: An empty name, one that comes twice, or one that acts where it is shown.
     """
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"a field is named by its extension, such as txt, json or seg.png, but got {wrong[0]!r}")
     found = tuple(name.strip().lstrip(".").lower() for name in names)
     for name in found:
         if not name or "/" in name:

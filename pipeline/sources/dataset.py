@@ -75,13 +75,12 @@ class DatasetSource:
             progress: Called as ``progress(rows_done, rows)`` where all rows are read for their labels.
 
         Raises:
-            TypeError: It has no length or no rows.
-            ValueError: No rows, or labels that are none.
+            ValueError: It has no length or no rows, or labels that are none.
         """
         name = name or type(dataset).__name__
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             law = "a data set needs len() and [row]"
-            raise TypeError(f"{law}, but {name} is a {type(dataset).__name__}: give one of map style, or a path")
+            raise ValueError(f"{law}, but {name} is a {type(dataset).__name__}: give one of map style, or a path")
         if not len(dataset):
             raise ValueError(f"{name}: has no rows")
         pair = _columns(dataset, columns, name)
@@ -120,8 +119,10 @@ class DatasetSource:
         read = _read(self.dataset, self.columns, rows.tolist(), self.workers, pixels=True)
         for row, (image, label) in zip(rows.tolist(), read, strict=True):
             known = self.labels[row]
-            if self.stated and isinstance(label, int) and known.ndim == 0 and label != known:
-                law = f"row {row}: its label is {label}, but the data set states {known} (targets or labels)"
+            told = self.classes[known] if isinstance(label, str) and known.ndim == 0 else known
+            if isinstance(label, int | str) and known.ndim == 0 and label != told:
+                first = "the data set states {} (targets or labels)" if self.stated else "it was {} when first read"
+                law = f"row {row}: its label is {label}, but {first.format(told)}"
                 yield ValueError(f"{law}: leave out what changes labels")
             else:
                 yield image

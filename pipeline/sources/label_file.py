@@ -67,6 +67,8 @@ def open_labelled(folder: Path, table: Path, kind: Kind | None, fields: Sequence
     files, left_out = list_images(folder, fields=endings, beside=table)
     columns, key = _columns(opened)
     keys = [str(each) for each in opened.column(key).to_pylist()]
+    if not keys:
+        raise ValueError(f"{table}: has no rows: give the labels of the images in {folder}")
     found = _images_of(keys, folder, files, table)
     absent = [name for name, image in zip(keys, found, strict=True) if image is None]
     if len(absent) == len(keys):

@@ -5,6 +5,7 @@ duplicates.json            the record: groups and rows by kind, groups in severa
 weights.parquet            sample_id and weight, 1 / rows of the group; weights-0.parquet, … of several catalogs
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def _write_weights(catalog: Catalog, found: Duplicates, out: Path) -> None:
     weights, several = found.weights(catalog.source), len(catalog.sources) > 1
     for number in range(len(catalog.sources)):
         own = weights[catalog.source == number]
+        of = catalog.members[number].fingerprint if several else catalog.fingerprint
         kept = pa.table({"sample_id": np.arange(len(own)), "weight": own})
+        kept = kept.replace_schema_metadata({"drawstream": json.dumps({"catalog": of})})
         with write_atomically(out / (f"weights-{number}.parquet" if several else "weights.parquet")) as temporary:
             pq.write_table(kept, temporary)
 

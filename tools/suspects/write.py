@@ -1,7 +1,7 @@
 """`drawstream suspects`: the ranked list, and the files that act on it.
 
-    suspects.parquet, .csv   all rows, the most suspect first: key, shard, row, given and suggested label, score, wrong
-                             (the probability that the given label is), drop, reason
+    suspects.parquet, .csv   all rows, the most suspect first: key, source, shard, row, given and suggested label, score
+                             and wrong (the probability that the given label is), drop, reason
     suspects.json            the record: share of wrong labels with its interval, classes, pairs of classes
     suspects.html            the page: images of the first rows, by pair of classes, to be reviewed with the keyboard
     weights.parquet          sample_id and weight, 0 for rows that are dropped: `train --sampler weights.parquet`
@@ -11,6 +11,7 @@ Shards are never touched. Rows are dropped where the label is wrong with a proba
 decides for the rows that it names.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,12 @@ def write_suspects(
 
 
 def _names(catalog: Catalog) -> list[str]:
-    """Key of each row, with its shard where several have it."""
+    """Key of each row, with its source and shard where several have it."""
     keys = [catalog.key(row) for row in range(len(catalog))]
+    if len(set(keys)) == len(keys):
+        return keys
+    if len(catalog.sources) > 1:
+        keys = [f"{catalog.sources[of]}/{key}" for of, key in zip(catalog.source.tolist(), keys, strict=True)]
     if len(set(keys)) == len(keys):
         return keys
     return [f"{catalog.shards[shard].path}/{key}" for shard, key in zip(catalog.shard.tolist(), keys, strict=True)]
@@ -122,6 +127,7 @@ def _write_list(
     table = pa.table(
         {
             "key": pa.array(names).take(pa.array(order)),
+            "source": pa.array(catalog.sources).take(pa.array(np.asarray(catalog.source)[order])),
             "shard": shards.take(pa.array(np.asarray(catalog.shard)[order])),
             "row": order,
             "given": classes.take(pa.array(given)),
@@ -145,7 +151,7 @@ def _reason(found: Suspects, row: int) -> str:
 
 
 def _write_table(table: pa.Table, path: Path, catalog: Catalog) -> None:
-    kept = table.replace_schema_metadata({"catalog": catalog.fingerprint})
+    kept = table.replace_schema_metadata({"drawstream": json.dumps({"catalog": catalog.fingerprint})})
     with write_atomically(path) as temporary:
         pq.write_table(kept, temporary)
 

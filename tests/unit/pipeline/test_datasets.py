@@ -1,6 +1,7 @@
 """Map-style data sets, and Parquet and Arrow files of Hugging Face, as sources of `pack`."""
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_labels_stated_read_named_and_of_other_kinds(tmp_path):
         "2 images of it cannot|row 2: its label is 0, but the data set states 2", pack, stated, tmp_path / "data"
     )
     assert "leave out what changes labels" in text
+    drawn = itertools.chain([0] * 6, itertools.repeat(1))  # another label when it is read again
+
+    class Moving:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, row):
+            return images[row], next(drawn)
+
+    refused("row 2: its label is 1, but it was 0 when first read", pack, Moving(), tmp_path / "moving")
 
 
 def test_rows_that_are_dicts():
@@ -137,7 +148,7 @@ def test_what_is_refused(tmp_path):
         assert pack(data, tmp_path / "skipped", skip_bad=True, overwrite=True).rows == 3
     refused("has no rows", DatasetSource.open, Rows([]))
     refused("row 1: KeyError", DatasetSource.open, Rows([rows[0], KeyError("lost")]))
-    refused("needs len", DatasetSource.open, iter(rows), error=TypeError)
+    refused("needs len", DatasetSource.open, iter(rows))
     refused(r"a row must be \(image, label\) or a dict", DatasetSource.open, Rows([PIXELS[0]]))
 
 

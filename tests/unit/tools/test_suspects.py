@@ -63,6 +63,25 @@ def test_the_weights_train_on_the_rows_that_are_kept(noisy, listed, tmp_path):
     assert (kept == 0).sum() == record["dropped"]
 
 
+def test_the_weights_of_another_catalog_are_refused(noisy, listed, tmp_path):
+    other = pack_digits(tmp_path / "other", ROWS, seed=3).train
+    command = ["train", other, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--column", "weight"]
+    assert "weights of catalog" in cli(*command, "--sampler", listed[1] / "weights.parquet", status=2)
+    cli("duplicates", noisy[0], "--near", "none", "-o", tmp_path / "twice")
+    assert "weights of catalog" in cli(*command, "--sampler", tmp_path / "twice/weights.parquet", status=2)
+
+
+def test_rows_of_several_catalogs_have_names_of_their_own(tmp_path):
+    places = [pack_digits(tmp_path / name / "data", 60).train for name in ("a", "b")]
+    cli("train", *places, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--track", tmp_path / "table")
+    command = ["suspects", tmp_path / "table", "--catalog", places[0], "--catalog", places[1]]
+    cli(*command, "-o", tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out/suspects.parquet")
+    keys = rows["key"].to_pylist()
+    assert len(set(keys)) == 120 and set(rows["source"].to_pylist()) == {"a", "b"}
+    assert Catalog.open(*places).rows_of(keys).tolist() == rows["row"].to_pylist()
+
+
 def test_a_review_decides_for_the_rows_that_it_names(noisy, listed, tmp_path):
     catalog, order = Catalog.open(noisy[0]), pq.read_table(listed[1] / "suspects.parquet")["row"].to_pylist()
     keep, drop, other = order[0], order[-1], order[1]
