@@ -29,6 +29,7 @@ from drawstream.samplers.files import fault_of, raise_unless_file, system_fault
 
 _ENDINGS = (".parquet", ".arrow")
 _SPLIT = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val)(?=$|[-_.\d])")
+_COUNTED = re.compile(r"-\d+-of-(\d+)")
 _METADATA = b"huggingface"
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")  # usual names of columns without metadata
 _Columns = tuple[str | None, str | None]
@@ -38,7 +39,7 @@ def find_tables(path: Path, split: str, /) -> tuple[Path, ...]:
     """Return the Parquet or Arrow files of a split, in the order of their names; none where a path holds no data set.
 
     Raises:
-        FileNotFoundError: There are files, but of other splits alone.
+        FileNotFoundError: There are files, but of other splits alone, or some of those that their names count are not.
     """
     if path.suffix in _ENDINGS and path.is_file():
         return (path,)
@@ -53,10 +54,19 @@ def find_tables(path: Path, split: str, /) -> tuple[Path, ...]:
         if named and split not in (kinds := set(named.values())):
             raise FileNotFoundError(f"{folder}: has no files of split {split!r}: take --split {sorted(kinds)[0]}")
         if files:
-            return tuple(each for each in files if not named or named.get(each) == split)
+            return _whole(tuple(each for each in files if not named or named.get(each) == split))
     if splits:
         raise FileNotFoundError(f"{path}: has no split {split!r}: give the folder of one, such as {path / splits[0]}")
     return ()
+
+
+def _whole(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files, if they are as many as their names say (`train-00000-of-00002`)."""
+    counted = [int(found[1]) for each in files if (found := _COUNTED.search(each.stem))]
+    if counted and len(counted) == len(files) and max(counted) != len(files):
+        law = f"{files[0].parent}: has {len(files)} of {max(counted)} files, such as {files[0].name}"
+        raise FileNotFoundError(f"{law}: fetch the others, or give one file")
+    return files
 
 
 def _holds_images(folder: Path, file: Path) -> bool:

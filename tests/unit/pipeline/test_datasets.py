@@ -287,6 +287,14 @@ def test_tables_of_hugging_face(write, tmp_path):
     ] == []
 
 
+@pytest.mark.parametrize("write", [as_parquet, as_arrow])
+def test_a_file_that_the_names_count_and_that_is_not_there(write, tmp_path):
+    write(tmp_path / "hub", table(PNGS, LABELS[:20], NAMES))
+    next((tmp_path / "hub").rglob("*-00001-of-00002*")).unlink()
+    error = cli("pack", tmp_path / "hub", tmp_path / "data", status=2)
+    assert "has 1 of 2 files" in error and "fetch the others, or give one file" in error
+
+
 def test_bytes_that_are_elsewhere_or_of_other_formats(tmp_path):
     (tmp_path / "flower.jpg").write_bytes(FLOWER)
     images = [
