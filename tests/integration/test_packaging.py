@@ -240,12 +240,12 @@ def test_an_empty_environment_runs_the_main_job(wheel, tmp_path):
     subprocess.run([python, "-m", "pip", "check"], check=True)
     told = subprocess.run([python.with_name("drawstream"), "--version"], check=True, capture_output=True, text=True)
     assert told.stdout == f"drawstream {wheel.name.split('-')[1]}\n"
-    assert "pip install 'drawstream[cuda13]'" in drawstream("doctor", status=1)
+    assert "pip install 'drawstream[cuda13]'" in drawstream("doctor")  # a note: Pillow decodes
     assert "1797" in drawstream("stream", "show", "--rows", "1797")
     np.savez(tmp_path / "digits.npz", images=PIXELS, labels=LABELS)
     drawstream("pack", "digits.npz", "data", "--limit", "300", "--holdout", "60")
     training = ("train", "data/train", "--model", "mlp", "--epochs", "1", "--held-out", "data/holdout")
-    assert "pip install 'drawstream[cuda13]'" in drawstream(*training, "-o", "runs/uniform", status=2)
+    assert "DALI is not installed, so images are decoded by Pillow" in drawstream(*training, "-o", "runs/pillow")
 
     subprocess.run([*pip, f"{wheel}[cuda13]"], check=True)
     subprocess.run([python, "-m", "pip", "check"], check=True)
