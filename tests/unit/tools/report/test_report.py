@@ -414,7 +414,7 @@ def test_other_metrics_and_classes_are_means_over_the_seeds(trains, tmp_path):
 
 @pytest.mark.parametrize("metric", ["map", "rmse"])
 def test_metrics_of_other_labels(tmp_path: Path, make_run, metric: str):
-    """Of an error lower is better, in the verdict and in the best epoch; a page of both kinds keeps them apart."""
+    """Verdict and best epoch take the lower error; a page of both kinds keeps them apart."""
     scale = 1 if metric == "map" else 0.01
     for method, values in {"uniform": [50.0, 52.0, 51.0], "swift": [40.0, 42.5, 40.5]}.items():
         for seed, value in enumerate(values):
