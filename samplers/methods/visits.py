@@ -8,6 +8,10 @@ Notation
             or all four of METHODS §1, and p_j of every j ≠ y if asked for, from the largest wrong logit z_k:
             g_j = z_k − z_j, e_j = exp(−g_j), s = Σ_{j≠y,k} e_j, m = z_k − z_y + log(1 + s):
             loss = log(1 + exp(m)), 1 − p_y = 1 / (1 + exp(−m))
+    a_c     of rows with several classes, y 0 or 1 (n, C): the log odds against the label of class c, z_c or −z_c. Their
+            measures are those of METHODS for such labels: loss mean_c log(1 + exp(a_c)), uncertainty mean_c σ(a_c) (1 −
+            the mean probability of the right side), entropy Σ_c H(σ(z_c)), gradient ‖σ(a)‖ / C
+            of rows with values, y float (n, C): loss mean_c (z_c − y_c)², gradient 2 ‖z − y‖ / C, no others
     sums    int64 (N, K + 1): Σ x of a row for K measures in units of 2^-36 (1.5e-11), every x rounded to a unit; visits
 
 Integers add up the same in any order: batches, ranks and restarts change no bit. A visit counts up to 2^14, a sum is
@@ -25,7 +29,10 @@ from numpy.typing import NDArray
 from drawstream.samplers import whole_number
 from drawstream.samplers.methods.state import Stateful
 
-__all__ = ["FULL", "IGNORED", "MEASURES", "UNIT", "Total", "Visits", "add_visits", "measure", "to_array"]
+__all__ = [
+    "FULL", "IGNORED", "MEASURES", "UNIT", "Total", "Visits", "add_visits", "measure", "measure_several",
+    "measure_values", "to_array",
+]  # fmt: skip
 
 MEASURES = ("loss", "entropy", "grad_norm", "uncertainty")
 UNIT = 2.0**-36
@@ -54,6 +61,12 @@ def to_array(value: Any, dtype: Any, /) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=dtype)
 
 
+def is_float(value: Any, /) -> bool:
+    """Return whether an array or a tensor holds floating-point numbers."""
+    kind = getattr(value, "is_floating_point", None)
+    return bool(kind()) if kind is not None else np.asarray(value).dtype.kind == "f"
+
+
 class Visits(Stateful):
     """The visits of one epoch so far, of this rank.
 
@@ -76,29 +89,52 @@ class Visits(Stateful):
 
         Args:
             ids: int64 (n,), in [0, N); a row that comes twice is two visits.
-            logits: float (n, C >= 2), of the training forward pass; arrays or tensors, here and below.
-            labels: int64 (n,), in [0, C).
+            logits: float (n, C), of the training forward pass, C >= 2 with one class a row; arrays or tensors, here
+                and below.
+            labels: int64 (n,), in [0, C); several classes of a row, uint8 (n, C), 0 or 1; or values, float (n, C).
             weights: float (n,), 1/(N P) of the draws; rows of weight 0 only fill up the batch, all others count once.
 
         Raises:
-            ValueError: shapes do not fit, ids or labels are out of range, or logits are not finite.
+            ValueError: shapes do not fit, ids or labels are out of range, logits are not finite, or values have no such
+                measure.
         """
-        rows, z, y = to_array(ids, np.int64), to_array(logits, np.float32), to_array(labels, np.int64)
+        rows, z = to_array(ids, np.int64), to_array(logits, np.float32)
+        several = np.ndim(labels) == 2
+        values = several and is_float(labels)
+        y = to_array(labels, np.float32 if values else np.int64)
         n = rows.size
         counted = None if weights is None else to_array(weights, np.float32)
-        fits = rows.shape == y.shape == (n,) and z.ndim == 2 and len(z) == n and z.shape[1] > 1
+        fits = rows.shape == (n,) and z.ndim == 2 and len(z) == n and y.shape == (z.shape if several else (n,))
+        fits &= z.ndim == 2 and z.shape[1] > (0 if several else 1)
         if not fits or (counted is not None and counted.shape != (n,)):
             raise ValueError(
-                f"ids (n,), logits (n, C >= 2), labels (n,) and weights (n,) must fit, but got {rows.shape}, "
+                f"ids (n,), logits (n, C >= 2), labels (n,) or (n, C) and weights (n,) must fit, but got {rows.shape}, "
                 f"{z.shape}, {y.shape} and {None if counted is None else counted.shape}"
             )
         if counted is not None:
             rows = np.where(counted > 0, rows, IGNORED)
+        if several:
+            self._observe_several(rows, z, y, values)
+            return
         x = np.empty((5 if self._measure == "grad_norm" else 1, n))
         bad = measure(rows, z, y, self.rows, self._measure == "loss", x)
         if bad >= 0:
             raise ValueError(self._fault(int(rows[bad]), int(y[bad]), z.shape[1]))
         add_visits(rows, x[2:3] if len(x) > 1 else x, self.sums)
+
+    def _observe_several(self, rows: Array, z: Array, y: Array, values: bool) -> None:
+        """Take note of rows with several classes or values."""
+        if values and self._measure == "uncertainty":
+            name = type(self).__name__
+            raise ValueError(f"{name} goes by the probability of the right class, but labels are values: take another")
+        x = np.empty((len(MEASURES) + 1, len(rows)))
+        bad = measure_values(rows, z, y, self.rows, x) if values else measure_several(rows, z, y, self.rows, x)
+        if bad >= 0:
+            wrong = [each for each in y[bad].tolist() if each not in (0, 1)] if not values else []
+            fault = f"labels of several classes must be 0 or 1, but got {wrong[0]}" if wrong else None
+            raise ValueError(fault or self._fault(int(rows[bad]), 0, z.shape[1]))
+        k = MEASURES.index(self._measure)
+        add_visits(rows, x[k : k + 1], self.sums)
 
     def take(self, total: Total | None = None, /) -> NDArray[np.int64]:
         """End the epoch: return the sums, int64 (N, 2), added up over the ranks by `total`, and begin a new one.
@@ -149,6 +185,62 @@ def measure(ids: Array, z: Array, y: Array, rows: int, loss: bool, values: Array
                 read_all(z[i], e[i - first], y[i], values[:, i])
             elif values[0, i] == 0.0:
                 values[0, i] = read_loss(z[i], e[i - first], y[i]) if loss else read_uncertainty(e[i - first], y[i])
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def measure_several(ids: Array, z: Array, y: Array, rows: int, values: Array) -> int:
+    """Write measures and correctness (all labels right) of visits with several classes, y (n, C), into `values` (5, n).
+
+    Return the first faulty row, or -1. A row that does not count gets NaN.
+    """
+    n, classes = z.shape
+    e = np.empty(classes)
+    for i in range(n):
+        values[:, i] = np.nan
+        if ids[i] == IGNORED:
+            continue
+        if not 0 <= ids[i] < rows:
+            return i
+        for c in range(classes):
+            if not (np.isfinite(z[i, c]) and 0 <= y[i, c] <= 1):
+                return i
+            e[c] = -abs(np.float64(z[i, c]))
+        exponentiate(e)
+        loss, entropy, squares, wrong, correct = 0.0, 0.0, 0.0, 0.0, 1.0
+        for c in range(classes):
+            size, against = abs(np.float64(z[i, c])), (z[i, c] > 0) != (y[i, c] > 0)
+            small = e[c] / (1.0 + e[c])  # probability of the less probable side
+            missing = 1.0 - small if against else small
+            loss += np.log1p(e[c]) + (size if against else 0.0)
+            entropy += np.log1p(e[c]) + size * small
+            squares += missing * missing
+            wrong += missing
+            correct = 0.0 if against else correct
+        values[0, i], values[1, i], values[2, i] = loss / classes, entropy, np.sqrt(squares) / classes
+        values[3, i], values[4, i] = wrong / classes, correct
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def measure_values(ids: Array, z: Array, y: Array, rows: int, values: Array) -> int:
+    """Write loss and gradient norm of visits with values, y (n, C), into `values` (5, n), where others are 0.
+
+    Return the first faulty row, or -1. A row that does not count gets NaN.
+    """
+    n, count = z.shape
+    for i in range(n):
+        values[:, i] = np.nan
+        if ids[i] == IGNORED:
+            continue
+        squares = 0.0
+        for c in range(count):
+            error = np.float64(z[i, c]) - np.float64(y[i, c])
+            squares += error * error
+        if not (0 <= ids[i] < rows and np.isfinite(squares)):
+            return i
+        values[:, i] = 0.0
+        values[0, i], values[2, i] = squares / count, 2.0 * np.sqrt(squares) / count
     return -1
 
 

@@ -20,7 +20,7 @@ from drawstream.features import label_losses, require_classes
 from drawstream.pipeline import Batch, CropFilter, Loader
 from drawstream.pipeline.images import Mixed
 from drawstream.pipeline.labels import Kind
-from drawstream.samplers.methods import RHOLoss, SelectiveBackprop
+from drawstream.samplers.methods import PSGD, RAIS, InfoBatch
 from drawstream.samplers.orders import MixedStream
 from drawstream.tools.experiments import lower_is_better
 from drawstream.tools.runs import training_identity
@@ -128,17 +128,8 @@ def refuse_unfit(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
         ValueError: They do not.
     """
     loss, mix = parts.criterion, parts.mix
-    if kind == "none" and loss is None:
-        remedy = "give your own (--loss module:factory), or index with --label"
-        raise ValueError(f"the images have no labels, so there is no loss: {remedy}")
-    for part in (mix, parts.learner, parts.selector, parts.tracker, loss) if kind != "class" else ():
-        if _needs_classes(part):
-            what = type(part).__name__
-            raise ValueError(f"{what} needs one class of each image, but the labels are of kind {kind}: leave it out")
-    if kind != "class" and recipe.label_smoothing:
-        raise ValueError(f"label smoothing is of classes, but the labels are of kind {kind}: leave it out")
-    if kind == "none" and parts.selector is not None:
-        raise ValueError(f"{type(parts.selector).__name__} compares losses by labels, but the images have none")
+    if kind != "class":
+        _refuse_of_kind(recipe, parts, kind)
     if loss is not None and mix is not None:
         raise ValueError(f"{loss} judges rows of one label, but {mix} gives several: leave out one of them")
     if loss is not None and recipe.label_smoothing:
@@ -150,10 +141,23 @@ def refuse_unfit(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
         raise ValueError(f"accumulate takes a batch in parts, but {whole} needs the whole: leave out one of them")
 
 
-def _needs_classes(part: Any) -> bool:
-    """Whether a part of ours reads labels as classes; a user's own knows what it gets."""
-    ours = part is not None and type(part).__module__.startswith("drawstream.")
-    return ours and not isinstance(part, SelectiveBackprop | RHOLoss)  # these compare losses alone
+def _refuse_of_kind(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
+    """Refuse parts that do not go with labels of another kind than one class."""
+    if kind == "none" and parts.criterion is None:
+        remedy = "give your own (--loss module:factory), or index with --label"
+        raise ValueError(f"the images have no labels, so there is no loss: {remedy}")
+    for part in (parts.mix, parts.tracker, parts.criterion):
+        if type(part).__module__.startswith("drawstream."):  # a user's own knows what it gets
+            what = type(part).__name__
+            raise ValueError(f"{what} needs one class of each image, but the labels are of kind {kind}: leave it out")
+    if kind == "value" and isinstance(parts.learner, PSGD):
+        law = f"{type(parts.learner).__name__} draws by the probability of the right class, but labels are values"
+        raise ValueError(f"{law}: take one that goes by the loss or its gradient (sb, osgd, dlis, rais, infobatch)")
+    if recipe.label_smoothing:
+        raise ValueError(f"label smoothing is of classes, but the labels are of kind {kind}: leave it out")
+    judges = parts.selector or (parts.learner if isinstance(parts.learner, PSGD | RAIS | InfoBatch) else None)
+    if kind == "none" and judges is not None:
+        raise ValueError(f"{type(judges).__name__} judges rows by their labels, but the images have none: leave it out")
 
 
 class _Loop:

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drawstream.features import label_losses, require_classes
+from drawstream.features import label_losses, measure, require_classes
 from drawstream.pipeline import Batch
 from drawstream.pipeline.images import RICAP, Mixed, Mixup
 from drawstream.pipeline.shards import Catalog
@@ -93,7 +93,8 @@ class Chooser:
         self._model, self._catalog, self._ranks, self._amp = model, catalog, ranks, amp
         self._global_batch, self._mix = global_batch, mix
         self._device = next(model.parameters()).device
-        self._right = torch.zeros((), dtype=torch.int64, device=self._device)  # rows of this rank
+        self._right = torch.zeros((), dtype=torch.float64, device=self._device)  # rows of this rank
+        self._variance: Tensor | None = None  # of the labels of kind value
         self._seen = 0  # rows of all ranks
 
     def __repr__(self) -> str:
@@ -148,8 +149,8 @@ class Chooser:
             return batch.weights
         logits, rows = logits.detach(), _fields(batch)
         if isinstance(self.selector, OrderedSGD):
-            right = logits.argmax(1) == batch.labels
-            self._right += (right if self._ranks.world_size == 1 else right & (batch.weights > 0)).sum()
+            right = self._rightness(logits, batch.labels)
+            self._right += (right if self._ranks.world_size == 1 else right * (batch.weights > 0)).sum()
         scores = losses.detach() if self.selector.scores == "loss" else _scores(logits, rows, self.selector.scores)
         if self._ranks.world_size == 1:  # all rows are here, and there is no fill
             self._seen += len(batch.ids)
@@ -167,11 +168,27 @@ class Chooser:
         weights[places] = factors
         return torch.from_numpy(weights).to(self._device, non_blocking=True)
 
+    def _rightness(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return of each row whether its class, or all of several, is right; of values the share of variance explained.
+
+        The last is 1 − squared error / variance over the catalog, mean over the values, (n,), below 0 too.
+        """
+        kind = self._catalog.label_kind
+        if kind == "class":
+            return logits.argmax(1) == labels
+        if kind == "multi":
+            return torch.eq(logits > 0, labels > 0).all(1)
+        if self._variance is None:
+            self._variance = torch.from_numpy(self._catalog.label.var(axis=0, dtype=np.float64)).to(self._device)
+        varies = self._variance > 0
+        error = (logits.double() - labels)[:, varies].square() / self._variance[varies]
+        return 1 - error.mean(1) if bool(varies.any()) else torch.zeros_like(error.sum(1))
+
     def end_epoch(self) -> None:
         """Tell ordered SGD the accuracy of the epoch's training passes (a collective call)."""
         if isinstance(self.selector, OrderedSGD):
-            right = int(self._ranks.total(self._right))
-            self.selector.set_accuracy(100 * right / max(self._seen, 1))
+            right = float(self._ranks.total(self._right))
+            self.selector.set_accuracy(min(100.0, max(0.0, 100 * right / max(self._seen, 1))))
             self._right, self._seen = torch.zeros_like(self._right), 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -247,6 +264,8 @@ def _scores(logits: Tensor, rows: Rows, name: str) -> Tensor:
         if mixed:
             return Mixed(rows["images"], rows["targets"], rows["shares"]).loss(logits, reduction="none")
         return label_losses(logits, rows["labels"])
+    if rows["labels"].ndim == 2:
+        return measure(logits, rows["labels"], None, ("grad_norm",))["grad_norm"]
     targets = rows["targets"] if mixed else rows["labels"][:, None]
     shares = rows["shares"] if mixed else torch.ones_like(targets, dtype=torch.float32)
     norms: Tensor = torch.linalg.vector_norm(logits.softmax(1).scatter_add_(1, targets, -shares), dim=1)

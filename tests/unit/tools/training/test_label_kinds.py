@@ -12,9 +12,11 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream import ArraySource, pack
-from drawstream.tools.training import Recipe, Setup
+from drawstream import ArraySource, OrderedSGD, pack
+from drawstream.features import label_losses
+from drawstream.tools.training import Ranks, Recipe, Setup
 from drawstream.tools.training.evaluation import MarkScores, average_precision, evaluate
+from drawstream.tools.training.methods import Chooser, Step
 from shared.programs import cli, cli_json
 from shared.refusals import refused
 from shared.samples import LABELS, PIXELS
@@ -144,6 +146,48 @@ def test_swift_search_and_selective_backprop(data, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("multi", "p"),
+        ("multi", "dlis"),
+        ("value", "osgd"),
+        *(
+            pytest.param(kind, sampler, marks=pytest.mark.slow)
+            for kind, sampler in (
+                ("multi", "c"), ("multi", "osgd"), ("multi", "rais"), ("multi", "infobatch"),
+                ("value", "dlis"), ("value", "rais"), ("value", "infobatch"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_methods_train_on_several_classes_and_on_values(data, tmp_path, kind, sampler):
+    record = train(data, tmp_path, kind, "--epochs", "6", "--sampler", sampler, "--budget", "0.5")
+    losses = [each["loss"] for each in record["history"]]
+    assert losses[-1] < losses[0] and 0 < record["backward"] < 6 * 500
+    if sampler in ("p", "c"):  # rows with the rare mark are harder
+        assert record["count_entropy"] > 0.9
+
+
+def test_ordered_sgd_follows_the_share_of_right_rows_and_of_explained_variance(data):
+    for kind, outputs, expected in (
+        ("multi", lambda y: (2.0 * y - 1) * 3, 100.0),
+        ("value", lambda y: y, 100.0),
+        ("value", lambda y: y.mean(0).expand_as(y), 0.0),
+        ("value", lambda y: -y, 0.0),
+    ):
+        setup = Setup(data / kind / "train", "mlp", global_batch=500)
+        selector = OrderedSGD(batch_size=500)
+        chooser = Chooser(selector, setup.build(0), setup.data, Ranks(), global_batch=500)
+        (batch,) = setup.training_loader()
+        z = outputs(batch.labels.float())
+        chooser.judge(Step(batch, 0.0, 0, 500), z, label_losses(z, batch.labels), epoch=0)
+        told = []
+        selector.set_accuracy = told.append
+        chooser.end_epoch()
+        assert told == [pytest.approx(expected, abs=0.01)]
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
         (("--augment", "mixup"), "Mixup needs one class of each image, but the labels are of kind"),
@@ -151,10 +195,8 @@ def test_swift_search_and_selective_backprop(data, tmp_path, kind):
         (("--label-smoothing", "0.1"), "label smoothing is of classes"),
         (("--loss", "mentornet-pd"), "labels of kind .*, but --loss mentornet-pd needs class"),
         (("--loss", "reed-soft"), "labels of kind .*, but --loss reed-soft needs class"),
-        (("--sampler", "p", "--budget", "0.5"), "PSGD needs one class"),
-        (("--sampler", "dlis", "--budget", "0.5"), "DLIS needs one class"),
-        (("--sampler", "osgd", "--budget", "0.5"), "OrderedSGD needs one class"),
-        (("--sampler", "infobatch", "--budget", "0.5"), "InfoBatch needs one class"),
+        (("--sampler", "p", "--budget", "0.5"), "PSGD draws by the probability of the right class, but labels are"),
+        (("--sampler", "c", "--budget", "0.5"), r"CSGD draws by .*: take one that goes by the loss .*\(sb, osgd"),
         (("--sampler", "coreset-random", "--budget", "0.5"), "but --sampler coreset-random needs class"),
         (("--sampler", "balanced"), "but --sampler balanced needs class: pack or index it with --label-kind class"),
         (("--sampler", "repeat-factors"), "but --sampler repeat-factors needs class or multi"),
