@@ -42,6 +42,10 @@ def test_two_ranks_train_as_one(data, tmp_path):
         np.testing.assert_allclose(*losses, rtol=0.02)  # the fill counts in the reported loss only
         accuracy = [run["history"][-1]["accuracy"]["held_out"] for run in (record, alone)]
         assert abs(accuracy[0] - accuracy[1]) < 1.5
+        metrics, own = record["loader"], alone["loader"]
+        fill = metrics["images"] - own["images"]
+        assert own["images"] == 3 * 402 and 0 <= fill < 3 * ranks  # of all ranks, with fill
+        assert metrics["batches"] == ranks * own["batches"] and metrics["bytes_read"] >= own["bytes_read"]
 
 
 @pytest.mark.slow

@@ -236,7 +236,8 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         results["result"]["shots"] = None if groups is None else groups.as_dict(by_class)
     results |= _of_sources(run, job.setup.data)
     met = {bad.sample_id: asdict(bad) for rank in ranks.gather(loader.bad_samples) for bad in rank}
-    results |= {"loader": loader.metrics, "bad_samples": [met[sample] for sample in sorted(met)]}
+    results |= {"loader": _of_all(ranks.gather(loader.metrics)) | {"bad_samples": len(met)}}
+    results |= {"bad_samples": [met[sample] for sample in sorted(met)]}
     results |= {} if training.crops is None else {"filtered": training.crops.metrics}
     work = getattr(training.planned.parts.criterion, "work", None)
     results |= {} if work is None else {"extra_forward_backward": work.tolist()}
@@ -301,6 +302,12 @@ def _of_sources(run: Run, catalog: Catalog) -> dict[str, Any]:
             for each, drawn in zip(catalog.members, draws, strict=True)
         ]
     }
+
+
+def _of_all(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of the loaders of all ranks as one: sums, of times too, and the share of waiting in these."""
+    found = {name: sum(each[name] for each in metrics) for name in metrics[0]}
+    return found | {"wait_share": found["wait_seconds"] / found["seconds"] if found["seconds"] else 0.0}
 
 
 def history_of(run: Run, /) -> list[dict[str, Any]]:
