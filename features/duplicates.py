@@ -15,22 +15,24 @@ rows times all later ones.
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding import decode
 from drawstream.pipeline.images import Transform
-from drawstream.pipeline.reading import Reading, ShardFiles
-from drawstream.pipeline.shards import Catalog
+from drawstream.pipeline.reading import LEAVE_OUT, Reading, ShardFiles
+from drawstream.pipeline.shards import RAW, Catalog
 
 __all__ = ["KINDS", "Duplicates", "find_duplicates", "thumbnails"]
 
@@ -38,6 +40,7 @@ KINDS = ("bytes", "pixels", "near")
 _BLOCK = 2048  # rows times all later ones
 _READ = 256  # members in memory
 _APART = 12  # levels
+_CHAIN = (0.1, 20)  # share and number of the images: a larger group, most of it only nearly the same, is no duplicate
 
 Pairs = NDArray[np.int64]  # (p, 2)
 
@@ -66,6 +69,11 @@ class Duplicates:
         grouped = np.flatnonzero(self.group >= 0)
         return grouped[np.unique(self.group[grouped], return_index=True)[1]]
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows of each group, int64 (groups,)."""
+        return np.bincount(self.group[self.group >= 0], minlength=self.groups)
+
     def weights(self, source: NDArray[np.int16] | None = None, /) -> NDArray[np.float32]:
         """1 / (rows of the group), float32 (rows,); with `source` (rows,) only those of the same source are counted."""
         rows = np.flatnonzero(self.group >= 0)
@@ -88,8 +96,10 @@ def find_duplicates(
 ) -> Duplicates:
     """Find the rows that are in the data more than once.
 
+    Warns where alike images, each like the next, chain more than a tenth of all into one group.
+
     Args:
-        catalog: The data, or several catalogs as one.
+        catalog: The data, or several catalogs as one, of any labels and images (`Catalog.open(…, classes="none")`).
         near: Also find what is nearly the same; else bytes and pixels alone.
         distance: Largest d of two rows that are nearly the same, in [0, 16].
         embeddings: float32 (rows, D), of which the cosine decides instead.
@@ -114,7 +124,19 @@ def find_duplicates(
         alike = np.concatenate([pixels, *_cosine_pairs(embeddings, threshold)])
     elif near:
         alike = np.concatenate([pixels, _hash_pairs(hashes, small, distance)])
-    return _grouped(len(catalog), (same, pixels, alike))
+    found = _grouped(len(catalog), (same, pixels, alike))
+    _warn_of_chains(found, f"raise --threshold ({threshold:g})" if embeddings is not None else "lower --distance")
+    return found
+
+
+def _warn_of_chains(found: Duplicates, remedy: str) -> None:
+    if not found.groups:
+        return
+    largest, rows = int(found.sizes.argmax()), len(found.group)
+    size, near = int(found.sizes[largest]), int((found.kind[found.group == largest] == KINDS.index("near")).sum())
+    if size > max(_CHAIN[0] * rows, _CHAIN[1]) and near > size / 2:
+        law = f"the largest group has {size:,} of {rows:,} images, each only like some other of them"
+        warnings.warn(f"{law}: {remedy}", stacklevel=3)
 
 
 def thumbnails(catalog: Catalog, /, *, reading: Reading = Reading()) -> NDArray[np.uint8]:
@@ -123,12 +145,53 @@ def thumbnails(catalog: Catalog, /, *, reading: Reading = Reading()) -> NDArray[
     Raises:
         ValueError: An image is damaged.
     """
+    small = np.zeros((len(catalog), 72), np.uint8)
+    parts = [catalog] if _one_graph(catalog) else [_own_depth(catalog.part(g)) for g in range(len(catalog.members))]
+    for part, member in zip(parts, catalog.members, strict=False):
+        rows = slice(member.first_row, member.first_row + len(part))
+        small[rows] = (_loaded if _one_graph(part) else _one_by_one)(part, reading)
+    return small
+
+
+def _one_graph(catalog: Catalog) -> bool:
+    """Check that a loader can take all rows: raw images are alone, and all of one size and depth."""
+    raw = catalog.encoding_codes == RAW
+    columns = (catalog.height, catalog.width, catalog.size)
+    return not raw.any() or bool(raw.all() and all((each == each[0]).all() for each in columns))
+
+
+def _own_depth(catalog: Catalog) -> Catalog:
+    """Return one of several catalogs with the depth of its own images where they are raw."""
+    if not (len(catalog) and catalog.encoding_codes[0] == RAW and _one_graph(catalog)):
+        return catalog
+    return replace(catalog, channels=int(catalog.size[0]) // (int(catalog.height[0]) * int(catalog.width[0])))
+
+
+def _loaded(catalog: Catalog, reading: Reading) -> NDArray[np.uint8]:
     transform = Transform((8, 9), (0.0,) * catalog.channels, (1.0,) * catalog.channels)
     found = np.zeros((len(catalog), 72), np.uint8)
     loader = Loader(catalog, transform=transform, batch_size=256, reading=reading)
     for batch in loader:
         found[batch.ids.numpy()] = batch.images.mean(1).round().flatten(1).byte().numpy()
     loader.close()
+    return found
+
+
+def _one_by_one(catalog: Catalog, reading: Reading) -> NDArray[np.uint8]:
+    """Bring raw images of several sizes, or beside encoded ones, to size with Pillow."""
+    found = np.zeros((len(catalog), 72), np.uint8)
+    files = ShardFiles(catalog, remote=reading.remote)
+    for start in range(0, len(catalog), _READ):
+        rows = np.arange(start, min(start + _READ, len(catalog)))
+        data, bounds = files.read(rows)
+        for row, (a, b) in zip(rows.tolist(), pairwise(bounds.tolist()), strict=True):
+            try:
+                pixels = _pixels(catalog, row, data[a:b])
+            except ValueError as error:
+                raise files.refusal(row, str(error), LEAVE_OUT) from None
+            image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+            small = np.asarray(image.resize((9, 8), Image.Resampling.BILINEAR), np.float64).reshape(72, -1)
+            found[row] = small.mean(1).round()
     return found
 
 
@@ -175,12 +238,16 @@ def _digest_of_bytes(_catalog: Catalog, _row: int, data: NDArray[np.uint8]) -> b
     return hashlib.blake2b(data.tobytes(), digest_size=32).digest()
 
 
+def _pixels(catalog: Catalog, row: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels of a row as they are turned, (height, width, 1 or 3)."""
+    if catalog.encoding_codes[row] == RAW:
+        return data.reshape(int(catalog.height[row]), int(catalog.width[row]), -1)
+    rule = catalog.member_of(int(catalog.shard[row])).orientation
+    return np.atleast_3d(decode(data.tobytes(), rule=rule))
+
+
 def _digest_of_pixels(catalog: Catalog, row: int, data: NDArray[np.uint8]) -> bytes:
-    if catalog.encodings[row] == "raw":
-        pixels = data.reshape(int(catalog.height[row]), int(catalog.width[row]), -1)
-    else:
-        rule = catalog.member_of(int(catalog.shard[row])).orientation
-        pixels = np.atleast_3d(decode(data.tobytes(), rule=rule))
+    pixels = _pixels(catalog, row, data)
     return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=32).digest()
 
 

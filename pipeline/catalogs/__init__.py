@@ -7,6 +7,7 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.pipeline.catalogs.columns import merged_labels
     from drawstream.pipeline.catalogs.join import (
+        Classes,
         MemberCatalog,
         Places,
         join_catalogs,

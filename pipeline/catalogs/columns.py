@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalogs.mapped import MappedColumns, whole_column
 from drawstream.pipeline.decoding import UPRIGHT
+from drawstream.pipeline.fields import FieldColumns
 
 if TYPE_CHECKING:
     from drawstream.pipeline.shards import Catalog
@@ -31,11 +32,15 @@ class JoinedColumns:
         shards: First shard of each.
         maps: The class of the whole for each class of each member, int64 (classes of the member,); empty where they are
             the same.
+        labels: Whether the whole has labels.
+        fields: Those of all members; each has columns NAME.offset, NAME.size and NAME.checksum.
     """
 
     catalogs: Sequence["Catalog"]
     shards: Sequence[int]
     maps: Sequence[NDArray[np.int64]]
+    labels: bool = True
+    fields: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -43,11 +48,18 @@ class JoinedColumns:
         found = {
             name: any(getattr(each, name) is not None for each in self.catalogs) for name in ("clean_label", "turn")
         }
-        return [*_PLAIN, *(name for name, there in found.items() if there)]
+        found = {**dict.fromkeys(_PLAIN, True), **found}
+        names = [name for name, there in found.items() if there and (self.labels or "label" not in name)]
+        return names + [f"{name}.{part}" for name in self.fields for part in FieldColumns._fields]
 
     def piece(self, name: str, g: int, rows: slice, /) -> NDArray[Any]:
         """Return some rows of a member's column as they are in the whole."""
         each = self.catalogs[g]
+        field, _, part = name.rpartition(".")
+        if field:
+            columns = each.field_columns.get(field) or FieldColumns.absent(len(each))
+            found: NDArray[Any] = getattr(columns, part)[rows]
+            return found
         if name == "shard":
             return each.shard[rows] + np.int32(self.shards[g])
         if name == "source":

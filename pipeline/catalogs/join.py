@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from drawstream.pipeline import shown
 from drawstream.pipeline.catalogs.columns import JoinedColumns
 from drawstream.pipeline.fields import FieldColumns
+from drawstream.pipeline.labels import no_labels
 from drawstream.pipeline.shards import RAW
 
 if TYPE_CHECKING:
     from drawstream.pipeline.shards import Catalog
 
-Classes = Literal["same", "union"]
+Classes = Literal["same", "union", "none"]
 Places = Path | str | tuple[Path | str, ...]  # of one catalog or of several, as jobs and records hold them
 MOST = 1 << 15  # members: `source` is int16
 
@@ -97,18 +98,20 @@ def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, root: Path | 
     Args:
         catalogs: The members, each one catalog.
         classes: ``same``: all have the same classes in the same order; ``union``: classes are merged by name, in the
-            order in which the members bring them.
+            order in which the members bring them; ``none``: labels are left out, and any catalogs fit.
         root: Folder for the mapped columns of all catalogs; None: columns are held in memory.
 
     Raises:
         ValueError: The members do not fit each other: classes, kind of labels, depth of raw images; both are named.
     """
-    if classes not in ("same", "union"):
-        raise ValueError(f"`classes` must be same or union, but got {classes!r}")
+    if classes not in ("same", "union", "none"):
+        raise ValueError(f"`classes` must be same, union or none, but got {classes!r}")
     if len(catalogs) > MOST:
         raise ValueError(f"at most {MOST} catalogs can be joined, but got {len(catalogs)}")
-    _check_alike(catalogs)
-    names, maps = _merged_classes(catalogs, classes)
+    labels = classes != "none"
+    if labels:
+        _check_alike(catalogs)
+    names, maps = _merged_classes(catalogs, classes) if labels else ((), ())
     rows = list(accumulate((len(each) for each in catalogs), initial=0))
     shards = list(accumulate((len(each.shards) for each in catalogs), initial=0))
     places = [each.remote or str(each.path.parent) for each in catalogs]
@@ -120,19 +123,21 @@ def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, root: Path | 
         for g, (each, name) in enumerate(zip(catalogs, source_names(places), strict=True))
     )
     turned = any(each.orientation == "exif" for each in catalogs)
-    fingerprint, columns = (
-        joint_fingerprint([each.fingerprint for each in catalogs], maps),
-        JoinedColumns(catalogs, shards, maps),
-    )
+    prints = [each.fingerprint for each in catalogs] + ([] if labels else ["no labels"])
+    fields = tuple(dict.fromkeys(name for each in catalogs for name in each.fields))
+    fingerprint, joined = joint_fingerprint(prints, maps), JoinedColumns(catalogs, shards, maps, labels, fields)
+    kept = fingerprint + (f"-{xxhash.xxh3_64_hexdigest(','.join(fields).encode())}" if fields else "")
+    columns = joined.held() if root is None else joined.mapped(root / kept)
+    own = {name: FieldColumns(*(columns.pop(f"{name}.{part}") for part in FieldColumns._fields)) for name in fields}
     return {
         "path": Path(", ".join(str(each.path) for each in catalogs)),
         "remote": None,
         "shards": tuple(shard for each in catalogs for shard in each.shards),
         "orientation": "exif" if turned else "stored",
-        "label_kind": catalogs[0].label_kind,
+        "label_kind": catalogs[0].label_kind if labels else "none",
         "key_form": "key",
-        "fields": (fields := tuple(dict.fromkeys(name for each in catalogs for name in each.fields))),
-        "field_columns": {name: _field(catalogs, name) for name in fields},
+        "fields": fields,
+        "field_columns": own,
         "classes": names,
         "channels": max(each.channels for each in catalogs),
         "fingerprint": fingerprint,
@@ -141,7 +146,8 @@ def join_catalogs(catalogs: Sequence["Catalog"], classes: Classes, root: Path | 
         "_starts": np.concatenate([*(each._starts[:-1] + rows[g] for g, each in enumerate(catalogs)), [rows[-1]]]),
         "clean_label": None,
         "turn": None,
-        **(columns.held() if root is None else columns.mapped(root / fingerprint)),
+        **({} if labels else {"label": no_labels(rows[-1])}),
+        **columns,
     }
 
 
@@ -180,12 +186,3 @@ def _merged_classes(
 
 def _some(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-
-
-def _field(catalogs: Sequence["Catalog"], name: str) -> FieldColumns:
-    """Columns of a field, which members may lack."""
-    parts = [each.field_columns.get(name) or FieldColumns.absent(len(each)) for each in catalogs]
-    found = FieldColumns(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    for column in found:
-        column.flags.writeable = False
-    return found

@@ -11,7 +11,7 @@ NAME.checksum uint32 ``checksum_of`` exactly these bytes
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from drawstream.pipeline.catalogs import whole_column
 from drawstream.pipeline.shards import check_name
 
 ABSENT = -1
+_FILL = {"offset": ABSENT, "size": 0, "checksum": 0}
 _TYPES = {"offset": pa.int64(), "size": pa.int64(), "checksum": pa.uint32()}
 
 
@@ -39,8 +40,9 @@ class FieldColumns(NamedTuple):
 
     @classmethod
     def absent(cls, rows: int, /) -> Self:
-        """Return the columns of a field that none of the rows has."""
-        return cls(np.full(rows, ABSENT), np.zeros(rows, np.int64), np.zeros(rows, np.uint32))
+        """Return the columns of a field that none of the rows has; they take no memory."""
+        none = np.broadcast_to(np.int64(0), rows)
+        return cls(np.broadcast_to(np.int64(ABSENT), rows), none, np.broadcast_to(np.uint32(0), rows))
 
     def arrow(self) -> list[pa.Array]:
         """Return the columns of the file, in the order of ``field_schema``."""
@@ -94,8 +96,32 @@ def read_columns(table: pa.Table, name: str, /) -> FieldColumns:
         if absent is not None and not np.array_equal(null, absent):
             raise ValueError(f"the columns of field {name!r} must be null in the same rows")
         absent = null
-        fill = ABSENT if column.name.endswith("offset") else 0
-        values = array.fill_null(pa.scalar(fill, column.type)).to_numpy(zero_copy_only=False)
+        values = _under_nulls(array)
+        if not (values[null] == _FILL[_part(column.name)]).all():
+            values = _under_nulls(fill_nulls(array, column.name))
         values.flags.writeable = False
         columns.append(values)
     return FieldColumns(*columns)
+
+
+def is_field_column(name: str, /) -> bool:
+    """Check whether a column of a catalog is one of a field."""
+    return "." in name and _part(name) in _TYPES
+
+
+def fill_nulls(array: pa.Array, name: str, /) -> pa.Array:
+    """Return a column of a field with the values of ``FieldColumns`` under its nulls: no copy is needed to read it."""
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    values = array.fill_null(pa.scalar(_FILL[_part(name)], array.type)).to_numpy(zero_copy_only=False)
+    buffers = [np.packbits(valid, bitorder="little"), np.ascontiguousarray(values)]
+    return pa.Array.from_buffers(array.type, len(array), [pa.py_buffer(each) for each in buffers])
+
+
+def _part(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _under_nulls(array: pa.Array) -> NDArray[Any]:
+    """Return the values of a column of numbers, whatever stands where it is null."""
+    kind = array.type.to_pandas_dtype()
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * np.dtype(kind).itemsize)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline import shown
 from drawstream.pipeline.catalogs import (
     LARGE,
+    Classes,
     MappedColumns,
     MemberCatalog,
     join_catalogs,
@@ -125,7 +126,7 @@ class Catalog:
     _members: tuple[MemberCatalog, ...] = ()  # of several catalogs
 
     @classmethod
-    def open(cls, path: Place | Sequence[Place], /, *more: Place, classes: Literal["same", "union"] = "same") -> Self:
+    def open(cls, path: Place | Sequence[Place], /, *more: Place, classes: Classes = "same") -> Self:
         """Open a catalog and check it against its shards (presence and length only; ``verify`` reads them).
 
         Several paths give one catalog: its rows are those of the first, then those of the second, …
@@ -136,7 +137,8 @@ class Catalog:
                 these.
             *more: Further catalogs.
             classes: Several catalogs have the same classes in the same order (``same``), or their classes are merged
-                by name (``union``), in the order in which the catalogs bring them.
+                by name (``union``), in the order in which the catalogs bring them; or labels are left out (``none``),
+                and catalogs of any labels and images fit each other.
 
         Raises:
             FileNotFoundError: No catalog there, or a shard is missing.
@@ -163,9 +165,7 @@ class Catalog:
         return catalog
 
     @classmethod
-    def open_rows(
-        cls, path: Place | Sequence[Place], /, *more: Place, classes: Literal["same", "union"] = "same"
-    ) -> Self:
+    def open_rows(cls, path: Place | Sequence[Place], /, *more: Place, classes: Classes = "same") -> Self:
         """Open a catalog whatever has become of its shards, as ``verify`` must.
 
         Args:

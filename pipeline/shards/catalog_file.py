@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline.catalogs import MappedColumns, whole_column
 from drawstream.pipeline.decoding import RULES
-from drawstream.pipeline.fields import field_schema
+from drawstream.pipeline.fields import field_schema, fill_nulls, is_field_column
 from drawstream.pipeline.labels import KINDS, TYPES, Kind
 from drawstream.pipeline.shards.names import PIECE, shortened
 from drawstream.samplers import DrawstreamError
@@ -266,6 +266,8 @@ def mapped_columns(file: Path, root: Path, least: int, /) -> MappedColumns | Non
 
     def load(name: str) -> Any:
         column = pq.read_table(file, columns=[name], partitioning=None, page_checksum_verification=True)[name]
+        if is_field_column(name):
+            return fill_nulls(whole_column(column), name)
         if name != "encoding":
             return column
         codes = encoding_codes(pa.table({name: column}), file)

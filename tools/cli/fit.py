@@ -130,6 +130,8 @@ def suspects(given: SuspectsOptions) -> None:
 def duplicates(given: DuplicatesOptions) -> None:
     """List images that are in the data more than once, also across catalogs: leaks from training to test.
 
+    Catalogs may have labels of any kinds and images of any encodings.
+
     Example: drawstream duplicates data/train data/holdout data/test -o duplicates
     """
     from drawstream.features import find_duplicates
@@ -140,7 +142,10 @@ def duplicates(given: DuplicatesOptions) -> None:
         given.refuse_typed(("distance",), "--near hash")
     if given.near != "embedding":
         given.refuse_typed(("model", "weights", "threshold"), "--near embedding")
-    catalog = Catalog.open(given.catalog, classes=given.classes)
+    try:
+        catalog = Catalog.open(given.catalog, classes="union")
+    except ValueError:  # labels or images do not fit each other; what else is wrong is said now
+        catalog = Catalog.open(given.catalog, classes="none")
     how: dict[str, Any] = {"near": given.near != "none", "distance": given.distance, "threshold": given.threshold}
     embeddings = _embeddings(given) if given.near == "embedding" else None
     found = find_duplicates(catalog, embeddings=embeddings, **how)

@@ -46,7 +46,7 @@ def write_duplicates(catalog: Catalog, found: Duplicates, out: Path, /, how: Map
         "duplicates": {name: int((found.kind == level).sum()) for level, name in enumerate(KINDS)},
         "leaks": len(leaks),
         "several_labels": len(_several(found, rows, catalog.label)) if catalog.label_kind == "class" else None,
-        "largest": int(np.bincount(found.group[rows]).max(initial=0)),
+        "largest": int(found.sizes.max(initial=0)),
         "first_rows": first[:20].tolist(),
     }
     return write_record(out / "duplicates.json", "duplicates", record)

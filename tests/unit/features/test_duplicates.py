@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawstream import Catalog, pack
+from drawstream import ArraySource, Catalog, pack
 from drawstream.features import KINDS, find_duplicates, thumbnails
 from drawstream.features.duplicates import _cosine_pairs, _hash_pairs, _hashes
 from shared.programs import cli, cli_json
@@ -94,6 +94,45 @@ def test_leaks_between_catalogs_are_counted_and_weights_are_of_each(tmp_path):
     assert (tmp_path / "out/weights-0.parquet").exists() and (tmp_path / "out/weights-1.parquet").exists()
     text = (tmp_path / "out/duplicates.csv").read_text().splitlines()
     assert text[0] == '"group","kind","source","key","shard","row","label"' and len(text) == 1 + 80
+
+
+def test_catalogs_of_any_labels_and_encodings_are_compared(tmp_path, monkeypatch):
+    wide = np.repeat(PIXELS[:30, :, :, None], 3, axis=3)
+    large = PIXELS[:20].repeat(3, axis=1).repeat(3, axis=2)
+    given = {
+        "raw": (ArraySource(PIXELS[:30], np.arange(30) % 3), {"encoding": "raw"}),
+        "marks": (ArraySource(PIXELS[10:40], 1 - np.eye(2, 3, dtype=np.uint8)[np.arange(30) % 2]), {"encoding": "png"}),
+        "values": (ArraySource(wide, np.linspace(0.0, 1.5, 30)), {"encoding": "raw"}),
+        "large": (ArraySource(large, np.zeros(20, int), label_kind="none"), {"encoding": "raw"}),
+    }
+    places = [pack(source, tmp_path / name, **how).train for name, (source, how) in given.items()]
+    refused("labels of one kind", Catalog.open, *places)
+    whole = Catalog.open(*places, classes="none")
+    assert whole.label_kind == "none" and whole.label.shape == (110, 0) and whole.clean_label is None
+    assert len({Catalog.open(*pair, classes="none").fingerprint for pair in (places[:2], places[:2][::-1])}) == 2
+    small = {name: thumbnails(whole)[whole.source == g] for g, name in enumerate(given)}
+    own = {name: np.array([int(key) for key in whole.part(g).keys]) for g, name in enumerate(given)}
+    in_order = {name: rows[np.argsort(own[name])] for name, rows in small.items()}
+    assert np.abs(in_order["raw"].astype(int) - in_order["values"]).max() <= 1
+    assert np.abs(in_order["raw"][10:].astype(int) - in_order["marks"][:20]).max() <= 1
+    monkeypatch.setattr("drawstream.features.duplicates._one_graph", lambda catalog: False)
+    assert np.abs(thumbnails(whole).astype(int) - np.concatenate(list(small.values()))).max() <= 5
+    monkeypatch.undo()
+    record = cli_json(tmp_path, "duplicates", *places, "-o", tmp_path / "out")
+    assert record["leaks"] >= 30 and record["duplicates"]["pixels"] >= 20 and record["several_labels"] is None
+    header = (tmp_path / "out/duplicates.csv").read_text().splitlines()[0]
+    assert header == '"group","kind","source","key","shard","row"'
+
+
+def test_a_chain_of_alike_images_warns(tmp_path):
+    catalog = digits_catalog(tmp_path / "d", 60)
+    turns = np.linspace(0, 2, 60)
+    embeddings = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"the largest group has 60 of 60 images.*raise --threshold \(0.95\)"):
+        assert find_duplicates(catalog, embeddings=embeddings).groups == 1
+    assert find_duplicates(catalog, embeddings=embeddings, threshold=0.9999).groups == 0
+    same = Catalog.open(pack(ArraySource(PIXELS[:1].repeat(60, 0), np.zeros(60, int)), tmp_path / "same").train)
+    assert find_duplicates(same).sizes.tolist() == [60]  # equal bytes: no chain
 
 
 def test_arguments_that_do_not_fit_are_one_line(tmp_path):

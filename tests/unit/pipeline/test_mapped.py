@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from drawstream import Catalog
+from drawstream import ArraySource, Catalog, Loader, pack
+from drawstream.pipeline.fields import ABSENT
 from drawstream.pipeline.shards import AlteredCatalogError, catalog
 from shared.refusals import refused
+from shared.samples import LABELS, PIXELS
 from shared.vast import vast_catalog
 
 ROWS, ROWS_HELD = 30_000, int(os.environ.get("DRAWSTREAM_TEST_ROWS", 4_000_000))
@@ -175,3 +177,52 @@ def test_columns_of_several_catalogs_are_mapped_too(vast, cache, tmp_path, monke
         file.write_bytes(data)
         same(Catalog.open_rows(vast, other), plain)
         assert file.read_bytes() != bytes(data)
+
+
+def in_mapped_file(array):
+    """Whether the values of an array lie in a file of columns that this process has mapped."""
+    at = array.__array_interface__["data"][0]
+    regions = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".arrow")]
+    return any(
+        begin <= at < end for begin, end in ([int(x, 16) for x in each.split()[0].split("-")] for each in regions)
+    )
+
+
+def test_columns_of_fields_that_some_rows_lack_are_mapped_too(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "LARGE", 50)
+    texts = [None if i % 3 == 0 else f"number {i}" for i in range(60)]
+    places = [
+        pack(ArraySource(PIXELS[:60], LABELS[:60], fields={name: texts}), tmp_path / name, shard_rows=25).train
+        for name in ("txt", "json")
+    ]
+    one, several = Catalog.open(places[0]), Catalog.open(*places)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "LARGE", 1 << 40)
+        plain, both = Catalog.open(places[0]), Catalog.open(*places)
+    for mapped, held in ((one, plain), (several, both)):
+        assert mapped.fields == held.fields and mapped.fingerprint == held.fingerprint
+        for name, columns in mapped.field_columns.items():
+            for column, expected in zip(columns, held.field_columns[name], strict=True):
+                np.testing.assert_array_equal(column, expected)
+                assert in_mapped_file(column) and not in_mapped_file(expected) and not column.flags.writeable
+                assert column.dtype == expected.dtype
+    at = several.field_columns["json"].offset
+    assert (at[:60] == ABSENT).all() and (at[60:] == ABSENT).sum() == 20
+    loader = Loader(several, batch_size=120, fields=("txt", "json"))
+    (batch,) = loader
+    own = [texts[int(several.key(row))] for row in range(120)]
+    assert batch.fields["txt"] == own[:60] + [None] * 60 and batch.fields["json"] == [None] * 60 + own[60:]
+
+
+def test_values_under_nulls_that_were_changed_do_not_count(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog, "LARGE", 50)
+    texts = [None if i % 2 else "text" for i in range(60)]
+    place = pack(ArraySource(PIXELS[:60], LABELS[:60], fields={"txt": texts}), tmp_path / "data").train
+    expected = Catalog.open(place).field_columns["txt"].offset.copy()
+    (folder,) = [each for each in cache.iterdir() if each.is_dir()]
+    wrong = int(np.int64(-1).view(np.uint64)).to_bytes(8, "little")
+    for file in sorted(folder.glob("*.arrow")):
+        data = file.read_bytes()
+        file.unlink()
+        file.write_bytes(data.replace(wrong, (77).to_bytes(8, "little")))
+    np.testing.assert_array_equal(Catalog.open(place).field_columns["txt"].offset, expected)
