@@ -65,6 +65,9 @@ class StreamDataLoader(Follower, DataLoader[_T]):
                     f"`{name}` contradicts the stream, which decides the order: leave it out (Lightning's predict and "
                     "overfit_batches need a plain DataLoader)"
                 )
+        if others := [name for name in ("fields", "mask", "boxes") if name in options]:
+            law = f"`{others[0]}` is an option of Loader, which decodes images"
+            raise TypeError(f"{law}: give a FieldDataset(catalog, fields) or a dataset of your own that has them")
         if not options.get("in_order", True):
             raise ValueError("`in_order=False` gives batches in no order, so there is no place to save: leave it out")
         batching = Batching(batch_size, rank, world_size, drop_last)

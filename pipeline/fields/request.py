@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from drawstream.pipeline.shards import Catalog
 
 
+_REPAIR = "repair it, or let the loader replace such samples, Reading(on_bad='substitute')"  # `verify` finds none
+_NO_PNG = ("txt", "json", "npy", "cls", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "pgm", "ppm")
+
+
 @dataclass(frozen=True, slots=True)
 class FieldRequest:
     """Fields that a loader is asked for.
@@ -37,7 +41,7 @@ class FieldRequest:
         """Check names and bring them into the form of a catalog's.
 
         Raises:
-            ValueError: A name that cannot be, or that is asked for twice.
+            ValueError: A name that cannot be, that is asked for twice, or whose members hold no mask or boxes.
         """
         if isinstance(fields, str):
             raise ValueError(f"`fields` must be a sequence of names, but got {fields!r}: give ({fields!r},)")
@@ -46,6 +50,7 @@ class FieldRequest:
         if boxes is not None:
             name, colon, path = boxes.partition(":")
             boxes = f"{check_fields([name])[0]}{colon}{path}"
+        _check_endings(mask, boxes)
         if mask is not None and mask in found:
             raise ValueError(f"{mask!r} is asked for as the mask and as a field: leave it out of `fields`")
         if boxes in found:
@@ -74,6 +79,23 @@ class FieldRequest:
             raise ValueError(f"{law}: leave out `randaugment`, or `{what}`")
 
 
+def _check_endings(mask: str | None, boxes: str | None) -> None:
+    """Refuse masks and boxes whose names say that they are something else."""
+    if mask is not None and mask.rpartition(".")[2] in _NO_PNG:
+        law = f"a mask is a PNG of class numbers, but mask={mask!r} names"
+        raise ValueError(f"{law} members .{mask}: name the field of the masks, such as seg.png, or leave it out")
+    if boxes is None:
+        return
+    name, colon, path = boxes.partition(":")
+    kind = name.rpartition(".")[2]
+    if kind not in ("npy", "json"):
+        law = f"boxes are arrays or JSON, but boxes={boxes!r} names members .{name}"
+        raise ValueError(f"{law}: give a field such as boxes.npy, or json:PATH.TO.KEY")
+    if colon and (kind == "npy" or not path):
+        law = "an array has no keys" if kind == "npy" else "no key stands behind the colon"
+        raise ValueError(f"boxes={boxes!r}: {law}: give {name!r}{'' if path else ', or json:PATH.TO.KEY'}")
+
+
 @dataclass(slots=True)
 class FieldValues:
     """Values of a run of n samples.
@@ -83,14 +105,14 @@ class FieldValues:
         inputs: Of the graph: the masks and their divisors.
         unmasked: int64 (m,), the samples without a mask.
         boxes: n times float64 (k, 4) as stored, or None; empty where none are asked for.
-        problems: Samples whose fields cannot be used, and why.
+        problems: Samples whose fields cannot be used, why, and a remedy where it is not to leave them out.
     """
 
     values: dict[str, list[Any]] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     unmasked: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     boxes: list[NDArray[np.float64] | None] = field(default_factory=list)
-    problems: dict[int, str] = field(default_factory=dict)
+    problems: dict[int, tuple[str, str]] = field(default_factory=dict)
 
 
 class FieldReader:
@@ -114,20 +136,25 @@ class FieldReader:
             ends = bounds[m * n : (m + 1) * n + 1].tolist()
             parts[name] = [None if absent[i] else memory[ends[i] : ends[i + 1]] for i in range(n)]
 
-        def each(name: str, read: Callable[[int, memoryview], Any]) -> list[Any]:
+        def each(name: str, read: Callable[[int, memoryview], Any], option: str = "") -> list[Any]:
             values: list[Any] = [None] * n
+            failed: dict[int, str] = {}
             for i, part in enumerate(parts[name]):
                 if part is not None:
                     try:
                         values[i] = read(i, part)
                     except ValueError as error:
-                        found.problems[i] = str(error)
+                        failed[i] = str(error)
+            whole = 1 < len(failed) == sum(part is not None for part in parts[name])
+            remedy = f"no sample of its batch has one there: name another field or key ({option})" if whole else _REPAIR
+            found.problems |= {i: (why, remedy if option else "") for i, why in failed.items()}
             return values
 
         for name in request.fields:
             found.values[name] = each(name, lambda _, part, name=name: decode_value(name, part))  # type: ignore[misc]
         if request.boxes is not None:
-            found.boxes.extend(each(request.boxes.partition(":")[0], lambda _, part: self._boxes(part)))
+            name, option = request.boxes.partition(":")[0], f"boxes={request.boxes!r}"
+            found.boxes.extend(each(name, lambda _, part: self._boxes(part), option))
         if request.mask is not None:
             self._masks(samples, each, found)
         return found
@@ -164,7 +191,7 @@ class FieldReader:
             except ValueError as error:
                 raise ValueError(f"mask .{name} {error}") from None
 
-        masks = each(str(name), read)
+        masks = each(str(name), read, f"mask={name!r}")
         missing = [i for i, mask in enumerate(masks) if mask is None]
         for i in missing:
             masks[i] = no_mask(*stored[i]), 1

@@ -159,11 +159,14 @@ class Reader:
             failed = self._files.errors(samples, status)
             fields = FieldValues()
             if not failed:
-                refused = self._headers.refused(samples, members, data)
+                refused = {i: (why, "") for i, why in self._headers.refused(samples, members, data).items()}
                 if self._fields is not None:
                     fields = self._fields.decode(samples, members, data)
                     refused = {**fields.problems, **refused}
-                failed = [self._files.refusal(int(samples[i]), reason, LEAVE_OUT) for i, reason in refused.items()]
+                failed = [
+                    self._files.refusal(int(samples[i]), why, remedy or LEAVE_OUT)
+                    for i, (why, remedy) in refused.items()
+                ]
             if not failed:
                 return _Read(buffer, data, members, fields, int((attempts > 0).sum()))
             self.buffers.give(buffer)

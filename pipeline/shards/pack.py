@@ -36,10 +36,12 @@ from drawstream.pipeline.shards.tar import split_name
 from drawstream.pipeline.shards.tar_writer import ShardWriter
 from drawstream.pipeline.sources import (
     ArraySource,
+    DatasetSource,
     FolderSource,
     Form,
     Resized,
     Source,
+    TableSource,
     check_boxes,
     field_names,
     open_source,
@@ -191,7 +193,8 @@ def pack(
         >>> pack(open_source(MyDataset(), workers=8), "data")
     """
     settings, out = PackOptions(**options), Path(out)
-    source = source if hasattr(source, "read") and hasattr(source, "key") else open_source(source)
+    opened = hasattr(source, "read") and hasattr(source, "key")
+    source = source if opened else open_source(source, skip_bad=settings.skip_bad)
     rows = len(source) if settings.limit is None else settings.limit
     _within("limit", rows, 1, len(source))
     _within("holdout", settings.holdout, 0, rows - 1)
@@ -200,15 +203,16 @@ def pack(
     check_boxes(source, settings.boxes, settings.form.largest, settings.encoding)
     parts = _parts(source, settings, rows)
     rows = sum(len(part.rows) for part in parts)
+    unread: tuple[BadImage, ...] = getattr(source, "bad", ())  # while labels were read
     earlier = any((out / name / FILE).is_file() for name in ("", "train"))
     if earlier and not settings.overwrite:
-        return _finished(out, parts, settings.orientation)
+        return replace(_finished(out, parts, settings.orientation), bad=unread)
     check_target(out, replaceable=earlier)
     if dry_run:
         held = out / "holdout" if settings.holdout else None
         counts = _class_rows(parts[0].labels, parts[0].clean, len(source.classes))
         sizes = (rows - settings.holdout, settings.holdout, 0, 0)
-        return PackResult(out / parts[0].name, held, *sizes, ran=False, class_rows=counts)
+        return PackResult(out / parts[0].name, held, *sizes, unread, ran=False, class_rows=counts)
     done = count(1)
 
     def tick() -> None:
@@ -234,7 +238,7 @@ def pack(
                 provenance=part.origin,
                 orientation=settings.orientation,
             )
-        result = replace(_result(out, parts, folder, bad), resized=resized)
+        result = replace(_result(out, parts, folder, [*unread, *bad]), resized=resized)
         if finish:
             finish(result, folder)
     return result
@@ -253,6 +257,8 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
     made |= {"fields": list(names)} if (names := field_names(source)) else {}
+    if isinstance(source, DatasetSource | TableSource) and source.fields:
+        made["field_columns"] = {name: str(column) for name, column in source.fields.items()}
     made |= {name: side for name in ("max_side", "short_side", "boxes") if (side := getattr(options, name)) is not None}
     made |= _RECORDED_KIND[kind_of(source.labels)]
     given, true, noise, named = _noise(source, options)

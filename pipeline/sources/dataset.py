@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -10,15 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drawstream.pipeline import describe_error
+from drawstream.pipeline import BadImage, BadImagesError, describe_error
 from drawstream.pipeline.decoding import GRAY_MODES, no_warnings
 from drawstream.pipeline.labels import Kind
+from drawstream.pipeline.sources.columns import HeldFields, Value, ending_of, name_fields, try_encode
 from drawstream.pipeline.sources.convert import as_known
 from drawstream.pipeline.sources.given_labels import number_labels
 from drawstream.pipeline.workers import spread
 from drawstream.samplers.files import fault_behind
 
 _CHUNK = 16  # rows of a task: a message of some MB
+_TRIED = 1000  # rows, before all are held to be bad
+_Pair = tuple[str, str | None] | None
 _KNOWN = ("targets", "labels")  # where data sets of torchvision say their labels
 _PAIRS = (("image", "label"), ("img", "label"), ("image", "labels"))  # keys of rows that are dicts
 
@@ -27,7 +31,7 @@ _PAIRS = (("image", "label"), ("img", "label"), ("image", "labels"))  # keys of 
 class DatasetSource:
     """A map-style data set, such as those of torchvision.
 
-    A row is (image, label, …) or a dict. An image is a PIL image, uint8 (height, width) or (height, width, 1 or 3), a
+    A row is (image, target, …) or a dict. An image is a PIL image, uint8 (height, width) or (height, width, 1 or 3), a
     tensor (1 or 3, height, width) of uint8 or of levels in [0, 1] as ``ToTensor`` makes them, or the bytes of a file.
     An image that a file holds to the pixel keeps the file's bytes; others become PNGs, so nothing is lost.
 
@@ -37,9 +41,12 @@ class DatasetSource:
         labels: int64 (rows,), or of another kind (`pipeline.labels`).
         classes: Class names.
         workers: Processes that read it; 1: this one.
-        columns: Keys of image and label where rows are dicts.
+        columns: Keys of image and label where rows are dicts; without labels the second is None.
         stated: The labels are those that the data set states; each is held against its row.
         notes: What its user should know, a line each.
+        places: Rows of the data set that are rows of the source, int64 (rows,); None: all.
+        bad: The others, which raised while their labels were read.
+        fields: By name the key, or number, of the entry of a row that is packed as a field.
     """
 
     dataset: Any
@@ -47,9 +54,13 @@ class DatasetSource:
     labels: NDArray[Any]
     classes: tuple[str, ...]
     workers: int = 1
-    columns: tuple[str, str] | None = None
+    columns: _Pair = None
     stated: bool = False
     notes: tuple[str, ...] = field(default=())
+    places: NDArray[np.int64] | None = None
+    bad: tuple[BadImage, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    _held: HeldFields = field(default_factory=HeldFields, init=False, repr=False)
 
     @classmethod
     def open(
@@ -61,6 +72,8 @@ class DatasetSource:
         workers: int = 1,
         columns: tuple[str | None, str | None] = (None, None),
         label_kind: Kind | None = None,
+        fields: Sequence[str] = (),
+        skip_bad: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
         """Learn the labels: those that the data set states as `targets` or `labels`, or of all its rows.
@@ -72,9 +85,13 @@ class DatasetSource:
                 under ``if __name__ == "__main__":``.
             columns: Keys of image and label where rows are dicts; None: ``image`` or ``img``, and ``label``.
             label_kind: What the labels are; None: what their type says.
+            fields: Entries of rows to pack as fields, ``KEY`` or ``NAME=KEY`` (`columns.name_fields`). Those of rows
+                that are no dicts are ``target``, the one behind the image, and ``2``, ``3``, …
+            skip_bad: Leave out rows that raise while their labels are read, and keep them as `bad`.
             progress: Called as ``progress(rows_done, rows)`` where all rows are read for their labels.
 
         Raises:
+            BadImagesError: A row raises while labels are read; with `skip_bad`, all do.
             ValueError: It has no length or no rows, or labels that are none.
         """
         name = name or type(dataset).__name__
@@ -83,25 +100,41 @@ class DatasetSource:
             raise ValueError(f"{law}, but {name} is a {type(dataset).__name__}: give one of map style, or a path")
         if not len(dataset):
             raise ValueError(f"{name}: has no rows")
-        pair = _columns(dataset, columns, name)
+        first = _readable(dataset, name)
+        pair = _columns(first, columns, name, labels=label_kind != "none")
+        named = _fields(dataset, first, fields, name)
         stated = next((found for each in _KNOWN if (found := _stated(dataset, each)) is not None), None)
         values = [] if label_kind == "none" else stated
+        places: NDArray[np.int64] | None = None
+        bad: list[BadImage] = []
         if values is None:
-            values = []
-            for _, label in _read(dataset, pair, range(len(dataset)), workers, pixels=False):
-                values.append(label)
+            values, bad = [], []
+            reader = _Reader(dataset, pair, pixels=False)
+            for row, (why, label, _) in enumerate(_read(reader, range(len(dataset)), workers)):
+                if isinstance(why, ValueError):
+                    bad.append(BadImage(_key(row), _key(row), str(why)))
+                    if not skip_bad:
+                        raise BadImagesError(name, bad, "repair it, or leave such rows out (--skip-bad LIST.json)")
+                else:
+                    values.append(label)
                 if progress:
-                    progress(len(values), len(dataset))
+                    progress(row + 1, len(dataset))
+            if not values:
+                raise BadImagesError(name, bad, "repair the data set")
+            if bad:
+                places = np.setdiff1d(np.arange(len(dataset)), [int(each.key) for each in bad])
         given = tuple(str(each) for each in getattr(dataset, "classes", None) or ())
-        labels, classes, note = number_labels(values, len(dataset), label_kind, given, name)
-        return cls(dataset, name, labels, classes, workers, pair, stated is not None, (note,) if note else ())
+        rows = len(dataset) - len(bad)
+        labels, classes, note = number_labels(values, rows, label_kind, given, name)
+        notes = (note,) if note else ()
+        return cls(dataset, name, labels, classes, workers, pair, stated is not None, notes, places, tuple(bad), named)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def key(self, row: int, /) -> str:
-        """The row number, eight digits."""
-        return f"{row:08d}"
+        """The row number of the data set, eight digits."""
+        return _key(row if self.places is None else int(self.places[row]))
 
     def read(self, row: int, /) -> bytes:
         """Image of a row, as a file's bytes.
@@ -116,26 +149,38 @@ class DatasetSource:
 
     def read_rows(self, rows: NDArray[np.int64], _scratch: Path, /) -> Iterator[bytes | ValueError]:
         """Yield the images of rows, in their order, or why there is none."""
-        read = _read(self.dataset, self.columns, rows.tolist(), self.workers, pixels=True)
-        for row, (image, label) in zip(rows.tolist(), read, strict=True):
-            known = self.labels[row]
+        places = (rows if self.places is None else self.places[rows]).tolist()
+        read = _read(_Reader(self.dataset, self.columns, self.fields), places, self.workers)
+        for at, row, (image, label, values) in zip(rows.tolist(), places, read, strict=True):
+            known = self.labels[at]
             told = self.classes[known] if isinstance(label, str) and known.ndim == 0 else known
             if isinstance(label, int | str) and known.ndim == 0 and label != told:
                 first = "the data set states {} (targets or labels)" if self.stated else "it was {} when first read"
                 law = f"row {row}: its label is {label}, but {first.format(told)}"
                 yield ValueError(f"{law}: leave out what changes labels")
             else:
+                self._held.keep(at, values)
                 yield image
 
+    def read_field(self, row: int, name: str, /) -> bytes | None:
+        """The bytes of the field ``name`` of a ``row``, or None.
 
-def _read(
-    dataset: Any, pair: tuple[str, str] | None, rows: Sequence[int], workers: int, *, pixels: bool
-) -> Iterator[tuple[Any, Any]]:
-    """Yield image (as bytes; a ValueError where it is none) and label of rows, in their order."""
+        Raises:
+            ValueError: The data set raises, or gives what such a field cannot hold.
+        """
+        return self._held.take(row, name, lambda: self.read(row))
+
+
+def _key(row: int) -> str:
+    return f"{row:08d}"
+
+
+def _read(reader: "_Reader", rows: Sequence[int], workers: int) -> Iterator[tuple[Any, Any, dict[str, Value]]]:
+    """Yield image (as bytes; a ValueError where it is none), label and fields of rows, in their order."""
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     most = min(workers, len(chunks))
     name: Callable[[Sequence[int]], str] = lambda chunk: f"rows {chunk[0]} … {chunk[-1]}"  # noqa: E731
-    for found in spread(_Reader(dataset, pair, pixels), chunks, workers=most, threads=1 if most > 1 else 0, name=name):
+    for found in spread(reader, chunks, workers=most, threads=1 if most > 1 else 0, name=name):
         yield from found
 
 
@@ -144,24 +189,24 @@ class _Reader:
     """Reads rows, in whatever process."""
 
     dataset: Any
-    pair: tuple[str, str] | None
-    pixels: bool
+    pair: _Pair
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    pixels: bool = True
 
-    def __call__(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
+    def __call__(self, rows: Sequence[int]) -> list[tuple[Any, Any, dict[str, Value]]]:
         return [self._row(row) for row in rows]
 
-    def _row(self, row: int) -> tuple[Any, Any]:
+    def _row(self, row: int) -> tuple[Any, Any, dict[str, Value]]:
         try:
             given = self.dataset[row]
-            image, label = (given[key] for key in self.pair) if self.pair else (given[0], given[1])
-            return self._bytes(row, image) if self.pixels else b"", _plain(label)
+            image, label = self.pair or (0, 1)
+            values = {name: try_encode(name, given[key]) for name, key in self.fields.items()}
+            plain = None if label is None else _plain(given[label])
+            return self._bytes(row, given[image]) if self.pixels else b"", plain, values
         except Exception as error:  # of the user's data set
             if fault := fault_behind(error):
                 raise fault from None
-            refusal = ValueError(f"row {row}: {describe_error(error)}")
-            if not self.pixels:
-                raise refusal from None
-            return refusal, None
+            return ValueError(f"row {row}: {describe_error(error)}"), None, {}
 
     def _bytes(self, row: int, image: Any) -> bytes:
         if isinstance(image, bytes):
@@ -237,20 +282,56 @@ def _stated(dataset: Any, name: str) -> Any:
     return _plain(found)
 
 
-def _columns(dataset: Any, asked: tuple[str | None, str | None], name: str) -> tuple[str, str] | None:
-    """Return the keys of image and label of rows that are dicts; None for pairs."""
-    first = dataset[0]
+def _columns(first: Any, asked: tuple[str | None, str | None], name: str, *, labels: bool) -> _Pair:
+    """Return the keys of image and label of rows that are dicts, without labels of the image alone; None for pairs."""
     if not isinstance(first, Mapping):
         if any(asked):
             remedy = "leave out --image-column and --label-column"
             raise ValueError(f"{name}: rows are no dicts, so they have no columns: {remedy}")
         if not (isinstance(first, Sequence) and len(first) > 1 and not isinstance(first, str | bytes)):
-            raise ValueError(f"{name}: a row must be (image, label) or a dict, but row 0 is a {type(first).__name__}")
+            raise ValueError(f"{name}: a row must be (image, label) or a dict, but got a {type(first).__name__}")
         return None
     pairs = [(asked[0] or image, asked[1] or label) for image, label in _PAIRS]
-    for pair in pairs:
-        if all(key in first for key in pair):
-            return pair
+    for image, label in pairs:
+        if image in first and (not labels or label in first):
+            return image, label if labels else None
     keys = ", ".join(map(str, first))
-    remedy = "name them with --image-column and --label-column"
-    raise ValueError(f"{name}: rows have {keys}, but no {' and '.join(pairs[0])}: {remedy}")
+    what, remedy = (
+        (" and ".join(pairs[0]), "name them with --image-column and --label-column")
+        if labels
+        else (pairs[0][0], "name it with --image-column")
+    )
+    raise ValueError(f"{name}: rows have {keys}, but no {what}: {remedy}")
+
+
+def _fields(dataset: Any, first: Any, asked: Sequence[str], name: str) -> dict[str, Any]:
+    """Return the keys of the entries that are asked for, by the names of their fields."""
+    if isinstance(first, Mapping):
+        known: dict[str, Any] = {str(key): key for key in first}
+    else:
+        known = {"target": 1, **{str(number): number for number in range(2, len(first))}}
+
+    def kind(key: str) -> str:
+        value = first[known[key]]
+        for row in range(min(len(dataset), _TRIED) if value is None else 0):
+            with suppress(Exception):  # of the user's data set; `read_rows` says which
+                value = dataset[row][known[key]] if value is None else value
+        try:
+            return ending_of(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {key!r} {error}") from None
+
+    return {field: known[key] for field, key in name_fields(asked, list(known), kind, name).items()}
+
+
+def _readable(dataset: Any, name: str) -> Any:
+    """Return the first row that does not raise."""
+    first = ""
+    for row in range(min(len(dataset), _TRIED)):
+        try:
+            return dataset[row]
+        except Exception as error:  # of the user's data set
+            if fault := fault_behind(error):
+                raise fault from None
+            first = first or describe_error(error)
+    raise ValueError(f"{name}: none of its first {row + 1} rows can be read, row 0: {first}: repair the data set")

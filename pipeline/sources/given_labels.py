@@ -28,6 +28,10 @@ def number_labels(
     try:
         if kind == "none":
             return no_labels(rows), (), ""
+        lists = (each for each in values if isinstance(each, list | tuple)) if isinstance(values, list) else ()
+        if any(isinstance(text, str) for each in lists for text in each):
+            law = "a label must be a name or a number, but some are lists of texts"
+            raise ValueError(f"{law}: take captions as a field (--label-kind none --fields …)")
         array = np.asarray(values)
         if array.dtype.kind in "US":
             names, array = np.unique(array, return_inverse=True)

@@ -1,14 +1,15 @@
 """Data sets of Hugging Face on disk, read with pyarrow alone: Parquet files of the hub, Arrow files of `save_to_disk`.
 
-A column holds the images as ``struct<bytes, path>``, another the labels. Names of classes and the kinds of the columns
-come from the schema's metadata, ``huggingface``. Images keep their bytes; those without bytes are read from their path.
+A column holds the images as ``struct<bytes, path>``, another the labels, further ones captions or masks. Names of
+classes and the kinds of the columns come from the schema's metadata, ``huggingface``. Images keep their bytes; those
+without bytes are read from their path.
 """
 
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from drawstream.pipeline import LeftOut
 from drawstream.pipeline.labels import Kind
 from drawstream.pipeline.shards import FILE
+from drawstream.pipeline.sources.columns import HeldFields, Value, ending_of, name_fields, try_encode
 from drawstream.pipeline.sources.convert import as_known
 from drawstream.pipeline.sources.given_labels import number_labels
 from drawstream.samplers.files import fault_of, raise_unless_file, system_fault
@@ -93,6 +95,7 @@ class TableSource:
         classes: Class names.
         left_out: The other columns.
         notes: What its user should know, a line each.
+        fields: By name the column that is packed as a field.
     """
 
     name: str
@@ -102,6 +105,8 @@ class TableSource:
     classes: tuple[str, ...]
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    _held: HeldFields = field(default_factory=HeldFields, init=False, repr=False)
 
     @classmethod
     def open(
@@ -113,6 +118,7 @@ class TableSource:
         columns: _Columns = (None, None),
         classes: Sequence[str] = (),
         label_kind: Kind | None = None,
+        fields: Sequence[str] = (),
     ) -> Self:
         """Read the schema and the labels.
 
@@ -122,9 +128,10 @@ class TableSource:
             columns: Those of the images and of the labels; None: what the schema says.
             classes: Class names where the files have none.
             label_kind: What the labels are; None: what their type says. ``none``: they are not read.
+            fields: Columns to pack as fields, ``COLUMN`` or ``NAME=COLUMN`` (`columns.name_fields`).
 
         Raises:
-            ValueError: Damaged files, other columns, no or several columns of images or labels.
+            ValueError: Damaged files, other columns, no or several columns of images or labels, no such field.
         """
         blocks = _Blocks(tuple(files))
         schema = blocks.schema
@@ -137,11 +144,12 @@ class TableSource:
             values, own = _label_values(blocks.column(label), known.get(label, {}), f"{name}: column {label!r}")
             names = names or own
         labels, found_classes, note = number_labels(values, len(blocks), label_kind, names, name)
+        named = name_fields(fields, schema.names, lambda column: _ending(blocks, column, name), name)
         left_out = LeftOut()
-        if others := [each for each in schema.names if each not in (image, label)]:
+        if others := [each for each in schema.names if each not in (image, label, *named.values())]:
             left_out.add("columns beside images and labels", *others, count=len(others))
         notes = (note,) if note else ()
-        return cls(name, blocks.files, image, labels, found_classes, left_out, notes)
+        return cls(name, blocks.files, image, labels, found_classes, left_out, notes, named)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -166,28 +174,53 @@ class TableSource:
 
         Parquet files are read once, from end to end, into a temporary file in `scratch`; Arrow files are mapped.
         """
-        blocks = self._blocks
         with tempfile.TemporaryFile(dir=scratch) as kept:
-            places: dict[int, tuple[int, int, str]] = {}
-            order, at = np.sort(rows), 0
-            for first, last, read in blocks.images(self.column) if not blocks.mapped else ():
-                wanted = order[np.searchsorted(order, first) : np.searchsorted(order, last)]
-                images = read() if len(wanted) else None
-                for row in wanted.tolist():
-                    data, path = _image(images, row - first)
-                    places[row] = at, -1 if data is None else kept.write(data), path
-                    at += max(0, places[row][1])
-            kept.flush()
+            places = {} if self._blocks.mapped else self._keep(np.sort(rows), kept)
             for row in rows.tolist():
-                if blocks.mapped:
-                    data, path = blocks.mapped_image(self.column, row)
+                if place := places.get(row):
+                    given = None if place.size < 0 else _pread(kept, place.at, place.size)
+                    path, there = place.path, place.fields.items()
+                    values = {name: _pread(kept, *each) if isinstance(each, tuple) else each for name, each in there}
                 else:
-                    begin, size, path = places[row]
-                    data = None if size < 0 else os.pread(kept.fileno(), size, begin)
+                    given, path = _image(*self._blocks.mapped_value(self.column, row))
+                    values = {
+                        name: try_encode(name, self._blocks.value(each, row)) for name, each in self.fields.items()
+                    }
                 try:
-                    yield as_known(self._file(row, path) if data is None else data, suffix=Path(path).suffix)
+                    image = as_known(self._file(row, path) if given is None else given, suffix=Path(path).suffix)
                 except ValueError as error:
                     yield error
+                    continue
+                self._held.keep(row, values)
+                yield image
+
+    def _keep(self, order: NDArray[np.int64], kept: Any) -> "dict[int, _Place]":
+        """Write images and fields of rising rows to a file; return where each lies."""
+        places: dict[int, _Place] = {}
+        at = 0
+        for first, last, read in self._blocks.columns():
+            wanted = order[np.searchsorted(order, first) : np.searchsorted(order, last)].tolist()
+            images = read(self.column) if wanted else None
+            for row in wanted:
+                data, path = _image(images, row - first)
+                places[row] = _Place(at, -1 if data is None else kept.write(data), path)
+                at += max(0, places[row].size)
+            for name, column in self.fields.items() if wanted else ():
+                values = read(column)
+                for row in wanted:
+                    found = try_encode(name, values[row - first].as_py())
+                    places[row].fields[name] = (at, kept.write(found)) if isinstance(found, bytes) else found
+                    at += len(found) if isinstance(found, bytes) else 0
+        kept.flush()
+        return places
+
+    def read_field(self, row: int, name: str, /) -> bytes | None:
+        """The bytes of the field ``name`` of a ``row``, or None.
+
+        Raises:
+            ValueError: It holds what such a field cannot.
+        """
+        return self._held.take(row, name, lambda: self.read(row))
 
     @cached_property
     def _blocks(self) -> "_Blocks":
@@ -204,6 +237,28 @@ class TableSource:
             if fault_of(error) not in ("file", "access"):
                 raise system_fault(error, file) from None
             raise ValueError(f"row {row} has no bytes, and {file} cannot be read ({error.strerror})") from None
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the image of a row lies in the temporary file, of -1 bytes where it has none, and its fields."""
+
+    at: int
+    size: int
+    path: str
+    fields: dict[str, tuple[int, int] | Value] = field(default_factory=dict)
+
+
+def _pread(file: Any, at: int, size: int) -> bytes:
+    return os.pread(file.fileno(), size, at)
+
+
+def _ending(blocks: "_Blocks", column: str, name: str) -> str:
+    """Return the ending of a field that holds a column."""
+    try:
+        return ending_of(blocks.first_value(column))
+    except ValueError as error:
+        raise ValueError(f"{name}: column {column!r} {error}") from None
 
 
 class _Blocks:
@@ -224,19 +279,32 @@ class _Blocks:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def images(self, column: str) -> Iterator[tuple[int, int, Any]]:
-        """Yield first and last row of each block, and a function that reads its column."""
+    def columns(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield first row of each block and of the next one, and a function that reads a column of it."""
         for (first, last), read in zip(pairwise(self._starts.tolist()), self._reads, strict=True):
-            yield first, last, lambda read=read: read(column)
+            yield first, last, read
 
     def column(self, name: str) -> Any:
         """Read a whole column, a pyarrow array."""
         return pa.chunked_array([read(name) for read in self._reads]).combine_chunks()
 
-    def mapped_image(self, column: str, row: int) -> tuple[bytes | None, str]:
-        """Return the bytes of an image, None where it has none, and its path."""
+    def mapped_value(self, column: str, row: int) -> tuple[Any, int]:
+        """Return the column of the block that has a row, and the place of the row in it."""
         block = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return _image(self._reads[block](column), row - int(self._starts[block]))
+        return self._reads[block](column), row - int(self._starts[block])
+
+    def value(self, column: str, row: int) -> Any:
+        """Return a value of a column as Python's."""
+        values, at = self.mapped_value(column, row)
+        return values[at].as_py()
+
+    def first_value(self, column: str) -> Any:
+        """Return the first value of a column that is not null; None where all are."""
+        for _, _, read in self.columns():
+            values = read(column).drop_null()
+            if len(values):
+                return values[0].as_py()
+        return None
 
 
 def _opened(file: Path) -> tuple[Any, list[tuple[int, Any]]]:

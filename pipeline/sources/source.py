@@ -177,6 +177,7 @@ def open_source(
     label_kind: Kind | None = None,
     columns: tuple[str | None, str | None] = (None, None),
     workers: int = 1,
+    skip_bad: bool = False,
 ) -> Source:
     """Find out what lies at a path and open it, or take a map-style data set.
 
@@ -196,24 +197,27 @@ def open_source(
             ``validation``; the other kinds have no splits.
         classes: Class names where the files have none (IDX, NumPy); by default the numbers.
         fields: Of class folders: files of the images' names with these endings (``txt``, ``seg.png``) are their fields.
+            Of Parquet, Arrow and data sets: columns or keys, as ``caption`` or ``txt=caption``, see `columns`.
         labels: Table with the labels of a folder's images (``label_file``), in place of class folders.
         label_kind: ``class``, ``multi``, ``value`` or ``none``; None: what the labels are by their type.
         columns: Of Parquet, Arrow and data sets of dicts: names of the columns with images and labels; None: the usual.
         workers: Processes that read a data set, see ``DatasetSource.open``.
+        skip_bad: Leave out rows of a data set that raise while labels are read.
 
     Raises:
         FileNotFoundError: Nothing there, or a part is missing.
         ValueError: Damaged or contradictory files; the message names them.
     """
     if not isinstance(path, str | os.PathLike):
-        return DatasetSource.open(path, workers=workers, columns=columns, label_kind=label_kind)
+        how: dict[str, Any] = {"columns": columns, "label_kind": label_kind, "fields": fields, "skip_bad": skip_bad}
+        return DatasetSource.open(path, workers=workers, **how)
     path = Path(path)
     if label_kind not in (None, *KINDS):
         raise ValueError(f"label_kind must be one of {', '.join(KINDS)}, but got {label_kind!r}")
     if labels is not None:
         return open_labelled(path, Path(labels), label_kind, fields)
     if tables := find_tables(path, split):
-        named: dict[str, Any] = {"classes": tuple(classes or ()), "label_kind": label_kind}
+        named: dict[str, Any] = {"classes": tuple(classes or ()), "label_kind": label_kind, "fields": fields}
         found: Source = TableSource.open(str(path), tables, columns=columns, **named)
     elif split not in IDX_PREFIXES:
         raise ValueError(f"split must be {' or '.join(IDX_PREFIXES)}, but got {split!r}")
@@ -222,8 +226,9 @@ def open_source(
         raise ValueError(f"{law}: leave out --image-column and --label-column")
     else:
         found = _open(path, split, tuple(classes or ()), label_kind, fields)
-    if fields and not isinstance(found, FolderSource):
-        raise ValueError(f"{path}: fields are files beside the images of class folders: leave them out (--fields)")
+    if fields and not isinstance(found, FolderSource | TableSource):
+        law = f"{path}: fields are files beside the images of class folders, or columns"
+        raise ValueError(f"{law}: leave them out (--fields)")
     if isinstance(found, FolderSource) and label_kind in ("multi", "value"):
         raise ValueError(f"{path}: class folders give one class each, not {label_kind}: give a table with --labels")
     return found

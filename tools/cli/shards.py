@@ -57,7 +57,9 @@ class PackOptions(ImageOptions):
     out: Path = argument("Folder to write: shards and catalog.parquet.")
     encoding: Literal["keep", "raw", "png", "jpeg"] = option("keep", "Store images in this encoding.")
     quality: int = option(95, "Quality of newly encoded JPEGs.", within=FEW)
-    fields: list[str] = option([], _FIELDS)
+    fields: list[str] = option(
+        [], f"{_FIELDS} Of Parquet, Arrow or rows that are dicts: columns, such as caption or seg.png=mask."
+    )
     max_side: int | None = option(
         None, "Store images whose longer side has more pixels smaller, in their own format.", within=COUNT
     )
@@ -136,7 +138,9 @@ def pack(given: PackOptions) -> None:
     how: dict[str, Any] = {"labels": given.labels, "label_kind": given.label_kind, "fields": _split(given.fields)}
     how |= {"columns": (given.image_column, given.label_column), "workers": given.workers}
     with Progress("labels", "rows") as labels:
-        opened = open_given(given.source, split=given.split, progress=labels.update, **how)
+        opened = open_given(
+            given.source, split=given.split, progress=labels.update, skip_bad=skip_bad is not None, **how
+        )
     told = tell_source(opened)
     passed = ("encoding", "quality", "max_side", "short_side", "boxes", "orientation", "limit", "holdout")
     drawn = ("long_tail", "noise_seed", "seed")
@@ -148,6 +152,7 @@ def pack(given: PackOptions) -> None:
         rows = planned.rows + planned.holdout_rows
         text = f"a dry run, nothing was written: {rows} images would be packed into {out}"
         text += tail_line(given.long_tail, planned.class_rows, opened.classes)
+        text += f"; {len(planned.bad)} whose labels cannot be read are left out" if planned.bad else ""
         finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, given.json_path, text)
         return
 

@@ -32,11 +32,14 @@ def open_given(
     workers: int | None,
     progress: Callable[[int, int], None],
     label_kind: Kind | None,
+    fields: Sequence[str] = (),
+    skip_bad: bool = False,
     **how: Any,
 ) -> Source:
     """Open what `pack` is given: a path, or a map-style data set that a user's `module:factory` makes.
 
-    The factory gets `split` if it takes it. Errors as `open_source`, `load_factory` and `DatasetSource.open`.
+    The factory gets `split` if it takes it; `fields` and `skip_bad` as `DatasetSource.open`. Errors as `open_source`,
+    `load_factory` and `DatasetSource.open`.
     """
     spec = str(source)
     if source.exists() or not _SPEC.fullmatch(spec):
@@ -44,7 +47,7 @@ def open_given(
             raise ValueError(
                 f"{spec}: --workers is for data sets, module:factory: files are read in threads: leave it out"
             )
-        return open_source(source, split=split, columns=columns, label_kind=label_kind, **how)
+        return open_source(source, split=split, columns=columns, label_kind=label_kind, fields=fields, **how)
     if others := [f"--{name}" for name, value in how.items() if value]:
         raise ValueError(f"{spec}: {' and '.join(others)} are of folders: leave them out")
     factory = load_factory("data set", spec)
@@ -55,8 +58,8 @@ def open_given(
             raise ValueError(f"data set {spec!r} cannot be made: {describe_error(error)}") from error
     if workers is None and hasattr(dataset, "__len__"):
         workers = cores() if len(dataset) >= _MANY else 1
-    options: dict[str, Any] = {"columns": columns, "label_kind": label_kind, "progress": progress}
-    return DatasetSource.open(dataset, name=spec, workers=workers or 1, **options)
+    options: dict[str, Any] = {"columns": columns, "label_kind": label_kind, "fields": fields, "skip_bad": skip_bad}
+    return DatasetSource.open(dataset, name=spec, workers=workers or 1, progress=progress, **options)
 
 
 def tell_source(source: Source, /) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from drawstream import Catalog, open_source, pack
+from drawstream import Catalog, Loader, open_source, pack
 from drawstream.pipeline import BadImagesError
 from drawstream.pipeline.decoding import decode
 from drawstream.pipeline.sources import DatasetSource, TableSource
@@ -147,9 +147,85 @@ def test_what_is_refused(tmp_path):
         assert text in str(caught.value)
         assert pack(data, tmp_path / "skipped", skip_bad=True, overwrite=True).rows == 3
     refused("has no rows", DatasetSource.open, Rows([]))
-    refused("row 1: KeyError", DatasetSource.open, Rows([rows[0], KeyError("lost")]))
+    refused("row 1: KeyError.*--skip-bad", DatasetSource.open, Rows([rows[0], KeyError("lost")]))
+    refused("none of its first 2 rows can be read, row 0: KeyError", DatasetSource.open, Rows([KeyError("lost")] * 2))
     refused("needs len", DatasetSource.open, iter(rows))
     refused(r"a row must be \(image, label\) or a dict", DatasetSource.open, Rows([PIXELS[0]]))
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_rows_that_raise_while_labels_are_read_are_left_out_and_listed(workers, tmp_path):
+    names = ["cat", "dog", "cat", "dog"]
+    good = [(Image.fromarray(PIXELS[i]), names[i]) for i in range(4)]
+    data = Rows([OSError("truncated"), *good[:2], KeyError("lost"), *good[2:], (b"no image", "cat")])
+    refused(r"Rows: image '00000000': row 0: OSError.*--skip-bad", pack, data, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    source = open_source(data, skip_bad=True, workers=workers)
+    assert [source.key(row) for row in range(len(source))] == [f"{row:08d}" for row in (1, 2, 4, 5, 6)]
+    packed = pack(source, tmp_path / "data", skip_bad=True)
+    assert packed.rows == 4
+    assert {each.key: each.reason.split(":")[0].split(" (")[0] for each in packed.bad} == {
+        "00000000": "row 0", "00000003": "row 3", "00000006": "not a readable JPEG, PNG, WebP or Netpbm image"
+    }  # fmt: skip
+    whole = Catalog.open(packed.train)
+    for key, (image, label) in by_key(whole).items():
+        row = [1, 2, 4, 5].index(int(key))
+        assert (decode(image) == PIXELS[row]).all() and whole.classes[label] == names[row]
+    again = pack(data, tmp_path / "data", skip_bad=True)
+    assert not again.ran and len(again.bad) == 2
+
+
+def test_captions_masks_and_boxes_of_rows_are_fields(tmp_path):
+    masks = [Image.fromarray((each > 100).astype(np.uint8)) for each in PIXELS[:6]]
+    rows = [
+        {
+            "image": Image.fromarray(PIXELS[i]),
+            "caption": None if i == 2 else f"digit {i} 中",
+            "mask": masks[i],
+            "boxes": torch.tensor([[0.0, 1, 4, 5]] * (i % 3)).reshape(-1, 4),
+            "meta": {"row": i},
+        }
+        for i in range(6)
+    ]
+    asked = ("caption", "seg.png=mask", "boxes", "meta", "txt=caption")
+    source = open_source(Rows(rows), label_kind="none", fields=asked)
+    assert source.fields == {
+        "caption.txt": "caption", "seg.png": "mask", "boxes.npy": "boxes", "meta.json": "meta", "txt": "caption"
+    }  # fmt: skip
+    catalog = Catalog.open(pack(source, tmp_path / "data").train)
+    assert not source._held._rows
+    loader = Loader(
+        catalog, batch_size=6, fields=("caption.txt", "meta.json", "txt"), mask="seg.png", boxes="boxes.npy"
+    )
+    (batch,) = loader
+    for at, row in enumerate(int(catalog.key(int(each))) for each in batch.ids):
+        found = {name: values[at] for name, values in batch.fields.items()}
+        assert found["caption.txt"] == found["txt"] == rows[row]["caption"] and found["meta.json"] == {"row": row}
+        assert (found["seg.png"].numpy() == np.asarray(masks[row])).all()
+        assert torch.equal(found["boxes.npy"].xyxy, rows[row]["boxes"])
+    assert pack(source, tmp_path / "data").ran is False
+    other = open_source(Rows(rows), label_kind="none", fields=("caption", "seg.png=mask", "boxes", "meta", "txt=meta"))
+    refused("field_columns", pack, other, tmp_path / "data")
+    refused("no column 'text' for a field, there are image, caption", open_source, Rows(rows), label_kind="none",
+            fields=["text"])  # fmt: skip
+    refused("rows have image, caption.*but no image and label", open_source, Rows(rows))
+
+
+def test_targets_that_are_captions(tmp_path):
+    """As torchvision's CocoCaptions and Flickr8k have them: five a picture."""
+    rows = [(Image.fromarray(PIXELS[i]), [f"{i}, {word}" for word in "abcde"]) for i in range(4)]
+    refused("lists of texts: take captions as a field", DatasetSource.open, Rows(rows))
+    source = open_source(Rows(rows), label_kind="none", fields=("target",))
+    catalog = Catalog.open(pack(source, tmp_path / "data").train)
+    assert catalog.fields == ("target.json",) and catalog.label_kind == "none"
+    (batch,) = Loader(catalog, batch_size=4, fields=("target.json",))
+    found = {
+        int(catalog.key(int(row))): value for row, value in zip(batch.ids, batch.fields["target.json"], strict=True)
+    }
+    assert found == {i: target for i, (_, target) in enumerate(rows)}
+    bad = open_source(Rows([*rows, (rows[0][0], {1, 2})]), label_kind="none", fields=("target",))
+    refused("00000004.*cannot hold", pack, bad, tmp_path / "bad", error=BadImagesError)
+    assert pack(bad, tmp_path / "bad", skip_bad=True).rows == 4
 
 
 MODULE = """
@@ -261,6 +337,31 @@ def as_splits(folder, content):
     as_arrow(folder / "train", content)
     as_arrow(folder / "test", content[:2])
     (folder / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_arrow])
+def test_columns_of_hugging_face_are_fields(write, tmp_path):
+    captions = [None if i % 5 == 0 else f"digit {i} 中" for i in range(20)]
+    masks = [{"bytes": encoded((each > 100).astype(np.uint8), "png"), "path": "m.png"} for each in PIXELS[:20]]
+    objects = [{"bbox": [[0.0, 1.0, 4.0, 5.0]] * (i % 3), "name": ["x"] * (i % 3)} for i in range(20)]
+    content = table(PNGS, LABELS[:20], NAMES, caption=captions, mask=masks, objects=objects, other=[1] * 20)
+    write(tmp_path / "hub", content)
+    words = ("pack", tmp_path / "hub", tmp_path / "data", "--fields", "caption,seg.png=mask,objects", "--holdout", "5")
+    assert "not taken: 1 columns beside images and labels: other" in cli(*words)
+    for part in ("train", "holdout"):
+        catalog = Catalog.open(tmp_path / "data" / part)
+        assert catalog.fields == ("caption.txt", "seg.png", "objects.json")
+        asked = {"fields": ("caption.txt", "objects.json"), "mask": "seg.png", "boxes": "objects.json:bbox"}
+        (batch,) = Loader(catalog, batch_size=len(catalog), **asked)
+        for at, row in enumerate(int(catalog.key(int(each))) for each in batch.ids):
+            found = {name: values[at] for name, values in batch.fields.items()}
+            assert found["caption.txt"] == captions[row] and found["objects.json"] == objects[row]
+            assert (found["seg.png"].numpy() == (PIXELS[row] > 100)).all()
+            assert found["objects.json:bbox"].xyxy.tolist() == objects[row]["bbox"]
+    source = TableSource.open("hub", sorted(tmp_path.glob("hub/**/*0-of-*2.*")), fields=("caption",))
+    assert source.read_field(3, "caption.txt").decode() == captions[3] and source.read_field(0, "caption.txt") is None
+    told = cli("pack", tmp_path / "hub", tmp_path / "x", "--fields", "text", status=2)
+    assert "no column 'text' for a field, there are image, label, caption" in told
 
 
 @pytest.mark.parametrize("write", [as_parquet, as_arrow, as_splits])

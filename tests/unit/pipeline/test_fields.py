@@ -219,6 +219,12 @@ def test_a_checksum_of_the_first_read_covers_fields(damaged):
         ({"fields": ("seg.png",), "mask": "seg.png"}, "'seg.png' is asked for as the mask and as a field"),
         ({"fields": ("npy",), "boxes": "npy"}, "'npy' is asked for as boxes and as a field"),
         ({"boxes": ""}, "a field is named by its extension"),
+        ({"mask": "txt"}, "a mask is a PNG of class numbers, but mask='txt' names members .txt: name the field of"),
+        ({"mask": "input.JPG"}, "mask='input.jpg' names members .input.jpg"),
+        ({"boxes": "jpg"}, "boxes are arrays or JSON, but boxes='jpg' names members .jpg: give a field such as"),
+        ({"boxes": "txt:boxes"}, "boxes='txt:boxes' names members .txt"),
+        ({"boxes": "npy:boxes"}, "boxes='npy:boxes': an array has no keys: give 'npy'"),
+        ({"boxes": "json:"}, "boxes='json:': no key stands behind the colon: give 'json', or json:PATH.TO.KEY"),
     ],
 )
 def test_fields_that_cannot_be_asked_for(png, asked, text):
@@ -249,11 +255,25 @@ def test_boxes_that_are_none(tmp_path, case):
     source = ArraySource(PIXELS[:2], LABELS[:2], fields={"json": [{"boxes": boxes}, {"boxes": None}]})
     catalog = Catalog.open(pack(source, tmp_path / "out").train)
     refused(text, lambda: list(loader_of(catalog, boxes="json:boxes")), error=BadSampleError)
-    refused(
-        "must have a key 'b', but its keys are 'boxes'",
-        lambda: list(loader_of(catalog, boxes="json:b")),
-        error=BadSampleError,
-    )
+
+
+def test_a_key_that_no_sample_has_is_the_fault_of_the_option_and_of_one_that_of_the_sample(tmp_path):
+    def first_error(objects, **asked):
+        source = ArraySource(PIXELS[: len(objects)], LABELS[: len(objects)], fields={"json": objects})
+        catalog = Catalog.open(pack(source, tmp_path / f"{len(list(tmp_path.iterdir()))}").train)
+        return refused("must have a key", lambda: list(loader_of(catalog, **asked)), error=BadSampleError)
+
+    text = first_error([{"boxes": []}, {"boxes": None}, None], boxes="json:b")
+    assert "'b', but its keys are 'boxes'; no sample of its batch has one there: name another" in text
+    assert "(boxes='json:b')" in text and "drawstream verify" not in text
+    text = first_error([{"boxes": []}, {"other": []}], boxes="json:boxes")
+    assert "'00000001'" in text and "repair it, or let the loader replace" in text
+
+
+def test_what_torch_loaders_do_not_take_is_said(png):
+    dataset = FieldDataset(png, ("txt",))
+    for asked in ({"fields": ("txt",)}, {"mask": "seg.png"}, {"boxes": "json:b"}):
+        refused("is an option of Loader.*FieldDataset", StreamDataLoader, dataset, **asked, error=TypeError)
 
 
 def masked(folder, *masks, **options):
