@@ -50,9 +50,12 @@ class Batch:
         Args:
             index: A slice, or int64 (m,) on the device of the batch.
         """
-        places = range(len(self.ids))[index] if isinstance(index, slice) else index.tolist() if self.fields else ()
-        further = {
-            name: value[index] if isinstance(value, Tensor) else [value[place] for place in places]
-            for name, value in self.fields.items()
-        }
+        places = index.tolist() if self.fields and isinstance(index, Tensor) else ()
+
+        def taken(value: Any) -> Any:
+            if isinstance(value, Tensor) or isinstance(index, slice):
+                return value[index]
+            return [value[place] for place in places]
+
+        further = {name: taken(value) for name, value in self.fields.items()}
         return type(self)(self.images[index], self.labels[index], self.ids[index], self.weights[index], further)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from drawstream.pipeline.decoding import SIDEWAYS
 from drawstream.pipeline.fields.boxes import Placement, parse_boxes, place_boxes
 from drawstream.pipeline.fields.columns import ABSENT, check_fields
 from drawstream.pipeline.fields.masks import no_mask, plain_mask
-from drawstream.pipeline.fields.values import decode_value, follow
+from drawstream.pipeline.fields.values import decode_texts, decode_value, follow, is_text
 
 if TYPE_CHECKING:
     from drawstream.pipeline.images import Transform
     from drawstream.pipeline.shards import Catalog
 
 
+_Part = memoryview | None  # a member of a sample, if it has one
 _REPAIR = "repair it, or let the loader replace such samples, Reading(on_bad='substitute')"  # `verify` finds none
 _NO_PNG = ("txt", "json", "npy", "cls", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "pgm", "ppm")
 
@@ -114,6 +116,28 @@ class FieldValues:
     boxes: list[NDArray[np.float64] | None] = field(default_factory=list)
     problems: dict[int, tuple[str, str]] = field(default_factory=dict)
 
+    def each(self, parts: Sequence[_Part], read: Callable[[int, memoryview], Any], option: str = "", /) -> list[Any]:
+        """Read the members that are there; faults become problems, perhaps of a loader's `option`."""
+        values: list[Any] = [None] * len(parts)
+        failed: dict[int, str] = {}
+        for i, part in enumerate(parts):
+            if part is not None:
+                try:
+                    values[i] = read(i, part)
+                except ValueError as error:
+                    failed[i] = str(error)
+        whole = 1 < len(failed) == sum(part is not None for part in parts)
+        remedy = f"no sample of its batch has one there: name another field or key ({option})" if whole else _REPAIR
+        self.problems |= {i: (why, remedy if option else "") for i, why in failed.items()}
+        return values
+
+
+def _without(values: list[Any], absent: Sequence[int]) -> list[Any]:
+    """Put None in some places."""
+    for i in absent:
+        values[i] = None
+    return values
+
 
 class FieldReader:
     """Makes values of the bytes of fields."""
@@ -128,35 +152,20 @@ class FieldReader:
         Member m of sample i is `data[bounds[m n + i] : bounds[m n + i + 1]]`; member 0 is the image, the others are
         those of the request.
         """
-        found = FieldValues()
-        request, memory, n = self.request, data.data, len(samples)
-        parts: dict[str, list[memoryview | None]] = {}
+        found, request, n = FieldValues(), self.request, len(samples)
         for m, name in enumerate(request.members, 1):
-            absent = self._catalog.field_columns[name].offset[samples] == ABSENT
-            ends = bounds[m * n : (m + 1) * n + 1].tolist()
-            parts[name] = [None if absent[i] else memory[ends[i] : ends[i + 1]] for i in range(n)]
-
-        def each(name: str, read: Callable[[int, memoryview], Any], option: str = "") -> list[Any]:
-            values: list[Any] = [None] * n
-            failed: dict[int, str] = {}
-            for i, part in enumerate(parts[name]):
-                if part is not None:
-                    try:
-                        values[i] = read(i, part)
-                    except ValueError as error:
-                        failed[i] = str(error)
-            whole = 1 < len(failed) == sum(part is not None for part in parts[name])
-            remedy = f"no sample of its batch has one there: name another field or key ({option})" if whole else _REPAIR
-            found.problems |= {i: (why, remedy if option else "") for i, why in failed.items()}
-            return values
-
-        for name in request.fields:
-            found.values[name] = each(name, lambda _, part, name=name: decode_value(name, part))  # type: ignore[misc]
-        if request.boxes is not None:
-            name, option = request.boxes.partition(":")[0], f"boxes={request.boxes!r}"
-            found.boxes.extend(each(name, lambda _, part: self._boxes(part), option))
-        if request.mask is not None:
-            self._masks(samples, each, found)
+            ends = bounds[m * n : (m + 1) * n + 1]
+            absent = self._absent(name, samples, ends)
+            if is_text(name) and (texts := decode_texts(data, ends)) is not None:
+                found.values[name] = _without(texts, absent)
+                continue
+            parts = _without([data.data[a:b] for a, b in pairwise(ends.tolist())], absent)
+            if name in request.fields:
+                found.values[name] = found.each(parts, lambda _, part, name=name: decode_value(name, part))  # type: ignore[misc]
+            if request.boxes is not None and name == request.boxes.partition(":")[0]:
+                found.boxes.extend(found.each(parts, lambda _, part: self._boxes(part), f"boxes={request.boxes!r}"))
+            if name == request.mask:
+                self._masks(samples, parts, found)
         return found
 
     def placed(self, found: FieldValues, placement: Placement | None, /) -> dict[str, Any]:
@@ -176,7 +185,13 @@ class FieldReader:
         except ValueError as error:
             raise ValueError(f".{name}: {error}") from None
 
-    def _masks(self, samples: NDArray[np.int64], each: Callable[..., list[Any]], found: FieldValues) -> None:
+    def _absent(self, name: str, samples: NDArray[np.int64], ends: NDArray[np.int64]) -> list[int]:
+        """Return which of the samples have no such member: some of those of no bytes."""
+        empty = np.flatnonzero(ends[1:] == ends[:-1])
+        offset = self._catalog.field_columns[name].offset
+        return empty[offset[samples[empty]] == ABSENT].tolist() if len(empty) else []
+
+    def _masks(self, samples: NDArray[np.int64], parts: Sequence[_Part], found: FieldValues) -> None:
         """Add the inputs of the graph for masks."""
         catalog, name = self._catalog, self.request.mask
         sizes = np.stack([catalog.height[samples], catalog.width[samples]], axis=1)
@@ -191,7 +206,7 @@ class FieldReader:
             except ValueError as error:
                 raise ValueError(f"mask .{name} {error}") from None
 
-        masks = each(str(name), read, f"mask={name!r}")
+        masks = found.each(parts, read, f"mask={name!r}")
         missing = [i for i, mask in enumerate(masks) if mask is None]
         for i in missing:
             masks[i] = no_mask(*stored[i]), 1

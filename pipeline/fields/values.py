@@ -44,6 +44,11 @@ def decode_value(name: str, data: bytes | memoryview, /) -> Any:
         raise ValueError(f".{name} must be JSON, but has {shortened(text[:60])}") from None
 
 
+def is_text(name: str, /) -> bool:
+    """Whether a field is text: ``txt`` or ``….txt``."""
+    return name.rpartition(".")[2] == "txt"
+
+
 def decode_texts(data: NDArray[np.uint8], bounds: NDArray[np.int64], /) -> list[str] | None:
     """Return the texts of n members that lie one after the other, as ``decode_value`` does; None where one has a fault.
 

@@ -71,8 +71,8 @@ class Members(NamedTuple):
     start: NDArray[Any]  # first byte in the output, int64
 
     def at(self, index: NDArray[np.int64], /) -> "Members":
-        """Return the members at some places."""
-        return Members(*(column[index] for column in self))
+        """Return the members at some places, which rise; all of them without a copy."""
+        return self if len(index) == len(self.shard) else Members(*(column[index] for column in self))
 
 
 class Buffers:
@@ -218,15 +218,16 @@ class ShardFiles:
         """Read members, of so many shards at a time as may be open; return the status of each."""
         status = np.zeros(len(members.shard), np.int64)
         most = self._pool.limit if self._cached is None else min(self._pool.limit, HELD)
-        shards = np.unique(members.shard)
-        parts = np.array_split(shards, -(-len(shards) // most) or 1)
+        needed = np.unique(members.shard)
+        parts = np.array_split(needed, -(-len(needed) // most) or 1)
         while parts:
             shards = parts.pop(0)
             files = self._files(shards.tolist())
             if files is None:
                 parts[:0] = np.array_split(shards, 2)
                 continue
-            at = np.flatnonzero(np.isin(members.shard, shards))
+            several = len(shards) < len(needed)
+            at = np.flatnonzero(np.isin(members.shard, shards)) if several else np.arange(len(members.shard))
             some, done = members.at(at), np.zeros(len(at), np.int64)
             descriptors = np.array([file.fd for file in files], np.int32)[np.searchsorted(shards, some.shard)]
             read_members(descriptors, *some[1:], out, done)
