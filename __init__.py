@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.balance import effective_number as effective_number
     from drawstream.samplers.methods.balance import repeat_factors as repeat_factors
     from drawstream.samplers.methods.coreset import forgetting_coreset as forgetting_coreset
+    from drawstream.samplers.methods.coreset import highest_coreset as highest_coreset
     from drawstream.samplers.methods.coreset import k_center as k_center
     from drawstream.samplers.methods.coreset import random_coreset as random_coreset
     from drawstream.samplers.methods.dlis import DLIS as DLIS
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.selection import OrderedSGD as OrderedSGD
     from drawstream.samplers.methods.selection import Selected as Selected
     from drawstream.samplers.methods.selection import SelectiveBackprop as SelectiveBackprop
+    from drawstream.samplers.methods.soft_cap import SoftCap as SoftCap
     from drawstream.samplers.orders.mixed import MixedStream as MixedStream
     from drawstream.samplers.orders.order import Order as Order
     from drawstream.samplers.orders.order import Sequential as Sequential

@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from drawstream.features.crop_scorer import CropScorer
     from drawstream.features.crops import Crops
     from drawstream.features.custom import call_measure, load_measure
-    from drawstream.features.duplicates import KINDS, Duplicates, find_duplicates, thumbnails
+    from drawstream.features.duplicates import KINDS, Duplicates, cosine_pairs, find_duplicates, thumbnails
     from drawstream.features.extraction import (
         RemoteScorer,
         extract_features,
+        finish_table,
         lacking_shards,
         missing_shards,
         write_shards,

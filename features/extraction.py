@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from drawstream.features.options import Scoring, provenance
-from drawstream.features.shard_scorer import ShardScorer, kept_samples
+from drawstream.features.shard_scorer import EMBEDDING, ShardScorer, kept_samples
 from drawstream.features.table import (
     FeatureTable,
+    has_embedding,
+    merge_embedding,
     part_path,
     read_provenance,
     remove_abandoned,
     require_same,
+    write_embedding_part,
     write_part,
 )
 from drawstream.pipeline import shown
@@ -104,7 +107,15 @@ def extract_features(
     else:
         remote = RemoteScorer.of(catalog, model, scoring)
         write_shards_on_ray(catalog, remote, shards, out, made, workers=workers, progress=progress)
-    return FeatureTable.open(out)
+    return finish_table(out, made)
+
+
+def finish_table(out: Path, made: Mapping[str, Any], /) -> FeatureTable:
+    """Open a table whose parts are all there; one process brings its embeddings into one file."""
+    table = FeatureTable.open(out)
+    if made.get("embedding"):
+        merge_embedding(out, table.fingerprint, made)
+    return table
 
 
 def missing_shards(catalog: Catalog, out: Path, made: Mapping[str, Any], /) -> list[int]:
@@ -125,7 +136,7 @@ def lacking_shards(catalog: Catalog, out: Path, made: Mapping[str, Any], /) -> l
         part = part_path(out, shard)
         if part.exists():
             require_same(read_provenance(part), made, part)
-        else:
+        if not part.exists() or (made.get("embedding") and not has_embedding(out, shard, made)):
             missing.append(shard)
     return missing
 
@@ -149,7 +160,15 @@ def write_shards(
             if progress:
                 progress(Progress(done, scorer.rows))
 
-        write_part(part_path(out, shard), scorer.score(shard, on_batch=count), made)
+        _write_columns(out, shard, scorer.score(shard, on_batch=count), made)
+
+
+def _write_columns(out: Path, shard: int, columns: Columns, made: Mapping[str, Any]) -> None:
+    """Write the embeddings of a shard, if there are some, and then its part."""
+    if EMBEDDING in columns and columns[EMBEDDING].ndim == 2:
+        write_embedding_part(out, shard, columns[EMBEDDING], made)
+        columns = {name: values for name, values in columns.items() if name != EMBEDDING}
+    write_part(part_path(out, shard), columns, made)
 
 
 def _rows_there(scorer: ShardScorer, out: Path) -> int:
@@ -290,4 +309,4 @@ def write_shards_on_ray(
                 progress(Progress(sum(rows), whole))
             if answer.done and not error:
                 left.remove(shard)
-                write_part(part_path(out, shard), answer.value, made)
+                _write_columns(out, shard, answer.value, made)

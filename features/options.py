@@ -43,6 +43,7 @@ class Scoring:
         grad_memory: Bytes that the gradients of `full` may take at once; 256 MiB are 300 rows of a small CNN.
         device: Where the loader and the model run.
         backend: What decodes, see `Loader`; None: what is installed.
+        embedding: Also keep the input of the last linear layer, see `FeatureTable.embedding`.
         where: Condition on the samples that are scored (`pipeline.row_filter`), over the catalog's columns; None: all.
     """
 
@@ -58,6 +59,7 @@ class Scoring:
     device: Literal["cpu", "gpu"] = "cpu"
     backend: Backend | None = None
     where: str | None = None
+    embedding: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", choose_backend(self.backend))
@@ -132,6 +134,7 @@ def provenance(catalog: Catalog, model: nn.Module, scoring: Scoring, /, *, model
         {} if scoring.backend == "dali" else {"backend": scoring.backend}
     )  # older tables have no such entry
     other |= {} if scoring.where is None else {"where": RowFilter.parse(scoring.where).text}
+    other |= {"embedding": True} if scoring.embedding else {}
     other |= {} if catalog.label_kind == "class" else {"label_kind": catalog.label_kind}
     return {
         "catalog": catalog.fingerprint,

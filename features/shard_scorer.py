@@ -25,6 +25,8 @@ from drawstream.pipeline.shards import Catalog
 from drawstream.samplers import digest_array
 from drawstream.samplers.orders import Sequential
 
+EMBEDDING = "embedding"  # among the columns of a shard: float16 (rows, D)
+
 
 class ShardScorer:
     """Scores shards one by one; the loader and its graph are made once and serve all of them.
@@ -136,7 +138,9 @@ class ShardScorer:
         """The columns of samples [start, stop) of those that are scored, at least one."""
         loader = self._reading(start, stop)
         scored: list[dict[str, Tensor]] = []
-        watched = self._head if self._scoring.grad_norm == "last" or self._scoring.functions else nullcontext()
+        scoring = self._scoring
+        caught = scoring.grad_norm == "last" or scoring.functions or scoring.options.embedding
+        watched = self._head if caught else nullcontext()
         with torch.inference_mode(self._scoring.grad_norm != "full"), torch.no_grad(), watched:
             for batch in loader:
                 scored.append(self._measured(batch))
@@ -161,7 +165,23 @@ class ShardScorer:
         found = measure_batch(logits, batch.labels, self._head, plain, scoring.functions, last=last)
         if full:
             found["grad_norm"] = full_grad_norms(self._model, images, batch.labels, memory=scoring.options.grad_memory)
+        if scoring.options.embedding:
+            if EMBEDDING in found:
+                raise ValueError(
+                    f"a measure of yours gives a column {EMBEDDING!r}, which `embedding` writes: rename it"
+                )
+            found[EMBEDDING] = self._embedding(logits)
         return {name: found.pop(name) for name in scoring.names} | found
+
+    def _embedding(self, logits: Tensor) -> Tensor:
+        """Input of the last linear layer, float16 (n, D)."""
+        found = self._head.find(logits)
+        if found is None:
+            raise ValueError(
+                "an embedding is the input of the last linear layer, but the logits are not its output: leave out "
+                "`embedding`, or wrap the model"
+            )
+        return found[0].half()
 
     @cached_property
     def _table(self) -> "SomeSamples | CropRows | None":
@@ -259,9 +279,15 @@ def require_logits(logits: object, what: str, rows: int, classes: int, /, *, of:
 
 def _require_finite(features: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], catalog: Catalog) -> None:
     for name, values in features.items():
-        bad = np.flatnonzero(~np.isfinite(values))
+        finite = np.isfinite(values)
+        bad = np.flatnonzero(~(finite.all(1) if values.ndim == 2 else finite))
         if len(bad):
             row = int(samples[bad[0]])
+            if values.ndim == 2:
+                raise ValueError(
+                    f"the embedding of sample {catalog.key(row)!r} (row {row}) and of {len(bad) - 1} others is not "
+                    "finite as float16, which ends at 65 504: leave out `embedding`, or scale the layer before the last"
+                )
             raise ValueError(
                 f"feature {name!r} is {values[bad[0]]} for sample {catalog.key(row)!r} (row {row}), and not finite for "
                 f"{len(bad)} rows of its shard: the model's weights, the preprocessing or a measure of yours are wrong"

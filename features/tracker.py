@@ -33,11 +33,21 @@ from drawstream.features.table import (
     require_same,
     write_part,
 )
-from drawstream.features.visits import LEARNED, MASS_UNIT, Array, add_last, fold, fold_others, note_other
+from drawstream.features.visits import (
+    LEARNED,
+    MASS_UNIT,
+    Array,
+    add_last,
+    add_scaled,
+    fold,
+    fold_early,
+    fold_others,
+    note_other,
+)
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits, measure
 
-FORMAT = 2
+FORMAT = 3
 EXACT = 64  # classes; of more the mean probabilities of two candidates are kept
 _PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for
 
@@ -56,13 +66,22 @@ class Tracker:
 
     Under `torch.distributed` each rank observes its own batches, as many as the others, and `reduce` adds them up:
     every rank then holds the state of one process that saw the global batches.
-    Memory: 99 bytes per row, 32 more with `decay`; with `classes` C <= 64 another 16 C, with more another 20. Logits on
-    a GPU come over in asynchronous copies and are measured on the CPU; observing waits for the GPU only where it lags
-    four batches behind.
+    Memory: 99 bytes per row, 32 more with `decay`, 12 with `grand`; with `classes` C <= 64 another 16 C, with more 20.
+    Logits on a GPU come over in asynchronous copies and are measured on the CPU; observing waits for the GPU only where
+    it lags four batches behind.
     """
 
     def __init__(
-        self, rows: int, /, *, classes: int = 0, since: int = 0, until: int | None = None, decay: float | None = None
+        self,
+        rows: int,
+        /,
+        *,
+        classes: int = 0,
+        since: int = 0,
+        until: int | None = None,
+        decay: float | None = None,
+        early: int = 10,
+        grand: bool = False,
     ) -> None:
         """Make a tracker that has seen nothing.
 
@@ -74,6 +93,9 @@ class Tracker:
             until: First epoch that no longer counts; None counts all from `since` on.
             decay: None gives means over visits. A number in (0, 1) gives moving averages over epochs in their place:
                 `decay` times what was, plus the rest times the mean of the epoch; the first visited epoch begins them.
+            early: Epochs from `since` on whose visits make `el2n` and `grand` (Paul et al., NeurIPS 2021, take 10 to
+                20 of 200).
+            grand: Also keep the norm of the last layer's gradient; `observe` then takes that layer's inputs.
 
         Raises:
             ValueError: An argument is out of range.
@@ -84,17 +106,23 @@ class Tracker:
             raise ValueError(f"`0 <= since < until` must hold, but got since {since} and until {until}")
         if decay is not None and not 0 < decay < 1:
             raise ValueError(f"`0 < decay < 1` must hold, but got {decay}: None gives plain means")
+        if early < 1:
+            raise ValueError(f"`early >= 1` must hold, but got {early}")
         if classes != named_classes(classes):
             raise ValueError(f"`classes` must be 0 or in [2, 65535], but got {classes}")
         self.rows, self.classes, self.since, self.until, self.decay = rows, classes, since, until, decay
+        self.early, self.grand = early, grand
         self._kept = classes if classes <= EXACT else 0  # classes of which p is summed
         sketched = rows if classes > EXACT else 0
         width = len(MEASURES) + self._kept + 1
         self._sums = np.zeros((rows, width), np.int64)
         self._last = np.zeros(rows, np.int64)
         self._totals = np.zeros((rows, width), np.int64)
-        self._forgotten = np.zeros(rows, np.int32)
-        self._last_epoch = np.full(rows, -1, np.int32)
+        self._forgotten = np.zeros(rows, np.int16)
+        self._last_epoch = np.full(rows, -1, np.int16)
+        self._el2n = np.full(rows, -1, np.float32)
+        self._grand = np.full(rows if grand else 0, -1, np.float32)
+        self._grand_sums = np.zeros(rows if grand else 0, np.int64)
         self._flags = np.zeros(rows, np.uint8)
         self._right_since = np.full(rows, -1, np.int16)
         self._averages = np.zeros((0 if decay is None else rows, len(MEASURES)))
@@ -124,7 +152,16 @@ class Tracker:
             raise ValueError(f"epochs must rise, but {epoch} comes after {self._epoch}: restore the state before it")
         self._epoch, self._step, self._open = epoch, 0, True
 
-    def observe(self, ids: Tensor, logits: Tensor, labels: Tensor, weights: Tensor | None = None, /) -> None:
+    def observe(
+        self,
+        ids: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        /,
+        *,
+        inputs: Tensor | None = None,
+    ) -> None:
         """Take note of a batch of this rank; a row that comes twice in it is two visits, in that order.
 
         Args:
@@ -132,6 +169,7 @@ class Tracker:
             logits: float (n, C), of the training step's forward pass.
             labels: int64 (n,).
             weights: float (n,); rows of weight 0 do not count. Others count once, whatever their weight.
+            inputs: float (n, D), of the last layer, whose bias is counted; only with `grand`.
 
         Raises:
             ValueError: No epoch is open, shapes do not fit, ids or labels are out of range, or logits are not finite;
@@ -149,6 +187,9 @@ class Tracker:
             raise ValueError(f"logits of {logits.shape[1]} classes, but the tracker was made for {self.classes}")
         if self._classes not in (0, logits.shape[1]):
             raise ValueError(f"logits of {logits.shape[1]} classes, but the batches before had {self._classes}")
+        if self.grand and (inputs is None or inputs.ndim != 2 or len(inputs) != n):
+            shape = None if inputs is None else tuple(inputs.shape)
+            raise ValueError(f"`grand` needs `inputs` (n, D) of the last layer, but got {shape} for {n} rows")
         if not self._counts:
             return
         self._classes = logits.shape[1]
@@ -157,6 +198,8 @@ class Tracker:
         with torch.no_grad():
             kept = ids if weights is None else torch.where(weights > 0, ids, IGNORED)
             batch: tuple[Tensor, ...] = (kept, logits.detach().float(), labels)
+            if inputs is not None and self._in_early:
+                batch = (*batch, inputs.detach().float())
             if not logits.is_cuda:
                 self._add(batch, position)
                 return
@@ -182,11 +225,15 @@ class Tracker:
             if self._other.size:
                 self._other[mine != self._last] = 0
                 _all_reduce(self._other, dist.ReduceOp.SUM)
+            if self.grand and self._in_early:
+                _all_reduce(self._grand_sums, dist.ReduceOp.SUM)
             classes = np.array([self._classes])
             _all_reduce(classes, dist.ReduceOp.MAX)
             self._classes = int(classes[0])
         if self._other.size:
             fold_others(self._other, self._sums[:, -1], self._named, self._mass)
+        if self._in_early:
+            fold_early(self._sums, self._totals, self._grand_sums, self._el2n, self._grand)
         state = self._totals, self._forgotten, self._last_epoch, self._flags, self._right_since, self._averages
         fold(self._epoch, self._sums, self._last, *state, self.decay or 0.0)
         self._open = False
@@ -197,8 +244,10 @@ class Tracker:
         `loss`, `entropy` (from 3 classes on), `grad_norm` (of the logits) and `uncertainty` are means over visits, or
         moving averages; a row never seen takes the largest value of the others, as in p-SGD (METHODS §4). `seen` counts
         visits. `forgetting` counts events; a row never learned, so also one never seen, has one more than any that
-        was. `learned` is 1 for a row that was correct in some epoch. `last_epoch` is -1 for a row never seen.
-        `right_since` is the epoch since which a row is correct; others have one more than the last that counted.
+        was. `el2n` is the mean of `grad_norm` over the visits of the first `early` epochs, `grand` that of the norm
+        over the last layer's weight and bias; a row not seen then has the largest. `learned` is 1 for a row that was
+        correct in some epoch. `last_epoch` is -1 for a row never seen. `right_since` is the epoch since which a row is
+        correct; others have one more than the last that counted.
 
         With `classes`, of the probabilities of classes but the label's, means over visits: `other` is the largest,
         `other_label` its class, `margin` = `other` − the label's own mean, in [-1, 1], high where another label is more
@@ -228,6 +277,9 @@ class Tracker:
         columns["forgetting"] = np.where(learned, self._forgotten, most).astype(np.float32)
         columns["learned"] = learned.astype(np.float32)
         columns["last_epoch"] = self._last_epoch.astype(np.float32)
+        for name, early in (("el2n", self._el2n), ("grand", self._grand)):
+            if early.size and (early >= 0).any():  # none where the tracked epochs began later
+                columns[name] = np.where(early >= 0, early, early.max())
         right = self._right_since >= 0
         columns["right_since"] = np.where(right, self._right_since, self._last_epoch.max() + 1).astype(np.float32)
         return columns | self._others(seen)
@@ -292,6 +344,7 @@ class Tracker:
                 "since": self.since,
                 "until": self.until,
                 "decay": self.decay,
+                "early": self.early,
                 "epochs": self._epoch + 1,
             },
             "values": digest.hexdigest(),
@@ -338,7 +391,7 @@ class Tracker:
         self._pending.clear()
         self._epoch, self._step, self._classes = int(meta["epoch"]), int(meta["step"]), int(meta["classes"])
         self._open = bool(meta["open"])
-        self._sums[:], self._last[:], self._other[:] = 0, 0, 0
+        self._sums[:], self._last[:], self._other[:], self._grand_sums[:] = 0, 0, 0, 0
         for name, array in self._arrays(self._open).items():
             array[...] = tensors[name].cpu().numpy()
 
@@ -346,6 +399,11 @@ class Tracker:
     def _counts(self) -> bool:
         """Whether the epoch lies in the window."""
         return self._epoch >= self.since and (self.until is None or self._epoch < self.until)
+
+    @property
+    def _in_early(self) -> bool:
+        """Whether the epoch is one of the first that count."""
+        return self._counts and self._epoch < self.since + self.early
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -355,6 +413,8 @@ class Tracker:
             "since": self.since,
             "until": self.until,
             "decay": self.decay,
+            "early": self.early,
+            "grand": self.grand,
         }
 
     def _arrays(self, whole: bool, /) -> dict[str, Array]:
@@ -366,10 +426,15 @@ class Tracker:
             "flags": self._flags,
             "right_since": self._right_since,
             "averages": self._averages,
+            "el2n": self._el2n,
+            "grand": self._grand,
             "named": self._named,
             "mass": self._mass,
         }
-        return {**kept, "sums": self._sums, "last": self._last, "other": self._other} if whole else kept
+        if not whole:
+            return kept
+        grand = {"grand_sums": self._grand_sums}
+        return {**kept, **grand, "sums": self._sums, "last": self._last, "other": self._other}
 
     def _drain(self, most: int) -> None:
         """Add what has arrived; wait only while more than `most` are on their way."""
@@ -382,7 +447,7 @@ class Tracker:
             self._add(batch, position)
 
     def _add(self, batch: tuple[Tensor, ...], position: int) -> None:
-        ids, z, y = (value.cpu().contiguous().numpy() for value in batch)
+        ids, z, y, *inputs = (value.cpu().contiguous().numpy() for value in batch)
         values = np.empty((len(MEASURES) + self._kept + 1, len(ids)))
         bad = measure(ids, z, y, self.rows, False, values)
         if bad < 0:
@@ -390,6 +455,8 @@ class Tracker:
             add_last(ids, values[-1], position, self._last)
             if self._other.size:
                 note_other(ids, z, y, values[0], position, self._last, self._other)
+            for h in inputs:
+                add_scaled(ids, values[MEASURES.index("grad_norm")], h, self._grand_sums)
             return
         where = f"in epoch {self._epoch}"
         if not 0 <= ids[bad] < self.rows:

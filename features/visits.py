@@ -4,6 +4,8 @@ Notation
     sums    int64 (rows, K + 1)   Σ x in units for K measures, and the number of visits; never above 2^61
     last    int64 (rows,)         2 position + correct of the latest visit by position
     flags   uint8 (rows,)         bits LEARNED (correct in some epoch) and CORRECT (in the last epoch of a visit)
+    grand   int64 (rows,)         Σ norm of the last layer's gradient in units: g √(‖h‖² + 1), g that over the logits,
+                                  h the layer's input
     since   int16 (rows,)         epoch since which the row is correct, or -1
     other   int64 (rows,)         k << 32 | p_k, of the latest visit: the most probable class but the label's
     mass    uint32 (rows, 2)      Σ p_k in units of 2^-16 for two classes that were k, `named` (class + 1; 0: none)
@@ -22,6 +24,8 @@ from drawstream.samplers.methods import FULL, IGNORED, UNIT
 
 LEARNED, CORRECT = 1, 2
 P_UNIT, MASS_UNIT = 2.0**-31, 2.0**-16
+_MOST = 32767  # epochs that are told apart
+_CEILING = 2.0**20  # norm of the last layer's gradient at a visit
 
 Array = NDArray[Any]
 
@@ -55,11 +59,11 @@ def fold(
             continue
         correct = last[row] & 1
         if flags[row] & CORRECT and not correct:
-            forgotten[row] += 1
+            forgotten[row] = min(forgotten[row] + 1, _MOST)
         if not correct or not flags[row] & CORRECT:
-            since[row] = min(epoch, 32767) if correct else -1
+            since[row] = min(epoch, _MOST) if correct else -1
         flags[row] = LEARNED | CORRECT if correct else flags[row] & LEARNED
-        last_epoch[row] = epoch
+        last_epoch[row] = min(epoch, _MOST)
         for k in range(averages.shape[1] if averages.size else 0):
             mean = sums[row, k] * UNIT / visits
             first = totals[row, measures] == 0
@@ -68,6 +72,32 @@ def fold(
             totals[row, k] = min(totals[row, k] + sums[row, k], FULL)
             sums[row, k] = 0
         last[row] = 0
+
+
+@njit(cache=True, nogil=True)
+def add_scaled(ids: Array, norms: Array, h: Array, sums: Array) -> None:
+    """Add norms of gradients over the last layer, from those over the logits (n,) and the layer's inputs (n, D)."""
+    for i in range(ids.size):
+        if ids[i] != IGNORED:
+            squares = 1.0
+            for value in h[i]:
+                squares += np.float64(value) * np.float64(value)
+            x = min(norms[i] * np.sqrt(squares), _CEILING)
+            sums[ids[i]] = min(sums[ids[i]] + np.int64(x / UNIT + 0.5), FULL)
+
+
+@njit(cache=True, nogil=True)
+def fold_early(sums: Array, totals: Array, grand_sums: Array, el2n: Array, grand: Array) -> None:
+    """Bring the means of gradient norms up to date before `fold`, and clear `grand_sums`, which may be empty."""
+    for row in range(el2n.size):
+        visits = sums[row, -1]
+        if visits == 0:
+            continue
+        before = totals[row, -1]
+        el2n[row] = (totals[row, 2] + sums[row, 2]) * UNIT / (before + visits)
+        if grand.size:
+            grand[row] = (max(grand[row], 0.0) * before + grand_sums[row] * UNIT) / (before + visits)
+            grand_sums[row] = 0
 
 
 @njit(cache=True, nogil=True)

@@ -7,6 +7,12 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.features.table.check import check_table
     from drawstream.features.table.describe import Description, describe_table
+    from drawstream.features.table.embedding import (
+        embedding_path,
+        has_embedding,
+        merge_embedding,
+        write_embedding_part,
+    )
     from drawstream.features.table.part import (
         FIXED,
         part_path,

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.features.table.embedding import embedding_path, open_embedding
 from drawstream.features.table.join import Joined, join_file
 from drawstream.features.table.part import FIXED, Part, open_part, part_path, require_same
 from drawstream.features.table.several import join_tables
@@ -176,6 +177,25 @@ class FeatureTable:
                 stop = at + len(next(iter(block.values())))
                 yield {name: block[name] if name in block else self._columns[name][at:stop] for name in names}
                 at = stop
+
+    def embedding(self) -> NDArray[np.float16]:
+        """Return what the last layer saw of each row, float16 (rows, D), mapped; of several tables a copy in memory.
+
+        Raises:
+            FileNotFoundError: The table was made without it.
+            ValueError: Its file is damaged or of another table.
+        """
+        folders = list(dict.fromkeys(part.path.parent for part in self.parts))
+        found = []
+        for folder in folders:
+            path = embedding_path(folder)
+            if not path.exists():
+                raise FileNotFoundError(f"{path}: no embeddings there; run `drawstream features --embedding`")
+            found.append(open_embedding(path, type(self).open(folder).fingerprint))
+        if len({each.shape[1] for each in found}) > 1:
+            shown = ", ".join(f"{each.shape[1]} in {folder}" for each, folder in zip(found, folders, strict=True))
+            raise ValueError(f"embeddings have different widths ({shown}): score all with one model")
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def check(self, fingerprint: str, where: str, /) -> None:
         """Refuse a catalog that these features were not made from.

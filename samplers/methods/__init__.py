@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         repeat_factors,
     )
     from drawstream.samplers.methods.clean import Mixture, fit_mixture, rescaled
-    from drawstream.samplers.methods.coreset import forgetting_coreset, k_center, random_coreset
+    from drawstream.samplers.methods.coreset import forgetting_coreset, highest_coreset, k_center, random_coreset
     from drawstream.samplers.methods.dlis import DLIS
     from drawstream.samplers.methods.importance import clip_weights, normalize_weights
     from drawstream.samplers.methods.infobatch import InfoBatch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.rais import RAIS
     from drawstream.samplers.methods.rho import RHOLoss
     from drawstream.samplers.methods.selection import BatchSelector, OrderedSGD, Selected, SelectiveBackprop
+    from drawstream.samplers.methods.soft_cap import SoftCap
     from drawstream.samplers.methods.visits import FULL, IGNORED, MEASURES, UNIT, add_visits, measure
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from drawstream.samplers import derive_keys, random_words, whole_number
 from drawstream.samplers.methods.visits import to_array
 
-__all__ = ["forgetting_coreset", "k_center", "random_coreset"]
+__all__ = ["forgetting_coreset", "highest_coreset", "k_center", "random_coreset"]
 
 
 def random_coreset(labels: ArrayLike, share: float, /, *, seed: int = 0) -> NDArray[np.int64]:
@@ -62,9 +62,26 @@ def forgetting_coreset(
     events, ever = to_array(forgotten, np.float64), to_array(learned, np.float64) > 0
     if events.shape != ever.shape or events.ndim != 1:
         raise ValueError(f"forgotten (n,) and learned (n,) must fit, but got {events.shape} and {ever.shape}")
-    kept = _kept(events.size, share)
-    order = np.lexsort((_random(events.size, "ties of forgetting", seed), -np.where(ever, events, np.inf)))
-    return np.sort(order[:kept])
+    return _highest(np.where(ever, events, np.inf), share, "ties of forgetting", seed)
+
+
+def highest_coreset(scores: ArrayLike, share: float, /, *, seed: int = 0) -> NDArray[np.int64]:
+    """The rows of the highest scores, as of EL2N or GraNd (Paul et al., NeurIPS 2021); ties fall at random.
+
+    Where labels are wrong the highest scores are theirs: leave them out first (`drawstream suspects`).
+
+    Args:
+        scores: numbers (N,), finite: column `el2n` or `grand` of a tracker's table, or any other.
+        share: of the rows, in (0, 1].
+        seed: of the ties, in [0, 2^64).
+
+    Raises:
+        ValueError: scores are not finite or not (N,), no rows, or the share is out of range.
+    """
+    x = to_array(scores, np.float64)
+    if x.ndim != 1 or not np.isfinite(x).all():
+        raise ValueError(f"scores must be finite numbers (N,), but got {x.shape}")
+    return _highest(x, share, "ties of a core-set", seed)
 
 
 def k_center(embeddings: ArrayLike, share: float, /, *, seed: int = 0, first: int | None = None) -> NDArray[np.int64]:
@@ -99,6 +116,11 @@ def _kept(rows: int, share: float) -> int:
     if rows < 1 or not 0 < share <= 1:
         raise ValueError(f"rows >= 1 and 0 < share <= 1 must hold, but got {rows} rows and {share=}")
     return max(1, round(share * rows))
+
+
+def _highest(scores: NDArray[np.float64], share: float, purpose: str, seed: int) -> NDArray[np.int64]:
+    kept = _kept(scores.size, share)
+    return np.sort(np.lexsort((_random(scores.size, purpose, seed), -scores))[:kept])
 
 
 def _random(count: int, purpose: str, seed: int) -> NDArray[np.uint64]:

@@ -85,20 +85,25 @@ def batch(epoch, step):
     weights = (torch.rand(GLOBAL, generator=rng) > 0.2).float()
     labels = torch.randint(0, 70, (GLOBAL,), generator=rng)
     right = torch.nn.functional.one_hot(labels, 70) * (torch.rand(GLOBAL, 1, generator=rng) < 0.5)
-    return ids, 2 * torch.randn(GLOBAL, 70, generator=rng) + 9 * right, labels, weights
+    inputs = torch.randn(GLOBAL, 5, generator=rng)
+    return ids, 2 * torch.randn(GLOBAL, 70, generator=rng) + 9 * right, labels, weights, inputs
+
+def new_tracker():
+    return Tracker(ROWS, decay=0.8, classes=70, early=3, grand=True)
 
 def work(rank, world, store, queue):
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    tracker, share = Tracker(ROWS, decay=0.8, classes=70), GLOBAL // world
+    tracker, share = new_tracker(), GLOBAL // world
     for epoch in range(EPOCHS):
         tracker.set_epoch(epoch)
         for step in range(STEPS):
             if (epoch, step) == (2, 5):  # within an epoch each rank goes on from a state of its own
-                state, tracker = tracker.state_dict(), Tracker(ROWS, decay=0.8, classes=70)
+                state, tracker = tracker.state_dict(), new_tracker()
                 tracker.load_state_dict(state)
                 tracker.set_epoch(epoch)
-            tracker.observe(*(value[rank * share : (rank + 1) * share] for value in batch(epoch, step)))
+            *visits, inputs = (value[rank * share : (rank + 1) * share] for value in batch(epoch, step))
+            tracker.observe(*visits, inputs=inputs)
         tracker.reduce()
     state = tracker.state_dict()
     digest = {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state["tensors"].items()}

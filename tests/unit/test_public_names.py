@@ -64,7 +64,8 @@ def test_names_promised_by_the_guides_are_there():
     promised = """Catalog Loader Batch Transform Remote CropFilter Mixup RICAP BadSampleError ArraySource pack
         open_source index verify IndexStream MixedStream Sequential Schedule SwiftSampler SwiftFit SwiftParams refit
         effective_sample_size normalize_weights clip_weights InfoBatch SelectiveBackprop OrderedSGD DLIS RHOLoss
-        random_coreset forgetting_coreset k_center FeatureTable Tracker Scoring Crops CropScorer ShardScorer
+        random_coreset forgetting_coreset highest_coreset SoftCap k_center FeatureTable Tracker Scoring Crops
+        CropScorer ShardScorer
         DegenerateSampler PSGD CSGD extract_features search_swift search_auto Trial load_objective find_suspects"""
     assert set(promised.split()) <= set(drawstream.__all__)
 

@@ -100,6 +100,9 @@ class ExtractOptions(
     measure: list[str] = option(
         [], "Take your own, module:function(logits, targets, activations) -> dict of columns; repeatable."
     )
+    embedding: bool = option(
+        False, "Also store the input of the last linear layer, float16, in OUT.embedding.safetensors."
+    )
     crops: int = option(0, "Random crops per image, each a row; 0: the whole image.", within=FEW)
     crop_seed: int = option(0, "Seed of the crops.", within=SEED)
     crop_scale: tuple[float, float] = option((0.08, 1.0), "Area range of the crops, parts of the image.", within=FEW)

@@ -10,6 +10,7 @@ from drawstream.tools.runs import FINITE, argument, finish, option
 
 if TYPE_CHECKING:
     from drawstream.features.table import FeatureTable
+    from drawstream.pipeline.shards import Catalog
     from drawstream.samplers.swift import SwiftSampler
 
 PARAMETERS = ("coefficients", "ends", "values", "features", "transform")
@@ -61,15 +62,21 @@ class DuplicatesOptions(ClassesOptions, ResultOptions):
 
     catalog: list[str] = argument(CATALOG)
     out: Path = option(..., "Folder to write.", "--out", "-o")
-    near: Literal["hash", "embedding", "none"] = option(
-        "hash",
-        "Also find what is nearly the same: by a perceptual hash, by embeddings (what the last linear layer of --model "
-        "sees), or not at all.",
+    near: Literal["hash", "embedding", "none"] | None = option(
+        None,
+        "Also find what is nearly the same: by a perceptual hash, by embeddings (what the last linear layer of a model "
+        "sees), or not at all; by default by embeddings where some are given, else by the hash.",
     )
     distance: int = option(3, "Largest number of differing bits of 64, of the hash.", within=(0, 16))
     threshold: float = option(0.95, "Least cosine of two embeddings.", within=(0, 1))
     model: str | None = option(None, MODEL, known=MODELS)
     weights: Path | None = option(None, "Weights of that model.")
+    embedding: list[Path] = option(
+        [], "Take the embeddings that `features --embedding` stored with this table, one for each catalog; repeatable."
+    )
+    search: Literal["auto", "exact", "faiss"] = option(
+        "auto", "Compare all embeddings with all, or look by faiss; auto: faiss for more than 200 000."
+    )
 
 
 def fit(given: FitOptions) -> None:
@@ -138,18 +145,21 @@ def duplicates(given: DuplicatesOptions) -> None:
     from drawstream.pipeline.shards import Catalog
     from drawstream.tools.suspects import write_duplicates
 
-    if given.near != "hash":
+    near = given.near or ("embedding" if given.embedding or given.model or given.weights else "hash")
+    if near != "hash":
         given.refuse_typed(("distance",), "--near hash")
-    if given.near != "embedding":
-        given.refuse_typed(("model", "weights", "threshold"), "--near embedding")
+    if near != "embedding":
+        given.refuse_typed(("model", "weights", "embedding", "threshold", "search"), "--near embedding")
     try:
         catalog = Catalog.open(given.catalog, classes="union")
     except ValueError:  # labels or images do not fit each other; what else is wrong is said now
         catalog = Catalog.open(given.catalog, classes="none")
-    how: dict[str, Any] = {"near": given.near != "none", "distance": given.distance, "threshold": given.threshold}
-    embeddings = _embeddings(given) if given.near == "embedding" else None
+    how: dict[str, Any] = {"near": near != "none", "distance": given.distance, "threshold": given.threshold}
+    how["search"] = given.search
+    embeddings = _embeddings(given, catalog) if near == "embedding" else None
     found = find_duplicates(catalog, embeddings=embeddings, **how)
-    told = {"near": given.near, "model": given.model, "distance": given.distance, "threshold": given.threshold}
+    told = {"near": near, "model": given.model, "tables": list(map(str, given.embedding))}
+    told |= {name: how[name] for name in ("distance", "threshold", "search")}
     record = write_duplicates(catalog, found, given.out, told)
     kinds = ", ".join(f"{count:,} of equal {name}" for name, count in record["duplicates"].items() if name != "near")
     text = f"{record['groups']:,} groups in {len(catalog):,} images: {kinds}, {record['duplicates']['near']:,} alike"
@@ -157,13 +167,23 @@ def duplicates(given: DuplicatesOptions) -> None:
     finish(record, given.json_path, f"{text}{leaks}: {given.out / 'duplicates.csv'}")
 
 
-def _embeddings(given: DuplicatesOptions) -> Any:
-    """Embeddings of all rows by the model."""
+def _embeddings(given: DuplicatesOptions, catalog: "Catalog") -> Any:
+    """Embeddings of all rows: stored ones, or by the model."""
+    import numpy as np
+
+    from drawstream.features.table import FeatureTable
     from drawstream.tools.training import Setup, load_weights
     from drawstream.tools.training.methods import embed
 
+    if given.embedding:
+        if given.model or given.weights:
+            raise ValueError("--embedding holds what a model saw: leave out --model and --weights")
+        table = FeatureTable.open(*given.embedding, catalog=catalog)
+        if not np.array_equal(table.sample_id, np.arange(len(catalog))):
+            raise ValueError(f"{table.path}: duplicates are whole images: score all, without --crops and --where")
+        return table.embedding()
     if given.model is None or given.weights is None:
-        raise ValueError("--near embedding needs the model that embeds: give --model and --weights")
+        raise ValueError("--near embedding needs the model that embeds: give --model and --weights, or --embedding")
     setup = Setup(place(given.catalog), given.model, classes=given.classes)
     model = setup.build(0)
     load_weights(model, given.weights)

@@ -46,6 +46,9 @@ class TrainOptions(
     full_epochs: bool = option(
         False, "Give osgd B N rows in all epochs, not all rows in B of the epochs.", "--full-epochs"
     )
+    fall: float | None = option(
+        None, "Let a score of soft-cap fall by this many standard deviations per draw; 1.", within=FEW
+    )
     balance: float = option(
         0.0, "Draw the classes of any sampler more alike: 0 as it has them, 1 each alike.", within=(0, 1)
     )
@@ -60,11 +63,14 @@ class TrainOptions(
     )
     table: Path | None = option(None, "Read the sampler's features from this table.")
     column: str | None = option(
-        None, "Column of a file of weights (weight), or of the table with rho's irreducible losses (loss)."
+        None, "Column of a file of weights (weight), or of the table: rho's (loss), soft-cap's or coreset-column's."
     )
     mode: Literal["stratified", "multinomial", "subset"] = option("stratified", "Mode of a sampler's stream.")
     track: Path | None = option(
         None, "Write a feature table of averages over this training to this folder, at no extra pass."
+    )
+    track_grand: bool = option(
+        False, "Also track GraNd, the gradient norm of the last layer over the first epochs: 12 bytes an image more."
     )
     crop_filter: Path | None = option(None, "Choose the crops of each step by this sampler.json.")
     score_weights: Path | None = option(
@@ -121,7 +127,9 @@ def train(given: TrainOptions) -> None:
     capped = 1 if filtering or given.crop_factor is None else given.crop_factor
     source["balance"] = pick(Balance, given)
     sampling = pick(Sampling, given, **source, budget=budget, crop_factor=capped, score_weights=embedding)
-    job = TrainingJob(setup, recipe, sampling, given.out, track=given.track, filtering=filtering)
+    job = TrainingJob(
+        setup, recipe, sampling, given.out, track=given.track, grand=given.track_grand, filtering=filtering
+    )
     record = options.run_job(given, ranks, job, estimate_training, train_job)
     if record is not None:
         finish(record, given.json_path, f"{_summary(record)}: {given.out}")

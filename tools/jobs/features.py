@@ -11,6 +11,7 @@ from drawstream.features import (
     RemoteScorer,
     Scoring,
     ShardScorer,
+    finish_table,
     missing_shards,
     provenance,
     write_shards,
@@ -88,7 +89,7 @@ def features_job(job: FeaturesJob, /) -> Extracted:
         finished = datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
         if ranks.writes:
             tell_finished(out, finished)
-        return Extracted(FeatureTable.open(out), finished)
+        return Extracted(_finished(job, made), finished)
     if job.engine != "local":
         with Progress("features", "rows") as progress:
             write_shards_on_ray(
@@ -100,7 +101,7 @@ def features_job(job: FeaturesJob, /) -> Extracted:
                 workers=Workers(engine=job.engine),
                 progress=lambda p: progress.update(p.done, p.rows),
             )
-        return Extracted(FeatureTable.open(out), None)
+        return Extracted(_finished(job, made), None)
     ranks.wait()  # until all have looked, so that they divide the same list
     with (
         ShardScorer(setup.data, model, scoring, device_id=ranks.local) as scorer,
@@ -110,4 +111,12 @@ def features_job(job: FeaturesJob, /) -> Extracted:
         write_shards(scorer, mine, out, made, progress=lambda p: progress.update(p.done, p.rows))
         ranks.wait()
         progress.update(scorer.rows, scorer.rows)
-    return Extracted(FeatureTable.open(out), None)
+    return Extracted(_finished(job, made), None)
+
+
+def _finished(job: FeaturesJob, made: dict[str, Any]) -> FeatureTable:
+    """The finished table, once the first rank has written what belongs to all parts."""
+    if job.setup.ranks.writes:
+        finish_table(job.out, made)
+    job.setup.ranks.wait()
+    return FeatureTable.open(job.out)

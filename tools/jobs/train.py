@@ -56,6 +56,7 @@ class TrainingJob:
         out: Folder of the results.
         method: Name in reports; by default the sampling's.
         track: Folder for a feature table of averages over this training.
+        grand: Also track GraNd, the norm of the last layer's gradient over the first epochs.
         filtering: Chooses among the crops of a step; the stream draws `factor` times as many.
         criterion: Makes the loss, from the model that is trained; None: the recipe's.
         every: Epochs between evaluations; there is one after the last.
@@ -67,6 +68,7 @@ class TrainingJob:
     out: Path
     method: str | None = None
     track: Path | None = None
+    grand: bool = False
     filtering: Filtering | None = None
     criterion: Callable[[nn.Module], nn.Module | None] | None = None
     every: int = 1
@@ -141,7 +143,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
     kept = sampling.rows(setup)
     full, recipe = sampling.images(setup, kept) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    tracker = None if job.track is None else Tracker(len(setup.data), classes=named_classes(setup.data.num_classes))
+    tracker = _tracker(job)
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
@@ -191,6 +193,18 @@ def prepare_training(job: TrainingJob, /) -> Training:
     if record is not None and job.track is not None:
         _require_tracked(job.out, record, job.track, len(setup.data.shards))
     return Training(job, recipe, planned, settings, model, loader, crops, evaluation, full, record)
+
+
+def _tracker(job: TrainingJob) -> Tracker | None:
+    """The tracker of a job that has a folder for its table."""
+    if job.track is None:
+        if job.grand:
+            raise ValueError("--track-grand adds a column to a tracked table: give --track too")
+        return None
+    if job.grand and job.recipe.compile:
+        raise ValueError("--track-grand watches the last layer, which --compile hides: leave out one of them")
+    data = job.setup.data
+    return Tracker(len(data), classes=named_classes(data.num_classes), grand=job.grand)
 
 
 def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         pairs_of,
         verdicts,
     )
+    from drawstream.tools.report.data_records import DuplicatesRecord, TableRecord
     from drawstream.tools.report.differences import list_differences
     from drawstream.tools.report.gallery import Picture, extremes, pictures
     from drawstream.tools.report.groups import Group
+    from drawstream.tools.report.left_out import LeftOut
     from drawstream.tools.report.records import Confirmation, SearchRecord, TrainRecord, TrialPoint, finite
     from drawstream.tools.report.sampled_rows import Plane, SampledRows, by_percentile, plane
     from drawstream.tools.report.schedules import (

@@ -1,4 +1,4 @@
-"""The report: one HTML page from the records below a folder; the result, the sampler's choices, provenance.
+"""The report: one HTML page from the records below a folder; the result, the sampler's choices, data, provenance.
 
 The page is a pure function of the files it reads, so the same run gives the same bytes.
 """
@@ -11,12 +11,14 @@ from typing import NamedTuple
 from drawstream.samplers.files import write_atomically
 from drawstream.tools.report import page
 from drawstream.tools.report.data import name_folders, read_data
+from drawstream.tools.report.data_records import DuplicatesRecord, TableRecord, read_duplicates, read_tables
 from drawstream.tools.report.groups import groups_of
 from drawstream.tools.report.left_out import DAMAGED, LeftOut
 from drawstream.tools.report.pages import (
     Job,
     class_section,
     command_of,
+    data_sections,
     date_of,
     history_sections,
     overview,
@@ -42,7 +44,7 @@ COMMANDS = 6  # shown on top; all are under provenance
 def write_report(
     runs: Path | Sequence[Path], out: Path, /, *, remote: bool = False, shots: tuple[int, int] | None = None
 ) -> LeftOut:
-    """Write the page of all `run.json`, `search.json` and `auto.json` below a folder, or below several side by side.
+    """Write the page of all records of runs, searches, suspects and duplicates below a folder, or below several.
 
     Args:
         runs: Folder of a run, a search, or many of them; or several such folders, each named by itself on the page.
@@ -63,21 +65,28 @@ def write_report(
     names = name_folders(folders)
     left = LeftOut(remote)
     schedules = [search for folder in folders for search in read_schedules(folder, left)]
-    trained, records = read_records(*folders, names=names, needed=not (schedules or left.lines), left=left)
+    duplicates = [record for folder in folders for record in read_duplicates(folder, left)]
+    listed = any(left.read_all(folder, "suspects.json", lambda path: path) for folder in folders)
+    needed = not (schedules or duplicates or listed or left.lines)
+    trained, records = read_records(*folders, names=names, needed=needed, left=left)
+    tables = [
+        record for at, folder in enumerate(folders) for record in read_tables(folder, _of(trained, names[at]), left)
+    ]
     opened = [left.read(record.path, partial(_sampled, record, left)) for record in records]
     searches = [each for each in opened if each is not None]
+    about = _Data(tables, duplicates)
     jobs, shown = _Jobs(trained, searches, schedules), [name for name in names if name]
-    if not any(jobs):
+    if not any(jobs) and not any(about):
         raise ValueError(left.lines[0])
     try:
-        text = _page(jobs, shown, left, shots)
+        text = _page(jobs, shown, left, shots, about)
     except DAMAGED as error:  # of a value that is used here only: find the record
         sound = _sound(jobs, left)
         if not any(sound):
             raise ValueError(left.lines[0]) from error
         if sound == jobs:
             raise
-        text = _page(sound, shown, left, shots)
+        text = _page(sound, shown, left, shots, about)
     with write_atomically(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return left
@@ -95,6 +104,21 @@ class _Jobs(NamedTuple):
     schedules: Sequence[SearchedSchedule]
 
 
+class _Data(NamedTuple):
+    """What is known of the data themselves."""
+
+    tables: Sequence[TableRecord] = ()
+    duplicates: Sequence[DuplicatesRecord] = ()
+
+
+NO_DATA = _Data()
+
+
+def _of(runs: Sequence[TrainRecord], folder: str) -> list[TrainRecord]:
+    """Return the runs of a folder."""
+    return [run for run in runs if run.folder == folder]
+
+
 def _sound(jobs: _Jobs, left: LeftOut) -> _Jobs:
     """Return the jobs that a page can be made of, one at a time; the others are left out."""
 
@@ -108,22 +132,31 @@ def _sound(jobs: _Jobs, left: LeftOut) -> _Jobs:
     )
 
 
-def _page(jobs: _Jobs, folders: Sequence[str], left: LeftOut, shots: tuple[int, int] | None = None) -> str:
+def _page(
+    jobs: _Jobs,
+    folders: Sequence[str],
+    left: LeftOut,
+    shots: tuple[int, int] | None = None,
+    about: _Data = NO_DATA,
+) -> str:
     runs, searches, schedules = jobs
     records = [record for record, _ in searches]
     for run in {run.catalog: run for run in reversed(runs)}.values():
         left.needs(run.path, run.catalog)
     data = read_data(runs, [sampling for _, sampling in searches], remote=left.remote)
     groups = groups_of(runs, data.names)
-    title = "; ".join(data.described) or "Training runs"
+    title = "; ".join(data.described) or ("Training runs" if any(jobs) else "Suspects and duplicates")
     title += f": {', '.join(folders)}" if folders else ""
+    of_data = data_sections(*about, left)
     parts = [page.paragraph(f"Left out: {line}", kind="caution") for line in left.lines]
-    parts += _head([*records, *schedules, *runs], list(data.described.values()))
-    parts += [result_section(groups, records, data.judged), class_section(groups, shots), *history_sections(groups)]
-    if not searches and not schedules:
+    parts += _head([*records, *schedules, *runs, *about.tables, *about.duplicates], list(data.described.values()))
+    if any(jobs):
+        parts += [result_section(groups, records, data.judged), class_section(groups, shots), *history_sections(groups)]
+    if runs and not searches and not schedules:
         parts.append(page.paragraph("No search lies below this folder, so there is no sampler to show.", kind="soft"))
-    parts += [*_searches(searches), *schedule_sections(schedules)]
-    parts.append(page.section("Provenance", *provenance_section(groups, searches, schedules)))
+    parts += [*_searches(searches), *schedule_sections(schedules), *of_data]
+    if any(jobs):
+        parts.append(page.section("Provenance", *provenance_section(groups, searches, schedules)))
     return page.document(title, *parts)
 
 

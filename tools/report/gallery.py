@@ -31,7 +31,7 @@ class Picture:
     key: str  # name of the sample; of a crop also whether it is mirrored
     label: str  # class name that the training sees
     true: str | None  # true class name where it differs, else None
-    ratio: float  # N P
+    ratio: float | None  # N P, or another number below it; None: none
 
 
 def extremes(ratio: NDArray[np.float64], count: int, /) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

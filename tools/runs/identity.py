@@ -51,6 +51,7 @@ def training_identity(
         "every": evaluation.every,
         "select": evaluation.select,
         "tracked": parts.tracker is not None,
+        "grand": True if parts.tracker is not None and parts.tracker.grand else None,
         "loss": _loss_identity(parts.criterion),
         "learner": part_identity(parts.learner),
         "selector": part_identity(parts.selector),

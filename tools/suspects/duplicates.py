@@ -3,6 +3,8 @@
 duplicates.parquet, .csv   the rows of all groups: group, kind, source, key, shard, row, label
 duplicates.json            the record: groups and rows by kind, groups in several catalogs, groups of several labels
 weights.parquet            sample_id and weight, 1 / rows of the group; weights-0.parquet, … of several catalogs
+columns.parquet            sample_id, group (-1: alone) and copy, its number in the group, 0 for a first row and one
+                           that is alone; columns-0.parquet, … of several catalogs
 """
 
 import json
@@ -20,6 +22,7 @@ from drawstream.features import KINDS, Duplicates
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.files import write_atomically
 from drawstream.tools.runs import write_record
+from drawstream.tools.suspects.write import catalog_paths
 
 __all__ = ["write_duplicates"]
 
@@ -34,12 +37,14 @@ def write_duplicates(catalog: Catalog, found: Duplicates, out: Path, /, how: Map
         pq.write_table(table, temporary)
     with write_atomically(out / "duplicates.csv") as temporary:
         pyarrow.csv.write_csv(table, temporary)
-    _write_weights(catalog, found, out)
+    _write_columns(catalog, "weights", out, {"weight": found.weights(catalog.source)})
+    _write_columns(catalog, "columns", out, {"group": found.group, "copy": found.copies})
     first = found.firsts
     leaks = _several(found, rows, catalog.source)
     record = {
         "catalogs": list(catalog.sources),
         "catalog": catalog.fingerprint,
+        "data": catalog_paths(catalog),
         "rows": len(catalog),
         "how": dict(how),
         "groups": found.groups,
@@ -67,14 +72,15 @@ def _list(catalog: Catalog, found: Duplicates, rows: NDArray[np.int64]) -> pa.Ta
     return pa.table(columns)
 
 
-def _write_weights(catalog: Catalog, found: Duplicates, out: Path) -> None:
-    weights, several = found.weights(catalog.source), len(catalog.sources) > 1
+def _write_columns(catalog: Catalog, name: str, out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns of all rows, a file for each catalog."""
+    several = len(catalog.sources) > 1
     for number in range(len(catalog.sources)):
-        own = weights[catalog.source == number]
+        rows = np.flatnonzero(catalog.source == number)
         of = catalog.members[number].fingerprint if several else catalog.fingerprint
-        kept = pa.table({"sample_id": np.arange(len(own)), "weight": own})
+        kept = pa.table({"sample_id": np.arange(len(rows))} | {key: each[rows] for key, each in columns.items()})
         kept = kept.replace_schema_metadata({"drawstream": json.dumps({"catalog": of})})
-        with write_atomically(out / (f"weights-{number}.parquet" if several else "weights.parquet")) as temporary:
+        with write_atomically(out / (f"{name}-{number}.parquet" if several else f"{name}.parquet")) as temporary:
             pq.write_table(kept, temporary)
 
 

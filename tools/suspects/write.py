@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from drawstream.features import Suspects, find_suspects
 from drawstream.features.table import FeatureTable
-from drawstream.pipeline.shards import Catalog
+from drawstream.pipeline.shards import Catalog, is_url
 from drawstream.samplers.files import write_atomically
 from drawstream.tools.report.pages import write_review_page
 from drawstream.tools.runs import write_json, write_record
@@ -84,6 +84,8 @@ def write_suspects(
     write_review_page(out / "suspects.html", catalog, found, first, [names[row] for row in first])
     record = {
         "catalog": catalog.fingerprint,
+        "data": catalog_paths(catalog),
+        "tables": list(dict.fromkeys(part.path.parent for part in table.parts)),
         "rows": len(catalog),
         "method": method,
         "wrong_share": found.share,
@@ -98,9 +100,14 @@ def write_suspects(
     return write_record(out / "suspects.json", "suspects", record)
 
 
+def catalog_paths(catalog: Catalog, /) -> list[Path | str]:
+    """Return where the members of a catalog lie, as a record keeps them."""
+    return [place if is_url(place) else Path(place) for place in catalog.places]
+
+
 def _names(catalog: Catalog) -> list[str]:
     """Key of each row, with its source and shard where several have it."""
-    keys = [catalog.key(row) for row in range(len(catalog))]
+    keys = catalog.keys
     if len(set(keys)) == len(keys):
         return keys
     if len(catalog.sources) > 1:
@@ -135,7 +142,7 @@ def _write_list(
             "score": found.score[order],
             "wrong": found.wrong[order],
             "drop": dropped[order],
-            "reason": pa.array([_reason(found, row) for row in order.tolist()]),
+            "reason": pa.array(_reasons(found, order), pa.string()),
         }
     )
     _write_table(table, out / "suspects.parquet", catalog)
@@ -143,11 +150,12 @@ def _write_list(
         pyarrow.csv.write_csv(table, temporary)
 
 
-def _reason(found: Suspects, row: int) -> str:
-    if found.suggested[row] < 0:
-        return "never seen in training"
+def _reasons(found: Suspects, rows: NDArray[np.int64]) -> list[str]:
+    """Why each row lies where it lies."""
     told = {"margin": "another label is more probable by", "loss": "mean loss, nats,"}
-    return f"{told.get(found.method, found.method + ' score')} {found.score[row]:.2f}"
+    what = told.get(found.method, f"{found.method} score")
+    seen = zip(found.suggested[rows].tolist(), found.score[rows].tolist(), strict=True)
+    return ["never seen in training" if suggested < 0 else f"{what} {score:.2f}" for suggested, score in seen]
 
 
 def _write_table(table: pa.Table, path: Path, catalog: Catalog) -> None:

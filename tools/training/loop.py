@@ -6,6 +6,7 @@ Every method of this project is trained by `train`, the uniform control included
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from drawstream.features import label_losses, require_classes
+from drawstream.features import HeadInput, label_losses, require_classes
 from drawstream.pipeline import Batch, CropFilter, Loader
 from drawstream.pipeline.images import Mixed
 from drawstream.pipeline.labels import Kind
@@ -198,6 +199,8 @@ class _Loop:
         self.device = next(model.parameters()).device
         self.sources = SourceScores.of(self.loader.catalog, self.device)
         self.weighted = parts.weighted or self.chooser is not None
+        self.head = HeadInput(model) if parts.tracker is not None and parts.tracker.grand else None
+        self.inputs: list[Tensor] = []  # of the last layer, in this step
         self.plain = parts.criterion is None and parts.mix is None and not self.weighted
 
     def run_epoch(self, epoch: int, work: Work) -> tuple[float, float]:
@@ -209,12 +212,16 @@ class _Loop:
         before = self._beside()
         total, count, wait = torch.zeros((), device=self.device), 0.0, 0.0
         length = len(self.loader) if self.chooser is None else self.chooser.length(len(self.loader))
-        for step in self._steps(epoch, work):
+        for step in self._watched(epoch, work):
             batch = step.batch
             logits, loss, weights = self._backward(step, epoch)
             self.descent.step(self.recipe.lr_at(epoch * length + step.at, self.recipe.epochs * length))
             work.trained(batch.ids, weights)
-            for observer in (self.parts.tracker, self.parts.learner, self.sources):
+            if self.parts.tracker is not None:
+                inputs = torch.cat(self.inputs) if self.inputs else None
+                self.parts.tracker.observe(batch.ids, logits, batch.labels, batch.weights, inputs=inputs)
+                self.inputs.clear()
+            for observer in (self.parts.learner, self.sources):
                 if observer is not None:
                     observer.observe(batch.ids, logits, batch.labels, batch.weights)
             total += loss * step.share
@@ -260,6 +267,8 @@ class _Loop:
             logits = self.parallel(images)
             if step.at == 0:
                 require_classes(logits, self.loader.catalog)
+            if self.head is not None:
+                self.inputs.append(self.head.of(logits)[0].detach())
             loss, weights = self._loss(step, logits, mixed, epoch)
         loss = loss * share
         self.descent.backward(loss)
@@ -284,6 +293,11 @@ class _Loop:
         work = getattr(self.parts.criterion, "work", None)
         forward, backward = (0, 0) if work is None else work.tolist()
         return scored + forward, backward
+
+    def _watched(self, epoch: int, work: Work) -> Iterator[Step]:
+        """The steps of an epoch, while the inputs of the last layer are caught if the tracker needs them."""
+        with self.head or nullcontext():
+            yield from self._steps(epoch, work)
 
     def _steps(self, epoch: int, work: Work) -> Iterator[Step]:
         """The steps of an epoch: the loader's batches, or what is chosen of them."""

@@ -1,14 +1,19 @@
 """Duplicates: bytes, pixels and near images that were put there are found, across catalogs, and nothing else."""
 
+import importlib.util
 import io
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from drawstream import ArraySource, Catalog, pack
 from drawstream.features import KINDS, find_duplicates, thumbnails
-from drawstream.features.duplicates import _cosine_pairs, _hash_pairs, _hashes
+from drawstream.features.duplicates import cosine_pairs
+from drawstream.features.duplicates.find import _hash_pairs, _hashes
 from shared.programs import cli, cli_json
 from shared.refusals import refused
 from shared.samples import CHINA, FLOWER, PIXELS, digits_catalog
@@ -73,15 +78,54 @@ def test_thumbnails_are_those_of_pillow_and_pairs_those_of_all_against_all(tmp_p
         assert found == expected and len(expected) > 15
 
 
-def test_cosines_are_exact_also_across_blocks(monkeypatch):
-    monkeypatch.setattr("drawstream.features.duplicates._BLOCK", 32)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_cosines_are_exact_also_across_blocks(monkeypatch, dtype):
+    """Groups are those of all pairs, which also join through others."""
+    monkeypatch.setattr("drawstream.features.duplicates.neighbours._TALL", 24)
+    monkeypatch.setattr("drawstream.features.duplicates.neighbours._WIDE", 32)
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(100, 16)).astype(np.float32)
     embeddings[70] = 3 * embeddings[5] + 0.01
-    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    expected = {(a, b) for a, b in zip(*np.nonzero(units @ units.T >= 0.6), strict=True) if a < b}
-    found = {tuple(pair) for pairs in _cosine_pairs(embeddings, 0.6) for pair in pairs.tolist()}
-    assert found == expected and (5, 70) in found
+    embeddings[8] = 0  # points nowhere
+    embeddings = embeddings.astype(dtype)
+    units = embeddings.astype(float)
+    units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1e-9)
+    expected = connected_components(units @ units.T >= 0.6)[1]
+    pairs = cosine_pairs(embeddings, 0.6)
+    found = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(100, 100)))[1]
+    assert found.tolist() == expected.tolist() and found[5] == found[70] and len(set(found)) == 100 - len(pairs) < 90
+    refused("embeddings must be finite, but one of rows 0 to 2", cosine_pairs, np.array([[1], [np.nan], [1]]), 0.9)
+
+
+def test_more_rows_than_are_compared_with_all_need_faiss(monkeypatch):
+    monkeypatch.setattr("drawstream.features.duplicates.neighbours.EXACT_ROWS", 1500)
+    embeddings = np.repeat(np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32), 2, axis=0)
+    if importlib.util.find_spec("faiss") is None:
+        refused("pip install 'drawstream\\[faiss\\]'", cosine_pairs, embeddings, 0.99)
+    else:
+        assert cosine_pairs(embeddings, 0.99).tolist() == cosine_pairs(embeddings, 0.99, search="exact").tolist()
+    assert len(cosine_pairs(embeddings, 0.99, search="exact")) == 1000
+
+
+def test_stored_embeddings_find_what_the_model_itself_finds(tmp_path):
+    folders = [digits_catalog(tmp_path / name, rows).path.parent for name, rows in (("a", 120), ("b", 60))]
+    assert cli_json(tmp_path, "train", folders[0], "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1)
+    model = ("--model", "mlp", "--weights", tmp_path / "run/last.safetensors")
+    stored = [tmp_path / f"table-{each.name}" for each in folders]
+    for folder, table in zip(folders, stored, strict=True):
+        cli_json(tmp_path, "features", folder, "-o", table, *model, "--embedding")
+    least = ("--threshold", 0.9995)  # float16 moves cosines by less
+    by_model = cli_json(tmp_path, "duplicates", *folders, "-o", tmp_path / "one", *model, *least)
+    tables = [part for table in stored for part in ("--embedding", table)]
+    by_table = cli_json(tmp_path, "duplicates", *folders, "-o", tmp_path / "two", *tables, *least)
+    assert by_model["duplicates"] == by_table["duplicates"] and by_table["leaks"] == 60
+    rows = [pq.read_table(tmp_path / "two" / f"columns-{number}.parquet") for number in (0, 1)]
+    group, copy = (np.concatenate([each[name].to_numpy() for each in rows]) for name in ("group", "copy"))
+    assert (group >= 0).sum() - len(set(group[group >= 0])) == (copy > 0).sum() >= 60
+    for folder, text in ((stored[0], "is of 2 catalogs"), (tmp_path / "one", "no feature table there")):
+        assert text.split()[0] in cli("duplicates", *folders, "-o", tmp_path / "x", "--embedding", folder, status=2)
+    told = cli("duplicates", folders[0], "-o", tmp_path / "x", "--embedding", stored[0], *model, status=2)
+    assert "leave out --model and --weights" in told
 
 
 def test_leaks_between_catalogs_are_counted_and_weights_are_of_each(tmp_path):
@@ -140,5 +184,6 @@ def test_arguments_that_do_not_fit_are_one_line(tmp_path):
     refused("0 <= distance <= 16", find_duplicates, catalog, distance=17)
     refused(r"embeddings must be \(60, D\)", find_duplicates, catalog, embeddings=np.zeros((3, 2), np.float32))
     command = ["duplicates", catalog.path.parent, "-o", tmp_path / "out"]
-    assert "--model goes with --near embedding" in cli(*command, "--model", "mlp", status=2)
+    assert "--model goes with --near embedding" in cli(*command, "--model", "mlp", "--near", "hash", status=2)
+    assert "give --model and --weights" in cli(*command, "--model", "mlp", status=2)
     assert "give --model and --weights" in cli(*command, "--near", "embedding", status=2)

@@ -188,6 +188,42 @@ def test_a_moving_average_goes_by_epochs():
     np.testing.assert_allclose(columns["loss"], expected, rtol=1e-6)
 
 
+def test_early_gradient_norms_are_means_over_the_first_epochs():
+    """EL2N and GraNd are those of autograd; epochs before `since` and after the early ones do not count."""
+    given, rng = list(batches(epochs=5)), torch.Generator().manual_seed(1)
+    inputs = [torch.randn(16, 7, generator=rng) for _ in given]
+    tracker, layer = Tracker(ROWS, since=1, early=2, grand=True), torch.nn.Linear(7, 4)
+    wanted = [[] for _ in range(ROWS)]
+    for at, ((epoch, ids, z, y, weights), h) in enumerate(zip(given, inputs, strict=True)):
+        tracker.set_epoch(epoch)
+        tracker.observe(ids, z, y, weights, inputs=h)
+        if at % 12 == 11:
+            tracker.reduce()
+        for i in torch.nonzero(weights).ravel().tolist() if epoch in (1, 2) else []:
+            error = z[i].softmax(0) - F.one_hot(y[i], 4)
+            layer.zero_grad()
+            (layer(h[i]) @ error).backward()  # the gradient of the logits is the error
+            norms = [part.grad.norm() for part in layer.parameters()]
+            wanted[int(ids[i])].append((float(error.norm()), float(torch.stack(norms).norm())))
+    columns = tracker.columns()
+    means = np.array([np.mean(visits, 0) for visits in wanted])
+    np.testing.assert_allclose(columns["el2n"], means[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(columns["grand"], means[:, 1], rtol=1e-5)
+    whole = follow(Tracker(ROWS, since=1, until=3), given).columns()
+    np.testing.assert_array_equal(columns["el2n"], whole["grad_norm"])
+    assert "grand" not in whole
+    late = follow(Tracker(ROWS, early=1), [batch for batch in given if batch[0] > 0]).columns()
+    assert "el2n" not in late  # none of the early epochs was trained
+    refused("`grand` needs `inputs`", lambda: (tracker.set_epoch(5), tracker.observe(*given[0][1:])))
+
+
+def test_a_row_first_seen_later_has_the_largest_early_norm():
+    y = torch.zeros(1, dtype=torch.int64)
+    given = [(epoch, torch.tensor([min(epoch, 2)]), one_hot([epoch != 1]), y, None) for epoch in range(3)]
+    found = follow(Tracker(3, early=2), given).columns()["el2n"]
+    assert found[0] < found[1] == found[2]
+
+
 def test_losses_near_zero_and_huge_ones_keep_their_digits():
     z = torch.tensor([[0.0, 20.0], [0.0, 30000.0]])
     tracker = follow(Tracker(2), [(0, torch.arange(2), z, torch.tensor([1, 0]), None)])
@@ -229,6 +265,7 @@ def test_memory_is_what_the_docstring_says():
 
     assert size(Tracker(1000)) == 99
     assert size(Tracker(1000, decay=0.5)) == 99 + 32
+    assert size(Tracker(1000, grand=True)) == 99 + 12
     assert size(Tracker(1000, classes=10)) == 99 + 160
     assert size(Tracker(1000, classes=1000)) == 99 + 20
 
@@ -240,6 +277,7 @@ def test_memory_is_what_the_docstring_says():
         ({"since": -1}, "0 <= since < until"),
         ({"since": 3, "until": 3}, "got since 3 and until 3"),
         ({"decay": 1.0}, "0 < decay < 1"),
+        ({"early": 0}, "early >= 1"),
         ({"classes": 1}, r"classes.* 0 or in \[2, 65535\], but got 1"),
     ],
 )
@@ -324,6 +362,7 @@ def test_the_table_is_read_and_sampled_from(catalog, tmp_path):
         "since": 0,
         "until": None,
         "decay": None,
+        "early": 10,
         "epochs": 3,
     }
     table.check(catalog.fingerprint, "here")

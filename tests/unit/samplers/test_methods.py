@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from drawstream import IndexStream, clip_weights, forgetting_coreset, k_center, normalize_weights, random_coreset
+from drawstream import (
+    IndexStream,
+    clip_weights,
+    forgetting_coreset,
+    highest_coreset,
+    k_center,
+    normalize_weights,
+    random_coreset,
+)
 from drawstream.samplers.methods.rais import RAIS, descend, fit_set, robust_probabilities
 from shared.refusals import refused
 
@@ -84,6 +92,12 @@ def test_forgetting_takes_the_most_forgotten():
         assert forgetting_coreset(forgotten, learned, count / 6).tolist() == expected
     ties = {tuple(forgetting_coreset(np.zeros(10), np.ones(10), 0.3, seed=seed)) for seed in range(20)}
     assert len(ties) > 10
+
+
+def test_highest_takes_the_highest_and_ties_at_random():
+    assert highest_coreset([0.1, 5, -2, 0.2, 3], 0.4).tolist() == [1, 4]
+    assert len({tuple(highest_coreset(np.zeros(10), 0.3, seed=seed)) for seed in range(20)}) > 10
+    refused("scores must be finite", highest_coreset, [1.0, np.nan], 0.5)
 
 
 def test_training_on_a_coreset():

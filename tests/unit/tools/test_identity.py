@@ -109,7 +109,7 @@ CHANGES = {
         ("--weight-decay", 0), ("--amp", "bf16"), ("--no-nesterov",), ("--ema", 0.9),
         ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5), ("--balance", 0.5), ("--sampler", "balanced"),
         ("--where", "label < 5"),
-        ("--track", "TRACK"), ("--channels", 3),
+        ("--track", "TRACK"), ("--track", "TRACK", "--track-grand"), ("--channels", 3),
     ],
     "search swift": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--start", "OTHER"), ("--lr", 0.1), ("--global-batch", 100),

@@ -6,6 +6,7 @@ from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
     from drawstream.tools.report.pages.classes import class_section
+    from drawstream.tools.report.pages.data import data_sections
     from drawstream.tools.report.pages.provenance import Job, command_of, date_of, provenance_section
     from drawstream.tools.report.pages.result import history_sections, result_section
     from drawstream.tools.report.pages.review import write_review_page

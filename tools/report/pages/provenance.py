@@ -9,11 +9,20 @@ from typing import Any
 
 from drawstream.pipeline import shown
 from drawstream.tools.experiments import NONE
-from drawstream.tools.report import Group, Search, SearchedSchedule, SearchRecord, TrainRecord, page
+from drawstream.tools.report import (
+    DuplicatesRecord,
+    Group,
+    Search,
+    SearchedSchedule,
+    SearchRecord,
+    TableRecord,
+    TrainRecord,
+    page,
+)
 
 __all__ = ["Job", "command_of", "date_of", "provenance_section"]
 
-Job = TrainRecord | SearchRecord | SearchedSchedule
+Job = TrainRecord | SearchRecord | SearchedSchedule | TableRecord | DuplicatesRecord
 FEW = 12  # records in an open table
 HEAD = ["Job", "Finished", "Machine", "Data fingerprint", "Command"]
 

@@ -35,8 +35,8 @@ def write_review_page(
     classes = catalog.classes
     suggested = [classes[c] if c >= 0 else "" for c in found.suggested[rows].tolist()]
     cards = [
-        {"name": name, "given": each.label, "suggested": other, "wrong": f"{each.ratio:.0%}", "picture": each}
-        for name, each, other in zip(names, shown, suggested, strict=True)
+        {"name": name, "given": each.label, "suggested": other, "wrong": f"{wrong:.0%}", "picture": each}
+        for name, each, other, wrong in zip(names, shown, suggested, found.wrong[rows].tolist(), strict=True)
     ]
     pairs: dict[str, int] = {}
     for card in cards:

@@ -17,7 +17,9 @@ from drawstream.samplers.methods import (
     OrderedSGD,
     RHOLoss,
     SelectiveBackprop,
+    SoftCap,
     forgetting_coreset,
+    highest_coreset,
     k_center,
     random_coreset,
 )
@@ -74,6 +76,16 @@ def robust(inputs: Inputs, /) -> TrainingPlan:
     return TrainingPlan(stream, inputs.epochs, LoopParts(learner, weighted=True))
 
 
+def soft_cap(inputs: Inputs, /) -> TrainingPlan:
+    """Draw different rows by a column, in standard deviations, which falls each time a row is drawn."""
+    scores = np.asarray(inputs.named_column(), np.float64)
+    spread = scores.std()
+    fall = 1.0 if inputs.budget.fall is None else inputs.budget.fall
+    learner = SoftCap((scores - scores.mean()) / (spread or 1.0), fall=fall)
+    stream = inputs.stream(inputs.balanced_sampler(learner), mode="subset")
+    return TrainingPlan(stream, inputs.epochs, LoopParts(learner))
+
+
 def infobatch(inputs: Inputs, /) -> TrainingPlan:
     """Leave out some rows of low loss, and count the others of low loss for them."""
     pruning = InfoBatch(inputs.rows, epochs=inputs.budget.of(inputs.epochs), seed=inputs.seed)
@@ -88,6 +100,10 @@ def coreset(inputs: Inputs, /) -> TrainingPlan:
             core = random_coreset(inputs.labels(), share, seed=seed)
         case "coreset-forgetting":
             core = forgetting_coreset(inputs.column("forgetting"), inputs.column("learned"), share, seed=seed)
+        case "coreset-el2n":
+            core = highest_coreset(inputs.column("el2n"), share, seed=seed)
+        case "coreset-column":
+            core = highest_coreset(inputs.named_column(), share, seed=seed)
         case _:
             core = k_center(inputs.embeddings(), share, seed=seed)
     weights = np.zeros(inputs.rows, np.float32)
@@ -113,9 +129,7 @@ def ordered(inputs: Inputs, /) -> TrainingPlan:
 
 def selected(inputs: Inputs, /) -> TrainingPlan:
     """Draw as many rows for a step as DLIS or RHO-loss chooses from."""
-    selector: BatchSelector = (
-        DLIS(seed=inputs.seed) if inputs.name == "dlis" else RHOLoss(inputs.column(inputs.irreducible))
-    )
+    selector: BatchSelector = DLIS(seed=inputs.seed) if inputs.name == "dlis" else RHOLoss(inputs.named_column("loss"))
     parts = LoopParts(selector=selector, global_batch=inputs.global_batch)
     return TrainingPlan(inputs.uniform(selector.factor * inputs.draws), inputs.epochs, parts)
 

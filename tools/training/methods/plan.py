@@ -95,6 +95,7 @@ class Budget:
         uniform_epochs: Leading epochs that p-SGD, c-SGD and RAIS draw uniformly; None: 1.
         smoothing: Add the mean of all importances of p-SGD and c-SGD to each.
         last_only: Take the last epoch with a row for its importance, in place of the mean over its visits.
+        fall: Standard deviations by which the score of `soft-cap` falls per draw; None: 1.
         full_epochs: Spend the budget of ordered SGD on M rows of T epochs, and not on all rows of round(B T) epochs.
     """
 
@@ -104,6 +105,7 @@ class Budget:
     smoothing: bool = True
     last_only: bool = False
     full_epochs: bool = False
+    fall: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -167,9 +169,9 @@ class Inputs:
         mode: Of a stream of weights: stratified, multinomial or subset.
         factor: f.
         capped: Rows that are drawn uniformly for each one that weights keep (`Capped`); 1: rows are drawn by weights.
-        irreducible: Name of the column of RHO's irreducible losses.
         labels: Of the rows of the stream, int64 (rows,); of several classes a row 0/1 (rows, C).
         column: A column of the feature table, float32 (N,).
+        chosen: Name of the column that a user chose.
         embeddings: float32 (N, D), at the cost of a forward pass over all rows.
         table: The feature table, one row for each image; None where none is given.
         weights: Of a sampler.json or of a file of weights, float (rows,).
@@ -188,9 +190,9 @@ class Inputs:
     mode: str = "stratified"
     factor: int = 1
     capped: int = 1
-    irreducible: str = "loss"
     labels: Callable[[], ArrayLike] = _refuse
     column: Callable[[str], ArrayLike] = _refuse
+    chosen: str | None = None
     embeddings: Callable[[], ArrayLike] = _refuse
     table: Callable[[], FeatureTable | None] = _no_table
     weights: Callable[[], ArrayLike] = _refuse
@@ -205,6 +207,17 @@ class Inputs:
     def whole(self) -> int:
         """Rows of a whole epoch, N."""
         return self.rows if self.images is None else self.images
+
+    def named_column(self, usual: str | None = None, /) -> ArrayLike:
+        """Return the column of the table that the user chose, or the usual one, float32 (N,).
+
+        Raises:
+            ValueError: None is chosen, and there is no usual one.
+        """
+        name = self.chosen or usual
+        if name is None:
+            raise ValueError(f"{self.name} reads a column of the --table: name it with --column")
+        return self.column(name)
 
     def uniform(self, draws: int | None = None) -> IndexStream:
         """Return the stream of a part of a new permutation in every epoch, of f M rows by default; classes balanced."""

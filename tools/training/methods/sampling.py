@@ -133,6 +133,7 @@ class Sampling:
             "no_smoothing": not self.budget.smoothing,
             "last_only": self.budget.last_only,
             "full_epochs": self.budget.full_epochs,
+            "fall": self.budget.fall is not None,
             **{name: value is not None for name, value in self.balance.identity().items()},
         }
         used = self.entry.options if self.where is None else (*self.entry.options, "table", "join")
@@ -189,7 +190,7 @@ class Sampling:
             images=self.images(setup, where),
             factor=factor,
             capped=self.crop_factor,
-            irreducible=self.column or "loss",
+            chosen=self.column,
             labels=lambda: self.labels(setup),
             column=column,
             embeddings=embeddings,
@@ -266,6 +267,7 @@ class Sampling:
             "smoothing": None if budget.smoothing else False,
             "last_only": budget.last_only or None,
             "full_epochs": budget.full_epochs or None,
+            "fall": None if budget.fall == 1 else budget.fall,
             **self.balance.identity(),
             "where": self.where,
         }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from drawstream import FeatureTable
 from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import IndexStream
@@ -22,7 +23,7 @@ from shared.refusals import refused
 
 ROWS, EPOCHS = 1000, 10
 BALANCED = ("balanced", "effective-number", "progressive", "deferred", "repeat-factors")
-CORESETS = ("coreset-random", "coreset-forgetting", "coreset-k_center")
+CORESETS = ("coreset-random", "coreset-forgetting", "coreset-el2n", "coreset-column", "coreset-k_center")
 
 
 def made(name, share=0.3, seed=4, **options):
@@ -35,6 +36,7 @@ def made(name, share=0.3, seed=4, **options):
         seed=seed,
         labels=lambda: np.arange(ROWS) % 10,
         column=lambda name: values[:, len(name) % 3],
+        chosen=None if name == "rho" else "loss",
         embeddings=lambda: values,
     )
     return METHODS[name].plan(inputs)
@@ -43,7 +45,7 @@ def made(name, share=0.3, seed=4, **options):
 @pytest.mark.parametrize(
     ("name", "draws", "epochs"),
     [
-        *((name, 300, 10) for name in ("unif", "p", "c", "rais", *CORESETS, *BALANCED)),
+        *((name, 300, 10) for name in ("unif", "p", "c", "rais", "soft-cap", *CORESETS, *BALANCED)),
         *((name, 1000, 3) for name in ("scan", "infobatch", "osgd")),
         *(("sb", 1000, 10), ("dlis", 900, 10), ("rho", 3000, 10)),
     ],
@@ -67,6 +69,17 @@ def test_variants_of_importance():
     assert (learner.smoothing, learner.last_only) == (False, True)
     plan = made("rais", uniform_epochs=3)
     assert plan.parts.learner.uniform_epochs == 3 and plan.parts.weighted
+
+
+def test_el2n_keeps_the_rows_of_the_largest_error():
+    values = np.random.default_rng(0).random((ROWS, 3)).astype(np.float32)[:, len("el2n") % 3]
+    assert set(made("coreset-el2n").stream.epoch(0)[:]) == set(np.argsort(-values)[:300])
+
+
+def test_soft_cap_reads_a_column_in_standard_deviations():
+    learner = made("soft-cap", fall=0.5).parts.learner
+    assert learner.fall == 0.5 and learner.scores.std() == pytest.approx(1)
+    assert made("soft-cap").parts.learner.fall == 1
 
 
 def test_every_name_of_the_table_has_a_plan():
@@ -218,6 +231,21 @@ def test_weights_in_a_file_are_drawn_from(run, tmp_path):
     assert record["effective_budget"] == pytest.approx(0.4)
 
 
+def test_a_tracked_training_gives_core_sets_and_soft_caps(run, tmp_path):
+    assert run("--track", tmp_path / "tracked", "--track-grand", "--accumulate", 2, out="full") == 0
+    table = FeatureTable.open(tmp_path / "tracked")
+    columns = table.columns("el2n", "grand", "grad_norm")
+    np.testing.assert_array_equal(columns["el2n"], columns["grad_norm"])  # all epochs are early ones
+    assert (columns["grand"] > columns["el2n"]).all()
+    given = ("--table", tmp_path / "tracked", "--budget", 0.4)
+    assert run("--sampler", "coreset-el2n", *given, out="core") == 0
+    assert run("--sampler", "coreset-column", "--column", "el2n", *given, out="column") == 0
+    assert run("--sampler", "soft-cap", "--column", "grand", "--fall", 9, *given, out="cap") == 0
+    found = {name: json.loads((tmp_path / name / "run.json").read_text()) for name in ("core", "column", "cap")}
+    assert found["core"]["count_entropy"] == found["column"]["count_entropy"] == pytest.approx(np.log(200))
+    assert found["cap"]["count_entropy"] == pytest.approx(np.log(400), abs=0.05)  # hardly a row twice
+
+
 def test_a_finished_run_of_another_budget_is_refused(run, capsys):
     assert run("--sampler", "p", "--budget", 0.5) == 0
     assert run("--sampler", "p", "--budget", 0.5) == 0
@@ -240,6 +268,10 @@ def test_a_finished_run_of_another_budget_is_refused(run, capsys):
         (("--small-stem",), "--small-stem goes with --model timm:NAME, but got 'mlp': leave it out"),
         (("--mix-order", "paper"), "`mix_order` must be default, or paper with the augmentation mixup or ricap"),
         (("--sampler", "coreset-forgetting"), "needs a feature table with a column forgetting: give --table"),
+        (("--sampler", "coreset-el2n"), "needs a feature table with a column el2n: give --table"),
+        (("--sampler", "soft-cap"), "soft-cap reads a column of the --table: name it with --column"),
+        (("--sampler", "p", "--fall", "2"), "--fall goes with soft-cap, but --sampler is p: leave it out"),
+        (("--track-grand",), "--track-grand adds a column to a tracked table: give --track too"),
         (("--sampler", "rho"), "needs a feature table with a column loss: give --table"),
         (("--sampler", "rho", "--column", "clean"), "needs a feature table with a column clean"),
         (("--sampler", "w.npy"), "w.npy has 3 weights, the catalog 500 images: give one each, in catalog order"),

@@ -10,24 +10,23 @@ Notation
 Rows with equal bytes are found by size and checksum and compared by a hash of 256 bits; rows with equal pixels among
 those of the same size and h; rows that are nearly the same by d <= `distance` and no pixel of t more than 12 levels
 apart, or by c >= `threshold` where embeddings are given. Two hashes at a distance of at most k agree in one of k + 1
-parts, so only rows with an equal part are compared (Manku, Jain, Das Sarma, WWW 2007); cosines are exact, a block of
-rows times all later ones.
+parts, so only rows with an equal part are compared (Manku, Jain, Das Sarma, WWW 2007); of embeddings see `neighbours`.
 """
 
 import hashlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from drawstream.features.duplicates.neighbours import Search, cosine_pairs
 from drawstream.pipeline import Loader
 from drawstream.pipeline.decoding import decode
 from drawstream.pipeline.images import Transform
@@ -37,7 +36,6 @@ from drawstream.pipeline.shards import RAW, Catalog
 __all__ = ["KINDS", "Duplicates", "find_duplicates", "thumbnails"]
 
 KINDS = ("bytes", "pixels", "near")
-_BLOCK = 2048  # rows times all later ones
 _READ = 256  # members in memory
 _APART = 12  # levels
 _CHAIN = (0.1, 20)  # share and number of the images: a larger group, most of it only nearly the same, is no duplicate
@@ -74,6 +72,17 @@ class Duplicates:
         """Rows of each group, int64 (groups,)."""
         return np.bincount(self.group[self.group >= 0], minlength=self.groups)
 
+    @property
+    def copies(self) -> NDArray[np.int64]:
+        """Number of each row in its group, by row, int64 (rows,); 0 for a first row and one that is alone."""
+        found = np.zeros(len(self.group), np.int64)
+        rows = np.flatnonzero(self.group >= 0)
+        order = rows[np.argsort(self.group[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(self.group[order], prepend=-1))
+        sizes = np.diff(np.append(starts, len(order)))
+        found[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+        return found
+
     def weights(self, source: NDArray[np.int16] | None = None, /) -> NDArray[np.float32]:
         """1 / (rows of the group), float32 (rows,); with `source` (rows,) only those of the same source are counted."""
         rows = np.flatnonzero(self.group >= 0)
@@ -90,8 +99,9 @@ def find_duplicates(
     *,
     near: bool = True,
     distance: int = 3,
-    embeddings: NDArray[np.float32] | None = None,
+    embeddings: NDArray[Any] | None = None,
     threshold: float = 0.95,
+    search: Search = "auto",
     reading: Reading = Reading(),
 ) -> Duplicates:
     """Find the rows that are in the data more than once.
@@ -102,8 +112,9 @@ def find_duplicates(
         catalog: The data, or several catalogs as one, of any labels and images (`Catalog.open(…, classes="none")`).
         near: Also find what is nearly the same; else bytes and pixels alone.
         distance: Largest d of two rows that are nearly the same, in [0, 16].
-        embeddings: float32 (rows, D), of which the cosine decides instead.
+        embeddings: float16 or float32 (rows, D), of which the cosine decides instead, as of `FeatureTable.embedding`.
         threshold: Least c, in (0, 1].
+        search: How near embeddings are found, see `cosine_pairs`.
         reading: How images are read.
 
     Raises:
@@ -121,7 +132,7 @@ def find_duplicates(
     pixels = np.concatenate([same, _same_pixels(catalog, hashes)])
     alike = pixels
     if near and embeddings is not None:
-        alike = np.concatenate([pixels, *_cosine_pairs(embeddings, threshold)])
+        alike = np.concatenate([pixels, cosine_pairs(embeddings, threshold, search=search)])
     elif near:
         alike = np.concatenate([pixels, _hash_pairs(hashes, small, distance)])
     found = _grouped(len(catalog), (same, pixels, alike))
@@ -286,16 +297,6 @@ def _close(
     for at, pair in enumerate(found):
         pairs[at, 0], pairs[at, 1] = pair
     return pairs
-
-
-def _cosine_pairs(embeddings: NDArray[np.float32], threshold: float) -> Iterator[Pairs]:
-    """Pairs of rows whose cosine is at least the threshold, block by block."""
-    units = torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(embeddings)).float())
-    for start in range(0, len(units), _BLOCK):
-        rows = units[start : start + _BLOCK]
-        cosines = rows @ units[start:].T
-        pairs = torch.nonzero(cosines >= threshold).numpy() + start
-        yield pairs[pairs[:, 0] < pairs[:, 1]]
 
 
 def _grouped(rows: int, levels: tuple[Pairs, ...]) -> Duplicates:
