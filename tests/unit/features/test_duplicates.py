@@ -159,7 +159,7 @@ def test_catalogs_of_any_labels_and_encodings_are_compared(tmp_path, monkeypatch
     in_order = {name: rows[np.argsort(own[name])] for name, rows in small.items()}
     assert np.abs(in_order["raw"].astype(int) - in_order["values"]).max() <= 1
     assert np.abs(in_order["raw"][10:].astype(int) - in_order["marks"][:20]).max() <= 1
-    monkeypatch.setattr("drawstream.features.duplicates._one_graph", lambda catalog: False)
+    monkeypatch.setattr("drawstream.features.duplicates.find._one_graph", lambda catalog: False)
     assert np.abs(thumbnails(whole).astype(int) - np.concatenate(list(small.values()))).max() <= 5
     monkeypatch.undo()
     record = cli_json(tmp_path, "duplicates", *places, "-o", tmp_path / "out")
