@@ -27,6 +27,7 @@ from torch import Tensor
 
 from drawstream.features.table import (
     FeatureTable,
+    fixed_columns,
     part_path,
     read_provenance,
     remove_abandoned,
@@ -328,7 +329,7 @@ class Tracker:
             raise ValueError(f"the tracker has {self.rows} rows, but {where} has {count}: track the ids of this one")
         if rows is not None:
             rows.check(catalog.fingerprint, str(catalog.path))
-        fixed = _fixed(catalog, rows)
+        fixed = fixed_columns(catalog, rows)
         digest = hashlib.blake2b(digest_size=16)
         for values in columns.values():
             digest.update(values.data)
@@ -493,17 +494,3 @@ def _all_reduce(array: Array, how: Any) -> None:
     dist.all_reduce(on_device, op=how)
     if on_device is not value:
         value.copy_(on_device)
-
-
-def _fixed(catalog: Catalog, rows: FeatureTable | None) -> dict[str, Array]:
-    """The columns that say what each row is."""
-    catalog.require_labels("tracking", "class")
-    if rows is None:
-        n = len(catalog)
-        return {"sample_id": np.arange(n), "crop": np.zeros(n, np.int32), "label": np.asarray(catalog.label)}
-    fixed: dict[str, Array] = {"sample_id": rows.sample_id, "crop": rows.crop}
-    if rows.windows is not None:
-        fixed |= {name: np.ascontiguousarray(rows.windows[:, i]) for i, name in enumerate(("y0", "x0", "y1", "x1"))}
-    if rows.flip is not None:
-        fixed["flip"] = rows.flip
-    return {**fixed, "label": rows.label}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         require_same,
         write_part,
     )
-    from drawstream.features.table.table import FeatureTable
+    from drawstream.features.table.table import FeatureTable, fixed_columns
     from drawstream.features.table.where import rows_where
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

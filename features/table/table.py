@@ -240,6 +240,24 @@ class FeatureTable:
                 each.result()
 
 
+def fixed_columns(catalog: Catalog, rows: FeatureTable | None, /) -> dict[str, NDArray[Any]]:
+    """Return the columns that say what each row is: of the samples of a catalog, or of a table's rows.
+
+    Raises:
+        ValueError: Labels are not of one class.
+    """
+    catalog.require_labels("tracking", "class")
+    if rows is None:
+        n = len(catalog)
+        return {"sample_id": np.arange(n), "crop": np.zeros(n, np.int32), "label": np.asarray(catalog.label)}
+    fixed: dict[str, NDArray[Any]] = {"sample_id": rows.sample_id, "crop": rows.crop}
+    if rows.windows is not None:
+        fixed |= {name: np.ascontiguousarray(rows.windows[:, i]) for i, name in enumerate(("y0", "x0", "y1", "x1"))}
+    if rows.flip is not None:
+        fixed["flip"] = rows.flip
+    return {**fixed, "label": rows.label}
+
+
 def _open_parts(folder: Path) -> list[Part]:
     """All parts of a finished extraction, in order; errors as `FeatureTable.open`."""
     paths = sorted(folder.glob("part-*.parquet"))

@@ -105,7 +105,7 @@ class _Jobs(NamedTuple):
 
 
 class _Data(NamedTuple):
-    """What is known of the data themselves."""
+    """Records about the data themselves."""
 
     tables: Sequence[TableRecord] = ()
     duplicates: Sequence[DuplicatesRecord] = ()

@@ -1,4 +1,4 @@
-"""What is known of the data themselves: tables of tracked trainings, lists of suspects and of duplicates."""
+"""Records about the data themselves: tables of tracked trainings, lists of suspects and of duplicates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
