@@ -47,9 +47,9 @@ class MixedStream(Batches):
     """Draw from several sources, each with its share of the positions and its own stream inside.
 
     In every block of 1024 positions each source has its share to within one draw, and so has it up to the end of any
-    block. A source's draws are those of its own stream, in order, over as many of its epochs as it takes. Any slice is
-    computed where it is looked at: ranks, batch sizes and restarts change nothing. A source that learns has the weights
-    of the beginning of the mixture's epoch in which its own epoch begins.
+    block, where shares change, too. A source's draws are those of its own stream, in order, over as many of its epochs
+    as it takes. Any slice is computed where it is looked at: ranks, batch sizes and restarts change nothing. A source
+    that learns has the weights of the beginning of the mixture's epoch in which its own epoch begins.
 
         stream = MixedStream([IndexStream(len(a)), IndexStream(weights_of_b)], [0.7, 0.3], seed=0)
 
