@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from drawstream.samplers import whole_number
 from drawstream.samplers.files import parse_json, raise_unless_file, write_atomically
-from drawstream.samplers.orders.counts import count_rows
-from drawstream.samplers.orders.order import Draws, Order
+from drawstream.samplers.orders.order import Draws, Order, count_rows
 
 __all__ = ["Schedule", "ScheduleDiff", "write_schedule"]
 
