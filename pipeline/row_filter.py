@@ -2,7 +2,7 @@
 
     condition   comparison, or conditions under and, or, not, and in parentheses
     comparison  COLUMN == != < <= > >= VALUE, in any order and chained (64 <= height < 256); two columns may be compared
-                COLUMN in (VALUE, …), not in;  COLUMN is null, is not null (a NaN is null, too)
+                COLUMN in (VALUE, …), not in, of one value too;  COLUMN is null, is not null (a NaN is null, too)
     VALUE       a number, a text in quotes, True, False
 
 The text is read by Python's own grammar into a tree, of which only these parts are taken, and becomes an expression of
@@ -97,10 +97,7 @@ class RowFilter:
             found = ds.dataset(table).to_table(columns={"held": expression})["held"]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             types = ", ".join(f"{name} is {table.schema.field(name).type}" for name in self.names)
-            told = str(error).splitlines()[0]
-            raise ValueError(
-                f"where {self.text!r}: {told}: compare columns with values of their types ({types})"
-            ) from None
+            raise ValueError(f"where {self.text!r}: these columns cannot be compared so: {types}") from error
         held = np.array(pc.fill_null(found.combine_chunks().cast(pa.bool_()), False).to_numpy(zero_copy_only=False))
         if not held.any():
             raise ValueError(f"where {self.text!r}: it holds for none of {held.size} rows: loosen the condition")
@@ -167,17 +164,54 @@ def _compared(a: ast.expr, operator: ast.cmpop, b: ast.expr, text: str, type_of:
         null = pc.field(a.id).is_null(nan_is_null=True)
         return ~null if isinstance(operator, ast.IsNot) else null
     if isinstance(operator, ast.In | ast.NotIn):
-        if not isinstance(a, ast.Name) or not isinstance(b, ast.Tuple | ast.List | ast.Set) or not b.elts:
+        listed = b.elts if isinstance(b, ast.Tuple | ast.List | ast.Set) else [b]  # (1) is 1 to Python
+        if not isinstance(a, ast.Name) or not listed or isinstance(b, ast.Name):
             raise _unknown(text, whole)
         kind = type_of(a.id)
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        values = [_value(each, text) for each in b.elts]
+        values = [_value(each, text) for each in listed]
+        for value in values:
+            _require_alike(text, whole, (a.id, kind), ("", value))
+            _require_alike(text, whole, ("", values[0]), ("", value))
         known = pa.array(values) if pa.types.is_null(kind) or _fits(kind, values) else pa.array(values, kind)
         inside = pc.field(a.id).cast(known.type).isin(known)
         return ~inside if isinstance(operator, ast.NotIn) else inside
     if not any(isinstance(each, ast.Name) for each in (a, b)):
         raise _unknown(text, whole)
+    left, right = (
+        (each.id, type_of(each.id)) if isinstance(each, ast.Name) else ("", _value(each, text)) for each in (a, b)
+    )
+    _require_alike(text, whole, left, right)
     return _COMPARED[type(operator)](_side(a, text, type_of), _side(b, text, type_of))
+
+
+_Side = tuple[str, Any]  # a column and its type; or "" and a value
+
+
+def _require_alike(text: str, whole: str, *sides: _Side) -> None:
+    """Refuse to compare a number with a text, or either with True and False."""
+    kinds = [_kind_of(of) if name else _kind_of(pa.scalar(of).type) for name, of in sides]
+    if "" in kinds or kinds[0] == kinds[1]:
+        return
+    told = [
+        f"column {name} holds {kind} ({of})" if name else f"{of!r} is {_ONE[kind]}"
+        for (name, of), kind in zip(sides, kinds, strict=True)
+    ]
+    wanted = next((kind for (name, _), kind in zip(sides, kinds, strict=True) if name), kinds[0])
+    raise ValueError(f"where {_quoted(text, _LONGEST)}: {whole}: {' and '.join(told)}: compare {wanted} with {wanted}")
+
+
+_ONE = {"numbers": "a number", "texts": "a text", "True and False": "True or False"}
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    """Return what values of a type are; empty for types that say nothing here."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "numbers"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "texts"
+    return "True and False" if pa.types.is_boolean(kind) else ""
 
 
 def _fits(kind: pa.DataType, values: list[Any]) -> bool:

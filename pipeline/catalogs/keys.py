@@ -46,7 +46,19 @@ def rows_of_keys(keys: Any, parts: Sequence["Catalog"], names: Sequence[str], /)
             own = pc.utf8_slice_codeunits(wanted.take(pa.array(named)), len(name) + 1)
             rows[missing[named]] = _shifted(part.rows_of(own), first)
         first += len(part)
+    _refuse_bare(keys, rows, parts, names)
     return rows
+
+
+def _refuse_bare(keys: Any, rows: NDArray[np.int64], parts: Sequence["Catalog"], names: Sequence[str]) -> None:
+    """Refuse a key under the name of a catalog that is given twice: its names end in a number."""
+    bare = {name.removesuffix(f" ({g})"): g for g, name in enumerate(names) if name.endswith(f" ({g})")}
+    for row in np.flatnonzero(rows < 0).tolist() if bare else ():
+        name, _, own = str(keys[row].as_py()).partition("/")
+        if name in bare and (parts[bare[name]].rows_of([own]) >= 0).all():
+            several = " or ".join(repr(f"{each}/{own}") for each in names if each.startswith(f"{name} ("))
+            law = f"{parts[bare[name]].path} is given twice, so key {name + '/' + own!r} means no one row"
+            raise ValueError(f"{law}: write {several}")
 
 
 def _shifted(rows: NDArray[np.int64], first: int) -> NDArray[np.int64]:

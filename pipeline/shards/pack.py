@@ -103,6 +103,9 @@ class PackOptions:
         _within("quality", self.quality, 1, 100)
         _within("shard_rows", self.shard_rows, 1)
         _within("shard_bytes", self.shard_bytes, 1)
+        if self.quality != 95 and self.encoding != "jpeg" and Largest(self.max_side, self.short_side).side is None:
+            law = f"quality {self.quality} would do nothing, as no JPEG is made anew"
+            raise ValueError(f"{law}: store them smaller (--short-side, --max-side), or as jpeg (--encoding jpeg)")
         Largest(self.max_side, self.short_side)
 
     @property

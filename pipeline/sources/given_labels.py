@@ -42,6 +42,9 @@ def number_labels(
             given = known
         labels, note = as_kind(array, kind)
         classes = tuple(given) or names_of(labels)
+        if kind_of(labels) == "class" and (unlabelled := int((labels == -1).sum())):
+            law = f"{unlabelled} of {len(labels)} rows have the label -1, as rows without a label do"
+            raise ValueError(f"{law}: leave them out, or take all without labels (--label-kind none)")
         if law := broken_law(labels, classes):
             raise ValueError(law)
     except ValueError as error:

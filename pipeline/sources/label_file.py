@@ -136,10 +136,11 @@ def _labels(
     if table.kinds[column] == "other":
         raise ValueError(f"{table.path}: column {column!r} must hold text or numbers: give several classes as a;b")
     texts = ["" if each is None else str(each) for each in table.column(column).to_pylist()]
+    rows, images, alike = _without_repeats(table.path, rows, images, [texts[row].strip() for row in rows])
     repeated = len(set(images)) < len(images)
     guessed = kind or _likely([texts[row] for row in rows], repeated)
     told = f"{table.path}: column {column!r} is taken as {_WORDS[guessed]} (--label-kind {guessed})"
-    notes = [told] if kind is None and guessed != "class" else []
+    notes = [*alike, *([told] if kind is None and guessed != "class" else [])]
     if unused := [name for name in table.kinds if name not in (column, key, *table.index)]:
         notes.append(f"{table.path}: columns that are not taken: {', '.join(unused)}")
     found: dict[int, Any] = {}
@@ -153,6 +154,15 @@ def _labels(
     empty = int((labels == 0).all(axis=1).sum()) if guessed == "multi" else 0
     notes += [f"{table.path}: {empty} of {len(labels)} images have none of the {len(names)} labels"] if empty else []
     return list(found), labels, names, tuple(notes)
+
+
+def _without_repeats(
+    table: Path, rows: list[int], images: list[int], labels: Sequence[Any]
+) -> tuple[list[int], list[int], list[str]]:
+    """Return rows and images without rows that repeat another one with the same label, and a note of their number."""
+    first = list({pair: at for at, pair in reversed([*enumerate(zip(images, labels, strict=True))])}.values())[::-1]
+    told = f"{table}: rows that repeat another with the same label are taken once: {len(rows) - len(first)}"
+    return [rows[at] for at in first], [images[at] for at in first], [told] if len(first) < len(rows) else []
 
 
 _WORDS = {"class": "classes", "multi": "several classes of an image", "value": "values, for regression"}
@@ -196,10 +206,12 @@ def _of_columns(table: TableFile, columns: list[str], kind: Kind | None, rows: l
         row, column = (int(each[0]) for each in np.nonzero(np.isnan(values)))
         law = f"{table.path}: row {rows[row] + 1}, column {columns[column]!r}: must hold a number"
         raise ValueError(f"{law}, but is empty: give one, or leave the row out")
+    rows, images, alike = _without_repeats(table.path, rows, images, [tuple(each) for each in values.tolist()])
+    values = np.stack([table.numbers(name, total)[rows] for name in columns], axis=1) if alike else values
     if len(set(images)) < len(images):
         raise ValueError(f"{table.path}: an image must have one row where its labels have columns: leave others out")
     marks = bool(((values == 0) | (values == 1)).all())
     guess: Kind = "multi" if marks else "value"
     labels, _ = as_kind(values, kind or guess)
     told = f"{table.path}: {len(columns)} columns are taken as {_WORDS[guess]} (--label-kind {guess})"
-    return images, labels, tuple(columns), () if kind else (told,)
+    return images, labels, tuple(columns), (*alike, *(() if kind else (told,)))

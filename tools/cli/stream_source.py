@@ -35,6 +35,7 @@ class StreamSource:
         fingerprint: Of the catalog its rows belong to; "" where that is not known.
         whole_images: Whether row i is image i of the catalog (false for crops of a feature table).
         notes: What was assumed of the user's files, or left out of them, one sentence each.
+        training: Epochs of the training whose progress shares follow; None: its length changes nothing.
     """
 
     stream: "IndexStream | MixedStream"
@@ -43,6 +44,7 @@ class StreamSource:
     fingerprint: str = ""
     whole_images: bool = True
     notes: tuple[str, ...] = ()
+    training: int | None = None
 
     def effective_rows(self, epoch: int) -> tuple[float, int]:
         """Kish's effective sample size and the number of rows that are never drawn (of a schedule: in that epoch)."""
@@ -76,6 +78,9 @@ class StreamSource:
             raise ValueError(f"epochs must be below 2**64, and at most {MOST_EPOCHS} at once, but got {text!r}")
         if self.schedule is not None and last > self.schedule.epochs:
             raise ValueError(f"{self.schedule.path} holds the epochs 0:{self.schedule.epochs}, but got {text!r}")
+        if self.training is not None and last > self.training:
+            beyond = f"epochs from {self.training} on are beyond the training of {self.training} (--training-epochs)"
+            tell_notes([f"{beyond}: they have the shares of its end"])
         return range(first, last)
 
     def check_catalog(self, catalog: "Catalog", /) -> None:
@@ -160,7 +165,7 @@ class StreamOptions(ClassesOptions, WhereOptions, JoinOptions, FrozenOptions, Re
         setup = Setup(places, "mlp", global_batch=self.global_batch, opened=catalog)
         recipe = Recipe(epochs=self.training_epochs or 1, seed=self.seed)
         stream: Any = Sampling(mixture=mixture).plan(setup, recipe).stream
-        return StreamSource(stream, fingerprint=catalog.fingerprint), catalog
+        return StreamSource(stream, fingerprint=catalog.fingerprint, training=self.training_epochs), catalog
 
     def _source(self, catalog: "Catalog | None") -> StreamSource:
         from drawstream.features.table import rows_where

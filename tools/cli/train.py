@@ -56,7 +56,7 @@ class TrainOptions(
         0.9999, "Beta of effective-number: 0 is uniform, towards 1 classes are alike.", within=(0, 1)
     )
     defer_until: int | None = option(
-        None, "First epoch that deferred draws balanced; by default four fifths of them.", within=SOME
+        None, "First balanced epoch of deferred and of --loss drw; by default four fifths of them.", within=SOME
     )
     repeat_threshold: float = option(
         0.001, "Share of the images below which repeat-factors repeats a class.", within=(0, 1)

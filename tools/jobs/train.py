@@ -130,7 +130,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
     """Open and check what `train_job` runs; errors are its own. Writes nothing."""
     job = replace(job, sampling=job.sampling.as_searched())
     setup, recipe, sampling, filtering = job.setup, job.recipe, job.sampling, job.filtering
-    sampling.refuse_unused()
+    sampling.refuse_unused(recipe.loss)
     evaluation = Evaluation(setup.evaluation_loaders(), job.every)
     factor = filtering.factor if filtering else 1
     rows = crop_rows(sampling.table, setup)
@@ -147,11 +147,9 @@ def prepare_training(job: TrainingJob, /) -> Training:
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
-    loss = (
-        job.criterion(model)
-        if job.criterion
-        else make_loss(recipe.loss, model, setup, recipe, labels=None if kept is None else sampling.labels(setup)[kept])
-    )
+    about: dict[str, Any] = {"labels": None if kept is None else sampling.labels(setup)[kept]}
+    about["defer_until"] = sampling.balance.defer_until
+    loss = job.criterion(model) if job.criterion else make_loss(recipe.loss, model, setup, recipe, **about)
     planned = replace(planned, parts=replace(parts, criterion=loss))
     refuse_unfit(recipe, planned.parts, setup.data.label_kind)
     identity = training_identity(

@@ -82,6 +82,7 @@ def test_nulls_and_nans_hold_no_comparison():
         ("height", "height"),
         ("height in label", "height in label"),
         ("height in ()", "height in ()"),
+        ("height in null", "null"),
         ("lambda: 3", "lambda"),
         ("[x for x in label]", "for x in"),
         ("height == 1j", "1j"),
@@ -101,10 +102,24 @@ def test_what_is_no_condition_is_refused(text, part):
 def test_columns_and_types_that_do_not_fit_are_named():
     refused("no column 'hight': did you mean height", RowFilter.parse("hight > 3").mask, COLUMNS)
     refused("no column 'q': there are height, label, loss, name", RowFilter.parse("q > 3").mask, COLUMNS)
-    refused(
-        "compare columns with values of their types .height is int64", RowFilter.parse("height > 'a'").mask, COLUMNS
-    )
-    refused("label is int64", RowFilter.parse("label in ('a', 'b')").mask, COLUMNS)
+    for text, told in (
+        ("height > 'a'", "height > 'a': column height holds numbers (int64) and 'a' is a text: compare numbers with"),
+        ("label in ('a', 'b')", "column label holds numbers (int64) and 'a' is a text: compare numbers with numbers"),
+        ("name == 3", "column name holds texts (string) and 3 is a number: compare texts with texts"),
+        ("3 > loss == name", "column loss holds numbers (double) and column name holds texts (string)"),
+        ("label == True", "column label holds numbers (int64) and True is True or False"),
+    ):
+        assert told in refused("where ", RowFilter.parse(text).mask, COLUMNS)
+    refused("1 is a number and 'b' is a text", RowFilter.parse, "label in (1, 'b')")
+    odd = {"x": lambda: pa.array([[1], [2]])}
+    refused("these columns cannot be compared so: x is list", RowFilter.parse("x > 3").mask, odd)
+
+
+@pytest.mark.parametrize("text", ["label in (7)", "label not in (0)", "name in ('a')", "label in (-7) or label in 7"])
+def test_one_value_in_parentheses_is_a_list_of_one(text):
+    held = RowFilter.parse(text).mask(COLUMNS)
+    wanted = [row["name"] == "a" if "name" in text else row["label"] == 7 for row in ROWS]
+    assert held.tolist() == wanted
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,15 @@ def test_a_key_of_several_catalogs_is_told_by_its_source(parts):
     ]
 
 
+def test_a_catalog_that_is_given_twice_has_two_names(parts):
+    whole = Catalog.open(parts[0].root, parts[0].root, parts[1].root)
+    assert whole.sources == ("a (0)", "a (1)", "b (2)")
+    key = parts[0].key(7)
+    assert whole.rows_of([f"a (0)/{key}", f"a (1)/{key}", "a/nobody"]).tolist() == [7, 107, -1]
+    told = f"a/{key}' means no one row: write 'a (0)/{key}' or 'a (1)/{key}'"
+    assert told in refused("is given twice", lambda: whole.rows_of([f"a/{key}"]))
+
+
 def test_the_loader_gives_the_images_of_the_members(parts):
     whole = Catalog.open(*paths(parts))
     stream = IndexStream(300, seed=4)

@@ -13,6 +13,7 @@ from PIL import Image
 from drawstream import ArraySource, Catalog, IndexStream, Loader, StreamDataLoader, index, open_source, pack, verify
 from drawstream.pipeline.labels import PARSERS, as_kind, kind_of, marks_array, says_other
 from drawstream.pipeline.shards import Selection
+from drawstream.pipeline.sources.given_labels import number_labels
 from shared.programs import cli
 from shared.refusals import refused
 from shared.samples import LABELS, PIXELS, encoded, write_files, write_tar
@@ -287,6 +288,26 @@ def test_bad_tables_are_refused(photos, text, kind, error):
     with pytest.raises(ValueError, match=error) as caught:
         labelled(photos, text, kind)
     assert "labels.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("file,label\na/1.png,cat\nb/3.png,dog\na/1,cat\na/1.png, cat\n", [0, 1]),
+        ("file,x,y\na/1.png,0.5,1\nb/3.png,3,2\na/1,0.5,1\na/1.png,0.5,1.0\n", [[0.5, 1], [3, 2]]),
+    ],
+)
+def test_a_row_that_is_repeated_is_taken_once_and_told(photos, text, expected):
+    source = labelled(photos, text)
+    assert source.labels.tolist() == expected
+    assert source.notes[0].endswith("labels.csv: rows that repeat another with the same label are taken once: 2")
+
+
+def test_labels_of_minus_one_are_told_to_be_none(tmp_path):
+    told = refused("2 of 4 rows have the label -1", number_labels, np.array([0, -1, 1, -1]), 4, None, (), "train")
+    assert "train: " in told and "--label-kind none" in told
+    values, _, _ = number_labels(np.array([0, -1]), 2, "value", (), "train")
+    assert values.tolist() == [[0], [-1]]
 
 
 def test_what_a_table_leaves_out_is_told(photos):

@@ -114,6 +114,13 @@ def folder(tmp_path):
     return tmp_path / "photos"
 
 
+def test_a_quality_that_would_do_nothing_is_refused(folder, tmp_path):
+    told = "quality 90 would do nothing, as no JPEG is made anew: store them smaller (--short-side, --max-side)"
+    for more in ((), ("--encoding", "png")):
+        assert told in cli("pack", folder, tmp_path / "data", "--quality", "90", *more, status=2)
+    assert not (tmp_path / "data").exists()
+
+
 def test_pack_stores_them_smaller_says_so_and_knows_it_again(folder, tmp_path):
     text = cli("pack", folder, tmp_path / "data", "--short-side", "128", "--quality", "90")
     assert "3 images stored smaller: " in text

@@ -94,6 +94,10 @@ def test_batches_of_one_source_and_an_export(parts, tmp_path):
     cli("stream", "export", "--mixture", file, "--global-batch", 50, "-o", tmp_path / "o.arrow", "--epochs", "0:2")
     schedule = Schedule.open(tmp_path / "o.arrow", catalog=Catalog.open(*(part.root for part in parts)).fingerprint)
     assert schedule.epochs == 2 and schedule.rows == 300
+    words = ("stream", "count", "--mixture", file, "--global-batch", 50, "--training-epochs", 2, "--epochs")
+    assert "beyond" not in cli(*words, "0:2", notes=True)
+    told = "note: epochs from 2 on are beyond the training of 2 (--training-epochs): they have the shares of its end"
+    assert told in cli(*words, "1:3", notes=True)
     for epoch in range(2):
         source = np.searchsorted([120, 200], schedule.epoch(epoch)[:], side="right").reshape(-1, 50)
         assert (source == source[:, :1]).all()
@@ -169,6 +173,7 @@ def test_a_source_gives_some_of_its_rows_with_balanced_classes(parts, tmp_path):
         ({"a": "balance = 2"}, "sources[0] ("),
         ({"a": 'where = "labl < 4"'}, "no column 'labl': did you mean label?"),
         ({"c": 'where = "label <"'}, "is not understood"),
+        ({"b": 'where = "label > 9"'}, f"bad.toml: sources[1] ({parts[1].root}): where 'label > 9': it holds for none"),
     ):
         file = write(tmp_path / "bad.toml", parts, [1, 1, 1], **more)
         assert told in cli("train", "--mixture", file, *MLP, "--epochs", 1, "-o", tmp_path / "bad", status=2)

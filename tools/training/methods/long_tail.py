@@ -27,9 +27,16 @@ DEFERRED = 0.8  # part of the epochs before s
 BETA = 0.9999  # of the loss (Cao et al. 2019, code)
 
 
-def deferred_start(epochs: int, /) -> int:
-    """Return s for T epochs."""
-    return min(round(DEFERRED * epochs), epochs - 1)
+def deferred_start(epochs: int, given: int | None = None, what: str = "--sampler deferred", /) -> int:
+    """Return s for T epochs.
+
+    Raises:
+        ValueError: A given one never comes.
+    """
+    if given is not None and given >= epochs:
+        law = f"--defer-until {given} never comes in {epochs} epochs"
+        raise ValueError(f"{law}: give an earlier one, from 0 on, or leave out {what}")
+    return min(round(DEFERRED * epochs), epochs - 1) if given is None else given
 
 
 def class_balanced(inputs: Inputs, /) -> TrainingPlan:
@@ -49,11 +56,7 @@ def class_balanced(inputs: Inputs, /) -> TrainingPlan:
     if inputs.name == "progressive":
         source = Progressive(weights, inputs.epochs)
     elif inputs.name == "deferred":
-        start = deferred_start(inputs.epochs) if balance.defer_until is None else balance.defer_until
-        if start >= inputs.epochs:
-            law = f"--defer-until {start} never comes in {inputs.epochs} epochs"
-            raise ValueError(f"{law}: give an earlier one, from 0 on, or leave out --sampler deferred")
-        source = Deferred(weights, start)
+        source = Deferred(weights, deferred_start(inputs.epochs, balance.defer_until))
     return TrainingPlan(inputs.stream(source, mode=inputs.mode), inputs.epochs)
 
 
@@ -66,16 +69,22 @@ class DeferredReweighting(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, counts: NDArray[np.int64], /, *, epochs: int, beta: float = BETA) -> None:
+    def __init__(
+        self, counts: NDArray[np.int64], /, *, epochs: int, beta: float = BETA, start: int | None = None
+    ) -> None:
         """Make it.
 
         Args:
             counts: int64 (C,), n_c.
             epochs: T.
             beta: β in [0, 1).
+            start: s; None: four fifths of T.
+
+        Raises:
+            ValueError: s never comes.
         """
         super().__init__()
-        self.start, self.beta = deferred_start(epochs), beta
+        self.start, self.beta = deferred_start(epochs, start, "--loss drw"), beta
         found = class_weights(counts, beta)
         self.register_buffer("weight", torch.from_numpy(found / found.mean()).float(), persistent=False)
 
@@ -93,6 +102,6 @@ class DeferredReweighting(nn.Module):
         return f"beta={self.beta}, start={self.start}"
 
 
-def deferred_reweighting(counts: NDArray[np.int64], epochs: int) -> DeferredReweighting:
+def deferred_reweighting(counts: NDArray[np.int64], epochs: int, defer_until: int | None) -> DeferredReweighting:
     """Return DRW for a training of T epochs on classes of these sizes."""
-    return DeferredReweighting(counts, epochs=epochs)
+    return DeferredReweighting(counts, epochs=epochs, start=defer_until)

@@ -18,7 +18,14 @@ TRUSTED = 1000  # rows of the held-out set that L2RW and MentorNet DD trust, as 
 
 
 def make_loss(
-    name: str, model: nn.Module, setup: Setup, recipe: Recipe, /, *, labels: NDArray[Any] | None = None
+    name: str,
+    model: nn.Module,
+    setup: Setup,
+    recipe: Recipe,
+    /,
+    *,
+    labels: NDArray[Any] | None = None,
+    defer_until: int | None = None,
 ) -> nn.Module | None:
     """Return the loss of a name of the table, for `LoopParts(criterion=…)`; None for `ce`, that of the labels' kind.
 
@@ -31,6 +38,7 @@ def make_loss(
         setup: Data.
         recipe: Of the training.
         labels: Of the rows that may be drawn, int64; by default of all images.
+        defer_until: First epoch in which `drw` re-weights; by default four fifths of them.
 
     Raises:
         ValueError: It needs trusted rows, and there is no held-out set; it is not for several ranks, or for these
@@ -50,6 +58,7 @@ def make_loss(
         "seed": lambda: recipe.seed,
         "rows": lambda: len(setup.data),
         "classes": lambda: setup.data.num_classes,
+        "defer_until": lambda: defer_until,
         "counts": lambda: np.bincount(setup.data.label if labels is None else labels, minlength=setup.data.num_classes),
     }
     if ":" in name:

@@ -44,7 +44,7 @@ def mixed_plan(
     for g, plan in enumerate(plans):
         parts = plan.parts
         if parts.selector is not None or parts.weighted or plan.epochs != recipe.epochs:
-            where = f"{mixture.path}: sources[{g}] ({mixture.sources[g].catalog})"
+            where = mixture.source_name(g)
             law = "cannot be part of a mixture, as it chooses among a batch, weighs the loss or sets the epochs"
             raise ValueError(f"{where}: sampler {mixture.sources[g].sampler} {law}: give another one")
     single = mixture.batches == "single"

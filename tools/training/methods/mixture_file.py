@@ -74,6 +74,10 @@ class Mixture:
     batches: str = "mixed"
     draws: int | None = None
 
+    def source_name(self, number: int, /) -> str:
+        """Return what messages call a source: the file, its place there and its catalog."""
+        return f"{self.path}: sources[{number}] ({self.sources[number].catalog})"
+
     def as_dict(self) -> dict[str, Any]:
         """Return what a record keeps."""
         return {"file": self.path, **{name: value for name, value in asdict(self).items() if name != "path"}}

@@ -126,7 +126,7 @@ class Balance:
     Attributes:
         balance: γ of any sampler: 0 as it is, 1 each class alike.
         effective_beta: β of `effective-number`, in [0, 1).
-        defer_until: First balanced epoch of `deferred`; None: four fifths of the epochs.
+        defer_until: First balanced epoch of `deferred` and of the loss `drw`; None: four fifths of the epochs.
         repeat_threshold: Share of the rows below which `repeat-factors` repeats a class, in (0, 1].
     """
 

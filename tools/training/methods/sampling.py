@@ -108,15 +108,20 @@ class Sampling:
             where = RowFilter.parse(found["where"]).text
         return replace(self, balance=replace(self.balance, balance=gamma), where=where)
 
-    def refuse_unused(self) -> None:
+    def refuse_unused(self, loss: str = "ce") -> None:
         """Refuse options that would do nothing here.
+
+        Args:
+            loss: Of the training, by name.
 
         Raises:
             ValueError: An option is given that this way of drawing does not use, or a table without a sampler.
         """
         if self.mixture is not None and self.budget.share < 1:
             raise ValueError(f"--budget is of a source: give it in {self.mixture.path}")
-        if self.mixture is not None and (self.where is not None or self.balance != AS_IT_IS):
+        deferred = ("defer_until",) if loss == "drw" else ()
+        balance = replace(self.balance, **dict.fromkeys(deferred))
+        if self.mixture is not None and (self.where is not None or balance != AS_IT_IS):
             raise ValueError(f"--where and --balance are of a source: give them in {self.mixture.path}")
         if self.sampler is None and self.table is not None and self.where is None:
             _need_both()
@@ -136,7 +141,7 @@ class Sampling:
             "fall": self.budget.fall is not None,
             **{name: value is not None for name, value in self.balance.identity().items()},
         }
-        used = self.entry.options if self.where is None else (*self.entry.options, "table", "join")
+        used = (*self.entry.options, *deferred, *(() if self.where is None else ("table", "join")))
         if self.crop_factor > 1 and self.where is not None:
             raise ValueError("--crop-factor keeps a part of rows that are drawn from all of them: leave out --where")
         if self.crop_factor > 1 and given["mode"]:
@@ -145,6 +150,7 @@ class Sampling:
             if option not in used or (option == "join" and self.table is None):
                 what = "there is none" if self.sampler is None else f"--sampler is {self.sampler}"
                 users = "a --table" if option == "join" else users_of(option)
+                users += " and --loss drw" if option == "defer_until" else ""
                 raise ValueError(f"--{option.replace('_', '-')} goes with {users}, but {what}: leave it out")
 
     def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> TrainingPlan:
@@ -154,10 +160,12 @@ class Sampling:
             ValueError: The sampler does not fit the catalog, the table, the recipe or an option.
         """
         if self.mixture is not None:
-            plans = [
-                each.plan(own, source_recipe(recipe, g), factor=factor)
-                for g, (each, own) in enumerate(self._of_sources(setup))
-            ]
+            plans = []
+            for g, (each, own) in enumerate(self._of_sources(setup)):
+                try:
+                    plans.append(each.plan(own, source_recipe(recipe, g), factor=factor))
+                except ValueError as error:
+                    raise ValueError(f"{self.mixture.source_name(g)}: {error}") from None
             return mixed_plan(self.mixture, plans, setup, recipe, factor=factor)
         name, where = self.method, self.rows(setup)
         if kinds := self.entry.labels:
@@ -253,6 +261,7 @@ class Sampling:
             return {
                 "sampler": self.method,
                 "sources": [{n: v for n, v in each.items() if v is not None} for each in parts],
+                **self.balance.identity(),
             }
         given = self.entry.given
         table = None if self.table is None else FeatureTable.open(self.table, join=self.join, catalog=setup.data)
@@ -308,7 +317,7 @@ class Sampling:
                 sampling = sampling.as_searched()
                 sampling.refuse_unused()
             except ValueError as error:
-                raise ValueError(f"{mixture.path}: sources[{g}] ({each.catalog}): {error}") from None
+                raise ValueError(f"{mixture.source_name(g)}: {error}") from None
             found.append((sampling, own))
         return found
 

@@ -34,6 +34,7 @@ def made(name, where=None, labels=CLASSES, **options):
         where=where,
         images=None if where is None else int(where.sum()),
         balance=Balance(**options),
+        chosen="loss",
         labels=lambda: labels,
         weights=lambda: np.arange(rows) % 3 + 1.0,
         column=lambda _: np.ones(rows, np.float32),
@@ -128,6 +129,22 @@ def test_deferred_reweighting_is_torchs_weighted_cross_entropy_from_its_epoch_on
     wanted = F.cross_entropy(logits[:60], labels[:60], weight=each)
     assert loss(logits, batch, 8)[:60].mean() == pytest.approx(float(wanted), rel=1e-5)
     assert repr(loss) == "DeferredReweighting(beta=0.9999, start=8)" and not loss.state_dict()
+    early = DeferredReweighting(counts, epochs=10, start=7)
+    assert torch.equal(early(logits, batch, 7), loss(logits, batch, 8))
+    told = refused("--defer-until 10 never comes in 10 epochs", DeferredReweighting, counts, epochs=10, start=10)
+    assert "--loss drw" in told
+
+
+def test_the_epoch_from_which_the_loss_is_deferred_decides_a_training(tail, tmp_path):
+    words = ("--loss", "drw", "--defer-until", 1)
+    assert run(tail, tmp_path / "drw", *words, epochs=2) == 0
+    assert json.loads((tmp_path / "drw/run.json").read_text())["sampling"]["defer_until"] == 1
+    base = ("train", tail / "train", "-o", tmp_path / "drw", "--test", tail / "test", "--model", "mlp", "--lr", 0.1)
+    base = (*base, "--global-batch", 32, "--epochs", 2)
+    assert "nothing was run" in cli(*base, *words, notes=True)
+    assert "defer_until" in cli(*base, "--loss", "drw", "--defer-until", 0, status=2)
+    told = "--defer-until goes with deferred and --loss drw, but there is none: leave it out"
+    assert told in cli(*base, "--defer-until", 1, status=2)
 
 
 def test_groups_of_classes():
