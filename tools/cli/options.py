@@ -216,7 +216,7 @@ class LossOptions(Options):
         "ce",
         "Loss of the labels' kind (ce), or one that withstands wrong classes: reed-soft, reed-hard, l2rw, "
         "mentornet-pd, mentornet-dd (l2rw and mentornet-dd trust the held-out labels). drw is for long tails: it "
-        "re-weights classes in the last fifth of the epochs. Or your own, module:factory.",
+        "re-weights classes from four fifths of the epochs on. Or your own, module:factory.",
         known=("ce", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "drw"),
     )
 
