@@ -5,7 +5,7 @@ spread over processes in runs of rows.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from mmap import mmap
@@ -66,12 +66,11 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Rows of one shard, counted in its own catalog; the first of a shard also looks at the shard itself."""
+    """Rows of one shard, int64 (n,), in its own catalog; the first of a shard also looks at the shard itself."""
 
     member: MemberCatalog
     shard: int
-    start: int
-    stop: int
+    rows: NDArray[np.int64]
     first: bool
     pixels: bool
 
@@ -80,6 +79,7 @@ def verify(
     catalog: Catalog,
     /,
     *,
+    where: NDArray[np.bool_] | None = None,
     pixels: bool = True,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -93,6 +93,7 @@ def verify(
     Args:
         catalog: The catalog. ``Catalog.open`` refuses missing and truncated shards; ``Catalog.open_rows`` leaves them
             to this function.
+        where: bool (rows,), whether a row is checked; shards without such a row are not looked at. None: all are.
         pixels: Decode images and fields too, which finds those that were damaged before they were packed.
         workers: Processes; None: as many as there are cores and work for them. With more than one the main module of a
             program must be guarded by ``if __name__ == "__main__"``.
@@ -110,32 +111,39 @@ def verify(
     if workers is None:
         size = sum(shard.size for shard in catalog.shards)
         workers = suitable_workers(size if pixels else size // 32)  # reading is that much faster than decoding
-    tasks = list(_tasks(catalog, pixels))
+    tasks = list(_tasks(catalog, where, pixels))
+    total = sum(task.rows.size for task in tasks)
     _opened.cache_clear()
     _cache.cache_clear()
     found: dict[int, list[Finding]] = {}
     done = ignored = 0
     for task, (findings, others) in zip(tasks, spread(_check, tasks, workers=workers), strict=True):
         ignored += others
-        found.setdefault(task.member.first_shard + task.shard, []).extend(_of_whole(findings, task.member))
-        done += task.stop - task.start
+        whole = _of_whole(findings, task.member)
+        if where is not None:
+            whole = [each for each in whole if each.row is None or where[each.row]]
+        found.setdefault(task.member.first_shard + task.shard, []).extend(whole)
+        done += task.rows.size
         if progress:
-            progress(done, len(catalog))
+            progress(done, total)
     if note and ignored:
         text = f"{ignored} images have an orientation in XMP or a raw profile, which turns no image"
         note(Note("metadata", ignored, text))
     if note and pixels and dali_image.parser() is None:
-        note(Note("decoder", int((catalog.encoding_codes != RAW).sum()), dali_image.WITHOUT))
+        encoded = catalog.encoding_codes != RAW
+        note(Note("decoder", int((encoded if where is None else encoded & where).sum()), dali_image.WITHOUT))
     _opened.cache_clear()  # a catalog of a million rows is 100 MB
     return [finding for shard in found.values() for finding in _settled(shard)]
 
 
-def _tasks(catalog: Catalog, pixels: bool) -> Iterator[_Task]:
+def _tasks(catalog: Catalog, where: NDArray[np.bool_] | None, pixels: bool) -> Iterator[_Task]:
     for shard in range(len(catalog.shards)):
         member = catalog.member_of(shard)
-        start, stop = (row - member.first_row for row in catalog.shard_rows(shard))
-        for begin in range(start, max(stop, start + 1), RUN):
-            yield _Task(member, shard - member.first_shard, begin, min(begin + RUN, stop), begin == start, pixels)
+        start, stop = catalog.shard_rows(shard)
+        rows = np.arange(start, stop) if where is None else start + np.flatnonzero(where[start:stop])
+        for begin in range(0, max(rows.size, where is None), RUN):
+            run = rows[begin : begin + RUN] - member.first_row
+            yield _Task(member, shard - member.first_shard, run, begin == 0, pixels)
 
 
 def _of_whole(findings: list[Finding], member: MemberCatalog) -> list[Finding]:
@@ -204,7 +212,7 @@ def _look(catalog: Catalog, task: _Task) -> tuple[list[Finding], int]:
     try:
         findings = scan(catalog, task.shard) if task.first else []
         if path.is_file() and not any(finding.kind in WHOLE for finding in findings):
-            findings += images.findings(range(task.start, task.stop), path, task.pixels)
+            findings += images.findings(task.rows.tolist(), path, task.pixels)
     except OSError as error:
         raise_unless_file(error, path)
         text = f"{path}: not readable ({error.strerror}): copy it again"
@@ -370,7 +378,7 @@ class _Images:
         self._headers = Headers(catalog, once=False) if dali_image.parser() else None
         self.ignored = 0
 
-    def findings(self, rows: range, path: Path, pixels: bool) -> Iterator[Finding]:
+    def findings(self, rows: Iterable[int], path: Path, pixels: bool) -> Iterator[Finding]:
         """Yield what is wrong with the images of some rows of a shard."""
         catalog = self._catalog
         with path.open("rb") as file:

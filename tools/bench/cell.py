@@ -40,7 +40,7 @@ class Drawn(Sampling):
         """Return what a record calls it."""
         return "stream"
 
-    def refuse_unused(self) -> None:
+    def refuse_unused(self, loss: str = "ce") -> None:
         """Refuse nothing: no option is given."""
 
     def plan(self, setup: Setup, recipe: Recipe, /, *, factor: int = 1) -> TrainingPlan:  # noqa: ARG002

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from drawstream.pipeline.shards import printable
-from drawstream.tools.cli.options import ResultOptions
+from drawstream.tools.cli.options import ResultOptions, WhereOptions
 from drawstream.tools.runs import (
     COUNT,
     FEW,
@@ -116,7 +116,7 @@ class IndexOptions(ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(ResultOptions):
+class VerifyOptions(WhereOptions, ResultOptions):
     """Options of `verify`."""
 
     catalog: list[str] = argument("Folder with catalog.parquet, or its URL; several are checked one after the other.")
@@ -262,7 +262,7 @@ def verify(given: VerifyOptions) -> None:
     Example: drawstream verify data/train --quarantine data/train/quarantine.json
     """
     from drawstream import verify as run
-    from drawstream.pipeline import Note
+    from drawstream.pipeline import Note, RowFilter, catalog_columns
     from drawstream.pipeline.reading import write_quarantine
     from drawstream.pipeline.shards import AlteredCatalogError, Catalog
 
@@ -274,22 +274,24 @@ def verify(given: VerifyOptions) -> None:
         finish({"findings": [damage], "rows": None}, given.json_path, "nothing checked: the catalog is damaged")
         raise typer.Exit(1) from None
     notes: list[Note] = []
-    how: dict[str, Any] = {"pixels": not given.quick, "workers": given.workers, "note": notes.append}
+    where = None if given.where is None else RowFilter.parse(given.where).mask(catalog_columns(opened))
+    how: dict[str, Any] = {"where": where, "pixels": not given.quick, "workers": given.workers, "note": notes.append}
     with Progress("verify", "images") as progress:
         findings = run(opened, progress=progress.update, **how)
     for line in (*(finding.message for finding in findings), *(note.message for note in notes)):
         print(printable(line))
+    checked = len(opened) if where is None else int(where.sum())
     listed = None if given.quarantine is None else write_quarantine(given.quarantine, opened, findings)
     names = ("kind", "shard", "row", "key", "message")
     result = {
         "findings": [{name: getattr(finding, name) for name in names} for finding in findings],
         "notes": [asdict(note) for note in notes],
-        "rows": len(opened),
+        "rows": checked,
         "quarantine": given.quarantine and str(given.quarantine),
         "quarantined": listed,
     }
     held = "" if given.quarantine is None else f"; {listed} images not to be used: {given.quarantine}"
-    finish(result, given.json_path, f"{len(opened)} images checked, {len(findings)} findings{held}")
+    finish(result, given.json_path, f"{checked} images checked, {len(findings)} findings{held}")
     if findings:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ from drawstream.pipeline.reading import Finding, read_quarantine, write_quaranti
 from drawstream.pipeline.shards import mapped
 from drawstream.pipeline.shards.tar import members
 from drawstream.samplers.files.system import SystemFault
+from shared.programs import cli, cli_json
 from shared.refusals import refused
 from shared.samples import FLOWER, array_catalog, write_files, write_tar
 
@@ -56,6 +57,22 @@ def find(catalog, shard, name):
     path = catalog.shard_path(shard)
     with mapped(path) as data:
         return next(member for member in members(data, path) if member.name == name)
+
+
+def test_some_rows_are_checked_alone(catalog, tmp_path):
+    for row in (3, 25):
+        flip(catalog, row // 20, int(catalog.offset[row]) + 40)
+    where = np.arange(60) < 20
+    seen = []
+    found = verify(catalog, where=where, progress=lambda done, total: seen.append((done, total)))
+    assert [each.row for each in found if each.row is not None] == [3] and {each.shard for each in found} == {0}
+    assert seen == [(20, 20)]
+    assert {each.row for each in verify(catalog, where=np.arange(60) == 25)} - {None} == {25}
+    assert {each.row for each in verify(catalog)} - {None} == {3, 25}
+    words = ("verify", catalog.root, "--quarantine", tmp_path / "q.json", "--where")
+    record = cli_json(tmp_path, *words, "shard == 'shard-000001.tar'", status=1)
+    assert record["rows"] == 20 and read_quarantine(tmp_path / "q.json", catalog).tolist() == [25]
+    assert "no column 'lable'" in cli(*words, "lable == 1", status=2)
 
 
 def rewrite(catalog, shard, edit):

@@ -120,7 +120,7 @@ class Sampling:
         if self.mixture is not None and self.budget.share < 1:
             raise ValueError(f"--budget is of a source: give it in {self.mixture.path}")
         deferred = ("defer_until",) if loss == "drw" else ()
-        balance = replace(self.balance, **dict.fromkeys(deferred))
+        balance = replace(self.balance, defer_until=None) if deferred else self.balance
         if self.mixture is not None and (self.where is not None or balance != AS_IT_IS):
             raise ValueError(f"--where and --balance are of a source: give them in {self.mixture.path}")
         if self.sampler is None and self.table is not None and self.where is None:
