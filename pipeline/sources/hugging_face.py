@@ -136,7 +136,9 @@ class TableSource:
         blocks = _Blocks(tuple(files))
         schema = blocks.schema
         known = _features(schema)
-        image = _chosen(columns[0], schema, _image_columns(schema, known), f"{name}: images", "--image-column")
+        beside = {each.partition("=")[2] or each for each in fields}
+        found = [each for each in _image_columns(schema, known) if each not in beside]
+        image = _chosen(columns[0], schema, found, f"{name}: images", "--image-column")
         label, values, names = None, None, tuple(classes)
         if label_kind != "none":
             found = _label_columns(schema, known, image)
