@@ -40,16 +40,20 @@ from drawstream.features.visits import (
     Array,
     add_last,
     add_scaled,
+    first_position,
     fold,
     fold_early,
     fold_others,
+    measure_rows,
     note_other,
 )
+from drawstream.pipeline.labels import Kind
 from drawstream.pipeline.shards import Catalog
-from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits, measure
+from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits
 
 FORMAT = 3
 EXACT = 64  # classes; of more the mean probabilities of two candidates are kept
+_OF_RIGHT = ("forgetting", "learned", "right_since")  # columns that values, which are never right, do not have
 _PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for
 
 
@@ -78,6 +82,7 @@ class Tracker:
         /,
         *,
         classes: int = 0,
+        kind: Kind = "class",
         since: int = 0,
         until: int | None = None,
         decay: float | None = None,
@@ -90,6 +95,7 @@ class Tracker:
             rows: Rows that ids number: samples of a catalog, or rows of a feature table.
             classes: Number of classes C, to keep the probability of every other class than the label; 0 keeps none. Up
                 to 64 classes all are kept, exactly; of more two candidates per row, by their last visit in an epoch.
+            kind: Of the labels: `class`, `multi` or `value`; the last two know no other class.
             since: First epoch that counts.
             until: First epoch that no longer counts; None counts all from `since` on.
             decay: None gives means over visits. A number in (0, 1) gives moving averages over epochs in their place:
@@ -109,10 +115,12 @@ class Tracker:
             raise ValueError(f"`0 < decay < 1` must hold, but got {decay}: None gives plain means")
         if early < 1:
             raise ValueError(f"`early >= 1` must hold, but got {early}")
+        if kind != "class" and classes:
+            raise ValueError(f"labels of kind {kind} have no other class: leave `classes` out")
         if classes != named_classes(classes):
             raise ValueError(f"`classes` must be 0 or in [2, 65535], but got {classes}")
         self.rows, self.classes, self.since, self.until, self.decay = rows, classes, since, until, decay
-        self.early, self.grand = early, grand
+        self.kind, self.early, self.grand = kind, early, grand
         self._kept = classes if classes <= EXACT else 0  # classes of which p is summed
         sketched = rows if classes > EXACT else 0
         width = len(MEASURES) + self._kept + 1
@@ -168,7 +176,7 @@ class Tracker:
         Args:
             ids: int64 (n,), in [0, rows).
             logits: float (n, C), of the training step's forward pass.
-            labels: int64 (n,).
+            labels: int64 (n,); of kind `multi` uint8 (n, C), of `value` float32 (n, C).
             weights: float (n,); rows of weight 0 do not count. Others count once, whatever their weight.
             inputs: float (n, D), of the last layer, whose bias is counted; only with `grand`.
 
@@ -179,11 +187,11 @@ class Tracker:
         if not self._open:
             raise ValueError("no epoch is open: call `set_epoch(epoch)` before the epoch's first batch")
         n = len(ids)
-        if logits.ndim != 2 or ids.shape != labels.shape or ids.ndim != 1 or len(logits) != n or logits.shape[1] < 2:
-            raise ValueError(
-                f"ids (n,), logits (n, C >= 2) and labels (n,) must fit, but got {tuple(ids.shape)}, "
-                f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-            )
+        one = self.kind == "class"
+        fits = logits.ndim == 2 and ids.ndim == 1 and len(logits) == n and logits.shape[1] > one
+        if not fits or labels.shape != (ids.shape if one else logits.shape):
+            law = f"ids (n,), logits (n, C >= {1 + one}) and labels ({'n,' if one else 'n, C'}) must fit, but got"
+            raise ValueError(f"{law} {tuple(ids.shape)}, {tuple(logits.shape)} and {tuple(labels.shape)}")
         if self.classes not in (0, logits.shape[1]):
             raise ValueError(f"logits of {logits.shape[1]} classes, but the tracker was made for {self.classes}")
         if self._classes not in (0, logits.shape[1]):
@@ -194,7 +202,7 @@ class Tracker:
         if not self._counts:
             return
         self._classes = logits.shape[1]
-        position = _first_position(self._step, n)
+        position = first_position(self._step, n)
         self._step += 1
         with torch.no_grad():
             kept = ids if weights is None else torch.where(weights > 0, ids, IGNORED)
@@ -242,6 +250,9 @@ class Tracker:
     def columns(self) -> dict[str, NDArray[np.float32]]:
         """Return the measures up to the last `reduce`, each float32 (rows,).
 
+        Of kind `multi` a row is correct if all its classes are, and 1 − `uncertainty` is the mean over the classes of
+        the probability of the right side; of `value` there are `loss`, `grad_norm` and what counts visits alone.
+
         `loss`, `entropy` (from 3 classes on), `grad_norm` (of the logits) and `uncertainty` are means over visits, or
         moving averages; a row never seen takes the largest value of the others, as in p-SGD (METHODS §4). `seen` counts
         visits. `forgetting` counts events; a row never learned, so also one never seen, has one more than any that
@@ -267,8 +278,10 @@ class Tracker:
                 f"none of the {self.rows} rows was seen in epochs since {self.since} until {self.until}: train first"
             )
         columns = {}
+        values = self.kind == "value"
         for k, name in enumerate(MEASURES):
-            if name == "entropy" and self._classes < 3:
+            few = name == "entropy" and self.kind == "class" and self._classes < 3
+            if few or (values and name in ("entropy", "uncertainty")):
                 continue
             mean = self._totals[:, k] * UNIT / np.maximum(visits, 1) if self.decay is None else self._averages[:, k]
             columns[name] = np.where(seen, mean, mean[seen].max()).astype(np.float32)
@@ -283,6 +296,7 @@ class Tracker:
                 columns[name] = np.where(early >= 0, early, early.max())
         right = self._right_since >= 0
         columns["right_since"] = np.where(right, self._right_since, self._last_epoch.max() + 1).astype(np.float32)
+        columns = {name: each for name, each in columns.items() if not (values and name in _OF_RIGHT)}
         return columns | self._others(seen)
 
     def _others(self, seen: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
@@ -348,6 +362,7 @@ class Tracker:
                 "early": self.early,
                 "epochs": self._epoch + 1,
             },
+            **({} if self.kind == "class" else {"label_kind": self.kind}),
             "values": digest.hexdigest(),
         }
         out = Path(folder)
@@ -416,6 +431,7 @@ class Tracker:
             "decay": self.decay,
             "early": self.early,
             "grand": self.grand,
+            "kind": self.kind,
         }
 
     def _arrays(self, whole: bool, /) -> dict[str, Array]:
@@ -450,21 +466,14 @@ class Tracker:
     def _add(self, batch: tuple[Tensor, ...], position: int) -> None:
         ids, z, y, *inputs = (value.cpu().contiguous().numpy() for value in batch)
         values = np.empty((len(MEASURES) + self._kept + 1, len(ids)))
-        bad = measure(ids, z, y, self.rows, False, values)
-        if bad < 0:
-            add_visits(ids, values, self._sums)
-            add_last(ids, values[-1], position, self._last)
-            if self._other.size:
-                note_other(ids, z, y, values[0], position, self._last, self._other)
-            for h in inputs:
-                add_scaled(ids, values[MEASURES.index("grad_norm")], h, self._grand_sums)
-            return
-        where = f"in epoch {self._epoch}"
-        if not 0 <= ids[bad] < self.rows:
-            raise ValueError(f"ids must lie in [0, {self.rows}), but got {ids[bad]} {where}")
-        if not 0 <= y[bad] < z.shape[1]:
-            raise ValueError(f"labels must lie in [0, {z.shape[1]}), but got {y[bad]} for row {ids[bad]} {where}")
-        raise ValueError(f"the logits of row {ids[bad]} are not finite {where}: lower the learning rate")
+        if fault := measure_rows(ids, z, y, self.rows, values, f"in epoch {self._epoch}"):
+            raise ValueError(fault)
+        add_visits(ids, values, self._sums)
+        add_last(ids, values[-1], position, self._last)
+        if self._other.size:
+            note_other(ids, z, y, values[0], position, self._last, self._other)
+        for h in inputs:
+            add_scaled(ids, values[MEASURES.index("grad_norm")], h, self._grand_sums)
 
 
 def named_classes(classes: int, /) -> int:
@@ -477,14 +486,6 @@ def _on_its_way(value: Tensor) -> Tensor:
     if not value.is_cuda:
         return value.clone()
     return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
-
-
-def _first_position(step: int, n: int) -> int:
-    """Position of a batch's first row: 28 bits of step, 14 of rank, 20 of place."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    if n >= 1 << 20 or step >= 1 << 28:
-        raise ValueError(f"batches have < 2^20 rows and epochs < 2^28 steps, but got {n} rows in step {step}")
-    return (step << 34) + (rank << 20)
 
 
 def _all_reduce(array: Array, how: Any) -> None:

@@ -17,10 +17,11 @@ sum of its class by at most a third of the sum over all classes.
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from numba import njit
 from numpy.typing import NDArray
 
-from drawstream.samplers.methods import FULL, IGNORED, UNIT
+from drawstream.samplers.methods import FULL, IGNORED, UNIT, measure, measure_several, measure_values
 
 LEARNED, CORRECT = 1, 2
 P_UNIT, MASS_UNIT = 2.0**-31, 2.0**-16
@@ -28,6 +29,48 @@ _MOST = 32767  # epochs that are told apart
 _CEILING = 2.0**20  # norm of the last layer's gradient at a visit
 
 Array = NDArray[Any]
+
+
+def first_position(step: int, n: int, /) -> int:
+    """Return the position of a batch's first row: 28 bits of step, 14 of rank, 20 of place.
+
+    Raises:
+        ValueError: A batch has too many rows, or an epoch too many steps.
+    """
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    if n >= 1 << 20 or step >= 1 << 28:
+        raise ValueError(f"batches have < 2^20 rows and epochs < 2^28 steps, but got {n} rows in step {step}")
+    return (step << 34) + (rank << 20)
+
+
+def measure_rows(ids: Array, z: Array, y: Array, rows: int, values: Array, where: str, /) -> str:
+    """Write all measures and correctness of visits into `values` (5 + P, n), by the kind of their labels.
+
+    Args:
+        ids: int64 (n,), or `IGNORED`.
+        z: float32 (n, C).
+        y: int64 (n,); of several classes uint8 (n, C); of values float32 (n, C).
+        rows: Rows that ids number.
+        values: float64; see `samplers.methods.visits`.
+        where: End of a message.
+
+    Returns:
+        What is wrong with a row, or nothing.
+    """
+    if y.ndim == 1:
+        bad = measure(ids, z, y, rows, False, values)
+    elif y.dtype.kind == "f":
+        bad = measure_values(ids, z, y, rows, values)
+    else:
+        bad = measure_several(ids, z, y, rows, values)
+    if bad < 0:
+        return ""
+    if not 0 <= ids[bad] < rows:
+        return f"ids must lie in [0, {rows}), but got {ids[bad]} {where}"
+    most = z.shape[1] if y.ndim == 1 else 2
+    if y.dtype.kind != "f" and not (y[bad].min() >= 0 and y[bad].max() < most):
+        return f"labels must lie in [0, {most}), but got {y[bad].tolist()} for row {ids[bad]} {where}"
+    return f"the logits of row {ids[bad]} are not finite {where}: lower the learning rate"
 
 
 @njit(cache=True, nogil=True)

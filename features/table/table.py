@@ -243,19 +243,23 @@ class FeatureTable:
 def fixed_columns(catalog: Catalog, rows: FeatureTable | None, /) -> dict[str, NDArray[Any]]:
     """Return the columns that say what each row is: of the samples of a catalog, or of a table's rows.
 
+    A label is a column if it is one class.
+
     Raises:
-        ValueError: Labels are not of one class.
+        ValueError: There are no labels.
     """
-    catalog.require_labels("tracking", "class")
+    catalog.require_labels("tracking")
+    labelled = catalog.label_kind == "class"
     if rows is None:
         n = len(catalog)
-        return {"sample_id": np.arange(n), "crop": np.zeros(n, np.int32), "label": np.asarray(catalog.label)}
+        label = {"label": np.asarray(catalog.label)} if labelled else {}
+        return {"sample_id": np.arange(n), "crop": np.zeros(n, np.int32), **label}
     fixed: dict[str, NDArray[Any]] = {"sample_id": rows.sample_id, "crop": rows.crop}
     if rows.windows is not None:
         fixed |= {name: np.ascontiguousarray(rows.windows[:, i]) for i, name in enumerate(("y0", "x0", "y1", "x1"))}
     if rows.flip is not None:
         fixed["flip"] = rows.flip
-    return {**fixed, "label": rows.label}
+    return {**fixed, "label": rows.label} if labelled else fixed
 
 
 def _open_parts(folder: Path) -> list[Part]:

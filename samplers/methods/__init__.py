@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.rho import RHOLoss
     from drawstream.samplers.methods.selection import BatchSelector, OrderedSGD, Selected, SelectiveBackprop
     from drawstream.samplers.methods.soft_cap import SoftCap
-    from drawstream.samplers.methods.visits import FULL, IGNORED, MEASURES, UNIT, add_visits, measure
+    from drawstream.samplers.methods.visits import (
+        FULL,
+        IGNORED,
+        MEASURES,
+        UNIT,
+        add_visits,
+        measure,
+        measure_several,
+        measure_values,
+    )
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

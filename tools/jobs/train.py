@@ -202,7 +202,9 @@ def _tracker(job: TrainingJob) -> Tracker | None:
     if job.grand and job.recipe.compile:
         raise ValueError("--track-grand watches the last layer, which --compile hides: leave out one of them")
     data = job.setup.data
-    return Tracker(len(data), classes=named_classes(data.num_classes), grand=job.grand)
+    data.require_labels("--track")
+    classes = named_classes(data.num_classes) if data.label_kind == "class" else 0
+    return Tracker(len(data), classes=classes, kind=data.label_kind, grand=job.grand)
 
 
 def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:

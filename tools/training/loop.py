@@ -147,7 +147,7 @@ def _refuse_of_kind(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
     if kind == "none" and parts.criterion is None:
         remedy = "give your own (--loss module:factory), or index with --label"
         raise ValueError(f"the images have no labels, so there is no loss: {remedy}")
-    for part in (parts.mix, parts.tracker, parts.criterion):
+    for part in (parts.mix, parts.criterion):
         if type(part).__module__.startswith("drawstream."):  # a user's own knows what it gets
             what = type(part).__name__
             raise ValueError(f"{what} needs one class of each image, but the labels are of kind {kind}: leave it out")
@@ -156,7 +156,8 @@ def _refuse_of_kind(recipe: Recipe, parts: LoopParts, kind: Kind) -> None:
         raise ValueError(f"{law}: take one that goes by the loss or its gradient (sb, osgd, dlis, rais, infobatch)")
     if recipe.label_smoothing:
         raise ValueError(f"label smoothing is of classes, but the labels are of kind {kind}: leave it out")
-    judges = parts.selector or (parts.learner if isinstance(parts.learner, PSGD | RAIS | InfoBatch) else None)
+    learner = parts.learner if isinstance(parts.learner, PSGD | RAIS | InfoBatch) else None
+    judges = parts.tracker or parts.selector or learner
     if kind == "none" and judges is not None:
         raise ValueError(f"{type(judges).__name__} judges rows by their labels, but the images have none: leave it out")
 

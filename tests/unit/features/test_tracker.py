@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from drawstream import FeatureTable, SwiftFit, SwiftParams, SwiftSampler, Tracker, write_part
+from drawstream.features import measure
 from drawstream.features.table import part_path
 from shared.refusals import refused
 from shared.samples import digits_catalog
@@ -429,3 +430,37 @@ def test_batches_on_their_way_are_waited_for_only_where_too_many_are():
     assert len(tracker._pending) == 3 and not any(event.waited for event in events[2:])
     assert tracker.state_dict()["tensors"]["sums"][:, -1].tolist() == [1] * 6 + [0] * (ROWS - 6)
     assert [event.waited for event in events] == [1, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["multi", "value"])
+def test_rows_with_several_classes_or_values(kind):
+    """Means over visits are those of the features; a row with several classes is right where all of them are."""
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(rng.normal(size=(3, 12, 3)).astype(np.float32))
+    marks = torch.from_numpy(rng.integers(0, 2, (12, 3)).astype(np.uint8))
+    labels = marks if kind == "multi" else torch.from_numpy(rng.normal(size=(12, 3)).astype(np.float32))
+    z[1, :4] = 3 * (2.0 * marks[:4] - 1)  # right in the second epoch
+    z[2, :4] = -z[1, :4]  # and wrong in the third
+    tracker = Tracker(13, kind=kind)
+    for epoch in range(3):
+        tracker.set_epoch(epoch)
+        tracker.observe(torch.arange(12), z[epoch], labels, torch.ones(12))
+        tracker.reduce()
+        state, tracker = tracker.state_dict(), Tracker(13, kind=kind)
+        tracker.load_state_dict(state)
+    columns = tracker.columns()
+    names = ("loss", "grad_norm") if kind == "value" else ("loss", "entropy", "grad_norm")
+    for name in names:
+        expected = np.mean([measure(z[epoch], labels, None, (name,))[name].numpy() for epoch in range(3)], axis=0)
+        np.testing.assert_allclose(columns[name][:12], expected, rtol=1e-4)
+        assert columns[name][12] == columns[name].max() and columns["seen"].tolist() == [3.0] * 12 + [0.0]
+    if kind == "multi":
+        wrong = torch.where(marks > 0, -z, z).sigmoid().mean((0, 2))
+        np.testing.assert_allclose(columns["uncertainty"][:12], wrong, rtol=1e-5)
+        assert (columns["forgetting"][:4] == 1).all() and (columns["learned"][:4] == 1).all()
+    else:
+        assert not {"uncertainty", "entropy", "forgetting", "learned", "right_since"} & set(columns)
+    refused(f"kind '{kind}', but here it is 'class'", Tracker(13).load_state_dict, state)
+    refused("leave `classes` out", Tracker, 13, kind=kind, classes=3)
+    tracker.set_epoch(3)
+    refused(r"labels \(n, C\) must fit", tracker.observe, torch.arange(12), z[0], torch.zeros(12, dtype=torch.int64))

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 from torch.nn import functional as F
 
-from drawstream import ArraySource, OrderedSGD, pack
+from drawstream import ArraySource, FeatureTable, OrderedSGD, pack
 from drawstream.features import label_losses
 from drawstream.tools.training import Ranks, Recipe, Setup
 from drawstream.tools.training.evaluation import MarkScores, average_precision, evaluate
@@ -168,6 +168,22 @@ def test_methods_train_on_several_classes_and_on_values(data, tmp_path, kind, sa
         assert record["count_entropy"] > 0.9
 
 
+@pytest.mark.parametrize("kind", ["multi", pytest.param("value", marks=pytest.mark.slow)])
+def test_a_training_is_tracked(data, tmp_path, kind):
+    record = train(data, tmp_path, kind, "--track", tmp_path / "table")
+    table = FeatureTable.open(tmp_path / "table")
+    table.check(record["catalog_fingerprint"], "here")
+    found = table.columns("loss", "seen")
+    assert (found["seen"] == 4).all()
+    assert found["loss"].mean() == pytest.approx(np.mean([each["loss"] for each in record["history"]]), rel=0.05)
+    assert ("forgetting" in table.names) == (kind == "multi")
+    weights = ("--sampler", tmp_path / "drop.json", "--table", tmp_path / "table")
+    cli("fit", tmp_path / "table", "-o", tmp_path / "drop.json", "--transform", "cdf", "--features", "loss,grad_norm")
+    assert train(data, tmp_path, kind, *weights, name="again")["method"] == "swift"
+    told = cli("suspects", tmp_path / "table", "--catalog", data / kind / "train", "-o", tmp_path / "s", status=2)
+    assert told.count("\n") == 1
+
+
 def test_ordered_sgd_follows_the_share_of_right_rows_and_of_explained_variance(data):
     for kind, outputs, expected in (
         ("multi", lambda y: (2.0 * y - 1) * 3, 100.0),
@@ -201,7 +217,6 @@ def test_ordered_sgd_follows_the_share_of_right_rows_and_of_explained_variance(d
         (("--sampler", "balanced"), "but --sampler balanced needs class: pack or index it with --label-kind class"),
         (("--sampler", "repeat-factors"), "but --sampler repeat-factors needs class or multi"),
         (("--balance", "0.5"), "but --balance needs class"),
-        (("--track", "features"), "Tracker needs one class"),
     ],
 )
 def test_what_needs_classes_is_refused(data, tmp_path, words, text):
