@@ -138,6 +138,10 @@ def test_leaks_between_catalogs_are_counted_and_weights_are_of_each(tmp_path):
     assert (tmp_path / "out/weights-0.parquet").exists() and (tmp_path / "out/weights-1.parquet").exists()
     text = (tmp_path / "out/duplicates.csv").read_text().splitlines()
     assert text[0] == '"group","kind","source","key","shard","row","label"' and len(text) == 1 + 80
+    cli("report", tmp_path / "out", "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "40 groups in 240 images: 40 of equal bytes" in page and "40 groups lie in several of the catalogs" in page
+    assert page.count('alt="') == 24 and "1: bytes" in page
 
 
 def test_catalogs_of_any_labels_and_encodings_are_compared(tmp_path, monkeypatch):

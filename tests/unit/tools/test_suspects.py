@@ -63,6 +63,23 @@ def test_the_weights_train_on_the_rows_that_are_kept(noisy, listed, tmp_path):
     assert (kept == 0).sum() == record["dropped"]
 
 
+def test_the_report_tells_of_the_data(noisy, listed, tmp_path):
+    """By a run alone, by the list of suspects alone, and by both, where the table comes once."""
+    record, out = listed
+    told = f"{record['wrong_share']:.1%} of {ROWS} labels are estimated to be wrong"
+    for folders in ([noisy[1].parent], [out], [noisy[1].parent, out]):
+        page = tmp_path / "page.html"
+        cli("report", *folders, "-o", page)
+        text = page.read_text()
+        assert text.count(told) == 1 and "Labels that are least likely" in text and "Most frequent confusions" in text
+        assert ("rows are dropped" in text) == (out in folders)
+        assert text.count('alt="') >= 24 + 10 and "Left out" not in text
+    (out / "suspects.json").rename(out / "kept")
+    (out / "suspects.json").write_text((out / "kept").read_text().replace('"margin"', '"magic"'))
+    assert "left out" in cli("report", noisy[1].parent, out, "-o", page, status=1)
+    (out / "kept").rename(out / "suspects.json")
+
+
 def test_the_weights_of_another_catalog_are_refused(noisy, listed, tmp_path):
     other = pack_digits(tmp_path / "other", ROWS, seed=3).train
     command = ["train", other, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--column", "weight"]
