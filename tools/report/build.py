@@ -69,9 +69,7 @@ def write_report(
     listed = any(left.read_all(folder, "suspects.json", lambda path: path) for folder in folders)
     needed = not (schedules or duplicates or listed or left.lines)
     trained, records = read_records(*folders, names=names, needed=needed, left=left)
-    tables = [
-        record for at, folder in enumerate(folders) for record in read_tables(folder, _of(trained, names[at]), left)
-    ]
+    tables = read_tables(folders, trained, left)
     opened = [left.read(record.path, partial(_sampled, record, left)) for record in records]
     searches = [each for each in opened if each is not None]
     about = _Data(tables, duplicates)
@@ -112,11 +110,6 @@ class _Data(NamedTuple):
 
 
 NO_DATA = _Data()
-
-
-def _of(runs: Sequence[TrainRecord], folder: str) -> list[TrainRecord]:
-    """Return the runs of a folder."""
-    return [run for run in runs if run.folder == folder]
 
 
 def _sound(jobs: _Jobs, left: LeftOut) -> _Jobs:

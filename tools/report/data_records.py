@@ -33,12 +33,12 @@ class DuplicatesRecord:
     catalog: Places  # of its rows
 
 
-def read_tables(folder: Path, runs: Sequence[TrainRecord], left: LeftOut, /) -> list[TableRecord]:
-    """Return the tracked tables of a folder: of each list of suspects, and of the trainings without one.
+def read_tables(folders: Sequence[Path], runs: Sequence[TrainRecord], left: LeftOut, /) -> list[TableRecord]:
+    """Return the tracked tables of some folders: of each list of suspects, and of the trainings without one.
 
     Of trainings on the same data the first is taken.
     """
-    found = left.read_all(folder, "suspects.json", _suspects)
+    found = [record for folder in folders for record in left.read_all(folder, "suspects.json", _suspects)]
     listed = {each.resolve() for record in found for each in record.tables}
     known: set[Any] = {record.document.get("catalog") for record in found}
     for run in runs:
