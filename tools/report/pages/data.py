@@ -62,7 +62,8 @@ def _suspects(record: TableRecord, _: Path, /) -> str:
 
 def _name(place: object) -> str:
     several = place if isinstance(place, list | tuple) else (place,)
-    return ", ".join("/".join(str(each).rstrip("/").split("/")[-2:]) for each in several)
+    folders = (str(each).removesuffix("catalog.parquet").rstrip("/") for each in several)
+    return ", ".join("/".join(each.split("/")[-2:]) for each in folders)
 
 
 def _given(catalog: Catalog, found: Suspects, rows: NDArray[np.int64]) -> list[Picture]:
