@@ -1,8 +1,8 @@
 """Duplicates among embeddings, suspects of a large table, and the tracker beside a training step: seconds and recall.
 
-python -m drawstream.tools.bench.suspects duplicates --rows 100000
-python -m drawstream.tools.bench.suspects suspects --rows 1280000 --classes 1000
-python -m drawstream.tools.bench.suspects tracker --classes 1000
+python -m drawstream.tools.bench.large_data duplicates --rows 100000
+python -m drawstream.tools.bench.large_data suspects --rows 1280000 --classes 1000
+python -m drawstream.tools.bench.large_data tracker --classes 1000
 
 Seconds are those of the clock and of this process's processor time, over all its threads: other work on the machine is
 not in the latter.
