@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from drawstream.features.extraction import extract_features as extract_features
     from drawstream.features.options import Scoring as Scoring
     from drawstream.features.shard_scorer import ShardScorer as ShardScorer
-    from drawstream.features.suspects import clean_params as clean_params
-    from drawstream.features.suspects import find_suspects as find_suspects
+    from drawstream.features.suspects.clean import clean_params as clean_params
+    from drawstream.features.suspects.clean import clean_probabilities as clean_probabilities
+    from drawstream.features.suspects.clean import clean_starts as clean_starts
+    from drawstream.features.suspects.find import find_suspects as find_suspects
+    from drawstream.features.suspects.learner import CleanSampler as CleanSampler
     from drawstream.features.table.part import write_part as write_part
     from drawstream.features.table.table import FeatureTable as FeatureTable
     from drawstream.features.table.where import rows_where as rows_where
@@ -79,6 +82,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.coreset import k_center as k_center
     from drawstream.samplers.methods.coreset import random_coreset as random_coreset
     from drawstream.samplers.methods.dlis import DLIS as DLIS
+    from drawstream.samplers.methods.folds import fold_numbers as fold_numbers
     from drawstream.samplers.methods.importance import clip_weights as clip_weights
     from drawstream.samplers.methods.importance import normalize_weights as normalize_weights
     from drawstream.samplers.methods.infobatch import InfoBatch as InfoBatch

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from drawstream.features.named import accepted, load_factory, users_code
     from drawstream.features.options import HALF, Amp, Scoring, provenance, state_hash
     from drawstream.features.shard_scorer import ShardScorer, require_classes, require_logits
-    from drawstream.features.suspects import FEW_WRONG, Suspects, clean_params, find_suspects
+    from drawstream.features.suspects import (
+        FEW_WRONG,
+        CleanSampler,
+        Suspects,
+        clean_params,
+        clean_probabilities,
+        find_suspects,
+    )
     from drawstream.features.tracker import Tracker, named_classes
     from drawstream.features.user_code import code_identity
 else:

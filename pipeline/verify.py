@@ -34,6 +34,7 @@ from drawstream.pipeline.shards import (
     Sample,
     Selection,
     checksum_of,
+    given_labels,
     hash_file,
     is_header,
     mapped,
@@ -168,7 +169,8 @@ def _opened(path: Path, fingerprint: str) -> Catalog:
     catalog = Catalog.open_rows(path)
     if catalog.fingerprint != fingerprint:
         raise ValueError(f"{path}: catalog was changed while it was verified: start again")
-    return catalog
+    given = given_labels(catalog.path)  # labels are held against those of the shards
+    return catalog if given is None else replace(catalog, label=given)
 
 
 @lru_cache(maxsize=1)
@@ -287,7 +289,9 @@ def _rows(catalog: Catalog, shard: int, members: list[Member], data: mmap) -> It
     for member in members:
         if parts := split_name(member.name):
             samples.setdefault(parts[0], Sample(parts[0], {})).members.setdefault(parts[1], member)
-    selection, known = Selection.of(catalog.provenance), set()
+    selection = Selection.of(catalog.provenance)
+    relabel = catalog.provenance.get("relabel", {})
+    known = {key for of, key in relabel.get("left_out", ()) if of == shard}  # samples that a review dropped
     for row in range(*catalog.shard_rows(shard)):
         key = catalog.member_key(row)
         known.add(key)

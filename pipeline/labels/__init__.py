@@ -25,5 +25,6 @@ if TYPE_CHECKING:
         says_other,
         values_array,
     )
+    from drawstream.pipeline.labels.relabelling import Relabelled, Relabelling
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

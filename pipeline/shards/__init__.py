@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         AlteredCatalogError,
         Shard,
         checksum_of,
+        given_labels,
         hash_file,
     )
     from drawstream.pipeline.shards.checksum import member_checksum

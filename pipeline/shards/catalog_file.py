@@ -15,6 +15,7 @@ clean_label int64              only with label noise: the class before relabelli
 encoding   dictionary<string>  ``jpeg``, ``png``, ``webp``, or ``raw``: uint8 pixels, height × width × channels
 height     int32               pixels, as decoded (turned as the orientation rule says)
 width      int32               pixels
+given_label int64              only of relabelled shards: the class that the shard says, for ``verify``
 turn       int8                only where an image is turned: its EXIF orientation, 1 … 8; 1 as it is stored
 ========== =================== ==================================================================================
 
@@ -66,6 +67,7 @@ FILE = "catalog.parquet"
 ENCODINGS = ("jpeg", "png", "webp", "raw")  # append only: the positions enter the fingerprint
 RAW = ENCODINGS.index("raw")
 TURN = "turn"
+GIVEN = "given_label"
 METADATA = b"drawstream"
 SEAL = b"drawstream-hash"
 SCHEMA = pa.schema(
@@ -321,6 +323,13 @@ def read_file(file: Path, mapped: pa.Table | None = None, /) -> tuple[dict[str, 
     require(actual == expected, file, law)
     fields = [column.name for name in meta["fields"] for column in field_schema(name)]
     return meta, table.select([name for name in (*SCHEMA.names, TURN, *fields) if name in table.column_names])
+
+
+def given_labels(file: Path, /) -> NDArray[np.int64] | None:
+    """Return the classes that the shards of an opened catalog say, int64 (rows,); None where they are its labels."""
+    if GIVEN not in pq.read_schema(file).names:
+        return None
+    return pq.read_table(file, columns=[GIVEN], partitioning=None)[GIVEN].to_numpy()  # type: ignore[no-any-return]
 
 
 def _checked(meta: Any, file: Path) -> dict[str, Any]:

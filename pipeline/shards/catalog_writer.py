@@ -21,6 +21,7 @@ from drawstream.pipeline.shards.catalog_file import (
     ENCODINGS,
     FORMAT,
     FORMATS,
+    GIVEN,
     METADATA,
     SCHEMA,
     SEAL,
@@ -31,7 +32,7 @@ from drawstream.pipeline.shards.catalog_file import (
     list_array,
     seal,
 )
-from drawstream.pipeline.shards.keys import shard_stems, with_stems
+from drawstream.pipeline.shards.keys import as_texts, find_rows, shard_stems, with_stems
 from drawstream.pipeline.shards.names import check_keys, check_name
 from drawstream.samplers.files import write_atomically
 
@@ -110,6 +111,25 @@ class CatalogWriter:
         """Return the shard of a row."""
         return self.images[len(_IMAGE) * row]
 
+    def find(self, keys: Sequence[str], stems: Sequence[str], /) -> NDArray[np.int64]:
+        """Return the rows of keys with or without their shard's stem, int64 (n,), -1 where there is none.
+
+        Raises:
+            ValueError: A key without its stem that several shards have.
+        """
+        own, shard = pa.array(self.keys, pa.large_string()), np.array(self.images, np.int64)[:: len(_IMAGE)]
+        whole = with_stems(own, shard, stems)
+        if pc.count_distinct(own).as_py() == len(own):
+            return find_rows(as_texts(keys), own, lambda: whole)
+        return find_rows(as_texts(keys), whole, lambda: own)
+
+    def keep(self, kept: NDArray[np.bool_], /) -> None:
+        """Leave out the other rows."""
+        self.keys = [key for key, stays in zip(self.keys, kept.tolist(), strict=True) if stays]
+        for name in ("images", "members"):
+            values = np.array(getattr(self, name), np.int64).reshape(len(kept), -1)[kept]
+            setattr(self, name, array("q", values.tobytes()))
+
     def _check_raw(self, key: str, shape: tuple[int, int, int]) -> None:
         first, expected = self._raw = self._raw or (key, shape)
         if shape != expected:
@@ -127,6 +147,7 @@ class CatalogWriter:
         classes: Sequence[str],
         provenance: Mapping[str, Any],
         orientation: str = "exif",
+        given: NDArray[np.int64] | None = None,
     ) -> str:
         """Write the catalog under a temporary name, flush it to disk and rename it; return its fingerprint.
 
@@ -138,6 +159,7 @@ class CatalogWriter:
             classes: Names of the classes, or of the values.
             provenance: JSON values that say how the catalog was made.
             orientation: The rule by which images are turned, ``exif`` or ``stored``.
+            given: int64 (rows,), classes that the shards say, where they are not the labels.
 
         Raises:
             ValueError: No rows, gray raw images beside colour ones, or keys that stay alike with their shards' stems.
@@ -181,6 +203,7 @@ class CatalogWriter:
         if kind in ("multi", "value"):
             fields[SCHEMA.get_field_index("label")] = pa.field("label", arrays["label"].type)
         further = [(TURN, pa.array(columns[TURN], pa.int8()))] if (columns[TURN] != UPRIGHT).any() else []
+        further += [] if given is None else [(GIVEN, pa.array(given, pa.int64()))]
         further += self._further()
         fields += [pa.field(name, column.type) for name, column in further]
         text = json.dumps(meta, ensure_ascii=False).encode()

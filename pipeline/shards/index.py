@@ -22,10 +22,18 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import BadImage, BadImagesError, LeftOut
 from drawstream.pipeline.decoding import check_rule, dali_image
-from drawstream.pipeline.labels import EmptySampleError, Label, RowError, marks_array, values_array
+from drawstream.pipeline.labels import (
+    EmptySampleError,
+    Label,
+    Relabelling,
+    RowError,
+    marks_array,
+    values_array,
+)
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.catalog_file import FILE, Shard, hash_file
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
+from drawstream.pipeline.shards.keys import shard_stems
 from drawstream.pipeline.shards.labels import BY_DEFAULT, CLEAN, Selection, UnreadableImageError
 from drawstream.pipeline.shards.names import number_names
 from drawstream.pipeline.shards.tar import COMPRESSED, Remarks, Sample, mapped, samples
@@ -51,6 +59,8 @@ class IndexResult:
         notes: What else its user should know, a line each.
         bad: Samples whose image cannot be read and that were left out; their path is the shard's.
         fields: Samples that have each field, by its name.
+        changed: Labels that `relabel` changed.
+        dropped: Samples that it left out.
     """
 
     catalog: Path
@@ -61,6 +71,8 @@ class IndexResult:
     notes: tuple[str, ...]
     bad: tuple[BadImage, ...] = ()
     fields: dict[str, int] = field(default_factory=dict)
+    changed: int = 0
+    dropped: int = 0
 
 
 @dataclass(slots=True)
@@ -85,6 +97,7 @@ def index(
     out: str | os.PathLike[str] | None = None,
     classes: Sequence[str] | None = None,
     selection: Selection = BY_DEFAULT,
+    relabel: str | os.PathLike[str] | None = None,
     orientation: str = "exif",
     overwrite: bool = False,
     workers: int | None = 1,
@@ -99,6 +112,8 @@ def index(
         out: Folder for ``catalog.parquet``; by default the one that holds the shards.
         classes: Class names; by default the numbers, or the names found, sorted.
         selection: Which members are image and label.
+        relabel: `relabel.json` of `drawstream suspects`: the catalog has the labels that it says, and not the samples
+            that its review dropped. Shards stay as they are.
         orientation: ``exif``: images are turned as their first EXIF block says; ``stored``: they are not.
         overwrite: Replace an existing catalog.
         workers: Processes that read shards at once; None: as many as there are cores and work for them. The catalog is
@@ -118,6 +133,7 @@ def index(
             are named.
     """
     check_rule(orientation)
+    relabelling = _read_list(relabel, selection)
     paths, root = _check_paths(shards, out, overwrite)
     if workers is None:
         workers = suitable_workers(sum(path.stat().st_size for path in paths if path.is_file()))
@@ -143,28 +159,57 @@ def index(
     if dry_run:
         return root / FILE
     counts = _field_counts(rows, left_out, root)
-    names: tuple[str, ...] = ()
-    numbers = truth = None
-    if selection.kind in ("multi", "value"):
-        names, numbers = _labels_of(selection.kind, taken, rows, classes)
-    elif selection.labelled:
-        names, numbers, truth = _class_numbers(taken, rows, classes, root)
+    names, numbers, truth = _labels_of(selection, taken, rows, classes, root)
+    found: tuple[Any, Any, Any, dict[str, Any]] = numbers, truth, None, {}
+    if relabelling and numbers is not None:
+        found = _relabel(relabelling, rows, numbers, truth, names, root, [path for path, _ in taken])
+    numbers, truth, given, made = found
     notes = _notes(taken, numbers, root)
     root.mkdir(parents=True, exist_ok=True)
     if finish:
         notes += [] if dali_image.parser() else [dali_image.WITHOUT]
         sizes = len(rows.keys), len(taken), len(names)
-        finish(IndexResult(root / FILE, *sizes, left_out, tuple(notes), tuple(bad), counts))
+        changes = [made.get("relabel", {}).get(name, 0) for name in ("changed", "dropped")]
+        finish(IndexResult(root / FILE, *sizes, left_out, tuple(notes), tuple(bad), counts, *changes))
     rows.save(
         root / FILE,
         numbers,
         truth,
         shards=[Shard(Path(os.path.relpath(path, root)).as_posix(), part.size, part.hash) for path, part in taken],
         classes=names,
-        provenance={"by": "index"} | selection.as_json(),
+        provenance={"by": "index"} | selection.as_json() | made,
         orientation=orientation,
+        given=given,
     )
     return root / FILE
+
+
+def _read_list(path: str | os.PathLike[str] | None, selection: Selection) -> Relabelling | None:
+    if path is None:
+        return None
+    if selection.kind not in (None, "class") or not selection.labelled:
+        raise ValueError(f"{Path(path)}: changes classes, but the labels are others: leave it out (--relabel)")
+    return Relabelling.read(Path(path))
+
+
+def _relabel(
+    relabelling: Relabelling,
+    rows: CatalogWriter,
+    labels: NDArray[np.int64],
+    truth: NDArray[np.int64] | None,
+    classes: Sequence[str],
+    root: Path,
+    shards: Sequence[Path],
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, NDArray[np.int64], dict[str, Any]]:
+    """Leave rows out; return the new labels, the true ones, those of the shards, and what the catalog keeps of it."""
+    stems = shard_stems([os.path.normpath(path.absolute()) for path in shards])
+    done = relabelling.apply(lambda keys: rows.find(keys, stems), labels, classes, str(root))
+    gone = [[rows.shard(row), rows.keys[row]] for row in np.flatnonzero(~done.kept).tolist()]
+    made = relabelling.provenance(done)
+    made["relabel"] |= {"left_out": gone}
+    rows.keep(done.kept)
+    truth = None if truth is None else truth[done.kept]
+    return done.labels[done.kept], truth, labels[done.kept], made
 
 
 def _check_taken(
@@ -376,15 +421,24 @@ def _compact(labels: list[Any]) -> Labels:
 
 
 def _labels_of(
-    kind: str, taken: Sequence[tuple[Path, _Part]], rows: CatalogWriter, classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """Return names and labels of the kind multi or value."""
+    selection: Selection,
+    taken: Sequence[tuple[Path, _Part]],
+    rows: CatalogWriter,
+    classes: Sequence[str] | None,
+    root: Path,
+) -> tuple[tuple[str, ...], NDArray[Any] | None, NDArray[np.int64] | None]:
+    """Return names, labels and true labels."""
+    if not selection.labelled:
+        return (), None, None
+    if selection.kind not in ("multi", "value"):
+        return _class_numbers(taken, rows, classes, root)
     labels = list(chain.from_iterable(part.labels for _, part in taken))
     try:
-        return marks_array(labels, classes) if kind == "multi" else values_array(labels, classes)
+        found = marks_array(labels, classes) if selection.kind == "multi" else values_array(labels, classes)
     except RowError as error:
         where = f"{taken[rows.shard(error.row)][0]}: sample {rows.keys[error.row]!r}"
         raise ValueError(f"{where}: {error}") from None
+    return *found, None
 
 
 def _class_numbers(

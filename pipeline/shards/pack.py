@@ -13,8 +13,7 @@ the shards from end to end meets mixed classes. The same input gives the same sh
 
 import io
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from drawstream.pipeline import MOST_SHOWN, BadImage, BadImagesError
 from drawstream.pipeline.decoding import ImageInfo, Largest, check_rule
-from drawstream.pipeline.labels import TYPES, Kind, broken_law, kind_of
+from drawstream.pipeline.labels import Kind, Relabelling, broken_law, kind_of
 from drawstream.pipeline.shards.catalog import Catalog
 from drawstream.pipeline.shards.catalog_file import FILE, Shard
 from drawstream.pipeline.shards.catalog_writer import CatalogWriter
@@ -44,6 +43,7 @@ from drawstream.pipeline.sources import (
     TableSource,
     check_boxes,
     field_names,
+    hash_source,
     open_source,
     read_fields,
     stored_images,
@@ -74,6 +74,8 @@ class PackOptions:
         label_noise: Labels with wrong ones, int64 (rows,), in place of the source's; or the share R of every class that
             is relabelled uniformly into the other classes, in [0, 1). Of classes without ``clean_labels``.
         noise_holdout: Wrong labels in the holdout too; by default it has its true labels, as in the papers.
+        relabel: `relabel.json` of `drawstream suspects`: labels are changed, after label noise, and rows that its
+            review dropped are left out. Which rows are held out, and their order, do not depend on it.
         orientation: ``exif``: images are turned as their first EXIF block says; ``stored``: they are not.
         overwrite: Replace an earlier pack in the folder; any other filled folder is still refused.
     """
@@ -93,6 +95,7 @@ class PackOptions:
     long_tail: float | None = None
     label_noise: float | NDArray[np.int64] = 0.0
     noise_holdout: bool = False
+    relabel: str | os.PathLike[str] | None = None
     orientation: str = "exif"
     overwrite: bool = False
 
@@ -133,6 +136,8 @@ class PackResult:
         bad: Images that could not be read and were left out.
         class_rows: Rows of each class in ``train``, by its label; its true one, where some are wrong. None of values.
         resized: Images that were stored smaller, of both.
+        changed: Labels of both that `relabel` changed.
+        dropped: Rows that it left out.
         ran: False where an earlier pack of the same source and options was found finished.
     """
 
@@ -146,6 +151,8 @@ class PackResult:
     ran: bool = True
     class_rows: tuple[int, ...] = ()
     resized: Resized = field(default_factory=Resized)
+    changed: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +221,9 @@ def pack(
     if dry_run:
         held = out / "holdout" if settings.holdout else None
         counts = _class_rows(parts[0].labels, parts[0].clean, len(source.classes))
-        sizes = (rows - settings.holdout, settings.holdout, 0, 0)
-        return PackResult(out / parts[0].name, held, *sizes, unread, ran=False, class_rows=counts)
+        sizes = (len(parts[0].rows), rows - len(parts[0].rows), 0, 0)
+        told = _relabel_counts([part.origin for part in parts])
+        return PackResult(out / parts[0].name, held, *sizes, unread, ran=False, class_rows=counts, **told)
     done = count(1)
 
     def tick() -> None:
@@ -257,7 +265,7 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
     """Choose the rows of each catalog and relabel them."""
     classes = source.labels if source.labels.ndim == 1 else np.zeros(len(source), np.int64)  # else all are alike
     order = stratified_order(classes, seed=options.seed)
-    made = {"by": "pack", "source": source.name, "rows": len(source), "listing": _listing(source)}
+    made = {"by": "pack", "source": source.name, "rows": len(source), "listing": hash_source(source)}
     made |= {name: getattr(options, name) for name in _RECORDED}
     made |= {"fields": list(names)} if (names := field_names(source)) else {}
     if isinstance(source, DatasetSource | TableSource) and source.fields:
@@ -287,7 +295,32 @@ def _parts(source: Source, options: PackOptions, rows: int) -> list[_Part]:
             noisy, clean = (labels, true[part]) if wrong else (true[part], None)
             origin["clean_labels"] = "beside" if wrong else "instead"
         parts.append(_Part(name if held else "", part, noisy, clean, origin))
-    return parts
+    return parts if options.relabel is None else _relabelled(source, parts, Path(options.relabel))
+
+
+def _relabelled(source: Source, parts: Sequence[_Part], file: Path) -> list[_Part]:
+    """Return the parts with labels changed and rows left out as a `relabel.json` says."""
+    _require_classes(source, "changed labels (--relabel)")
+    relabelling = Relabelling.read(file)
+    known = {source.key(row) for row in range(len(source))}
+    found = []
+    for part in parts:
+        at = {source.key(row): i for i, row in enumerate(part.rows.tolist())}
+
+        def find(keys: Sequence[str], at: dict[str, int] = at) -> NDArray[np.int64]:
+            return np.array([at.get(key, -1) for key in keys], np.int64)
+
+        done = relabelling.apply(find, part.labels, source.classes, source.name, absent=known.__contains__)
+        clean, kept = part.clean if part.clean is None else part.clean[done.kept], done.kept
+        origin = part.origin | relabelling.provenance(done)
+        found.append(_Part(part.name, part.rows[kept], done.labels[kept], clean, origin))
+    return found
+
+
+def _relabel_counts(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many labels were changed and rows left out, of all parts."""
+    each = [made.get("relabel", {}) for made in provenances]
+    return {name: sum(int(counts.get(name, 0)) for counts in each) for name in ("changed", "dropped")}
 
 
 _RECORDED_KIND: dict[Kind, dict[str, str]] = {  # as `Selection` says which member has the labels of a shard
@@ -324,26 +357,6 @@ def _noise(source: Source, options: PackOptions) -> tuple[NDArray[Any], NDArray[
     return given, source.labels, 0.0, f"labels {mark}"
 
 
-def _listing(source: Source) -> str:
-    """A hash over keys, labels and classes, and size and time of its files: tells two states apart."""
-    state = xxhash.xxh3_128("\n".join(source.classes).encode())
-    kept = TYPES[kind_of(source.labels)].newbyteorder("<")
-    state.update(np.ascontiguousarray(source.labels, dtype=kept).data)
-    if isinstance(source, ArraySource) and source.clean_labels is not None:
-        state.update(np.ascontiguousarray(source.clean_labels, dtype="<i8").data)
-    for begin in range(0, len(source), 10_000):
-        keys = [source.key(row) for row in range(begin, min(begin + 10_000, len(source)))]
-        state.update("".join(f"\n{key}" for key in keys).encode())
-    files = list(getattr(source, "files", ()))
-    if isinstance(source, FolderSource):
-        files += [source.field_file(row, name) for name in source.fields for row in range(len(source))]
-    for file in files:
-        with suppress(OSError):  # a file that is gone since is named where it is read
-            found = file.stat()
-            state.update(b"%d %d\n" % (found.st_size, found.st_mtime_ns))
-    return state.hexdigest()
-
-
 def _result(
     out: Path, parts: Sequence[_Part], folder: Path, bad: Sequence[BadImage] = (), ran: bool = True
 ) -> PackResult:
@@ -360,6 +373,7 @@ def _result(
         bad=tuple(bad),
         ran=ran,
         class_rows=_class_rows(train.label, train.clean_label, train.num_classes),
+        **_relabel_counts([catalog.provenance for catalog in catalogs]),
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.clean import Mixture, fit_mixture, rescaled
     from drawstream.samplers.methods.coreset import forgetting_coreset, highest_coreset, k_center, random_coreset
     from drawstream.samplers.methods.dlis import DLIS
+    from drawstream.samplers.methods.folds import fold_numbers
     from drawstream.samplers.methods.importance import clip_weights, normalize_weights
     from drawstream.samplers.methods.infobatch import InfoBatch
     from drawstream.samplers.methods.psgd import CSGD, PSGD
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from drawstream.samplers.methods.rho import RHOLoss
     from drawstream.samplers.methods.selection import BatchSelector, OrderedSGD, Selected, SelectiveBackprop
     from drawstream.samplers.methods.soft_cap import SoftCap
+    from drawstream.samplers.methods.state import check_array, check_identity
     from drawstream.samplers.methods.visits import (
         FULL,
         IGNORED,

@@ -87,10 +87,12 @@ class SwiftAgent:
     Attributes:
         space: The cube.
         proposals: Agent, seed, and the rest; its space is not read.
+        more: Points that come behind the designed starts.
     """
 
     space: Space
     proposals: Proposals = Proposals()
+    more: tuple[Point, ...] = ()
 
     def round_of(self, number: int, /) -> tuple[int, int]:
         """First candidate of the round of candidate `number`, and first of the next round."""
@@ -126,4 +128,4 @@ class SwiftAgent:
         return list(optuna_agents.suggest(name, points, scores, seed=seed, count=count))
 
     def _starts(self) -> list[Point]:
-        return self.space.starts() if self.proposals.starts else []
+        return [*self.space.starts(), *self.more] if self.proposals.starts else []

@@ -63,6 +63,7 @@ def search_swift(
     mass: str | None = "grad_norm",
     transform: Transform = "cgf",
     proposals: Proposals = Proposals(),
+    starts: Sequence[SwiftParams] = (),
     guard: Guard = Guard(),
     workers: Workers = Workers(),
     study: Study = Study(),
@@ -81,6 +82,7 @@ def search_swift(
         mass: Column of gradient norms, for transform "cgf".
         transform: "cgf" (the paper) or "cdf".
         proposals: How many candidates, and which.
+        starts: Candidates to begin with, behind the designed ones, such as P(clean) (`features.clean_starts`).
         guard: How the best of them are confirmed.
         workers: Where candidates run; more than a round of them are of no use.
         study: Where trials are kept, and what must be equal for a study to go on.
@@ -94,7 +96,8 @@ def search_swift(
     """
     notes, identity = without_secrets(_plain("provenance", study.provenance)), _plain("identity", study.identity)
     fit = SwiftFit(columns, features=features, mass=mass, transform=transform)
-    agent = SwiftAgent(Space(proposals.space, len(fit.features), proposals.segments), proposals)
+    space = Space(proposals.space, len(fit.features), proposals.segments)
+    agent = SwiftAgent(space, proposals, tuple(map(space.encode, starts)))
     read = [*fit.features, *([mass] if transform == "cgf" and mass else [])]
     settings = {
         "features": list(fit.features),
@@ -104,6 +107,7 @@ def search_swift(
         "rows": fit.rows,
         "columns": _content(columns, read),
         **({"identity": identity} if identity else {}),
+        **({"more_starts": [asdict(each) for each in starts]} if starts else {}),
     }
     del settings["trials"]  # a larger budget goes on with the same study
     all_settings = settings | {"provenance": notes}

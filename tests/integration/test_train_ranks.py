@@ -221,7 +221,7 @@ def test_a_killed_process_changes_nothing(data, tmp_path, one_thread):
     require_same(tmp_path / "whole", tmp_path / "killed", 2)
 
 
-METHODS = ("p", "sb", "osgd", "first")
+METHODS = ("p", "sb", "osgd", "clean", "first")
 MORE = ("infobatch", "dlis", "rho")
 SCRIPT = """
 import json, sys
@@ -231,7 +231,7 @@ import numpy as np
 import torch
 
 from drawstream import IndexStream, Selected
-from drawstream.tools.training.methods.plan import Budget, Inputs, LoopParts, TrainingPlan
+from drawstream.tools.training.methods.plan import Budget, Clean, Inputs, LoopParts, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS
 from drawstream.tools.training.ranks import join_ranks, leave_ranks
 from drawstream.tools.training.setup import Setup
@@ -265,6 +265,7 @@ ranks = join_ranks("cpu")
 setup = Setup(catalog, "mlp", global_batch=24, ranks=ranks)
 N = len(setup.data)
 given = {"rows": N, "epochs": 3, "budget": Budget(0.4), "seed": 5, "global_batch": 24}
+given |= {"labels": lambda: setup.data.label, "classes": 10, "clean": Clean(refresh=1)}
 found = {}
 for name in names:
     for stop in (False, True):

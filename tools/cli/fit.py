@@ -5,7 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from drawstream.tools.cli.features import TableOptions
-from drawstream.tools.cli.options import CATALOG, MODEL, MODELS, ClassesOptions, FrozenOptions, ResultOptions, place
+from drawstream.tools.cli.options import (
+    CATALOG,
+    MODEL,
+    MODELS,
+    ClassesOptions,
+    DryRunOptions,
+    FrozenOptions,
+    JobOptions,
+    RecipeOptions,
+    ResultOptions,
+    TrainedOptions,
+    place,
+    run_job,
+)
 from drawstream.tools.runs import FINITE, argument, finish, option
 
 if TYPE_CHECKING:
@@ -42,16 +55,28 @@ class FitOptions(TableOptions, FrozenOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuspectsOptions(TableOptions):
-    """Options of `suspects`."""
+class SuspectsOptions(TableOptions, TrainedOptions, RecipeOptions, JobOptions):
+    """Options of `suspects`; how a model is trained goes with --folds."""
 
+    table: Path | None = argument(  # type: ignore[assignment]
+        "Folder of a feature table that a training tracked; none with --folds.", None
+    )
     out: Path = option(..., "Folder to write.", "--out", "-o")
+    folds: int | None = option(
+        None,
+        "Train so many times, each on the rows of the other folds, and rank by predictions for rows that a model was "
+        "not trained on; with --model, --epochs and the rest as in train.",
+        within=(2, 1000),
+    )
     method: Literal["margin", "confident", "loss", "agreement"] = option(
         "margin",
         "Score by the averaged margin, by confident learning (margin over thresholds of the classes), by the averaged "
         "loss, or by the mean of their ranks (agreement).",
     )
     drop: float = option(0.5, "Drop rows whose label is wrong with at least this probability.", within=(0, 1))
+    relabel: float | None = option(
+        None, "Give rows whose label is wrong with at least this probability the suggested one.", within=(0, 1)
+    )
     images: int = option(200, "Images on the page.", within=(1, 10**4))
     review: Path | None = option(None, "Follow the decisions that the page saved (review.json).")
 
@@ -120,18 +145,52 @@ def suspects(given: SuspectsOptions) -> None:
     """List the rows whose label is probably wrong, from one training that was tracked; a page to review them.
 
     Example: drawstream suspects tracked --catalog data/train -o suspects
+
+    From five trainings, by predictions for rows that a model was not trained on:
+    drawstream suspects --catalog data/train -o suspects --folds 5 --model resnet8 --epochs 15
     """
+    if not given.catalog:
+        raise ValueError("suspects are named by their catalog: give it with --catalog")
+    if given.folds is None:
+        _no_training(given)
+        _list_suspects(given, given.open())
+        return
+    if given.table is not None or given.join:
+        other = f"the table {given.table}" if given.table is not None else "--join"
+        raise ValueError(f"--folds makes the table by trainings of its own: leave out {other}")
+    from drawstream.tools.estimate import estimate_folds
+    from drawstream.tools.jobs import FoldsJob, folds_job
+    from drawstream.tools.training import join_ranks
+
+    ranks = join_ranks(given.device)
+    job = FoldsJob(given.setup(ranks=ranks), given.recipe(), given.out, given.folds)
+    table = run_job(given, ranks, job, estimate_folds, folds_job)
+    if table is not None:
+        _list_suspects(given, table)
+
+
+def _no_training(given: SuspectsOptions) -> None:
+    """Refuse options of a training where there is none."""
+    if given.table is None:
+        raise ValueError("suspects are told by a training: give its table (train --track), or train with --folds 5")
+    own = {each.name for base in (TableOptions, ResultOptions) for each in fields(base)}
+    trained = {each.name for base in (TrainedOptions, RecipeOptions, DryRunOptions) for each in fields(base)}
+    given.refuse_typed(sorted(trained - own), "--folds, which trains")
+
+
+def _list_suspects(given: SuspectsOptions, table: "FeatureTable") -> None:
+    """Write list, weights and page, and say what was found."""
     from drawstream.pipeline.shards import Catalog
     from drawstream.tools.suspects import write_suspects
 
-    if not given.catalog:
-        raise ValueError("suspects are named by their catalog: give it with --catalog")
-    table, catalog = given.open(), Catalog.open(given.catalog, classes=given.classes)
-    how: dict[str, Any] = {name: getattr(given, name) for name in ("method", "drop", "images", "review")}
+    catalog = Catalog.open(given.catalog, classes=given.classes)
+    how: dict[str, Any] = {name: getattr(given, name) for name in ("method", "drop", "relabel", "images", "review")}
     record = write_suspects(table, catalog, given.out, **how)
     low, high = record["interval"]
     share = f"{record['wrong_share']:.1%} of {record['rows']:,} labels are probably wrong ({low:.1%} to {high:.1%})"
-    finish(record, given.json_path, f"{share}; {record['dropped']} rows dropped: {given.out / 'suspects.html'}")
+    done = f"{record['dropped']} rows dropped"
+    done += f", {record['relabelled']} relabelled" if record["relabelled"] else ""
+    finish(record, given.json_path, f"{share}; {done}: {given.out / 'suspects.html'}")
 
 
 def duplicates(given: DuplicatesOptions) -> None:

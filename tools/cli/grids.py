@@ -115,9 +115,10 @@ class NoiseGrid(LevelsGrid, CatalogOptions):
     )
     methods: tuple[str, ...] | None = option(
         None,
-        "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, drop, reed-soft, "
-        "reed-hard, l2rw, mentornet-pd, mentornet-dd, clean-only (by default all of these), swift-gp, swift-gp-cgf "
-        "(without designed candidates), swift-paper (its exact protocol); and the sets agents, segments, candidates.",
+        "Methods to run, comma list: uniform, swift, swift-cgf, swift-random, swift-reinforce, clean, suspects, drop, "
+        "reed-soft, reed-hard, l2rw, mentornet-pd, mentornet-dd, clean-only (by default all of these), swift-gp, "
+        "swift-gp-cgf (without designed candidates), swift-paper (its exact protocol), clean-loss, clean-class, "
+        "clean-refit; and the sets agents, segments, candidates.",
     )
     segments: tuple[int, ...] = option((), "Run each search with these numbers of segments (swift-s6).", within=(1, 32))
     trials: tuple[int, ...] = option((), "Run each search with these numbers of candidates (swift-20).", within=COUNT)

@@ -25,7 +25,7 @@ from drawstream.tools.runs import (
 )
 
 if TYPE_CHECKING:
-    from drawstream.pipeline.shards import PackResult
+    from drawstream.pipeline.shards import IndexResult, PackResult
 
 _FIELDS = "Captions, masks, boxes … beside the images to take, by extension, such as txt,json,seg.png; repeatable."
 _KIND = "One class of each image, several (multi), numbers (value), or none."
@@ -40,6 +40,9 @@ class ImageOptions(ResultOptions):
         "exif", "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
     )
     skip_bad: Path | None = option(None, "Leave out images that cannot be read, and list them in this file (JSON).")
+    relabel: Path | None = option(
+        None, "Change the labels that this relabel.json of `drawstream suspects` names; leave out what a review drops."
+    )
     overwrite: bool = option(False, "Replace an earlier catalog.")
     dry_run: bool = option(
         False, "Check the images' source and the place of the catalog; write nothing.", "--dry-run", decides=False
@@ -143,7 +146,7 @@ def pack(given: PackOptions) -> None:
         )
     told = tell_source(opened)
     passed = ("encoding", "quality", "max_side", "short_side", "boxes", "orientation", "limit", "holdout")
-    drawn = ("long_tail", "noise_seed", "seed")
+    drawn = ("long_tail", "noise_seed", "seed", "relabel")
     options: dict[str, Any] = {name: getattr(given, name) for name in (*passed, *drawn)}
     options["label_noise"] = label_noise(given.label_noise)
     options |= {"overwrite": given.overwrite, "skip_bad": skip_bad is not None}
@@ -151,7 +154,7 @@ def pack(given: PackOptions) -> None:
         planned = run(opened, out, dry_run=True, **options)
         rows = planned.rows + planned.holdout_rows
         text = f"a dry run, nothing was written: {rows} images would be packed into {out}"
-        text += tail_line(given.long_tail, planned.class_rows, opened.classes)
+        text += tail_line(given.long_tail, planned.class_rows, opened.classes) + _changes(planned, given)
         text += f"; {len(planned.bad)} whose labels cannot be read are left out" if planned.bad else ""
         finish({"job": "pack", "dry_run": True, "out": str(out), "rows": rows}, given.json_path, text)
         return
@@ -193,9 +196,17 @@ def _summary(packed: "PackResult", given: PackOptions, classes: Sequence[str]) -
     text += tail_line(given.long_tail, packed.class_rows, classes)
     if given.max_side or given.short_side:
         text += f"; {packed.resized}"
+    text += _changes(packed, given)
     if packed.bad:
         text += f"; {len(packed.bad)} that cannot be read were left out: {given.skip_bad}"
     return text
+
+
+def _changes(done: "PackResult | IndexResult", given: ImageOptions) -> str:
+    """Return what --relabel did, as the end of a line."""
+    if given.relabel is None:
+        return ""
+    return f"; {done.changed} labels changed and {done.dropped} images left out by {given.relabel}"
 
 
 def index(given: IndexOptions) -> None:
@@ -218,19 +229,22 @@ def index(given: IndexOptions) -> None:
     shards = given.shards[0] if len(given.shards) == 1 else given.shards
     result: dict[str, Any] = {}
     lines: list[str] = []
+    ends: list[str] = []
 
     def record(done: IndexResult) -> None:
         counts: dict[str, Any] = {"rows": done.rows, "shards": done.shards, "classes": done.classes}
         counts["fields"] = done.fields
         counts |= {} if given.label_kind is None else {"label_kind": given.label_kind}
+        counts |= {} if given.relabel is None else {"changed": done.changed, "dropped": done.dropped}
         counts["bad"] = [asdict(each) for each in done.bad]
         result.update(catalog=str(done.catalog), **counts, left_out=done.left_out.as_json(), notes=list(done.notes))
+        ends.append(_changes(done, given))
         lines.extend([*done.notes, *(f"not taken: {line}" for line in done.left_out.lines)])
         if skip_bad is not None:
             list_bad(skip_bad, done.catalog.parent, done.bad)
         write_record(done.catalog.parent / "catalog.json", "index", {**result, "catalog": done.catalog})
 
-    passed = ("out", "orientation", "overwrite", "workers", "dry_run")
+    passed = ("out", "relabel", "orientation", "overwrite", "workers", "dry_run")
     options: dict[str, Any] = {name: getattr(given, name) for name in passed}
     try:
         with Progress("index", "shards") as progress:
@@ -249,6 +263,7 @@ def index(given: IndexOptions) -> None:
     text = f"{result['rows']} images in {result['shards']} shards, {classes}: {result['catalog']}"
     for name, samples in result["fields"].items():
         text += f"; .{name} of {samples}"
+    text += "".join(ends)
     if result["bad"]:
         text += f"; {len(result['bad'])} that cannot be read were left out: {skip_bad}"
     finish(result, given.json_path, text)

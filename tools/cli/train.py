@@ -61,6 +61,11 @@ class TrainOptions(
     repeat_threshold: float = option(
         0.001, "Share of the images below which repeat-factors repeats a class.", within=(0, 1)
     )
+    refresh: int | None = option(
+        None, "Epochs between two fits of clean to what this training has seen; 3.", within=(1, 10**6)
+    )
+    clean_score: Literal["margin", "loss"] | None = option(None, "Score labels of clean by this average; margin.")
+    per_class: bool = option(False, "Fit clean to the scores of each class, not of all rows.", "--per-class")
     table: Path | None = option(None, "Read the sampler's features from this table.")
     column: str | None = option(
         None, "Column of a file of weights (weight), or of the table: rho's (loss), soft-cap's or coreset-column's."
@@ -107,7 +112,15 @@ def train(given: TrainOptions) -> None:
     from drawstream.tools.estimate import estimate_training
     from drawstream.tools.jobs import TrainingJob, train_job
     from drawstream.tools.training import join_ranks
-    from drawstream.tools.training.methods import Balance, Budget, Sampling, filtering_of, read_mixture, sampler_of
+    from drawstream.tools.training.methods import (
+        Balance,
+        Budget,
+        Clean,
+        Sampling,
+        filtering_of,
+        read_mixture,
+        sampler_of,
+    )
 
     method = METHODS.get(given.sampler or "")
     embedding = given.score_weights if method and "score_weights" in method.options else None
@@ -125,7 +138,7 @@ def train(given: TrainOptions) -> None:
     setup = given.setup(ranks=ranks, reading=pick(Reading, given), **data)
     source: dict[str, Any] = {"sampler": sampler_of(given.sampler), "join": tuple(given.join), "mixture": mixture}
     capped = 1 if filtering or given.crop_factor is None else given.crop_factor
-    source["balance"] = pick(Balance, given)
+    source |= {"balance": pick(Balance, given), "clean": pick(Clean, given)}
     sampling = pick(Sampling, given, **source, budget=budget, crop_factor=capped, score_weights=embedding)
     job = TrainingJob(
         setup, recipe, sampling, given.out, track=given.track, grand=given.track_grand, filtering=filtering
@@ -138,6 +151,10 @@ def train(given: TrainOptions) -> None:
 def _summary(record: dict[str, Any]) -> str:
     text = f"{record['method']}, {record['recipe']['epochs']} epochs in {record['seconds']:.1f} s"
     text += f", {record['wait_share']:.1%} of it waiting for data; effective budget {record['effective_budget']:.3f}"
+    if record.get("clean"):
+        found = record["clean"][-1]
+        text += f"; {found['wrong_share'] or 0:.1%} of the labels are probably wrong"
+        text += ", too few to draw other than uniformly" if found["uniform"] else ""
     if record["bad_samples"]:
         text += f"; {len(record['bad_samples'])} bad images were substituted (listed in run.json)"
     if "result" in record:

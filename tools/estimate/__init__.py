@@ -9,6 +9,6 @@ if TYPE_CHECKING:
     from drawstream.tools.estimate.probe import Probe, scratch_folder
     from drawstream.tools.estimate.search import estimate_auto, estimate_swift
     from drawstream.tools.estimate.stages import Estimate, Stage, tell
-    from drawstream.tools.estimate.training import estimate_extraction, estimate_training
+    from drawstream.tools.estimate.training import estimate_extraction, estimate_folds, estimate_training
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -11,7 +11,7 @@ from drawstream.pipeline import Loader
 from drawstream.samplers.orders import Sequential
 from drawstream.tools.estimate.probe import LIMIT, Probe, scratch_folder, seconds_of
 from drawstream.tools.estimate.stages import Estimate, Stage, finished
-from drawstream.tools.jobs import FeaturesJob, TrainingJob, prepare_extraction, prepare_training
+from drawstream.tools.jobs import FeaturesJob, FoldsJob, TrainingJob, prepare_extraction, prepare_training
 from drawstream.tools.training import EVAL_BATCH, Amp, Ranks, Setup, evaluate
 
 FEW = 32  # images that a probe begins with
@@ -39,6 +39,18 @@ def estimate_training(job: TrainingJob, /) -> Estimate:
     training.close()
     notes = [f"{out / 'checkpoint.pt'}: {done} epochs are done and would not be done again"] if done else []
     return Estimate("train", out, tuple(stages), (*notes, *place_notes(setup, setup.ranks)))
+
+
+def estimate_folds(job: FoldsJob, /) -> Estimate:
+    """Check and estimate `folds_job`: the trainings that are not finished, as many times the first of them."""
+    trainings = job.trainings
+    left = [each for each in trainings if not (each.out / "run.json").exists()]
+    if not left and (job.out / "folds.json").exists():
+        return finished("suspects", job.out / "folds.json")
+    one = estimate_training(left[0] if left else trainings[0])
+    stages = tuple(stage.times(len(left), f"{len(left)} folds") for stage in one.stages)
+    notes = ("the predictions for the rows, one pass over all of them, are not in it",)
+    return Estimate("suspects", job.out, stages, (*one.notes, *notes))
 
 
 def evaluation_seconds(model: nn.Module, loader: Loader, amp: Amp, /) -> float:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drawstream.features import find_suspects
+from drawstream.features.suspects import NEEDED, clean_starts
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline import plain
 from drawstream.pipeline.workers import Workers
-from drawstream.samplers.swift import Transform, requested_columns
+from drawstream.samplers.swift import SwiftFit, SwiftParams, Transform, requested_columns
 from drawstream.search import Objective
 from drawstream.search.swift import Guard, Proposals, Study, search_swift, sqlite_url
 from drawstream.tools.runs import (
@@ -79,11 +81,12 @@ class SearchJob:
 class Searching(NamedTuple):
     """A search, opened and checked.
 
-    `columns` are its table's, `study` knows table and job, `settings` (with the identity) and `record` (if finished)
-    are those of `search.json`.
+    `columns` are its table's, `starts` candidates near P(clean), `study` knows table and job, `settings` (with the
+    identity) and `record` (if finished) are those of `search.json`.
     """
 
     columns: dict[str, NDArray[np.float32]]
+    starts: list[SwiftParams]
     study: Study
     settings: dict[str, Any]
     record: dict[str, Any] | None
@@ -111,7 +114,23 @@ def prepare_search(job: SearchJob, /) -> Searching:
     names = dict.fromkeys(requested_columns(job.features, MASS, job.transform))
     columns = {} if record else table.columns(*names)
     study = replace(job.study, provenance=origin(table) | drawn, identity=settings["identity"])
-    return Searching(columns, study, settings, record)
+    starts = _clean_starts(job, table, columns) if columns and job.proposals.starts else []
+    return Searching(columns, starts, study, settings, record)
+
+
+def _clean_starts(job: SearchJob, table: FeatureTable, columns: dict[str, NDArray[np.float32]]) -> list[SwiftParams]:
+    """Samplers near P(clean), where the table is of a tracked training and the search reads its margin or loss."""
+    score = next((name for name in ("margin", "loss") if name in job.features), None)
+    if score is None or not all(name in table.names for name in NEEDED) or np.ptp(columns[score]) == 0:
+        return []
+    found = find_suspects(table, job.setup.data.num_classes, method="margin" if score == "margin" else "loss")
+    count, at = len(job.features), job.features.index(score)
+    rising = SwiftParams(
+        tuple(float(k == at) for k in range(count)), (0.5,), (0.0, 0.5, 1.0)
+    )  # its H leaves T as it is
+    fitted = SwiftFit(columns, features=job.features, mass=MASS, transform=job.transform)
+    positions = fitted.sampler(rising).score(columns)
+    return clean_starts(found, positions, segments=job.proposals.segments, features=count, feature=at)
 
 
 def search_job(job: SearchJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
@@ -120,7 +139,7 @@ def search_job(job: SearchJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     Raises:
         ValueError: The table lacks columns or is of another catalog, or `out` holds another search.
     """
-    columns, study, settings, record = prepare_search(job)
+    columns, starts, study, settings, record = prepare_search(job)
     out, path = job.out, job.out / "search.json"
     if record is not None:
         return reuse(path, record)
@@ -140,7 +159,8 @@ def search_job(job: SearchJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
                 watch.step(done, event["runs"], {"confirmation": value, "best": best})
                 progress.update(done, event["runs"], "confirming")
 
-        result = search_swift(columns, job.objective, **job.law, workers=job.workers, study=study, progress=show)
+        given = {**job.law, "starts": starts, "workers": job.workers, "study": study}
+        result = search_swift(columns, job.objective, **given, progress=show)
     result.sampler.save(out / "sampler.json")
     found = {
         "sampler": out / "sampler.json",

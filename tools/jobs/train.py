@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from drawstream.features import Tracker, named_classes
+from drawstream.features import CleanSampler, Tracker, named_classes
 from drawstream.features.table import part_path
 from drawstream.pipeline import CropFilter, Loader, plain
 from drawstream.pipeline.shards import Catalog, claimed
@@ -143,7 +143,8 @@ def prepare_training(job: TrainingJob, /) -> Training:
     kept = sampling.rows(setup)
     full, recipe = sampling.images(setup, kept) * recipe.epochs, recipe.shortened(planned.epochs)
     crops = filtering.apply(setup, loader) if filtering else None
-    tracker = _tracker(job)
+    own = isinstance(planned.parts.learner, CleanSampler) and not job.grand  # it tracks for itself
+    tracker = None if own else _tracker(job)
     model = setup.build(recipe.seed)
     mix = setup.mix(recipe.seed, selected=planned.parts.selector is not None)
     parts = replace(planned.parts, mix=mix, mix_first=setup.mix_order == "paper", tracker=tracker)
@@ -163,6 +164,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
             "augment": setup.augment,
             **sampling.identity(setup),
             "crop_model": None if filtering is None else model_identity(filtering.model or setup.model),
+            "tracked": job.track is not None,
             "quarantine": quarantine_hash(setup.reading.quarantine, setup.data),
         },
     )
@@ -221,7 +223,8 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         training.close()
         return reuse(path, training.record, quiet=not ranks.writes)
     settings, loader, model, epochs = training.settings, training.loader, training.model, training.recipe.epochs
-    tracker = training.planned.parts.tracker
+    learner = training.planned.parts.learner
+    tracker = training.planned.parts.tracker or (learner.tracker if isinstance(learner, CleanSampler) else None)
     watch = Hooks(out, hooks, writes=ranks.writes)
     title = f"train {settings['method']}"
     with ExitStack() as writing, Progress(title, "epochs", quiet=not ranks.writes) as progress:
@@ -243,6 +246,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         "effective_budget": run.effective_budget(training.full, before=before),
         "count_entropy": run.count_entropy,
     }
+    results |= {"clean": learner.refits} if isinstance(learner, CleanSampler) else {}
     results |= _class_shares(run, training.job)
     if "result" in results and "class_rows" in results:
         groups = ShotGroups.of(results["class_rows"])

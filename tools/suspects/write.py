@@ -5,10 +5,11 @@
     suspects.json            the record: share of wrong labels with its interval, classes, pairs of classes
     suspects.html            the page: images of the first rows, by pair of classes, to be reviewed with the keyboard
     weights.parquet          sample_id and weight, 0 for rows that are dropped: `train --sampler weights.parquet`
-    relabel.json             {key: class} of the rows with another label
+    relabel.json             labels to change and rows that the review drops: `pack|index --relabel relabel.json`;
+                             of several catalogs relabel-0.json, …
 
-Shards are never touched. Rows are dropped where the label is wrong with a probability of at least `drop`; a review
-decides for the rows that it names.
+Shards are never touched. Rows are dropped where the label is wrong with a probability of at least `drop`, and have the
+suggested label from a probability of `relabel` on; a review decides for the rows that it names.
 """
 
 import json
@@ -45,6 +46,7 @@ def write_suspects(
     *,
     method: Any = "margin",
     drop: float = 0.5,
+    relabel: float | None = None,
     images: int = 200,
     review: Path | None = None,
 ) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def write_suspects(
         out: Folder to write.
         method: See `find_suspects`.
         drop: Least probability of a wrong label for which a row is dropped.
+        relabel: Least probability for which it has the suggested label instead; None: only a review changes labels.
         images: Rows on the page.
         review: Decisions that the page saved.
 
@@ -71,7 +74,8 @@ def write_suspects(
     found = find_suspects(table, len(catalog.classes), method=method)
     names = _names(catalog)
     looked = _NOBODY if review is None else read_review(review, catalog, {name: row for row, name in enumerate(names)})
-    dropped, relabelled = found.wrong >= drop, dict(looked.relabel)
+    dropped = found.wrong >= drop
+    relabelled = _suggested(found, relabel, [*looked.keep.tolist(), *looked.drop.tolist()]) | dict(looked.relabel)
     dropped[looked.keep] = False
     dropped[list(relabelled)] = False
     dropped[looked.drop] = True
@@ -79,7 +83,7 @@ def write_suspects(
     _write_list(out, catalog, names, found, dropped, relabelled)
     weights = pa.table({"sample_id": np.arange(len(catalog)), "weight": np.where(dropped, 0.0, 1.0).astype(np.float32)})
     _write_table(weights, out / "weights.parquet", catalog)
-    write_json(out / "relabel.json", {names[row]: catalog.classes[c] for row, c in sorted(relabelled.items())})
+    _write_relabel(out, catalog, relabelled, looked.drop)
     first = found.order[:images]
     write_review_page(out / "suspects.html", catalog, found, first, [names[row] for row in first])
     record = {
@@ -91,9 +95,10 @@ def write_suspects(
         "wrong_share": found.share,
         "interval": list(found.interval),
         "drop": drop,
+        "relabel": relabel,
         "dropped": int(dropped.sum()),
         "relabelled": len(relabelled),
-        "reviewed": int(looked.keep.size + looked.drop.size + len(relabelled)),
+        "reviewed": int(looked.keep.size + looked.drop.size + len(looked.relabel)),
         "classes": _by_class(catalog, found, dropped),
         "pairs": _pairs(catalog, found),
     }
@@ -103,6 +108,30 @@ def write_suspects(
 def catalog_paths(catalog: Catalog, /) -> list[Path | str]:
     """Return where the members of a catalog lie, as a record keeps them."""
     return [place if is_url(place) else Path(place) for place in catalog.places]
+
+
+def _suggested(found: Suspects, least: float | None, decided: list[int]) -> dict[int, int]:
+    """Classes of the rows that get the suggested label, but for those of which a person decided."""
+    if least is None:
+        return {}
+    chosen = (found.wrong >= least) & (found.suggested >= 0)
+    chosen[decided] = False
+    return {row: int(found.suggested[row]) for row in np.flatnonzero(chosen).tolist()}
+
+
+def _write_relabel(out: Path, catalog: Catalog, relabelled: Mapping[int, int], drop: NDArray[np.int64]) -> None:
+    """Write the labels to change, a file for each of several catalogs, under their own keys."""
+    names, several = catalog.classes, len(catalog.sources) > 1
+    for number, member in enumerate(catalog.members):
+        rows = range(member.first_row, member.first_row + member.rows)
+        changes = {
+            catalog.key(row): {"given": names[int(catalog.label[row])], "label": names[c]}
+            for row, c in sorted(relabelled.items())
+            if row in rows
+        }
+        gone = [catalog.key(row) for row in np.sort(drop).tolist() if row in rows]
+        path = out / (f"relabel-{number}.json" if several else "relabel.json")
+        write_json(path, {"format": 1, "relabel": changes, "drop": gone})
 
 
 def _names(catalog: Catalog) -> list[str]:

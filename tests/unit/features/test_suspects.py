@@ -1,12 +1,15 @@
 """Suspects: joint and scores against plain loops, how much of made noise they find, and tables that are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from drawstream import Tracker
+from drawstream import SwiftFit, Tracker, clean_probabilities, clean_starts
 from drawstream.features import find_suspects
-from drawstream.features.suspects import METHODS
+from drawstream.features.suspects.find import METHODS
+from drawstream.search.swift.space import Space
 from shared.refusals import refused
 from shared.samples import digits_catalog
 
@@ -98,3 +101,25 @@ def test_other_tables_and_methods_are_refused(catalog, made, tmp_path):
     tracker.observe(torch.arange(ROWS), torch.randn(ROWS, CLASSES), torch.from_numpy(np.array(catalog.label)))
     tracker.reduce()
     refused("no column margin, other, .*train --track", find_suspects, tracker.export(tmp_path / "t", catalog), CLASSES)
+
+
+@pytest.mark.parametrize("segments", [2, 4, 8])
+def test_starts_of_a_search_are_near_p_clean_and_near_dropping(made, segments):
+    table, *_ = made
+    found = find_suspects(table, CLASSES)
+    columns = {"other": np.linspace(0, 1, ROWS), "margin": found.score}
+    fitted = SwiftFit(columns, features=("other", "margin"), mass=None, transform="cdf")
+    ranks = np.argsort(np.argsort(found.score)) / ROWS
+    starts = clean_starts(found, ranks, segments=segments, features=2, feature=1)
+    space = Space("reduced", 2, segments)
+    near, *step = (fitted.probabilities(space.decode(space.encode(each))) for each in starts)
+    assert np.abs(near - clean_probabilities(found, table.label)).sum() / 2 < (0.2 if segments < 4 else 0.1)
+    assert len(step) == (segments >= 3)
+    for p in step:
+        kept = found.wrong < 0.5
+        assert np.abs(p - kept / kept.sum()).sum() / 2 < 0.05
+
+
+def test_clean_data_give_a_search_no_starts(made):
+    found = find_suspects(made[0], CLASSES)
+    assert clean_starts(replace(found, share=0.02), np.linspace(0, 1, ROWS)) == []

@@ -110,6 +110,8 @@ CHANGES = {
         ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5), ("--balance", 0.5), ("--sampler", "balanced"),
         ("--where", "label < 5"),
         ("--track", "TRACK"), ("--track", "TRACK", "--track-grand"), ("--channels", 3),
+        ("--sampler", "clean", "--refresh", 2), ("--sampler", "clean"),
+        ("--sampler", "clean", "--clean-score", "loss"), ("--sampler", "clean", "--per-class"),
     ],
     "search swift": [
         ("--model", "cnn"), ("--held-out", "TEST"), ("--start", "OTHER"), ("--lr", 0.1), ("--global-batch", 100),

@@ -1,6 +1,7 @@
 """`drawstream suspects` and `fit --method clean`: list, weights and review, and clean data that stay uniform."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.csv
@@ -8,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from drawstream import Catalog, FeatureTable, SwiftSampler
+from drawstream.search.swift import Guard, Proposals
+from drawstream.tools.jobs import SearchJob, prepare_search, search_job
+from drawstream.tools.training import Setup
 from shared.programs import cli, cli_json
 from shared.samples import pack_digits
 
@@ -92,7 +96,10 @@ def test_rows_of_several_catalogs_have_names_of_their_own(tmp_path):
     places = [pack_digits(tmp_path / name / "data", 60).train for name in ("a", "b")]
     cli("train", *places, "-o", tmp_path / "run", "--model", "mlp", "--epochs", 1, "--track", tmp_path / "table")
     command = ["suspects", tmp_path / "table", "--catalog", places[0], "--catalog", places[1]]
-    cli(*command, "-o", tmp_path / "out")
+    cli(*command, "-o", tmp_path / "out", "--relabel", 0.5)
+    lists = [json.loads((tmp_path / f"out/relabel-{number}.json").read_text()) for number in range(2)]
+    cli("index", places[1], "-o", tmp_path / "again", "--relabel", tmp_path / "out/relabel-1.json")
+    assert all(len(each["relabel"]) > 3 and set(each["relabel"]) <= set(Catalog.open(places[1]).keys) for each in lists)
     rows = pq.read_table(tmp_path / "out/suspects.parquet")
     keys = rows["key"].to_pylist()
     assert len(set(keys)) == 120 and set(rows["source"].to_pylist()) == {"a", "b"}
@@ -110,9 +117,26 @@ def test_a_review_decides_for_the_rows_that_it_names(noisy, listed, tmp_path):
     weights = pq.read_table(tmp_path / "out/weights.parquet")["weight"].to_numpy()
     assert (weights[keep], weights[drop], weights[other]) == (1, 0, 1)
     assert (record["reviewed"], record["dropped"]) == (3, listed[0]["dropped"] - 1)
-    assert json.loads((tmp_path / "out/relabel.json").read_text()) == {catalog.key(other): "3"}
+    given = catalog.classes[catalog.label[other]]
+    changes = {"relabel": {catalog.key(other): {"given": given, "label": "3"}}, "drop": [catalog.key(drop)]}
+    assert json.loads((tmp_path / "out/relabel.json").read_text()) == {"format": 1, **changes}
     told = pq.read_table(tmp_path / "out/suspects.parquet")
     assert told["suggested"].to_pylist()[1] == "3"
+
+
+def test_labels_that_are_surely_wrong_are_changed_and_packed_again(noisy, tmp_path):
+    before = Catalog.open(noisy[0])
+    command = ["suspects", noisy[1], "--catalog", noisy[0], "-o", tmp_path / "out", "--relabel", 0.9]
+    record = cli_json(tmp_path, *command)
+    lists = json.loads((tmp_path / "out/relabel.json").read_text())
+    assert len(lists["relabel"]) == record["relabelled"] > 50 and record["reviewed"] == 0
+    weights = pq.read_table(tmp_path / "out/weights.parquet")["weight"].to_numpy()
+    assert weights[before.rows_of(list(lists["relabel"]))].all() and (weights == 0).sum() == record["dropped"]
+    told = cli("index", noisy[0], "-o", tmp_path / "again", "--relabel", tmp_path / "out/relabel.json")
+    assert f"; {record['relabelled']} labels changed and 0 images left out by" in told
+    after = Catalog.open(tmp_path / "again")
+    assert (after.label != after.clean_label).mean() < (before.label != before.clean_label).mean() / 2
+    cli("verify", tmp_path / "again")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +174,19 @@ def test_clean_data_stay_uniform(tmp_path):
     assert "fewer than 3%: uniform; effective sample size 800 of 800" in told
     p = SwiftSampler.load(tmp_path / "clean.json").probabilities(FeatureTable.open(table).columns("margin"))
     np.testing.assert_allclose(p, 1 / ROWS)
+
+
+def test_a_search_on_a_tracked_table_begins_near_p_clean_too(noisy, tmp_path):
+    job = SearchJob(Setup(noisy[0], "mlp"), noisy[1], lambda p, trial: float(p.max()), tmp_path / "out")
+    job = replace(job, proposals=Proposals(trials=7, min_ess=0.1), guard=Guard(confirm_top=0))
+    starts = prepare_search(job).starts
+    assert len(starts) == 2 and not prepare_search(replace(job, features=("entropy",), transform="cdf")).starts
+    assert not prepare_search(replace(job, proposals=Proposals(starts=False))).starts
+    tried = [trial["params"] for trial in search_job(job)["trials"]]
+    for start, found in zip(starts, tried[4:6], strict=True):  # behind the designed ones
+        np.testing.assert_allclose(found["ends"], start.ends, atol=0.02)
+        np.testing.assert_allclose(found["values"], np.divide(start.values, max(start.values)), atol=1e-6)
+        assert found["coefficients"] == pytest.approx(start.coefficients)
 
 
 def test_options_that_do_not_go_together_are_one_line(noisy, tmp_path):

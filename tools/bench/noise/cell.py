@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from drawstream.features import Suspects, find_suspects
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.orders import IndexStream
 from drawstream.search.swift import Guard, Proposals
 from drawstream.tools.bench import Cell, Record
-from drawstream.tools.bench.noise.methods import DROPPED, PAPER, PAPER_EPOCHS, folders, search_options
+from drawstream.tools.bench.noise.methods import CLEAN, DROPPED, PAPER, PAPER_EPOCHS, folders, search_options
 from drawstream.tools.jobs import FeaturesJob, SearchJob, features_job, search_job
 from drawstream.tools.runs import finished_record, pick, write_record
 from drawstream.tools.training import FineTune, compare_finished
-from drawstream.tools.training.methods import Sampling, make_loss
+from drawstream.tools.training.methods import Clean, Sampling, make_loss
 
-__all__ = ["NoiseCell", "right_rows", "without_highest"]
+__all__ = ["NoiseCell", "right_rows", "without_highest", "without_suspects"]
 
 Probabilities = NDArray[np.float64]
 Criterion = Callable[[nn.Module], nn.Module | None]
@@ -48,6 +49,10 @@ class NoiseCell(Cell):
             return {
                 name: self.train(name, without_highest(loss, share)) for name, share in zip(names, DROPPED, strict=True)
             }
+        if method in CLEAN:
+            return {method: self.clean(method)}
+        if method == "suspects":
+            return {method: self.train(method, without_suspects(self.suspects()))}
         if method == "clean-only":
             return {method: self.train(method, right_rows(self.setup.data))}
         return {method: self.train(names[0], criterion=self._criterion(method, validation))}
@@ -65,6 +70,19 @@ class NoiseCell(Cell):
         """Train once on draws of P, by default uniform ones; arguments as of `train_once`."""
         stream = IndexStream(self.rows if probabilities is None else probabilities, seed=self.seed)
         return self.train_once(name, stream, replace(self.plan.recipe, seed=self.seed), **options)
+
+    def suspects(self) -> Suspects:
+        """Return what the tracker of the uniform run says of the labels."""
+        self.uniform()
+        return find_suspects(FeatureTable.open(self.folder / "features"), self.setup.data.num_classes)
+
+    def clean(self, method: str, /) -> Record:
+        """Train with `--sampler clean`: by the table of the uniform run, or refitted as the training goes."""
+        options, recipe = Clean(**CLEAN[method]), replace(self.plan.recipe, seed=self.seed)
+        if options.refresh is not None:
+            return self.train_once(method, Sampling("clean", clean=options), recipe)
+        self.uniform()
+        return self.train_once(method, Sampling("clean", self.folder / "features", clean=options), recipe)
 
     def swift(self, method: str, validation: str, /) -> Record:
         """Search a sampler, train with it, and keep uniform's model where the sampler's is no better.
@@ -131,6 +149,13 @@ def without_highest(loss: NDArray[np.float32], share: float, /) -> Probabilities
     probabilities = np.zeros(loss.size)
     probabilities[kept] = 1 / kept.size
     return probabilities
+
+
+def without_suspects(found: Suspects, /) -> Probabilities:
+    """P over the rows (N,): 0 where the label is wrong with a probability of 1/2 or more, as `suspects` drops them."""
+    kept: Probabilities = (found.wrong < 0.5).astype(np.float64)
+    kept /= kept.sum()
+    return kept
 
 
 def right_rows(catalog: Catalog, /) -> Probabilities:

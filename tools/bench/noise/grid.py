@@ -10,7 +10,8 @@ the rows that L2RW trusts. Only `clean-only` knows which training labels are rig
     balanced the same of the last epoch, averaged over the classes
     gain     last, less that of `uniform` under the same seed
     speed    epochs until `uniform` first has its last accuracy, over those until the method has it
-`swift` and `drop` read averages that the tracker took along the `uniform` run, so they also need that run. Where the
+`swift`, `clean` (P(clean)), `suspects` (rows that are probably wrong are left out) and `drop` read averages that the
+tracker took along the `uniform` run, so they also need that run. Where the
 finished model of a sampler is no better than uniform's on the validation set (`search.paired`), the search gives
 uniform's; `searches` tells both. `early-stopping` is `uniform` at its best epoch. A training run that does not depend
 on the validation set serves both.

@@ -28,10 +28,16 @@ SETS = {
     # searches that differ in length alone: the same candidates first (Tab. 9: 20 to 80)
     "candidates": tuple(f"swift-{trials}" for trials in (5, 10, 20, 40, 60, 80)),
 }
+CLEAN: dict[str, dict[str, Any]] = {  # P(clean) by the tracker of the uniform run, or (refit) of its own training
+    "clean": {},
+    "clean-loss": {"clean_score": "loss"},
+    "clean-class": {"per_class": True},
+    "clean-refit": {"refresh": 3},
+}
 DROPPED = (0.2, 0.3, 0.4, 0.5)  # shares of the rows, those of the highest loss
 METHODS = (
     *("uniform", "swift", "swift-cgf", "swift-random", "swift-reinforce"),
-    *("drop", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "clean-only"),
+    *("clean", "suspects", "drop", "reed-soft", "reed-hard", "l2rw", "mentornet-pd", "mentornet-dd", "clean-only"),
 )
 STOPPED = "early-stopping"  # `uniform` at the epoch that the validation set chose: a row of its own, no run
 
@@ -72,6 +78,6 @@ def expand(names: Sequence[str], /) -> list[str]:
     Raises:
         ValueError: A name is neither a method nor a set, or comes twice.
     """
-    known = [*METHODS, *SEARCHES, *SETS]
+    known = [*METHODS, *SEARCHES, *CLEAN, *SETS]
     check_names("methods", names, [*known, *(name for name in names if search_options(name))])
     return list(dict.fromkeys(method for name in names for method in SETS.get(name, (name,))))

@@ -34,6 +34,9 @@ STYLES = {  # of what the table of methods does not hold
     "swift-reinforce": Style(PURPLE, "triangle-up", "dash"),
     "swift-gp": Style(GREEN, "circle"),
     "swift-gp-cgf": Style(GREEN, "diamond", "dash"),
+    "clean-loss": Style(GREEN, "hexagon-open", "dash"),
+    "clean-class": Style(GREEN, "hexagon2", "dash"),
+    "clean-refit": Style(GREEN, "hexagram", "dash"),
 }
 AGENTS = ("swift", "swift-cgf", "swift-random", "swift-reinforce", "swift-gp", "swift-gp-cgf")
 SPAN = 0.4  # of a level's step in the figure over levels, over which its methods stand side by side

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from drawstream.tools.training.methods.losses import make_loss
     from drawstream.tools.training.methods.mixture import MixtureState
     from drawstream.tools.training.methods.mixture_file import Mixture, read_mixture
-    from drawstream.tools.training.methods.plan import NO_PARTS, Balance, Budget, Inputs, LoopParts, TrainingPlan
+    from drawstream.tools.training.methods.plan import (
+        NO_PARTS,
+        Balance,
+        Budget,
+        Clean,
+        Inputs,
+        LoopParts,
+        TrainingPlan,
+    )
     from drawstream.tools.training.methods.robust import LearnedWeights
     from drawstream.tools.training.methods.sampling import Sampling, sampler_of
     from drawstream.tools.training.methods.selective import Chooser, Step

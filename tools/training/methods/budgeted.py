@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from drawstream.features import FEW_WRONG, CleanSampler, clean_probabilities, find_suspects
 from drawstream.samplers.methods import (
     CSGD,
     DLIS,
@@ -24,7 +25,7 @@ from drawstream.samplers.methods import (
     random_coreset,
 )
 from drawstream.samplers.orders import Capped, IndexStream, Order
-from drawstream.tools.training.methods.plan import Inputs, LoopParts, TrainingPlan
+from drawstream.tools.training.methods.plan import REFRESH, Inputs, LoopParts, TrainingPlan
 
 
 def uniform(inputs: Inputs, /) -> TrainingPlan:
@@ -84,6 +85,23 @@ def soft_cap(inputs: Inputs, /) -> TrainingPlan:
     learner = SoftCap((scores - scores.mean()) / (spread or 1.0), fall=fall)
     stream = inputs.stream(inputs.balanced_sampler(learner), mode="subset")
     return TrainingPlan(stream, inputs.epochs, LoopParts(learner))
+
+
+def clean(inputs: Inputs, /) -> TrainingPlan:
+    """Draw by the probability that a row's label is right: by the table of an earlier training, or as this one goes."""
+    given, table = inputs.clean, inputs.table()
+    score, labels = given.clean_score or "margin", np.asarray(inputs.labels())
+    if table is None:
+        refresh = REFRESH if given.refresh is None else given.refresh
+        learner = CleanSampler(labels, inputs.classes, refresh=refresh, score=score, per_class=given.per_class)
+        return TrainingPlan(
+            inputs.stream(inputs.balanced_sampler(learner), mode=inputs.mode), inputs.epochs, LoopParts(learner)
+        )
+    found = find_suspects(table, inputs.classes, method=score)
+    few = f", fewer than {FEW_WRONG:.0%}: rows are drawn uniformly" if found.share < FEW_WRONG else ""
+    inputs.tell(f"{found.share:.1%} of the labels are probably wrong{few}")
+    p = clean_probabilities(found, labels, per_class=given.per_class)
+    return TrainingPlan(inputs.stream(inputs.balanced(p), mode=inputs.mode), inputs.epochs)
 
 
 def infobatch(inputs: Inputs, /) -> TrainingPlan:

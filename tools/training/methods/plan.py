@@ -7,8 +7,8 @@ Notation
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -144,6 +144,28 @@ class Balance:
 AS_IT_IS = Balance()
 
 
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """How `clean` finds the rows whose label is right, see `features.CleanSampler`.
+
+    Attributes:
+        refresh: Epochs between refits; None: 3, and none with the table of an earlier training.
+        clean_score: `margin` or `loss`; None: the margin.
+        per_class: Fit a mixture to each class.
+    """
+
+    refresh: int | None = None
+    clean_score: Literal["margin", "loss"] | None = None
+    per_class: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Return what differs from the defaults; None elsewhere, which is as good as not there."""
+        return {"clean_score": self.clean_score, "refresh": self.refresh, "per_class": self.per_class or None}
+
+
+REFRESH = 3  # epochs
+
+
 def _no_table() -> FeatureTable | None:
     return None
 
@@ -164,6 +186,9 @@ class Inputs:
         balance: Of the classes.
         where: Rows of the stream that may be drawn, bool; None: all.
         images: N, images that may be drawn; None: all.
+        clean: Of `clean`.
+        classes: Number of classes; None: as many as the labels name.
+        tell: Takes a line for the user.
         seed: Of streams and choices.
         global_batch: Rows of a step over all ranks.
         mode: Of a stream of weights: stratified, multinomial or subset.
@@ -183,6 +208,9 @@ class Inputs:
     epochs: int
     budget: Budget = FULL
     balance: Balance = AS_IT_IS
+    clean: Clean = field(default_factory=Clean)
+    classes: int | None = None
+    tell: Callable[[str], None] = lambda _: None
     where: NDArray[np.bool_] | None = None
     images: int | None = None
     seed: int = 0

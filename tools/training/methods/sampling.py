@@ -1,7 +1,7 @@
 """Draws of a training run: from a file, by a method of the table, or uniform; opened and checked."""
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ from drawstream.tools.training import Recipe, Setup, carry, crop_rows, load_weig
 from drawstream.tools.training.methods.embeddings import embed
 from drawstream.tools.training.methods.mixture import mixed_plan, source_recipe, source_setups
 from drawstream.tools.training.methods.mixture_file import Mixture
-from drawstream.tools.training.methods.plan import AS_IT_IS, FULL, Balance, Budget, Inputs, TrainingPlan
+from drawstream.tools.training.methods.plan import AS_IT_IS, FULL, Balance, Budget, Clean, Inputs, TrainingPlan
 from drawstream.tools.training.methods.table import METHODS, Method, method_names, users_of
 
 OWN = "module:factory"  # entry of the samplers that a user names
@@ -49,6 +49,7 @@ class Sampling:
         column: Of a file of weights, or of the table where RHO-loss finds the irreducible losses; by default `loss`.
         crop_factor: Rows (crops) that are drawn uniformly for each one that the sampler keeps; 1: it draws by itself.
         balance: Of the classes.
+        clean: Of `clean`.
         mixture: Sources with shares, each with a sampling of its own; None: the catalog is one source.
         where: Condition on the rows that are drawn (`pipeline.row_filter`), over the catalog's columns and the table's.
         score_weights: Of the model whose embeddings `coreset-k_center` takes; by default the initial ones.
@@ -63,6 +64,7 @@ class Sampling:
     column: str | None = None
     crop_factor: int = 1
     balance: Balance = AS_IT_IS
+    clean: Clean = field(default_factory=Clean)
     where: str | None = None
     score_weights: Path | None = None
     mixture: Mixture | None = None
@@ -139,8 +141,11 @@ class Sampling:
             "last_only": self.budget.last_only,
             "full_epochs": self.budget.full_epochs,
             "fall": self.budget.fall is not None,
-            **{name: value is not None for name, value in self.balance.identity().items()},
+            **{name: value is not None for name, value in (self.balance.identity() | self.clean.identity()).items()},
         }
+        if given["refresh"] and given["table"] and self.entry.name == "clean":
+            law = "--refresh learns in this training, and --table is of an earlier one"
+            raise ValueError(f"{law}: leave out one of them")
         used = (*self.entry.options, *deferred, *(() if self.where is None else ("table", "join")))
         if self.crop_factor > 1 and self.where is not None:
             raise ValueError("--crop-factor keeps a part of rows that are drawn from all of them: leave out --where")
@@ -194,6 +199,9 @@ class Sampling:
             global_batch=setup.global_batch,
             mode=self.mode,
             balance=self.balance,
+            clean=self.clean,
+            classes=setup.data.num_classes,
+            tell=lambda text: tell_notes([text] if setup.ranks.writes else []),
             where=where,
             images=self.images(setup, where),
             factor=factor,
@@ -278,6 +286,7 @@ class Sampling:
             "full_epochs": budget.full_epochs or None,
             "fall": None if budget.fall == 1 else budget.fall,
             **self.balance.identity(),
+            **self.clean.identity(),
             "where": self.where,
         }
 
@@ -287,7 +296,8 @@ class Sampling:
         budget["budget"] = budget.pop("share")
         own = {name: getattr(self, name) for name in ("column", "crop_factor")}
         own |= {} if self.where is None else {"where": self.where}
-        own |= {name: value for name, value in self.balance.identity().items() if value is not None}
+        chosen = self.balance.identity() | self.clean.identity()
+        own |= {name: value for name, value in chosen.items() if value is not None}
         weights = None if self.score_weights is None else str(self.score_weights)
         mixture = {} if self.mixture is None else {"mixture": self.mixture.as_dict()}
         return {"name": self.method, **budget, **own, "score_weights": weights, **mixture}

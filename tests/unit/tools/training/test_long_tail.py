@@ -44,7 +44,7 @@ def made(name, where=None, labels=CLASSES, **options):
 
 def learns(name):
     """Whether a method draws by importance: all rows, each once, at a whole budget."""
-    return str(METHODS[name].build).endswith((":importance", ":robust", ":soft_cap"))
+    return str(METHODS[name].build).endswith((":importance", ":robust", ":soft_cap", ":clean"))
 
 
 def drawn(stream, epoch=0):

@@ -13,21 +13,21 @@ Notation
 Where a tracker kept two candidates of many classes, p̄ of the others counts as 0.
 """
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from drawstream.features.table import FeatureTable
 from drawstream.samplers.methods import Mixture, fit_mixture, rescaled
-from drawstream.samplers.swift import MIN_GAP, SwiftParams
 
-__all__ = ["FEW_WRONG", "METHODS", "Suspects", "clean_params", "find_suspects"]
+__all__ = ["METHODS", "NEEDED", "Suspects", "find_suspects", "suspects_of"]
 
 Method = Literal["margin", "confident", "loss", "agreement"]
-FEW_WRONG = 0.03
 METHODS = ("margin", "confident", "loss", "agreement")
+NEEDED = ("margin", "other", "other_label", "loss")  # columns of a tracker
 Means = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
@@ -73,17 +73,30 @@ def find_suspects(table: FeatureTable, /, classes: int | None = None, *, method:
     Raises:
         ValueError: There is no such method, or the table lacks a column.
     """
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}: give one of {', '.join(METHODS)}")
-    missing = [name for name in ("margin", "other", "other_label", "loss") if name not in table.names]
+    missing = [name for name in NEEDED if name not in table.names]
     if missing:
         raise ValueError(
             f"{table.path} has no column {', '.join(missing)}: make the table with `drawstream train --track FOLDER`"
         )
-    label = np.asarray(table.label, np.int64)
-    suggested = table.columns("other_label")["other_label"].astype(np.int64)
-    classes = classes or int(max(label.max(), suggested.max())) + 1
-    found = {name: np.asarray(values, np.float64) for name, values in table.columns(*_columns(table, classes)).items()}
+    suggested = table.columns("other_label")["other_label"]
+    classes = classes or int(max(table.label.max(), suggested.max())) + 1
+    columns = table.columns(*_columns(table.names, classes))
+    return suspects_of({**columns, "other_label": suggested}, table.label, classes, method=method)
+
+
+def suspects_of(
+    columns: Mapping[str, ArrayLike], label: ArrayLike, classes: int, /, *, method: Method = "margin"
+) -> Suspects:
+    """Score labels by the columns of a tracker, float (rows,): `NEEDED`, and up to 64 classes `other_0` ….
+
+    Raises:
+        ValueError: There is no such method, or all scores are equal.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}: give one of {', '.join(METHODS)}")
+    label = np.asarray(label, np.int64)
+    suggested = np.asarray(columns["other_label"], np.float64).astype(np.int64)
+    found = {name: np.asarray(columns[name], np.float64) for name in _columns(columns, classes)}
     means = _means(found, label, suggested, classes)
     thresholds = _thresholds(means, label, classes)
     scores = {"margin": found["margin"], "loss": found["loss"], "confident": _over(means, label, thresholds)}
@@ -97,33 +110,9 @@ def find_suspects(table: FeatureTable, /, classes: int | None = None, *, method:
     return Suspects(scores[method], wrong, suggested, share, interval, _scaled(counts, sizes), method, mixture)
 
 
-def clean_params(found: Suspects, /, *, segments: int = 16) -> SwiftParams:
-    """Return the sampler that draws a row by P(its label is right), over the rank of the score.
-
-    The segments' ends lie where that probability passes (1 + cos(π k / S)) / 2, close together near 1 and 0, where most
-    rows are. Uniform where fewer than `FEW_WRONG` of the labels are estimated to be wrong: two components
-    are always found, also in clean data.
-
-    Args:
-        found: Scores of the rows.
-        segments: S.
-    """
-    if found.share < FEW_WRONG:
-        return SwiftParams.uniform(1)
-    right, ranks = 1 - found.wrong[found.order[::-1]], np.arange(1, len(found.score) + 1) / len(found.score)
-    ends, values = [0.0], [float(right[0])]
-    for part in (1 + np.cos(np.pi * np.arange(1, segments) / segments)) / 2:
-        level = right[-1] + part * (right[0] - right[-1])
-        rank = float(np.interp(level, right[::-1], ranks[::-1]))
-        if rank - ends[-1] >= MIN_GAP and 1 - rank >= MIN_GAP:
-            ends.append(rank)
-            values.append(float(level))
-    return SwiftParams((1.0,), tuple(ends[1:]), (*values, float(right[-1])))
-
-
-def _columns(table: FeatureTable, classes: int) -> list[str]:
+def _columns(names: Container[str], classes: int) -> list[str]:
     every = [f"other_{c}" for c in range(classes)]
-    return ["margin", "other", "loss", *(every if every[0] in table.names else [])]
+    return ["margin", "other", "loss", *(every if every[0] in names else [])]
 
 
 def _means(
