@@ -162,10 +162,8 @@ def test_swift_search_and_selective_backprop(data, tmp_path, kind):
 )  # fmt: skip
 def test_methods_train_on_several_classes_and_on_values(data, tmp_path, kind, sampler):
     record = train(data, tmp_path, kind, "--epochs", "6", "--sampler", sampler, "--budget", "0.5")
-    losses = [each["loss"] for each in record["history"]]
-    assert losses[-1] < losses[0] and 0 < record["backward"] < 6 * 500
-    if sampler in ("p", "c"):  # rows with the rare mark are harder
-        assert record["count_entropy"] > 0.9
+    held = [each["accuracy"]["held_out"] for each in record["history"]]  # weights change the scale of losses
+    assert (held[-1] > 60 if kind == "multi" else held[-1] < held[0]) and 0 < record["backward"] < 6 * 500
 
 
 @pytest.mark.parametrize("kind", ["multi", pytest.param("value", marks=pytest.mark.slow)])
