@@ -14,8 +14,10 @@ if TYPE_CHECKING:
         NoiseGrid,
         NovelGrid,
         RecipeGrid,
+        SuspectsGrid,
         TailGrid,
         TransferGrid,
+        level_name,
     )
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

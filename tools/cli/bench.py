@@ -203,6 +203,18 @@ def tail(given: grids.TailGrid) -> None:
     _run(given, estimate, run)
 
 
+@command(app, grids.SuspectsGrid)
+def suspects(given: grids.SuspectsGrid) -> None:
+    """Labels that are known to be wrong, found by one training: average precision, AUROC, estimated share, calibration.
+
+    Example: drawstream bench suspects --data cifar10 --noise worse.npy,0.4 --seeds 0,1,2 --augment standard --amp bf16
+    --channels-last --json suspects.json
+    """
+    from drawstream.tools.bench.suspects import estimate, run
+
+    _run(given, estimate, run)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrecisionOptions(ResultOptions):
     """Options of `bench precision`."""

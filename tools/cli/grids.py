@@ -67,16 +67,18 @@ class RecipeGrid(Grid, DescentOptions, DryRunOptions):
 class LevelsGrid(RecipeGrid):
     """A grid that is run at several shares of wrong labels, or with the labels of a catalog."""
 
+    label_files: ClassVar[bool] = False  # whether a level may be a file of labels (.npy)
+
     noise: tuple[str, ...] = option(("0", "0.4"), "Shares of wrong labels, comma list.")
 
     @property
     def levels(self) -> tuple[float | str, ...]:
-        """Shares of wrong labels; in the benchmark of label noise also files of labels (.npy).
+        """Shares of wrong labels, or files of labels (.npy) where the grid takes them.
 
         Raises:
             ValueError: Neither a number nor such a file.
         """
-        return tuple(_level(str(each), files=isinstance(self, NoiseGrid)) for each in self.noise)
+        return tuple(_level(str(each), files=self.label_files) for each in self.noise)
 
     @property
     def cells(self) -> dict[tuple[float | str, int], Path]:
@@ -108,6 +110,7 @@ class NoiseGrid(LevelsGrid, CatalogOptions):
     """Levels of label noise, validation sets, methods, models and seeds; `candidates` of a rank study at each, or 0."""
 
     bench = "noise"
+    label_files = True
 
     data: str = option("fashion-mnist", "Train on fashion-mnist, digits, or the folder of a catalog.", known=DATA)
     noise: tuple[str, ...] = option(
@@ -240,6 +243,33 @@ class TailGrid(RecipeGrid):
     )
     imbalance: float = option(100.0, "Images of the largest class for each of the smallest.", within=(1, 10**9))
     seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of rows, weights and orders, comma list.", within=SEED)
+    processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
+    threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
+
+    @property
+    def at_once(self) -> int:
+        """Runs at a time."""
+        return self.processes or (1 if self.device == "gpu" else len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectsGrid(LevelsGrid):
+    """Labels that are known to be wrong, by share or file, and seeds; one tracked training finds them."""
+
+    bench = "suspects"
+    label_files = True
+
+    data: str = option(
+        "fashion-mnist",
+        "Train on fashion-mnist, digits, or a folder with train and test (arrays, …).",
+        known=DATA,
+    )
+    methods: tuple[str, ...] | None = option(
+        None, "Rankings to compare, comma list: margin, confident, loss, agreement (by default all of these)."
+    )
+    noise: tuple[str, ...] = option(
+        ("0.4",), "Shares of wrong labels, or .npy files with a label of each training image; comma list."
+    )
     processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
     threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
 

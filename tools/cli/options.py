@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from drawstream.tools.training import Ranks, Recipe, Setup
 
 CATALOG = "Folder with catalog.parquet, or its URL (s3://…, https://…); several are one training set."
-MODEL = "Use mlp, cnn, resnet8, resnet20, resnet18, wrn-28-2, timm:NAME or module:factory."
-MODELS = ("mlp", "cnn", "resnet8", "resnet20", "resnet18", "wrn-28-2", "timm:")
+MODEL = "Use mlp, cnn, resnet6, resnet8, resnet20, resnet18, wrn-28-2, timm:NAME or module:factory."
+MODELS = ("mlp", "cnn", "resnet6", "resnet8", "resnet20", "resnet18", "wrn-28-2", "timm:")
 ORIENTATION = "Turn images as their first EXIF block says, or leave them as stored (torchvision, timm)."
 ENGINES = ("local", "ray", "ray:")
 

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from drawstream.tools.training.checkpoint import AsTensors
     from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, TwoScores, keep, row_losses
     from drawstream.tools.training.descent import Descent, autocast, make_optimizer
-    from drawstream.tools.training.evaluation import NO_EVALUATION, Evaluation, Metric, Scores, evaluate, top1
+    from drawstream.tools.training.evaluation import (
+        NO_EVALUATION,
+        Evaluation,
+        Metric,
+        Scores,
+        average_precision,
+        evaluate,
+        top1,
+    )
     from drawstream.tools.training.finetune import FineTune, flush_denormals
     from drawstream.tools.training.guard import compare_finished
     from drawstream.tools.training.loop import refuse_unfit, train
