@@ -270,6 +270,8 @@ class SuspectsGrid(LevelsGrid):
     noise: tuple[str, ...] = option(
         ("0.4",), "Shares of wrong labels, or .npy files with a label of each training image; comma list."
     )
+    folds: int = option(0, "Rank by out-of-sample predictions of so many more trainings, too.", within=SOME)
+    peers_env: Path | None = option(None, "Rank those by cleanlab, too, in this virtual environment.")
     processes: int | None = option(None, "Runs at a time; by default one per core, on a GPU one.", within=COUNT)
     threads: int = option(1, "Threads of torch in every run; results depend on it.", within=COUNT)
 

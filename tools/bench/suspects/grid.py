@@ -1,12 +1,11 @@
 """Wrong labels that are known: how well one training finds them, beside out-of-sample predictions of K trainings.
 
 Every ranking of a cell is of the same rows, model, recipe and epochs. The tracked ones come out of one training;
-`folds` trains `--folds` more, each on all but a part of the rows, for which it then predicts: `folds-confident` is our
-ranking of these predictions, `cleanlab` that of cleanlab's `find_label_issues` (normalized margin or self confidence),
-in an environment of its own.
+`--folds K` trains K more, each on all but a part of the rows, for which it then predicts: `folds-margin` and so on are
+our rankings of these predictions, `cleanlab-…` those of cleanlab's `find_label_issues`, in an environment of its own.
 
 data/        with wrong labels, and the right ones beside them         test   reports accuracy
-train/       the tracked training: features, run.json                   folds/ predictions of rows that were left out
+train/       the tracked training; features/ its table                  folds-K/ out-of-sample predictions
 """
 
 from collections.abc import Iterator
@@ -25,17 +24,20 @@ from drawstream.pipeline.shards import FILE
 from drawstream.pipeline.workers import spread
 from drawstream.tools import PLANS, source_and_test
 from drawstream.tools.bench import Record, check_names, check_noise
+from drawstream.tools.bench.suspects.cleanlab import cleanlab_score, probabilities
 from drawstream.tools.bench.suspects.page import tables
-from drawstream.tools.bench.suspects.quality import quality
+from drawstream.tools.bench.suspects.quality import quality, ranked
 from drawstream.tools.cli import SuspectsGrid
 from drawstream.tools.estimate import Estimate, estimate_runs, scratch_folder
 from drawstream.tools.experiments import Row, entries_of
-from drawstream.tools.jobs import TrainingJob, label_noise, train_job
-from drawstream.tools.runs import before, conclude, hold_identity, use_config, used_config
+from drawstream.tools.jobs import FoldsJob, TrainingJob, folds_job, label_noise, train_job
+from drawstream.tools.runs import before, conclude, hold_identity, read_record, use_config, used_config
 from drawstream.tools.training import Framing, Recipe, Setup, flush_denormals
 from drawstream.tools.training.methods import Sampling
 
 __all__ = ["estimate", "run"]
+
+CLEANLAB = ("self_confidence", "normalized_margin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Task:
     methods: tuple[str, ...]
     folder: Path
     threads: int
+    folds: int
+    peers: Path | None
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -85,25 +89,41 @@ def run_task(task: Task, /) -> Record:
     record = train_job(job)
     catalog = task.setup.data
     given, right = (np.asarray(each, np.int64) for each in (catalog.label, catalog.clean_label))
-    table = FeatureTable.open(track, catalog=catalog)
-    common = {"accuracy": record["result"]["last"], "seconds": record["seconds"], "trainings": 1}
-    return {
-        method: {**quality(find_suspects(table, len(catalog.classes), method=method), given, right), **common}
-        for method in task.methods
-    }
+    classes = len(catalog.classes)
+
+    def rankings(table: FeatureTable, prefix: str, about: Record) -> dict[str, Record]:
+        scored = {method: find_suspects(table, classes, method=method) for method in task.methods}
+        return {prefix + method: {**quality(found, given, right), **about} for method, found in scored.items()}
+
+    about = {"accuracy": record["result"]["last"], "seconds": record["seconds"], "trainings": 1}
+    found = rankings(FeatureTable.open(track, catalog=catalog), "", about)
+    if task.folds:
+        out = task.folder / f"folds-{task.folds}"
+        table = folds_job(FoldsJob(task.setup, task.recipe, out, task.folds))
+        seconds = sum(read_record(out / f"fold-{k}/run.json", "train")["seconds"] for k in range(task.folds))
+        about = {"seconds": seconds, "trainings": task.folds}
+        found |= rankings(table, "folds-", about)
+        if task.peers is not None:
+            p = probabilities(table, classes)
+            for by in CLEANLAB:
+                score = cleanlab_score(task.peers, given, p, by=by)
+                found[f"cleanlab-{by.replace('_', '-')}"] = {**ranked(score, given != right), **about}
+    return found
 
 
 def tasks_of(grid: SuspectsGrid, /) -> Iterator[tuple[str, int, Task]]:
     """Yield level of noise, seed and task of a grid; catalogs are written as they come."""
+    peers = grid.peers_env
     recipe, config = recipe_of(grid), used_config().get("config", {})
     test = grid.folder / "test"
     for (level, seed), folder in grid.cells.items():
         pack_cell(grid, folder, test, level, seed)
         own = replace(recipe, seed=seed)
+        methods = grid.methods or METHODS
         yield (
-            level,
+            level_name(level),
             seed,
-            Task(setup_of(grid, folder, test), own, grid.methods or METHODS, folder, grid.threads, config),
+            Task(setup_of(grid, folder, test), own, methods, folder, grid.threads, grid.folds, peers, config),
         )
 
 
