@@ -27,7 +27,7 @@ from drawstream.tools.bench import Record, check_names, check_noise
 from drawstream.tools.bench.suspects.cleanlab import cleanlab_score, probabilities
 from drawstream.tools.bench.suspects.page import tables
 from drawstream.tools.bench.suspects.quality import quality, ranked
-from drawstream.tools.cli import SuspectsGrid
+from drawstream.tools.cli import SuspectsGrid, level_name
 from drawstream.tools.estimate import Estimate, estimate_runs, scratch_folder
 from drawstream.tools.experiments import Row, entries_of
 from drawstream.tools.jobs import FoldsJob, TrainingJob, folds_job, label_noise, train_job
@@ -113,18 +113,14 @@ def run_task(task: Task, /) -> Record:
 
 def tasks_of(grid: SuspectsGrid, /) -> Iterator[tuple[str, int, Task]]:
     """Yield level of noise, seed and task of a grid; catalogs are written as they come."""
-    peers = grid.peers_env
     recipe, config = recipe_of(grid), used_config().get("config", {})
     test = grid.folder / "test"
     for (level, seed), folder in grid.cells.items():
         pack_cell(grid, folder, test, level, seed)
         own = replace(recipe, seed=seed)
-        methods = grid.methods or METHODS
-        yield (
-            level_name(level),
-            seed,
-            Task(setup_of(grid, folder, test), own, methods, folder, grid.threads, grid.folds, peers, config),
-        )
+        how: dict[str, Any] = {"methods": grid.methods or METHODS, "folds": grid.folds, "peers": grid.peers_env}
+        where: dict[str, Any] = {"folder": folder, "threads": grid.threads, "config": config}
+        yield level_name(level), seed, Task(setup_of(grid, folder, test), own, **how, **where)
 
 
 def run(grid: SuspectsGrid, /) -> dict[str, Any]:
@@ -156,7 +152,7 @@ def run(grid: SuspectsGrid, /) -> dict[str, Any]:
             print(f"noise {level}, seed {seed}, {method}: {told}", flush=True)
     entries = entries_of(rows)
     print(*(table.text() for table in tables(entries)), sep="\n\n")
-    summary = [each.as_dict(("share", "true", "seconds"), ("ap", "auroc")) for each in entries]
+    summary = [each.as_dict(("seconds",), ("ap", "auroc")) for each in entries]
     setup = tasks[0][2].setup
     about: dict[str, Any] = {name: getattr(setup, name) for name in ("model", "global_batch", "augment")}
     about |= {"threads": grid.threads, "recipe": asdict(recipe_of(grid)), "data": Path(grid.data).name}
@@ -167,10 +163,11 @@ def run(grid: SuspectsGrid, /) -> dict[str, Any]:
 def estimate(grid: SuspectsGrid, /) -> Estimate:
     """Estimate `run`; errors are its own."""
     level, seed = next(iter(grid.cells))
-    left = float(sum(not (each / "train/run.json").exists() for each in grid.cells.values()))
+    jobs = [each / "train" for each in grid.cells.values()]
+    jobs += [each / f"folds-{grid.folds}/fold-{k}" for each in grid.cells.values() for k in range(grid.folds)]
+    left = float(sum(not (each / "run.json").exists() for each in jobs))
     with scratch_folder(grid.folder) as scratch:
         pack_cell(grid, scratch, scratch / "test", level, seed)
         setup = setup_of(grid, scratch, scratch / "test")
-        return estimate_runs(
-            "bench suspects", grid.folder, setup, recipe_of(grid), {"train": left}, at_once=grid.at_once
-        )
+        runs = {"train": left}  # those of folds have a part of the rows: at most this
+        return estimate_runs("bench suspects", grid.folder, setup, recipe_of(grid), runs, at_once=grid.at_once)

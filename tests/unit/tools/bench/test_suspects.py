@@ -46,7 +46,7 @@ def grid(tmp_path_factory):
 
 
 def test_one_training_finds_them_and_folds_are_beside_it(grid):
-    folder, told, found = grid
+    _, told, found = grid
     methods = ("margin", "confident", "loss", "agreement")
     assert [row["method"] for row in found["rows"]] == [*methods, *(f"folds-{each}" for each in methods)]
     margin, apart = found["rows"][0], found["rows"][4]
@@ -67,7 +67,7 @@ def test_probabilities_of_a_table_are_those_it_ranks_by(grid):
     assert quality(find_suspects(table, 10), label, label)["true"] == 0
 
 
-def test_a_finished_grid_is_read_and_another_is_refused(grid, monkeypatch):
+def test_a_finished_grid_is_read_and_another_is_refused(grid):
     out = grid[0] / "out"
     again = cli(*LINE, "--noise", ".4", "--folds", 2, "-o", out)
     assert "folds-margin" in again
