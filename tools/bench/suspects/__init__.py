@@ -7,6 +7,6 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.tools.bench.suspects.grid import estimate, run
     from drawstream.tools.bench.suspects.page import calibration_table, guide_table, published, tables
-    from drawstream.tools.bench.suspects.quality import auroc, calibration, quality
+    from drawstream.tools.bench.suspects.ranking import auroc, calibration, quality
 else:
     __getattr__, __dir__, __all__ = lazy_exports(__name__)

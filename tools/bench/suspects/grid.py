@@ -26,7 +26,7 @@ from drawstream.tools import PLANS, source_and_test
 from drawstream.tools.bench import Record, check_names, check_noise
 from drawstream.tools.bench.suspects.cleanlab import cleanlab_score, probabilities
 from drawstream.tools.bench.suspects.page import tables
-from drawstream.tools.bench.suspects.quality import quality, ranked
+from drawstream.tools.bench.suspects.ranking import quality, ranked
 from drawstream.tools.cli import SuspectsGrid, level_name
 from drawstream.tools.estimate import Estimate, estimate_runs, scratch_folder
 from drawstream.tools.experiments import Row, entries_of

@@ -12,7 +12,7 @@ from drawstream.features import find_suspects
 from drawstream.features.table import FeatureTable
 from drawstream.tools.bench.suspects import auroc, calibration, quality
 from drawstream.tools.bench.suspects.cleanlab import cleanlab_score, probabilities
-from drawstream.tools.bench.suspects.quality import ranked
+from drawstream.tools.bench.suspects.ranking import ranked
 from shared.programs import cli
 from shared.refusals import refused
 
