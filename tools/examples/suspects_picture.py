@@ -1,4 +1,4 @@
-"""Draw the images of a data set whose labels are most suspect, the given and the suggested label: the picture of README.md.
+"""Draw the images of a data set whose labels are most suspect, with the given and the suggested label, for README.md.
 
 drawstream pack /usr/share/datasets/fashion-mnist data
 drawstream train data -o run --model resnet6 --epochs 15 --augment standard --track tracked
