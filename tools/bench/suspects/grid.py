@@ -11,7 +11,7 @@ train/       the tracked training; features/ its table                  folds-K/
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def run_task(task: Task, /) -> Record:
     classes = len(catalog.classes)
 
     def rankings(table: FeatureTable, prefix: str, about: Record) -> dict[str, Record]:
-        scored = {method: find_suspects(table, classes, method=method) for method in task.methods}
+        scored = {each: find_suspects(table, classes, method=cast("Any", each)) for each in task.methods}
         return {prefix + method: {**quality(found, given, right), **about} for method, found in scored.items()}
 
     about = {"accuracy": record["result"]["last"], "seconds": record["seconds"], "trainings": 1}

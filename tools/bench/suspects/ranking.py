@@ -69,6 +69,11 @@ def ranked(score: NDArray[np.float64], wrong: NDArray[np.bool_], /) -> dict[str,
     """Return AP and AUROC of a ranking; None where no label or every label is wrong."""
     area = auroc(score, wrong)
     return {
-        "ap": average_precision(score, wrong.astype(np.uint8)),
+        "ap": average_precision(_ranks(score), wrong.astype(np.uint8)),
         "auroc": None if np.isnan(area) else area,
     }
+
+
+def _ranks(score: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Equal order in float32, which numbers up to 2^24 distinct scores."""
+    return np.unique(score, return_inverse=True)[1].astype(np.float32)
