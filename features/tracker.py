@@ -14,8 +14,8 @@ al., ICLR 2019) and the moving average, goes by whole epochs: `reduce` ends one.
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from drawstream.features.visits import (
     measure_rows,
     note_other,
 )
+from drawstream.pipeline import HostCopies
 from drawstream.pipeline.labels import Kind
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits
@@ -54,7 +55,6 @@ from drawstream.samplers.methods import IGNORED, MEASURES, UNIT, add_visits
 FORMAT = 3
 EXACT = 64  # classes; of more the mean probabilities of two candidates are kept
 _OF_RIGHT = ("forgetting", "learned", "right_since")  # columns that values, which are never right, do not have
-_PENDING = 4  # batches from a GPU that may be on their way before the oldest is waited for
 
 
 class Tracker:
@@ -139,7 +139,7 @@ class Tracker:
         self._named = np.zeros((sketched, 2), np.uint16)
         self._mass = np.zeros((sketched, 2), np.uint32)
         self._epoch, self._step, self._open, self._classes = -1, 0, False, 0
-        self._pending: deque[tuple[Any, tuple[Tensor, ...], int]] = deque()  # event, batch, position of its first row
+        self._copies = HostCopies()
 
     def __repr__(self) -> str:
         state = f"in epoch {self._epoch}" if self._open else f"{self._epoch + 1} epochs"
@@ -209,14 +209,7 @@ class Tracker:
             batch: tuple[Tensor, ...] = (kept, logits.detach().float(), labels)
             if inputs is not None and self._in_early:
                 batch = (*batch, inputs.detach().float())
-            if not logits.is_cuda:
-                self._add(batch, position)
-                return
-            batch = tuple(_on_its_way(value) for value in batch)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._pending.append((event, batch, position))
-        self._drain(_PENDING)
+            self._copies.put(batch, partial(self._add, position))
 
     def reduce(self) -> None:
         """End the epoch: add up what all ranks observed (a collective call under `torch.distributed`).
@@ -226,19 +219,9 @@ class Tracker:
         """
         if not self._open:
             raise ValueError("no epoch is open: `reduce()` ends one that `set_epoch` began")
-        self._drain(0)
-        if self._counts and dist.is_initialized() and dist.get_world_size() > 1:
-            _all_reduce(self._sums, dist.ReduceOp.SUM)
-            mine = self._last.copy() if self._other.size else self._last
-            _all_reduce(self._last, dist.ReduceOp.MAX)
-            if self._other.size:
-                self._other[mine != self._last] = 0
-                _all_reduce(self._other, dist.ReduceOp.SUM)
-            if self.grand and self._in_early:
-                _all_reduce(self._grand_sums, dist.ReduceOp.SUM)
-            classes = np.array([self._classes])
-            _all_reduce(classes, dist.ReduceOp.MAX)
-            self._classes = int(classes[0])
+        self._copies.drain()
+        if self._counts:
+            self._classes = self._join(self._arrays(True))
         if self._other.size:
             fold_others(self._other, self._sums[:, -1], self._named, self._mass)
         if self._in_early:
@@ -377,15 +360,22 @@ class Tracker:
             write_part(part_path(out, shard), arrays, provenance)
         return FeatureTable.open(out)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, joined: bool = False) -> dict[str, Any]:
         """A copy of the state: `meta` (plain JSON) and `tensors`, which safetensors and `torch.save` take.
 
         Within an epoch each rank has visits of its own, and each must save and restore its state; after `reduce` the
         states of all ranks are equal, and that of rank 0 serves all.
+
+        Args:
+            joined: Add up what all ranks observed in the epoch under way (a collective call). One rank goes on with
+                this state, the others with its tensors of the epoch (`sums`, `last`, `other`, `grand_sums`) at 0; there
+                may be more or fewer ranks.
         """
-        self._drain(0)
-        at = {"epoch": self._epoch, "step": self._step, "open": self._open, "classes": self._classes}
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays(self._open).items()}
+        self._copies.drain()
+        arrays = {name: array.copy() for name, array in self._arrays(self._open).items()}
+        classes = self._join(arrays) if joined and self._open and self._counts else self._classes
+        at = {"epoch": self._epoch, "step": self._step, "open": self._open, "classes": classes}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {"meta": {**self._identity(), **at}, "tensors": tensors}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
@@ -404,7 +394,7 @@ class Tracker:
             if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
                 shown = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else "missing"
                 raise ValueError(f"the state's {name} is {shown}, not {expected.dtype} {array.shape}: it is damaged")
-        self._pending.clear()
+        self._copies.clear()
         self._epoch, self._step, self._classes = int(meta["epoch"]), int(meta["step"]), int(meta["classes"])
         self._open = bool(meta["open"])
         self._sums[:], self._last[:], self._other[:], self._grand_sums[:] = 0, 0, 0, 0
@@ -453,17 +443,24 @@ class Tracker:
         grand = {"grand_sums": self._grand_sums}
         return {**kept, **grand, "sums": self._sums, "last": self._last, "other": self._other}
 
-    def _drain(self, most: int) -> None:
-        """Add what has arrived; wait only while more than `most` are on their way."""
-        while self._pending:
-            event, batch, position = self._pending[0]
-            if len(self._pending) <= most and not event.query():
-                return
-            event.synchronize()
-            self._pending.popleft()
-            self._add(batch, position)
+    def _join(self, arrays: Mapping[str, Array]) -> int:
+        """Join an epoch's arrays of all ranks in place; return the number of classes that any of them has seen."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return self._classes
+        last, other = arrays["last"], arrays["other"]
+        _all_reduce(arrays["sums"], dist.ReduceOp.SUM)
+        mine = last.copy() if other.size else last
+        _all_reduce(last, dist.ReduceOp.MAX)
+        if other.size:
+            other[mine != last] = 0
+            _all_reduce(other, dist.ReduceOp.SUM)
+        if self.grand and self._in_early:
+            _all_reduce(arrays["grand_sums"], dist.ReduceOp.SUM)
+        seen = np.array([self._classes])
+        _all_reduce(seen, dist.ReduceOp.MAX)
+        return int(seen[0])
 
-    def _add(self, batch: tuple[Tensor, ...], position: int) -> None:
+    def _add(self, position: int, *batch: Tensor) -> None:
         ids, z, y, *inputs = (value.cpu().contiguous().numpy() for value in batch)
         values = np.empty((len(MEASURES) + self._kept + 1, len(ids)))
         if fault := measure_rows(ids, z, y, self.rows, values, f"in epoch {self._epoch}"):
@@ -479,13 +476,6 @@ class Tracker:
 def named_classes(classes: int, /) -> int:
     """Return the number of classes, or 0 where a tracker cannot tell other classes: of one, or more than 65 535."""
     return classes if 2 <= classes < 1 << 16 else 0
-
-
-def _on_its_way(value: Tensor) -> Tensor:
-    """A copy in pinned memory that is there after an event of the current stream; at once for a tensor of the CPU."""
-    if not value.is_cuda:
-        return value.clone()
-    return torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
 
 
 def _all_reduce(array: Array, how: Any) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from drawstream.samplers.exports import lazy_exports
 
 if TYPE_CHECKING:
-    from drawstream.pipeline.batch import Batch
+    from drawstream.pipeline.batch import Batch, HostCopies, to_device
     from drawstream.pipeline.crop_filter import CropFilter
     from drawstream.pipeline.data_loader import StreamDataLoader
     from drawstream.pipeline.identity import ANOTHER, difference, plain, refuse_other

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drawstream.pipeline.batch import Batch
+from drawstream.pipeline.batch import Batch, to_device
 from drawstream.pipeline.images import key, to_unit
 from drawstream.pipeline.loader import Loader
 from drawstream.pipeline.place import caller
@@ -252,6 +252,18 @@ class CropFilter:
         if failure is not None:
             raise failure
 
+    def kept(self, plan: Plan, step: int, /) -> int:
+        """Return the crops that all ranks keep of a global batch, those that only fill it up left out.
+
+        Args:
+            plan: The loader's pass.
+            step: Number of the batch in it.
+        """
+        first, m = plan.start + step * plan.batching.global_batch, len(plan.order)
+        share = plan.batching.share(m - first)
+        most = kept_of(share, self._share)
+        return sum(min(most, max(0, m - first - rank * share)) for rank in range(plan.batching.world_size))
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Counts and times of the filter on this rank, over all epochs, JSON-able. The loader has metrics of its own.
@@ -320,10 +332,7 @@ class CropFilter:
             self._position = scored.plan.end(scored.step)
         batch = scored.batch
         _keep_for_stream(batch)
-        index = torch.from_numpy(rows)
-        if batch.images.is_cuda:  # from pageable memory the copy would wait for the training
-            index = index.pin_memory().to(batch.images.device, non_blocking=True)
-        return batch.rows(index)
+        return batch.rows(to_device(rows, batch.images.device))
 
     def _chosen(self, scored: _Scored) -> NDArray[np.int64]:
         """Return the places within the batch to keep, int64 (B,)."""

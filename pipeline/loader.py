@@ -15,7 +15,7 @@ import torch.utils.dlpack
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from drawstream.pipeline.batch import Batch
+from drawstream.pipeline.batch import Batch, to_device
 from drawstream.pipeline.fields import NO_MASK, FieldReader, FieldRequest
 from drawstream.pipeline.images import (
     Backend,
@@ -311,8 +311,8 @@ class Loader(Follower):
         else:
             made = [each.clone() for each in made]
         self._meter.add(substituted=prepared.substituted)
-        around = (torch.from_numpy(a) for a in (prepared.labels, prepared.ids, prepared.weights))
-        labels, ids, weights = (t.to(made[0].device, non_blocking=True) for t in around)
+        around = prepared.labels, prepared.ids, prepared.weights
+        labels, ids, weights = (to_device(each, made[0].device) for each in around)
         whole_run = Batch(made[0], labels, ids, weights, self._with_mask(prepared, made[1:]))
         for a, b in pairwise(prepared.bounds.tolist()):
             yield whole_run.rows(slice(a, b))
@@ -323,7 +323,7 @@ class Loader(Follower):
             return prepared.fields
         mask = masks[0][..., 0]
         if len(prepared.unmasked):
-            mask[torch.from_numpy(prepared.unmasked).to(mask.device)] = NO_MASK
+            mask[to_device(prepared.unmasked, mask.device)] = NO_MASK
         return {**prepared.fields, self._asked.mask: mask}
 
     def _drain(self, feed: Feed, pipeline: Any) -> bool:

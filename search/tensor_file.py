@@ -7,8 +7,13 @@ from typing import Any
 from drawstream.samplers.files import raise_unless_file, write_atomically
 
 
-def save_tensors(path: Path, content: dict[str, Any], /) -> None:
+def save_tensors(path: Path, content: dict[str, Any], /, *, kept: Path | None = None) -> None:
     """Write values and tensors.
+
+    Args:
+        path: The file.
+        content: Numbers, strings, lists, tables and tensors.
+        kept: Name for the file that `path` replaces; None: it is gone.
 
     Raises:
         OSError: The disk is full; it names the file.
@@ -22,6 +27,8 @@ def save_tensors(path: Path, content: dict[str, Any], /) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+        if kept is not None and path.exists():
+            path.replace(kept)  # killed here, the next start finds this one
 
 
 def load_tensors(path: Path, /) -> dict[str, Any]:

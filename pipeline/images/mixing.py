@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from drawstream.pipeline import Batch
+from drawstream.pipeline import Batch, to_device
 from drawstream.pipeline.images.draws import key, to_unit
 
 _MIXUP, _RICAP = 7, 8  # purposes of the keys, beside those of `draws`
@@ -195,12 +195,12 @@ def _beta(alpha: float, words: NDArray[np.uint64]) -> list[float]:
 
 def _permutation(words: NDArray[np.uint64], device: torch.device) -> Tensor:
     """Uniform permutation by the order of random words (n,): int64 (n,)."""
-    return torch.from_numpy(np.argsort(words, kind="stable")).to(device, non_blocking=True)
+    return to_device(np.argsort(words, kind="stable"), device)
 
 
 def _shares(values: list[float], n: int, device: torch.device) -> Tensor:
     """The same shares (k,) for all rows: float32 (n, k)."""
-    return torch.tensor(values).to(device, non_blocking=True).expand(n, len(values))
+    return to_device(torch.tensor(values), device).expand(n, len(values))
 
 
 def _check(name: str, value: float) -> None:

@@ -90,6 +90,10 @@ class Plan:
         """Return the global position after the batch."""
         return min(self.start + (step + 1) * self.batching.global_batch, len(self.order))
 
+    def count(self, step: int) -> int:
+        """Return the rows of the global batch, those that only fill it up left out."""
+        return self.end(step) - self.start - step * self.batching.global_batch
+
     def rows(self, a: int, b: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return rows and weights at positions [a, b); past the end the first ones again, with weight 0."""
         m = len(self.order)

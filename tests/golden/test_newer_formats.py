@@ -19,7 +19,8 @@ from drawstream.search.auto import run as auto_state
 from drawstream.search.auto.record import write_distribution
 from drawstream.tools.runs import read_record, write_record
 from drawstream.tools.runs.hooks import read_journal
-from drawstream.tools.training import Run, checkpoint
+from drawstream.tools.training import Run
+from drawstream.tools.training.checkpoints import load_checkpoint, save_checkpoint
 from shared.refusals import refused
 
 
@@ -96,10 +97,10 @@ def quarantine(folder, version):
 
 def training(folder, version):
     path = folder / "checkpoint.pt"
-    checkpoint.save_checkpoint(path, {"lr": 0.05}, Run([], None, None, torch.zeros(3)), {})
+    save_checkpoint(path, {"lr": 0.05}, Run([], -1, {}, torch.zeros(3)), {})
     content = torch.load(path, weights_only=True)
     torch.save(content | {"format": version}, path)
-    return lambda: checkpoint.load_checkpoint(path, {"lr": 0.05}, {})
+    return lambda: load_checkpoint(path, {"lr": 0.05}, {})
 
 
 def population(folder, version):
@@ -118,7 +119,7 @@ FILES = {
     distribution: 1,
     record: 1,
     quarantine: 1,
-    training: 2,
+    training: 3,
     population: 1,
 }
 

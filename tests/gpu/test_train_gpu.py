@@ -26,7 +26,7 @@ def catalog(tmp_path_factory):
     return pack_digits(tmp_path_factory.mktemp("train") / "d", N).train
 
 
-def go(catalog, device, name="unif", mix=None, epochs=3, lr=0.05, **options):
+def go(catalog, device, name="unif", mix=None, epochs=3, lr=0.05, recipe=None, **options):
     setup = Setup(catalog, "mlp", global_batch=64, device=device)
     given = {"rows": N, "epochs": epochs, "budget": Budget(0.5), "seed": 3, "global_batch": 64}
     made = METHODS[name].plan(Inputs(name=name, column=lambda _: np.linspace(0, 2, N), **given))
@@ -36,7 +36,7 @@ def go(catalog, device, name="unif", mix=None, epochs=3, lr=0.05, **options):
     loader.replace_stream(made.stream)
     model = setup.build(3)
     parts = LoopParts(made.parts.learner, made.parts.selector, 64, made.parts.weighted, mix)
-    run = train(model, loader, Recipe(made.epochs, lr), parts=parts, **options)
+    run = train(model, loader, Recipe(made.epochs, lr, **(recipe or {})), parts=parts, **options)
     return run, [parameter.detach().cpu() for parameter in model.parameters()]
 
 
@@ -97,9 +97,9 @@ def follow(device, ids_device):
             tracker.observe(ids, logits, labels, weights)
             for used in (ids, logits, labels):  # as a step under CUDA graphs writes its next batch over them
                 used.zero_()
-            assert len(tracker._pending) <= 4
+            assert len(tracker._copies._pending) <= 4
         tracker.reduce()
-        assert not tracker._pending
+        assert not tracker._copies._pending
     return tracker.state_dict()["tensors"]
 
 
@@ -115,7 +115,7 @@ def test_a_full_queue_does_not_block_a_step():
     torch.cuda._sleep(2_000_000_000)  # the GPU is busy for about a second
     for _ in range(4):
         tracker.observe(torch.arange(64), torch.zeros(64, 10, device="cuda"), torch.zeros(64, dtype=torch.int64))
-    assert len(tracker._pending) == 4
+    assert len(tracker._copies._pending) == 4
     tracker.reduce()
     assert tracker.columns()["seen"].sum() == 4 * 64
 
@@ -166,3 +166,30 @@ def test_timm_loop(tmp_path):
     assert (
         "epoch 0" not in again.split("uniform:")[0] and "epoch 1" in again
     )  # GPU sums differ between runs: no more than that
+
+
+@pytest.mark.parametrize(
+    ("name", "mix", "recipe"),
+    [
+        ("unif", None, {}),
+        ("unif", None, {"ema": 0.9, "clip_grad": 1.0, "accumulate": 2}),
+        ("unif", None, {"amp": "fp16"}),
+        ("unif", Mixup(seed=2), {}),
+        ("unif", RICAP(seed=2), {}),
+        ("p", None, {}),
+        ("infobatch", None, {}),
+    ],
+)
+def test_no_step_waits_for_the_gpu(catalog, name, mix, recipe):
+    """From the second step of an epoch to its last nothing is read back, and no copy is made of pageable memory."""
+    steps = []
+
+    def step(done):
+        steps.append(done)
+        torch.cuda.set_sync_debug_mode("error" if 0 < done % 1 < 1 else "default")
+
+    try:
+        go(catalog, "gpu", name, mix, recipe=recipe, on_step=step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) > 10

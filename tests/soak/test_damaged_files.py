@@ -30,7 +30,7 @@ from drawstream.tools.report.board import Board
 from drawstream.tools.runs import load_hooks, read_config, read_record
 from drawstream.tools.runs.hooks import Journal, read_journal
 from drawstream.tools.training import Epoch, Run
-from drawstream.tools.training.checkpoint import load_checkpoint, save_checkpoint
+from drawstream.tools.training.checkpoints import load_checkpoint, save_checkpoint
 from drawstream.tools.training.descent import Descent
 from drawstream.tools.training.loop import Recipe
 from drawstream.tools.training.models import build_model, load_weights, save_weights

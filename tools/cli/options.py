@@ -209,6 +209,18 @@ class DescentOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(Options):
+    """How a training is evaluated."""
+
+    eval_batch: int = option(512, "Images of each rank's batch in evaluation.", within=COUNT, decides=False)
+    dist_bn: Literal["reduce", "broadcast", "off"] = option(
+        "reduce",
+        "Evaluate with the mean of BatchNorm's statistics over the ranks, with those of rank 0, or with each its own.",
+    )
+    tta: Literal["none", "flip"] = option("none", "Score images alone, or with their mirror images (flip).")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossOptions(Options):
     """The loss of a training."""
 

@@ -1,6 +1,7 @@
 """Ends of a command: one line and an exit status, never a traceback.
 
-Ctrl-C gives 130 and SIGTERM 143, after open work was closed and cleared; bad input, no room and no permission give 2; a
+Ctrl-C gives 130 and SIGTERM 143, after open work was closed and cleared; a training that saved at SIGUSR1 or at its
+time limit 75; bad input, no room and no permission give 2; a
 reader that is gone gives 1.
 """
 
@@ -87,10 +88,11 @@ def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED)
 
 
-def report_stop(status: int, /) -> int:
-    """Print a line if a signal ended the command; return the status."""
-    if status in (INTERRUPTED, TERMINATED):
-        how = "interrupted" if status == INTERRUPTED else "terminated"
+def report_stop(status: int, stand: str = "", /) -> int:
+    """Print a line if a signal ended the command, or where it `stand`s if it saved; return the status."""
+    if status in (INTERRUPTED, TERMINATED) or stand:
+        how = {INTERRUPTED: "interrupted", TERMINATED: "terminated"}.get(status, "stopped before its end")
+        how += f": {stand}" if stand else ""
         again = "" if {"serve", "report"} & set(sys.argv[1:]) else "; start the same command again to go on"
         print(f"drawstream: {how}{again}", file=sys.stderr)
     return status

@@ -15,6 +15,7 @@ class TrainOptions(
     options.TrainedOptions,
     options.ClassesOptions,
     options.RecipeOptions,
+    options.EvaluationOptions,
     options.LossOptions,
     options.WhereOptions,
     options.JoinOptions,
@@ -88,6 +89,14 @@ class TrainOptions(
         "sampler keeps a part in each step; by default it draws by itself.",
         within=FEW,
     )
+    save_every: str | None = option(
+        "10m",
+        "Write a checkpoint after this time (10m) or this many steps (500), and after every epoch.",
+        decides=False,
+    )
+    max_time: str | None = option(
+        None, "Save and end with status 75 after this time, as 3h30m; the same command goes on.", decides=False
+    )
     # the next three decide what becomes of a bad image: a run that was stopped by one goes on with others
     checksum: Literal["always", "first", "never"] = option("always", "Check images against the catalog.", decides=False)
     on_bad: Literal["raise", "substitute"] = option(
@@ -99,6 +108,8 @@ class TrainOptions(
 
 def train(given: TrainOptions) -> None:
     """Train with the reference loop, uniformly or with a sampler; a killed run goes on when started again.
+
+    On SIGTERM and SIGUSR1 it saves after the step and ends; the second signal ends it at once (docs/preemption.md).
 
     Example: drawstream train data/train -o runs/uniform --held-out data/holdout --test data-test --epochs 20
 
@@ -112,6 +123,7 @@ def train(given: TrainOptions) -> None:
     from drawstream.tools.estimate import estimate_training
     from drawstream.tools.jobs import TrainingJob, train_job
     from drawstream.tools.training import join_ranks
+    from drawstream.tools.training.checkpoints import Saving
     from drawstream.tools.training.methods import (
         Balance,
         Budget,
@@ -140,8 +152,18 @@ def train(given: TrainOptions) -> None:
     capped = 1 if filtering or given.crop_factor is None else given.crop_factor
     source |= {"balance": pick(Balance, given), "clean": pick(Clean, given)}
     sampling = pick(Sampling, given, **source, budget=budget, crop_factor=capped, score_weights=embedding)
+    saving = Saving.of(given.save_every, given.max_time, signals=True)
     job = TrainingJob(
-        setup, recipe, sampling, given.out, track=given.track, grand=given.track_grand, filtering=filtering
+        setup,
+        recipe,
+        sampling,
+        given.out,
+        track=given.track,
+        grand=given.track_grand,
+        filtering=filtering,
+        saving=saving,
+        dist_bn=given.dist_bn,
+        tta=given.tta,
     )
     record = options.run_job(given, ranks, job, estimate_training, train_job)
     if record is not None:

@@ -23,7 +23,7 @@ def estimate_training(job: TrainingJob, /) -> Estimate:
     if training.record is not None:
         training.close()
         return finished("train", out / "run.json")
-    with scratch_folder(out, ["checkpoint.pt"]) as scratch:
+    with scratch_folder(out, ["checkpoint.pt*"]) as scratch:
         done = _epochs_of(scratch / "checkpoint.pt")
         with Probe(steps=False, ranks=setup.ranks.world_size) as probe:
             training.run(scratch / "checkpoint.pt", on_step=probe.step)

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from drawstream import Catalog, IndexStream, Loader, OrderedSGD, SelectiveBackprop
 from drawstream.samplers.files import write_atomically
-from drawstream.tools.training import AsTensors, top1
+from drawstream.tools.training import top1
+from drawstream.tools.training.checkpoints import AsTensors
 
 
 class Uniform:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
@@ -42,6 +42,7 @@ from drawstream.tools.training import (
     save_weights,
     train,
 )
+from drawstream.tools.training.checkpoints import AFTER_EPOCHS, Saving, remove_checkpoints
 from drawstream.tools.training.methods import Filtering, Sampling, TrainingPlan, make_loss
 
 
@@ -60,6 +61,9 @@ class TrainingJob:
         filtering: Chooses among the crops of a step; the stream draws `factor` times as many.
         criterion: Makes the loss, from the model that is trained; None: the recipe's.
         every: Epochs between evaluations; there is one after the last.
+        saving: When checkpoints are written within epochs, and when the training ends early.
+        dist_bn: Whose statistics of BatchNorm are evaluated, see `Evaluation`.
+        tta: What an image's outputs are, see `Evaluation`.
     """
 
     setup: Setup
@@ -72,6 +76,9 @@ class TrainingJob:
     filtering: Filtering | None = None
     criterion: Callable[[nn.Module], nn.Module | None] | None = None
     every: int = 1
+    saving: Saving = AFTER_EPOCHS
+    dist_bn: Literal["reduce", "broadcast", "off"] = "reduce"
+    tta: Literal["none", "flip"] = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class Training:
         checkpoint: Path,
         /,
         *,
+        saving: Saving = AFTER_EPOCHS,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> Run:
@@ -116,6 +124,7 @@ class Training:
             checkpoint=checkpoint,
             identity=self.settings["identity"],
             ranks=self.job.setup.ranks,
+            saving=saving,
             on_epoch=on_epoch,
             on_step=on_step,
         )
@@ -131,7 +140,7 @@ def prepare_training(job: TrainingJob, /) -> Training:
     job = replace(job, sampling=job.sampling.as_searched())
     setup, recipe, sampling, filtering = job.setup, job.recipe, job.sampling, job.filtering
     sampling.refuse_unused(recipe.loss)
-    evaluation = Evaluation(setup.evaluation_loaders(), job.every)
+    evaluation = Evaluation(setup.evaluation_loaders(), job.every, job.dist_bn, job.tta)
     factor = filtering.factor if filtering else 1
     rows = crop_rows(sampling.table, setup)
     if rows is not None and job.track is not None:
@@ -238,7 +247,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         def step(done: float) -> None:
             progress.update(done, epochs)
 
-        run = training.run(out / "checkpoint.pt", on_epoch=show, on_step=step)
+        run = training.run(out / "checkpoint.pt", saving=job.saving, on_epoch=show, on_step=step)
     before = training.planned.forward
     results = _results(run, time.perf_counter() - begin, job.setup.data.classes) | {
         "forward": run.forward + before,
@@ -266,7 +275,7 @@ def train_job(job: TrainingJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]
         if tracker is not None and job.track is not None:
             tracker.export(job.track, job.setup.data, model_name=job.setup.model)
         watch.end(write_record(path, "train", {**settings, **results}))
-        (out / "checkpoint.pt").unlink(missing_ok=True)
+        remove_checkpoints(out / "checkpoint.pt")
     ranks.wait()
     training.close()
     return read_record(path, "train")

@@ -49,6 +49,7 @@ def training_identity(
         **loader_identity(loader),
         **{name: held.catalog.fingerprint for name, held in evaluation.sets.items()},
         "every": evaluation.every,
+        **evaluation.identity(),
         "select": evaluation.select,
         "tracked": parts.tracker is not None,
         "grand": True if parts.tracker is not None and parts.tracker.grand else None,

@@ -7,7 +7,6 @@ from drawstream.samplers.exports import lazy_exports
 if TYPE_CHECKING:
     from drawstream.tools.training.accounting import Epoch, Run, SourceScores, Work
     from drawstream.tools.training.check_model import check_built
-    from drawstream.tools.training.checkpoint import AsTensors
     from drawstream.tools.training.child import Kept, ModelChild, Reward, Streamed, TwoScores, keep, row_losses
     from drawstream.tools.training.descent import Descent, autocast, make_optimizer
     from drawstream.tools.training.evaluation import (

@@ -10,7 +10,9 @@ A backward pass goes through the whole batch that went forward: ordered SGD, whi
 all of it. What a crop filter scores with its model is counted too, and what a loss needs for weights of its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +128,76 @@ class SourceScores:
             name: {"draws": n, "loss": loss, "top1": top1}
             for name, (n, loss, top1) in zip(self.names, mean, strict=True)
         }
+
+
+class EpochUnderWay:
+    """Sums of the epoch under way on this rank; as a part of a checkpoint those of all ranks.
+
+    Attributes:
+        epoch: Its number; -1 between epochs.
+        at: Steps done.
+        work: Rows that went forward and backward, and how often each was trained on.
+        total: Sum of the losses of this rank's rows, float32 ().
+        count: Rows of all ranks, fill left out.
+        wait: Seconds spent waiting for the loader.
+        seconds: Seconds of training.
+        sources: Scores of the sources of a joined catalog.
+    """
+
+    def __init__(self, rows: int, sources: SourceScores | None, ranks: Ranks, device: torch.device, /) -> None:
+        self._rows, self._ranks, self._device, self.sources = rows, ranks, device, sources
+        self.epoch = -1
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.at, self.count, self.wait, self.seconds = 0, 0, 0.0, 0.0
+        self.work = Work(torch.zeros(self._rows, dtype=torch.int64, device=self._device))
+        self.total = torch.zeros((), device=self._device)
+
+    def begin(self, epoch: int, /) -> None:
+        """Go on with an epoch, or begin it."""
+        if epoch != self.epoch:
+            self.clear()
+            self.epoch = epoch
+
+    def end(self) -> float:
+        """Join the ranks (a collective call); return the mean loss. The sums stay until the next epoch."""
+        self.work.reduce(self._ranks)
+        self.epoch = -1
+        return float(self._ranks.total(self.total)) / max(self.count, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts of all ranks, and the sums of floats of each (a collective call); empty between epochs."""
+        if self.epoch < 0:
+            return {}
+        work = Work(self.work.counts.clone(), self.work.forward, self.work.backward)
+        work.reduce(self._ranks)
+        own = [self.total.cpu(), None if self.sources is None else self.sources.sums.cpu()]
+        return {
+            **{name: getattr(self, name) for name in ("epoch", "at", "count", "wait", "seconds")},
+            "counts": work.counts.cpu(),
+            "work": [work.forward, work.backward],
+            "ranks": self._ranks.collect(own),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Go on in an epoch: counts in rank 0; sums of floats where they were, or of another number of ranks in it."""
+        if not state:
+            return
+        for name in ("epoch", "at", "count", "wait", "seconds"):
+            setattr(self, name, state[name])
+        first, parts = self._ranks.writes, state["ranks"]
+        self.work.counts.copy_(state["counts"] * first)
+        self.work.forward, self.work.backward = (int(each) * first for each in state["work"])
+        totals, sources = zip(*parts, strict=True)
+        if len(parts) == self._ranks.world_size:
+            mine = slice(self._ranks.rank, self._ranks.rank + 1)
+        else:
+            mine = slice(None if first else len(parts), None)
+        self.total.copy_(sum(totals[mine], torch.zeros(())))
+        if self.sources is not None:
+            self.sources.sums.copy_(sum(sources[mine], torch.zeros(self.sources.sums.shape, dtype=torch.float64)))
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drawstream.features import label_losses
-from drawstream.pipeline import Loader
+from drawstream.pipeline import Loader, to_device
 from drawstream.pipeline.images import RICAP, Mixup
 from drawstream.samplers.orders import Draws, Order, ones
 from drawstream.search.auto import InTurn
@@ -52,7 +52,7 @@ class Kept:
 
     def __call__(self, rows: NDArray[np.int64], /) -> tuple[Tensor, Tensor]:
         """Images and labels of any rows."""
-        at = torch.from_numpy(rows).to(self.images.device)
+        at = to_device(rows, self.images.device)
         return self.images[at], self.labels[at]
 
     def batches(self, rows: NDArray[np.int64], _step: int, /) -> Iterator[tuple[Tensor, Tensor]]:

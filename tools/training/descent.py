@@ -1,8 +1,12 @@
-"""One step of a recipe: gradient, clipping, learning rate, optimizer, average of the weights.
+"""One step of a recipe: loss, gradient, clipping, learning rate, optimizer, average of the weights.
 
 Notation
+    l, v   losses and weights (n,) of this rank's rows; v = 0 marks those without a part in the step
+    R, K   rows of all ranks with a part in the step, and ranks: the mean over the ranks of Σ v l · K / R is Σ v l / R
     w, a   weights and floating-point buffers of the model, and their moving average
     t, d   steps of the average so far; its decay min(ema, (1 + t) / (10 + t)): it follows at once in the beginning
+
+R is a number of the host, and there is no boolean index: no rank waits here for its device or for another rank.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,10 +15,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from drawstream.features import label_losses
 from drawstream.tools.training.recipe import Amp, Recipe
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def mean_loss(logits: Tensor, labels: Tensor, smoothing: float, /) -> Tensor:
+    """Return the mean of the losses by the labels' kind, all rows alike."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return label_losses(logits, labels).mean()
+
+
+def row_losses(logits: Tensor, labels: Tensor, smoothing: float, /) -> Tensor:
+    """Return the losses of rows (n,), with smoothed classes."""
+    if smoothing:
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return label_losses(logits, labels)
+
+
+def weighted_loss(losses: Tensor, weights: Tensor, rows: int, ranks: int, /) -> Tensor:
+    """Return Σ v l · K / R."""
+    return losses @ (weights * (ranks / rows)).to(losses.dtype)
+
+
+def counted_loss(losses: Tensor, weights: Tensor, rows: int, ranks: int, /) -> Tensor:
+    """Return Σ l · K / R over the rows with v > 0."""
+    return torch.where(weights > 0, losses, 0).sum() * (ranks / rows)
 
 
 class Descent:
@@ -69,6 +99,11 @@ class Descent:
             yield
         finally:
             _write(self._model, own)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return the floating-point buffers of the model, and of its average: statistics of BatchNorm, by name."""
+        found = {name: value for name, value in self._model.named_buffers() if value.is_floating_point()}
+        return found | {f"average.{name}": self._average[name] for name in found if name in self._average}
 
     def finish(self) -> None:
         """Leave the averaged weights, if any, in the model."""

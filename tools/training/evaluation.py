@@ -36,15 +36,27 @@ class Evaluation:
     Attributes:
         sets: Loaders of held-out sets by name; the first one decides the best epoch, by the main metric of its labels.
         every: Evaluate after each `every`-th epoch, and after the last.
+        dist_bn: Before it, statistics of BatchNorm become their mean over the ranks (`reduce`), or those of rank 0
+            (`broadcast`); else (`off`) each rank scores its rows by its own.
+        tta: `flip`: outputs are the mean of those of an image and of its mirror image.
     """
 
     sets: Mapping[str, Loader] = field(default_factory=dict)
     every: int = 1
+    dist_bn: Literal["reduce", "broadcast", "off"] = "reduce"
+    tta: Literal["none", "flip"] = "none"
 
     @property
     def select(self) -> str | None:
         """Name of the set that decides the best epoch."""
         return next(iter(self.sets), None)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what differs from the defaults; None elsewhere, which is as good as not there."""
+        return {
+            "dist_bn": None if self.dist_bn == "reduce" else self.dist_bn,
+            "tta": None if self.tta == "none" else self.tta,
+        }
 
 
 NO_EVALUATION = Evaluation()
@@ -132,16 +144,37 @@ class ValueScores:
         return np.sqrt(self.squared / self.rows).tolist()  # type: ignore[no-any-return]
 
 
-def evaluate(model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ranks | None = None) -> Scores:
+def evaluate(
+    model: nn.Module, loader: Loader, /, *, amp: Amp = "off", ranks: Ranks | None = None, flip: bool = False
+) -> Scores:
     """Evaluate a model over one pass of the ranks' loaders, by the labels' kind; rows of weight 0 (fill) do not count.
+
+    Args:
+        model: Gives outputs (n, classes).
+        loader: Rows in any order.
+        amp: Autocast.
+        ranks: The processes.
+        flip: Take the mean of the outputs of each image and of its mirror image.
 
     Raises:
         ValueError: The samples have no labels.
     """
     kind = loader.catalog.label_kind
     loader.catalog.require_labels("evaluation")
-    found: Scores = _BY_KIND[kind](model, loader, amp, ranks or Ranks())
+    found: Scores = _BY_KIND[kind](_Mirrored(model) if flip else model, loader, amp, ranks or Ranks())
     return found
+
+
+class _Mirrored(nn.Module):
+    """The mean of a model's outputs of each image and of its mirror image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = (self.model(images) + self.model(images.flip(3))) / 2
+        return found
 
 
 def _outputs(model: nn.Module, loader: Loader, amp: Amp) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,10 +5,10 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -40,12 +40,33 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def join(self, values: Sequence[Tensor], how: Literal["reduce", "broadcast", "off"], /) -> None:
+        """Give floating-point tensors, in place, their mean over all ranks (`reduce`) or the values of rank 0."""
+        if self.world_size == 1 or how == "off" or not values:
+            return
+        flat = torch.cat([value.detach().flatten() for value in values])
+        if how == "broadcast":
+            dist.broadcast(flat, 0)
+        else:
+            dist.all_reduce(flat.div_(self.world_size))
+        with torch.no_grad():
+            for value, joined in zip(values, torch.split(flat, [value.numel() for value in values]), strict=True):
+                value.copy_(joined.view_as(value))
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order."""
         values = [value]
         if self.world_size > 1:
             values *= self.world_size
             dist.all_gather_object(values, value)
+        return values
+
+    def collect(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order, on rank 0; elsewhere none."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size if self.rank == 0 else []
+        dist.gather_object(value, values or None)
         return values
 
     def share(self, value: Any, source: int, /) -> Any:
@@ -65,8 +86,8 @@ class Ranks:
             if isinstance(part, _Sent):
                 own = self.rank == source
                 tensor = next(sent) if own else torch.empty(part.size, dtype=part.dtype, device=comes)
-                carried = tensor.detach().to(comes).contiguous()
-                dist.broadcast(carried, source)
+                carried = tensor.detach().to(comes).clone(memory_format=torch.contiguous_format)
+                dist.broadcast(carried.view(-1).view(torch.uint8), source)  # gloo knows no int16
                 return tensor if own else carried.to(torch.device("cuda", self.local) if part.cuda else "cpu")
             if isinstance(part, dict):
                 return {key: place(item) for key, item in part.items()}

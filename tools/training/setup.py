@@ -85,6 +85,7 @@ class Setup:
         backend: `dali` or `pillow`, see `Loader`; None: what is installed.
         ranks: The processes that share each step.
         reading: Of the training loader; what chooses and reports is read strictly.
+        eval_batch: Images of a rank's batch in evaluation, which keeps no activations.
         channels: Of the images in batches, 1 or 3; None: 3 where one of the sets has colour, or where the model takes
             colour only, else 1. Gray images become RGB with three equal channels.
     """
@@ -101,6 +102,7 @@ class Setup:
     backend: Backend | None = None
     ranks: Ranks = field(default_factory=Ranks)
     reading: Reading = field(default_factory=Reading)
+    eval_batch: int = EVAL_BATCH
     channels: int | None = None
     more: Mapping[str, Path | str] = field(default_factory=dict)
     classes: Literal["same", "union"] = "same"
@@ -236,7 +238,7 @@ class Setup:
     def ordered_loader(self) -> Loader:
         """Over the samples in file order, as evaluation sees them."""
         stream = Sequential(0, len(self.data))
-        return self._loader(self.data, stream, self.transforms[1], EVAL_BATCH, reading=self.reading)
+        return self._loader(self.data, stream, self.transforms[1], self.eval_batch, reading=self.reading)
 
     def evaluation_loaders(self, *names: str) -> dict[str, Loader]:
         """Loaders in file order over the catalogs of `judges`, or of some of them by name.
@@ -263,7 +265,7 @@ class Setup:
                 whole = catalog.fingerprint == self.data.fingerprint
                 law = "is the training set itself" if whole else "is the training set in part"
                 raise ValueError(f"{catalog.path} {law}: give rows that are not trained on")
-            loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], EVAL_BATCH)
+            loaders[name] = self._loader(catalog, Sequential(0, len(catalog)), self.transforms[1], self.eval_batch)
         return loaders
 
     def _loader(self, catalog: Catalog, stream: Stream, transform: Transform, batch_size: int, **more: Any) -> Loader:

@@ -1,5 +1,7 @@
 """The tracker: values against a plain loop, forgetting by hand, windows, its table, its state, and what it refuses."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -422,12 +424,13 @@ def test_batches_on_their_way_are_waited_for_only_where_too_many_are():
     tracker, events = Tracker(ROWS), [Event() for _ in range(6)]
     tracker.set_epoch(0)
     for i, event in enumerate(events):
-        tracker._pending.append((event, (torch.tensor([i]), torch.zeros(1, 3), torch.tensor([0])), i))
-    tracker._drain(4)
+        step = torch.tensor([i]), torch.zeros(1, 3), torch.tensor([0])
+        tracker._copies._pending.append((event, step, partial(tracker._add, i)))
+    tracker._copies.drain(4)
     assert [event.waited for event in events] == [1, 1, 0, 0, 0, 0]
     events[2].done = events[4].done = True  # the fourth, before it, is not: order is kept
-    tracker._drain(4)
-    assert len(tracker._pending) == 3 and not any(event.waited for event in events[2:])
+    tracker._copies.drain(4)
+    assert len(tracker._copies._pending) == 3 and not any(event.waited for event in events[2:])
     assert tracker.state_dict()["tensors"]["sums"][:, -1].tolist() == [1] * 6 + [0] * (ROWS - 6)
     assert [event.waited for event in events] == [1, 1, 0, 1, 0, 1]
 

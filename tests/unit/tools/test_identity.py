@@ -55,7 +55,8 @@ def test_an_option_says_whether_it_decides(name):
         "storage",
         "study",
     }
-    assert {each for each in decides if not decides[each]} <= beside | {"checksum", "on_bad", "max_bad"}
+    beside |= {"checksum", "on_bad", "max_bad", "save_every", "max_time", "eval_batch"}
+    assert {each for each in decides if not decides[each]} <= beside
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,7 @@ CHANGES = {
         ("--sampler", "p"), ("--sampler", "unif", "--budget", 0.5), ("--balance", 0.5), ("--sampler", "balanced"),
         ("--where", "label < 5"),
         ("--track", "TRACK"), ("--track", "TRACK", "--track-grand"), ("--channels", 3),
+        ("--dist-bn", "off"), ("--tta", "flip"),
         ("--sampler", "clean", "--refresh", 2), ("--sampler", "clean"),
         ("--sampler", "clean", "--clean-score", "loss"), ("--sampler", "clean", "--per-class"),
     ],

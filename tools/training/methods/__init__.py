@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from drawstream.tools.training.methods.embeddings import embed
     from drawstream.tools.training.methods.filtering import Filtering, filtering_of
     from drawstream.tools.training.methods.losses import make_loss
-    from drawstream.tools.training.methods.mixture import MixtureState
     from drawstream.tools.training.methods.mixture_file import Mixture, read_mixture
     from drawstream.tools.training.methods.plan import (
         NO_PARTS,

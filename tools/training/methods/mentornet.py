@@ -106,6 +106,14 @@ class MentorNet(nn.Module):
         with torch.autocast(labels.device.type, enabled=False):
             return torch.sigmoid(self.mentor(self.visits[ids], labels, epoch / self._epochs))
 
+    def get_extra_state(self) -> int:
+        """Return the epoch for which the mentor has learnt last: a part of the state."""
+        return self._epoch
+
+    def set_extra_state(self, state: int) -> None:
+        """Go on in this epoch."""
+        self._epoch = state
+
     def _visited(self, before: Tensor, losses: Tensor) -> Tensor:
         """Visits (n, K, 2) with the newest in front; a row that is new gets it K times."""
         newest = torch.stack([losses, losses - self.average], 1)[:, None] * self._scale

@@ -1,11 +1,10 @@
 """Draws of a mixture in a training: the plans of its sources as one, and what their samplers learn."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -98,34 +97,3 @@ class MixedLearner:
         for g, learner in self.learners.items():
             own = {name.partition(".")[2]: value for name, value in state.items() if name.partition(".")[0] == str(g)}
             learner.load_state_dict(own)
-
-
-@dataclass(frozen=True, slots=True)
-class MixtureState:
-    """The epochs of a mixture's sources that are under way when an epoch of it ends, as a part of a checkpoint.
-
-    Attributes:
-        stream: The mixture.
-        epoch: Gives the epoch that was trained last.
-    """
-
-    stream: MixedStream
-    epoch: Callable[[], int]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return weights of these epochs and states of their samplers, as tensors."""
-        found: dict[str, Any] = _converted(self.stream.state_dict(self.epoch() + 1), np.ndarray, torch.from_numpy)
-        return found
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Restore a state."""
-        self.stream.load_state_dict(_converted(state, Tensor, Tensor.numpy))
-
-
-def _converted(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
-    """Nested dicts, with what is of a kind converted."""
-    if isinstance(value, Mapping):
-        return {name: _converted(each, kind, convert) for name, each in value.items()}
-    if isinstance(value, np.generic):
-        return value.item()
-    return convert(value) if isinstance(value, kind) else value

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drawstream.pipeline import Batch
+from drawstream.pipeline import Batch, to_device
 
 BETA = {"soft": 0.95, "hard": 0.8}  # Reed et al. 2015, §4
 
@@ -139,13 +139,21 @@ class LearnedWeights(nn.Module):
         self.work += torch.tensor([len(labels), len(labels) + 2 * len(losses)])
         return losses * weights * len(losses)
 
+    def get_extra_state(self) -> list[int]:
+        """Return the epoch and step drawn last: a part of the state."""
+        return [self._epoch, self._step]
+
+    def set_extra_state(self, state: list[int]) -> None:
+        """Go on after this epoch and step."""
+        self._epoch, self._step = state
+
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """The trusted rows of the next step."""
         self._step = self._step + 1 if epoch == self._epoch else 0
         self._epoch = epoch
         images, labels = self._trusted
         generator = np.random.default_rng([self._seed, epoch, self._step])
-        rows = torch.from_numpy(generator.choice(len(labels), self._batch_size, replace=False)).to(labels.device)
+        rows = to_device(generator.choice(len(labels), self._batch_size, replace=False), labels.device)
         return images[rows], labels[rows]
 
     def extra_repr(self) -> str:

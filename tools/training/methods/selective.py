@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from drawstream.features import label_losses, measure, require_classes
-from drawstream.pipeline import Batch
+from drawstream.pipeline import Batch, to_device
 from drawstream.pipeline.images import RICAP, Mixed, Mixup
 from drawstream.pipeline.shards import Catalog
 from drawstream.samplers.methods import BatchSelector, OrderedSGD
-from drawstream.tools.training import Amp, AsTensors, Ranks, Work, autocast
+from drawstream.tools.training import Amp, Ranks, Work, autocast
+from drawstream.tools.training.checkpoints import AsTensors
 
 Places = NDArray[np.int64]
 Rows = dict[str, Tensor]  # fields of a batch, (n, …) each; beside them `targets` and `shares` (n, k) of mixed images
@@ -44,7 +45,7 @@ class Step(NamedTuple):
         batch: Rows of this rank; weight 0 marks those without a part in the gradient.
         waited: Seconds of waiting for the loader.
         at: See the module.
-        share: Rows of the step over all ranks, divided by the ranks.
+        rows: Rows of the step over all ranks, fill left out.
         chosen: Whether the selector has spoken, and the weights are its own.
         mixed: The images with their labels, if they were mixed before they were scored.
     """
@@ -52,7 +53,7 @@ class Step(NamedTuple):
     batch: Batch
     waited: float
     at: int
-    share: float
+    rows: int
     chosen: bool = False
     mixed: Mixed | None = None
 
@@ -96,6 +97,10 @@ class Chooser:
         self._right = torch.zeros((), dtype=torch.float64, device=self._device)  # rows of this rank
         self._variance: Tensor | None = None  # of the labels of kind value
         self._seen = 0  # rows of all ranks
+        self._taken = self._at = 0  # batches of the loader, and steps, of the epoch so far
+        self._waiting: list[Rows] = []  # chosen rows of this rank that fill no step yet
+        self._owners: Places = np.empty(0, np.int64)  # the ranks of all chosen ones
+        self._spare: Rows = {}  # a row of this rank
 
     def __repr__(self) -> str:
         return type(self.selector).__name__
@@ -104,49 +109,56 @@ class Chooser:
         """Steps of an epoch for which the loader has so many batches; with f = 1 the most that there can be."""
         return -(-batches // self.selector.factor)
 
-    def steps(self, given: Iterable[tuple[Batch, float]], work: Work, /, *, epoch: int, batches: int) -> Iterator[Step]:
-        """The steps of an epoch.
+    def steps(
+        self, given: Iterable[tuple[Batch, float, int]], work: Work, /, *, epoch: int, batches: int
+    ) -> Iterator[Step]:
+        """The steps of an epoch, or of what is left of it.
 
         Args:
-            given: Batches of the loader, with the seconds that each was waited for.
+            given: Batches of the loader, with the seconds that each was waited for, and its rows over all ranks.
             work: Counts the rows that are scored.
             epoch: Number of the epoch.
-            batches: How many there are.
+            batches: How many there are in the whole epoch.
         """
         group: list[_Scored] = []
-        waiting, owners = list[Rows](), np.empty(0, np.int64)  # chosen rows of this rank; the ranks of all chosen ones
-        waited, at, length = 0.0, 0, self.length(batches)
-        for number, (batch, seconds) in enumerate(given, 1):
-            waited += seconds
-            if not self.selector.before:
-                yield Step(batch, waited, at, len(batch.labels))
+        waited, length, source = 0.0, self.length(batches), iter(given)
+        while True:
+            while (step := self._due(waited, last=self._taken == batches or self.selector.factor > 1)) is not None:
+                yield step
                 waited = 0.0
-            else:
-                group.append(self._score(self._mixed(batch, epoch, number - 1), work))
-                if len(group) < self.selector.factor and number < batches:
-                    continue
-                chosen, more = self._choose(group, epoch, at)
-                waiting, owners = [*waiting, chosen], np.concatenate([owners, more])
-                last = number == batches or self.selector.factor > 1
-                while owners.size >= self._global_batch or (last and owners.size):
-                    rows = _joined(waiting)
-                    due, owners = np.split(owners, [self._global_batch])
-                    mine = int((due == self._ranks.rank).sum())
-                    waiting = [_part(rows, mine, None)]
-                    share = due.size / self._ranks.world_size
-                    part = _part(rows, 0, mine) if mine else _without_weight(group[-1].rows)
-                    yield _step(part, waited, at, share)
-                    waited = 0.0
-                group = []
-            at += 1
-            if at == length:
+            if self._at == length or (taken := next(source, None)) is None:
                 return
+            batch, seconds, count = taken
+            waited += seconds
+            self._taken += 1
+            if not self.selector.before:
+                self._at += 1
+                yield Step(batch, waited, self._at - 1, count)
+                waited = 0.0
+                continue
+            group.append(self._score(self._mixed(batch, epoch, self._taken - 1), work))
+            if len(group) == self.selector.factor or self._taken == batches:
+                chosen, owners = self._choose(group, epoch, self._at)
+                self._waiting, self._owners = [*self._waiting, chosen], np.concatenate([self._owners, owners])
+                self._at, self._spare, group = self._at + 1, _part(group[-1].rows, 0, 1), []
 
-    def judge(self, step: Step, logits: Tensor, losses: Tensor, /, *, epoch: int) -> Tensor | None:
-        """Weights (n,) of the rows of a training pass, by its own scores if none came before; None: all count alike."""
+    def _due(self, waited: float, *, last: bool) -> Step | None:
+        """The next step of the chosen rows, if they fill one or are the last."""
+        if not self._owners.size or (self._owners.size < self._global_batch and not last):
+            return None
+        rows = _joined(self._waiting)
+        due, self._owners = np.split(self._owners, [self._global_batch])
+        mine = int((due == self._ranks.rank).sum())
+        self._waiting = [_part(rows, mine, None)]
+        spare = self._spare | {"weights": torch.zeros_like(self._spare["weights"])}  # takes part, and changes nothing
+        return _step(_part(rows, 0, mine) if mine else spare, waited, self._at - 1, due.size)
+
+    def judge(self, step: Step, logits: Tensor, losses: Tensor, /, *, epoch: int) -> tuple[Tensor, int] | None:
+        """Weights (n,) of the rows of a training pass by its own scores, and how many rows of all ranks have one.
+
+        None: all rows count alike.
+        """
         batch = step.batch
-        if step.chosen:
-            return batch.weights
         logits, rows = logits.detach(), _fields(batch)
         if isinstance(self.selector, OrderedSGD):
             right = self._rightness(logits, batch.labels)
@@ -158,15 +170,16 @@ class Chooser:
             places, factors = self.selector.select(next(given), epoch=epoch, step=step.at, ids=next(given))
             if len(places) == len(batch.ids) and (factors == 1).all():
                 return None
+            rows_chosen = len(places)
         else:
             table = self._table(rows, scores)
             self._seen += int(table[:, 2].sum())
             choice = self._select([_Scored(rows, table)], epoch, step.at)
             mine = choice.ranks == self._ranks.rank
-            places, factors = choice.places[mine], choice.weights[mine]
+            places, factors, rows_chosen = choice.places[mine], choice.weights[mine], len(mine)
         weights = np.zeros(len(batch.ids), np.float32)
         weights[places] = factors
-        return torch.from_numpy(weights).to(self._device, non_blocking=True)
+        return to_device(weights, self._device), rows_chosen
 
     def _rightness(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return of each row whether its class, or all of several, is right; of values the share of variance explained.
@@ -190,10 +203,16 @@ class Chooser:
             right = float(self._ranks.total(self._right))
             self.selector.set_accuracy(min(100.0, max(0.0, 100 * right / max(self._seen, 1))))
             self._right, self._seen = torch.zeros_like(self._right), 0
+        self._taken = self._at = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the selector."""
-        return AsTensors(self.selector).state_dict()
+        """State of the selector, and the chosen rows that wait, of all ranks (a collective call)."""
+        found = {"selector": AsTensors(self.selector).state_dict(), "seen": self._seen}
+        found |= {"right": float(self._ranks.total(self._right.clone())), "taken": self._taken, "at": self._at}
+        if not self._owners.size:
+            return found
+        own = [{k: v.cpu() for k, v in rows.items()} for rows in (_joined(self._waiting), self._spare)]
+        return found | {"owners": self._owners.tolist(), "rows": self._ranks.collect(own)}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Restore a state.
@@ -201,7 +220,24 @@ class Chooser:
         Raises:
             ValueError: The state is of another selector.
         """
-        AsTensors(self.selector).load_state_dict(state)
+        AsTensors(self.selector).load_state_dict(state["selector"])
+        self._seen, self._taken, self._at = state["seen"], state["taken"], state["at"]
+        self._right.fill_(state["right"] if self._ranks.writes else 0)
+        if "owners" in state:
+            self._divide(np.array(state["owners"], np.int64), state["rows"])
+
+    def _divide(self, owners: Places, parts: list[list[Rows]]) -> None:
+        """Take this rank's part of the rows that wait; of another number of ranks all are divided anew."""
+        ranks, rank = self._ranks.world_size, self._ranks.rank
+        waiting, spares = zip(*parts, strict=True)
+        if len(parts) == ranks:
+            mine, spare = waiting[rank], spares[rank]
+        else:
+            order = np.argsort(np.argsort(owners, kind="stable"), kind="stable")  # place of each in the parts as one
+            owners, spare = np.arange(owners.size) % ranks, spares[0]
+            mine = {k: v[torch.from_numpy(order[owners == rank])] for k, v in _joined(list(waiting)).items()}
+        self._waiting = [{k: v.to(self._device) for k, v in mine.items()}]
+        self._owners, self._spare = owners, {k: v.to(self._device) for k, v in spare.items()}
 
     def _mixed(self, batch: Batch, epoch: int, number: int) -> Rows:
         """Rows of a batch of the loader, mixed if they are to be."""
@@ -251,8 +287,7 @@ class Chooser:
         parts = []
         for number, scored in enumerate(group):
             mine = (choice.ranks == self._ranks.rank) & (choice.batches == number)
-            places = torch.from_numpy(choice.places[mine]).to(self._device, non_blocking=True)
-            weights = torch.from_numpy(choice.weights[mine]).to(self._device, non_blocking=True)
+            places, weights = (to_device(each[mine], self._device) for each in (choice.places, choice.weights))
             parts.append({name: value[places] for name, value in scored.rows.items()} | {"weights": weights})
         return _joined(parts), choice.ranks
 
@@ -276,11 +311,11 @@ def _fields(batch: Batch) -> Rows:
     return {"images": batch.images, "labels": batch.labels, "ids": batch.ids, "weights": batch.weights}
 
 
-def _step(rows: Rows, waited: float, at: int, share: float) -> Step:
+def _step(rows: Rows, waited: float, at: int, count: int) -> Step:
     """A step of chosen rows."""
     batch = Batch(rows["images"], rows["labels"], rows["ids"], rows["weights"])
     mixed = Mixed(batch.images, rows["targets"], rows["shares"]) if "targets" in rows else None
-    return Step(batch, waited, at, share, chosen=True, mixed=mixed)
+    return Step(batch, waited, at, count, chosen=True, mixed=mixed)
 
 
 def _joined(parts: list[Rows]) -> Rows:
@@ -289,9 +324,3 @@ def _joined(parts: list[Rows]) -> Rows:
 
 def _part(rows: Rows, a: int, b: int | None) -> Rows:
     return {name: value[a:b] for name, value in rows.items()}
-
-
-def _without_weight(rows: Rows) -> Rows:
-    """A row that takes part in a step and changes nothing."""
-    row = _part(rows, 0, 1)
-    return row | {"weights": torch.zeros_like(row["weights"])}

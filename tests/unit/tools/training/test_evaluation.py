@@ -35,6 +35,23 @@ def test_metrics_against_scikit_learn(digits):
     assert found.metrics()["top1"] < found.metrics()["top5"] < 100
 
 
+def test_other_batches_and_mirror_images(digits):
+    """Whatever the batch, the metrics are the same; `flip` takes the mean of the outputs of both."""
+    setups = [Setup(digits.train, "mlp", digits.held_out, global_batch=64, eval_batch=size) for size in (512, 7)]
+    model, loaders = setups[0].build(0), [setup.evaluation_loaders()["held_out"] for setup in setups]
+    found = [evaluate(model, loader, flip=True).per_class() for loader in loaders]
+    assert found[0] == found[1] and len(loaders[1]) == 15
+    right, rows = np.zeros(10), np.zeros(10)
+    loaders[0].set_epoch(0)
+    with torch.no_grad():
+        for batch in loaders[0]:
+            guess = (model(batch.images) + model(batch.images.flip(-1))).argmax(1)
+            right += np.bincount(batch.labels[guess == batch.labels], minlength=10)
+            rows += np.bincount(batch.labels, minlength=10)
+    assert found[0] == pytest.approx((100 * right / rows).tolist())
+    assert evaluate(model, loaders[0]).per_class() != found[0]
+
+
 def test_a_class_without_rows_counts_in_nothing():
     found = ClassScores(*(np.array(each) for each in ([4, 0, 1], [2, 0, 1], [4, 0, 1])))
     assert found.metrics() == pytest.approx({"top1": 60, "top5": 100, "balanced": 75})

@@ -107,7 +107,7 @@ def test_mentornet_against_numpy():
         weights = np.ones(3) if epoch < 2 else expit(hidden @ state["out.weight"][0] + state["out.bias"])
         np.testing.assert_allclose(found, weights * losses, rtol=1e-4)
     assert loss.work.tolist() == [3 * M, 0]
-    assert not [name for name in loss.state_dict() if name.startswith("_")]
+    assert not [name for name in loss.state_dict() if name.startswith("_model")]
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
