@@ -89,7 +89,7 @@ def run(
             torch.manual_seed(1)
             model = Double(*(each.apply(_reset) for each in layers)).double()
         criterion = None if loss is None else loss(model)
-        parts = replace(made.parts, tracker=Tracker(loader.stream.rows, classes=10) if tracked else None)
+        parts = replace(made.parts, tracker=Tracker(loader.stream.rows, classes=10, grand=True) if tracked else None)
         parts = replace(parts, criterion=criterion)
         steps = []
 
