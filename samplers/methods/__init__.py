@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         IGNORED,
         MEASURES,
         UNIT,
+        Visits,
         add_visits,
         measure,
         measure_several,

@@ -53,7 +53,14 @@ def plan(name, setup, epochs):
         ]
         stream = MixedStream([each.stream for each in parts], [0.6, 0.4], seed=seed, draws=rows)
         return TrainingPlan(stream, epochs, LoopParts(MixedLearner({0: parts[0].parts.learner}, stream.offsets)))
-    inputs = Inputs(name=name, rows=rows, budget=Budget(0.4), column=lambda _: np.linspace(0, 2, rows), **given)
+    inputs = Inputs(
+        name=name,
+        rows=rows,
+        budget=Budget(0.4),
+        labels=lambda: setup.data.label,
+        column=lambda _: np.linspace(0, 2, rows),
+        **given,
+    )
     made = METHODS[name].plan(inputs)
     if name == "dlis":
         made.parts.selector.gain = 1e6

@@ -26,6 +26,7 @@ from drawstream.tools.training.checkpoints import (
     RandomState,
     Stateful,
     TrackerOfAll,
+    adds_up,
 )
 from drawstream.tools.training.descent import Descent, autocast, counted_loss, mean_loss, row_losses, weighted_loss
 from drawstream.tools.training.evaluation import Evaluation, Scores, evaluate
@@ -81,9 +82,8 @@ class EpochLoop:
         parts, ranks = self.parts, self.ranks
         learner: Stateful | None = None
         if parts.learner is not None:
-            ours = type(parts.learner).__module__.startswith("drawstream.")
             of_all = LearnerOfAll(parts.learner, ranks, self.device)
-            learner = of_all if ours else OfEachRank(AsTensors(parts.learner), ranks, mergeable=False)
+            learner = of_all if adds_up(parts.learner) else OfEachRank(AsTensors(parts.learner), ranks, mergeable=False)
         return {
             "model": self.model,
             "descent": self.descent,

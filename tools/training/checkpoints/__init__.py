@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         RandomState,
         Stateful,
         TrackerOfAll,
+        adds_up,
     )
     from drawstream.tools.training.checkpoints.requests import SAVE, SaveRequests
     from drawstream.tools.training.checkpoints.saving import AFTER_EPOCHS, Saving, Stopped

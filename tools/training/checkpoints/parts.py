@@ -17,6 +17,7 @@ from torch import Tensor
 
 from drawstream.features import Tracker
 from drawstream.pipeline import CropFilter, Loader
+from drawstream.samplers.methods import Visits
 from drawstream.tools.training import Ranks
 
 COUNTS = ("sums", "last", "other", "grand_sums")  # of a tracker, within an epoch
@@ -103,7 +104,7 @@ class TrackerOfAll:
 
 @dataclass(frozen=True, slots=True)
 class LearnerOfAll:
-    """A row sampler of this project that learns (p-SGD, RAIS, …; or those of a mixture), with the visits of all ranks.
+    """A row sampler that adds up what it observes (`adds_up`: p-SGD, RAIS, …), with the visits of all ranks.
 
     Attributes:
         learner: The sampler.
@@ -132,6 +133,12 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
     return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+
+
+def adds_up(learner: Any, /) -> bool:
+    """Return whether what a learner observes within an epoch are sums: of a mixture's, whether those of all are."""
+    several = getattr(learner, "learners", None)
+    return all(isinstance(each, Visits) for each in (several.values() if isinstance(several, dict) else (learner,)))
 
 
 def _pends(name: str) -> bool:

@@ -35,6 +35,7 @@ CASES = {
     "osgd": {},
     "dlis": {},
     "mixture": {},
+    "clean": {},
 }
 
 
