@@ -8,8 +8,7 @@ Notation
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.features.suspects.find import Suspects
-from drawstream.samplers.methods import fit_mixture, rescaled
+from drawstream.features.suspects.find import Suspects, wrong_labels
 from drawstream.samplers.swift import MIN_GAP, SwiftFit, SwiftParams
 
 __all__ = ["FEW_WRONG", "clean_params", "clean_probabilities", "clean_starts"]
@@ -110,5 +109,5 @@ def _wrong_by_class(found: Suspects, label: NDArray[np.int64]) -> NDArray[np.flo
         if len(rows) < FEW_ROWS or np.ptp(found.score[rows]) == 0:
             continue
         share = float(1 - found.joint[c, c] / found.joint[c].sum())
-        wrong[rows] = rescaled(fit_mixture(found.score[rows]).wrong(found.score[rows]), share)
+        wrong[rows] = wrong_labels(found.odds[rows], found.score[rows], share)
     return wrong

@@ -9,6 +9,8 @@ Notation
             is that of j, counted, then scaled so that row c sums to the rows labelled c
     q       estimated share of wrong labels: what of Q lies off the diagonal; its deviation is that of binomial shares
             per label, Σ (n_c / n)² w_c (1 − w_c) / k_c, w_c of the k_c rows counted for label c lying off it
+    a_i     log odds max_{j≠y} p̄_ij / p̄_iy, within ±3: beyond 20 to 1 averages tell no more. Of these P(the label is
+            wrong) is the posterior (`fit_mixture`), given to the rows in the order of their score
 
 Where a tracker kept two candidates of many classes, p̄ of the others counts as 0.
 """
@@ -21,13 +23,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.features.table import FeatureTable
-from drawstream.samplers.methods import Mixture, fit_mixture, rescaled
+from drawstream.samplers.methods import fit_mixture, rescaled
 
-__all__ = ["METHODS", "NEEDED", "Suspects", "find_suspects", "suspects_of"]
+__all__ = ["METHODS", "NEEDED", "Suspects", "find_suspects", "suspects_of", "wrong_labels"]
 
 Method = Literal["margin", "confident", "loss", "agreement"]
 METHODS = ("margin", "confident", "loss", "agreement")
 NEEDED = ("margin", "other", "other_label", "loss")  # columns of a tracker
+_SURE = 3.0  # largest log odds
 Means = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
@@ -43,7 +46,7 @@ class Suspects:
         interval: 95 % of it, over the rows: what the model itself gets wrong is not in it.
         joint: Q, float64 (C, C): rows by given and probable label.
         method: How they were scored.
-        mixture: The two components of the score.
+        odds: a, float64 (rows,).
     """
 
     score: NDArray[np.float64]
@@ -53,7 +56,7 @@ class Suspects:
     interval: tuple[float, float]
     joint: NDArray[np.float64]
     method: str
-    mixture: Mixture
+    odds: NDArray[np.float64]
 
     @property
     def order(self) -> NDArray[np.int64]:
@@ -105,9 +108,25 @@ def suspects_of(
     sizes = np.bincount(label, minlength=classes)
     counts = _counts(means, label, thresholds)
     share, interval = _share(counts, sizes)
-    mixture = fit_mixture(scores[method])
-    wrong = rescaled(mixture.wrong(scores[method]), share)
-    return Suspects(scores[method], wrong, suggested, share, interval, _scaled(counts, sizes), method, mixture)
+    odds = _odds(found["other"], found["margin"])
+    parts = (suggested, share, interval, _scaled(counts, sizes), method, odds)
+    return Suspects(scores[method], wrong_labels(odds, scores[method], share), *parts)
+
+
+def wrong_labels(odds: NDArray[np.float64], score: NDArray[np.float64], share: float, /) -> NDArray[np.float64]:
+    """Return P(the label is wrong), float64 (rows,), of mean `share`: rises with the score, values by the odds."""
+    if np.ptp(odds) == 0:
+        return np.full(len(odds), share)
+    found = np.empty(len(odds))
+    found[np.argsort(score, kind="stable")] = np.sort(rescaled(fit_mixture(odds, share).wrong(odds), share))
+    return found
+
+
+def _odds(other: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a_i, float64 (rows,)."""
+    own, least = other - margin, 1e-6
+    found: NDArray[np.float64] = np.log(np.maximum(other, least)) - np.log(np.maximum(own, least))
+    return np.clip(found, -_SURE, _SURE)
 
 
 def _columns(names: Container[str], classes: int) -> list[str]:

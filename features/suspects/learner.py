@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from drawstream.features import Tracker
 from drawstream.features.suspects.clean import FEW_WRONG, clean_probabilities
-from drawstream.features.suspects.find import suspects_of
+from drawstream.features.suspects.find import suspects_of, wrong_labels
 from drawstream.samplers import whole_number
-from drawstream.samplers.methods import check_array, check_identity, rescaled
+from drawstream.samplers.methods import check_array, check_identity
 
 __all__ = ["CleanSampler"]
 
@@ -156,9 +156,10 @@ class CleanSampler:
             return
         found = suspects_of(kept, labels, self.classes, method=self.score)
         if self._joint.size:
-            last, wrong = self.refits[-1], found.mixture.wrong(found.score)
+            last = self.refits[-1]
             share, interval = last["wrong_share"], (last["interval"][0], last["interval"][1])
-            found = replace(found, joint=self._joint, share=share, interval=interval, wrong=rescaled(wrong, share))
+            wrong = wrong_labels(found.odds, found.score, share)
+            found = replace(found, joint=self._joint, share=share, interval=interval, wrong=wrong)
         elif found.share >= FEW_WRONG:
             self._joint = found.joint
         p = np.full(self.rows, 1 / len(labels))

@@ -7,7 +7,6 @@ import pytest
 
 from drawstream import Catalog
 from drawstream.features import Suspects
-from drawstream.samplers.methods import fit_mixture
 from drawstream.tools.report.pages import write_review_page
 from drawstream.tools.suspects import read_review
 from shared.samples import pack_digits
@@ -22,7 +21,7 @@ def written(tmp_path_factory):
     catalog = Catalog.open(pack_digits(folder / "data", N).train)
     score = np.linspace(1, -1, N)
     joint = np.diag(np.bincount(catalog.label, minlength=10).astype(float))
-    parts = ((catalog.label + 1) % 10, 0.25, (0.2, 0.3), joint, "margin", fit_mixture(score))
+    parts = ((catalog.label + 1) % 10, 0.25, (0.2, 0.3), joint, "margin", 3 * score)
     found = Suspects(score, np.linspace(1, 0, N), *parts)
     names = [catalog.key(row) for row in range(SHOWN)]
     write_review_page(folder / "suspects.html", catalog, found, np.arange(SHOWN), names)

@@ -261,7 +261,7 @@ def _clean(table: "FeatureTable", features: tuple[str, ...]) -> tuple["SwiftSamp
     found: Any = find_suspects(table, method="margin" if features == ("margin",) else "loss")
     fitted = SwiftFit(table.columns(*features), features=features, mass=None, transform="cdf")
     law = clean_params(found)
-    about = {"wrong_share": found.share, "interval": list(found.interval), "mixture": found.mixture.as_dict()}
+    about = {"wrong_share": found.share, "interval": list(found.interval)}
     noted = {**origin(table), "command": command_line(), "clean": about}
     told = f"{found.share:.1%} of the labels are probably wrong"
     told += f", fewer than {FEW_WRONG:.0%}: uniform; " if found.share < FEW_WRONG else "; "
