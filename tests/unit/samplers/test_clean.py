@@ -1,4 +1,4 @@
-"""P(clean): the mixture that was drawn from is found again, its posterior is calibrated and rises, odds move to a mean."""
+"""P(clean): the mixture that was drawn from is found again, its posterior is calibrated and rises, odds move."""
 
 import numpy as np
 import pytest
