@@ -7,13 +7,15 @@ Notation
     t_i     those 8 × 9 pixels in whole levels of 0..255
     c       cosine of two embeddings, unit vectors
 
-Rows with equal bytes are found by size and checksum and compared by a hash of 256 bits; rows with equal pixels among
-those of the same size and h; rows that are nearly the same by d <= `distance` and no pixel of t more than 12 levels
-apart, or by c >= `threshold` where embeddings are given. Two hashes at a distance of at most k agree in one of k + 1
-parts, so only rows with an equal part are compared (Manku, Jain, Das Sarma, WWW 2007); of embeddings see `neighbours`.
+Rows with equal bytes are found by size and checksum and compared by a hash of 256 bits; rows with equal pixels, and
+equal transparency, among those of the same size and h; rows that are nearly the same by d <= `distance` and no pixel of
+t more than 12 levels apart, or by c >= `threshold` where embeddings are given. Two hashes at a distance of at most k
+agree in one of k + 1 parts, so only rows with an equal part are compared (Manku, Jain, Das Sarma, WWW 2007); of
+embeddings see `neighbours`.
 """
 
 import hashlib
+import io
 import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -49,8 +51,8 @@ class Duplicates:
 
     Attributes:
         group: Number of each row's group, int64 (rows,); -1 for a row that is alone. Numbers rise with the first rows.
-        kind: How a row resembles the first of its group, int8 (rows,), a place in `KINDS`; -1 for a first row and one
-            that is alone.
+        kind: How a row resembles an earlier one of its group, int8 (rows,), the first of `KINDS` that holds; -1 for a
+            first row and one that is alone.
     """
 
     group: NDArray[np.int64]
@@ -259,7 +261,19 @@ def _pixels(catalog: Catalog, row: int, data: NDArray[np.uint8]) -> NDArray[np.u
 
 def _digest_of_pixels(catalog: Catalog, row: int, data: NDArray[np.uint8]) -> bytes:
     pixels = _pixels(catalog, row, data)
-    return hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=32).digest()
+    digest = hashlib.blake2b(pixels.tobytes(), key=str(pixels.shape).encode(), digest_size=32)
+    if catalog.encoding_codes[row] != RAW:
+        digest.update(_transparency(data.tobytes()))
+    return digest.digest()
+
+
+def _transparency(data: bytes) -> bytes:
+    """The alpha channel of an image; empty where it has none: black drawings differ in it alone."""
+    with Image.open(io.BytesIO(data)) as image:
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            return b""
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        return b"" if (alpha == 255).all() else alpha.tobytes()
 
 
 def _hash_pairs(hashes: NDArray[np.uint64], small: NDArray[np.uint8], distance: int) -> Pairs:
@@ -300,18 +314,18 @@ def _close(
 
 
 def _grouped(rows: int, levels: tuple[Pairs, ...]) -> Duplicates:
-    """Groups by the loosest pairs, and the strictest level at which a row still belongs to its group's first one."""
+    """Groups by the loosest pairs, and the strictest level at which a row still belongs to an earlier one."""
     parts = [_components(rows, pairs) for pairs in levels]
     _, first, place, count = np.unique(parts[-1], return_index=True, return_inverse=True, return_counts=True)
     several = count > 1
     number = np.full(len(first), -1, np.int64)
     number[np.flatnonzero(several)[np.argsort(first[several], kind="stable")]] = np.arange(several.sum())
-    group, head = number[place], first[place]
     kind = np.full(rows, -1, np.int8)
     for level in range(len(levels) - 1, -1, -1):
-        kind[(group >= 0) & (parts[level] == parts[level][head])] = level
-    kind[first[several]] = -1
-    return Duplicates(group, kind)
+        later = np.ones(rows, np.bool_)
+        later[np.unique(parts[level], return_index=True)[1]] = False
+        kind[later] = level
+    return Duplicates(number[place], kind)
 
 
 def _components(rows: int, pairs: Pairs) -> NDArray[np.int64]:
