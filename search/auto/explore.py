@@ -52,7 +52,14 @@ def smooth(counts: NDArray[np.int64], /, *, beta: float, smoothing: Smoothing) -
     return values / values.sum()  # type: ignore[no-any-return]
 
 
-def sub_schedule(plan: PopulationPlan, cycle: Cycle, child: int, share: NDArray[np.float64] | None, /) -> SubSchedule:
+def sub_schedule(
+    plan: PopulationPlan,
+    cycle: Cycle,
+    child: int,
+    share: NDArray[np.float64] | None,
+    /,
+    base: NDArray[np.float64] | None = None,
+) -> SubSchedule:
     """The rows of one child in one cycle.
 
     Args:
@@ -60,12 +67,13 @@ def sub_schedule(plan: PopulationPlan, cycle: Cycle, child: int, share: NDArray[
         cycle: The cycle.
         child: Its number in the population.
         share: The smoothed distribution, float64 (N,); None in cycle 0, whose epochs are permutations.
+        base: Probabilities float64 (N,) that epochs draw by, in place of permutations, with the least variance.
     """
     seed = child_seed(plan.seed, child)
     if share is None:
-        uniform = IndexStream(plan.rows, seed=seed)
-        return lambda epoch, start, stop: uniform.epoch(epoch)[start:stop]
-    part = (_stratified if plan.mode == "stratified" else _multinomial)(plan, cycle, seed, share)
+        whole = IndexStream(plan.rows if base is None else base, seed=seed)
+        return lambda epoch, start, stop: whole.epoch(epoch)[start:stop]
+    part = (_stratified if plan.mode == "stratified" else _multinomial)(plan, cycle, seed, share, base)
 
     def rows(epoch: int, start: int, stop: int, /) -> NDArray[np.int64]:
         before = (epoch - cycle.begin) * plan.draws
@@ -74,19 +82,27 @@ def sub_schedule(plan: PopulationPlan, cycle: Cycle, child: int, share: NDArray[
     return rows
 
 
-def _stratified(plan: PopulationPlan, cycle: Cycle, seed: int, share: NDArray[np.float64]) -> Part:
+def _stratified(
+    plan: PopulationPlan, cycle: Cycle, seed: int, share: NDArray[np.float64], base: NDArray[np.float64] | None
+) -> Part:
     """Rows at positions [start, stop) of a cycle with the least variance."""
-    weights = plan.permutations / plan.rows + share
+    weights = plan.permutations * (1 / plan.rows if base is None else base) + share
     stream = IndexStream(weights, mode="stratified", seed=seed, draws=(cycle.end - cycle.begin) * plan.rows)
     order = stream.epoch(cycle.number)
     return lambda start, stop: order[start:stop]
 
 
-def _multinomial(plan: PopulationPlan, cycle: Cycle, seed: int, share: NDArray[np.float64]) -> Part:
+def _multinomial(
+    plan: PopulationPlan, cycle: Cycle, seed: int, share: NDArray[np.float64], base: NDArray[np.float64] | None
+) -> Part:
     """Rows at positions [start, stop) of N_u permutations and N independent draws, shuffled as a whole."""
     permuted = plan.permutations * plan.rows
     places = keyed_shuffle(permuted + plan.rows, "cycle", seed, cycle.number)
     drawn = IndexStream(share, mode="multinomial", seed=seed).epoch(cycle.number)[:]
+    if base is not None and permuted:
+        balanced = IndexStream(base, seed=seed, draws=permuted).epoch(cycle.number)[:]
+        drawn = np.concatenate([balanced, drawn])
+        permuted = 0
 
     def rows(start: int, stop: int, /) -> NDArray[np.int64]:
         at = np.empty(stop - start, dtype=np.int64)

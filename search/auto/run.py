@@ -129,6 +129,9 @@ class AutoRun:
         recorder: The recorded rows, in process 0.
         cycle: The cycle under way.
         orders: Rows by position, for each child of this process.
+        where: Which rows of the catalog are those of the plan, bool (rows of the catalog,); None: all are.
+        classes: Classes of the plan's rows whose totals are held to those of `base`, int64 (N,); None without one.
+        base: Probabilities of the plan's rows that take the place of permutations (`sub_schedule`).
     """
 
     group: Group
@@ -140,6 +143,9 @@ class AutoRun:
     recorder: Recorder | None = None  # of process 0
     cycle: Cycle | None = None
     orders: list[SubSchedule] = field(default_factory=list)
+    where: NDArray[np.bool_] | None = None
+    classes: NDArray[np.int64] | None = None
+    base: NDArray[np.float64] | None = None
 
     def __enter__(self) -> Self:
         """Bring all children to the last checkpoint, or to the state of child 0."""
@@ -172,6 +178,7 @@ class AutoRun:
         with self._timed("explore"):
             self._explore(self.plan.cycle(epoch))
             rows = np.stack([order(epoch, start, stop) for order in self.orders])
+            rows = rows if self.where is None else np.flatnonzero(self.where)[rows]
         with self._timed("train"):
             self.group.train(rows)
         with self._timed("evaluate"):
@@ -211,11 +218,15 @@ class AutoRun:
             before = self.plan.cycle(cycle.begin - 1).begin if self.plan.estimate == "cycle" else 0
             counted = (before * self.plan.draws, cycle.begin * self.plan.draws)
             if self.recorder is not None:
-                found = self.recorder.counts(*counted, self.plan.rows)
+                found = self.recorder.counts(*counted, self._all_rows)
+                found = found if self.where is None else found[self.where]
                 share = smooth(found, beta=self.plan.beta, smoothing=self.plan.count_smoothing)
+                if self.base is not None and self.classes is not None:
+                    totals = [np.bincount(self.classes, weights=each) for each in (self.base, share)]
+                    share *= self.base.sum() * (totals[0] / np.maximum(totals[1], 1e-300))[self.classes]
             share = self.ranks.share(share, 0)
         children = children_of(self.ranks, population=self.plan.population)
-        self.orders = [sub_schedule(self.plan, cycle, child, share) for child in children]
+        self.orders = [sub_schedule(self.plan, cycle, child, share, self.base) for child in children]
         self.cycle = cycle
 
     def end_epoch(self, epoch: int) -> None:
@@ -243,6 +254,11 @@ class AutoRun:
         }
 
     @property
+    def _all_rows(self) -> int:
+        """Rows of the catalog."""
+        return self.plan.rows if self.where is None else self.where.size
+
+    @property
     def written(self) -> bool:
         """Whether the search has ended and its rows have become a schedule."""
         ended = self.done.epoch == self.plan.epochs
@@ -255,8 +271,8 @@ class AutoRun:
             plan, recorder = self.plan, self.recorder
             about: dict[str, Any] = {"catalog": self.settings["catalog"], "provenance": self.settings}
             with self._timed("write"):
-                write_distribution(distribution, recorder.counts(0, recorder.length, plan.rows), **about)
-                write_orders(schedule, recorder, rows=plan.rows, draws=plan.draws, **about)
+                write_distribution(distribution, recorder.counts(0, recorder.length, self._all_rows), **about)
+                write_orders(schedule, recorder, rows=self._all_rows, draws=plan.draws, **about)
             recorder.path.unlink()
         self.ranks.wait()
         return AutoResult(

@@ -22,7 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drawstream.samplers import check_groups
+from drawstream.samplers.methods import balanced
 from drawstream.search.auto.group import Group, OneRank, Ranks
 from drawstream.search.auto.plan import PopulationPlan
 from drawstream.search.auto.run import AutoResult, AutoRun
@@ -38,6 +42,9 @@ def search_auto(
     catalog: str = "",
     provenance: Mapping[str, Any] | None = None,
     ranks: Ranks | None = None,
+    where: NDArray[np.bool_] | None = None,
+    labels: NDArray[np.int64] | None = None,
+    balance: float = 0.0,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> AutoResult:
     """Search a schedule; write `schedule.arrow` and `distribution.parquet` into `out`.
@@ -54,15 +61,25 @@ def search_auto(
         provenance: What else decides the result (model, recipe, reward …), JSON-able: kept in both files beside the
             plan; a search that was started with another one is refused.
         ranks: The processes that share the population; None is this one alone.
+        where: bool (rows of the catalog,), the rows of the plan; others are never drawn. None: all are.
+        labels: Classes of the plan's rows, int64 (rows of the plan,), for `balance`.
+        balance: γ in [0, 1]: a class's part of all draws is its part of the rows to the power 1 - γ, made to sum to 1;
+            epochs drawn so take the place of permutations.
         progress: Called on every process after each interval with `epoch`, `done` and `total` intervals, `rewards`,
             `winner`, and `seconds` so far.
 
     Raises:
-        ValueError: The group holds another number of children, `out` holds another search, or no child has a reward
-            that is a number.
+        ValueError: `where` has another number of rows than the plan, there are no labels to balance, the group holds
+            another number of children, `out` holds another search, or no child has a reward that is a number.
     """
     settings = {**asdict(plan), **(provenance or {}), "catalog": catalog}
-    with AutoRun(group, plan, out, settings, ranks or OneRank()) as run:
+    if where is not None and (where.dtype != bool or np.count_nonzero(where) != plan.rows):
+        raise ValueError(f"where must be bool with {plan.rows} rows that hold, the plan's, but got {where!r}")
+    if balance and labels is None:
+        raise ValueError(f"balance {balance} is of classes: give labels")
+    base = balanced(labels, balance) if balance and labels is not None else None
+    drawn: dict[str, Any] = {"where": where, "classes": labels, "base": base}
+    with AutoRun(group, plan, out, settings, ranks or OneRank(), **drawn) as run:
         for epoch in range(run.done.epoch, plan.epochs):
             for start, stop in plan.spans():
                 run.run_interval(epoch, start, stop)

@@ -187,7 +187,9 @@ def _fine_tuning(given: SwiftOptions, setup: "Setup") -> "FineTune":
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoOptions(shared.TrainedOptions, shared.ClassesOptions, shared.RecipeOptions, shared.WatchedOptions):
+class AutoOptions(
+    shared.TrainedOptions, shared.ClassesOptions, shared.RecipeOptions, shared.WhereOptions, shared.WatchedOptions
+):
     """Options of `search auto`."""
 
     catalog: list[str] = argument(shared.CATALOG)
@@ -215,6 +217,9 @@ class AutoOptions(shared.TrainedOptions, shared.ClassesOptions, shared.RecipeOpt
     )
     reward: Literal["accuracy", "loss"] = option("accuracy", "Reward children by accuracy, or loss (its negative).")
     reward_rows: int = option(1000, "Held-out images that a reward is taken on, drawn once.", within=(1, 10**9))
+    balance: float = option(
+        0.0, "Draw the classes more alike in all epochs: 0 as they are, 1 each alike.", within=(0, 1)
+    )
     second_score: bool = option(
         False, "Score the children on the other held-out images too: how much of the choice is luck?"
     )
@@ -232,6 +237,7 @@ def auto(given: AutoOptions) -> None:
 
     Children on several GPUs or processes: torchrun --nproc-per-node 4 -m drawstream.tools.cli search auto …
     """
+    from drawstream.features.table import rows_where
     from drawstream.search.auto import PopulationPlan
     from drawstream.tools.estimate import estimate_auto
     from drawstream.tools.jobs import AutoJob, auto_job
@@ -246,7 +252,8 @@ def auto(given: AutoOptions) -> None:
     population = given.population or (1 if given.exploration == "uniform" else 4)
     ranks = join_ranks(given.device)
     setup = given.setup(ranks=replace(ranks, rank=0, world_size=1))  # a child trains on whole batches, by itself
-    sizes = {"rows": len(setup.data), "population": population, "batch_size": given.global_batch}
+    rows = len(setup.data) if given.where is None else int(rows_where(given.where, setup.data).sum())
+    sizes = {"rows": rows, "population": population, "batch_size": given.global_batch}
     plan = pick(PopulationPlan, given, first=first, **sizes)
     job = pick(AutoJob, given, setup=setup, recipe=given.recipe(), plan=plan, ranks=ranks)
     record = shared.run_job(given, ranks, job, estimate_auto, auto_job)

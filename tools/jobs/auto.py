@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from drawstream.features.table import rows_where
 from drawstream.pipeline import Loader, plain
 from drawstream.pipeline.shards import claimed
 from drawstream.samplers import derive_keys
@@ -63,6 +64,9 @@ class AutoJob:
         second_score: Also take every child's accuracy on the other held-out images, which choose nothing: it says how
             much of the choice is luck; for one process.
         ranks: Share the population.
+        balance: γ of the classes in all that is drawn, see `samplers.methods.balance`.
+        where: Condition on the rows that are drawn (`pipeline.row_filter`), over the catalog's columns; the plan's rows
+            are those for which it holds.
     """
 
     setup: Setup
@@ -73,6 +77,8 @@ class AutoJob:
     reward_rows: int = 1000
     second_score: bool = False
     ranks: Ranks = field(default_factory=Ranks)
+    balance: float = 0.0
+    where: str | None = None
 
 
 def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
@@ -90,12 +96,13 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     settings = _settings(job)
     settings["second_rows"] = _second_rows(settings, ranks) if job.second_score else 0
     first = setup.build(recipe.seed)
-    decides = {
+    decides: dict[str, Any] = {
         **model_identity(setup.model),
         "tensors": shapes_hash(first.state_dict()),
         "held_out": settings["held_out_fingerprint"],
         "transform": setup.transforms[0].as_dict(),
         **{key: settings[key] for key in ("reward", "augment", "recipe", "second_rows")},
+        **{key: settings[key] for key in ("balance", "where") if key in settings},
     }
     own = {"catalog": setup.data.fingerprint, "auto": settings["auto"], "test": settings["test_fingerprint"]}
     settings["identity"] = plain({**decides, **own})
@@ -108,7 +115,10 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     sets = setup.evaluation_loaders()
     images, labels = _reward_set(sets["held_out"], recipe.seed, rewarded + settings["second_rows"])
     held_out, others = (images[:rewarded], labels[:rewarded]), (images[rewarded:], labels[rewarded:])
-    source = source_of(setup, recipe.seed)
+    source = source_of(setup, recipe.seed, plan.steps)
+    where = None if job.where is None else rows_where(job.where, setup.data)
+    drawn: dict[str, Any] = {"where": where, "balance": job.balance}
+    drawn["labels"] = setup.data.label if where is None else setup.data.label[where]
     mine = len(children_of(ranks, population=plan.population))
     about: dict[str, Any] = {"steps": plan.steps, "mix": setup.mix(recipe.seed), "reward": job.reward}
     models = [first, *(setup.build(recipe.seed) for _ in range(mine - 1))]
@@ -129,7 +139,7 @@ def auto_job(job: AutoJob, /, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
                 _write_losses(out / LOSSES.format(epoch), setup, first, recipe)
 
         notes: dict[str, Any] = {"catalog": setup.data.fingerprint, "provenance": plain(decides)}
-        result = search_auto(group, out, plan, **notes, ranks=ranks, progress=show)
+        result = search_auto(group, out, plan, **notes, ranks=ranks, **drawn, progress=show)
     trained = int(result.steps.sum()) * plan.batch_size * plan.population
     record = {
         **settings,
@@ -172,6 +182,7 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         raise ValueError(f"{told}: leave them out")
     held_out, test = setup.evaluated["held_out"], setup.evaluated.get("test")
     beside = ("rows", "epochs", "seed")  # of the catalog and the recipe
+    drawn: dict[str, Any] = {"balance": job.balance, "where": job.where}
     return {
         "seed": job.recipe.seed,
         **{name: getattr(setup, name) for name in ("model", "catalog", "held_out", "global_batch", "augment")},
@@ -184,6 +195,7 @@ def _settings(job: AutoJob) -> dict[str, Any]:
         "recipe": job.recipe.settings(),
         "named_recipe": overrides(job.recipe, setup),
         "auto": {name: value for name, value in asdict(job.plan).items() if name not in beside},
+        **{name: value for name, value in drawn.items() if value},
     }
 
 
@@ -200,7 +212,7 @@ def _second_rows(settings: dict[str, Any], ranks: Ranks) -> int:
     return int(rows - settings["reward"]["rows"])
 
 
-def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
+def source_of(setup: Setup, seed: int, steps: int | None = None, /) -> Kept | Streamed:
     """Training images of a process: kept in memory where they fit and their transform draws nothing, else streamed."""
     loader, rows = setup.training_loader(), len(setup.data)
     transform, plain = setup.transforms
@@ -210,7 +222,7 @@ def source_of(setup: Setup, seed: int, /) -> Kept | Streamed:
         kept = Kept(loader, setup.global_batch)
         loader.close()
         return kept
-    return Streamed(loader, setup.global_batch, rows // setup.global_batch, seed)
+    return Streamed(loader, setup.global_batch, steps or rows // setup.global_batch, seed)
 
 
 def _reward_set(held_out: Loader, seed: int, rows: int) -> tuple[Tensor, Tensor]:

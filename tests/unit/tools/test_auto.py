@@ -1,12 +1,14 @@
 """`search auto`: replays to the bit through the training loop; records, refusals, both ways to read images."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from drawstream import rows_where
 from drawstream.samplers.orders import IndexStream
 from drawstream.samplers.orders.schedule import Schedule
 from drawstream.search.auto import PopulationPlan
@@ -60,6 +62,28 @@ def test_the_training_loop_replays_a_schedule_to_the_bit(digits, tmp_path, model
     found = load_file(tmp_path / "last.safetensors")
     for name, value in replay(setup, tmp_path / "schedule.arrow").items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["multinomial", "stratified"])
+def test_some_rows_are_searched_with_their_classes_more_alike(digits, tmp_path, mode):
+    setup = setup_of(digits, augment="standard")
+    where = "label < 3 and key != '00000007'"
+    kept = rows_where(where, setup.data)
+    plan = replace(PLAN, rows=int(kept.sum()), epochs=5, mode=mode)
+    record = auto_job(AutoJob(setup, replace(RECIPE, epochs=5), tmp_path, plan, where=where, balance=1.0))
+    assert record["where"] == where and record["balance"] == 1.0
+    schedule = Schedule.open(tmp_path / "schedule.arrow", catalog=setup.data.fingerprint)
+    assert schedule.rows == 500 and schedule.draws == plan.draws
+    rows = np.concatenate([schedule.epoch(epoch)[:] for epoch in range(5)])
+    assert kept[rows].all()
+    assert np.bincount(setup.data.label[rows]) == pytest.approx([rows.size / 3] * 3, rel=0.12)
+    settings = {
+        "balance 1.0, not 0.5": {"balance": 0.5, "where": where},
+        "where": {"balance": 1.0, "where": "label < 3"},
+    }
+    for told, other in settings.items():
+        rest = plan if told != "where" else replace(plan, rows=int((setup.data.label < 3).sum()))
+        refused(told, auto_job, AutoJob(setup, replace(RECIPE, epochs=5), tmp_path, rest, **other))
 
 
 def test_the_record_says_what_was_done(digits, tmp_path):

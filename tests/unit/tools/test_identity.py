@@ -128,7 +128,7 @@ CHANGES = {
         ("--augment", "standard"), ("--epochs", 2), ("--schedule", "linear"), ("--weight-decay", 0),
         ("--amp", "bf16"), ("--population", 3), ("--interval", 5), ("--beta", 2), ("--permutations", 2),
         ("--count-smoothing", "literal"), ("--estimate", "run"), ("--reward", "loss"), ("--reward-rows", 60),
-        ("--second-score",),
+        ("--second-score",), ("--balance", 0.5), ("--where", "label < 5"),
     ],
     "features": [
         ("--weights", "OTHER"), ("--grad-norm", "logit"), ("--measures", "loss"), ("--crops", 2),
