@@ -131,7 +131,7 @@ class AutoRun:
         orders: Rows by position, for each child of this process.
         where: Which rows of the catalog are those of the plan, bool (rows of the catalog,); None: all are.
         classes: Classes of the plan's rows whose totals are held to those of `base`, int64 (N,); None without one.
-        base: Probabilities of the plan's rows that take the place of permutations (`sub_schedule`).
+        base: Probabilities float64 (N,) of the plan's rows, in place of permutations (`sub_schedule`); None: these.
     """
 
     group: Group
