@@ -184,6 +184,7 @@ def _list_suspects(given: SuspectsOptions, table: "FeatureTable") -> None:
     from drawstream.tools.suspects import write_suspects
 
     catalog = Catalog.open(given.catalog, classes=given.classes)
+    catalog.require_labels("a list of suspects", "class")
     how: dict[str, Any] = {name: getattr(given, name) for name in ("method", "drop", "relabel", "images", "review")}
     record = write_suspects(table, catalog, given.out, **how)
     low, high = record["interval"]
