@@ -1,6 +1,7 @@
 """The processes of one training run, as `torchrun` starts them."""
 
 import gc
+import io
 import os
 import signal
 import threading
@@ -62,12 +63,14 @@ class Ranks:
         return values
 
     def collect(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order, on rank 0; elsewhere none."""
+        """The values of all ranks, plain ones and tensors, in their order, on rank 0; elsewhere none."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size if self.rank == 0 else []
-        dist.gather_object(value, values or None)
-        return values
+        buffer = io.BytesIO()
+        torch.save(value, buffer)  # pickle alone cannot read back tensors of uint16
+        dist.gather_object(buffer.getvalue(), values or None)
+        return [torch.load(io.BytesIO(each), weights_only=True) for each in values]
 
     def share(self, value: Any, source: int, /) -> Any:
         """The value of rank `source`, on all ranks: lists, tuples and dictionaries whose tensors travel as they are.
