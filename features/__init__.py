@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         clean_params,
         clean_probabilities,
         find_suspects,
+        told_by_heart,
     )
     from drawstream.features.tracker import Tracker, named_classes
     from drawstream.features.user_code import code_identity

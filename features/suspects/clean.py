@@ -8,12 +8,11 @@ Notation
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from drawstream.features.suspects.find import Suspects, wrong_labels
+from drawstream.features.suspects.find import FEW_WRONG, Suspects, wrong_labels
 from drawstream.samplers.swift import MIN_GAP, SwiftFit, SwiftParams
 
-__all__ = ["FEW_WRONG", "clean_params", "clean_probabilities", "clean_starts"]
+__all__ = ["clean_params", "clean_probabilities", "clean_starts"]
 
-FEW_WRONG = 0.03
 _APART = 0.02  # ends of the segments of a search
 FEW_ROWS = 50  # of a class; below, its rows keep the r of the whole
 

@@ -25,11 +25,22 @@ from numpy.typing import ArrayLike, NDArray
 from drawstream.features.table import FeatureTable
 from drawstream.samplers.methods import fit_mixture, rescaled
 
-__all__ = ["METHODS", "NEEDED", "Suspects", "find_suspects", "suspects_of", "wrong_labels"]
+__all__ = [
+    "FEW_WRONG",
+    "METHODS",
+    "NEEDED",
+    "Suspects",
+    "find_suspects",
+    "suspects_of",
+    "told_by_heart",
+    "wrong_labels",
+]
 
 Method = Literal["margin", "confident", "loss", "agreement"]
 METHODS = ("margin", "confident", "loss", "agreement")
 NEEDED = ("margin", "other", "other_label", "loss")  # columns of a tracker
+FEW_WRONG = 0.03  # share of wrong labels below which draws stay uniform
+_BY_HEART = 0.99  # share of right labels at the end
 _SURE = 3.0  # largest log odds
 Means = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -85,6 +96,20 @@ def find_suspects(table: FeatureTable, /, classes: int | None = None, *, method:
     classes = classes or int(max(table.label.max(), suggested.max())) + 1
     columns = table.columns(*_columns(table.names, classes))
     return suspects_of({**columns, "other_label": suggested}, table.label, classes, method=method)
+
+
+def told_by_heart(table: FeatureTable, found: Suspects, /) -> str:
+    """Say where few labels seem wrong to a training that ended with nearly all of them right; "" elsewhere."""
+    if found.share >= FEW_WRONG or not {"right_since", "last_epoch"} <= set(table.names):
+        return ""
+    columns = table.columns("right_since", "last_epoch")
+    right = float((columns["right_since"] <= columns["last_epoch"].max()).mean())
+    if right < _BY_HEART:
+        return ""
+    return (
+        f"{table.path}: the training ended with {right:.1%} of the labels right: if it knows wrong ones by heart, they "
+        "are not found; a shorter training would tell"
+    )
 
 
 def suspects_of(

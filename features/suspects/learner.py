@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from drawstream.features import Tracker
-from drawstream.features.suspects.clean import FEW_WRONG, clean_probabilities
-from drawstream.features.suspects.find import suspects_of, wrong_labels
+from drawstream.features.suspects.clean import clean_probabilities
+from drawstream.features.suspects.find import FEW_WRONG, suspects_of, wrong_labels
 from drawstream.samplers import whole_number
 from drawstream.samplers.methods import check_array, check_identity
 

@@ -19,7 +19,7 @@ from drawstream.tools.cli.options import (
     place,
     run_job,
 )
-from drawstream.tools.runs import FINITE, argument, finish, option
+from drawstream.tools.runs import FINITE, argument, finish, option, tell_notes
 
 if TYPE_CHECKING:
     from drawstream.features.table import FeatureTable
@@ -252,7 +252,7 @@ def _embeddings(given: DuplicatesOptions, catalog: "Catalog") -> Any:
 
 def _clean(table: "FeatureTable", features: tuple[str, ...]) -> tuple["SwiftSampler", Any, str]:
     """The sampler by P(clean), P of the rows, and the share of wrong labels in words."""
-    from drawstream.features import FEW_WRONG, clean_params, find_suspects
+    from drawstream.features import FEW_WRONG, clean_params, find_suspects, told_by_heart
     from drawstream.samplers.swift import SwiftFit
     from drawstream.tools.runs import command_line
     from drawstream.tools.training import origin
@@ -260,6 +260,7 @@ def _clean(table: "FeatureTable", features: tuple[str, ...]) -> tuple["SwiftSamp
     if features not in (("margin",), ("loss",)):
         raise ValueError(f"P(clean) reads margin or loss, but --features is {','.join(features)}: give one of them")
     found: Any = find_suspects(table, method="margin" if features == ("margin",) else "loss")
+    tell_notes(filter(None, [told_by_heart(table, found)]))
     fitted = SwiftFit(table.columns(*features), features=features, mass=None, transform="cdf")
     law = clean_params(found)
     about = {"wrong_share": found.share, "interval": list(found.interval)}

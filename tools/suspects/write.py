@@ -23,12 +23,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drawstream.features import Suspects, find_suspects
+from drawstream.features import Suspects, find_suspects, told_by_heart
 from drawstream.features.table import FeatureTable
 from drawstream.pipeline.shards import Catalog, is_url
 from drawstream.samplers.files import write_atomically
 from drawstream.tools.report.pages import write_review_page
-from drawstream.tools.runs import write_json, write_record
+from drawstream.tools.runs import tell_notes, write_json, write_record
 from drawstream.tools.suspects.review import Review, read_review
 
 __all__ = ["write_suspects"]
@@ -72,6 +72,7 @@ def write_suspects(
     if len(table) != len(catalog):
         raise ValueError(f"{table.path} has {len(table)} rows of {len(catalog)} samples: suspects are whole images")
     found = find_suspects(table, len(catalog.classes), method=method)
+    tell_notes(filter(None, [told_by_heart(table, found)]))
     names = _names(catalog)
     looked = _NOBODY if review is None else read_review(review, catalog, {name: row for row, name in enumerate(names)})
     dropped = found.wrong >= drop

@@ -172,6 +172,8 @@ def test_clean_data_stay_uniform(tmp_path):
     _, table = tracked(tmp_path, 0.0)
     told = cli("fit", table, "-o", tmp_path / "clean.json", "--method", "clean")
     assert "fewer than 3%: uniform; effective sample size 800 of 800" in told
+    told = cli("fit", table, "-o", tmp_path / "again.json", "--method", "clean", notes=True)
+    assert "of the labels right: if it knows wrong ones by heart, they are not found" in told
     p = SwiftSampler.load(tmp_path / "clean.json").probabilities(FeatureTable.open(table).columns("margin"))
     np.testing.assert_allclose(p, 1 / ROWS)
 
