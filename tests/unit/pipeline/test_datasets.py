@@ -445,7 +445,7 @@ def test_columns_and_labels(tmp_path):
     refused("images: no column 'nothing': the columns are img", opened, fine, columns=("nothing", None))
     refused("no column is known to hold them, the columns are label", opened, pa.table({"label": [0, 1]}))
     refused("has 1 nulls", opened, table(PNGS[:2], [0, None], ["a"]))
-    refused(r"labels must lie in 0 … 0, but got -1", opened, table(PNGS[:2], [-1, 0], ["a"]))
+    refused(r"1 of 2 rows have the label -1", opened, table(PNGS[:2], [-1, 0], ["a"]))
     refused("only Parquet, Arrow and data sets", open_source, tmp_path / "none", columns=("image", None))
 
 
