@@ -326,6 +326,7 @@ class Tracker:
             raise ValueError(f"the tracker has {self.rows} rows, but {where} has {count}: track the ids of this one")
         if rows is not None:
             rows.check(catalog.fingerprint, str(catalog.path))
+        catalog.require_labels(f"a tracker of kind {self.kind}", self.kind)
         fixed = fixed_columns(catalog, rows)
         digest = hashlib.blake2b(digest_size=16)
         for values in columns.values():

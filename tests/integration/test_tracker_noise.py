@@ -31,13 +31,15 @@ def data(tmp_path_factory):
 class Several(list):
     """Trackers that observe one training."""
 
+    grand = False
+
     def set_epoch(self, epoch):
         for tracker in self:
             tracker.set_epoch(epoch)
 
-    def observe(self, *batch):
+    def observe(self, *batch, **more):
         for tracker in self:
-            tracker.observe(*batch)
+            tracker.observe(*batch, **more)
 
     def reduce(self):
         for tracker in self:

@@ -108,4 +108,4 @@ def test_tables_of_each_kind(tmp_path, labels, outputs):
     tracker.set_epoch(0)
     tracker.observe(torch.arange(N), torch.randn(N, 3), torch.zeros(N, dtype=torch.int64))
     tracker.reduce()
-    refused("but tracking needs class", tracker.export, tmp_path / "tracked", catalog)
+    refused("but a tracker of kind class needs class", tracker.export, tmp_path / "tracked", catalog)

@@ -13,7 +13,7 @@ from drawstream import DrawstreamError
 ROOT = Path(__file__).resolve().parents[3]
 OF_INPUT = ("AlteredCatalogError", "DamagedTarError", "DegenerateSampler", "StudyMismatch")
 OF_RUNS = ("BadSampleError", "ObjectiveError", "RemoteError", "StorageError", "WorkerError")
-OTHERS = {"DrawstreamError", "SystemFault", "ProbeDone"}  # the base, the system's, one that nobody sees
+OTHERS = {"DrawstreamError", "SystemFault", "ProbeDone", "Stopped"}  # the base, the system's, one nobody sees, an exit
 
 
 def bases(node):

@@ -164,7 +164,7 @@ def test_a_catalog_of_ones_own(digits, tmp_path):
 def test_every_seed_has_an_order_of_its_own_and_the_same_points():
     crossed = {"budgets": (0.1, 0.3), "augments": ("none", "ricap"), "seeds": (0, 1, 2)}
     points = points_of(replace(DIGITS, methods=METHODS, **crossed))
-    assert len(points) == len(set(points)) == 3 * 2 * (1 + 2 * 17)
+    assert len(points) == len(set(points)) == 3 * 2 * (1 + 2 * 18)
     assert len({point.folder for point in points}) == len(points)
     orders = [[p.method for p in points if (p.seed, p.augment, p.budget) == (seed, "none", 0.3)] for seed in range(3)]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])

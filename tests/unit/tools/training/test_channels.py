@@ -287,7 +287,7 @@ def test_l2rw_gives_wrong_labels_less_weight_counts_its_work_and_keeps_out_of_th
         optimizer.step()
     assert float(weights[wrong].sum()) < 0.1
     assert criterion.work.tolist() == [5 * 30, 5 * (30 + 2 * 200)]
-    assert list(criterion.state_dict()) == ["work"]
+    assert list(criterion.state_dict()) == ["work", "_extra_state"]
     assert list(criterion.parameters()) == []
 
 
