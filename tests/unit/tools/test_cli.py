@@ -219,7 +219,7 @@ def test_a_place_for_json_that_cannot_be_one_is_refused_before_the_work(tmp_path
         (["--join", "x.csv"], "--join goes with a --table, but there is none"),
         (["--sampler", "w.csv", "--frozen"], "--frozen goes with a sampler.json, but --sampler is w.csv: leave it out"),
         (["--sampler", "w.csv", "--join", "x.csv"], "--join goes with a --table, but --sampler is w.csv: leave it out"),
-        (["--sampler", "p", "--column", "loss"], "--column goes with weights, rho, coreset-column or soft-cap, but --sampler is p: leave it out"),
+        (["--sampler", "p", "--column", "loss"], "coreset-column or soft-cap, but --sampler is p: leave it out"),
         (["--sampler", "p", "--join", "x.csv"], "--join goes with a --table, but --sampler is p: leave it out"),
         (["--sampler", "p", "--table", "t"], "--table goes with a sampler.json, your own sampler, rho"),
         (["--sampler", "p", "--mode", "subset"], "deferred or repeat-factors, but --sampler is p: leave it out"),
