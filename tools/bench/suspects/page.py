@@ -25,6 +25,7 @@ def _table(block: Sequence[Entry]) -> Table:
     columns = {
         "ranking": lambda each: each.method,
         "trainings": lambda each: str(each.rows[0].values["trainings"]),
+        "seeds": lambda each: str(len(each.rows)),
         "AP": lambda each: spread(each, "ap"),
         "AUROC": lambda each: spread(each, "auroc"),
         "suggestion right": lambda each: spread(each, "suggested"),
@@ -32,10 +33,7 @@ def _table(block: Sequence[Entry]) -> Table:
         "ECE": lambda each: spread(each, "ece"),
         "training s": lambda each: f"{each.mean('seconds'):.0f}",
     }
-    title = (
-        f"noise {first.setting['noise']}: {first.mean('true'):.1f} % of the labels are wrong; "
-        f"{len(first.rows)} seed(s), per cent"
-    )
+    title = f"noise {first.setting['noise']}: {first.mean('true'):.1f} % of the labels are wrong; per cent"
     return table_of(block, columns, title)
 
 

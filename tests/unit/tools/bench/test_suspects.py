@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from drawstream.features import find_suspects
 from drawstream.features.table import FeatureTable
-from drawstream.tools.bench.suspects import auroc, calibration, quality
+from drawstream.tools.bench.suspects import auroc, calibration, calibration_table, guide_table, published, quality
 from drawstream.tools.bench.suspects.cleanlab import cleanlab_score, probabilities
 from drawstream.tools.bench.suspects.ranking import ranked
 from shared.programs import cli
@@ -79,3 +79,11 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     assert "unknown methods 'best'" in cli(*LINE, "--methods", "best", "-o", tmp_path, status=2)
     two = (np.array([0, 1]), np.full((2, 2), 0.5))
     refused("does not start .* give --peers-env", cleanlab_score, tmp_path, *two, by="self_confidence")
+
+
+def test_the_guide_shows_the_runs_that_are_kept(request):
+    guide = (request.config.rootpath / "docs/suspects.md").read_text(encoding="utf-8")
+    assert guide_table() in guide
+    table = calibration_table(published()["rows"][0])
+    for column in range(2):
+        assert " | ".join(row[column].removeprefix("0") for row in table.rows) in guide
